@@ -1,0 +1,1 @@
+"""Everything before traffic: registry -> ONNX -> candidates -> gates -> bundle."""

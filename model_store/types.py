@@ -1,0 +1,95 @@
+"""The nouns before traffic. Plain frozen values: no I/O, no defaults that hide a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "int8"]
+TargetName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A version in the MLflow registry, e.g. `ModelRef("credit_risk", 3)`."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEvent:
+    """Something the registry said. `delivery_id` is the idempotency key."""
+
+    delivery_id: str
+    kind: str
+    model: ModelRef
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """What built an artifact: a different toolchain is a different artifact."""
+
+    compiler: str
+    version: str
+    gpu_arch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One model file in the store, named by its content.
+
+    `digest` is "sha256:<hex>" of the file's bytes; `path` is where the store keeps it.
+    """
+
+    digest: str
+    format: Literal["onnx", "tensorrt_rtx", "tensorrt"]
+    precision: Precision
+    parent_digest: str | None
+    toolchain: Toolchain
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One gate limit and what was observed. `passed` is decided by the code that knows the direction."""
+
+    name: str
+    observed: float
+    limit: float
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """Every check of one candidate on one evaluation set. It passes only if it has checks and all pass."""
+
+    dataset_digest: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a pod serves: a directory laid out as a Triton model repository, plus its manifest.
+
+    `id` is 24 hex digits of the content's sha256; `path` is `<store>/bundles/<id>`.
+    """
+
+    id: str
+    model: ModelRef
+    artifacts: tuple[Artifact, ...]
+    report: GateReport
+    path: Path
+    signature: str = ""

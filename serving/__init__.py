@@ -1,0 +1,1 @@
+"""Everything after the bundle: pods, traffic, verdicts, rollback."""

@@ -1,0 +1,108 @@
+"""Where one Slipway installation keeps its data and which ports it uses.
+
+All data is in one directory: `SLIPWAY_HOME`, or `var/` in the repository. Ports are set once in
+`<home>/config.json` (written by `slipway up`) or by `SLIPWAY_PORT_<NAME>` variables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Every fixed port, all on 127.0.0.1. Pods take free ports from `pods_from` upwards."""
+
+    airflow: int = 8480
+    mlflow: int = 8481
+    gateway: int = 8482
+    envoy_admin: int = 8483
+    guard: int = 8484
+    airflow_log_server: int = 8485
+    triggerer_log_server: int = 8486
+    pods_from: int = 8500
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths of one installation. Constructing it touches nothing."""
+
+    root: Path
+    ports: Ports
+
+    @classmethod
+    def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
+        """From `SLIPWAY_HOME` (default `<repository>/var`), its config.json, and `SLIPWAY_PORT_*`."""
+        root = Path(environ.get("SLIPWAY_HOME") or REPOSITORY / "var").resolve()
+        saved = json.loads((root / "config.json").read_text()) if (root / "config.json").exists() else {}
+        ports = {**asdict(Ports()), **saved.get("ports", {})}
+        for field in fields(Ports):
+            if value := environ.get(f"SLIPWAY_PORT_{field.name.upper()}"):
+                ports[field.name] = int(value)
+        return cls(root, Ports(**ports))
+
+    @property
+    def airflow(self) -> Path:
+        return self.root / "airflow"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def store(self) -> Path:
+        """Artifacts, memos and bundles (`model_store.store`)."""
+        return self.root / "store"
+
+    @property
+    def routes(self) -> Path:
+        """Envoy's EDS files, which are also the routes' only record (`serving.router.envoy_file`)."""
+        return self.root / "envoy" / "routes"
+
+    @property
+    def envoy(self) -> Path:
+        return self.root / "envoy"
+
+    @property
+    def journal(self) -> Path:
+        """Rollout states and observations (`serving.rollout.journal`)."""
+        return self.root / "journal"
+
+    @property
+    def pods(self) -> Path:
+        """One supervisord program file and one record per running pod (`serving.target.local`)."""
+        return self.root / "pods"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """supervisord's socket and pid file."""
+        return self.root / "run"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.mlflow}"
+
+    @property
+    def airflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.airflow}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.gateway}"
+
+    @property
+    def envoy_admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.envoy_admin}"

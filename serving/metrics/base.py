@@ -1,0 +1,31 @@
+"""The observation port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.types import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCounters:
+    """Cumulative per-endpoint counters as the proxy keeps them; they restart at 0 with the proxy or a re-add.
+
+    `requests` completed attempts, `errors` failed ones (5xx, reset, timeout, connect failure), also those
+    that were retried elsewhere.
+    `active` requests are in flight now. `healthy` is the proxy's view of the endpoint.
+    """
+
+    requests: int
+    errors: int
+    active: int
+    healthy: bool
+
+
+class MetricsSource(Protocol):
+    """Implementations pass `tests/contract/metrics_contract.py`."""
+
+    def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
+        """All services' endpoints in one read. Raises `Retryable` (MetricsUnavailable) when unanswered."""
+        ...

@@ -1,0 +1,1 @@
+"""Rollouts: plan, decide (pure), apply, journal, advance. Read `advance` first."""

@@ -1,0 +1,112 @@
+"""What a rollout is going to do, where it stands, and the four things it can do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from serving.types import Finding, TrafficSplit
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStep:
+    """The split to hold, and for how long at least."""
+
+    split: TrafficSplit
+    hold_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisPolicy:
+    """`model_store.spec.Analysis` as the judge takes it; every number is a share or a count."""
+
+    alpha: float
+    max_error_rate: float
+    error_tolerance: float
+    latency_objective_ms: float
+    max_slow_share: float
+    min_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """Canary and blue-green differ only in their steps.
+
+    Blue-green is one step at candidate 0 (the preview, held) and one at 100 with no hold.
+    """
+
+    strategy: Literal["canary", "blue_green"]
+    steps: tuple[RolloutStep, ...]
+    max_step_seconds: float
+    watch_seconds: float
+    policy: AnalysisPolicy
+
+
+class Phase(StrEnum):
+    """PROGRESSING -> WATCHING -> DONE; ROLLED_BACK from either of the first two."""
+
+    PROGRESSING = "progressing"
+    WATCHING = "watching"
+    DONE = "done"
+    ROLLED_BACK = "rolled_back"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Phase.DONE, Phase.ROLLED_BACK)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutState:
+    """One release on its way. `step` is the index of the step whose split is applied (-1: none yet).
+
+    `generation` grows with every save; the journal refuses a save from an older one.
+    """
+
+    release_id: str
+    service: str
+    version: int
+    previous_version: int | None
+    plan: RolloutPlan
+    step: int
+    step_started_at: datetime
+    phase: Phase
+    generation: int
+    reason: str = ""
+    findings: tuple[Finding, ...] = ()
+
+    def with_phase(
+        self, phase: Phase, *, at: datetime, reason: str, findings: tuple[Finding, ...] = ()
+    ) -> RolloutState:
+        """The same release in another phase, and why."""
+        return replace(self, phase=phase, step_started_at=at, reason=reason, findings=findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Apply the step with this index."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Change nothing; `reason` says what is being waited for."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """The candidate keeps all traffic; the previous version stays warm for the watch time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """All traffic to stable, now."""
+
+    findings: tuple[Finding, ...]
+
+
+Action = Shift | Hold | Promote | Rollback

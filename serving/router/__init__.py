@@ -1,0 +1,1 @@
+"""Who decides which arm a request meets."""

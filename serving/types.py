@@ -1,0 +1,141 @@
+"""The nouns after the bundle. Plain frozen values: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+
+class Slot(StrEnum):
+    """Two places a service's versions can stand; one serves while the other is made ready."""
+
+    BLUE = "blue"
+    GREEN = "green"
+
+    @property
+    def other(self) -> Slot:
+        return Slot.GREEN if self is Slot.BLUE else Slot.BLUE
+
+
+class Arm(StrEnum):
+    """The two sides a verdict compares."""
+
+    STABLE = "stable"
+    CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One pod's address on the data path."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A bundle running in a slot. `id` is `<service>-<slot>-<bundle_id>`."""
+
+    id: str
+    service: str
+    bundle_id: str
+    version: int
+    slot: Slot
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficSplit:
+    """Percent of requests each arm gets; `mirrored` copies stable's requests to the candidate.
+
+    Weights are percentages with up to two decimals and sum to 100.
+    """
+
+    stable: float
+    candidate: float
+    mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.stable, self.candidate) < 0 or abs(self.stable + self.candidate - 100) > 1e-6:
+            raise ValueError(f"weights must be >= 0 and sum to 100, got {self.stable} + {self.candidate}")
+
+
+ALL_STABLE = TrafficSplit(stable=100, candidate=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What Envoy is told about one service. `revision` grows by one with every write.
+
+    `stable` is None only before the first release; `candidate` only while none is deployed.
+    """
+
+    service: str
+    revision: int
+    split: TrafficSplit
+    stable: Deployment | None
+    candidate: Deployment | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one arm did in a window: completed requests, failures among them, and slow ones.
+
+    `errors` counts every attempt that failed on this arm, also those Envoy then retried elsewhere.
+    `window_seconds` is the time the counts cover.
+    """
+
+    requests: int
+    errors: int
+    slow: int
+    window_seconds: float
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.slow + other.slow,
+            self.window_seconds + other.window_seconds,
+        )
+
+
+NO_COUNTS = Counts(0, 0, 0, 0.0)
+
+
+class Outcome(IntEnum):
+    """Ordered by severity: the worst finding decides. No data is INCONCLUSIVE, never PASS."""
+
+    PASS = 0
+    INCONCLUSIVE = 1
+    ERROR = 2
+    FAIL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule's outcome, in plain words, with the numbers it used."""
+
+    rule: str
+    outcome: Outcome
+    reason: str
+    numbers: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The worst outcome among the findings."""
+
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+    at: datetime
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding], *, at: datetime) -> Verdict:
+        """Combine findings. No findings at all is INCONCLUSIVE."""
+        found = tuple(findings)
+        return cls(max((f.outcome for f in found), default=Outcome.INCONCLUSIVE), found, at)

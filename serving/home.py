@@ -1,7 +1,8 @@
 """Where one Slipway installation keeps its data and which ports it uses.
 
 All data is in one directory: `SLIPWAY_HOME`, or `var/` in the repository. Ports are set once in
-`<home>/config.json` (written by `slipway up`) or by `SLIPWAY_PORT_<NAME>` variables.
+`<home>/config.json` (written by `slipway up`); `SLIPWAY_PORT_BASE` moves all of them together, so that
+several stacks can run beside each other, and `SLIPWAY_PORT_<NAME>` moves one.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ class Ports:
     gateway: int = 8482
     envoy_admin: int = 8483
     guard: int = 8484
-    airflow_log_server: int = 8485
-    triggerer_log_server: int = 8486
     pods_from: int = 8500
+
+    @classmethod
+    def from_base(cls, base: int) -> Ports:
+        """The same layout, moved so that the first port is `base`."""
+        first = cls.airflow
+        return cls(**{name: port - first + base for name, port in asdict(cls()).items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Home:
         root = Path(environ.get("SLIPWAY_HOME") or REPOSITORY / "var").resolve()
         saved = json.loads((root / "config.json").read_text()) if (root / "config.json").exists() else {}
         ports = {**asdict(Ports()), **saved.get("ports", {})}
+        if base := environ.get("SLIPWAY_PORT_BASE"):
+            ports = asdict(Ports.from_base(int(base)))
         for field in fields(Ports):
             if value := environ.get(f"SLIPWAY_PORT_{field.name.upper()}"):
                 ports[field.name] = int(value)
@@ -88,8 +95,18 @@ class Home:
 
     @property
     def run(self) -> Path:
-        """supervisord's socket and pid file."""
+        """supervisord's configuration, pid file and (where the path is short enough) socket."""
         return self.root / "run"
+
+    @property
+    def config(self) -> Path:
+        """The settings that `slipway up` keeps: the ports."""
+        return self.root / "config.json"
+
+    @property
+    def credentials(self) -> Path:
+        """Keys and the Airflow login, made once, mode 0600 (`serving.stack.credentials`)."""
+        return self.root / "credentials.json"
 
     @property
     def mlflow_url(self) -> str:

@@ -12,6 +12,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from model_store.errors import Permanent
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -29,8 +31,28 @@ class Ports:
     @classmethod
     def from_base(cls, base: int) -> Ports:
         """The same layout, moved so that the first port is `base`."""
-        first = cls.airflow
-        return cls(**{name: port - first + base for name, port in asdict(cls()).items()})
+        usual = cls()
+        return cls(**{name: port - usual.airflow + base for name, port in asdict(usual).items()})
+
+
+def _port(source: str, value: object) -> int:
+    if not str(value).isdecimal() or not 1024 <= int(str(value)) <= 65_000:
+        raise Permanent(f"{source}={value!r} is not a port", remedy="Give a number from 1024 to 65000.")
+    return int(str(value))
+
+
+def _saved_ports(config: Path) -> dict[str, int]:
+    if not config.exists():
+        return {}
+    known = {field.name for field in fields(Ports)}
+    try:
+        saved = dict(json.loads(config.read_text())["ports"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Permanent(
+            f"{config} is not readable: {error!r}", remedy="Delete it; `slipway up` writes it anew."
+        ) from error
+    # A file of another Slipway version may name ports that this one does not have.
+    return {name: _port(f"{config}: {name}", port) for name, port in saved.items() if name in known}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +64,18 @@ class Home:
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
-        """From `SLIPWAY_HOME` (default `<repository>/var`), its config.json, and `SLIPWAY_PORT_*`."""
+        """From `SLIPWAY_HOME` (default `<repository>/var`), its config.json, and `SLIPWAY_PORT_*`.
+
+        Raises `Permanent` when one of them is not readable as what it should be.
+        """
         root = Path(environ.get("SLIPWAY_HOME") or REPOSITORY / "var").resolve()
-        saved = json.loads((root / "config.json").read_text()) if (root / "config.json").exists() else {}
-        ports = {**asdict(Ports()), **saved.get("ports", {})}
+        ports = {**asdict(Ports()), **_saved_ports(root / "config.json")}
         if base := environ.get("SLIPWAY_PORT_BASE"):
-            ports = asdict(Ports.from_base(int(base)))
+            ports = asdict(Ports.from_base(_port("SLIPWAY_PORT_BASE", base)))
         for field in fields(Ports):
-            if value := environ.get(f"SLIPWAY_PORT_{field.name.upper()}"):
-                ports[field.name] = int(value)
+            name = f"SLIPWAY_PORT_{field.name.upper()}"
+            if value := environ.get(name):
+                ports[field.name] = _port(name, value)
         return cls(root, Ports(**ports))
 
     @property

@@ -10,6 +10,12 @@ from typing import Literal
 Precision = Literal["fp32", "fp16", "int8"]
 TargetName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 
+# Names of the Open Inference Protocol v2; BYTES is text.
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
@@ -20,6 +26,18 @@ class ModelRef:
 
     def __str__(self) -> str:
         return f"{self.name} v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model. A dimension of -1 is free; the first one is the batch."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype}{list(self.shape)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,51 @@
+"""The release spec: the one YAML file a user edits per model, and nothing they may not say in it.
+
+`load` and `load_all` turn every complaint into file, line, field, allowed values and remedy.
+"""
+
+from model_store.spec.complaint import Complaint, InvalidSpec
+from model_store.spec.load import Loaded, load, load_all
+from model_store.spec.paths import expand
+from model_store.spec.sections import (
+    MODEL_NAME,
+    Analysis,
+    Approval,
+    Column,
+    Data,
+    Gates,
+    LatencyLimit,
+    Margin,
+    ReleaseSpec,
+    Rollout,
+    Section,
+    Serving,
+    SizeLimit,
+    SliceMargin,
+    Source,
+    Step,
+)
+
+__all__ = [
+    "MODEL_NAME",
+    "Analysis",
+    "Approval",
+    "Column",
+    "Complaint",
+    "Data",
+    "Gates",
+    "InvalidSpec",
+    "LatencyLimit",
+    "Loaded",
+    "Margin",
+    "ReleaseSpec",
+    "Rollout",
+    "Section",
+    "Serving",
+    "SizeLimit",
+    "SliceMargin",
+    "Source",
+    "Step",
+    "expand",
+    "load",
+    "load_all",
+]

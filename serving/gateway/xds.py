@@ -1,0 +1,40 @@
+"""The envelope of every Envoy resource file.
+
+Files are JSON, so a bundle id like `12e4567` stays a string (in YAML it would become a number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+Message = dict[str, Any]
+
+
+def typed(name: str, /, **fields: Any) -> Message:
+    """A protobuf Any: the message type's full name and its fields."""
+    return {"@type": f"type.googleapis.com/{name}", **fields}
+
+
+def extension(name: str, config: Message) -> Message:
+    """A named extension with its typed configuration."""
+    return {"name": name, "typed_config": config}
+
+
+def watched(path: Path) -> Message:
+    """A config source: Envoy reads `path` now and after each rename onto it."""
+    return {"resource_api_version": "V3", "path_config_source": {"path": str(path)}}
+
+
+def discovery(resources: Iterable[Message], *, version: int | str = 0) -> bytes:
+    """The bytes of a resource file, always the same for the same resources."""
+    response = {"version_info": str(version), "resources": list(resources)}
+    return orjson.dumps(response, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+
+
+def seconds(value: float) -> str:
+    """A protobuf Duration."""
+    return f"{value:.3f}s"

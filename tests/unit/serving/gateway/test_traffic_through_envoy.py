@@ -1,0 +1,191 @@
+"""Real Envoy, real sockets: what a client sees while candidates misbehave."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from serving.types import ALL_STABLE, RouteSettings, Slot, TrafficSplit
+from tests.unit.serving.gateway_process import Gateway, gateway_running
+from tests.unit.serving.upstream import Pods, Upstream, deployment, pods_running
+
+FAST = RouteSettings(timeout_ms=300, latency_objective_ms=100)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway_running(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+@pytest.fixture
+def pods() -> Iterator[Pods]:
+    with pods_running() as running:
+        yield running
+
+
+class Service:
+    """A service with a stable and a candidate pod at a weight."""
+
+    def __init__(self, gateway: Gateway, name: str, stable: Upstream, candidate: Upstream) -> None:
+        self.gateway, self.name = gateway, name
+        self.stable = deployment(name, 1, stable)
+        self.candidate = deployment(name, 2, candidate, slot=Slot.GREEN)
+
+    def shift(self, weight: float, settings: RouteSettings | None = FAST) -> None:
+        revision = 0
+        if self.name in self.gateway.router.services():
+            revision = self.gateway.router.read(self.name).revision
+        self.gateway.router.write(
+            self.name,
+            TrafficSplit(100 - weight, weight),
+            stable=self.stable,
+            candidate=self.candidate,
+            at=revision,
+            settings=settings,
+        )
+
+    def burst(self, count: int, *, threads: int = 8, headers: dict[str, str] | None = None) -> Counter[int]:
+        with ThreadPoolExecutor(threads) as pool:
+            answers = pool.map(lambda _: self.gateway.infer(self.name, headers).status_code, range(count))
+            return Counter(answers)
+
+
+@pytest.fixture
+def service(gateway: Gateway, pods: Pods, request: pytest.FixtureRequest) -> Service:
+    name = f"m{abs(hash(request.node.nodeid)) % 10**9}"
+    made = Service(gateway, name, pods.start("stable"), pods.start("candidate"))
+    made.shift(0)
+    gateway.wait_until_served_by(name, "stable")
+    return made
+
+
+def candidate_of(pods: Pods) -> Upstream:
+    return pods.all[1]
+
+
+def wait_for_candidate(service: Service, pods: Pods) -> None:
+    """Until the candidate's endpoint gets live traffic; then forget what was counted."""
+    service.gateway.wait(lambda: service.gateway.infer(service.name) and candidate_of(pods).answered > 0)
+
+
+@pytest.mark.parametrize("fault", ["error", "overloaded", "reset", "hang"])
+@pytest.mark.parametrize("weight", [50, 90, 99, 100])
+def test_a_failing_candidate_costs_users_nothing(
+    service: Service, pods: Pods, weight: float, fault: str
+) -> None:
+    service.shift(weight)
+    wait_for_candidate(service, pods)
+    candidate_of(pods).fault = fault
+    assert service.burst(60 if fault == "hang" else 300) == {200: 60 if fault == "hang" else 300}
+    assert candidate_of(pods).faulty > 0
+
+
+def test_a_candidate_at_all_traffic_that_dies_costs_users_nothing(service: Service, pods: Pods) -> None:
+    service.shift(100)
+    wait_for_candidate(service, pods)
+    pods.kill(candidate_of(pods))
+    assert service.burst(200) == {200: 200}
+
+
+def test_the_only_stable_pod_dying_during_a_canary_costs_users_nothing(service: Service, pods: Pods) -> None:
+    service.shift(5)
+    wait_for_candidate(service, pods)
+    pods.kill(pods.all[0])
+    assert service.burst(200) == {200: 200}
+
+
+def test_requests_marked_non_idempotent_are_never_sent_twice(service: Service, pods: Pods) -> None:
+    service.shift(50)
+    wait_for_candidate(service, pods)
+    candidate_of(pods).fault = "error"
+    before = sum(pod.answered for pod in pods.all)
+    statuses = service.burst(100, headers={"x-slipway-idempotent": "false"})
+    assert statuses[500] == candidate_of(pods).faulty > 0
+    assert sum(pod.answered for pod in pods.all) - before == 100
+
+
+def test_a_service_whose_spec_says_non_idempotent_is_never_retried(service: Service, pods: Pods) -> None:
+    service.shift(50, RouteSettings(timeout_ms=300, idempotent=False))
+    wait_for_candidate(service, pods)
+    candidate_of(pods).fault = "error"
+    service.gateway.wait(lambda: service.gateway.infer(service.name).status_code == 500)
+    before = sum(pod.answered for pod in pods.all)
+    service.burst(50)
+    assert sum(pod.answered for pod in pods.all) - before == 50
+
+
+def test_a_body_of_some_megabytes_is_sent_again_in_full(service: Service, pods: Pods) -> None:
+    service.shift(100)
+    wait_for_candidate(service, pods)
+    candidate_of(pods).fault = "error"
+    answer = service.gateway.infer(service.name, body=b"x" * 5_000_000)
+    assert (answer.status_code, answer.headers["x-slipway-arm"]) == (200, "stable")
+
+
+@pytest.mark.parametrize("weight", [1, 10, 50])
+def test_the_candidate_gets_its_share(service: Service, pods: Pods, weight: float) -> None:
+    service.shift(weight)
+    wait_for_candidate(service, pods)
+    before = candidate_of(pods).answered
+    service.burst(500)
+    assert candidate_of(pods).answered - before == pytest.approx(5 * weight, abs=3)
+
+
+def test_a_candidate_at_weight_zero_gets_only_requests_that_ask_for_it(service: Service, pods: Pods) -> None:
+    service.gateway.wait_until_served_by(service.name, "candidate", {"x-slipway-arm": "candidate"})
+    before = candidate_of(pods).answered
+    service.burst(50)
+    assert candidate_of(pods).answered == before
+
+
+def test_asking_for_a_candidate_that_is_not_there_says_so(gateway: Gateway, pods: Pods) -> None:
+    router = gateway.router
+    stable = deployment("lonely", 1, pods.start("stable"))
+    router.write("lonely", ALL_STABLE, stable=stable, candidate=None, at=0)
+    gateway.wait_until_served_by("lonely", "stable")
+    answer = gateway.infer("lonely", {"x-slipway-arm": "candidate"})
+    assert (answer.status_code, answer.json()) == (404, {"error": "lonely has no candidate now"})
+
+
+def test_an_unknown_model_is_a_404_that_lists_what_exists(service: Service) -> None:
+    answer = service.gateway.infer("nobody")
+    assert answer.status_code == 404
+    assert service.name in answer.json()["error"]
+
+
+def test_a_model_whose_name_continues_another_is_not_taken_for_it(service: Service) -> None:
+    assert service.gateway.infer(service.name + "2").status_code == 404
+
+
+def test_the_callers_request_id_is_kept_and_one_is_made_if_missing(service: Service) -> None:
+    assert service.gateway.infer(service.name, {"x-request-id": "abc"}).headers["x-request-id"] == "abc"
+    assert service.gateway.infer(service.name).headers["x-request-id"]
+
+
+def test_a_promoted_candidate_becomes_stable_without_a_failed_request(service: Service, pods: Pods) -> None:
+    service.shift(100)
+    wait_for_candidate(service, pods)
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(service.burst, 400)
+        router = service.gateway.router
+        at = router.read(service.name).revision
+        router.write(service.name, ALL_STABLE, stable=service.candidate, candidate=None, at=at)
+        assert load.result() == {200: 400}
+    service.gateway.wait_until_served_by(service.name, "candidate")
+
+
+def test_everything_listens_on_loopback_only(gateway: Gateway) -> None:
+    text = (gateway.home.envoy / "bootstrap.json").read_text()
+    assert text.count('"address": "127.0.0.1"') == 2
+    assert "0.0.0.0" not in text
+
+
+def test_envoy_accepts_its_configuration_without_a_warning(gateway: Gateway) -> None:
+    log = Path(gateway.home.logs / "envoy.log").read_text()
+    assert "deprecated" not in log.lower()
+    assert "rejected" not in log

@@ -1,0 +1,85 @@
+"""A real Envoy on free ports over a temporary home."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from serving.gateway import command, prepare
+from serving.home import Home, Ports
+from serving.router.envoy_file import EnvoyFileRouter
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@dataclass
+class Gateway:
+    """Envoy, its home, and a client."""
+
+    home: Home
+    client: httpx.Client
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def router(self) -> EnvoyFileRouter:
+        return EnvoyFileRouter(self.home)
+
+    def start(self, *, concurrency: int = 1) -> None:
+        prepare(self.home)
+        log = (self.home.logs / "envoy.log").open("ab")
+        with log:
+            self.process = subprocess.Popen(
+                command(self.home, concurrency=concurrency), stdout=log, stderr=subprocess.STDOUT
+            )
+        self.wait(lambda: httpx.get(f"{self.home.envoy_admin_url}/ready").status_code == 200)
+        self.wait(lambda: self.client.get("/v2/health/live").status_code == 200)
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait(10)
+
+    def infer(
+        self, service: str, headers: dict[str, str] | None = None, body: bytes = b"{}"
+    ) -> httpx.Response:
+        return self.client.post(f"/v2/models/{service}/infer", content=body, headers=headers or {})
+
+    def wait_until_served_by(self, service: str, name: str, headers: dict[str, str] | None = None) -> None:
+        """Until `name` answers: Envoy has read the file and the first health check has passed."""
+        self.wait(lambda: name in self.infer(service, headers).text)
+
+    def wait(self, condition: object, *, seconds: float = 10) -> None:
+        assert callable(condition)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if condition():
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"not within {seconds} s; {(self.home.logs / 'envoy.log').read_text()[-2000:]}")
+
+
+@contextmanager
+def gateway_running(root: Path) -> Iterator[Gateway]:
+    gateway, admin, guard = free_ports(3)
+    home = Home(root, Ports(gateway=gateway, envoy_admin=admin, guard=guard))
+    with httpx.Client(base_url=home.gateway_url, timeout=20) as client:
+        running = Gateway(home, client)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.kill()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from model_store.errors import Permanent
+from serving.gateway.bootstrap import clusters_file, prepare, routes_file
+from serving.home import Home, Ports
+from serving.router.envoy_file import EnvoyFileRouter
+from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
+from tests.contract.router_contract import BLUE, GREEN, RouterContract
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path, Ports())
+    prepare(home)
+    return home
+
+
+@pytest.fixture
+def router(home: Home) -> EnvoyFileRouter:
+    return EnvoyFileRouter(home)
+
+
+class TestEnvoyFileRouter(RouterContract):
+    pass
+
+
+def cluster_names(home: Home) -> list[str]:
+    return [cluster["name"] for cluster in orjson.loads(clusters_file(home).read_bytes())["resources"]]
+
+
+@pytest.mark.parametrize("name", ["../m", "a/b", "", "m.candidate", "a..b"])
+def test_a_name_that_could_leave_its_folder_or_hide_another_is_refused(
+    router: EnvoyFileRouter, name: str
+) -> None:
+    with pytest.raises(Permanent):
+        router.write(name, ALL_STABLE, stable=None, candidate=None, at=0)
+
+
+def test_a_preview_cluster_exists_only_while_a_candidate_does(home: Home, router: EnvoyFileRouter) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=0)
+    assert cluster_names(home) == ["m"]
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1)
+    assert cluster_names(home) == ["m", "m.candidate"]
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=2)
+    assert cluster_names(home) == ["m"]
+
+
+def test_a_weight_change_touches_one_file(home: Home, router: EnvoyFileRouter) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    before = [(path, path.stat().st_mtime_ns) for path in (clusters_file(home), routes_file(home))]
+    router.write("m", TrafficSplit(90, 10), stable=BLUE, candidate=GREEN, at=1)
+    assert [(path, path.stat().st_mtime_ns) for path, _ in before] == before
+
+
+def test_reconcile_makes_what_a_crash_left_out(home: Home, router: EnvoyFileRouter) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0, settings=RouteSettings(timeout_ms=7))
+    clusters, routes = clusters_file(home).read_bytes(), routes_file(home).read_bytes()
+    clusters_file(home).write_text("{}")
+    routes_file(home).unlink()
+    router.reconcile()
+    assert (clusters_file(home).read_bytes(), routes_file(home).read_bytes()) == (clusters, routes)

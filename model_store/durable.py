@@ -1,0 +1,148 @@
+"""Writes that a crash cannot tear: everything appears whole under its final name, or not at all.
+
+A directory or file is written under a temporary name, flushed to disk (fsync of files and directories), and
+renamed; rename is atomic on one POSIX file system. Temporary directories are owned through a lock (flock)
+that the kernel drops with its process, so what a killed writer left can be told from what is being written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CHUNK_BYTES = 1 << 20
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string per value: sorted keys, no spaces, no NaN. Raises ValueError for NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_bytes(content: bytes) -> str:
+    """`sha256:<hex>` of the bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def digest_file(path: Path) -> str:
+    """`sha256:<hex>` of the file, read in pieces."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            sha.update(piece)
+    return f"sha256:{sha.hexdigest()}"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace `path` atomically. Of several writers at once the last one wins, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+@contextmanager
+def staging(area: Path) -> Iterator[Path]:
+    """A fresh directory under `area`, removed on exit unless it was moved away with `settle`."""
+    area.mkdir(parents=True, exist_ok=True)
+    lock_path, descriptor = _own(area)
+    directory = lock_path.with_suffix("")
+    try:
+        directory.mkdir()
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        lock_path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def settle(directory: Path, final: Path) -> bool:
+    """Flush a staged directory and give it its final name. False: somebody else's is already there."""
+    _sync_tree(directory)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.rename(final)
+    except OSError:
+        if final.is_dir():
+            return False
+        raise
+    _sync_directory(final.parent)
+    return True
+
+
+def discard(directory: Path, area: Path) -> None:
+    """Remove a directory so that a reader sees it whole or not at all. Gone already is no error."""
+    with staging(area) as staged:
+        try:
+            directory.rename(staged / "discarded")
+        except FileNotFoundError:
+            return
+
+
+def sweep(area: Path) -> list[str]:
+    """Remove staging directories whose writer is dead; returns their names. Living writers are left alone."""
+    return [path.stem for path in sorted(area.glob("*.lock")) if _sweep_one(path)]
+
+
+def _sweep_one(lock_path: Path) -> bool:
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+        lock_path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _own(area: Path) -> tuple[Path, int]:
+    """A lock file of our own. A sweeper may remove it between open and flock: then take another name."""
+    while True:
+        lock_path = area / f"{uuid.uuid4().hex}.lock"
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if lock_path.exists():
+            return lock_path, descriptor
+        os.close(descriptor)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_dir():
+            _sync_directory(path)
+        else:
+            _sync_file(path)
+    _sync_directory(directory)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

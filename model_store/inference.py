@@ -1,0 +1,90 @@
+"""Running an ONNX model on rows, as gates and calibration do: one thread, CPU, named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from model_store.errors import Permanent
+from model_store.types import Precision
+
+Rows = Mapping[str, np.ndarray[Any, Any]]
+
+PRECISE_INT8 = {"session.x64quantprecision": "1"}
+
+
+class NotRunnable(Permanent):
+    """onnxruntime cannot load or run the model with these rows."""
+
+
+@cache
+def has_exact_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU sums 8-bit products in 32 bits (VNNI, AMX; ARM always does)."""
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return False
+    flags = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
+    return not flags or bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+def session_config(precision: Precision, *, exact_int8: bool | None = None) -> dict[str, str]:
+    """Session entries a model of this precision needs on a CPU with or without VNNI (default: this one).
+
+    Without VNNI, onnxruntime's U8S8 kernels saturate at 16 bits and cost whole points of accuracy; the
+    entry makes it use U8U8, which is slower and right (onnxruntime_session_options_config_keys.h).
+    """
+    exact = has_exact_int8() if exact_int8 is None else exact_int8
+    return dict(PRECISE_INT8) if precision == "int8" and not exact else {}
+
+
+def open_session(
+    model: bytes | Path, *, config: Mapping[str, str] | None = None, threads: int = 1
+) -> ort.InferenceSession:
+    """A CPU session. Raises `Permanent` (NotRunnable) when onnxruntime refuses the model."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        raise NotRunnable(f"onnxruntime refuses the model: {error}", remedy="check the ONNX file") from error
+
+
+def batches(rows: Rows, size: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """The rows in order, `size` at a time. Every array has the same first dimension."""
+    count = count_rows(rows)
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in rows.items()}
+
+
+def count_rows(rows: Rows) -> int:
+    """First dimension of the arrays. Raises ValueError when they differ or none is there."""
+    counts = {len(array) for array in rows.values()}
+    if len(counts) != 1:
+        raise ValueError(f"inputs must have one common number of rows, got {sorted(counts)}")
+    return counts.pop()
+
+
+def answer(
+    session: ort.InferenceSession, rows: Rows, *, batch_size: int = 256
+) -> dict[str, np.ndarray[Any, Any]]:
+    """All outputs for all rows, by output name. Raises `Permanent` (NotRunnable) for rows it cannot take."""
+    names = [output.name for output in session.get_outputs()]
+    try:
+        parts = [session.run(names, batch) for batch in batches(rows, batch_size)]
+    except Exception as error:
+        wanted = ", ".join(f"{i.name} {i.type} {i.shape}" for i in session.get_inputs())
+        raise NotRunnable(
+            f"the model cannot answer these rows: {error}", remedy=f"the model takes: {wanted}"
+        ) from error
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}

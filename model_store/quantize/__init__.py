@@ -1,0 +1,99 @@
+"""The same model in fewer bits: fp16, and int8 in two layouts, as artifacts of their own.
+
+int8 for onnxruntime and int8 for TensorRT differ (docs/decisions/0015): onnxruntime's fast kernels want
+unsigned activations and int32 biases, which TensorRT does not parse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from model_store.errors import Permanent
+from model_store.inference import Rows
+from model_store.store import Store
+from model_store.types import Artifact, Precision, Toolchain
+
+Layout = Literal["onnxruntime", "tensorrt"]
+LAYOUTS: tuple[Layout, ...] = ("onnxruntime", "tensorrt")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Bounds of the int8 search. `max_changed` is the share of calibration rows whose decision may change:
+    accuracy can fall by no more than that. `max_units` limits the nodes (or groups) tried one by one.
+    """
+
+    max_changed: float = 0.01
+    max_rows: int = 512
+    max_units: int = 24
+
+
+@dataclass(frozen=True, slots=True)
+class NotQuantized:
+    """Why a model does not exist in this precision. A recorded outcome, not an error."""
+
+    reason: str
+
+
+class UnknownPrecision(Permanent):
+    """A precision or layout that does not exist."""
+
+
+def quantize(
+    store: Store,
+    artifact: Artifact,
+    precision: Precision,
+    layout: Layout,
+    calibration: Rows,
+    *,
+    search: Search | None = None,
+) -> Artifact | NotQuantized:
+    """`artifact` (ONNX, fp32) in `precision`. The same inputs give the same bytes.
+
+    `calibration` holds unlabelled rows [N, ...] by input name. For fp32 the result is the model with
+    `ai.onnx.ml` operators lowered. Raises `Permanent` (UnknownPrecision) listing what exists, or when the
+    model cannot run on the calibration rows.
+    """
+    _known("precision", precision, PRECISIONS)
+    _known("layout", layout, LAYOUTS)
+    content, how = _converted(artifact.path.read_bytes(), precision, layout, calibration, search or Search())
+    if content is None:
+        return NotQuantized(str(how["reason"]))
+    return store.put(
+        content,
+        format="onnx",
+        precision=precision,
+        parent_digest=artifact.digest,
+        toolchain=_toolchain(precision),
+        provenance=how,
+    )
+
+
+def _converted(
+    source: bytes, precision: Precision, layout: Layout, calibration: Rows, search: Search
+) -> tuple[bytes | None, Mapping[str, Any]]:
+    from model_store.quantize import half, int8
+    from model_store.quantize.prepare import prepared
+
+    model = prepared(source)
+    if precision == "fp32":
+        return model.SerializeToString(deterministic=True), {"layout": layout}
+    if precision == "fp16":
+        return half.convert(model, calibration)
+    return int8.convert(model, layout, calibration, **asdict(search))
+
+
+def _toolchain(precision: Precision) -> Toolchain:
+    from importlib.metadata import version
+
+    if precision == "fp32":
+        return Toolchain("onnx", version("onnx"))
+    return Toolchain("onnxruntime.quantization", version("onnxruntime"))
+
+
+def _known(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UnknownPrecision(f"unknown {what} {name!r}", remedy=f"use one of: {', '.join(known)}")

@@ -1,0 +1,95 @@
+"""fp16 weights and arithmetic behind fp32 inputs and outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from model_store.inference import Rows, answer, open_session
+
+# Half of fp16's largest value: rows unlike the calibration rows need room above what was seen.
+LARGEST = float(np.finfo(np.float16).max) / 2
+
+
+def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]]:
+    """fp16 bytes, and which nodes stayed fp32 because their values exceed fp16 on the calibration rows.
+
+    Conversion by onnxruntime.transformers.float16. Raw features (amounts, identifiers) are often beyond
+    65504, which would turn them into infinity before the model's own scaling.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    kept = _beyond_half(model, calibration)
+    source = ModelProto()
+    source.CopyFrom(model)
+    converted = convert_float_to_float16(
+        source, keep_io_types=True, op_block_list=list(DEFAULT_OP_BLOCK_LIST), node_block_list=kept
+    )
+    _skip_round_trips(converted)
+    OnnxModel.graph_topological_sort(converted.graph, is_deterministic=True)
+    onnx.checker.check_model(converted)
+    return converted.SerializeToString(deterministic=True), {"kept_fp32": kept}
+
+
+def _beyond_half(model: ModelProto, calibration: Rows) -> list[str]:
+    """Names of nodes that read or write a float tensor too large for fp16."""
+    largest = _largest(model, calibration)
+    return [
+        node.name
+        for node in model.graph.node
+        if any(largest.get(name, 0.0) > LARGEST for name in (*node.input, *node.output))
+    ]
+
+
+def _largest(model: ModelProto, calibration: Rows) -> dict[str, float]:
+    """Largest absolute value of each float tensor over the calibration rows."""
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    known = {output.name for output in probed.graph.output}
+    for value in model.graph.value_info:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in known:
+            probed.graph.output.append(value)
+    seen = {**calibration, **answer(open_session(probed.SerializeToString()), calibration)}
+    return {name: _absolute_maximum(values) for name, values in seen.items() if values.dtype.kind == "f"}
+
+
+def _absolute_maximum(values: np.ndarray[Any, Any]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.abs(finite).max()) if finite.size else 0.0
+
+
+def _skip_round_trips(model: ModelProto) -> None:
+    """Let nodes kept in fp32 read the fp32 tensor itself, not its copy that went through fp16.
+
+    The converter casts graph inputs to fp16 first and back for such nodes, which is where infinity comes in.
+    """
+    narrowed = {node.output[0]: node.input[0] for node in model.graph.node if _is_inserted_cast(node)}
+    for node in model.graph.node:
+        if _casts_to(node, TensorProto.FLOAT) and node.input[0] in narrowed:
+            node.op_type, node.input[0] = "Identity", narrowed[node.input[0]]
+            del node.attribute[:]
+    _drop_dead_casts(model)
+
+
+def _drop_dead_casts(model: ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    alive = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in used]
+    del model.graph.node[:]
+    model.graph.node.extend(alive)
+
+
+def _is_inserted_cast(node: NodeProto) -> bool:
+    """Whether the converter (not the model) put this fp32 -> fp16 cast here, by the names it gives them."""
+    named = node.name.startswith("graph_input_cast") or node.name.endswith("_cast_to_fp16_node")
+    return named and _casts_to(node, TensorProto.FLOAT16)
+
+
+def _casts_to(node: NodeProto, type_: int) -> bool:
+    return node.op_type == "Cast" and any(
+        attribute.name == "to" and helper.get_attribute_value(attribute) == type_
+        for attribute in node.attribute
+    )

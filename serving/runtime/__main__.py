@@ -1,0 +1,59 @@
+"""`python -m serving.runtime --bundle DIR --port N`: one pod, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from model_store.errors import SlipwayError
+from serving.runtime.pod import PodOptions, run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 drained, 1 the bundle cannot be served, 2 wrong arguments or a taken port."""
+    options = _options(arguments)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        uvloop.run(run(options))
+    except SlipwayError as error:
+        logging.getLogger("slipway.pod").error("%s", error)
+        return 1
+    except OSError as error:
+        logging.getLogger("slipway.pod").error(
+            "cannot listen on %s:%d: %s", options.host, options.port, error
+        )
+        return 2
+    return 0
+
+
+def _options(arguments: list[str] | None) -> PodOptions:
+    parser = argparse.ArgumentParser(prog="python -m serving.runtime", description=__doc__)
+    parser.add_argument(
+        "--bundle", action="append", required=True, type=Path, help="bundle directory; repeatable"
+    )
+    parser.add_argument("--port", type=int, required=True, help="0 takes a free port")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--slot", default="", help="blue or green, answered as x-slipway-slot")
+    parser.add_argument("--max-body-mb", type=float, default=64)
+    parser.add_argument("--drain-seconds", type=float, default=20)
+    found = parser.parse_args(arguments)
+    return PodOptions(
+        bundles=tuple(found.bundle),
+        host=found.host,
+        port=found.port,
+        slot=found.slot,
+        faults=os.environ.get("SLIPWAY_FAULTS", ""),
+        max_body_bytes=int(found.max_body_mb * 1024 * 1024),
+        drain_seconds=found.drain_seconds,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

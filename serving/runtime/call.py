@@ -1,0 +1,101 @@
+"""One inference travelling through the pod, and the batch result it takes its rows from.
+
+The hot path is callbacks, not coroutines: a task and a future per request cost more than a small model's
+whole computation (docs/decisions/0021-callbacks-on-the-hot-path.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from model_store.errors import SlipwayError
+from serving.runtime.datatypes import widen_bf16
+from serving.runtime.errors import ModelFault
+from serving.runtime.signature import Shape, Signature
+
+# A tensor's content in row-major order: little-endian bytes, or for BYTES the list of its elements.
+Data = bytes | memoryview | list[bytes]
+
+
+class Call:
+    """Inputs in the signature's order. Subclasses say where the answer goes.
+
+    `key` is equal for calls that may share a batch; `arrived` and `deadline` are seconds of the pod's clock.
+    """
+
+    __slots__ = ("arrived", "data", "deadline", "key", "rows", "shapes", "started")
+
+    def __init__(self, data: list[Data], shapes: list[Shape], signature: Signature) -> None:
+        self.data = data
+        self.shapes = shapes
+        self.rows = shapes[0][0] if signature.is_batched else 1
+        self.key: object = None if signature.is_static else tuple(shape[1:] for shape in shapes)
+        self.arrived = self.started = self.deadline = 0.0
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return False
+
+    def answered(self, outputs: Outputs, first: int) -> None:
+        """The answer is rows `first` to `first + rows` of `outputs`."""
+        raise NotImplementedError
+
+    def failed(self, error: SlipwayError) -> None:
+        """There is no answer."""
+        raise NotImplementedError
+
+
+class Outputs:
+    """A batch's results, kept whole; each form they are asked for in is made once for the whole batch.
+
+    `templates` is the JSON front's memory of response skeletons for this batch's shapes, by row count.
+    """
+
+    __slots__ = ("_rows", "arrays", "is_batched", "signature", "templates")
+
+    def __init__(self, arrays: Sequence[np.ndarray], signature: Signature) -> None:
+        self.arrays = arrays
+        self.signature = signature
+        self.is_batched = signature.is_batched
+        self.templates: dict[int, Any] = {}
+        self._rows: list[list[bytes] | None] = [None] * len(arrays)
+
+    def slice(self, position: int, first: int, rows: int) -> np.ndarray:
+        """One output's part for one call, without copying."""
+        array = self.arrays[position]
+        return array[first : first + rows] if self.is_batched else array
+
+    def json_rows(self, position: int) -> list[bytes]:
+        """One output as JSON, cut into rows: each the row's elements separated by commas."""
+        rows = self._rows[position]
+        if rows is None:
+            rows = self._rows[position] = self._print(position)
+        return rows
+
+    def _print(self, position: int) -> list[bytes]:
+        array, spec = self.arrays[position], self.signature.outputs[position]
+        if not array.size:
+            return [b""] * (len(array) if self.is_batched else 1)
+        flat = array.reshape(len(array) if self.is_batched else 1, -1)
+        if spec.datatype.name == "BYTES":
+            return [_print_texts(row) for row in flat]
+        if spec.datatype.name in ("FP16", "BF16"):
+            flat = widen_bf16(flat) if spec.datatype.name == "BF16" else flat.astype(np.float32)
+        # One call prints the whole batch; rows cannot hold "],[" themselves because they are numbers.
+        printed = orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY)
+        return printed[2:-2].split(b"],[")
+
+
+def _print_texts(row: np.ndarray) -> bytes:
+    try:
+        return orjson.dumps([item.decode() for item in row])[1:-1]
+    except UnicodeDecodeError as error:
+        raise ModelFault(
+            "the model gave bytes that are not UTF-8, which JSON cannot carry",
+            remedy="ask for this output as binary data",
+        ) from error

@@ -1,0 +1,1 @@
+"""Tensors to and from the wire: JSON, the binary tensor extension, gRPC."""

@@ -1,0 +1,96 @@
+"""JSON values to a tensor's bytes. The fast path is one struct call; whatever it refuses is looked at slowly.
+
+`struct.pack` beats `numpy.array` and `array.array` on lists of Python floats by a factor of two
+(docs/decisions/0020-http-server-and-json.md).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from serving.runtime.call import Data
+from serving.runtime.datatypes import Datatype, narrow_bf16
+from serving.runtime.errors import Refused
+from serving.runtime.signature import Shape, TensorSpec
+
+_PACKERS: dict[tuple[str, int], Callable[..., bytes]] = {}
+_REMEMBERED_PACKERS = 4096
+_NUMBERS = {int, float}
+_FAULTS = (struct.error, OverflowError, TypeError, ValueError, RecursionError)
+
+
+def pack(spec: TensorSpec, values: Any, shape: Shape, count: int, *, may_hold_bools: bool) -> Data:
+    """Row-major bytes of `values` (flat, or nested like `shape`). Raises `Refused` naming the tensor.
+
+    `may_hold_bools`: the request text holds `true` or `false`, which struct would take for 1 and 0.
+    """
+    datatype = spec.datatype
+    if datatype.code and not may_hold_bools and datatype.code != "?":
+        try:
+            return _packer(datatype, count)(*values)
+        except _FAULTS:
+            pass
+    return _pack_slowly(spec, values, shape, count)
+
+
+def _packer(datatype: Datatype, count: int) -> Callable[..., bytes]:
+    key = (datatype.code, count)
+    packer = _PACKERS.get(key)
+    if packer is None:
+        packer = struct.Struct(f"<{count}{datatype.code}").pack
+        if len(_PACKERS) < _REMEMBERED_PACKERS:
+            _PACKERS[key] = packer
+    return packer
+
+
+def _pack_slowly(spec: TensorSpec, values: Any, shape: Shape, count: int) -> Data:
+    try:
+        flat = _flatten(values, shape)
+        if len(flat) != count:
+            raise ValueError(f"{len(flat)} values, shape {list(shape)} needs {count}")
+        return _pack_flat(spec.datatype, flat)
+    except _FAULTS as error:
+        raise Refused(
+            f"input {spec.name!r}: {str(error)[:200]}",
+            remedy=f"send {count} {spec.datatype.name} values, flat or nested like the shape",
+        ) from error
+
+
+def _flatten(values: Any, shape: Shape) -> list[Any]:
+    if not isinstance(values, list):
+        raise TypeError(f"`data` must be a list, got {type(values).__name__}")
+    for size in shape[1:]:
+        if not values or not isinstance(values[0], list):
+            break
+        if any(type(part) is not list or len(part) != size for part in values):
+            raise ValueError("the nesting of `data` does not follow its shape")
+        values = list(chain.from_iterable(values))
+    flat: list[Any] = values
+    return flat
+
+
+def _pack_flat(datatype: Datatype, flat: list[Any]) -> Data:
+    kinds = set(map(type, flat))
+    if datatype.name == "BYTES":
+        _expect(kinds, {str}, "strings")
+        return [text.encode() for text in flat]
+    if datatype.name == "BOOL":
+        _expect(kinds, {bool}, "true or false")
+    else:
+        _expect(
+            kinds, _NUMBERS if datatype.is_float else {int}, "numbers" if datatype.is_float else "integers"
+        )
+    if datatype.name == "BF16":
+        return narrow_bf16(np.array(flat, np.float32)).tobytes()
+    return _packer(datatype, len(flat))(*flat)
+
+
+def _expect(kinds: set[type], allowed: set[type], words: str) -> None:
+    if not kinds <= allowed:
+        others = sorted(kind.__name__ for kind in kinds - allowed)
+        raise TypeError(f"`data` must be {words}, got {', '.join(others)}")

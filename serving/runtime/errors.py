@@ -1,0 +1,48 @@
+"""The three ways the pod says no: the client's mistake, a full or draining pod, a broken model.
+
+Each carries the HTTP status it becomes; `serving.runtime.http.replies` and the gRPC front translate.
+"""
+
+from __future__ import annotations
+
+from model_store.errors import Permanent, Retryable, SlipwayError
+
+
+class Refused(Permanent):
+    """The request is wrong: 4xx, never 5xx. Sending it again changes nothing."""
+
+    def __init__(self, problem: str, *, remedy: str, status: int = 400) -> None:
+        super().__init__(problem, remedy=remedy)
+        self.status = status
+
+
+class Unavailable(Retryable):
+    """The pod cannot take the request now (full, draining, not loaded): 503 with Retry-After."""
+
+    def __init__(self, problem: str, *, remedy: str, delay_seconds: float = 1.0, status: int = 503) -> None:
+        super().__init__(problem, remedy=remedy, delay_seconds=delay_seconds)
+        self.status = status
+
+
+class ModelFault(Permanent):
+    """The model failed on a well-formed request: 500, so that the gateway retries elsewhere and counts it."""
+
+    status = 500
+
+    def __init__(self, problem: str, *, remedy: str = "look at the pod's log; roll the version back") -> None:
+        super().__init__(problem, remedy=remedy)
+
+
+class Abandoned(Permanent):
+    """The client went away; nobody reads this. 499 in the metrics, as nginx counts it."""
+
+    status = 499
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection", remedy="none needed")
+
+
+def status_of(error: SlipwayError) -> int:
+    """The HTTP status an error becomes; an error without one is the pod's own fault."""
+    status: int = getattr(error, "status", 500)
+    return status

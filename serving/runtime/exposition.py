@@ -1,0 +1,55 @@
+"""The pod's `/metrics`: every family of every model, in one place."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Sequence
+
+from serving.runtime.model import ServedModel
+from serving.runtime.telemetry import Exposition, label
+
+
+def exposition(models: Sequence[ServedModel], *, connections: int, is_ready: bool) -> bytes:
+    """Prometheus text, version 0.0.4."""
+    page = Exposition()
+    named = [(_labels(model), model) for model in models]
+    page.family("slipway_requests_total", "counter", "Infer requests by HTTP status", _codes(named))
+    page.family("slipway_rows_total", "counter", "Rows computed", [(at, m.metrics.rows) for at, m in named])
+    page.histograms(
+        "slipway_request_seconds", "From arrival to answer", [(at, m.metrics.total) for at, m in named]
+    )
+    page.histograms(
+        "slipway_queue_seconds", "From arrival to engine", [(at, m.metrics.queued) for at, m in named]
+    )
+    page.histograms("slipway_compute_seconds", "One batch", [(at, m.metrics.computed) for at, m in named])
+    page.histograms("slipway_batch_rows", "Rows per batch", [(at, m.metrics.batch_rows) for at, m in named])
+    page.family(
+        "slipway_queue_rows", "gauge", "Rows waiting", [(at, m.batcher.queued_rows) for at, m in named]
+    )
+    engine = [(at, m.engine.memory_bytes()) for at, m in named]
+    page.family("slipway_engine_memory_bytes", "gauge", "Device memory of the engine", engine)
+    page.family("slipway_connections", "gauge", "Open HTTP connections", [("", connections)])
+    page.family("slipway_ready", "gauge", "1 when the pod wants traffic", [("", int(is_ready))])
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    page.family("process_cpu_seconds_total", "counter", "CPU time", [("", usage.ru_utime + usage.ru_stime)])
+    page.family("process_resident_memory_bytes", "gauge", "Resident memory", [("", resident_bytes())])
+    return page.text()
+
+
+def resident_bytes() -> int:
+    """The process's resident set, from /proc (Linux); the peak where there is no /proc."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - one line, on a scrape's path
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _labels(model: ServedModel) -> str:
+    return f'model="{label(model.name)}",version="{label(model.version)}"'
+
+
+def _codes(named: list[tuple[str, ServedModel]]) -> Iterator[tuple[str, float]]:
+    for at, model in named:
+        for code, count in sorted(model.metrics.codes.items()):
+            yield f'{at},code="{code}"', count

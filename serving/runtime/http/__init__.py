@@ -1,0 +1,1 @@
+"""The REST front: bytes on a connection to exchanges, exchanges to routes."""

@@ -1,0 +1,72 @@
+"""One request and the way its answer goes back."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import orjson
+
+from model_store.errors import Retryable, SlipwayError
+from serving.runtime.errors import status_of
+
+if TYPE_CHECKING:
+    from serving.runtime.http.connection import Connection
+
+JSON = b"content-type: application/json\r\n"
+TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+_OK = b"HTTP/1.1 200 OK\r\n"
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+
+
+class Exchange:
+    """A request that has arrived whole. Exactly one reply follows."""
+
+    __slots__ = ("body", "connection", "headers", "is_abandoned", "keep_alive", "method", "target")
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: bytes,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        keep_alive: bool,
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.keep_alive = keep_alive
+        self.is_abandoned = False
+
+    def reply(self, body: bytes, *, headers: bytes = JSON, status: int = 200) -> None:
+        """Answer. `headers` are whole header lines; length, connection and request id are added here."""
+        parts = [_OK if status == 200 else _STATUS_LINES[status], headers]
+        request_id = self.headers.get(b"x-request-id")
+        if request_id is not None:
+            parts += (b"x-request-id: ", request_id, b"\r\n")
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"content-length: %d\r\n\r\n" % len(body))
+        if self.method != b"HEAD":
+            parts.append(body)
+        self.connection.finished(self, parts)
+
+    def reply_error(self, error: SlipwayError, *, headers: bytes = b"") -> None:
+        """Answer with an error's status and words; a `Retryable` says when to try again."""
+        if isinstance(error, Retryable):
+            headers += b"retry-after: %d\r\n" % max(1, round(error.delay_seconds))
+        self.reply(error_body(error), headers=JSON + headers, status=status_of(error))
+
+
+def error_body(error: SlipwayError) -> bytes:
+    return orjson.dumps({"error": f"{error.problem} ({error.remedy})"})
+
+
+def simple_response(status: int, problem: str, *, keep_alive: bool) -> list[bytes]:
+    """An answer for what never became an exchange."""
+    body = orjson.dumps({"error": problem})
+    connection = b"" if keep_alive else b"connection: close\r\n"
+    return [_STATUS_LINES[status], JSON, connection, b"content-length: %d\r\n\r\n" % len(body), body]

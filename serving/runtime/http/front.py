@@ -1,0 +1,87 @@
+"""Routes exchanges to what answers them, and keeps the connections in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from serving.runtime.errors import ModelFault
+from serving.runtime.http.connection import Connection
+from serving.runtime.http.exchange import Exchange
+from serving.runtime.http.infer import infer
+from serving.runtime.http.routes import Routes
+from serving.runtime.repository import Repository
+
+log = logging.getLogger("slipway.pod")
+
+_ARRIVAL_SECONDS = 20.0
+# Longer than Envoy's one hour, so that the pod is never the one to close an idle connection.
+_IDLE_SECONDS = 3900.0
+
+
+class Front:
+    """All connections of the pod. `dispatch` is called for each request that has arrived whole."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        routes: Routes,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        max_body_bytes: int,
+        max_connections: int,
+    ) -> None:
+        self.loop, self.clock, self.max_body_bytes = loop, clock, max_body_bytes
+        self._repository, self._routes, self._max_connections = repository, routes, max_connections
+        self._connections: set[Connection] = set()
+        self.is_draining = False
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """Answer now or later. Infer requests of loaded models take the short way."""
+        if self.is_draining:
+            exchange.keep_alive = False
+        model = self._repository.by_target.get(exchange.target)
+        if model is not None and exchange.method == b"POST":
+            infer(exchange, model, self.max_body_bytes)
+            return
+        self._routes.answer(exchange, self.max_body_bytes)
+
+    def broke(self, exchange: Exchange) -> None:
+        """A bug of ours, met while dispatching: log it, and answer rather than leave the client hanging."""
+        log.exception("request to %r broke the pod's own code", exchange.target[:200])
+        exchange.reply_error(ModelFault("internal error", remedy="look at the pod's log"))
+
+    def opened(self, connection: Connection) -> None:
+        """A connection was made; one too many is told so and closed."""
+        if len(self._connections) >= self._max_connections:
+            connection.refuse(503, "too many connections")
+            return
+        self._connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    @property
+    def is_quiet(self) -> bool:
+        return all(connection.is_idle for connection in self._connections)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def sweep(self) -> None:
+        """Close connections whose request arrives too slowly, and those idle for very long."""
+        now = self.clock()
+        for connection in list(self._connections):
+            if connection.receiving_since and now - connection.receiving_since > _ARRIVAL_SECONDS:
+                connection.refuse(408, f"the request took longer than {_ARRIVAL_SECONDS:.0f} s to arrive")
+            elif connection.is_idle and now - connection.active_at > _IDLE_SECONDS:
+                connection.transport.close()
+
+    def close_idle(self) -> None:
+        """For the end of a drain: nobody is waiting on these."""
+        for connection in list(self._connections):
+            if connection.is_idle:
+                connection.transport.close()

@@ -1,0 +1,138 @@
+"""The models a pod has: bundles it knows, and the ones loaded. Both change while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from model_store.errors import Permanent, SlipwayError
+from serving.runtime.errors import Refused, Unavailable
+from serving.runtime.manifest import read_manifest
+from serving.runtime.model import OpenedModel, ServedModel
+
+Admit = Callable[[OpenedModel], ServedModel]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One bundle the pod knows. `reason` says why it is not ready."""
+
+    name: str
+    version: str
+    bundle: Path
+    model: ServedModel | None = None
+    reason: str = "not loaded yet"
+
+
+class Repository:
+    """`admit` makes a `ServedModel` of an opened one. `by_target` maps infer paths to loaded models."""
+
+    def __init__(self, bundles: list[Path], *, admit: Admit, clock: Callable[[], float]) -> None:
+        self._admit, self._clock = admit, clock
+        self._entries = [_entry(bundle) for bundle in bundles]
+        self._lock = asyncio.Lock()
+        self.by_target: dict[bytes, ServedModel] = {}
+
+    @property
+    def entries(self) -> list[Entry]:
+        return list(self._entries)
+
+    @property
+    def models(self) -> list[ServedModel]:
+        return [entry.model for entry in self._entries if entry.model is not None]
+
+    @property
+    def is_ready(self) -> bool:
+        """Every known bundle that was not unloaded on request answers."""
+        return bool(self._entries) and all(
+            entry.model or entry.reason == "unloaded" for entry in self._entries
+        )
+
+    def find(self, name: str, version: str | None) -> Entry:
+        """The bundle of a name and version (None: the newest). Raises `Refused` (404) listing what exists."""
+        named = [entry for entry in self._entries if entry.name == name]
+        if not named:
+            known = ", ".join(sorted({entry.name for entry in self._entries}))
+            raise Refused(f"no model {name[:100]!r}", remedy=f"this pod has: {known}", status=404)
+        if version is None:
+            return max(named, key=lambda entry: (entry.model is not None, _rank(entry.version)))
+        for entry in named:
+            if entry.version == version:
+                return entry
+        versions = ", ".join(entry.version for entry in named)
+        raise Refused(
+            f"{name} has no version {version[:100]!r}", remedy=f"this pod has: {versions}", status=404
+        )
+
+    def model(self, name: str, version: str | None) -> ServedModel:
+        """The loaded model. Raises `Refused` (404) or `Unavailable` (503) with the reason it is not ready."""
+        entry = self.find(name, version)
+        if entry.model is None:
+            raise Unavailable(
+                f"{name} v{entry.version} is not ready: {entry.reason}", remedy="wait, or load it"
+            )
+        return entry.model
+
+    async def load_all(self) -> None:
+        """Load every bundle. Raises the first one's `SlipwayError` that cannot be loaded."""
+        for entry in self._entries:
+            await self._load(entry)
+
+    async def load(self, name: str) -> None:
+        """(Re)load all versions of a model. Raises `Refused` for an unknown or unloadable one."""
+        self.find(name, None)
+        for entry in [entry for entry in self._entries if entry.name == name]:
+            try:
+                await self._load(entry)
+            except Permanent as error:
+                raise Refused(error.problem, remedy=error.remedy) from error
+
+    async def unload(self, name: str) -> None:
+        """Stop taking requests for a model, finish those it has, free it. Raises `Refused` (404)."""
+        self.find(name, None)
+        async with self._lock:
+            for entry in [entry for entry in self._entries if entry.name == name]:
+                model, entry.model, entry.reason = entry.model, None, "unloaded"
+                self._index()
+                if model is not None:
+                    await _retire(model)
+
+    async def _load(self, entry: Entry) -> None:
+        async with self._lock:
+            try:
+                opened = await asyncio.to_thread(OpenedModel, entry.bundle, self._clock)
+            except SlipwayError as error:
+                entry.reason = error.problem
+                raise
+            old, entry.model, entry.reason = entry.model, self._admit(opened), ""
+            self._index()
+            if old is not None:
+                await _retire(old)
+
+    def _index(self) -> None:
+        targets: dict[bytes, ServedModel] = {}
+        for model in self.models:
+            base = f"/v2/models/{quote(model.name)}"
+            targets[f"{base}/versions/{quote(model.version)}/infer".encode()] = model
+            newest = self.find(model.name, None).model
+            if newest is not None:
+                targets[f"{base}/infer".encode()] = newest
+        self.by_target = targets
+
+
+def _entry(bundle: Path) -> Entry:
+    manifest = read_manifest(bundle)
+    return Entry(manifest.name, manifest.version, bundle)
+
+
+def _rank(version: str) -> tuple[int, str]:
+    return (int(version), "") if version.isdigit() else (-1, version)
+
+
+async def _retire(model: ServedModel) -> None:
+    while model.in_flight:
+        await asyncio.sleep(0.005)
+    model.close()

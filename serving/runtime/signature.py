@@ -1,0 +1,83 @@
+"""What a model takes and gives: tensor names, datatypes and shapes, and whether rows can be batched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from serving.runtime.datatypes import DATATYPES, Datatype
+from serving.runtime.errors import Refused
+
+Shape = tuple[int, ...]
+_REMEMBERED_SHAPES = 1024
+
+
+class Accepted(NamedTuple):
+    """A shape that fits the tensor, and how many elements it has."""
+
+    shape: Shape
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named tensor. `shape` has -1 where a dimension is free."""
+
+    name: str
+    datatype: Datatype
+    shape: Shape
+    accepted: dict[Shape, Accepted] = field(default_factory=dict, compare=False, repr=False)
+
+    def accept(self, shape: object) -> Accepted:
+        """Check a request's shape. Raises `Refused` saying what was expected.
+
+        Shapes seen before are found in `accepted`; the memory of them is bounded, since clients choose them.
+        """
+        checked = self._checked(shape)
+        count = 1
+        for size in checked:
+            count *= size
+        found = Accepted(checked, count)
+        if len(self.accepted) < _REMEMBERED_SHAPES:
+            self.accepted[checked] = found
+        return found
+
+    def _checked(self, shape: object) -> Shape:
+        if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape):
+            raise self._refusal(f"`shape` must be a list of integers >= 0, got {str(shape)[:100]}")
+        fits = len(shape) == len(self.shape) and all(
+            want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
+        )
+        if not fits:
+            raise self._refusal(f"shape {str(list(shape))[:100]} does not fit {list(self.shape)}")
+        return tuple(shape)
+
+    def _refusal(self, problem: str) -> Refused:
+        return Refused(
+            f"input {self.name!r}: {problem}",
+            remedy=f"send shape {list(self.shape)} of {self.datatype.name} (-1: any size)",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """All tensors. `is_batched`: every tensor's first dimension is free, so calls can share a run."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    is_batched: bool
+    is_static: bool
+    positions: dict[str, int]
+
+    @classmethod
+    def of(cls, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Signature:
+        """Work out batchability. `is_static`: beyond the rows, no input dimension is free."""
+        tensors = inputs + outputs
+        is_batched = all(spec.shape and spec.shape[0] == -1 for spec in tensors)
+        is_static = is_batched and all(-1 not in spec.shape[1:] for spec in inputs)
+        return cls(inputs, outputs, is_batched, is_static, {s.name: i for i, s in enumerate(inputs)})
+
+
+def tensor_spec(name: str, datatype: str, shape: list[int]) -> TensorSpec:
+    """From the manifest's words. Raises `KeyError` on an unknown datatype."""
+    return TensorSpec(name, DATATYPES[datatype], tuple(shape))

@@ -1,0 +1,67 @@
+"""How the commands speak: text for people, JSON on standard output for machines, errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from model_store.errors import Permanent, Retryable, SlipwayError
+from serving.home import Home
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """The command's answer for machines, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+@contextmanager
+def telling_failures(*, as_json: bool) -> Iterator[None]:
+    """Turn any failure into its problem, its remedy and exit status 1. Raises typer.Exit."""
+    try:
+        yield
+    except SlipwayError as error:
+        _tell(error, as_json=as_json)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as interrupt:
+        errors.print("\nInterrupted.")
+        raise typer.Exit(130) from interrupt
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        _tell(_unexpected(error), as_json=as_json)
+        raise typer.Exit(1) from error
+
+
+def _tell(error: SlipwayError, *, as_json: bool) -> None:
+    if as_json:
+        temporary = isinstance(error, Retryable)
+        print_json({"error": {"problem": error.problem, "remedy": error.remedy, "retryable": temporary}})
+        return
+    errors.print(Text(error.problem, style="bold red"))
+    errors.print(Text.assemble(("  remedy: ", "bold"), error.remedy))
+
+
+def _unexpected(error: Exception) -> Permanent:
+    """A fault of ours. The traceback goes to a file: it helps whoever mends it, not whoever meets it."""
+    log = Home.locate().logs / "cli.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        traceback.print_exception(error)
+    return Permanent(
+        f"unexpected {type(error).__name__}: {error}",
+        remedy=f"This is a fault in Slipway. Please report it with the end of {log}.",
+    )

@@ -1,0 +1,74 @@
+"""Keys and the login of one installation: made once, readable by their owner only."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+from model_store.errors import Permanent
+from serving.home import Home
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """`webhook_secret` signs what MLflow tells Airflow; `*_fernet_key` encrypt what each keeps at rest."""
+
+    airflow_user: str
+    airflow_password: str
+    airflow_fernet_key: str
+    airflow_secret_key: str
+    airflow_jwt_secret: str
+    mlflow_secret_key: str
+    webhook_secret: str
+    webhook_fernet_key: str
+
+
+def credentials_of(home: Home, random_bytes: Callable[[int], bytes] = os.urandom) -> Credentials:
+    """This installation's credentials, made on first use. Two makers at once agree on one file.
+
+    Raises `Permanent` when the file is there but not readable as credentials.
+    """
+    if not home.credentials.exists():
+        _make(home, random_bytes)
+    try:
+        saved = json.loads(home.credentials.read_text())
+        return Credentials(**{field.name: str(saved[field.name]) for field in fields(Credentials)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise Permanent(
+            f"{home.credentials} is not readable: {error!r}",
+            remedy=f"Stop the stack, move {home.credentials} away, and start it again: new ones are made.",
+        ) from error
+
+
+def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
+    def token(size: int) -> str:
+        return base64.urlsafe_b64encode(random_bytes(size)).decode().rstrip("=")
+
+    def fernet_key() -> str:
+        return base64.urlsafe_b64encode(random_bytes(32)).decode()
+
+    made = Credentials(
+        airflow_user="admin",
+        airflow_password=token(12),
+        airflow_fernet_key=fernet_key(),
+        airflow_secret_key=token(32),
+        airflow_jwt_secret=token(64),
+        mlflow_secret_key=token(32),
+        webhook_secret=token(32),
+        webhook_fernet_key=fernet_key(),
+    )
+    home.root.mkdir(parents=True, exist_ok=True)
+    draft = home.credentials.with_name(f".credentials.{os.getpid()}.json")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(asdict(made), file, indent=1)
+    try:
+        # A link fails where a rename would overwrite: whoever comes second takes the first one's.
+        os.link(draft, home.credentials)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

@@ -1,0 +1,39 @@
+"""How one supervised process begins: `python -m serving.stack.launch NAME`.
+
+supervisord only knows this command. It ends whatever a killed predecessor left behind (Airflow's workers and
+tasks outlive their scheduler), prepares what the component needs, marks itself, and becomes the component.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from model_store.errors import SlipwayError
+from serving.home import REPOSITORY, Home
+from serving.stack.components import BIN, Component, component
+from serving.stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
+
+
+def become(home: Home, program: Component) -> None:
+    """End the predecessor's leftovers, prepare, and replace this process."""
+    # Killed at once: whoever supervised them is gone, so nobody could use what they would still do.
+    end([owned.process for owned in owned_by(home, program.name)], patience_seconds=0)
+    program.prepare()
+    os.chdir(REPOSITORY)
+    environment = {**os.environ, **program.env, HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    os.execve(program.argv[0], program.argv, environment)
+
+
+def main(arguments: list[str]) -> int:
+    home = Home.locate()
+    try:
+        become(home, component(home, arguments[0]))
+    except SlipwayError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - goes to the component's log
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""Starting, watching and ending the local stack as a whole."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import psutil
+
+from model_store.durable import write_file
+from model_store.errors import Permanent
+from serving.home import REPOSITORY, Home
+from serving.stack import airflow_config, supervisor
+from serving.stack.components import components
+from serving.stack.credentials import credentials_of
+from serving.stack.health import shortcomings
+from serving.stack.locks import locked
+from serving.stack.ports import require_free
+from serving.stack.processes import end, owned_by
+from serving.stack.supervisor import RUNNING, ProgramState, Supervisor
+
+# supervisord starts a dying program again and again; after this long it will not come up by itself.
+START_SECONDS = 180
+POLL_SECONDS = 0.25
+
+# supervisord's format strings and comments, and the database URLs, would read them as something else.
+MISREAD_CHARACTERS = "%?#;\"'\\\n"
+
+_ENDED = ("STOPPED", "EXITED", "FATAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One program now. `problem` is None when it is healthy."""
+
+    name: str
+    state: str
+    pid: int
+    started_at: int
+    problem: str | None
+
+
+Watcher = Callable[[list[Standing]], None]
+
+
+def watch_nothing(standings: list[Standing]) -> None:
+    """For callers that show no progress."""
+
+
+def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = START_SECONDS) -> bool:
+    """Start what is not running and wait until everything is healthy. False: everything was running already.
+
+    Raises `Permanent` before anything starts if a port is taken, and afterwards if a component stays down;
+    then what was started is stopped again.
+    """
+    with locked(home.run / "lifecycle.lock"):
+        if Supervisor(home).is_running():
+            return _start_missing(home, watch, timeout_seconds)
+        with _stopping_on_failure(home):
+            _begin(home)
+            _wait_until_healthy(home, watch, timeout_seconds)
+        return True
+
+
+def _begin(home: Home) -> None:
+    _require_plain_paths(home)
+    end([owned.process for owned in owned_by(home)], patience_seconds=10)
+    require_free(_fixed_ports(home))
+    for folder in (home.run, home.logs, home.pods, home.store, home.journal, home.data, home.routes):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_file(home.config, json.dumps({"ports": asdict(home.ports)}, indent=1).encode())
+    airflow_config.write(home, credentials_of(home))
+    supervisor.configure(home, components(home).values())
+    supervisor.start(home)
+
+
+def _require_plain_paths(home: Home) -> None:
+    for path in (home.root, REPOSITORY):
+        if found := sorted(set(str(path)) & set(MISREAD_CHARACTERS)):
+            raise Permanent(
+                f"the path {str(path)!r} contains {' '.join(found)}",
+                remedy="Choose a directory without it: SLIPWAY_HOME for data, another clone for code.",
+            )
+
+
+def _fixed_ports(home: Home) -> dict[str, int]:
+    return {name: port for name, port in asdict(home.ports).items() if name != "pods_from"}
+
+
+@contextmanager
+def _stopping_on_failure(home: Home) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _end_everything(home, watch_nothing)
+        raise
+
+
+def _start_missing(home: Home, watch: Watcher, timeout_seconds: float) -> bool:
+    missing = [program for program in Supervisor(home).programs() if program.state in _ENDED]
+    for program in missing:
+        Supervisor(home).start(program.full_name)
+    _wait_until_healthy(home, watch, timeout_seconds)
+    return bool(missing)
+
+
+def standings(home: Home) -> list[Standing]:
+    """Every program with its health. Raises `Retryable` when the stack is not running."""
+    programs = Supervisor(home).programs()
+    problems = shortcomings(home, programs)
+    return [
+        Standing(program.name, program.state, program.pid, program.started_at, problems[program.full_name])
+        for program in programs
+    ]
+
+
+def _wait_until_healthy(home: Home, watch: Watcher, timeout_seconds: float) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        now = standings(home)
+        watch(now)
+        unhealthy = [standing for standing in now if standing.problem]
+        if not unhealthy:
+            return
+        fatal = [standing for standing in unhealthy if standing.state == "FATAL"]
+        if fatal or time.monotonic() > deadline:
+            raise _did_not_start(home, (fatal or unhealthy)[0])
+        time.sleep(POLL_SECONDS)
+
+
+def _did_not_start(home: Home, standing: Standing) -> Permanent:
+    log = home.logs / f"{standing.name}.log"
+    last_words = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
+    return Permanent(
+        f"{standing.name} does not become healthy: {standing.problem}\n"
+        + "\n".join(f"  | {w}" for w in last_words),
+        remedy=f"Read {log}; `./slipway doctor` checks this machine.",
+    )
+
+
+def down(home: Home, watch: Watcher = watch_nothing) -> int:
+    """End every process of this home, whoever supervises it; returns how many there were."""
+    with locked(home.run / "lifecycle.lock"):
+        return _end_everything(home, watch)
+
+
+def _end_everything(home: Home, watch: Watcher) -> int:
+    count = len(owned_by(home))
+    if Supervisor(home).is_running():
+        _stop_in_order(home, watch)
+    end([owned.process for owned in owned_by(home)], patience_seconds=10)
+    return count
+
+
+def _stop_in_order(home: Home, watch: Watcher) -> None:
+    """Those who decide first, so that nobody acts on the silence of the rest; then traffic; then the pods."""
+    control = Supervisor(home)
+    supervisord = psutil.Process(control.pid())
+    for stage in (_decides, _carries_traffic, _serves):
+        for program in filter(stage, control.programs()):
+            if program.state not in _ENDED:
+                control.stop(program.full_name)
+        while any(program.state not in _ENDED for program in filter(stage, control.programs())):
+            watch(standings_without_health(control))
+            time.sleep(POLL_SECONDS)
+    control.shut_down()
+    psutil.wait_procs([supervisord], timeout=10)
+
+
+def standings_without_health(control: Supervisor) -> list[Standing]:
+    return [Standing(p.name, p.state, p.pid, p.started_at, None) for p in control.programs()]
+
+
+def _serves(program: ProgramState) -> bool:
+    return program.group.startswith("pod-")
+
+
+def _carries_traffic(program: ProgramState) -> bool:
+    return program.group == "envoy"
+
+
+def _decides(program: ProgramState) -> bool:
+    return not _serves(program) and not _carries_traffic(program)
+
+
+__all__ = ["RUNNING", "Standing", "Watcher", "down", "standings", "up"]

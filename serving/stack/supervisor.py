@@ -1,0 +1,239 @@
+"""supervisord, which keeps the components and the pods alive: its configuration and its XML-RPC interface."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import xmlrpc.client
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
+
+from model_store.durable import write_file
+from model_store.errors import Permanent, Retryable
+from serving.home import REPOSITORY, Home
+from serving.stack.components import Component, common_environment
+from serving.stack.processes import HOME_MARK, PROGRAM_MARK
+
+# sockaddr_un.sun_path has 108 bytes with its final zero; supervisord first binds "<path>.<pid>".
+LONGEST_SOCKET_PATH = 107 - len(".4194304")
+
+# How supervisord's states read to a person; see "Process States" in its documentation.
+RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramState:
+    """A process as supervisord sees it. `started_at` is seconds since 1970, 0 if it never started."""
+
+    group: str
+    name: str
+    state: str
+    pid: int
+    started_at: int
+    problem: str
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.group}:{self.name}"
+
+
+def socket_path(home: Home) -> Path:
+    """In the home, or where that is too long for a socket, in a private folder under the machine's /tmp."""
+    usual = home.run / "supervisor.sock"
+    if len(os.fsencode(usual)) <= LONGEST_SOCKET_PATH:
+        return usual
+    digest = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"slipway-{getpass.getuser()}" / f"{digest}.sock"
+
+
+def configuration_path(home: Home) -> Path:
+    return home.run / "supervisord.conf"
+
+
+def program_section(program: str, command: str, log: Path, *, count: int = 1, stop_seconds: int = 10) -> str:
+    """One program whose processes are named `<program>-<n>` when there is more than one.
+
+    `startsecs=1`: a process that lived a second started well, so a later death restarts it at once.
+    """
+    name = "%(program_name)s-%(process_num)d" if count > 1 else "%(program_name)s"
+    return f"""
+[program:{program}]
+command={command}
+process_name={name}
+numprocs={count}
+autorestart=true
+startsecs=1
+startretries=20
+stopsignal=TERM
+stopwaitsecs={stop_seconds}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={_escape(log)}
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+"""
+
+
+def launch_command(*arguments: str) -> str:
+    """supervisord splits commands like a shell."""
+    return _escape(shlex.join([sys.executable, "-m", "serving.stack.launch", *arguments]))
+
+
+def configure(home: Home, programs: Iterable[Component]) -> None:
+    """Write supervisord.conf. Pods have files of their own in `Home.pods`, which it includes."""
+    socket = socket_path(home)
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sections = [
+        program_section(
+            program.name,
+            launch_command(program.name),
+            home.logs / f"{program.name}.log",
+            stop_seconds=program.stop_seconds,
+        )
+        for program in programs
+    ]
+    write_file(configuration_path(home), (_head(home, socket) + "".join(sections)).encode())
+
+
+def _head(home: Home, socket: Path) -> str:
+    return f"""; Written by `slipway up`; changes are lost.
+[unix_http_server]
+file={_escape(socket)}
+chmod=0700
+
+[supervisord]
+logfile={_escape(home.logs / "supervisord.log")}
+logfile_maxbytes=10MB
+logfile_backups=2
+pidfile={_escape(home.run / "supervisord.pid")}
+childlogdir={_escape(home.logs)}
+directory={_escape(REPOSITORY)}
+umask=022
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+; Relative to this file, because supervisord splits the value at spaces.
+[include]
+files = ../pods/*.conf
+"""
+
+
+def _escape(value: object) -> str:
+    # supervisord expands %(name)s in every value.
+    return str(value).replace("%", "%%")
+
+
+def start(home: Home) -> None:
+    """Start supervisord in the background. Raises `Permanent` with its own words if it will not."""
+    environment = {**os.environ, **common_environment(home)}
+    environment |= {HOME_MARK: str(home.root), PROGRAM_MARK: "supervisord"}
+    # supervisord unlinks a dead socket by itself, but only where it can still connect and be refused.
+    socket_path(home).unlink(missing_ok=True)
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration_path(home))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip()
+        raise Permanent(
+            f"supervisord does not start: {words}", remedy=f"See {home.logs / 'supervisord.log'}."
+        )
+
+
+class Supervisor:
+    """The running supervisord of one home. Every call raises `Retryable` when there is none."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._path = socket_path(home)
+
+    def is_running(self) -> bool:
+        """Whether supervisord answers."""
+        try:
+            with self._rpc() as rpc:
+                rpc.supervisor.getState()
+        except Retryable:
+            return False
+        return True
+
+    def pid(self) -> int:
+        with self._rpc() as rpc:
+            return int(_plain(rpc.supervisor.getPID()))
+
+    def programs(self) -> list[ProgramState]:
+        """All processes, components and pods."""
+        with self._rpc() as rpc:
+            return [
+                ProgramState(
+                    group=info["group"],
+                    name=info["name"],
+                    state=info["statename"],
+                    pid=info["pid"],
+                    started_at=info["start"],
+                    problem=info["spawnerr"],
+                )
+                for info in _plain(rpc.supervisor.getAllProcessInfo())
+            ]
+
+    def start(self, full_name: str) -> None:
+        """Start a stopped process without waiting for it. Running already is no error."""
+        with self._rpc() as rpc:
+            _unless("ALREADY_STARTED", lambda: rpc.supervisor.startProcess(full_name, False))
+
+    def stop(self, full_name: str) -> None:
+        """Send a process its stop signal without waiting for its end. Stopped already is no error."""
+        with self._rpc() as rpc:
+            _unless("NOT_RUNNING", lambda: rpc.supervisor.stopProcess(full_name, False))
+
+    def add_group(self, group: str) -> None:
+        """Start the processes of a program file written since. Started already is no error."""
+        with self._rpc() as rpc:
+            rpc.supervisor.reloadConfig()
+            _unless("ALREADY_ADDED", lambda: rpc.supervisor.addProcessGroup(group))
+
+    def remove_group(self, group: str) -> None:
+        """Stop a program's processes, wait until they have ended, and forget it. Unknown is no error."""
+        with self._rpc() as rpc:
+            _unless("BAD_NAME", lambda: rpc.supervisor.stopProcessGroup(group, True))
+            _unless("BAD_NAME", lambda: rpc.supervisor.removeProcessGroup(group))
+
+    def shut_down(self) -> None:
+        """End every process and then supervisord itself, without waiting."""
+        with self._rpc() as rpc:
+            rpc.supervisor.shutdown()
+
+    @contextmanager
+    def _rpc(self) -> Iterator[Any]:
+        transport = SupervisorTransport(serverurl=f"unix://{self._path}")
+        try:
+            yield xmlrpc.client.ServerProxy("http://localhost", transport=transport)
+        except (OSError, xmlrpc.client.ProtocolError) as error:
+            raise Retryable(
+                f"the local stack of {self._home.root} is not running ({error})",
+                remedy="Start it: ./slipway up",
+            ) from error
+        finally:
+            transport.close()
+
+
+def _plain(answer: Any) -> Any:
+    """XML-RPC answers are untyped; what they hold is written in supervisor/rpcinterface.py."""
+    return answer
+
+
+def _unless(fault_name: str, call: Any) -> None:
+    """Make the call; the fault of this name (`supervisor.xmlrpc.Faults`) means it was not needed."""
+    try:
+        call()
+    except xmlrpc.client.Fault as fault:
+        if not fault.faultString.startswith(fault_name):
+            raise

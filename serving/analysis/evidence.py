@@ -1,0 +1,160 @@
+"""E-processes: how much the counts speak against "the candidate is no worse".
+
+An e-process is the money of someone who bets, at fair or worse odds, that the candidate is bad. While the
+candidate is no worse, the expected money never grows, so by Ville's inequality the chance that it ever
+reaches 1/alpha is at most alpha, however often one looks (Ramdas, Gruenwald, Vovk, Shafer, "Game-theoretic
+statistics and safe anytime-valid inference", 2023). Each test below spreads its money over `LEVELS`
+rates the bad candidate may have, and keeps a reserve that is placed bit by bit, so that a candidate that
+turns bad after hours is still found (a mixture over the time of change). docs/verdicts.md derives it all.
+
+Every array has a row per test (`TESTS`) and a column per level; batches of services lead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.analysis.policy import AnalysisPolicy
+from serving.analysis.state import Array
+
+TESTS = (
+    "errors over stable's by the tolerance",
+    "errors over stable's",
+    "slow over stable's",
+    "errors over the ceiling",
+    "slow over the ceiling",
+    "disagreement over the ceiling",
+    "requests under the share",
+    "errors over those of their repeats on stable",
+)
+TWO_ARM = 3  # the first three compare arms; the others compare with a fixed number
+LEVELS = 8
+RESERVE = 0.2  # of the money is kept for changes later on
+RESERVE_SECONDS = 600.0
+USUAL_RATE = 0.001  # assumed of stable, with the weight of PRIOR_REQUESTS, until its own counts outweigh it
+PRIOR_REQUESTS = 500.0
+REPEATS_FAIL = 0.2  # as often as the candidate, at most, where stable is better
+LOST_SHARE = 0.5  # getting less than half of its share is traffic lost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limits:
+    """A policy as arrays: the null's edge of each test, and the levels bet on beyond it."""
+
+    tolerance: Array  # (TWO_ARM,)
+    ceiling: Array  # (TWO_ARM,) where no stable traffic exists: the fixed limit instead
+    fixed: Array  # (3,) errors, slow, disagreement
+    levels: Array  # (tests, LEVELS); those of "requests under the share" are parts of the floor
+
+
+@lru_cache(maxsize=1024)
+def limits_of(policy: AnalysisPolicy) -> Limits:
+    """The same for the same policy, so it is made once."""
+    disagreement = 0.5 if policy.max_disagreement is None else policy.max_disagreement
+    edges = (
+        policy.error_tolerance + USUAL_RATE,
+        USUAL_RATE,
+        USUAL_RATE,
+        policy.max_error_rate,
+        policy.max_slow_share,
+        disagreement,
+        policy.error_tolerance + USUAL_RATE,
+    )
+    rising = [
+        np.geomspace(min(1.7 * edge, (edge + 1) / 2), max(0.98, (edge + 3) / 4), LEVELS) for edge in edges
+    ]
+    return Limits(
+        tolerance=np.array([policy.error_tolerance, 0.0, 0.0]),
+        ceiling=np.array([1.0, policy.max_error_rate, policy.max_slow_share]),
+        fixed=np.array([policy.max_error_rate, policy.max_slow_share, disagreement]),
+        levels=np.array([*rising[:-1], np.geomspace(0.6, 0.01, LEVELS), rising[-1]]),
+    )
+
+
+def opening() -> tuple[Array, float]:
+    """Log money per test and level before the first tick, and the log reserve of each test."""
+    return np.full((len(TESTS), LEVELS), np.log((1 - RESERVE) / LEVELS)), float(np.log(RESERVE))
+
+
+def placed(log_reserve: Array, seconds: Array, elapsed: Array) -> tuple[Array, Array]:
+    """What of the reserve is bet in this tick, and what is left: R(t) = R(0) T / (T + t), in logs."""
+    after = log_reserve + np.log((RESERVE_SECONDS + elapsed) / (RESERVE_SECONDS + elapsed + seconds))
+    with np.errstate(divide="ignore"):
+        bet = log_reserve + np.log(-np.expm1(after - log_reserve))
+    return bet - np.log(LEVELS), after
+
+
+def two_arm_log_factors(
+    stable: tuple[Array, Array],
+    candidate: tuple[Array, Array],
+    usual: Array,
+    tolerance: Array,
+    levels: Array,
+    alone: NDArray[np.bool_],
+    limit: Array,
+) -> Array:
+    """Log growth of bets that the candidate fails at `levels`, against "at most stable's rate + tolerance".
+
+    `stable` and `candidate` are (requests, failures) of the tick. `usual` is what stable is expected to
+    fail, from earlier ticks only. Where `alone` (stable gets no traffic) the null is "at most `limit`".
+    Valid whatever stable's rate is and however it moves from tick to tick: the bet on a candidate request
+    is 1 + g (y - q - tolerance), on a stable one 1 - h (y - q), with h n_stable = g n_candidate, so the
+    unknown rate cancels in the expected growth. q is the null's most likely rate under the level bet on,
+    which makes growth the fastest there is (Turner, Ly, Gruenwald, "Generic E-variables for exact
+    sequential k-sample tests that allow for optional stopping", 2024, arXiv 2106.02693).
+    """
+    n_s, e_s = stable
+    n_c, e_c = candidate
+    # d/dq of the two divergences is 0: a quadratic in q, exact at tolerance 0 and close elsewhere
+    total = np.maximum(n_s + n_c, 1)
+    half = (n_s * (tolerance - usual) + n_c * (tolerance - levels)) / (2 * total)
+    q = np.sqrt(half * half + n_s * usual * tolerance / total) - half
+    edge = np.where(alone, limit, q + tolerance)
+    edge = np.clip(edge, 1e-9, 1 - 1e-9)
+    g = np.maximum((levels - edge) / (edge * (1 - edge)), 0.0)
+    g = np.minimum(g, np.where(alone | (n_c == 0), np.inf, 0.999 * n_s / (np.maximum(n_c, 1) * (1 - q))))
+    h = np.where(alone, 0.0, g * n_c / np.maximum(n_s, 1))
+    growth: Array = (
+        e_c * np.log1p(g * (1 - edge))
+        + (n_c - e_c) * np.log1p(-np.minimum(g * edge, 1 - 1e-12))
+        + e_s * np.log1p(-np.minimum(h * (1 - q), 1 - 1e-12))
+        + (n_s - e_s) * np.log1p(h * q)
+    )
+    return growth
+
+
+def fixed_log_factors(counts: tuple[Array, Array], edge: Array, levels: Array) -> Array:
+    """Log likelihood ratio of `levels` against `edge` for (requests, failures): Wald's test per level."""
+    n, e = counts
+    return e * np.log(levels / edge) + (n - e) * np.log((1 - levels) / (1 - edge))
+
+
+def repeat_log_factors(candidate: tuple[Array, Array], repeats: tuple[Array, Array], levels: Array) -> Array:
+    """Log growth of bets that the candidate fails at `levels` while repeats of its failures succeed.
+
+    `repeats` are (requests, failures) on stable, there only because the candidate failed. The bets are
+    1 + g (y - q) on a candidate request and 1 - g/b (y - q) on the repeat of a failed one, b being the
+    level: at any common rate r the expected growth is 1 - (g/q) (r - q)^2, never above 1.
+    """
+    n_c, e_c = candidate
+    n_r, e_r = repeats
+    q = levels * (1 + levels * REPEATS_FAIL) / (1 + levels)
+    g = (levels - q) / (q * (1 - q))
+    return (
+        e_c * np.log1p(g * (1 - q))
+        + (n_c - e_c) * np.log1p(-g * q)
+        + e_r * np.log1p(-g / levels * (1 - q))
+        + (n_r - e_r) * np.log1p(g / levels * q)
+    )
+
+
+def log_totals(log_wealth: Array, log_reserve: Array) -> Array:
+    """What each test is worth now, in nats: its bets and its reserve."""
+    highest: Array = np.maximum(log_wealth.max(axis=-1), log_reserve[..., None])
+    bets = np.exp(log_wealth - highest[..., None]).sum(axis=-1)
+    total: Array = highest + np.log(bets + np.exp(log_reserve[..., None] - highest))
+    return total

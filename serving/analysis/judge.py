@@ -1,0 +1,173 @@
+"""From what the judge remembers to a Verdict a person can read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from serving.analysis.evidence import LOST_SHARE, log_totals
+from serving.analysis.observe import begin, observe, shown
+from serving.analysis.policy import AnalysisPolicy
+from serving.analysis.state import Increment, JudgeState
+from serving.types import Counts, Finding, Outcome, Verdict
+
+SUSPICION = math.log(5.0)  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
+REPEATS_DOUBT = math.log(20.0)
+
+E_VALUES = "two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality"
+WALD = "mixture of Wald's likelihood ratios: Robbins 1970; Lindon, Malek 2022 (arXiv 2011.03567)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One test as people know it: its row, its part of alpha, and what it counts."""
+
+    name: str
+    row: int
+    alpha_share: float
+    source: str
+    told: Callable[[AnalysisPolicy, JudgeState], str]
+    of_errors: bool = False
+
+
+def judge(
+    policy: AnalysisPolicy,
+    *,
+    stable: Counts,
+    candidate: Counts,
+    share: float,
+    at: datetime,
+    retries_on_stable: bool = False,
+) -> Verdict:
+    """One look at the counts of one span with one `share` (0-1). Raises nothing: impossible counts are ERROR.
+
+    For looking again and again, and across changes of weight, keep a state: `begin`, `observe`, `verdict`.
+    """
+    tick = Increment(stable, candidate, share, retries_on_stable=retries_on_stable)
+    return verdict(policy, observe(policy, begin(), tick), at=at)
+
+
+def verdict(policy: AnalysisPolicy, state: JudgeState, *, at: datetime) -> Verdict:
+    """The verdict now. FAIL stays FAIL; ERROR lasts as long as the counts are impossible."""
+    return Verdict.of(_findings(policy, state), at=at)
+
+
+def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
+    if state.problem:
+        yield Finding("counts", Outcome.ERROR, f"these counts cannot be true: {state.problem}")
+    reserve = np.array(state.log_reserve)
+    alone, shared = log_totals(state.log_wealth, reserve), shown(state.log_wealth, reserve)
+    for rule in RULES:
+        if _applies(rule, policy, state):
+            yield _finding(rule, policy, state, float(alone[rule.row]), float(shared[rule.row]))
+    yield _enough(policy, state)
+
+
+def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
+    if rule is AGAINST_STABLE:
+        return state.share < 1 or state.stable.requests > 0
+    if rule is TRAFFIC:
+        return 0 < state.share < 1
+    return rule is not DISAGREEMENT or policy.max_disagreement is not None
+
+
+def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: float, shared: float) -> Finding:
+    """`alone` is the evidence in nats that the rule's limit is passed, `shared` that stable is better too."""
+    needed = -math.log(policy.alpha * rule.alpha_share)
+    peak = float(state.log_peak[rule.row])
+    if peak >= needed and not _stable_fails_too(rule, state):
+        outcome, meaning = (
+            Outcome.FAIL,
+            f"by chance at most once in {math.exp(min(needed, 30)):,.0f} releases",
+        )
+    elif peak >= needed:
+        outcome, meaning = (
+            Outcome.INCONCLUSIVE,
+            "not yet shown that stable answers what the candidate could not",
+        )
+    elif shared >= SUSPICION:
+        outcome, meaning = Outcome.INCONCLUSIVE, "too few yet to tell whether that is harm"
+    elif alone >= SUSPICION:
+        outcome, meaning = Outcome.INCONCLUSIVE, "stable is not shown to do better, so it is not this release"
+    elif rule is AGAINST_STABLE and not state.stable.requests:
+        outcome, meaning = Outcome.INCONCLUSIVE, "stable answered nothing to compare with"
+    else:
+        outcome, meaning = Outcome.PASS, "no sign of harm"
+    evidence = (("e_value", math.exp(min(peak, 700))), ("e_value_needed", math.exp(min(needed, 700))))
+    return Finding(
+        rule.name, outcome, f"{rule.told(policy, state)}: {meaning}", _numbers(state) + evidence, rule.source
+    )
+
+
+def _stable_fails_too(rule: _Rule, state: JudgeState) -> bool:
+    """After promotion stable only repeats what the candidate failed: those repeats must have gone better."""
+    repeated = state.share >= 1 and state.repeats + state.owed > 0
+    return repeated and rule.of_errors and float(state.log_peak[_REPEATS_ROW]) < REPEATS_DOUBT
+
+
+def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:
+    seen = state.step_candidate.requests
+    outcome = Outcome.PASS if seen >= policy.min_requests else Outcome.INCONCLUSIVE
+    told = f"the candidate answered {seen} of the {policy.min_requests} requests a step needs"
+    return Finding("requests", outcome, told, (("requests", seen), ("min_requests", policy.min_requests)))
+
+
+def _numbers(state: JudgeState) -> tuple[tuple[str, float], ...]:
+    return tuple(
+        (f"{arm}_{name}", getattr(counts, name))
+        for arm, counts in (("candidate", state.candidate), ("stable", state.stable))
+        for name in ("requests", "errors", "slow")
+    )
+
+
+def _rate(part: float, whole: float) -> str:
+    return f"{part} of {whole} ({part / whole:.2%})" if whole else "none of 0"
+
+
+def _told_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
+    candidate, stable = state.candidate, state.stable
+    return (
+        f"candidate failed {_rate(candidate.errors, candidate.requests)}, stable "
+        f"{_rate(stable.errors, stable.requests)}, tolerance {policy.error_tolerance:.2%}"
+    )
+
+
+def _told_limit(policy: AnalysisPolicy, state: JudgeState) -> str:
+    candidate = state.candidate
+    return (
+        f"candidate failed {_rate(candidate.errors, candidate.requests)}, limit {policy.max_error_rate:.2%}"
+    )
+
+
+def _told_slow(policy: AnalysisPolicy, state: JudgeState) -> str:
+    candidate, stable = state.candidate, state.stable
+    return (
+        f"candidate took over {policy.latency_objective_ms:g} ms for "
+        f"{_rate(candidate.slow, candidate.requests)}, stable for {_rate(stable.slow, stable.requests)}, "
+        f"limit {policy.max_slow_share:.2%}"
+    )
+
+
+def _told_traffic(policy: AnalysisPolicy, state: JudgeState) -> str:
+    return (
+        f"candidate finished {state.step_candidate.requests} requests in this step at a share of "
+        f"{state.share:.2%}, at least {LOST_SHARE:.0%} of which is expected"
+    )
+
+
+def _told_disagreement(policy: AnalysisPolicy, state: JudgeState) -> str:
+    limit = 0.0 if policy.max_disagreement is None else policy.max_disagreement
+    return f"answers differ on {_rate(state.disagreed, state.compared)} compared requests, limit {limit:.2%}"
+
+
+AGAINST_STABLE = _Rule("error rate against stable", 0, 0.5, E_VALUES, _told_errors, of_errors=True)
+AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.2, WALD, _told_limit, of_errors=True)
+SLOW = _Rule("slow answers", 4, 0.15, WALD, _told_slow)
+TRAFFIC = _Rule("traffic", 6, 0.1, WALD, _told_traffic)
+DISAGREEMENT = _Rule("disagreement", 5, 0.05, WALD, _told_disagreement)
+RULES = (AGAINST_STABLE, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
+_REPEATS_ROW = 7

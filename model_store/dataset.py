@@ -36,15 +36,17 @@ class UnusableData(Permanent):
 class Dataset:
     """`N` rows of one file.
 
-    `inputs`: by tensor name, [N, ...] in the model's datatype. `labels`: [N] int64 class numbers (text and
-    booleans become 1 where they equal the spec's `positive`, else 0), None if read without them.
-    `is_positive`: [N] bool. `slices`: by column, [N] text. `row_hashes`: [N] uint64 of the inputs
-    alone, equal for equal rows of any two files read for the same model. `digest`: sha256 of the file.
+    `inputs`: by tensor name, [N, ...] in the model's datatype; `columns`: which columns they were made from.
+    `labels`: [N] int64 class numbers (text and booleans become 1 where they equal the spec's `positive`, else
+    0), None if read without them; `is_positive`: [N] bool. `slices`: by column, [N] text. `row_hashes`: [N]
+    uint64 of the inputs alone, equal for equal rows of any two files read for the same model. `digest`:
+    sha256 of the file.
     """
 
     path: Path
     digest: str
     inputs: dict[str, Array]
+    columns: Columns
     labels: Array | None
     is_positive: Array | None
     slices: dict[str, Array]
@@ -87,7 +89,7 @@ def read_dataset(
         slices = {name: slice_values(table, name) for name in data.slices} if labelled else {}
     except Unusable as error:
         raise UnusableData(f"{path}: {error}", remedy=error.remedy) from error
-    return Dataset(path, digest, tensors, labels, is_positive, slices, hash_rows(tensors))
+    return Dataset(path, digest, tensors, bound, labels, is_positive, slices, hash_rows(tensors))
 
 
 def bind(data: Data, inputs: tuple[TensorSpec, ...], table: Iterable[str]) -> Columns:

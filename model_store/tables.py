@@ -20,13 +20,18 @@ def read_table(path: Path) -> tuple[pa.Table, str]:
     content = _read(path)
     try:
         source = pa.BufferReader(content)
-        table = parquet.read_table(source) if path.suffix == ".parquet" else csv.read_csv(source)
+        table = parquet.read_table(source) if path.suffix == ".parquet" else _read_csv(source)
     except (pa.ArrowException, OSError, ValueError) as error:
         kind = "Parquet" if path.suffix == ".parquet" else "CSV"
         raise UnreadableTable(f"{path} is not {kind}: {error}", remedy="write the file again") from error
     if not table.num_rows:
         raise UnreadableTable(f"{path} has no rows", remedy="write rows nobody trained on into it")
     return _without_repeated_names(path, table), digest_bytes(content)
+
+
+def _read_csv(source: pa.BufferReader) -> pa.Table:
+    # Without this an empty cell is missing among numbers, and the text "" among text.
+    return csv.read_csv(source, convert_options=csv.ConvertOptions(strings_can_be_null=True))
 
 
 def _read(path: Path) -> bytes:

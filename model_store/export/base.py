@@ -1,0 +1,85 @@
+"""What every flavour's export returns, and how it is kept beside the ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.errors import Permanent
+from model_store.types import Check, ModelRef, TensorSpec, Toolchain
+
+Array = np.ndarray[Any, Any]
+Columns = dict[str, tuple[str, ...] | str]
+
+MODEL_FILE = "model.onnx"
+ANSWERS_FILE = "original.npz"
+RECORD_FILE = "export.json"
+
+
+class NotExportable(Permanent):
+    """This version cannot become an ONNX model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """One model version as a single ONNX file, with the original's answers to compare candidates against.
+
+    `path` and `answers` (an .npz: by output name, [N, ...] for the evaluation rows in the file's order) are
+    in one folder, where `read` finds everything again. `columns` says which data columns fill each input.
+    `agreement`: how far the ONNX model is from the original on those rows, at most.
+    """
+
+    model: ModelRef
+    path: Path
+    digest: str
+    size_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    columns: Columns
+    toolchain: Toolchain
+    answers: Path
+    agreement: Check
+    dataset_digest: str
+
+    def original_answers(self) -> dict[str, Array]:
+        """By output name, what the original model said to every evaluation row."""
+        with np.load(self.answers, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+
+    def save(self) -> ExportedModel:
+        """Write the record beside the model; the same export gives the same bytes."""
+        record = {**asdict(self), "path": self.path.name, "answers": self.answers.name}
+        target = self.path.parent / RECORD_FILE
+        target.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportedModel:
+        """What `save` wrote into `folder`."""
+        record = json.loads((folder / RECORD_FILE).read_text())
+        return cls(
+            model=ModelRef(**record["model"]),
+            path=folder / record["path"],
+            digest=record["digest"],
+            size_bytes=record["size_bytes"],
+            inputs=_tensors(record["inputs"]),
+            outputs=_tensors(record["outputs"]),
+            columns=_columns(record["columns"]),
+            toolchain=Toolchain(**record["toolchain"]),
+            answers=folder / record["answers"],
+            agreement=Check(**record["agreement"]),
+            dataset_digest=record["dataset_digest"],
+        )
+
+
+def _tensors(records: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(r["name"], r["datatype"], tuple(r["shape"])) for r in records)
+
+
+def _columns(record: Mapping[str, Any]) -> Columns:
+    return {name: names if isinstance(names, str) else tuple(names) for name, names in record.items()}

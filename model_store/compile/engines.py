@@ -1,0 +1,128 @@
+"""What TensorRT and TensorRT-RTX share: an engine is built in a child process, within a time limit.
+
+The libraries are native and abort on some models; a crash or hang there must not take the caller along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from model_store.compile.base import CompileSpec, NotCompiled
+from model_store.store import Store
+from model_store.types import Artifact, Toolchain
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUILDER = "model_store.compile.engine_builder"
+
+
+class EngineCompiler:
+    """Base of both doors to TensorRT; a subclass says which bindings and what to do without them."""
+
+    name: str
+    bindings: str
+    distribution: str
+    remedy: str
+    default_arch: str | None
+
+    def __init__(self, store: Store, *, builder: str = BUILDER) -> None:
+        self._store = store
+        self._builder = builder
+
+    def toolchain(self, spec: CompileSpec) -> Toolchain:
+        try:
+            installed = version(self.distribution)
+        except PackageNotFoundError:
+            installed = "absent"
+        return Toolchain(self.name, installed, "+".join(spec.gpu_archs) or self.default_arch)
+
+    def compile(self, source: Artifact, spec: CompileSpec) -> Artifact | NotCompiled:
+        if find_spec(self.bindings) is None:
+            return NotCompiled(self.name, f"the package {self.bindings} is not installed", self.remedy)
+        with tempfile.TemporaryDirectory(prefix=f"slipway-{self.name}-") as folder:
+            result = self._build(source, spec, Path(folder))
+            if "reason" in result:
+                return NotCompiled(self.name, result["reason"], self.remedy)
+            return self._keep(source, spec, Path(folder) / "model.plan", result)
+
+    def _build(self, source: Artifact, spec: CompileSpec, folder: Path) -> dict[str, Any]:
+        request = {
+            "bindings": self.bindings,
+            "model": str(source.path),
+            "engine": str(folder / "model.plan"),
+            "result": str(folder / "result.json"),
+            "max_batch_size": spec.max_batch_size,
+            "gpu_archs": list(spec.gpu_archs),
+        }
+        (folder / "request.json").write_text(json.dumps(request))
+        failure = _run_child([self._builder, str(folder / "request.json")], folder, spec.time_limit_seconds)
+        if failure:
+            return {"reason": failure}
+        result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
+        return result
+
+    def _keep(self, source: Artifact, spec: CompileSpec, engine: Path, result: dict[str, Any]) -> Artifact:
+        toolchain = self.toolchain(spec)
+        return self._store.put(
+            engine.read_bytes(),
+            format=self.name,
+            precision=source.precision,
+            parent_digest=source.digest,
+            toolchain=Toolchain(
+                toolchain.compiler, toolchain.version, result["gpu_arch"] or toolchain.gpu_arch
+            ),
+            provenance={
+                "build_seconds": result["build_seconds"],
+                "batch_profile": result["batch_profile"],
+                "warnings": result["warnings"],
+            },
+        )
+
+
+def _run_child(command: list[str], folder: Path, time_limit_seconds: float) -> str | None:
+    """Run `python -m command`; None if it ended well, else what happened in words."""
+    # -P: this folder has modules named like the libraries the child imports.
+    with (folder / "log.txt").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_python_path()])},
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(time_limit_seconds)
+        except subprocess.TimeoutExpired:
+            return f"the build took longer than {time_limit_seconds:g} s and was ended"
+        finally:
+            _end(child)
+    return None if status == 0 else f"the builder {_ending(status)}: {_last_lines(folder / 'log.txt')}"
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _ending(status: int) -> str:
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return " / ".join(lines[-3:]) or "it said nothing"

@@ -43,20 +43,25 @@ class TensorSpec:
         return found
 
     def _checked(self, shape: object) -> Shape:
-        if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        # 1.0 and true equal 1 and so find the remembered shape; taking them always keeps answers consistent.
+        if not isinstance(shape, list | tuple) or not all(map(_is_size, shape)):
             raise self._refusal(f"`shape` must be a list of integers >= 0, got {str(shape)[:100]}")
         fits = len(shape) == len(self.shape) and all(
             want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
         )
         if not fits:
             raise self._refusal(f"shape {str(list(shape))[:100]} does not fit {list(self.shape)}")
-        return tuple(shape)
+        return tuple(map(int, shape))
 
     def _refusal(self, problem: str) -> Refused:
         return Refused(
             f"input {self.name!r}: {problem}",
             remedy=f"send shape {list(self.shape)} of {self.datatype.name} (-1: any size)",
         )
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int | float) and size >= 0 and size == int(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,147 @@
+"""What a release is about, fixed when its DAG run starts: the version, the spec, who asked and why.
+
+One file a release, `<home>/releases/<model>/<release id>.json`, so that XCom carries only the id. The id comes
+from the DAG run, so that a cleared run is the same release again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from model_store.durable import canonical_json, write_file
+from model_store.errors import Permanent
+from model_store.spec import ReleaseSpec
+from model_store.types import ModelRef
+from serving.rollout.journal import release_id
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asked for what: the DAG run and what its form said."""
+
+    dag_id: str
+    run_id: str
+    at: datetime
+    version: str
+    reason: str
+    by: str
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A request whose version is known. `spec` is as it was when the run (last) started."""
+
+    id: str
+    ref: ModelRef
+    spec: ReleaseSpec
+    request: Request
+
+    @property
+    def model(self) -> str:
+        return self.ref.name
+
+    @property
+    def version(self) -> int:
+        return self.ref.version
+
+
+class Releases:
+    """The files under `root`. Many processes may use one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self, request: Request, spec: ReleaseSpec, resolve: Callable[[], int]) -> Release:
+        """The release of this DAG run. A run that starts again keeps its version and takes the new spec."""
+        if known := self._of_run(spec.model, request):
+            return self._keep(replace(known, spec=spec, request=request))
+        return self._create(ModelRef(spec.model, resolve()), spec, request)
+
+    def load(self, release: str) -> Release:
+        """Raises `Permanent` when no release has this id."""
+        path = self.root / release.rpartition("-v")[0] / f"{release}.json"
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            raise Permanent(
+                f"nothing is known of release {release} in {self.root}",
+                remedy="clear the run from its first task, or trigger a new one",
+            ) from None
+
+    def of_model(self, model: str) -> list[Release]:
+        """Every release ever asked for, oldest first."""
+        found = [_read(path) for path in (self.root / model).glob("*.json")]
+        return sorted(found, key=lambda release: (release.request.at, release.id))
+
+    def _of_run(self, model: str, request: Request) -> Release | None:
+        for path in (self.root / model).glob(f"*-{_stamp(request.at)}*.json"):
+            release = _read(path)
+            if (release.request.dag_id, release.request.run_id) == (request.dag_id, request.run_id):
+                return release
+        return None
+
+    def _create(self, ref: ModelRef, spec: ReleaseSpec, request: Request) -> Release:
+        """Two runs that ask for one version within a second get names of their own."""
+        for again in count():
+            name = release_id(ref.name, ref.version, at=request.at.astimezone(UTC), again=again)
+            release = Release(name, ref, spec, request)
+            if write_new_file(self._path(release), canonical_json(_to_json(release))):
+                return release
+        raise AssertionError("counting never ends")
+
+    def _keep(self, release: Release) -> Release:
+        write_file(self._path(release), canonical_json(_to_json(release)))
+        return release
+
+    def _path(self, release: Release) -> Path:
+        return self.root / release.model / f"{release.id}.json"
+
+
+def _stamp(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def write_new_file(path: Path, content: bytes) -> bool:
+    """Create `path` whole, unless it exists. Of several writers at once exactly one gets True."""
+    with TemporaryDirectory(dir=_made(path.parent), prefix=".new-") as aside:
+        written = Path(aside) / path.name
+        write_file(written, content)
+        try:
+            path.hardlink_to(written)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _to_json(release: Release) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "id": release.id,
+        "model": release.model,
+        "version": release.version,
+        "spec": release.spec.model_dump(mode="json"),
+        "request": {**asdict(release.request), "at": release.request.at.isoformat()},
+    }
+
+
+def _read(path: Path) -> Release:
+    saved = json.loads(path.read_bytes())
+    request = saved["request"]
+    return Release(
+        id=saved["id"],
+        ref=ModelRef(saved["model"], saved["version"]),
+        spec=ReleaseSpec.model_validate(saved["spec"]),
+        request=Request(**{**request, "at": datetime.fromisoformat(request["at"])}),
+    )

@@ -1,0 +1,59 @@
+"""`@step`: TaskFlow for release steps. It adds to `@task` what every step needs and nothing else.
+
+A step's failure is translated (`failures.explained`), it has the links of `links`, and its own working time
+goes into XCom, so that `benchmarks/release_overhead.py` can tell Slipway's work from Airflow's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+
+from slipway_airflow import links
+from slipway_airflow.failures import RetryByKind, explained
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+SECONDS = "seconds"
+
+
+class StepOperator(DecoratedOperator):
+    """Runs the decorated function with the arguments it names, from the DAG and from Airflow's context."""
+
+    custom_operator_name = "@step"
+    operator_extra_links = links.ALL
+    ui_color = "#e8f1fb"
+
+    def execute(self, context: Context) -> Any:
+        arguments = {**context, **self.op_kwargs}
+        self.op_kwargs = dict(self.determine_kwargs(arguments))
+        with explained(context), working_time(context):
+            return self.python_callable(*self.op_args, **self.op_kwargs)
+
+
+class working_time:  # noqa: N801 - a context manager, read as a phrase
+    """Puts the span of the task's own work into XCom: [start, end] in seconds since the epoch."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._started = time.time()
+
+    def __exit__(self, *_: object) -> None:
+        self._context["ti"].xcom_push(SECONDS, [self._started, time.time()])
+
+
+def step(function: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """Make a task of a function. Takes any operator's arguments (`retries`, `map_index_template`, ...)."""
+    kwargs.setdefault("retry_policy", RetryByKind())
+    return task_decorator_factory(
+        python_callable=function,
+        multiple_outputs=False,
+        decorated_operator_class=StepOperator,
+        **kwargs,
+    )

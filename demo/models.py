@@ -7,17 +7,20 @@ process; it prints one JSON object a line for each version registered.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import time
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pandas as pd
 
-from demo.data import FEATURES, LABEL, Parts
-from model_store.errors import Permanent
+from demo.data import FEATURES, LABEL, Parts, prepare
+from model_store.errors import Permanent, Retryable
 from serving.home import Home
 
 if TYPE_CHECKING:
@@ -152,7 +155,7 @@ def _scores(pipeline: Pipeline, parts: Parts) -> tuple[float, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train and register the named versions, in order, against the located home."""
+    """Prepare the data if need be, train the named versions, wait for MLflow, register them in order."""
     parser = argparse.ArgumentParser(prog="python -m demo.models", description=__doc__)
     parser.add_argument("versions", nargs="+", type=int, choices=sorted(RECIPES))
     asked = parser.parse_args(arguments)
@@ -160,11 +163,30 @@ def main(arguments: list[str] | None = None) -> None:
     quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     os.environ |= quiet | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
     home = Home.locate()
-    for version in asked.versions:
-        trained = train(RECIPES[version], Parts.under(home.data / MODEL))
-        number = register(trained, tracking_url=home.mlflow_url)
-        line = {"version": number, "accuracy": trained.accuracy, "auc": trained.auc, "rows": trained.rows}
+    parts = Parts.under(home.data / MODEL)
+    if not parts.traffic.exists():
+        prepare(home.data / MODEL)
+    # All of them first: the registry comes up meanwhile.
+    trained = [train(RECIPES[version], parts) for version in asked.versions]
+    wait_for_registry(home)
+    for one in trained:
+        number = register(one, tracking_url=home.mlflow_url)
+        line = {"version": number, "accuracy": one.accuracy, "auc": one.auc, "rows": one.rows}
         print(json.dumps(line), flush=True)  # noqa: T201 - the caller reads it
+
+
+def wait_for_registry(home: Home, *, seconds: float = 180) -> None:
+    """Until MLflow answers. Raises `Retryable` when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{home.mlflow_url}/health", trust_env=False).is_success:
+                return
+        time.sleep(0.5)
+    raise Retryable(
+        f"MLflow does not answer at {home.mlflow_url} after {seconds:.0f} s",
+        remedy=f"Read {home.logs / 'mlflow.log'}.",
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -14,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from demo.data import FEATURES, LABEL, Parts
-from demo.models import MODEL, RECIPES, TRUSTED_TYPES, learnt_rows, main
-from model_store.errors import Permanent
+from demo.models import MODEL, RECIPES, TRUSTED_TYPES, learnt_rows, main, wait_for_registry
+from model_store.errors import Permanent, Retryable
 from serving.home import Home
 
 Metrics = dict[int, dict[str, float]]
@@ -106,3 +107,9 @@ def test_a_registry_that_already_has_versions_is_refused_with_the_remedy(
     monkeypatch.setenv("SLIPWAY_PORT_MLFLOW", str(home.ports.mlflow))
     with pytest.raises(Permanent, match="fresh SLIPWAY_HOME"):
         main(["1"])
+
+
+def test_a_registry_that_never_answers_is_named_with_its_log(tmp_path: Path) -> None:
+    nowhere = Home.locate({"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_PORT_MLFLOW": "1024"})
+    with pytest.raises(Retryable, match=r"mlflow\.log"):
+        wait_for_registry(nowhere, seconds=0.1)

@@ -1,4 +1,4 @@
-"""What a rollout is going to do, where it stands, and the four things it can do next."""
+"""What a rollout is going to do, where it stands, and the five things it can do next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from serving.analysis.policy import AnalysisPolicy
-from serving.types import Finding, TrafficSplit
+from serving.types import ALL_STABLE, Finding, TrafficSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,10 @@ class Phase(StrEnum):
 class RolloutState:
     """One release on its way. `step` is the index of the step whose split is applied (-1: none yet).
 
-    `generation` grows with every save; the journal refuses a save from an older one.
+    `generation` grows with every save; the journal refuses a save from an older one. `deployment_id` is the
+    candidate's, by which a route that is no longer this release's is recognised; `route_revision` the
+    route's revision when the step was decided, by which a step that was not applied is told from one that
+    somebody took back.
     """
 
     release_id: str
@@ -62,8 +65,28 @@ class RolloutState:
     step_started_at: datetime
     phase: Phase
     generation: int
+    deployment_id: str
+    started_at: datetime
+    route_revision: int
     reason: str = ""
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def split(self) -> TrafficSplit:
+        """What the route must say while the release stands here."""
+        if self.phase is Phase.ROLLED_BACK or self.step < 0:
+            return ALL_STABLE
+        return self.plan.steps[self.step].split
+
+    @property
+    def is_first(self) -> bool:
+        """Nothing stands behind it: there is no stable version to compare with or to return to."""
+        return self.previous_version is None
+
+    @property
+    def place(self) -> int:
+        """Numbers what is judged apart: 0 before the first step, then each step, then the watch."""
+        return self.step + 1 + (self.phase is Phase.WATCHING)
 
     def with_phase(
         self, phase: Phase, *, at: datetime, reason: str, findings: tuple[Finding, ...] = ()
@@ -92,10 +115,15 @@ class Promote:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """The watch is over: the candidate becomes stable, and the previous version may be retired."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollback:
     """All traffic to stable, now."""
 
     findings: tuple[Finding, ...]
 
 
-Action = Shift | Hold | Promote | Rollback
+Action = Shift | Hold | Promote | Finish | Rollback

@@ -1,0 +1,106 @@
+"""Envoy's own counters, read from its admin port.
+
+Errors and requests are per endpoint from `/clusters`: retried failures are visible there and only there. Slow
+answers are per endpoint from a counter that the gateway's access logger keeps (`serving.gateway.bootstrap`).
+"""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from model_store.errors import Retryable
+from serving.gateway.clusters import PREVIEW_SUFFIX
+from serving.metrics.base import EndpointCounters
+from serving.types import Endpoint
+
+_CLUSTERS = "/clusters?format=json"
+_SLOW = "/stats?type=Counters&filter=^slipway\\.slow\\."
+_SLOW_PREFIX = "slipway.slow.service."
+
+
+class MetricsUnavailable(Retryable):
+    """The proxy does not answer, or not in a way we understand."""
+
+
+class EnvoyAdmin:
+    """`MetricsSource` over one kept-alive connection. Not for use by several threads."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 1.0) -> None:
+        self._url = url
+        self._timeout_seconds = timeout_seconds
+        self._connection: http.client.HTTPConnection | None = None
+
+    def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
+        """All services' endpoints. Raises `MetricsUnavailable`."""
+        try:
+            slow = _slow_counts(self._get(_SLOW))
+            return _endpoint_counters(orjson.loads(self._get(_CLUSTERS)), slow)
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
+            self.close()
+            raise MetricsUnavailable(
+                f"Envoy's admin port {self._url} gave no counters: {problem!r}",
+                remedy="check that Envoy runs: slipway status",
+                delay_seconds=1,
+            ) from problem
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _get(self, path: str) -> bytes:
+        if self._connection is None:
+            address = urlsplit(self._url)
+            self._connection = http.client.HTTPConnection(
+                address.hostname or "127.0.0.1", address.port, timeout=self._timeout_seconds
+            )
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise http.client.HTTPException(f"{path}: status {answer.status}")
+        return body
+
+
+def _slow_counts(text: bytes) -> dict[tuple[str, str], int]:
+    """By (cluster, address), from lines like `slipway.slow.service.fraud.host.127.0.0.1:8500: 12`."""
+    counts = {}
+    for line in text.decode().splitlines():
+        name, _, value = line.rpartition(": ")
+        cluster, _, address = name.removeprefix(_SLOW_PREFIX).rpartition(".host.")
+        counts[cluster, address] = int(value)
+    return counts
+
+
+def _endpoint_counters(
+    clusters: dict[str, Any], slow: dict[tuple[str, str], int]
+) -> dict[str, dict[Endpoint, EndpointCounters]]:
+    found: dict[str, dict[Endpoint, EndpointCounters]] = {}
+    for cluster in clusters["cluster_statuses"]:
+        name = cluster["name"]
+        if not name.endswith(PREVIEW_SUFFIX):
+            found[name] = dict(_counters(name, host, slow) for host in cluster.get("host_statuses", ()))
+    return found
+
+
+def _counters(
+    service: str, host: dict[str, Any], slow: dict[tuple[str, str], int]
+) -> tuple[Endpoint, EndpointCounters]:
+    place = host["address"]["socket_address"]
+    endpoint = Endpoint(place["address"], place["port_value"])
+    stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
+    return endpoint, EndpointCounters(
+        # rq_total counts attempts that began, and none that could not connect; these two count those that ended.
+        requests=stats["rq_success"] + stats["rq_error"],
+        errors=stats["rq_error"],
+        slow=slow.get((service, str(endpoint)), 0),
+        active=stats["rq_active"],
+        healthy=not _UNWELL & host["health_status"].keys(),
+    )
+
+
+_UNWELL = {"failed_active_health_check", "failed_outlier_check", "pending_active_hc"}

@@ -1,0 +1,76 @@
+"""What to do next, from where the release stands and what was seen. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
+from serving.types import Finding, Outcome, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known now. `seconds` were observed in this step, `waited_seconds` passed on the wall's clock.
+
+    Holds count observed time: a clock that jumps, or a guard that was down, shortens no hold. How long to
+    wait for evidence counts the wall's time: with nobody watching, no time is observed.
+    """
+
+    verdict: Verdict
+    seconds: float
+    waited_seconds: float
+
+
+def decide(state: RolloutState, sight: Sight) -> Action:
+    """The next action of a release that is not over."""
+    match sight.verdict.outcome:
+        case Outcome.FAIL:
+            return _on_fail(state, sight)
+        case Outcome.ERROR:
+            return _hold_or_give_up(state, sight)
+        case Outcome.INCONCLUSIVE if _needs_evidence(state):
+            return _hold_or_give_up(state, sight)
+        case _:
+            return _go_on(state, sight)
+
+
+def _on_fail(state: RolloutState, sight: Sight) -> Action:
+    failed = tuple(finding for finding in sight.verdict.findings if finding.outcome is Outcome.FAIL)
+    if state.is_first and state.phase is Phase.WATCHING:
+        # People depend on it by now and nothing stands behind it: no answer at all is not better.
+        return Hold(f"failing, but there is no version to return to: {_reasons(failed)}")
+    return Rollback(failed)
+
+
+def _needs_evidence(state: RolloutState) -> bool:
+    """Only live traffic on the candidate can be judged; a watch ends well when nothing spoke against it."""
+    return state.phase is Phase.PROGRESSING and state.split.candidate > 0
+
+
+def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:
+    open_points = tuple(finding for finding in sight.verdict.findings if finding.outcome > Outcome.PASS)
+    if state.phase is Phase.WATCHING or sight.waited_seconds <= state.plan.max_step_seconds:
+        return Hold(_reasons(open_points) or "waiting for evidence")
+    late = Finding(
+        "evidence in time",
+        Outcome.FAIL,
+        f"no pass within {state.plan.max_step_seconds:g} s in this step",
+        (("waited_seconds", sight.waited_seconds), ("max_step_seconds", state.plan.max_step_seconds)),
+    )
+    return Rollback((late, *open_points))
+
+
+def _go_on(state: RolloutState, sight: Sight) -> Action:
+    if state.phase is Phase.WATCHING:
+        left = state.plan.watch_seconds - sight.seconds
+        return Hold(f"watching for {left:.0f} s more") if left > 0 else Finish()
+    if state.step < 0:
+        return Shift(0)
+    left = state.plan.steps[state.step].hold_seconds - sight.seconds
+    if left > 0:
+        return Hold(f"holding for {left:.0f} s more")
+    return Promote() if state.step == len(state.plan.steps) - 1 else Shift(state.step + 1)
+
+
+def _reasons(findings: tuple[Finding, ...]) -> str:
+    return "; ".join(finding.reason for finding in findings)

@@ -1,0 +1,150 @@
+"""From the proxy's counters to what each arm did since the last look. Pure.
+
+Counters restart with the proxy, endpoints come and go, clocks jump, and a guard may start in the middle:
+what comes out never shrinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serving.analysis import Increment
+from serving.metrics.base import EndpointCounters
+from serving.rollout.plan import RolloutState
+from serving.rollout.record import Raw, Record
+from serving.types import NO_COUNTS, Counts, Deployment, Endpoint, Route
+
+# A longer gap between two looks is time nobody watched.
+LONGEST_LOOK_SECONDS = 5.0
+
+_NEW = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was seen of a release so far: cumulative counts per arm, and where the counters stood."""
+
+    stable: Counts = NO_COUNTS
+    candidate: Counts = NO_COUNTS
+    raw: Raw = field(default_factory=dict)
+    monotonic: float | None = None
+    place: int = 0
+    share: float = 0.0
+    step_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, record: Record) -> Tally:
+        """Where the guard stood when it wrote `record`."""
+        return cls(
+            record.stable,
+            record.candidate,
+            record.raw,
+            record.monotonic,
+            record.place,
+            record.share,
+            record.step_seconds,
+        )
+
+
+def look(
+    tally: Tally,
+    state: RolloutState,
+    route: Route,
+    counters: Mapping[Endpoint, EndpointCounters],
+    *,
+    monotonic: float,
+) -> tuple[Tally, Increment]:
+    """The tally after this look, and what happened since the one before. `monotonic` is in seconds."""
+    seconds = _seconds_since(tally.monotonic, monotonic)
+    raw = dict(tally.raw)
+    stable = _arm(route.stable, counters, raw, seconds, joined_late=True)
+    candidate = _arm(route.candidate, counters, raw, seconds, joined_late=False)
+    share = route.split.candidate / 100
+    after = Tally(
+        stable=tally.stable + stable,
+        candidate=tally.candidate + candidate,
+        raw=raw,
+        monotonic=monotonic,
+        place=state.place,
+        share=share,
+        step_seconds=seconds + (tally.step_seconds if tally.place == state.place else 0.0),
+    )
+    increment = Increment(
+        stable,
+        candidate,
+        share=min(share, tally.share),
+        step=state.place,
+        retries_on_stable=repeats_on_stable(route),
+    )
+    return after, increment
+
+
+def repeats_on_stable(route: Route) -> bool:
+    """Whether the gateway asks stable what the candidate failed."""
+    return route.settings.idempotent and route.stable is not None
+
+
+def between(before: Record | None, after: Record) -> Increment:
+    """What happened between two records: how a judge is fed again, by a restarted guard or a replay."""
+    return Increment(
+        _difference(before.stable if before else NO_COUNTS, after.stable),
+        _difference(before.candidate if before else NO_COUNTS, after.candidate),
+        share=min(after.share, before.share if before else 0.0),
+        step=after.place,
+        retries_on_stable=after.retries_on_stable,
+    )
+
+
+def _seconds_since(before: float | None, now: float) -> float:
+    return 0.0 if before is None else min(max(now - before, 0.0), LONGEST_LOOK_SECONDS)
+
+
+def _arm(
+    deployment: Deployment | None,
+    counters: Mapping[Endpoint, EndpointCounters],
+    raw: Raw,
+    seconds: float,
+    *,
+    joined_late: bool,
+) -> Counts:
+    requests = errors = slow = 0
+    for endpoint in deployment.endpoints if deployment else ():
+        if (now := counters.get(endpoint)) is None:
+            continue
+        before = raw.get(endpoint) or _first_sight(now, joined_late)
+        more = _growth(before, now)
+        raw[endpoint] = (now.requests, now.errors, _slow_counted(before, now, more[2]))
+        requests, errors, slow = requests + more[0], errors + more[1], slow + more[2]
+    return Counts(requests, errors, slow, seconds)
+
+
+def _first_sight(now: EndpointCounters, joined_late: bool) -> tuple[int, int, int]:
+    """Where to count from. A candidate's endpoint is new to the proxy: all it has done is this release's.
+
+    Not so its slow answers, which the proxy counts by address, and addresses are used again.
+    """
+    return (now.requests, now.errors, now.slow) if joined_late else (0, 0, now.slow)
+
+
+def _growth(before: tuple[int, int, int], now: EndpointCounters) -> tuple[int, int, int]:
+    if now.requests < before[0] or now.errors < before[1]:
+        before = (0, 0, before[2])
+    if now.slow < before[2]:
+        before = (before[0], before[1], 0)
+    requests = now.requests - before[0]
+    # Slow answers come from another counter, read a moment later: the surplus waits for the next look.
+    return requests, now.errors - before[1], min(now.slow - before[2], max(requests, 0))
+
+
+def _slow_counted(before: tuple[int, int, int], now: EndpointCounters, counted: int) -> int:
+    return counted + (before[2] if now.slow >= before[2] else 0)
+
+
+def _difference(before: Counts, after: Counts) -> Counts:
+    return Counts(
+        after.requests - before.requests,
+        after.errors - before.errors,
+        after.slow - before.slow,
+        after.window_seconds - before.window_seconds,
+    )

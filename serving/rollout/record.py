@@ -1,0 +1,101 @@
+"""What the guard saw of a release, one line a second at most: the evidence behind every verdict.
+
+A line holds cumulative counts since the release started, so the difference of two lines is what happened
+between them; a judge fed those differences again comes to the same belief (`serving.rollout.observe`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
+
+Raw = dict[Endpoint, tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line. `place` is the state's; `share` the candidate's part of the weight (0-1); `step_seconds` the
+    time observed in this place.
+
+    `stable` and `candidate` are since the start; `raw` are the proxy's own (requests, errors, slow) per
+    endpoint, from which a guard that was restarted goes on. `monotonic` is the machine's uptime clock.
+    """
+
+    at: datetime
+    monotonic: float
+    place: int
+    share: float
+    retries_on_stable: bool
+    step_seconds: float
+    stable: Counts
+    candidate: Counts
+    raw: Raw
+    verdict: Verdict
+
+    def to_line(self) -> bytes:
+        """One JSON object and a newline."""
+        return orjson.dumps(
+            {
+                "at": self.at,
+                "monotonic": self.monotonic,
+                "place": self.place,
+                "share": self.share,
+                "retries_on_stable": self.retries_on_stable,
+                "step_seconds": self.step_seconds,
+                "stable": _counts(self.stable),
+                "candidate": _counts(self.candidate),
+                "raw": {str(endpoint): values for endpoint, values in self.raw.items()},
+                "verdict": {
+                    "outcome": self.verdict.outcome.name,
+                    "at": self.verdict.at,
+                    "findings": [finding_to_json(finding) for finding in self.verdict.findings],
+                },
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Record:
+        """The inverse of `to_line`. Raises ValueError, KeyError or TypeError for what is no such line."""
+        saved = orjson.loads(line)
+        return cls(
+            at=datetime.fromisoformat(saved["at"]),
+            monotonic=saved["monotonic"],
+            place=saved["place"],
+            share=saved["share"],
+            retries_on_stable=saved["retries_on_stable"],
+            step_seconds=saved["step_seconds"],
+            stable=Counts(*saved["stable"]),
+            candidate=Counts(*saved["candidate"]),
+            raw={_endpoint(name): tuple(values) for name, values in saved["raw"].items()},
+            verdict=Verdict(
+                Outcome[saved["verdict"]["outcome"]],
+                tuple(finding_from_json(finding) for finding in saved["verdict"]["findings"]),
+                datetime.fromisoformat(saved["verdict"]["at"]),
+            ),
+        )
+
+
+def finding_to_json(finding: Finding) -> dict[str, Any]:
+    """Plain JSON values."""
+    return {**asdict(finding), "outcome": finding.outcome.name, "numbers": dict(finding.numbers)}
+
+
+def finding_from_json(saved: dict[str, Any]) -> Finding:
+    """The inverse of `finding_to_json`."""
+    numbers = tuple(saved["numbers"].items())
+    return Finding(saved["rule"], Outcome[saved["outcome"]], saved["reason"], numbers, saved["source"])
+
+
+def _counts(counts: Counts) -> list[float]:
+    return [counts.requests, counts.errors, counts.slow, counts.window_seconds]
+
+
+def _endpoint(name: str) -> Endpoint:
+    host, _, port = name.rpartition(":")
+    return Endpoint(host, int(port))

@@ -1,4 +1,4 @@
-"""How one supervised process begins: `python -m serving.stack.launch NAME`.
+"""How one supervised process begins: `python -m serving.stack.launch NAME`, or `... pod SERVICE SLOT N`.
 
 supervisord only knows this command. It ends whatever a killed predecessor left behind (Airflow's workers and
 tasks outlive their scheduler), prepares what the component needs, marks itself, and becomes the component.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sys
 
-from model_store.errors import SlipwayError
+from model_store.errors import Permanent, SlipwayError
 from serving.home import REPOSITORY, Home
 from serving.stack.components import BIN, Component, component
 from serving.stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
+from serving.target.pods import pod
+from serving.types import Slot
 
 
 def become(home: Home, program: Component) -> None:
@@ -29,10 +31,20 @@ def become(home: Home, program: Component) -> None:
 def main(arguments: list[str]) -> int:
     home = Home.locate()
     try:
-        become(home, component(home, arguments[0]))
+        become(home, _program(home, arguments))
     except SlipwayError as error:
         print(error, file=sys.stderr)  # noqa: T201 - goes to the component's log
     return 1
+
+
+def _program(home: Home, arguments: list[str]) -> Component:
+    match arguments:
+        case ["pod", service, slot, number]:
+            return pod(home, service, Slot(slot), int(number))
+        case [name]:
+            return component(home, name)
+        case _:
+            raise Permanent(f"cannot launch {arguments}", remedy="launch NAME, or launch pod SERVICE SLOT N")
 
 
 if __name__ == "__main__":

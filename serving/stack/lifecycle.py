@@ -20,7 +20,7 @@ from serving.stack.health import shortcomings
 from serving.stack.locks import locked
 from serving.stack.ports import require_free
 from serving.stack.processes import end, owned_by
-from serving.stack.supervisor import RUNNING, ProgramState, Supervisor
+from serving.stack.supervisor import ENDED, ProgramState, Supervisor
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
 START_SECONDS = 180
@@ -28,8 +28,6 @@ POLL_SECONDS = 0.25
 
 # supervisord's format strings and comments, and the database URLs, would read them as something else.
 MISREAD_CHARACTERS = "%?#;\"'\\\n"
-
-_ENDED = ("STOPPED", "EXITED", "FATAL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def _stopping_on_failure(home: Home) -> Iterator[None]:
 
 
 def _start_missing(home: Home, watch: Watcher, timeout_seconds: float) -> bool:
-    missing = [program for program in Supervisor(home).programs() if program.state in _ENDED]
+    missing = [program for program in Supervisor(home).programs() if program.state in ENDED]
     for program in missing:
         Supervisor(home).start(program.full_name)
     _wait_until_healthy(home, watch, timeout_seconds)
@@ -161,9 +159,9 @@ def _stop_in_order(home: Home, watch: Watcher) -> None:
     supervisord = psutil.Process(control.pid())
     for stage in (_decides, _carries_traffic, _serves):
         for program in filter(stage, control.programs()):
-            if program.state not in _ENDED:
+            if program.state not in ENDED:
                 control.stop(program.full_name)
-        while any(program.state not in _ENDED for program in filter(stage, control.programs())):
+        while any(program.state not in ENDED for program in filter(stage, control.programs())):
             watch(standings_without_health(control))
             time.sleep(POLL_SECONDS)
     control.shut_down()
@@ -184,6 +182,3 @@ def _carries_traffic(program: ProgramState) -> bool:
 
 def _decides(program: ProgramState) -> bool:
     return not _serves(program) and not _carries_traffic(program)
-
-
-__all__ = ["RUNNING", "Standing", "Watcher", "down", "standings", "up"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 
 import psutil
 
@@ -50,16 +51,12 @@ def require_free(ports: Mapping[str, int]) -> None:
         )
 
 
-def free_ports(first: int, count: int, *, avoid: Iterable[int]) -> list[int]:
-    """The first `count` free ports from `first` upwards that are not in `avoid`."""
-    avoided = set(avoid)
-    found: list[int] = []
-    for port in range(first, 65_536):
-        if len(found) == count:
-            return found
-        if port not in avoided and is_free(port):
-            found.append(port)
-    raise Permanent(
-        f"no {count} free ports from {first} upwards",
-        remedy="Retire unused deployments, or set SLIPWAY_PORT_PODS_FROM.",
-    )
+def free_ports(candidates: Iterable[int], count: int) -> list[int]:
+    """The first `count` free ports among the candidates. Raises `Permanent` when there are not as many."""
+    found = list(islice(filter(is_free, candidates), count))
+    if len(found) < count:
+        raise Permanent(
+            f"{count} free ports are needed for pods, and there are {len(found)}",
+            remedy="Retire unused deployments, or set SLIPWAY_PORT_PODS_FROM.",
+        )
+    return found

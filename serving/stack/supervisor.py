@@ -28,7 +28,8 @@ from serving.stack.processes import HOME_MARK, PROGRAM_MARK
 LONGEST_SOCKET_PATH = 107 - len(".4194304")
 
 # How supervisord's states read to a person; see "Process States" in its documentation.
-RUNNING = "RUNNING"
+STARTING, RUNNING = "STARTING", "RUNNING"
+ENDED = ("STOPPED", "EXITED", "FATAL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +61,36 @@ def configuration_path(home: Home) -> Path:
     return home.run / "supervisord.conf"
 
 
-def program_section(program: str, command: str, log: Path, *, count: int = 1, stop_seconds: int = 10) -> str:
-    """One program whose processes are named `<program>-<n>` when there is more than one.
+def program_section(
+    program: str,
+    command: str,
+    log: Path,
+    *,
+    processes: int | None = None,
+    start_seconds: int = 1,
+    start_retries: int = 10,
+    stop_seconds: int = 10,
+) -> str:
+    """One program. With `processes` given they are named `<program>-<n>`, from 0.
 
-    `startsecs=1`: a process that lived a second started well, so a later death restarts it at once.
+    `command` and `log` may hold supervisord's expressions. A process that lived for `start_seconds` started
+    well: a later death restarts it at once. One that did not is tried again after 1, 2, 3 ... seconds,
+    `start_retries` times.
     """
-    name = "%(program_name)s-%(process_num)d" if count > 1 else "%(program_name)s"
+    name = "%(program_name)s" if processes is None else "%(program_name)s-%(process_num)d"
     return f"""
 [program:{program}]
 command={command}
 process_name={name}
-numprocs={count}
+numprocs={processes or 1}
 autorestart=true
-startsecs=1
-startretries=20
+startsecs={start_seconds}
+startretries={start_retries}
 stopsignal=TERM
 stopwaitsecs={stop_seconds}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={_escape(log)}
+stdout_logfile={log}
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 """
@@ -86,7 +98,7 @@ stdout_logfile_backups=2
 
 def launch_command(*arguments: str) -> str:
     """supervisord splits commands like a shell."""
-    return _escape(shlex.join([sys.executable, "-m", "serving.stack.launch", *arguments]))
+    return shlex.join([sys.executable, "-m", "serving.stack.launch", *arguments])
 
 
 def configure(home: Home, programs: Iterable[Component]) -> None:
@@ -108,16 +120,16 @@ def configure(home: Home, programs: Iterable[Component]) -> None:
 def _head(home: Home, socket: Path) -> str:
     return f"""; Written by `slipway up`; changes are lost.
 [unix_http_server]
-file={_escape(socket)}
+file={socket}
 chmod=0700
 
 [supervisord]
-logfile={_escape(home.logs / "supervisord.log")}
+logfile={home.logs / "supervisord.log"}
 logfile_maxbytes=10MB
 logfile_backups=2
-pidfile={_escape(home.run / "supervisord.pid")}
-childlogdir={_escape(home.logs)}
-directory={_escape(REPOSITORY)}
+pidfile={home.run / "supervisord.pid"}
+childlogdir={home.logs}
+directory={REPOSITORY}
 umask=022
 
 [rpcinterface:supervisor]
@@ -125,13 +137,8 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 
 ; Relative to this file, because supervisord splits the value at spaces.
 [include]
-files = ../pods/*.conf
+files = ../pods/.programs/*.conf
 """
-
-
-def _escape(value: object) -> str:
-    # supervisord expands %(name)s in every value.
-    return str(value).replace("%", "%%")
 
 
 def start(home: Home) -> None:

@@ -106,6 +106,11 @@ class Home:
         return self.root / "journal"
 
     @property
+    def releases(self) -> Path:
+        """What each release is about: version, spec, who asked (`slipway_airflow.releases`)."""
+        return self.root / "releases"
+
+    @property
     def pods(self) -> Path:
         """One supervisord program file and one record per running pod (`serving.target.local`)."""
         return self.root / "pods"

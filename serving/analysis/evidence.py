@@ -12,6 +12,7 @@ Every array has a row per test (`TESTS`) and a column per level; batches of serv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.analysis.policy import AnalysisPolicy
-from serving.analysis.state import Array
+
+Array = NDArray[np.float64]
 
 TESTS = (
     "errors over stable's by the tolerance",
@@ -33,27 +35,36 @@ TESTS = (
 )
 TWO_ARM = 3  # the first three compare arms; the others compare with a fixed number
 LEVELS = 8
-RESERVE = 0.2  # of the money is kept for changes later on
+RESERVE = 0.1  # of the money is kept for changes later on
 RESERVE_SECONDS = 600.0
 USUAL_RATE = 0.001  # assumed of stable, with the weight of PRIOR_REQUESTS, until its own counts outweigh it
 PRIOR_REQUESTS = 500.0
 REPEATS_FAIL = 0.2  # as often as the candidate, at most, where stable is better
-LOST_SHARE = 0.5  # getting less than half of its share is traffic lost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """A policy as arrays: the null's edge of each test, and the levels bet on beyond it."""
 
-    tolerance: Array  # (TWO_ARM,)
-    ceiling: Array  # (TWO_ARM,) where no stable traffic exists: the fixed limit instead
-    fixed: Array  # (3,) errors, slow, disagreement
-    levels: Array  # (tests, LEVELS); those of "requests under the share" are parts of the floor
+    tolerance: Array  # (services, TWO_ARM)
+    alone: Array  # (services, TWO_ARM) the limit instead, where stable has no traffic
+    fixed: Array  # (services, 3) errors, slow, disagreement
+    levels: Array  # (services, tests, LEVELS); those of "requests under the share" are parts of the floor
+
+    @classmethod
+    def stack(cls, limits: Sequence[Limits]) -> Limits:
+        """One row per service."""
+        return cls(
+            np.concatenate([one.tolerance for one in limits]),
+            np.concatenate([one.alone for one in limits]),
+            np.concatenate([one.fixed for one in limits]),
+            np.concatenate([one.levels for one in limits]),
+        )
 
 
 @lru_cache(maxsize=1024)
 def limits_of(policy: AnalysisPolicy) -> Limits:
-    """The same for the same policy, so it is made once."""
+    """A policy as arrays of one service; made once per policy."""
     disagreement = 0.5 if policy.max_disagreement is None else policy.max_disagreement
     edges = (
         policy.error_tolerance + USUAL_RATE,
@@ -68,10 +79,10 @@ def limits_of(policy: AnalysisPolicy) -> Limits:
         np.geomspace(min(1.7 * edge, (edge + 1) / 2), max(0.98, (edge + 3) / 4), LEVELS) for edge in edges
     ]
     return Limits(
-        tolerance=np.array([policy.error_tolerance, 0.0, 0.0]),
-        ceiling=np.array([1.0, policy.max_error_rate, policy.max_slow_share]),
-        fixed=np.array([policy.max_error_rate, policy.max_slow_share, disagreement]),
-        levels=np.array([*rising[:-1], np.geomspace(0.6, 0.01, LEVELS), rising[-1]]),
+        tolerance=np.array([[policy.error_tolerance, 0.0, 0.0]]),
+        alone=np.array([[1.0, policy.max_error_rate, policy.max_slow_share]]),
+        fixed=np.array([[policy.max_error_rate, policy.max_slow_share, disagreement]]),
+        levels=np.array([[*rising[:-1], np.geomspace(0.6, 0.01, LEVELS), rising[-1]]]),
     )
 
 

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
-
-from serving.analysis.evidence import LOST_SHARE, log_totals
-from serving.analysis.observe import begin, observe, shown
+from serving.analysis.evidence import log_totals
+from serving.analysis.observe import LOST_SHARE, begin, observe, shown
 from serving.analysis.policy import AnalysisPolicy
-from serving.analysis.state import Increment, JudgeState
+from serving.analysis.state import PLACES, Increment, JudgeState, Memory
 from serving.types import Counts, Finding, Outcome, Verdict
 
 SUSPICION = math.log(5.0)  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
@@ -59,8 +57,9 @@ def verdict(policy: AnalysisPolicy, state: JudgeState, *, at: datetime) -> Verdi
 def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
     if state.problem:
         yield Finding("counts", Outcome.ERROR, f"these counts cannot be true: {state.problem}")
-    reserve = np.array(state.log_reserve)
-    alone, shared = log_totals(state.log_wealth, reserve), shown(state.log_wealth, reserve)
+    memory = Memory(state.values[None])
+    alone = log_totals(memory["log_wealth"], memory["log_reserve"])[0]
+    shared = shown(alone.copy())
     for rule in RULES:
         if _applies(rule, policy, state):
             yield _finding(rule, policy, state, float(alone[rule.row]), float(shared[rule.row]))
@@ -78,7 +77,7 @@ def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
 def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: float, shared: float) -> Finding:
     """`alone` is the evidence in nats that the rule's limit is passed, `shared` that stable is better too."""
     needed = -math.log(policy.alpha * rule.alpha_share)
-    peak = float(state.log_peak[rule.row])
+    peak = _peak(state, rule.row)
     if peak >= needed and not _stable_fails_too(rule, state):
         outcome, meaning = (
             Outcome.FAIL,
@@ -105,8 +104,12 @@ def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: floa
 
 def _stable_fails_too(rule: _Rule, state: JudgeState) -> bool:
     """After promotion stable only repeats what the candidate failed: those repeats must have gone better."""
-    repeated = state.share >= 1 and state.repeats + state.owed > 0
-    return repeated and rule.of_errors and float(state.log_peak[_REPEATS_ROW]) < REPEATS_DOUBT
+    repeated = state.share >= 1 and state.repeats[0] + state.owed > 0
+    return repeated and rule.of_errors and _peak(state, _REPEATS_ROW) < REPEATS_DOUBT
+
+
+def _peak(state: JudgeState, row: int) -> float:
+    return float(state.values[PLACES["log_peak"]][row])
 
 
 def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:
@@ -160,14 +163,15 @@ def _told_traffic(policy: AnalysisPolicy, state: JudgeState) -> str:
 
 
 def _told_disagreement(policy: AnalysisPolicy, state: JudgeState) -> str:
+    compared, disagreed = state.compared
     limit = 0.0 if policy.max_disagreement is None else policy.max_disagreement
-    return f"answers differ on {_rate(state.disagreed, state.compared)} compared requests, limit {limit:.2%}"
+    return f"answers differ on {_rate(disagreed, compared)} compared requests, limit {limit:.2%}"
 
 
-AGAINST_STABLE = _Rule("error rate against stable", 0, 0.5, E_VALUES, _told_errors, of_errors=True)
-AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.2, WALD, _told_limit, of_errors=True)
+AGAINST_STABLE = _Rule("error rate against stable", 0, 0.6, E_VALUES, _told_errors, of_errors=True)
+AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.15, WALD, _told_limit, of_errors=True)
 SLOW = _Rule("slow answers", 4, 0.15, WALD, _told_slow)
-TRAFFIC = _Rule("traffic", 6, 0.1, WALD, _told_traffic)
+TRAFFIC = _Rule("traffic", 6, 0.05, WALD, _told_traffic)
 DISAGREEMENT = _Rule("disagreement", 5, 0.05, WALD, _told_disagreement)
 RULES = (AGAINST_STABLE, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
 _REPEATS_ROW = 7

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.analysis.evidence import (
-    LOST_SHARE,
     PRIOR_REQUESTS,
     TWO_ARM,
     USUAL_RATE,
+    Array,
     Limits,
     fixed_log_factors,
     limits_of,
@@ -22,15 +23,54 @@ from serving.analysis.evidence import (
     two_arm_log_factors,
 )
 from serving.analysis.policy import AnalysisPolicy
-from serving.analysis.state import Array, Increment, JudgeState
+from serving.analysis.state import SIZE, Increment, JudgeState, Memory
 
-RECORD_DOUBT = np.log(20.0)  # stable's record is taken at its 95 % upper bound
+RECORD_DOUBT = float(np.log(20.0))  # stable's record is taken at its 95 % upper bound
+LOST_SHARE = 0.5  # finishing less than half of its share is traffic lost
+WAIT_SECONDS = 5.0  # at most, for stable's part of a comparison
+WAIT_PART = 0.5  # of stable's expected part is enough
+ARM_KINDS = [1, 1, 2]  # what the two-arm tests count: errors, errors, slow
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Increments of many services as arrays: counts are (services, 3), the rest (services,)."""
+
+    stable: Array
+    candidate: Array
+    compared: Array  # (services, 2)
+    share: Array
+    step: Array
+    retries: NDArray[np.bool_]
+    seconds: Array
+
+    @classmethod
+    def of(cls, ticks: Sequence[Increment]) -> Ticks:
+        table = np.array([_row(tick) for tick in ticks], dtype=float)
+        stable, candidate, compared = table[:, :3], table[:, 3:6], table[:, 6:8]
+        return cls(stable, candidate, compared, table[:, 8], table[:, 9], table[:, 10] > 0, table[:, 11])
+
+
+def _row(tick: Increment) -> tuple[float, ...]:
+    stable, candidate = tick.stable, tick.candidate
+    return (
+        *(stable.requests, stable.errors, stable.slow),
+        *(candidate.requests, candidate.errors, candidate.slow),
+        *(tick.compared, tick.disagreed, tick.share, tick.step, tick.retries_on_stable),
+        candidate.window_seconds,
+    )
 
 
 def begin() -> JudgeState:
     """What a judge believes before the first tick."""
-    wealth, reserve = opening()
-    return JudgeState(log_wealth=wealth, log_reserve=reserve, log_peak=np.zeros(len(wealth)))
+    return JudgeState(blank(1).rows[0])
+
+
+def blank(services: int) -> Memory:
+    """`begin` for many services."""
+    memory = Memory(np.zeros((services, SIZE)))
+    memory["log_wealth"], memory["log_reserve"] = opening()
+    return memory
 
 
 def observe(policy: AnalysisPolicy, state: JudgeState, tick: Increment) -> JudgeState:
@@ -41,135 +81,122 @@ def observe(policy: AnalysisPolicy, state: JudgeState, tick: Increment) -> Judge
 def observe_all(
     policies: Sequence[AnalysisPolicy], states: Sequence[JudgeState], ticks: Sequence[Increment]
 ) -> list[JudgeState]:
-    """`observe` for many services at once (500 take about as long as 10 one by one)."""
+    """`observe` for many services at once; 500 take a few milliseconds."""
     after = [replace(state, problem=tick.problem) for state, tick in zip(states, ticks, strict=True)]
     sound = [i for i, state in enumerate(after) if not state.problem]
     if sound:
-        seen = [_Seen.of(after[i], ticks[i]) for i in sound]
-        judged = _judged([limits_of(policies[i]) for i in sound], [after[i] for i in sound], seen)
-        for i, state in zip(sound, judged, strict=True):
-            after[i] = state
+        memory = Memory(np.stack([after[i].values for i in sound]))
+        limits = Limits.stack([limits_of(policies[i]) for i in sound])
+        take(limits, memory, Ticks.of([ticks[i] for i in sound]))
+        for i, values in zip(sound, memory.rows, strict=True):
+            after[i] = JudgeState(values)
     return after
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A tick, with stable's requests parted into its own traffic and repeats of the candidate's failures.
-
-    Unparted, stable's count would grow with the candidate's errors, and the arms' sizes would no longer be
-    independent of their outcomes. Whose failures stable's are cannot be told, so both parts get them all,
-    which can only speak for the candidate. After promotion all of stable's requests are repeats.
-    """
-
-    tick: Increment
-    own: int
-    repeats: int
-    owed: int
-
-    @classmethod
-    def of(cls, state: JudgeState, tick: Increment) -> _Seen:
-        owed = state.owed + (tick.candidate.errors if tick.retries_on_stable else 0)
-        repeats = min(owed, tick.stable.requests)
-        return cls(tick, tick.stable.requests - repeats, repeats, owed - repeats)
-
-    @property
-    def alone(self) -> bool:
-        """Whether the candidate has all traffic, so that there is no stable traffic to compare with."""
-        return self.tick.share >= 1
-
-    def rows(self) -> tuple[tuple[int, ...], ...]:
-        """(requests, errors, slow) of stable's own, of the candidate, and (requests, hits) of the rest."""
-        stable, candidate, own = self.tick.stable, self.tick.candidate, self.own
-        repeats = self.repeats if self.alone else 0
-        return (
-            (own, min(stable.errors, own), min(stable.slow, own)),
-            (candidate.requests, candidate.errors, candidate.slow),
-            (self.tick.compared, self.tick.disagreed, 0),
-            (repeats, min(stable.errors, repeats), 0),
-        )
+def take(limits: Limits, memory: Memory, ticks: Ticks) -> None:
+    """Change `memory` by one tick. Every bet depends on earlier ticks and on request counts only."""
+    own, repeats = _part_repeats(memory, ticks)
+    bet, reserve = placed(memory["log_reserve"], ticks.seconds, memory["seconds"])
+    wealth = np.logaddexp(memory["log_wealth"], bet[:, None, None])
+    wealth += _log_factors(limits, memory, ticks, own, repeats)
+    memory["log_wealth"], memory["log_reserve"] = wealth, reserve
+    memory["log_peak"] = np.maximum(memory["log_peak"], shown(log_totals(wealth, reserve)))
+    _count(memory, ticks)
 
 
-def _judged(limits: list[Limits], states: list[JudgeState], seen: list[_Seen]) -> list[JudgeState]:
-    factors = _log_factors(limits, states, seen)
-    seconds = np.array([s.tick.candidate.window_seconds for s in seen])
-    elapsed = np.array([state.seconds for state in states])
-    bet, reserve = placed(np.array([state.log_reserve for state in states]), seconds, elapsed)
-    wealth = np.logaddexp(np.array([state.log_wealth for state in states]), bet[:, None, None]) + factors
-    peaks = np.maximum(np.array([state.log_peak for state in states]), shown(wealth, reserve))
-    return [
-        replace(
-            state.with_tick(s.tick, owed=s.owed, repeats=s.rows()[3]),
-            log_wealth=wealth[i],
-            log_reserve=float(reserve[i]),
-            log_peak=peaks[i],
-        )
-        for i, (state, s) in enumerate(zip(states, seen, strict=True))
-    ]
-
-
-def shown(log_wealth: Array, log_reserve: Array) -> Array:
+def shown(totals: Array) -> Array:
     """Evidence per test, in nats. A ceiling's counts only as far as stable is shown to be better."""
-    totals = log_totals(log_wealth, log_reserve)
     for ceiling, over_stable in ((3, 1), (4, 2)):
         totals[..., ceiling] = np.minimum(totals[..., ceiling], totals[..., over_stable])
     return totals
 
 
-def _log_factors(limits: list[Limits], states: list[JudgeState], seen: list[_Seen]) -> Array:
+def _count(memory: Memory, ticks: Ticks) -> None:
+    memory["step_candidate"] *= (memory["step"] == ticks.step)[:, None]
+    memory["step_candidate"] += ticks.candidate
+    for name in ("stable", "candidate", "compared", "seconds"):
+        memory[name] += getattr(ticks, name)
+    memory["ticks"] += 1
+    memory["step"], memory["share"] = ticks.step, ticks.share
+
+
+def _part_repeats(memory: Memory, ticks: Ticks) -> tuple[Array, Array]:
+    """Part stable's counts into its own traffic and (number, failures) of repeats of candidate failures.
+
+    Unparted, stable's count would grow with the candidate's errors, and the arms' sizes would no longer be
+    independent of their outcomes. Whose failures stable's are cannot be told, so both parts get them all,
+    which can only speak for the candidate.
+    """
+    owed = memory["owed"] + np.where(ticks.retries, ticks.candidate[:, 1], 0)
+    number = np.minimum(owed, ticks.stable[:, 0])
+    memory["owed"] = owed - number
+    own = np.minimum(ticks.stable, (ticks.stable[:, 0] - number)[:, None])
+    repeats = np.stack([number, np.minimum(ticks.stable[:, 1], number)], axis=1)
+    repeats *= (ticks.share >= 1)[:, None]
+    memory["repeats"] += repeats
+    return own, repeats
+
+
+def _log_factors(limits: Limits, memory: Memory, ticks: Ticks, own: Array, repeats: Array) -> Array:
     """Growth of every bet in this tick: (services, tests, levels)."""
-    counts = np.array([s.rows() for s in seen], dtype=float)
-    stable, candidate, compared, repeats = (counts[:, i] for i in range(4))
-    share = np.array([s.tick.share for s in seen])
-    levels = np.array([lim.levels for lim in limits])
+    alone, candidate, levels = ticks.share >= 1, ticks.candidate, limits.levels
+    ceilings = fixed_log_factors(
+        (candidate[:, [0, 0], None], candidate[:, 1:, None]), limits.fixed[:, :2, None], levels[:, 3:5]
+    )
+    disagreement = fixed_log_factors(
+        (ticks.compared[:, :1], ticks.compared[:, 1:]), limits.fixed[:, 2:], levels[:, 5]
+    )
+    repeated = repeat_log_factors(
+        (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:]), levels[:, 7]
+    )
     return np.concatenate(
         [
-            _against_stable(limits, states, stable, candidate, share, levels[:, :TWO_ARM]),
-            _against_ceilings(limits, candidate, compared, levels[:, TWO_ARM:6]),
-            _of_traffic(stable[:, 0], candidate[:, 0], share, levels[:, 6])[:, None],
-            _of_repeats(candidate, repeats, share, levels[:, 7])[:, None],
+            _against_stable(limits, memory, ticks, own),
+            ceilings,
+            disagreement[:, None],
+            _of_traffic(own[:, 0], candidate[:, 0], ticks.share, levels[:, 6])[:, None],
+            np.where(alone[:, None], repeated, 0.0)[:, None],
         ],
         axis=1,
     )
 
 
-def _of_repeats(candidate: Array, repeats: Array, share: Array, levels: Array) -> Array:
-    """Where the candidate has all traffic: whether stable answers what the candidate could not."""
-    factors = repeat_log_factors(
-        (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:2]), levels
-    )
-    return np.where((share >= 1)[:, None], factors, 0.0)
-
-
-def _against_stable(
-    limits: list[Limits],
-    states: list[JudgeState],
-    stable: Array,
-    candidate: Array,
-    share: Array,
-    levels: Array,
-) -> Array:
-    record = np.array([astuple(state.stable)[:3] for state in states], dtype=float)
-    kind = [1, 1, 2]
-    usual = (record[:, kind] + USUAL_RATE * PRIOR_REQUESTS) / (record[:, :1] + PRIOR_REQUESTS)
-    tolerance = np.array([lim.tolerance for lim in limits])
-    ceiling = np.array([lim.ceiling for lim in limits])
-    ceiling[:, 0] = np.minimum(_at_most(record[:, 0], record[:, 1]) + tolerance[:, 0], 1)
+def _against_stable(limits: Limits, memory: Memory, ticks: Ticks, own: Array) -> Array:
+    """The two-arm tests; where the candidate has all traffic, against stable's record and the limits."""
+    alone = ticks.share >= 1
+    stable, candidate = _due(memory, ticks, own)
+    candidate = np.where(alone[:, None], ticks.candidate, candidate)
+    record = memory["stable"]
+    usual = (record[:, ARM_KINDS] + USUAL_RATE * PRIOR_REQUESTS) / (record[:, :1] + PRIOR_REQUESTS)
+    limit = np.broadcast_to(limits.alone, (len(record), TWO_ARM)).copy()
+    limit[:, 0] = np.minimum(_at_most(record[:, 0], record[:, 1]) + limits.tolerance[:, 0], 1)
     return two_arm_log_factors(
-        (stable[:, :1, None], stable[:, kind, None]),
-        (candidate[:, :1, None], candidate[:, kind, None]),
+        (stable[:, :1, None], stable[:, ARM_KINDS, None]),
+        (candidate[:, :1, None], candidate[:, ARM_KINDS, None]),
         usual=usual[..., None],
-        tolerance=tolerance[..., None],
-        levels=levels,
-        alone=(share >= 1)[:, None, None],
-        limit=ceiling[..., None],
+        tolerance=limits.tolerance[..., None],
+        levels=limits.levels[:, :TWO_ARM],
+        alone=alone[:, None, None],
+        limit=limit[..., None],
     )
 
 
-def _against_ceilings(limits: list[Limits], candidate: Array, compared: Array, levels: Array) -> Array:
-    n = np.stack([candidate[:, 0], candidate[:, 0], compared[:, 0]], axis=1)
-    hits = np.stack([candidate[:, 1], candidate[:, 2], compared[:, 1]], axis=1)
-    edges = np.array([lim.fixed for lim in limits])
-    return fixed_log_factors((n[..., None], hits[..., None]), edges[..., None], levels)
+def _due(memory: Memory, ticks: Ticks, own: Array) -> tuple[Array, Array]:
+    """The counts to compare now. They wait until stable has about its part of them, but not for long.
+
+    A lone candidate request compared with nothing says nothing, and at ten requests a second with a
+    share of 1 % most ticks are like that. Waiting depends on request counts and time, not on outcomes.
+    """
+    alone = ticks.share >= 1
+    stable = memory["waiting_stable"] + np.where(alone[:, None], 0, own)
+    candidate = memory["waiting_candidate"] + np.where(alone[:, None], 0, ticks.candidate)
+    seconds = np.where(candidate[:, 0] > 0, memory["waiting_seconds"] + ticks.seconds, 0)
+    expected = candidate[:, 0] * (1 - ticks.share) / np.maximum(ticks.share, 1e-9)
+    enough = (stable[:, 0] >= WAIT_PART * expected) | (seconds > WAIT_SECONDS)
+    due = ((candidate[:, 0] > 0) & (stable[:, 0] > 0) & enough)[:, None]
+    memory["waiting_stable"], memory["waiting_candidate"] = stable * ~due, candidate * ~due
+    memory["waiting_seconds"] = seconds * ~due[:, 0]
+    return stable * due, candidate * due
 
 
 def _of_traffic(stable: Array, candidate: Array, share: Array, levels: Array) -> Array:

@@ -7,15 +7,59 @@ goes on from the journal.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serving.types import NO_COUNTS, Counts
+from serving.analysis.evidence import LEVELS, TESTS, Array
+from serving.types import Counts
 
-Array = NDArray[np.float64]
+# Names and shapes of what one row of `Memory` holds. Counts are (requests, errors, slow).
+LAYOUT: dict[str, tuple[int, ...]] = {
+    "log_wealth": (len(TESTS), LEVELS),  # of each bet, in nats
+    "log_reserve": (),  # money of each test not yet bet
+    "log_peak": (len(TESTS),),  # the highest each test ever stood
+    "seconds": (),
+    "ticks": (),
+    "stable": (3,),
+    "candidate": (3,),
+    "step": (),
+    "share": (),
+    "step_candidate": (3,),  # the candidate's counts since the step began
+    "compared": (2,),  # requests answered by both arms, and disagreements
+    "owed": (),  # failures of the candidate whose repeats on stable were not seen yet
+    "repeats": (2,),  # seen while the candidate had all traffic, and failures among them
+    "waiting_stable": (3,),  # counts not yet bet on: see `serving.analysis.observe`
+    "waiting_candidate": (3,),
+    "waiting_seconds": (),
+}
+
+
+def _places() -> dict[str, slice]:
+    places, at = {}, 0
+    for name, shape in LAYOUT.items():
+        places[name] = slice(at, at := at + math.prod(shape))
+    return places
+
+
+PLACES = _places()
+SIZE = sum(math.prod(shape) for shape in LAYOUT.values())
+
+
+class Memory:
+    """The states of many services, a row of `rows` each; `memory["stable"]` is a view of (services, 3)."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = rows
+
+    def __getitem__(self, name: str) -> Array:
+        return self.rows[:, PLACES[name]].reshape(len(self.rows), *LAYOUT[name])
+
+    def __setitem__(self, name: str, values: Array | float) -> None:
+        self[name][...] = values
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,94 +91,83 @@ class Increment:
             ("candidate slow", self.candidate.slow, self.candidate.requests),
             ("disagreed", self.disagreed, self.compared),
         ):
-            if not (math.isfinite(part) and math.isfinite(whole) and 0 <= part <= whole):
+            if not 0 <= part <= whole < math.inf:
                 return f"{name} is {part} of {whole}"
         for name, value, highest in (
             ("share", self.share, 1.0),
-            ("stable window", self.stable.window_seconds, math.inf),
-            ("candidate window", self.candidate.window_seconds, math.inf),
+            ("stable window", self.stable.window_seconds, 1e9),
+            ("candidate window", self.candidate.window_seconds, 1e9),
         ):
-            if not (math.isfinite(value) and 0 <= value <= highest):
+            if not 0 <= value <= highest:
                 return f"{name} is {value}"
         return ""
 
 
-_ARMS = ("stable", "candidate", "step_candidate")
-_PLAIN = (
-    "seconds",
-    "ticks",
-    "step",
-    "share",
-    "compared",
-    "disagreed",
-    "owed",
-    "repeats",
-    "repeats_failed",
-    "problem",
-)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgeState:
-    """The judge's memory of one release. Get the first from `begin(policy)`.
+    """The judge's memory of one release; get the first from `begin()`. `values` is one row of `Memory`.
 
-    `log_wealth` (tests x levels) and `log_reserve` are the e-processes of `serving.analysis.evidence`, in
-    nats; `log_peak` (tests) is the highest each test ever stood. `owed` counts the candidate's failures
-    whose repeats on stable were not seen yet; `repeats` those seen while the candidate had all traffic, and
-    `repeats_failed` the failures among them. `problem` is why the last tick could not be judged.
+    `problem` is why the last tick could not be judged, or "".
     """
 
-    log_wealth: Array
-    log_reserve: float
-    log_peak: Array
-    seconds: float = 0.0
-    ticks: int = 0
-    stable: Counts = NO_COUNTS
-    candidate: Counts = NO_COUNTS
-    step: int = 0
-    share: float = 0.0
-    step_candidate: Counts = NO_COUNTS
-    compared: int = 0
-    disagreed: int = 0
-    owed: int = 0
-    repeats: int = 0
-    repeats_failed: int = 0
+    values: Array
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; an exhausted bet's -inf becomes null."""
-        return {
-            "log_wealth": [[None if math.isinf(w) else w for w in row] for row in self.log_wealth.tolist()],
-            "log_reserve": self.log_reserve,
-            "log_peak": self.log_peak.tolist(),
-            **{name: getattr(self, name) for name in _PLAIN},
-            **{name: list(astuple(getattr(self, name))) for name in _ARMS},
-        }
+        """Plain JSON values, by name."""
+        return {**{name: self._part(name).tolist() for name in LAYOUT}, "problem": self.problem}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> JudgeState:
-        """The inverse of `to_json`. Raises KeyError or TypeError for what is not a saved state."""
-        wealth = [[-math.inf if w is None else float(w) for w in row] for row in saved["log_wealth"]]
-        rest: dict[str, Any] = {name: Counts(*saved[name]) for name in _ARMS}
-        rest |= {name: saved[name] for name in _PLAIN}
-        peak = np.array(saved["log_peak"], dtype=float)
-        return cls(np.array(wealth), float(saved["log_reserve"]), peak, **rest)
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for what is no saved state."""
+        memory = Memory(np.zeros((1, SIZE)))
+        for name, shape in LAYOUT.items():
+            memory[name] = np.asarray(saved[name], dtype=float).reshape(shape)
+        return cls(memory.rows[0], str(saved["problem"]))
 
-    def with_tick(self, tick: Increment, *, owed: int, repeats: tuple[int, ...]) -> JudgeState:
-        """The same evidence with this tick's counts added. `repeats`: how many, and how many failed."""
-        return replace(
-            self,
-            seconds=self.seconds + tick.candidate.window_seconds,
-            ticks=self.ticks + 1,
-            stable=self.stable + tick.stable,
-            candidate=self.candidate + tick.candidate,
-            step=tick.step,
-            share=tick.share,
-            step_candidate=tick.candidate + (self.step_candidate if tick.step == self.step else NO_COUNTS),
-            compared=self.compared + tick.compared,
-            disagreed=self.disagreed + tick.disagreed,
-            owed=owed,
-            repeats=self.repeats + repeats[0],
-            repeats_failed=self.repeats_failed + repeats[1],
-            problem="",
-        )
+    @property
+    def stable(self) -> Counts:
+        return self._counts("stable")
+
+    @property
+    def candidate(self) -> Counts:
+        return self._counts("candidate")
+
+    @property
+    def step_candidate(self) -> Counts:
+        """What the candidate did since the step began."""
+        return self._counts("step_candidate")
+
+    @property
+    def share(self) -> float:
+        return float(self._part("share"))
+
+    @property
+    def seconds(self) -> float:
+        return float(self._part("seconds"))
+
+    @property
+    def compared(self) -> tuple[int, int]:
+        """Requests answered by both arms, and how many of them differently."""
+        return self._pair("compared")
+
+    @property
+    def repeats(self) -> tuple[int, int]:
+        """Repeats on stable while the candidate had all traffic, and the failures among them."""
+        return self._pair("repeats")
+
+    @property
+    def owed(self) -> int:
+        """Failures of the candidate whose repeats on stable were not seen yet."""
+        return int(self._part("owed"))
+
+    def _part(self, name: str) -> Array:
+        return self.values[PLACES[name]].reshape(LAYOUT[name])
+
+    def _counts(self, name: str) -> Counts:
+        requests, errors, slow = self.values[PLACES[name]]
+        return Counts(int(requests), int(errors), int(slow), self.seconds)
+
+    def _pair(self, name: str) -> tuple[int, int]:
+        whole, part = self.values[PLACES[name]]
+        return int(whole), int(part)

@@ -1,6 +1,7 @@
 """Where builds keep what they made: artifacts by content, memos by inputs, bundles by identity.
 
     artifacts/<sha256 hex>/model.onnx | model.plan, meta.json
+    blobs/<sha256 hex>       other bytes a later stage needs
     memo/<stage>/<digest of the inputs>.json
     bundles/<id>/            a Triton model repository and its manifest (see `model_store.bundle`)
     tmp/                     what is being written now
@@ -13,10 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,8 @@ from model_store.types import Artifact, Toolchain
 
 Json = dict[str, Any]
 
+RERUN = "run the stage again that made it (clear the release from its first task)"
+
 
 class Corrupt(Permanent):
     """Stored bytes are not what their digest says."""
@@ -42,31 +42,6 @@ class Corrupt(Permanent):
 
 class Missing(Permanent):
     """The store has nothing under this name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What garbage collection removed."""
-
-    bundles: tuple[str, ...]
-    artifacts: tuple[str, ...]
-    memos: int
-
-
-def artifact_record(artifact: Artifact) -> Json:
-    """The artifact as JSON, without the path (which only this machine knows)."""
-    return {
-        "digest": artifact.digest,
-        "format": artifact.format,
-        "precision": artifact.precision,
-        "parent_digest": artifact.parent_digest,
-        "toolchain": {
-            "compiler": artifact.toolchain.compiler,
-            "version": artifact.toolchain.version,
-            "gpu_arch": artifact.toolchain.gpu_arch,
-        },
-        "size_bytes": artifact.size_bytes,
-    }
 
 
 class Store:
@@ -122,7 +97,7 @@ class Store:
         if not path.is_file():
             raise Missing(
                 f"artifact {record['digest']} is not in the store at {self.root}",
-                remedy="run the stage again that made it (clear the release from its first task)",
+                remedy=RERUN,
             )
         if (found := digest_file(path)) != record["digest"]:
             raise Corrupt(
@@ -141,10 +116,41 @@ class Store:
         """Whether an artifact with this digest is here (its bytes are verified by `open`)."""
         return self._artifact_directory(digest).is_dir()
 
+    # other bytes
+
+    def put_bytes(self, content: bytes) -> str:
+        """Keep any bytes under their digest, which is returned."""
+        digest = digest_bytes(content)
+        path = self._blob_path(digest)
+        if not _is_sound(path, digest):
+            write_file(path, content)
+        return digest
+
+    def get_bytes(self, digest: str) -> bytes:
+        """What `put_bytes` kept. Raises `Permanent` (Missing, Corrupt)."""
+        path = self._blob_path(digest)
+        if not path.is_file():
+            raise Missing(f"{digest} is not in the store at {self.root}", remedy=RERUN)
+        content = path.read_bytes()
+        if (found := digest_bytes(content)) != digest:
+            raise Corrupt(
+                f"{path} should be {digest} but its bytes are {found}",
+                remedy="remove it and run the release again; check the disk",
+            )
+        os.utime(path)
+        return content
+
     # memos
 
-    def memo(self, stage: str, inputs: Mapping[str, Any], compute: Callable[[], Json]) -> Json:
-        """What `stage` makes of `inputs`: remembered, or computed now and remembered.
+    def memo(
+        self,
+        stage: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[], Json],
+        *,
+        keep: Callable[[Json], bool] = lambda value: True,
+    ) -> Json:
+        """What `stage` makes of `inputs`: remembered, or computed now and remembered if `keep` says so.
 
         A memo whose artifacts or bundle are gone, or that cannot be read, counts as never written.
         """
@@ -157,7 +163,8 @@ class Store:
         if (known := self._recall(path)) is not None:
             return known
         value = compute()
-        write_file(path, canonical_json({"inputs": dict(inputs), "value": value}))
+        if keep(value):
+            write_file(path, canonical_json({"inputs": dict(inputs), "value": value}))
         return value
 
     def _recall(self, path: Path) -> Json | None:
@@ -170,7 +177,13 @@ class Store:
         return None
 
     def _is_here(self, kind: str, name: str) -> bool:
-        return self.has(name) if kind == "digest" else self.bundle_path(name).is_dir()
+        match kind:
+            case "digest":
+                return self.has(name)
+            case "blob":
+                return self._blob_path(name).is_file()
+            case _:
+                return self.bundle_path(name).is_dir()
 
     # bundles
 
@@ -194,44 +207,19 @@ class Store:
         """Remove what killed writers left behind; returns the removed names."""
         return sweep(self._tmp)
 
-    def collect_garbage(self, *, keep: Iterable[str], now: datetime, grace: timedelta) -> Collected:
-        """Remove bundles not named in `keep`, then artifacts and memos nothing kept refers to.
+    def remembers(self, memo: Path) -> bool:
+        """Whether a memo file can be read and everything it names is still here."""
+        return self._recall(memo) is not None
 
-        What was made or used less than `grace` before `now` stays: a build in flight needs it.
-        """
-        kept, oldest = set(keep), (now - grace).timestamp()
-        self.sweep()
-        bundles = [path for path in self._bundles() if path.name not in kept and _is_older(path, oldest)]
-        for path in bundles:
-            discard(path, self._tmp)
-        needed = {digest for path in self._bundles() for digest in _artifacts_of(path)}
-        artifacts = [
-            path for path in self._artifacts() if path.name not in needed and _is_older(path, oldest)
-        ]
-        for path in artifacts:
-            discard(path, self._tmp)
-        memos = self._forget(oldest)
-        return Collected(tuple(p.name for p in bundles), tuple(p.name for p in artifacts), memos)
-
-    def _forget(self, oldest: float) -> int:
-        stale = [path for path in self.root.glob("memo/*/*.json") if _is_older(path, oldest)]
-        gone = [path for path in stale if self._recall(path) is None]
-        for path in gone:
-            path.unlink(missing_ok=True)
-        return len(gone)
-
-    def _bundles(self) -> list[Path]:
-        return sorted(path for path in (self.root / "bundles").glob("*") if path.is_dir())
-
-    def _artifacts(self) -> list[Path]:
-        return sorted(path for path in (self.root / "artifacts").glob("*") if path.is_dir())
+    def remove(self, path: Path) -> None:
+        """Remove an artifact or bundle directory, whole for whoever reads it now."""
+        discard(path, self._tmp)
 
     def _artifact_directory(self, digest: str) -> Path:
         return self.root / "artifacts" / _plain(digest.removeprefix("sha256:"))
 
-    def disk_free_bytes(self) -> int:
-        """Free bytes on the store's file system."""
-        return shutil.disk_usage(self.root).free
+    def _blob_path(self, digest: str) -> Path:
+        return self.root / "blobs" / _plain(digest.removeprefix("sha256:"))
 
 
 def _file_name(format: str) -> str:
@@ -250,30 +238,13 @@ def _plain(name: str) -> str:
 
 
 def _references(value: Any) -> Iterable[tuple[str, str]]:
-    """Every stored thing a memo's value names: `{"digest": ...}` of artifacts and `{"bundle": id}`."""
+    """Every stored thing a memo's value names: artifact records, `{"blob": digest}` and `{"bundle": id}`."""
     if isinstance(value, dict):
         if "digest" in value and "toolchain" in value:
             yield "digest", value["digest"]
-        if isinstance(value.get("bundle"), str):
-            yield "bundle", value["bundle"]
+        yield from ((kind, value[kind]) for kind in ("blob", "bundle") if isinstance(value.get(kind), str))
         for inner in value.values():
             yield from _references(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from _references(inner)
-
-
-def _artifacts_of(bundle: Path) -> Iterable[str]:
-    try:
-        manifest = json.loads((bundle / "manifest.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return
-    for artifact in manifest.get("artifacts", ()):
-        yield artifact["digest"].removeprefix("sha256:")
-
-
-def _is_older(path: Path, timestamp: float) -> bool:
-    try:
-        return path.stat().st_mtime < timestamp
-    except FileNotFoundError:
-        return False

@@ -1,7 +1,7 @@
 """`python -m model_store.compile.engine_builder REQUEST.json`: builds one engine, in a process of its own.
 
-The request names the bindings (`tensorrt` or `tensorrt_rtx_bindings`: one API), the ONNX file, where engine
-and result go, the largest batch, and GPU architectures. The result is JSON: either `reason`, or timings.
+The request names the bindings (`tensorrt_bindings` or `tensorrt_rtx_bindings`: one API), the ONNX file, where
+engine and result go, the largest batch, and GPU architectures. The result is JSON: `reason`, or timings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(request_path: str) -> None:
 
 def build(request: Json) -> Json:
     """Parse, set the batch profile, build, write the engine. Raises CannotBuild."""
-    trt = importlib.import_module(request["bindings"])
+    trt = _bindings(request["bindings"])
     log = _collector(trt)
     builder = _builder(trt, log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -52,6 +52,13 @@ def build(request: Json) -> Json:
         "warnings": log.messages,
         "gpu_arch": None if hasattr(config, "num_compute_capabilities") else _gpu_arch(),
     }
+
+
+def _bindings(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:  # the bindings install without the native libraries
+        raise CannotBuild(f"{name} does not load: {error}") from error
 
 
 def _collector(trt: Any) -> Any:

@@ -9,7 +9,7 @@ class TensorRTCompiler(EngineCompiler):
     """Its libraries are not on PyPI (a stub is), so they are an optional requirement."""
 
     name = "tensorrt"
-    bindings = "tensorrt"
-    distribution = "tensorrt-cu13"
+    bindings = "tensorrt_bindings"
+    distribution = "tensorrt-cu13-bindings"
     remedy = "on a machine with a data-centre GPU: pip install -r requirements-tensorrt.txt"
     default_arch = None

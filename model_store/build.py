@@ -1,0 +1,200 @@
+"""From a registry event to a bundle. Read this first.
+
+    export -> check data -> quantize each variant -> compile it for every target -> gate it
+        -> choose -> publish
+
+`build_bundle` runs it in one process; Airflow runs the same stages one by one. Each stage takes and returns
+small JSON values (digests, numbers, words: never payloads), remembers in the store what it made of its
+inputs, and so may be repeated, from any point, for nothing. Heavy libraries are imported inside the stages:
+an Airflow task pays only for its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+from model_store.spec import ReleaseSpec
+from model_store.store import Store
+from model_store.types import Bundle, ModelRef, Precision, TargetName
+
+if TYPE_CHECKING:
+    from model_store.registry import Downloaded, ModelVersion
+
+Json = dict[str, Any]
+Layout = Literal["onnxruntime", "tensorrt"]
+
+
+class Versions(Protocol):
+    """What a build asks of the registry; `model_store.registry.Registry` is one."""
+
+    def describe(self, ref: ModelRef) -> ModelVersion: ...
+
+    def download(self, ref: ModelRef, folder: Path, *, max_size_mb: float) -> Downloaded: ...
+
+    def aliases(self, name: str) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """Everything a stage needs besides what earlier stages made. `home` is where `${SLIPWAY_HOME}` points."""
+
+    store: Store
+    registry: Versions
+    spec: ReleaseSpec
+    ref: ModelRef
+    home: Path
+
+
+class Variant(TypedDict):
+    """One form of the model to try. fp32 and fp16 are the same for every layout."""
+
+    precision: Precision
+    layout: Layout
+
+
+class Exported(TypedDict):
+    """The model as ONNX. `answers`: the original's own answers to the evaluation rows, kept in the store."""
+
+    artifact: Json
+    answers: Json
+    inputs: list[Json]
+    outputs: list[Json]
+    columns: dict[str, Any]
+    agreement: Json
+    dataset_digest: str
+    lineage: dict[str, str]
+
+
+class Quantized(TypedDict):
+    """One variant, or the reason there is none. `how`: method, excluded nodes, changes on calibration."""
+
+    variant: Variant
+    artifact: Json | None
+    reason: str
+    how: Json
+
+
+class Compiled(TypedDict):
+    """A variant built for one target, or the reason there is none."""
+
+    variant: Variant
+    target: TargetName
+    artifact: Json | None
+    reason: str
+
+
+class Gated(TypedDict):
+    """A variant's verdict. `served`: the artifact for the spec's runtime, None if this variant has none."""
+
+    variant: Variant
+    report: Json
+    profile: Json | None
+    served: Json | None
+    engines: list[Json]
+    quantized: Json | None
+    reasons: list[str]
+
+
+class Chosen(TypedDict):
+    """The variant that will be served, and why."""
+
+    precision: Precision
+    reason: str
+
+
+class Published(TypedDict):
+    """The id of the bundle, and what a person wants to know of it."""
+
+    bundle: str
+    precision: Precision
+    reason: str
+    size_bytes: int
+
+
+def variants(spec: ReleaseSpec) -> list[Variant]:
+    """What the spec asks to try, in its order; int8 once for each layout its targets need."""
+    layouts: list[Layout] = ["onnxruntime"]
+    if set(spec.targets) & {"tensorrt", "tensorrt_rtx"}:
+        layouts.append("tensorrt")
+    return [
+        {"precision": precision, "layout": layout}
+        for precision in spec.precisions
+        for layout in (layouts if precision == "int8" else layouts[:1])
+    ]
+
+
+def export_stage(ctx: BuildContext) -> Exported:
+    """The registered version as one checked ONNX file that agrees with the original.
+
+    Raises `Permanent` for what can never be exported, `Retryable` while MLflow does not answer.
+    """
+    from model_store.stages.export import run
+
+    return run(ctx)
+
+
+def check_data_stage(ctx: BuildContext, exported: Exported) -> Json:
+    """Great Expectations over evaluation and calibration rows. Raises `Permanent` naming what is wrong."""
+    from model_store.stages.data import check
+
+    return check(ctx, exported)
+
+
+def quantize_stage(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
+    """The model in one precision and layout, or the reason it does not exist in that."""
+    from model_store.stages.quantize import run
+
+    return run(ctx, exported, variant)
+
+
+def compile_stage(ctx: BuildContext, quantized: Quantized, target: TargetName) -> Compiled:
+    """One variant for one target, or the reason that target does not take it."""
+    from model_store.stages.compile import run
+
+    return run(ctx, quantized, target)
+
+
+def gate_stage(
+    ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: Sequence[Compiled]
+) -> Gated:
+    """Accuracy, latency and size of one variant against the spec's limits. `compiled`: all its targets.
+
+    A failed limit is part of the result, not an exception: other variants may pass.
+    """
+    from model_store.stages.gate import run
+
+    return run(ctx, exported, quantized, compiled)
+
+
+def choose_stage(ctx: BuildContext, gated: Sequence[Gated]) -> Chosen:
+    """The best variant that passed. Raises `Permanent` (NothingPassed): each one's limits, missed by what."""
+    from model_store.stages.choose import run
+
+    return run(ctx, gated)
+
+
+def publish_stage(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen) -> Published:
+    """The bundle in the store. Identical input gives the identical id, and is not written twice."""
+    from model_store.stages.publish import run
+
+    return run(ctx, exported, gated, chosen)
+
+
+def build_bundle(ctx: BuildContext) -> Bundle:
+    """All stages in a row. Raises `Permanent` or `Retryable`, each with its remedy."""
+    from model_store.bundle import load_bundle
+
+    exported = export_stage(ctx)
+    check_data_stage(ctx, exported)
+    gated = [_gated(ctx, exported, variant) for variant in variants(ctx.spec)]
+    published = publish_stage(ctx, exported, gated, choose_stage(ctx, gated))
+    return load_bundle(ctx.store.bundle_path(published["bundle"]))
+
+
+def _gated(ctx: BuildContext, exported: Exported, variant: Variant) -> Gated:
+    quantized = quantize_stage(ctx, exported, variant)
+    compiled = [compile_stage(ctx, quantized, target) for target in ctx.spec.targets]
+    return gate_stage(ctx, exported, quantized, compiled)

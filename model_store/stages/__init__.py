@@ -1,0 +1,1 @@
+"""One module per stage of `model_store.build`, so that each Airflow task imports only its own libraries."""

@@ -1,0 +1,58 @@
+"""Stage 1: the registered version as ONNX, with the original's own answers."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+from model_store.build import BuildContext, Exported, Json
+from model_store.durable import digest_file
+from model_store.records import artifact_record, tensor_records
+from model_store.stages.inputs import data_key, evaluation_path, tools
+
+
+def run(ctx: BuildContext) -> Exported:
+    """See `model_store.build.export_stage`."""
+    ctx.store.sweep()
+    registered = ctx.registry.describe(ctx.ref)
+    evaluation = evaluation_path(ctx)
+    key = {
+        "model": str(ctx.ref),
+        # A deleted model's name and number can come back with other content; its run and source do not.
+        "registered": [registered.run_id, registered.source, registered.created_at.isoformat()],
+        "source": ctx.spec.source.model_dump(mode="json"),
+        "tolerance": ctx.spec.gates.export_tolerance,
+        "evaluation": digest_file(evaluation),
+        "data": data_key(ctx),
+        "tools": tools("onnx", "skl2onnx", "scikit-learn", "onnxruntime"),
+    }
+    return cast(Exported, ctx.store.memo("export", key, lambda: _export(ctx, evaluation, registered.run_id)))
+
+
+def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
+    from model_store.export import export
+
+    with tempfile.TemporaryDirectory(prefix="slipway-export-") as folder:
+        limit = ctx.spec.source.max_size_mb
+        source = ctx.registry.download(ctx.ref, Path(folder) / "download", max_size_mb=limit)
+        exported = export(ctx.ref, ctx.spec, source.folder, Path(folder) / "out", evaluation=evaluation)
+        artifact = ctx.store.put(
+            exported.path.read_bytes(),
+            format="onnx",
+            precision="fp32",
+            parent_digest=None,
+            toolchain=exported.toolchain,
+        )
+        answers = ctx.store.put_bytes(exported.answers.read_bytes())
+    return {
+        "artifact": artifact_record(artifact),
+        "answers": {"blob": answers},
+        "inputs": tensor_records(exported.inputs),
+        "outputs": tensor_records(exported.outputs),
+        "columns": dict(exported.columns),
+        "agreement": asdict(exported.agreement),
+        "dataset_digest": exported.dataset_digest,
+        "lineage": {"mlflow_run_id": run_id, "source_digest": source.digest},
+    }

@@ -1,0 +1,154 @@
+"""Stage 5: one variant's accuracy, latency and size against the spec's limits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+
+from model_store.accuracy import Answers, judge_accuracy
+from model_store.accuracy.gate import Truth
+from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
+from model_store.dataset import Dataset
+from model_store.durable import digest_file
+from model_store.errors import Permanent
+from model_store.inference import answer, open_session, session_config
+from model_store.profile import Profile, judge_profile, measure
+from model_store.readout import Readout
+from model_store.records import report_record
+from model_store.stages.inputs import data_key, evaluation_path, evaluation_rows, tools
+from model_store.types import Artifact, Check, GateReport, ModelRef
+
+Outputs = dict[str, np.ndarray[Any, Any]]
+
+
+def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: Sequence[Compiled]) -> Gated:
+    """See `model_store.build.gate_stage`."""
+    built = [one for one in compiled if one["artifact"] is not None]
+    reasons = (
+        [quantized["reason"]] if quantized["reason"] else [one["reason"] for one in compiled if one["reason"]]
+    )
+    champion = champion_bundle(ctx) if ctx.spec.gates.champion else None
+    key = {
+        "original": exported["answers"]["blob"],
+        "baseline": exported["artifact"]["digest"],
+        "candidate": quantized["artifact"] and quantized["artifact"]["digest"],
+        "built": [one["artifact"] for one in built],
+        "reasons": reasons,
+        "evaluation": digest_file(evaluation_path(ctx)),
+        "data": data_key(ctx),
+        "gates": ctx.spec.gates.model_dump(mode="json"),
+        "serving": ctx.spec.serving.model_dump(mode="json", include={"runtime", "max_batch_size"}),
+        "champion": champion,
+        "session": session_config("int8"),
+        "tools": tools("onnxruntime"),
+    }
+    judge = partial(_judge, ctx, exported, quantized, built, reasons, champion)
+    # A failed report is not remembered: latency may have been disturbed, and is then measured again.
+    return cast(Gated, ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value)))
+
+
+def _passed(value: Json) -> bool:
+    return all(check["passed"] for check in value["report"]["checks"])
+
+
+def _judge(
+    ctx: BuildContext,
+    exported: Exported,
+    quantized: Quantized,
+    built: Sequence[Compiled],
+    reasons: list[str],
+    champion: str | None,
+) -> Json:
+    runtime = ctx.spec.serving.runtime
+    served = next((one["artifact"] for one in built if one["target"] == runtime), None)
+    checks: tuple[Check, ...] = ()
+    profile: Profile | None = None
+    rows = evaluation_rows(ctx, exported)
+    if quantized["artifact"] is not None:
+        judged = _judged(ctx, quantized, built)
+        checks = _accuracy(ctx, exported, judged, rows, champion)
+        profile = _profile(ctx, exported, judged, rows) if served and runtime == "onnxruntime" else None
+        checks += _profile_checks(ctx, profile) if served else ()
+    return {
+        "variant": quantized["variant"],
+        "report": report_record(GateReport(rows.digest, checks)),
+        "profile": asdict(profile) if profile else None,
+        "served": served,
+        "engines": [one["artifact"] for one in built if one["target"] != "onnxruntime"],
+        "quantized": quantized["artifact"],
+        "reasons": reasons,
+    }
+
+
+def _judged(ctx: BuildContext, quantized: Quantized, built: Sequence[Compiled]) -> Artifact:
+    """The bytes onnxruntime would serve; for a variant only engines are built from, what they came from."""
+    compiled = next((one["artifact"] for one in built if one["target"] == "onnxruntime"), None)
+    return ctx.store.open(cast(Json, compiled or quantized["artifact"]))
+
+
+def _accuracy(
+    ctx: BuildContext, exported: Exported, judged: Artifact, rows: Dataset, champion: str | None
+) -> tuple[Check, ...]:
+    said = _original_answers(ctx, exported)
+    readout = Readout.find(said, ctx.spec.data.positive)
+    if rows.labels is None or rows.is_positive is None:
+        raise Permanent("evaluation rows have no labels", remedy="name the label column in data.label")
+    candidate = answer(open_session(judged.path, config=session_config(judged.precision)), rows.inputs)
+    return judge_accuracy(
+        Answers("original", said, readout),
+        Answers(judged.precision, candidate, readout),
+        Truth(rows.labels, rows.is_positive, rows.slices),
+        ctx.spec.gates,
+        _champion(ctx, champion, rows) if champion else None,
+    )
+
+
+def _original_answers(ctx: BuildContext, exported: Exported) -> Outputs:
+    with np.load(io.BytesIO(ctx.store.get_bytes(exported["answers"]["blob"])), allow_pickle=False) as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+def champion_bundle(ctx: BuildContext) -> str | None:
+    """Id of the bundle that the champion was released as; None before there is one."""
+    number = ctx.registry.aliases(ctx.spec.model).get("champion")
+    if number is None:
+        return None
+    return ctx.registry.describe(ModelRef(ctx.spec.model, number)).tags.get("slipway.bundle")
+
+
+def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
+    """What the champion answers to the same rows. Raises `Permanent` when it takes other inputs."""
+    from model_store.bundle import load_bundle, serving_model
+
+    bundle = load_bundle(ctx.store.bundle_path(bundle_id))
+    path, config = serving_model(bundle)
+    outputs = answer(open_session(path, config=config), rows.inputs)
+    return Answers(f"v{bundle.model.version}", outputs, Readout.find(outputs, ctx.spec.data.positive))
+
+
+def _profile(ctx: BuildContext, exported: Exported, judged: Artifact, rows: Dataset) -> Profile:
+    candidate = open_session(judged.path, config=session_config(judged.precision))
+    baseline = open_session(ctx.store.open(exported["artifact"]).path)
+    return measure(
+        partial(candidate.run, None),
+        partial(baseline.run, None),
+        rows.inputs,
+        artifact=judged,
+        max_batch_size=ctx.spec.serving.max_batch_size,
+    )
+
+
+def _profile_checks(ctx: BuildContext, profile: Profile | None) -> tuple[Check, ...]:
+    if profile is not None:
+        return judge_profile(profile, ctx.spec.gates)
+    latency = ctx.spec.gates.latency
+    limit = latency.max_p99_ms or latency.max_ratio
+    if limit is None:
+        return ()
+    why = f"{ctx.spec.serving.runtime} cannot run on this machine, so its latency is unknown"
+    return (Check("latency measured", 0.0, 1.0, passed=False, detail=why),)

@@ -1,0 +1,75 @@
+"""What stages read besides what earlier stages made, and what makes a memo of theirs stale."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_store.build import BuildContext, Exported, Json
+from model_store.durable import digest_file
+from model_store.errors import Permanent
+from model_store.records import read_tensors
+from model_store.spec import expand
+
+if TYPE_CHECKING:
+    from model_store.dataset import Dataset
+
+# Raise it when a stage makes something else of the same inputs: memos of older code are then not used.
+REVISION = 1
+
+
+def tools(*distributions: str) -> Json:
+    """Versions of what a stage computes with, for its memo's key."""
+    return {"revision": REVISION, **{name: _version(name) for name in distributions}}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def evaluation_path(ctx: BuildContext) -> Path:
+    """The file `data.evaluation` names. Raises `Permanent` when it is not there."""
+    return _existing(expand(ctx.spec.data.evaluation, home=ctx.home), "data.evaluation")
+
+
+def calibration_path(ctx: BuildContext) -> Path:
+    """The file `data.calibration` names. Raises `Permanent` when it is not there."""
+    return _existing(expand(ctx.spec.data.calibration, home=ctx.home), "data.calibration")
+
+
+def evaluation_rows(ctx: BuildContext, exported: Exported) -> Dataset:
+    """The labelled rows candidates are judged on. Raises `Permanent` (UnusableData)."""
+    from model_store.dataset import read_dataset
+
+    inputs = read_tensors(exported["inputs"])
+    return read_dataset(evaluation_path(ctx), ctx.spec.data, inputs, columns=exported["columns"])
+
+
+def calibration_rows(ctx: BuildContext, exported: Exported) -> Dataset:
+    """The rows int8 ranges are taken from; their labels are not read. Raises `Permanent` (UnusableData)."""
+    from model_store.dataset import read_dataset
+
+    inputs = read_tensors(exported["inputs"])
+    return read_dataset(
+        calibration_path(ctx), ctx.spec.data, inputs, columns=exported["columns"], labelled=False
+    )
+
+
+def data_key(ctx: BuildContext) -> Json:
+    """What decides which tensors a data file becomes."""
+    return ctx.spec.data.model_dump(mode="json", include={"inputs", "label", "positive", "slices", "ignore"})
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<hex>` of a data file."""
+    return digest_file(path)
+
+
+def _existing(path: Path, field: str) -> Path:
+    if not path.is_file():
+        raise Permanent(f"{path} is not there", remedy=f"put the file there, or correct {field} in the spec")
+    return path

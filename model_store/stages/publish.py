@@ -1,0 +1,82 @@
+"""Stage 7: the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from model_store.build import BuildContext, Chosen, Exported, Gated, Json, Published
+from model_store.bundle import Contents, publish
+from model_store.durable import digest_file
+from model_store.inference import session_config
+from model_store.records import read_report, read_tensors
+from model_store.stages.inputs import calibration_path, evaluation_rows
+from model_store.types import Artifact
+
+
+def run(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen) -> Published:
+    """See `model_store.build.publish_stage`."""
+    bundle = publish(ctx.store, _contents(ctx, exported, gated, chosen))
+    return {
+        "bundle": bundle.id,
+        "precision": chosen["precision"],
+        "reason": chosen["reason"],
+        "size_bytes": bundle.artifacts[0].size_bytes,
+    }
+
+
+def _contents(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen) -> Contents:
+    same = [one for one in gated if one["variant"]["precision"] == chosen["precision"]]
+    winner = next(one for one in same if one["served"] is not None)
+    assert winner["served"] is not None
+    return Contents(
+        model=ctx.ref,
+        served=ctx.store.open(winner["served"]),
+        inputs=read_tensors(exported["inputs"]),
+        outputs=read_tensors(exported["outputs"]),
+        serving=_serving(ctx),
+        session_config=session_config(chosen["precision"])
+        if ctx.spec.serving.runtime == "onnxruntime"
+        else {},
+        warmup=evaluation_rows(ctx, exported).inputs,
+        report=read_report(winner["report"]),
+        engines=_engines(ctx, same, winner),
+        ancestors=_ancestors(ctx, exported, same),
+        lineage=_lineage(ctx, exported, winner),
+        evidence=_evidence(gated, chosen),
+    )
+
+
+def _serving(ctx: BuildContext) -> Json:
+    """The spec's section, and what else the pod must know of this model's promises."""
+    objective = ctx.spec.rollout.analysis.latency_objective_ms
+    return {**ctx.spec.serving.model_dump(mode="json"), "latency_objective_ms": objective}
+
+
+def _engines(ctx: BuildContext, same: Sequence[Gated], winner: Gated) -> tuple[Artifact, ...]:
+    """Engines of the served precision, from variants that passed their own gate."""
+    records = [engine for one in same if read_report(one["report"]).passed for engine in one["engines"]]
+    return tuple(ctx.store.open(record) for record in records if record != winner["served"])
+
+
+def _ancestors(ctx: BuildContext, exported: Exported, same: Sequence[Gated]) -> tuple[Artifact, ...]:
+    records = [one["quantized"] for one in same if one["quantized"]] + [exported["artifact"]]
+    return tuple(ctx.store.open(record) for record in records)
+
+
+def _lineage(ctx: BuildContext, exported: Exported, winner: Gated) -> dict[str, Any]:
+    return {
+        **exported["lineage"],
+        "onnx_digest": exported["artifact"]["digest"],
+        "evaluation_digest": winner["report"]["dataset_digest"],
+        "calibration_digest": digest_file(calibration_path(ctx)),
+        "spec_digest": ctx.spec.digest,
+    }
+
+
+def _evidence(gated: Sequence[Gated], chosen: Chosen) -> dict[str, Any]:
+    """What was measured of every variant: for people, and for the release's record."""
+    return {
+        "chosen": dict(chosen),
+        "variants": [{key: one[key] for key in ("variant", "report", "profile", "reasons")} for one in gated],
+    }

@@ -1,0 +1,37 @@
+"""Stage 3: one variant of the exported model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import cast
+
+from model_store.build import BuildContext, Exported, Json, Quantized, Variant
+from model_store.durable import digest_file
+from model_store.quantize import NotQuantized, Search, quantize
+from model_store.records import artifact_record
+from model_store.stages.inputs import calibration_path, calibration_rows, data_key, tools
+
+
+def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
+    """See `model_store.build.quantize_stage`."""
+    search = Search(max_changed=ctx.spec.gates.accuracy.max_drop)
+    key = {
+        "source": exported["artifact"]["digest"],
+        "variant": variant,
+        "calibration": digest_file(calibration_path(ctx)),
+        "data": data_key(ctx),
+        "columns": exported["columns"],
+        "search": asdict(search),
+        "tools": tools("onnx", "onnxruntime"),
+    }
+    return cast(Quantized, ctx.store.memo("quantize", key, lambda: _quantize(ctx, exported, variant, search)))
+
+
+def _quantize(ctx: BuildContext, exported: Exported, variant: Variant, search: Search) -> Json:
+    source = ctx.store.open(exported["artifact"])
+    rows = calibration_rows(ctx, exported).inputs
+    made = quantize(ctx.store, source, variant["precision"], variant["layout"], rows, search=search)
+    if isinstance(made, NotQuantized):
+        return {"variant": variant, "artifact": None, "reason": made.reason, "how": {}}
+    how = ctx.store.provenance(made.digest)
+    return {"variant": variant, "artifact": artifact_record(made), "reason": "", "how": how}

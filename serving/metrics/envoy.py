@@ -94,7 +94,7 @@ def _counters(
     endpoint = Endpoint(place["address"], place["port_value"])
     stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
     return endpoint, EndpointCounters(
-        # rq_total counts attempts that began, and none that could not connect; these two count those that ended.
+        # rq_total counts attempts that began, but none that could not connect; these two, those that ended.
         requests=stats["rq_success"] + stats["rq_error"],
         errors=stats["rq_error"],
         slow=slow.get((service, str(endpoint)), 0),

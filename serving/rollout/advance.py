@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -21,6 +22,7 @@ from serving.rollout.plan import (
     RolloutState,
     Shift,
 )
+from serving.rollout.record import Record
 from serving.router.base import StaleRoute, TrafficRouter, UnknownService
 from serving.types import ALL_STABLE, Deployment, Finding, Outcome, Route, RouteSettings, Verdict
 
@@ -30,12 +32,23 @@ _ATTEMPTS = 5
 
 
 class Rollouts:
-    """All releases of one installation: their journal and their routes. `now` tells the time, in UTC."""
+    """All releases of one installation: their journal and their routes.
 
-    def __init__(self, journal: Journal, router: TrafficRouter, *, now: Callable[[], datetime]) -> None:
+    `now` tells the time, in UTC; `monotonic` the machine's uptime in seconds, which no clock change moves.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        router: TrafficRouter,
+        *,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._journal = journal
         self._router = router
         self._now = now
+        self._monotonic = monotonic
 
     def start(
         self, release_id: str, plan: RolloutPlan, candidate: Deployment, settings: RouteSettings
@@ -139,13 +152,18 @@ class Rollouts:
 
     def _sight(self, state: RolloutState) -> Sight:
         now = self._now()
-        waited = (now - state.step_started_at).total_seconds()
         record = self._journal.latest_record(state.release_id)
-        if record is None or abs((now - record.at).total_seconds()) > FRESH_SECONDS[state.phase]:
+        if record is None or not self._is_fresh(record, state):
+            waited = (now - state.step_started_at).total_seconds()
             return Sight(_unseen(now, Outcome.ERROR, "the guard is silent"), 0, waited)
         if record.place != state.place:
-            return Sight(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, waited)
-        return Sight(record.verdict, record.step_seconds, waited)
+            return Sight(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, 0)
+        return Sight(record.verdict, record.step_seconds, record.step_seconds)
+
+    def _is_fresh(self, record: Record, state: RolloutState) -> bool:
+        by_wall = abs((self._now() - record.at).total_seconds())
+        by_uptime = abs(self._monotonic() - record.monotonic)
+        return min(by_wall, by_uptime) <= FRESH_SECONDS[state.phase]
 
     def _with_candidate(self, candidate: Deployment, settings: RouteSettings) -> Route:
         route = self._route_or_none(candidate.service)

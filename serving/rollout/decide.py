@@ -10,10 +10,10 @@ from serving.types import Finding, Outcome, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is known now. `seconds` were observed in this step, `waited_seconds` passed on the wall's clock.
+    """What is known now. `seconds` were observed in this step.
 
-    Holds count observed time: a clock that jumps, or a guard that was down, shortens no hold. How long to
-    wait for evidence counts the wall's time: with nobody watching, no time is observed.
+    Only observed time counts, so that a clock that jumps, or a guard that was down, shortens no hold. But
+    while nobody watches no time is observed: then `waited_seconds` is the wall's.
     """
 
     verdict: Verdict

@@ -29,15 +29,23 @@ class EnvoyFileRouter:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._read: dict[str, tuple[tuple[int, int, int], Route]] = {}
 
     def services(self) -> list[str]:
         return sorted(path.parent.name for path in self._home.routes.glob(f"*/{_FILE}"))
 
     def read(self, service: str) -> Route:
+        path = self.file(service)
         try:
-            return endpoints.parse(self.file(service).read_bytes())
+            # Every write is another file, so what was parsed once is good while the file is the same.
+            stat = path.stat()
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            known = self._read.get(service)
+            if known is None or known[0] != stamp:
+                known = self._read[service] = stamp, endpoints.parse(path.read_bytes())
         except FileNotFoundError:
             raise UnknownService(service, known=self.services()) from None
+        return known[1]
 
     def write(
         self,
@@ -76,7 +84,7 @@ class EnvoyFileRouter:
 
     def _current(self, service: str) -> Route:
         if self.file(service).exists():
-            return self.read(service)
+            return endpoints.parse(self.file(service).read_bytes())
         return Route(service, 0, TrafficSplit(stable=100, candidate=0), None, None)
 
     @contextmanager

@@ -1,0 +1,83 @@
+"""`python -m serving.guard`: runs until it is told to end."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from model_store.errors import Permanent, SlipwayError
+from serving.guard.exposition import serve
+from serving.guard.guard import Guard
+from serving.home import Home
+from serving.metrics.envoy import EnvoyAdmin
+from serving.rollout.journal import Journal
+from serving.router.envoy_file import EnvoyFileRouter
+
+TICK_SECONDS = 0.2
+SILENT_SECONDS = 2.0
+RECONCILE_SECONDS = 10.0
+
+log = logging.getLogger("slipway.guard")
+
+
+def main(home: Home) -> None:
+    """Tick five times a second. Raises `Permanent` if another guard of this installation runs."""
+    router = EnvoyFileRouter(home)
+    metrics = EnvoyAdmin(home.envoy_admin_url)
+    guard = Guard(Journal(home.journal), router, metrics, now=_utc, monotonic=time.monotonic)
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    with _only_guard(home):
+        server = serve(guard, home.ports.guard, is_alive=lambda: _is_alive(guard))
+        log.info("guarding the releases of %s", home.root)
+        _run(guard, router, ending)
+        server.shutdown()
+
+
+def _run(guard: Guard, router: EnvoyFileRouter, ending: threading.Event) -> None:
+    due = reconcile_due = time.monotonic()
+    while not ending.wait(max(0.0, due - time.monotonic())):
+        # After a tick that took too long the next comes a full interval later, not at once.
+        due = max(due + TICK_SECONDS, time.monotonic())
+        guard.tick()
+        if time.monotonic() >= reconcile_due:
+            reconcile_due = time.monotonic() + RECONCILE_SECONDS
+            router.reconcile()
+
+
+def _is_alive(guard: Guard) -> bool:
+    return guard.done.ticks > 0 and time.monotonic() - guard.done.last_tick_at < SILENT_SECONDS
+
+
+@contextmanager
+def _only_guard(home: Home) -> Iterator[None]:
+    """Two guards would both write observations; the second one ends."""
+    home.journal.mkdir(parents=True, exist_ok=True)
+    with (home.root / "guard.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Permanent(
+                f"another guard watches {home.root}", remedy="leave it running, or end it first"
+            ) from None
+        yield
+
+
+def _utc() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    try:
+        main(Home.locate())
+    except SlipwayError as problem:
+        sys.exit(f"error: {problem}")

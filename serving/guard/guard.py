@@ -1,0 +1,193 @@
+"""One tick over all releases: count, judge, write down, and roll back what fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from model_store.errors import SlipwayError
+from serving.analysis import Increment, observe_all
+from serving.guard.releases import Releases
+from serving.guard.watch import Watch, missing
+from serving.metrics.base import EndpointCounters, MetricsSource
+from serving.rollout import apply
+from serving.rollout.decide import Sight, decide
+from serving.rollout.journal import Journal
+from serving.rollout.observe import look
+from serving.rollout.plan import Phase, Rollback, RolloutState
+from serving.router.base import TrafficRouter
+from serving.types import Endpoint, Finding, Outcome, Route, Verdict
+
+log = logging.getLogger("slipway.guard")
+
+Counters = Mapping[str, dict[Endpoint, EndpointCounters]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`blind_seconds`: how long a candidate may have traffic that nobody can count.
+
+    `judge_every_seconds`: a full verdict at least so often; sooner whenever the evidence grew.
+    """
+
+    blind_seconds: float = 15.0
+    judge_every_seconds: float = 1.0
+
+
+@dataclass(slots=True)
+class Tallies:
+    """What the guard did since it started, for its own metrics."""
+
+    ticks: int = 0
+    tick_seconds: float = 0.0
+    last_tick_at: float = 0.0
+    unreadable: int = 0
+    errors: int = 0
+
+
+class Guard:
+    """`now` tells the time in UTC, `monotonic` the uptime in seconds."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        router: TrafficRouter,
+        metrics: MetricsSource,
+        *,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        limits: Limits = Limits(),
+    ) -> None:
+        self._journal, self._router, self._metrics = journal, router, metrics
+        self._now, self._monotonic, self._limits = now, monotonic, limits
+        self._releases = Releases(journal)
+        self.watches: dict[str, Watch] = {}
+        self.active: list[tuple[RolloutState, Route]] = []
+        self.rollbacks: dict[str, int] = {}
+        self.done = Tallies()
+
+    def tick(self) -> None:
+        """Look once at everything. One release's trouble never keeps the others from being looked at."""
+        began = self._monotonic()
+        every = self._releases.by_service()
+        self.active = self._active(every)
+        self._forget_others()
+        problem, counters = self._read()
+        self._look_at_all(problem, counters)
+        for service, states in every.items():
+            with self._apart(service):
+                self._return_orphaned_traffic(states)
+        self.done.ticks += 1
+        self.done.last_tick_at = self._monotonic()
+        self.done.tick_seconds = self.done.last_tick_at - began
+
+    def _active(self, every: dict[str, list[RolloutState]]) -> list[tuple[RolloutState, Route]]:
+        found: list[tuple[RolloutState, Route]] = []
+        for state in (state for states in every.values() for state in states if not state.phase.is_final):
+            with self._apart(state.release_id):
+                found.append((state, self._router.read(state.service)))
+        return found
+
+    def _forget_others(self) -> None:
+        known = {state.release_id for state, _ in self.active}
+        for gone in self.watches.keys() - known:
+            del self.watches[gone]
+        for state, _ in self.active:
+            if state.release_id not in self.watches:
+                self.watches[state.release_id] = Watch.resume(self._journal, state)
+
+    def _read(self) -> tuple[str, Counters]:
+        try:
+            return "", self._metrics.counters()
+        except SlipwayError as problem:
+            self.done.unreadable += 1
+            return problem.problem, {}
+
+    def _look_at_all(self, problem: str, counters: Counters) -> None:
+        seen: list[tuple[RolloutState, Route, Watch, Increment]] = []
+        for state, route in self.active:
+            watch, mine = self.watches[state.release_id], counters.get(state.service)
+            if why := problem or missing(route, mine):
+                with self._apart(state.release_id):
+                    self._miss(state, route, watch, why)
+            elif mine is not None:
+                watch.tally, increment = look(watch.tally, state, route, mine, monotonic=self._monotonic())
+                seen.append((state, route, watch, increment))
+        beliefs = observe_all(
+            [state.plan.policy for state, *_ in seen],
+            [watch.belief for _, _, watch, _ in seen],
+            [increment for *_, increment in seen],
+        )
+        for (state, route, watch, increment), belief in zip(seen, beliefs, strict=True):
+            stirred = _may_speak_against(increment)
+            watch.belief = belief
+            with self._apart(state.release_id):
+                self._judge(state, route, watch, stirred)
+
+    def _judge(self, state: RolloutState, route: Route, watch: Watch, stirred: bool) -> None:
+        now, monotonic = self._now(), self._monotonic()
+        is_due = not 0 <= monotonic - watch.judged_at < self._limits.judge_every_seconds
+        is_elsewhere = watch.written is None or watch.written.place != state.place
+        if stirred or is_due or is_elsewhere or watch.verdict is None or watch.blind_since is not None:
+            self._act(state, watch, watch.judge(state, at=now, monotonic=monotonic))
+        self._write(state, route, watch)
+
+    def _act(self, state: RolloutState, watch: Watch, verdict: Verdict) -> None:
+        """Roll back what `decide` says must be. Whatever else it says is not the guard's business."""
+        seconds = watch.tally.step_seconds
+        match decide(state, Sight(verdict, seconds, waited_seconds=seconds)):
+            case Rollback(findings):
+                self._roll_back(state, findings)
+
+    def _miss(self, state: RolloutState, route: Route, watch: Watch, why: str) -> None:
+        blind = watch.go_blind(why, at=self._now(), monotonic=self._monotonic())
+        has_traffic = state.phase is Phase.PROGRESSING and route.split.candidate > 0
+        if has_traffic and blind > self._limits.blind_seconds and not state.is_first:
+            reason = f"nobody could count its requests for {blind:.0f} s: {why}"
+            self._roll_back(state, (Finding("observation", Outcome.ERROR, reason),))
+        self._write(state, route, watch)
+
+    def _roll_back(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
+        reason = "; ".join(finding.reason for finding in findings)
+        over = apply.roll_back(
+            state, self._journal, self._router, at=self._now(), reason=reason, findings=findings
+        )
+        if over.phase is Phase.ROLLED_BACK:
+            self.rollbacks[state.service] = self.rollbacks.get(state.service, 0) + 1
+            log.warning("rolled back %s: %s", state.release_id, reason)
+
+    def _return_orphaned_traffic(self, states: list[RolloutState]) -> None:
+        """A crash may have left weight on a candidate whose release is rolled back (see `apply`)."""
+        if not states or states[-1].phase is not Phase.ROLLED_BACK:
+            return
+        route = self._router.read(states[-1].service)
+        if route.split.candidate > 0 and apply.holds_candidate(states[-1], route):
+            log.warning("%s was rolled back but had traffic", states[-1].release_id)
+            apply.return_traffic(states[-1], self._router)
+
+    def _write(self, state: RolloutState, route: Route, watch: Watch) -> None:
+        record = watch.record_due(state, route, at=self._now(), monotonic=self._monotonic())
+        if record:
+            self._journal.append(state.release_id, record)
+
+    @contextmanager
+    def _apart(self, what: str) -> Iterator[None]:
+        """Keeps one release's trouble from the others."""
+        try:
+            yield
+        except Exception:
+            self.done.errors += 1
+            log.exception("%s: the guard could not finish its look", what)
+
+
+def _may_speak_against(increment: Increment) -> bool:
+    """Whether the verdict may have become worse, so that it is worth its price at once.
+
+    What stable answers when it has no traffic of its own are repeats of the candidate's failures.
+    """
+    candidate = increment.candidate
+    repeats = increment.stable.requests if increment.share >= 1 else 0
+    return bool(candidate.errors or candidate.slow or repeats or increment.problem)

@@ -1,0 +1,95 @@
+"""What the guard remembers of one release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from serving.analysis import JudgeState, begin, observe, verdict
+from serving.metrics.base import EndpointCounters
+from serving.rollout.journal import Journal
+from serving.rollout.observe import Tally, between, repeats_on_stable
+from serving.rollout.plan import Phase, RolloutState
+from serving.rollout.record import Record
+from serving.types import Endpoint, Finding, Outcome, Route, Verdict
+
+# How far apart records may be; `serving.rollout.advance.FRESH_SECONDS` is a multiple of it.
+RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
+
+
+@dataclass(slots=True)
+class Watch:
+    """One release: what was counted, what the judge believes, and what was written last.
+
+    `judged_at` and `blind_since` are uptime in seconds.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    belief: JudgeState = field(default_factory=begin)
+    verdict: Verdict | None = None
+    judged_at: float = 0.0
+    written: Record | None = None
+    blind_since: float | None = None
+
+    @classmethod
+    def resume(cls, journal: Journal, state: RolloutState) -> Watch:
+        """From the records of a guard that ran before: the judge is fed the same counts again."""
+        watch = cls()
+        for record in journal.records(state.release_id):
+            watch.belief = observe(state.plan.policy, watch.belief, between(watch.written, record))
+            watch.written = record
+            watch.tally = Tally.of(record)
+        return watch
+
+    def judge(self, state: RolloutState, *, at: datetime, monotonic: float) -> Verdict:
+        """The verdict on what was counted so far."""
+        self.verdict = verdict(state.plan.policy, self.belief, at=at)
+        self.judged_at = monotonic
+        self.blind_since = None
+        return self.verdict
+
+    def go_blind(self, reason: str, *, at: datetime, monotonic: float) -> float:
+        """Nothing could be counted. Returns for how many seconds that has been so."""
+        self.blind_since = monotonic if self.blind_since is None else self.blind_since
+        self.verdict = Verdict.of([Finding("observation", Outcome.ERROR, reason)], at=at)
+        return monotonic - self.blind_since
+
+    def record_due(
+        self, state: RolloutState, route: Route, *, at: datetime, monotonic: float
+    ) -> Record | None:
+        """The line to write now, if the last one is old or no longer true."""
+        if self.verdict is None:
+            return None
+        before = self.written
+        if (
+            before is not None
+            and before.place == state.place
+            and before.share == route.split.candidate / 100
+            and before.verdict.outcome is self.verdict.outcome
+            and 0 <= monotonic - before.monotonic < RECORD_EVERY_SECONDS[state.phase]
+        ):
+            return None
+        self.written = Record(
+            at=at,
+            monotonic=monotonic,
+            place=state.place,
+            share=route.split.candidate / 100,
+            retries_on_stable=repeats_on_stable(route),
+            step_seconds=self.tally.step_seconds if self.tally.place == state.place else 0.0,
+            stable=self.tally.stable,
+            candidate=self.tally.candidate,
+            raw=self.tally.raw,
+            verdict=self.verdict,
+        )
+        return self.written
+
+
+def missing(route: Route, counters: dict[Endpoint, EndpointCounters] | None) -> str:
+    """Which endpoint that should be counted is not, in words; "" if all are."""
+    if counters is None:
+        return f"Envoy knows no service {route.service}"
+    expected = [route.stable] if route.stable else []
+    if route.candidate and route.split.candidate > 0:
+        expected.append(route.candidate)
+    absent = [str(endpoint) for arm in expected for endpoint in arm.endpoints if endpoint not in counters]
+    return f"Envoy has no counters for {', '.join(absent)}" if absent else ""

@@ -1,0 +1,194 @@
+"""A simulated installation: routes, journal, guard and rollouts, with traffic and clocks told by the test.
+
+`world.tick()` lets `requests` requests arrive, split by the route's weight, then the guard looks and, if
+Airflow is up, the release advances. Failures of the candidate are repeated on stable, as the gateway does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from serving.analysis import AnalysisPolicy
+from serving.guard.guard import Guard
+from serving.metrics.base import EndpointCounters
+from serving.metrics.envoy import MetricsUnavailable
+from serving.rollout.advance import Rollouts
+from serving.rollout.journal import Journal
+from serving.rollout.plan import Action, Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.router.memory import MemoryRouter
+from serving.types import (
+    ALL_STABLE,
+    Deployment,
+    Endpoint,
+    Route,
+    RouteSettings,
+    Slot,
+    TrafficSplit,
+)
+
+SERVICE = "fraud"
+RELEASE = "fraud-v2-20261121T120000Z"
+POLICY = AnalysisPolicy(0.001, 0.01, 0.005, 500, 0.01, 50)
+PLAN = RolloutPlan(
+    "canary",
+    tuple(RolloutStep(TrafficSplit(100 - weight, weight), 2) for weight in (10, 50, 100)),
+    max_step_seconds=600,
+    watch_seconds=60,
+    policy=POLICY,
+)
+NOTHING = EndpointCounters(0, 0, 0, active=0, healthy=True)
+
+
+def deployed(version: int, slot: Slot, service: str = SERVICE) -> Deployment:
+    endpoint = Endpoint("127.0.0.1", 9000 + version)
+    return Deployment(f"{service}-{slot}-b{version}", service, f"b{version}", version, slot, (endpoint,))
+
+
+class World:
+    """Time moves only in `tick`; every rate is the share of an arm's attempts that fail or are slow."""
+
+    def __init__(
+        self, root: Path | None = None, *, plan: RolloutPlan = PLAN, has_stable: bool = True
+    ) -> None:
+        self.wall = datetime(2026, 11, 21, 12, tzinfo=UTC)
+        self.uptime = 1000.0
+        self.journal = Journal(root or Path(tempfile.mkdtemp()))
+        self.router = MemoryRouter()
+        self.counters_by_endpoint: dict[Endpoint, EndpointCounters] = {}
+        self.requests_per_tick = 100
+        self.error_rate = {"stable": 0.0, "candidate": 0.0}
+        self.slow_rate = {"stable": 0.0, "candidate": 0.0}
+        self.owed: Counter[str] = Counter()
+        self.envoy_answers = True
+        self.metrics_late_ticks = 0
+        self.airflow_is_up = True
+        self.guard_is_up = True
+        self.silent = False
+        self.actions: list[Action] = []
+        self.seen_by_candidate = 0
+        self._late: list[dict[Endpoint, EndpointCounters]] = []
+        self.stable, self.candidate = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
+        if has_stable:
+            self.router.write(SERVICE, ALL_STABLE, stable=self.stable, candidate=None, at=0)
+        self.restart_guard()
+        self.rollouts = Rollouts(self.journal, self.router, now=self.now, monotonic=self.monotonic)
+        self.rollouts.start(RELEASE, plan, self.candidate, RouteSettings())
+
+    # what the world is
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.uptime
+
+    @property
+    def route(self) -> Route:
+        return self.router.read(SERVICE)
+
+    @property
+    def split(self) -> TrafficSplit:
+        return self.route.split
+
+    @property
+    def state(self) -> RolloutState:
+        return self.journal.load(RELEASE)
+
+    @property
+    def phase(self) -> Phase:
+        return self.state.phase
+
+    # what the test says
+    def candidate_errors(self, rate: float) -> Self:
+        self.error_rate["candidate"] = rate
+        return self
+
+    def stable_errors(self, rate: float) -> Self:
+        self.error_rate["stable"] = rate
+        return self
+
+    def candidate_slow(self, rate: float) -> Self:
+        self.slow_rate["candidate"] = rate
+        return self
+
+    def requests(self, per_tick: int) -> Self:
+        self.requests_per_tick = per_tick
+        return self
+
+    def envoy_restarts(self) -> Self:
+        """All of its counters begin again at 0."""
+        self.counters_by_endpoint.clear()
+        self._late.clear()
+        return self
+
+    def restart_guard(self) -> Self:
+        self.guard = Guard(self.journal, self.router, self, now=self.now, monotonic=self.monotonic)
+        return self
+
+    def clock_jumps(self, seconds: float) -> Self:
+        self.wall += timedelta(seconds=seconds)
+        return self
+
+    def tick(self, count: int = 1, *, seconds: float = 0.25) -> Self:
+        for _ in range(count):
+            self.wall += timedelta(seconds=seconds)
+            self.uptime += seconds
+            self._serve()
+            if self.guard_is_up:
+                self.guard.tick()
+            if self.airflow_is_up:
+                self.actions.append(self.rollouts.advance(RELEASE)[1])
+        return self
+
+    def until(self, phase: Phase, *, step: int | None = None, ticks: int = 2000) -> Self:
+        for _ in range(ticks):
+            if self.phase is phase and step in (None, self.state.step):
+                return self
+            self.tick()
+        raise AssertionError(f"still {self.state.phase} at step {self.state.step}: {self.actions[-1:]}")
+
+    # MetricsSource
+    def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
+        if not self.envoy_answers:
+            raise MetricsUnavailable("Envoy is gone", remedy="start it")
+        self._late.append(dict(self.counters_by_endpoint))
+        late = self._late[max(0, len(self._late) - 1 - self.metrics_late_ticks)]
+        known = {endpoint: late.get(endpoint, NOTHING) for endpoint in self._in_cluster()}
+        return {SERVICE: known}
+
+    def _in_cluster(self) -> list[Endpoint]:
+        route = self.route
+        candidate = route.candidate if route.split.candidate > 0 else None
+        return [endpoint for arm in (route.stable, candidate) if arm for endpoint in arm.endpoints]
+
+    def _serve(self) -> None:
+        route = self.route
+        to_candidate = round(self.requests_per_tick * route.split.candidate / 100)
+        failed = 0
+        if to_candidate and route.candidate and not self.silent:
+            self.seen_by_candidate += to_candidate
+            failed = self._attempts(route.candidate, "candidate", to_candidate)
+        to_stable = self.requests_per_tick - to_candidate + failed
+        if route.stable and to_stable:
+            self._attempts(route.stable, "stable", to_stable)
+
+    def _attempts(self, deployment: Deployment, arm: str, count: int) -> int:
+        arm = "candidate" if deployment == self.candidate else "stable"
+        endpoint = deployment.endpoints[0]
+        before = self.counters_by_endpoint.get(endpoint, NOTHING)
+        errors = self._whole(f"{arm} errors", count * self.error_rate[arm])
+        slow = self._whole(f"{arm} slow", count * self.slow_rate[arm])
+        self.counters_by_endpoint[endpoint] = replace(
+            before, requests=before.requests + count, errors=before.errors + errors, slow=before.slow + slow
+        )
+        return errors
+
+    def _whole(self, what: str, amount: float) -> int:
+        """Whole requests; what is left over is paid with the next ticks."""
+        self.owed[what] += round(amount * 1000)
+        whole, self.owed[what] = divmod(self.owed[what], 1000)
+        return whole

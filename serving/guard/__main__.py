@@ -47,10 +47,12 @@ def _run(guard: Guard, router: EnvoyFileRouter, ending: threading.Event) -> None
     while not ending.wait(max(0.0, due - time.monotonic())):
         # After a tick that took too long the next comes a full interval later, not at once.
         due = max(due + TICK_SECONDS, time.monotonic())
-        guard.tick()
+        with guard.apart("tick"):
+            guard.tick()
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
-            router.reconcile()
+            with guard.apart("reconcile"):
+                router.reconcile()
 
 
 def _is_alive(guard: Guard) -> bool:

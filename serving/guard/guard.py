@@ -78,7 +78,7 @@ class Guard:
         problem, counters = self._read()
         self._look_at_all(problem, counters)
         for service, states in every.items():
-            with self._apart(service):
+            with self.apart(service):
                 self._return_orphaned_traffic(states)
         self.done.ticks += 1
         self.done.last_tick_at = self._monotonic()
@@ -87,7 +87,7 @@ class Guard:
     def _active(self, every: dict[str, list[RolloutState]]) -> list[tuple[RolloutState, Route]]:
         found: list[tuple[RolloutState, Route]] = []
         for state in (state for states in every.values() for state in states if not state.phase.is_final):
-            with self._apart(state.release_id):
+            with self.apart(state.release_id):
                 found.append((state, self._router.read(state.service)))
         return found
 
@@ -111,7 +111,7 @@ class Guard:
         for state, route in self.active:
             watch, mine = self.watches[state.release_id], counters.get(state.service)
             if why := problem or missing(route, mine):
-                with self._apart(state.release_id):
+                with self.apart(state.release_id):
                     self._miss(state, route, watch, why)
             elif mine is not None:
                 watch.tally, increment = look(watch.tally, state, route, mine, monotonic=self._monotonic())
@@ -124,7 +124,7 @@ class Guard:
         for (state, route, watch, increment), belief in zip(seen, beliefs, strict=True):
             stirred = _may_speak_against(increment)
             watch.belief = belief
-            with self._apart(state.release_id):
+            with self.apart(state.release_id):
                 self._judge(state, route, watch, stirred)
 
     def _judge(self, state: RolloutState, route: Route, watch: Watch, stirred: bool) -> None:
@@ -174,8 +174,8 @@ class Guard:
             self._journal.append(state.release_id, record)
 
     @contextmanager
-    def _apart(self, what: str) -> Iterator[None]:
-        """Keeps one release's trouble from the others."""
+    def apart(self, what: str) -> Iterator[None]:
+        """Keeps trouble with one thing from the others: it is logged and counted."""
         try:
             yield
         except Exception:

@@ -89,13 +89,13 @@ class EnvoyFileRouter:
 
     @contextmanager
     def _locked(self, service: str) -> Iterator[None]:
-        self.file(service).parent.mkdir(parents=True, exist_ok=True)
         with self._exclusive(self._home.routes / service / "lock"):
             yield
 
     @contextmanager
     def _exclusive(self, path: Path) -> Iterator[None]:
         # The kernel frees the lock when its holder dies, so a crash leaves nothing to clean up.
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

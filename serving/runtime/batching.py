@@ -8,63 +8,65 @@ itself (handing over to a thread costs more than computing them), others on a th
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from model_store.errors import SlipwayError
-from serving.runtime.call import Call, Outputs
-from serving.runtime.errors import Abandoned, ModelFault, Unavailable
+from serving.runtime.call import Call
+from serving.runtime.call_queue import CallQueue
 from serving.runtime.execution import Executed, Executor
-from serving.runtime.manifest import Settings
+from serving.runtime.patience import Patience
 
-log = logging.getLogger("slipway.pod")
 
-Execute = Callable[[Sequence[Call]], list[Executed]]
+class Deliver(Protocol):
+    """What becomes of batches; `serving.runtime.model` implements it."""
+
+    def batch_done(self, executed: list[Executed], rows: int, seconds: float) -> None:
+        """A batch took `seconds`; every call in `executed` gets its outcome."""
+        ...
+
+    def calls_died(self, calls: list[Call]) -> None:
+        """These were abandoned or expired before the engine saw them."""
+        ...
 
 
 class Batcher:
-    """All methods run on the event loop's thread. `on_batch` is told (calls, rows, compute seconds)."""
+    """All methods run on the event loop's thread. `patience` decides whether a busy engine waits for more."""
 
     def __init__(
         self,
         executor: Executor,
-        settings: Settings,
+        calls: CallQueue,
+        patience: Patience,
+        deliver: Deliver,
         *,
-        is_batched: bool,
+        max_rows: int,
         inline: bool,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
-        on_batch: Callable[[int, int, float], None],
     ) -> None:
-        self._executor, self._loop, self._clock, self._on_batch = executor, loop, clock, on_batch
-        self._max_rows = settings.max_batch_size if is_batched else 1
-        self._max_queued = settings.max_queue_rows
-        self._queue: deque[Call] = deque()
-        self._queued_rows = 0
+        self._executor, self._queue, self._patience, self._deliver = executor, calls, patience, deliver
+        self._max_rows, self._loop, self._clock = max_rows, loop, clock
         self._is_scheduled = False
         self._is_busy = False
-        self._thread = None if inline else _ComputeThread(executor.execute, self._finished_elsewhere, clock)
+        self._waiting: asyncio.TimerHandle | None = None
+        self._thread = None if inline else ComputeThread(executor.execute, self._finished_elsewhere, clock)
 
     @property
     def queued_rows(self) -> int:
-        return self._queued_rows
+        return self._queue.rows
 
-    @property
-    def is_idle(self) -> bool:
-        return not self._is_busy and not self._queue
-
-    def submit(self, call: Call) -> None:
-        """Queue a call; its `answered` or `failed` follows. Raises `Unavailable` when the queue is full."""
-        if self._queued_rows >= self._max_queued:
-            raise Unavailable("the queue is full", remedy="try again later, or add replicas")
-        self._queue.append(call)
-        self._queued_rows += call.rows
+    def submit(self, call: Call) -> list[Call]:
+        """Queue a call and return those shed for it. Raises `Unavailable` when the queue is full."""
+        shed = self._queue.push(call)
         if not self._is_scheduled and not self._is_busy:
             self._is_scheduled = True
             self._loop.call_soon(self._start_batch)
+        elif self._waiting is not None and self._queue.rows >= self._max_rows:
+            self._waiting.cancel()
+            self._start_batch()
+        return shed
 
     def close(self) -> None:
         """End the compute thread after what it has."""
@@ -73,44 +75,28 @@ class Batcher:
 
     def _start_batch(self) -> None:
         self._is_scheduled = False
-        calls = self._take()
-        if not calls:
-            return
+        self._waiting = None
         now = self._clock()
+        calls, dead = self._queue.take(self._max_rows, now)
+        if dead:
+            self._deliver.calls_died(dead)
+        if not calls:
+            self._is_busy = False
+            return
         for call in calls:
             call.started = now
         if self._thread is not None:
             self._is_busy = True
             self._thread.put(calls)
-            return
+        else:
+            self._run_inline(calls, now)
+
+    def _run_inline(self, calls: list[Call], now: float) -> None:
         executed = self._executor.execute(calls)
-        self._on_batch(len(calls), sum(call.rows for call in calls), self._clock() - now)
         if self._queue:
             self._is_scheduled = True
             self._loop.call_soon(self._start_batch)
-        deliver(executed)
-
-    def _take(self) -> list[Call]:
-        """The oldest call and those after it that can share its batch."""
-        calls: list[Call] = []
-        rows, kept = 0, deque[Call]()
-        while self._queue:
-            call = self._queue.popleft()
-            if call.is_abandoned:
-                self._queued_rows -= call.rows
-                call.failed(Abandoned())
-            elif calls and (call.key != calls[0].key or rows + call.rows > self._max_rows):
-                kept.append(call)
-                if rows >= self._max_rows or len(kept) >= self._max_rows:
-                    break
-            else:
-                calls.append(call)
-                rows += call.rows
-                self._queued_rows -= call.rows
-                if rows >= self._max_rows:
-                    break
-        self._queue.extendleft(reversed(kept))
-        return calls
+        self._deliver.batch_done(executed, _rows(calls), self._clock() - now)
 
     def _finished_elsewhere(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:
         # Called on the compute thread.
@@ -118,49 +104,38 @@ class Batcher:
 
     def _finish(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:
         self._is_busy = False
-        self._on_batch(len(calls), sum(call.rows for call in calls), seconds)
-        # The engine first: it computes the next batch while the answers of this one are written.
-        if self._queue:
-            self._start_batch()
-        deliver(executed)
-
-
-def deliver(executed: list[Executed]) -> None:
-    """Give every call its own rows, or its error."""
-    for part in executed:
-        outcome = part.outcome
-        if isinstance(outcome, SlipwayError):
-            for call in part.calls:
-                call.failed(outcome)
+        if not self._queue:
+            self._patience.idle()
+            self._deliver.batch_done(executed, _rows(calls), seconds)
+            return
+        rows = _rows(calls)
+        wait = self._patience.seconds(self._queue.rows, rows, self._clock())
+        if wait > 0 and self._queue.rows < self._max_rows:
+            self._is_busy = True
+            self._waiting = self._loop.call_later(wait, self._start_batch)
+            self._deliver.batch_done(executed, rows, seconds)
         else:
-            _hand_out(part.calls, outcome)
+            # The engine first: it computes the next batch while the answers of this one are written.
+            self._start_batch()
+            self._deliver.batch_done(executed, rows, seconds)
 
 
-def _hand_out(calls: Sequence[Call], outputs: Outputs) -> None:
-    first = 0
-    for call in calls:
-        try:
-            call.answered(outputs, first)
-        except Exception as error:
-            # One answer that cannot be written must not keep its neighbours from theirs.
-            log.exception("an answer could not be written")
-            call.failed(ModelFault(f"the answer could not be written: {error}"))
-        first += call.rows
+def _rows(calls: Sequence[Call]) -> int:
+    return sum([call.rows for call in calls])
 
 
-class _ComputeThread:
+class ComputeThread:
     """Takes batches in order. A daemon: a hung engine must not keep a drained pod alive."""
 
     def __init__(
         self,
-        execute: Execute,
+        execute: Callable[[Sequence[Call]], list[Executed]],
         done: Callable[[Sequence[Call], list[Executed], float], None],
         clock: Callable[[], float],
     ) -> None:
         self._execute, self._done, self._clock = execute, done, clock
         self._batches: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="compute", daemon=True).start()
 
     def put(self, calls: Sequence[Call]) -> None:
         self._batches.put(calls)

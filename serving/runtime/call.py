@@ -6,7 +6,7 @@ whole computation (docs/decisions/0021-callbacks-on-the-hot-path.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,20 +21,40 @@ from serving.runtime.signature import Shape, Signature
 Data = bytes | memoryview | list[bytes]
 
 
+NEVER = float("inf")
+
+
 class Call:
     """Inputs in the signature's order. Subclasses say where the answer goes.
 
-    `key` is equal for calls that may share a batch; `arrived` and `deadline` are seconds of the pod's clock.
+    `key` is equal for calls that may share a batch; `arrived`, `started` and `deadline` are seconds of the
+    pod's clock. `source` says what the answer came from when that was not the model ("" when it was).
     """
 
-    __slots__ = ("arrived", "data", "deadline", "key", "rows", "shapes", "started")
+    __slots__ = (
+        "arrived", "data", "deadline", "identity", "key", "priority",
+        "rows", "shapes", "source", "started", "timeout",
+    )  # fmt: skip
 
     def __init__(self, data: list[Data], shapes: list[Shape], signature: Signature) -> None:
         self.data = data
         self.shapes = shapes
         self.rows = shapes[0][0] if signature.is_batched else 1
         self.key: object = None if signature.is_static else tuple(shape[1:] for shape in shapes)
-        self.arrived = self.started = self.deadline = 0.0
+        self.arrived = self.started = 0.0
+        self.timeout = self.deadline = NEVER
+        self.priority = 1
+        self.identity: Hashable = None
+        self.source = b""
+
+    def identify(self, signature: Signature) -> Hashable:
+        """What makes two calls the same: the exact input bytes, and the shapes where those can differ."""
+        if signature.is_fixed and type(self.data[0]) is bytes:
+            self.identity = self.data[0]
+        else:
+            parts = tuple(tuple(d) if type(d) is list else bytes(d) for d in self.data)  # type: ignore[arg-type]
+            self.identity = (parts, tuple(self.shapes))
+        return self.identity
 
     @property
     def is_abandoned(self) -> bool:
@@ -70,6 +90,17 @@ class Outputs:
         array = self.arrays[position]
         return array[first : first + rows] if self.is_batched else array
 
+    def alone(self, first: int, rows: int) -> Outputs:
+        """One call's part, copied: keeping it must not keep the whole batch."""
+        if self.is_batched and len(self.arrays[0]) == rows:
+            return self
+        parts = [self.slice(i, first, rows) for i in range(len(self.arrays))]
+        return Outputs([part.copy() for part in parts], self.signature)
+
+    def size_bytes(self) -> int:
+        """What keeping this costs, roughly."""
+        return sum(_size_bytes(array) for array in self.arrays)
+
     def json_rows(self, position: int) -> list[bytes]:
         """One output as JSON, cut into rows: each the row's elements separated by commas."""
         rows = self._rows[position]
@@ -89,6 +120,12 @@ class Outputs:
         # One call prints the whole batch; rows cannot hold "],[" themselves because they are numbers.
         printed = orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY)
         return printed[2:-2].split(b"],[")
+
+
+def _size_bytes(array: np.ndarray) -> int:
+    if array.dtype == object:
+        return sum(len(item) + 64 for item in array.ravel())
+    return array.nbytes + 128
 
 
 def _print_texts(row: np.ndarray) -> bytes:

@@ -42,6 +42,17 @@ class Abandoned(Permanent):
         super().__init__("the client closed the connection", remedy="none needed")
 
 
+class Expired(Permanent):
+    """The deadline passed while the request waited: 504, and the engine never saw it."""
+
+    status = 504
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the deadline passed before the model could start", remedy="allow more time, or add replicas"
+        )
+
+
 def status_of(error: SlipwayError) -> int:
     """The HTTP status an error becomes; an error without one is the pod's own fault."""
     status: int = getattr(error, "status", 500)

@@ -20,6 +20,14 @@ class Settings:
     threads: int = 1
     timeout_ms: float = 1000.0
     max_queue_rows: int = 2048
+    # 0: what the batch size and the measured cost of a batch suggest.
+    min_concurrency: int = 0
+    target_queue_ms: float = 0.0
+    # Equal inputs may have different answers: nothing is cached or shared.
+    stochastic: bool = False
+    cache_mb: float = 0.0
+    cache_ttl_seconds: float = 3600.0
+    fallback: dict[str, Any] | None = None
     finite_inputs: bool = True
     finite_outputs: bool = True
 

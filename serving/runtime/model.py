@@ -1,27 +1,35 @@
-"""One served model version: its engine, its batches, its numbers, and the words it answers with."""
+"""One served model version: the way a call takes through cache, admission and batches, and back."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.errors import SlipwayError
+from serving.runtime.admission import LatencyLimit
+from serving.runtime.answers import Answers
 from serving.runtime.batching import Batcher
-from serving.runtime.call import Call
+from serving.runtime.call import Call, Outputs
+from serving.runtime.call_queue import CallQueue
 from serving.runtime.codec.response import ResponseWriter
 from serving.runtime.engine.base import Engine
 from serving.runtime.engine.registry import open_engine
-from serving.runtime.errors import ModelFault
-from serving.runtime.execution import Executor
+from serving.runtime.errors import Abandoned, Expired, ModelFault, Unavailable
+from serving.runtime.execution import Executed, Executor
+from serving.runtime.fallback import COVERED, Fallback, RelayedCall
 from serving.runtime.faults import Faults, faults_for
 from serving.runtime.manifest import Manifest, read_manifest
+from serving.runtime.patience import Patience
 from serving.runtime.telemetry import ModelMetrics
 from serving.runtime.warmup import Warmed, warm
 
 # A batch this short costs less than handing it to a thread and back (docs/decisions/0022).
 INLINE_BELOW_SECONDS = 0.0004
+# Below this, waiting is the event loop's own time and says nothing about the engine.
+_LEAST_TARGET_SECONDS = 0.005
 
 
 class OpenedModel:
@@ -34,67 +42,120 @@ class OpenedModel:
         self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock)
 
 
-class ServedModel:
-    """Lives on the event loop. Raises nothing later than its constructor except to the caller of `infer`."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a model shares with its pod. `relay` finds another model by name for a fallback."""
 
-    def __init__(
-        self,
-        opened: OpenedModel,
-        *,
-        slot: str,
-        faults: str,
-        chance: random.Random,
-        loop: asyncio.AbstractEventLoop,
-        clock: Callable[[], float],
-    ) -> None:
+    slot: str
+    faults: str
+    chance: random.Random
+    loop: asyncio.AbstractEventLoop
+    clock: Callable[[], float]
+    relay: Callable[[str], ServedModel]
+
+
+class ServedModel:
+    """Lives on the event loop. Every call that enters `infer` is answered or failed exactly once."""
+
+    def __init__(self, opened: OpenedModel, around: Surroundings) -> None:
         manifest = self.manifest = opened.manifest
         self.name, self.version = manifest.name, manifest.version
         self.signature, self.engine, self.warmed = manifest.signature, opened.engine, opened.warmed
+        self.timeout_seconds = manifest.settings.timeout_ms / 1000
         self.metrics = ModelMetrics()
         self.writer = ResponseWriter(self.name, self.version, self.signature)
-        self.headers = response_headers(manifest, slot)
+        self.headers = response_headers(manifest, around.slot)
         self.in_flight = 0
-        self._loop, self._clock = loop, clock
-        self._faults: Faults | None = faults_for(self.name, self.version, faults, chance)
-        self.batcher = Batcher(
-            opened.executor,
-            manifest.settings,
-            is_batched=self.signature.is_batched,
-            inline=opened.warmed.largest_batch_seconds < INLINE_BELOW_SECONDS,
-            loop=loop,
-            clock=clock,
-            on_batch=self.metrics.batch,
-        )
+        self._computing = 0
+        self._loop, self._clock, self._find = around.loop, around.clock, around.relay
+        self._faults: Faults | None = faults_for(self.name, self.version, around.faults, around.chance)
+        self.answers = Answers.of(manifest, self._compute)
+        self._fallback = self._make_fallback()
+        self.limit = _limit(opened)
+        self.batcher = _batcher(opened, self, around)
+
+    # The way in
 
     def infer(self, call: Call) -> None:
-        """Queue a call. Raises `Unavailable` when full; everything later reaches `call.failed`."""
-        call.arrived = self._clock()
+        """Answer or fail the call, now or later. Never raises."""
+        now = call.arrived = self._clock()
+        call.deadline = now + call.timeout
         self.in_flight += 1
-        try:
-            self._start(call)
-        except SlipwayError:
-            self.in_flight -= 1
-            raise
-
-    def _start(self, call: Call) -> None:
-        if self._faults is not None:
-            self._infer_faulty(call, self._faults)
+        if self._faults is not None and self._struck(call, self._faults):
             return
-        self.batcher.submit(call)
+        self._look_up(call, now)
 
-    def _infer_faulty(self, call: Call, faults: Faults) -> None:
+    def _look_up(self, call: Call, now: float) -> None:
+        if self.answers is None or not self.answers.settle(call, now):
+            self._compute(call)
+
+    def _compute(self, call: Call) -> None:
+        """Past the caches: this call needs the engine."""
+        try:
+            if not self.limit.admits(self._computing, call.priority):
+                raise Unavailable(
+                    "more requests than this model can answer in time", remedy="try again later"
+                )
+            shed = self.batcher.submit(call)
+        except SlipwayError as error:
+            self.metrics.drop("shed")
+            self._fail(call, error)
+            return
+        self._computing += 1
+        if shed:
+            self._shed(shed)
+
+    def _struck(self, call: Call, faults: Faults) -> bool:
         if faults.strikes():
             fault = ModelFault("SLIPWAY_FAULTS asked for this error", remedy="unset SLIPWAY_FAULTS")
-            self._loop.call_later(faults.delay_seconds, call.failed, fault)
+            self._loop.call_later(faults.delay_seconds, self._fail, call, fault)
         elif faults.delay_seconds:
-            self._loop.call_later(faults.delay_seconds, self._submit_late, call)
+            self._loop.call_later(faults.delay_seconds, self._look_up, call, call.arrived)
         else:
-            self.batcher.submit(call)
+            return False
+        return True
 
-    def _submit_late(self, call: Call) -> None:
-        try:
-            self.batcher.submit(call)
-        except SlipwayError as error:
+    # The way back
+
+    def batch_done(self, executed: list[Executed], rows: int, seconds: float) -> None:
+        """A batch came back from the engine (`batching.Deliver`)."""
+        calls = 0
+        for part in executed:
+            calls += len(part.calls)
+            self._computing -= len(part.calls)
+            if isinstance(part.outcome, SlipwayError):
+                for call in part.calls:
+                    self._fail(call, part.outcome)
+            else:
+                self._hand_out(part.calls, part.outcome)
+        self.metrics.batch(calls, rows, seconds)
+
+    def calls_died(self, calls: list[Call]) -> None:
+        """Expired or abandoned in the queue (`batching.Deliver`)."""
+        for call in calls:
+            self._computing -= 1
+            self.metrics.drop("abandoned" if call.is_abandoned else "expired")
+            self._fail(call, Abandoned() if call.is_abandoned else Expired())
+
+    def _shed(self, calls: list[Call]) -> None:
+        for call in calls:
+            self._computing -= 1
+            self.metrics.drop("shed")
+            self._fail(call, Unavailable("shed for a request of higher priority", remedy="try again later"))
+
+    def _hand_out(self, calls: Sequence[Call], outputs: Outputs) -> None:
+        first = 0
+        for call in calls:
+            self.limit.observe(call.started - call.arrived)
+            call.answered(outputs, first)
+            if self.answers is not None:
+                self.answers.answered(call, outputs, first, self._clock())
+            first += call.rows
+
+    def _fail(self, call: Call, error: SlipwayError) -> None:
+        if self.answers is not None:
+            self.answers.failed(call, error)
+        if self._fallback is None or not isinstance(error, COVERED) or not self._fallback.answer(call):
             call.failed(error)
 
     def record(self, call: Call, code: int) -> None:
@@ -103,12 +164,39 @@ class ServedModel:
         metrics = self.metrics
         metrics.finished(code)
         metrics.total.observe(self._clock() - call.arrived)
-        metrics.queued.observe(max(call.started - call.arrived, 0.0))
+        if call.started:
+            metrics.queued.observe(call.started - call.arrived)
+
+    # Making and ending
+
+    @property
+    def fallbacks(self) -> int:
+        return self._fallback.used if self._fallback is not None else 0
 
     def close(self) -> None:
         """Only when nothing is in flight."""
         self.batcher.close()
         self.engine.close()
+
+    def _make_fallback(self) -> Fallback | None:
+        wish = self.manifest.settings.fallback
+        if wish is None:
+            return None
+        return Fallback(wish, self.signature, stale=self._stale, relay=self._relay)
+
+    def _stale(self, call: Call) -> Outputs | None:
+        return self.answers.stale(call) if self.answers is not None else None
+
+    def _relay(self, name: str, call: Call) -> None:
+        try:
+            other = self._find(name)
+            if other is self or other.signature != self.signature:
+                raise ModelFault(f"fallback {name} does not take and give the same tensors")
+        except SlipwayError as error:
+            call.source = b""
+            call.failed(error)
+            return
+        other.infer(RelayedCall(call, other.signature, other.record))
 
 
 def response_headers(manifest: Manifest, slot: str) -> bytes:
@@ -117,3 +205,26 @@ def response_headers(manifest: Manifest, slot: str) -> bytes:
     if slot:
         lines.append(f"x-slipway-slot: {slot}")
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def _limit(opened: OpenedModel) -> LatencyLimit:
+    settings = opened.manifest.settings
+    floor = settings.min_concurrency or 2 * settings.max_batch_size
+    target = settings.target_queue_ms / 1000 or max(
+        opened.warmed.largest_batch_seconds, _LEAST_TARGET_SECONDS
+    )
+    return LatencyLimit(floor=floor, ceiling=settings.max_queue_rows, target_seconds=target)
+
+
+def _batcher(opened: OpenedModel, model: ServedModel, around: Surroundings) -> Batcher:
+    settings, warmed = opened.manifest.settings, opened.warmed
+    return Batcher(
+        opened.executor,
+        CallQueue(settings.max_queue_rows),
+        Patience(settings.max_queue_delay_ms / 1000, warmed.fixed_seconds, warmed.row_seconds),
+        model,
+        max_rows=settings.max_batch_size if model.signature.is_batched else 1,
+        inline=warmed.largest_batch_seconds < INLINE_BELOW_SECONDS,
+        loop=around.loop,
+        clock=around.clock,
+    )

@@ -15,7 +15,7 @@ from serving.runtime.exposition import exposition
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.front import Front
 from serving.runtime.http.routes import Routes
-from serving.runtime.model import OpenedModel, ServedModel
+from serving.runtime.model import OpenedModel, ServedModel, Surroundings
 from serving.runtime.repository import Repository
 
 log = logging.getLogger("slipway.pod")
@@ -51,6 +51,14 @@ class Pod:
             clock=self._clock,
             max_body_bytes=options.max_body_bytes,
             max_connections=options.max_connections,
+        )
+        self._around = Surroundings(
+            slot=options.slot,
+            faults=options.faults,
+            chance=random.Random(),
+            loop=loop,
+            clock=self._clock,
+            relay=lambda name: self.repository.model(name, None),
         )
         self._stop = asyncio.Event()
         self.port = 0
@@ -99,14 +107,7 @@ class Pod:
             self.front.sweep()
 
     def _admit(self, opened: OpenedModel) -> ServedModel:
-        return ServedModel(
-            opened,
-            slot=self._options.slot,
-            faults=self._options.faults,
-            chance=random.Random(),
-            loop=self._loop,
-            clock=self._clock,
-        )
+        return ServedModel(opened, self._around)
 
     def _metrics(self) -> bytes:
         return exposition(self.repository.models, connections=self.front.connections, is_ready=self.is_ready)

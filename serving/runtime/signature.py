@@ -45,7 +45,7 @@ class TensorSpec:
     def _checked(self, shape: object) -> Shape:
         # 1.0 and true equal 1 and so find the remembered shape; taking them always keeps answers consistent.
         if not isinstance(shape, list | tuple) or not all(map(_is_size, shape)):
-            raise self._refusal(f"`shape` must be a list of integers >= 0, got {str(shape)[:100]}")
+            raise self._refusal(f"`shape` must be a list of integers >= 1, got {str(shape)[:100]}")
         fits = len(shape) == len(self.shape) and all(
             want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
         )
@@ -61,7 +61,7 @@ class TensorSpec:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, int | float) and size >= 0 and size == int(size)
+    return isinstance(size, int | float) and size >= 1 and size == int(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,19 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     is_batched: bool
     is_static: bool
+    is_fixed: bool
     positions: dict[str, int]
 
     @classmethod
     def of(cls, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Signature:
-        """Work out batchability. `is_static`: beyond the rows, no input dimension is free."""
+        """Work out batchability. `is_static`: beyond the rows, no input dimension is free.
+        `is_fixed`: one static input of fixed-size elements, so its bytes alone tell its shape."""
         tensors = inputs + outputs
         is_batched = all(spec.shape and spec.shape[0] == -1 for spec in tensors)
         is_static = is_batched and all(-1 not in spec.shape[1:] for spec in inputs)
-        return cls(inputs, outputs, is_batched, is_static, {s.name: i for i, s in enumerate(inputs)})
+        is_fixed = is_static and len(inputs) == 1 and inputs[0].datatype.size > 0
+        positions = {spec.name: i for i, spec in enumerate(inputs)}
+        return cls(inputs, outputs, is_batched, is_static, is_fixed, positions)
 
 
 def tensor_spec(name: str, datatype: str, shape: list[int]) -> TensorSpec:

@@ -28,6 +28,17 @@ class Warmed:
         return self.seconds_by_rows[-1][1]
 
     @property
+    def row_seconds(self) -> float:
+        """What one more row adds to a batch."""
+        (few, short), (many, long) = self.seconds_by_rows[0], self.seconds_by_rows[-1]
+        return max((long - short) / (many - few), 0.0) if many > few else 0.0
+
+    @property
+    def fixed_seconds(self) -> float:
+        """What a batch costs before its first row."""
+        return max(self.one_row_seconds - self.row_seconds, 0.0)
+
+    @property
     def one_row_seconds(self) -> float:
         return self.seconds_by_rows[0][1]
 

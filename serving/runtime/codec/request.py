@@ -151,6 +151,8 @@ def _accept(spec: TensorSpec, entry: dict[str, Any]) -> tuple[Shape, int]:
             f"input {spec.name!r}: datatype {str(entry.get('datatype'))[:40]}",
             remedy=f"send {spec.datatype.name}; the pod never casts",
         )
+    if "parameters" in entry:
+        _parameters(entry)
     shape = entry.get("shape")
     try:
         return spec.accepted[tuple(shape)]  # type: ignore[arg-type]

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import zlib
 
+from blake3 import blake3
+
 from model_store.errors import SlipwayError
 from serving.runtime.call import Call, Outputs
 from serving.runtime.codec.request import InferRequest, read_request
-from serving.runtime.errors import Refused, status_of
+from serving.runtime.errors import ModelFault, Refused, status_of
 from serving.runtime.http.exchange import JSON, Exchange
 from serving.runtime.model import ServedModel
+from serving.runtime.urgency import (
+    ENVOY_TIMEOUT_HEADER,
+    PRIORITY_HEADER,
+    TIMEOUT_HEADER,
+    read_priority,
+    read_timeout,
+)
 
 _GZIP_OR_ZLIB = 47
+_URGENCY = frozenset((PRIORITY_HEADER, TIMEOUT_HEADER, ENVOY_TIMEOUT_HEADER))
+# Bytes of JSON from which remembering the parsed request beats parsing it again.
+_WORTH_REMEMBERING = 2048
 
 
 class HttpCall(Call):
@@ -32,8 +44,11 @@ class HttpCall(Call):
     def answered(self, outputs: Outputs, first: int) -> None:
         try:
             body, headers = self._written(outputs, first)
-        except SlipwayError as error:
-            self.failed(error)
+        except Exception as error:
+            # One answer that cannot be written must not keep its batch neighbours from theirs.
+            self.failed(
+                error if isinstance(error, SlipwayError) else ModelFault(f"cannot be written: {error}")
+            )
             return
         self.model.record(self, 200)
         self.exchange.reply(body, headers=headers)
@@ -45,23 +60,49 @@ class HttpCall(Call):
     def _written(self, outputs: Outputs, first: int) -> tuple[bytes, bytes]:
         request, model = self.request, self.model
         if request.outputs is None:
-            return model.writer.plain(outputs, first, self.rows, request.id), JSON + model.headers
+            body = model.writer.plain(outputs, first, self.rows, request.id)
+            return body, b"%s%s%s" % (JSON, model.headers, self.source)
         head, blob = model.writer.chosen(outputs, first, self.rows, request.id, request.outputs)
         if not blob:
-            return head, JSON + model.headers
+            return head, JSON + model.headers + self.source
         length = b"inference-header-content-length: %d\r\n" % len(head)
-        return head + blob, b"content-type: application/octet-stream\r\n" + length + model.headers
+        return (
+            head + blob,
+            b"content-type: application/octet-stream\r\n" + length + model.headers + self.source,
+        )
 
 
 def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
     """Start an inference; the exchange is answered now (a mistake) or when the model has computed."""
     try:
-        request = read_request(model.signature, _body(exchange, max_body_bytes), _header_length(exchange))
+        request = _read(exchange, model, max_body_bytes)
         call = HttpCall(exchange, model, request)
-        model.infer(call)
+        headers, parameters = exchange.headers, request.parameters
+        call.timeout = model.timeout_seconds
+        if parameters or not _URGENCY.isdisjoint(headers):
+            call.priority = read_priority(headers, parameters)
+            call.timeout = read_timeout(headers, parameters, model.timeout_seconds)
     except SlipwayError as error:
         model.metrics.finished(status_of(error))
         exchange.reply_error(error, headers=model.headers)
+    else:
+        model.infer(call)
+
+
+def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:
+    answers = model.answers
+    if answers is None or answers.bodies is None or len(exchange.body) < _WORTH_REMEMBERING:
+        return read_request(model.signature, _body(exchange, max_body_bytes), _header_length(exchange))
+    header_length = _header_length(exchange)
+    if header_length is not None:
+        return read_request(model.signature, _body(exchange, max_body_bytes), header_length)
+    digest = blake3(exchange.body).digest()
+    request = answers.bodies.get(digest)
+    if request is None:
+        request = read_request(model.signature, _body(exchange, max_body_bytes), None)
+        if b"content-encoding" not in exchange.headers:
+            answers.bodies.put(digest, request)
+    return request
 
 
 def _header_length(exchange: Exchange) -> int | None:

@@ -34,7 +34,10 @@ TESTS = (
     "errors over those of their repeats on stable",
 )
 TWO_ARM = 3  # the first three compare arms; the others compare with a fixed number
-LEVELS = 8
+LEVELS = 10
+NEAR = np.array([0.15, 0.45] + [0.0] * (LEVELS - 2))
+FAR = np.array([0.0, 0.0, *np.linspace(0, 1, LEVELS - 2)])
+LOST_LEVELS = np.geomspace(0.8, 0.01, LEVELS)  # of the least acceptable share
 RESERVE = 0.1  # of the money is kept for changes later on
 RESERVE_SECONDS = 600.0
 USUAL_RATE = 0.001  # assumed of stable, with the weight of PRIOR_REQUESTS, until its own counts outweigh it
@@ -49,7 +52,8 @@ class Limits:
     tolerance: Array  # (services, TWO_ARM)
     alone: Array  # (services, TWO_ARM) the limit instead, where stable has no traffic
     fixed: Array  # (services, 3) errors, slow, disagreement
-    levels: Array  # (services, tests, LEVELS); those of "requests under the share" are parts of the floor
+    levels: Array  # (services, 3, LEVELS) the rates to bet on beyond `fixed`
+    repeats: Array  # (services, LEVELS) the same for repeats on stable
 
     @classmethod
     def stack(cls, limits: Sequence[Limits]) -> Limits:
@@ -59,6 +63,7 @@ class Limits:
             np.concatenate([one.alone for one in limits]),
             np.concatenate([one.fixed for one in limits]),
             np.concatenate([one.levels for one in limits]),
+            np.concatenate([one.repeats for one in limits]),
         )
 
 
@@ -66,24 +71,26 @@ class Limits:
 def limits_of(policy: AnalysisPolicy) -> Limits:
     """A policy as arrays of one service; made once per policy."""
     disagreement = 0.5 if policy.max_disagreement is None else policy.max_disagreement
-    edges = (
-        policy.error_tolerance + USUAL_RATE,
-        USUAL_RATE,
-        USUAL_RATE,
-        policy.max_error_rate,
-        policy.max_slow_share,
-        disagreement,
-        policy.error_tolerance + USUAL_RATE,
-    )
-    rising = [
-        np.geomspace(min(1.7 * edge, (edge + 1) / 2), max(0.98, (edge + 3) / 4), LEVELS) for edge in edges
-    ]
+    fixed = np.array([[policy.max_error_rate, policy.max_slow_share, disagreement]])
     return Limits(
         tolerance=np.array([[policy.error_tolerance, 0.0, 0.0]]),
         alone=np.array([[1.0, policy.max_error_rate, policy.max_slow_share]]),
-        fixed=np.array([[policy.max_error_rate, policy.max_slow_share, disagreement]]),
-        levels=np.array([[*rising[:-1], np.geomspace(0.6, 0.01, LEVELS), rising[-1]]]),
+        fixed=fixed,
+        levels=levels_over(fixed),
+        repeats=levels_over(np.array([policy.error_tolerance + USUAL_RATE])),
     )
+
+
+def levels_over(edge: Array) -> Array:
+    """The rates to bet on where `edge` is just acceptable: two close to it, the rest geometric up to all.
+
+    Close ones find a small excess in very many requests; without them it would never be found.
+    """
+    edge = np.clip(edge, 1e-9, 1 - 1e-6)[..., None]
+    low = np.minimum(1.8 * edge, (edge + 1) / 2)
+    high = np.maximum(0.98, (edge + 3) / 4)
+    levels: Array = np.where(NEAR > 0, edge + (low - edge) * NEAR, low * (high / low) ** FAR)
+    return levels
 
 
 def opening() -> tuple[Array, float]:
@@ -123,7 +130,7 @@ def two_arm_log_factors(
     # d/dq of the two divergences is 0: a quadratic in q, exact at tolerance 0 and close elsewhere
     total = np.maximum(n_s + n_c, 1)
     half = (n_s * (tolerance - usual) + n_c * (tolerance - levels)) / (2 * total)
-    q = np.sqrt(half * half + n_s * usual * tolerance / total) - half
+    q = np.minimum(np.sqrt(half * half + n_s * usual * tolerance / total) - half, 1 - 1e-9)
     edge = np.where(alone, limit, q + tolerance)
     edge = np.clip(edge, 1e-9, 1 - 1e-9)
     g = np.maximum((levels - edge) / (edge * (1 - edge)), 0.0)

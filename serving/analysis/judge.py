@@ -14,6 +14,7 @@ from serving.analysis.state import PLACES, Increment, JudgeState, Memory
 from serving.types import Counts, Finding, Outcome, Verdict
 
 SUSPICION = math.log(5.0)  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
+FEW = 5  # failures say nothing yet about the rate
 REPEATS_DOUBT = math.log(20.0)
 
 E_VALUES = "two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality"
@@ -29,6 +30,7 @@ class _Rule:
     alpha_share: float
     source: str
     told: Callable[[AnalysisPolicy, JudgeState], str]
+    is_over: Callable[[AnalysisPolicy, JudgeState], bool] = lambda policy, state: False
     of_errors: bool = False
 
 
@@ -94,6 +96,8 @@ def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: floa
         outcome, meaning = Outcome.INCONCLUSIVE, "stable is not shown to do better, so it is not this release"
     elif rule is AGAINST_STABLE and not state.stable.requests:
         outcome, meaning = Outcome.INCONCLUSIVE, "stable answered nothing to compare with"
+    elif rule.is_over(policy, state):
+        outcome, meaning = Outcome.INCONCLUSIVE, "over the limit, and not yet clear whether by chance"
     else:
         outcome, meaning = Outcome.PASS, "no sign of harm"
     evidence = (("e_value", math.exp(min(peak, 700))), ("e_value_needed", math.exp(min(needed, 700))))
@@ -168,10 +172,35 @@ def _told_disagreement(policy: AnalysisPolicy, state: JudgeState) -> str:
     return f"answers differ on {_rate(disagreed, compared)} compared requests, limit {limit:.2%}"
 
 
-AGAINST_STABLE = _Rule("error rate against stable", 0, 0.6, E_VALUES, _told_errors, of_errors=True)
-AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.15, WALD, _told_limit, of_errors=True)
-SLOW = _Rule("slow answers", 4, 0.15, WALD, _told_slow)
+def _over_stable(policy: AnalysisPolicy, state: JudgeState) -> bool:
+    stable, candidate = state.stable, state.candidate
+    usual = stable.errors / max(stable.requests, 1)
+    return _over(candidate.errors, candidate.requests, usual + policy.error_tolerance)
+
+
+def _over_limit(policy: AnalysisPolicy, state: JudgeState) -> bool:
+    return _over(state.candidate.errors, state.candidate.requests, policy.max_error_rate)
+
+
+def _over_slow(policy: AnalysisPolicy, state: JudgeState) -> bool:
+    return _over(state.candidate.slow, state.candidate.requests, policy.max_slow_share)
+
+
+def _over_disagreement(policy: AnalysisPolicy, state: JudgeState) -> bool:
+    compared, disagreed = state.compared
+    return _over(disagreed, compared, policy.max_disagreement or 1.0)
+
+
+def _over(part: int, whole: int, limit: float) -> bool:
+    return part >= FEW and part > limit * whole
+
+
+AGAINST_STABLE = _Rule(
+    "error rate against stable", 0, 0.6, E_VALUES, _told_errors, _over_stable, of_errors=True
+)
+AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.15, WALD, _told_limit, _over_limit, True)
+SLOW = _Rule("slow answers", 4, 0.15, WALD, _told_slow, _over_slow)
 TRAFFIC = _Rule("traffic", 6, 0.05, WALD, _told_traffic)
-DISAGREEMENT = _Rule("disagreement", 5, 0.05, WALD, _told_disagreement)
+DISAGREEMENT = _Rule("disagreement", 5, 0.05, WALD, _told_disagreement, _over_disagreement)
 RULES = (AGAINST_STABLE, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
 _REPEATS_ROW = 7

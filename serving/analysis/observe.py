@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.analysis.evidence import (
+    LOST_LEVELS,
     PRIOR_REQUESTS,
     TWO_ARM,
     USUAL_RATE,
     Array,
     Limits,
     fixed_log_factors,
+    levels_over,
     limits_of,
     log_totals,
     opening,
@@ -139,22 +141,22 @@ def _part_repeats(memory: Memory, ticks: Ticks) -> tuple[Array, Array]:
 
 def _log_factors(limits: Limits, memory: Memory, ticks: Ticks, own: Array, repeats: Array) -> Array:
     """Growth of every bet in this tick: (services, tests, levels)."""
-    alone, candidate, levels = ticks.share >= 1, ticks.candidate, limits.levels
+    alone, candidate = ticks.share >= 1, ticks.candidate
     ceilings = fixed_log_factors(
-        (candidate[:, [0, 0], None], candidate[:, 1:, None]), limits.fixed[:, :2, None], levels[:, 3:5]
+        (candidate[:, [0, 0], None], candidate[:, 1:, None]), limits.fixed[:, :2, None], limits.levels[:, :2]
     )
     disagreement = fixed_log_factors(
-        (ticks.compared[:, :1], ticks.compared[:, 1:]), limits.fixed[:, 2:], levels[:, 5]
+        (ticks.compared[:, :1], ticks.compared[:, 1:]), limits.fixed[:, 2:], limits.levels[:, 2]
     )
     repeated = repeat_log_factors(
-        (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:]), levels[:, 7]
+        (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:]), limits.repeats
     )
     return np.concatenate(
         [
             _against_stable(limits, memory, ticks, own),
             ceilings,
             disagreement[:, None],
-            _of_traffic(own[:, 0], candidate[:, 0], ticks.share, levels[:, 6])[:, None],
+            _of_traffic(own[:, 0], candidate[:, 0], ticks.share)[:, None],
             np.where(alone[:, None], repeated, 0.0)[:, None],
         ],
         axis=1,
@@ -175,7 +177,7 @@ def _against_stable(limits: Limits, memory: Memory, ticks: Ticks, own: Array) ->
         (candidate[:, :1, None], candidate[:, ARM_KINDS, None]),
         usual=usual[..., None],
         tolerance=limits.tolerance[..., None],
-        levels=limits.levels[:, :TWO_ARM],
+        levels=levels_over(np.where(alone[:, None], limit, np.minimum(usual + limits.tolerance, 1))),
         alone=alone[:, None, None],
         limit=limit[..., None],
     )
@@ -199,10 +201,12 @@ def _due(memory: Memory, ticks: Ticks, own: Array) -> tuple[Array, Array]:
     return stable * due, candidate * due
 
 
-def _of_traffic(stable: Array, candidate: Array, share: Array, levels: Array) -> Array:
+def _of_traffic(stable: Array, candidate: Array, share: Array) -> Array:
     """Where both arms have a share: whether the candidate finishes at least half of its own."""
     floor = np.clip(share * LOST_SHARE, 1e-9, 0.5)[:, None]
-    factors = fixed_log_factors(((stable + candidate)[:, None], candidate[:, None]), floor, floor * levels)
+    factors = fixed_log_factors(
+        ((stable + candidate)[:, None], candidate[:, None]), floor, floor * LOST_LEVELS
+    )
     return np.where(((share > 0) & (share < 1))[:, None], factors, 0.0)
 
 

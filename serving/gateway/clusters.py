@@ -42,8 +42,12 @@ def service_cluster(service: str, endpoint_file: Path) -> Message:
         lb_policy="ROUND_ROBIN",
         # Without this a removed endpoint keeps getting traffic until it fails a health check.
         ignore_health_on_host_removal=True,
-        # Only when every endpoint is unhealthy, try them all the same.
-        common_lb_config={"healthy_panic_threshold": {"value": 1}},
+        common_lb_config={
+            # Only when every endpoint is unhealthy, try them all the same.
+            "healthy_panic_threshold": {"value": 1},
+            # By default Envoy collects changes of weight and health for a second before workers see them.
+            "update_merge_window": "0s",
+        },
         health_checks=[_HEALTH_CHECK],
         outlier_detection=_OUTLIERS,
         **_CONNECTIONS,

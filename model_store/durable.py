@@ -40,19 +40,16 @@ def digest_file(path: Path) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` atomically. Of several writers at once the last one wins, whole."""
+def write_file(path: Path, content: bytes, *, area: Path | None = None) -> None:
+    """Replace `path` atomically. It is written under `area` (default: beside it) first, which `sweep` clears
+    after a crash. Of several writers at once the last one wins, whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with staging(area or path.parent) as directory:
+        temporary = directory / "file"
+        temporary.write_bytes(content)
+        _sync_file(temporary)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     _sync_directory(path.parent)
 
 

@@ -123,7 +123,7 @@ class Store:
         digest = digest_bytes(content)
         path = self._blob_path(digest)
         if not _is_sound(path, digest):
-            write_file(path, content)
+            write_file(path, content, area=self._tmp)
         return digest
 
     def get_bytes(self, digest: str) -> bytes:
@@ -164,7 +164,7 @@ class Store:
             return known
         value = compute()
         if keep(value):
-            write_file(path, canonical_json({"inputs": dict(inputs), "value": value}))
+            write_file(path, canonical_json({"inputs": dict(inputs), "value": value}), area=self._tmp)
         return value
 
     def _recall(self, path: Path) -> Json | None:

@@ -82,19 +82,20 @@ Run = Callable[[Recipe, tuple[str, ...]], Found]
 def search_exclusions(run: Run, start: Found, units: Units, max_changed: float) -> Found:
     """The fewest units in fp32, most harmful first, that keep the changed decisions within `max_changed`.
 
-    Costs one trial per unit (how harmful is it alone?) and a bisection over how many to exclude. When nothing
-    less is enough, everything is excluded, which the caller reads as "not in this precision".
+    Costs one trial per unit (how harmful is it alone?) and a bisection over how many to exclude. At least one
+    unit stays quantized: when that is still not enough, the least harmful model found, for the gate to judge.
     """
     ranked = _by_harm(run, start.recipe, units)
-    enough, low, high = None, 1, len(ranked) - 1
+    enough, least, low, high = None, start, 1, len(ranked) - 1
     while low <= high:
         middle = (low + high) // 2
         found = run(start.recipe, _flat(ranked[:middle]))
+        least = min(least, found, key=lambda one: one.loss)
         if found.changed <= max_changed:
             enough, high = found, middle - 1
         else:
             low = middle + 1
-    return enough or run(start.recipe, units.nodes)
+    return enough or least
 
 
 def _by_harm(run: Run, recipe: Recipe, units: Units) -> list[tuple[str, ...]]:

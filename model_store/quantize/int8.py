@@ -51,10 +51,6 @@ def convert(
         if not units.nodes:
             return None, {"reason": f"no operator to quantize: none of {', '.join(HEAVY)} is in the model"}
         found = _find(trial, layout, units, max_changed)
-    if len(found.excluded) == len(units.nodes):
-        return None, {
-            "reason": f"every node had to stay fp32 to change at most {max_changed:.2%} of the decisions"
-        }
     return found.model, {"layout": layout, "calibration_rows": count_rows(rows), **found.described()}
 
 
@@ -120,9 +116,12 @@ class Trial:
 
 
 def spread(rows: Rows, limit: int) -> dict[str, np.ndarray[Any, Any]]:
-    """At most `limit` rows, evenly spaced: files are often sorted, the first rows unlike the rest."""
+    """At most `limit` rows in whole batches, evenly spaced: in sorted files the first are unlike the rest."""
     count = count_rows(rows)
-    chosen = np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64))
+    wanted = min(limit, count)
+    if wanted > CALIBRATION_BATCH:  # onnxruntime's histograms take batches of one size only
+        wanted -= wanted % CALIBRATION_BATCH
+    chosen = np.linspace(0, count - 1, wanted).round().astype(np.int64)
     return {name: array[chosen] for name, array in rows.items()}
 
 

@@ -24,10 +24,10 @@ def prepared(source: bytes) -> ModelProto:
     Raises `Permanent` (NotOnnx) for bytes that do not parse.
     """
     try:
-        model = onnx.load_model_from_string(source)
-    except Exception as error:  # protobuf's DecodeError has no stable import path
+        model = lower(onnx.load_model_from_string(source))
+    except Exception as error:  # protobuf's DecodeError and onnx's ValidationError share no base
         raise NotOnnx(f"not an ONNX model: {error}", remedy="log the model to MLflow again") from error
-    return onnx.shape_inference.infer_shapes(_basic(_named(lower(model))))
+    return onnx.shape_inference.infer_shapes(_basic(_named(model)))
 
 
 def _basic(model: ModelProto) -> ModelProto:

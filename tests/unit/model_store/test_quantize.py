@@ -1,0 +1,408 @@
+"""fp16 and int8: the same bytes each time, no more harm than said, and what cannot be is a reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from model_store.errors import Permanent
+from model_store.inference import answer, has_exact_int8, open_session, session_config
+from model_store.quantize import LAYOUTS, NotQuantized, Search, UnknownPrecision, quantize
+from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
+from model_store.quantize.int8 import spread
+from model_store.quantize.lower import lower
+from model_store.quantize.prepare import NotOnnx
+from model_store.readout import Readout
+from model_store.store import Store
+from tests.bundles import elementwise, model_of
+from tests.small_models import Array, Credit, Digits, Rows, keep
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def decisions(content: bytes, rows: Rows) -> Array:
+    outputs = answer(open_session(content, config=session_config("int8")), rows)
+    return Readout.find(outputs).decisions(outputs)
+
+
+def accuracy(content: bytes, rows: Rows, labels: Array) -> float:
+    return float(np.mean(decisions(content, rows) == labels))
+
+
+def operators(content: bytes) -> set[str]:
+    return {node.op_type for node in onnx.load_model_from_string(content).graph.node}
+
+
+# lowering
+
+
+def test_scikit_learns_own_operators_become_core_onnx_with_the_same_answers(credit: Credit) -> None:
+    original = onnx.load_model_from_string(credit.onnx)
+    lowered = lower(original)
+    assert {node.domain for node in original.graph.node} == {"", "ai.onnx.ml"}
+    assert {node.domain for node in lowered.graph.node} == {""}
+    before, after = (
+        answer(open_session(model.SerializeToString()), credit.evaluation) for model in (original, lowered)
+    )
+    assert np.array_equal(before["label"], after["label"])
+    assert np.abs(before["probabilities"] - after["probabilities"]).max() < 1e-6
+
+
+def test_operators_nobody_taught_us_to_lower_stay(credit: Credit) -> None:
+    node = helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml", threshold=0.5)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node], "g", [value("x", TensorProto.FLOAT, ["N", 2])], [value("y", TensorProto.FLOAT, ["N", 2])]
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    assert lower(model).graph.node[0].op_type == "Binarizer"
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+def test_selecting_from_a_table_keeps_its_shape(shape: tuple[int, ...]) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("ArrayFeatureExtractor", ["table", "i"], ["y"], domain="ai.onnx.ml", name="afe")],
+        "g",
+        [value("i", TensorProto.INT64, ["N"])],
+        [value("y", TensorProto.INT64, [1, "N"])],
+        [numpy_helper.from_array(np.array([7, 8, 9]).reshape(shape), "table")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    rows = {"i": np.array([2, 0, 1, 1])}
+    for content in (model.SerializeToString(), lower(model).SerializeToString()):
+        assert answer(open_session(content), rows)["y"].tolist() == [[9, 7, 8, 8]]
+
+
+# precisions
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_credit_model_keeps_its_accuracy(store: Store, credit: Credit, precision, layout) -> None:
+    source = keep(store, credit.onnx)
+    made = quantize(store, source, precision, layout, credit.calibration)
+    assert not isinstance(made, NotQuantized)
+    assert (made.precision, made.parent_digest) == (precision, source.digest)
+    before = accuracy(credit.onnx, credit.evaluation, credit.labels)
+    after = accuracy(made.path.read_bytes(), credit.evaluation, credit.labels)
+    assert abs(before - after) < 0.01
+
+
+@pytest.mark.parametrize(("precision", "share"), [("fp16", 0.55), ("int8", 0.36)])
+def test_fewer_bits_are_a_smaller_file(store: Store, credit: Credit, precision, share: float) -> None:
+    source = keep(store, credit.onnx)
+    made = quantize(store, source, precision, "onnxruntime", credit.calibration)
+    assert not isinstance(made, NotQuantized)
+    assert made.size_bytes < share * source.size_bytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_cnn_keeps_its_accuracy_in_int8(store: Store, digits: Digits, layout) -> None:
+    before = accuracy(digits.onnx, digits.evaluation, digits.labels)
+    assert before > 0.9, "the fixture is a real classifier"
+    made = quantize(store, keep(store, digits.onnx), "int8", layout, digits.calibration)
+    assert not isinstance(made, NotQuantized)
+    assert "QuantizeLinear" in operators(made.path.read_bytes())
+    assert before - accuracy(made.path.read_bytes(), digits.evaluation, digits.labels) < 0.01
+
+
+def test_inputs_and_outputs_stay_fp32(store: Store, credit: Credit) -> None:
+    made = quantize(store, keep(store, credit.onnx), "fp16", "onnxruntime", credit.calibration)
+    assert not isinstance(made, NotQuantized)
+    session = open_session(made.path)
+    assert [i.type for i in session.get_inputs()] == ["tensor(float)"]
+    assert [o.type for o in session.get_outputs()] == ["tensor(int64)", "tensor(float)"]
+
+
+def test_features_beyond_fp16_do_not_become_infinity(store: Store, credit: Credit) -> None:
+    assert credit.calibration["input"].max() > 65504, "the data has such a feature"
+    made = quantize(store, keep(store, credit.onnx), "fp16", "onnxruntime", credit.calibration)
+    assert not isinstance(made, NotQuantized)
+    assert store.provenance(made.digest)["kept_fp32"] == ["Scaler/Sub", "Scaler/Mul"]
+    answers = answer(open_session(made.path), credit.evaluation)
+    assert np.isfinite(answers["probabilities"]).all()
+    expected = answer(open_session(credit.onnx), credit.evaluation)["probabilities"]
+    assert np.abs(answers["probabilities"] - expected).max() < 0.01
+
+
+def test_the_tensorrt_layout_is_signed_symmetric_and_leaves_biases_alone(
+    store: Store, digits: Digits
+) -> None:
+    made = quantize(store, keep(store, digits.onnx), "int8", "tensorrt", digits.calibration)
+    assert not isinstance(made, NotQuantized)
+    model = onnx.load(made.path)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    points = [
+        constants[node.input[2]]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    assert points
+    assert all(point.dtype == np.int8 and not point.any() for point in points)
+    assert {constants[name].dtype for name in ("b1", "b3")} == {np.dtype(np.float32)}
+
+
+def test_weights_have_a_scale_per_channel(store: Store, digits: Digits) -> None:
+    made = quantize(store, keep(store, digits.onnx), "int8", "onnxruntime", digits.calibration)
+    assert not isinstance(made, NotQuantized)
+    scales = {tensor.name: tensor.dims for tensor in onnx.load(made.path).graph.initializer}
+    assert list(scales["w2_scale"]) == [24]
+
+
+def test_quantizing_everything_ruins_the_credit_model_and_ours_does_not(store: Store, credit: Credit) -> None:
+    """Why only the heavy operators are quantized: 8 bits over raw features leave one decision for everyone."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    from model_store.quantize.int8 import KEEP_SCALES, _quiet, _reader
+    from model_store.quantize.prepare import prepared
+
+    naive, folder = store.root / "naive.onnx", store.root
+    folder.mkdir(exist_ok=True)
+    onnx.save(prepared(credit.onnx), folder / "prepared.onnx")
+    with _quiet():
+        quantize_static(
+            folder / "prepared.onnx",
+            naive,
+            _reader(spread(credit.calibration, 320)),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options=KEEP_SCALES,
+        )
+    before = accuracy(credit.onnx, credit.evaluation, credit.labels)
+    ruined = accuracy(naive.read_bytes(), credit.evaluation, credit.labels)
+    made = quantize(store, keep(store, credit.onnx), "int8", "onnxruntime", credit.calibration)
+    assert not isinstance(made, NotQuantized)
+    assert before - ruined > 0.05
+    assert before - accuracy(made.path.read_bytes(), credit.evaluation, credit.labels) < 0.01
+
+
+# determinism
+
+
+DIGESTS = """
+import sys
+import numpy as np
+from pathlib import Path
+from model_store.quantize import quantize
+from model_store.store import Store
+from tests.small_models import keep
+store = Store(Path(sys.argv[1]))
+source = keep(store, Path(sys.argv[2]).read_bytes())
+rows = {"input": np.load(sys.argv[3])}
+for precision in ("fp32", "fp16", "int8"):
+    for layout in ("onnxruntime", "tensorrt"):
+        print(quantize(store, source, precision, layout, rows).digest)
+"""
+
+
+def test_the_same_inputs_give_the_same_bytes_in_any_process(tmp_path: Path, credit: Credit) -> None:
+    (tmp_path / "model.onnx").write_bytes(credit.onnx)
+    np.save(tmp_path / "rows.npy", credit.calibration["input"])
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", DIGESTS, tmp_path / seed, tmp_path / "model.onnx", tmp_path / "rows.npy"],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1
+    assert len(seen.pop().split()) == 6
+
+
+# the search
+
+
+def outlier_model(outlier: float) -> bytes:
+    """Two independent paths added up; the activations of one have a channel far beyond the others."""
+    rng = np.random.default_rng(1)
+    width = 32
+    scale = np.ones(width, np.float32)
+    scale[0] = outlier
+    weights = {
+        "scale": scale,
+        "a": rng.normal(size=(width, 2)) * (1 / scale)[:, None],
+        "b": rng.normal(size=(width, 2)),
+        "c": rng.normal(size=(width, 2)),
+    }
+    nodes = [
+        helper.make_node("Mul", ["input", "scale"], ["wide"], name="stretch"),
+        helper.make_node("MatMul", ["wide", "a"], ["from_wide"], name="harmful"),
+        helper.make_node("MatMul", ["input", "b"], ["from_b"], name="harmless_b"),
+        helper.make_node("MatMul", ["input", "c"], ["from_c"], name="harmless_c"),
+        helper.make_node("Sum", ["from_wide", "from_b", "from_c"], ["scores"], name="sum"),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], name="softmax"),
+    ]
+    value = helper.make_tensor_value_info
+    constants = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    model = model_of(
+        nodes,
+        [value("input", TensorProto.FLOAT, ["N", width])],
+        [value("probabilities", TensorProto.FLOAT, ["N", 2])],
+        constants,
+    )
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_search_leaves_just_the_harmful_node_in_fp32(store: Store, layout) -> None:
+    rows = {"input": np.random.default_rng(0).normal(size=(512, 32)).astype(np.float32)}
+    source = keep(store, outlier_model(5000.0))
+    naive = quantize(store, source, "int8", layout, rows, search=Search(max_changed=1.0))
+    searched = quantize(store, source, "int8", layout, rows, search=Search(max_changed=0.02))
+    assert not isinstance(naive, NotQuantized)
+    assert not isinstance(searched, NotQuantized)
+    assert store.provenance(naive.digest)["excluded"] == []
+    assert store.provenance(naive.digest)["changed_decisions"] > 0.05
+    how = store.provenance(searched.digest)
+    assert how["excluded"] == ["harmful"]
+    assert how["changed_decisions"] <= 0.02
+
+
+def test_without_outliers_nothing_is_excluded(store: Store) -> None:
+    rows = {"input": np.random.default_rng(0).normal(size=(512, 32)).astype(np.float32)}
+    made = quantize(store, keep(store, outlier_model(1.0)), "int8", "onnxruntime", rows, search=Search(0.02))
+    assert not isinstance(made, NotQuantized)
+    assert store.provenance(made.digest)["excluded"] == []
+
+
+class Simulated:
+    """Harm adds up over the nodes that are quantized; counts how often it is asked."""
+
+    def __init__(self, harm: dict[str, float]) -> None:
+        self.harm, self.trials = harm, 0
+
+    def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> Found:
+        self.trials += 1
+        changed = sum(harm for node, harm in self.harm.items() if node not in excluded)
+        return Found(b"", recipe, excluded, changed, changed)
+
+
+RECIPE = Recipe("onnxruntime", "MinMax")
+
+
+def search(harm: dict[str, float], limit: float) -> tuple[Found, int]:
+    simulated = Simulated(harm)
+    start = simulated.run(RECIPE, ())
+    units = Units(tuple((name,) for name in harm))
+    return search_exclusions(simulated.run, start, units, limit), simulated.trials
+
+
+def test_the_fewest_nodes_are_excluded_most_harmful_first() -> None:
+    found, _ = search({"a": 0.001, "b": 0.05, "c": 0.002, "d": 0.03}, limit=0.01)
+    assert set(found.excluded) == {"b", "d"}
+    found, _ = search({"a": 0.001, "b": 0.05, "c": 0.002, "d": 0.03}, limit=0.035)
+    assert found.excluded == ("b",)
+
+
+def test_the_search_is_bounded() -> None:
+    _, trials = search({str(index): 0.01 for index in range(24)}, limit=0.005)
+    assert trials <= 1 + 24 + 5
+
+
+def test_when_nothing_is_enough_the_least_harmful_model_goes_to_the_gate() -> None:
+    found, _ = search({"a": 0.5, "b": 0.2, "c": 0.1}, limit=0.01)
+    assert found.excluded == ("a", "b")
+    assert found.changed == pytest.approx(0.1)
+
+
+def test_many_nodes_are_searched_in_groups_of_one_kind() -> None:
+    weights = [numpy_helper.from_array(np.zeros((4, 4), np.float32), f"w{index}") for index in range(30)]
+    nodes = [
+        helper.make_node("MatMul", [f"x{index}", f"w{index}"], [f"x{index + 1}"], name=f"m{index}")
+        for index in range(30)
+    ]
+    nodes.append(helper.make_node("MatMul", ["x30", "x30"], ["y"], name="attention"))
+    value = helper.make_tensor_value_info
+    inputs = [value("x0", TensorProto.FLOAT, [4, 4])]
+    model = model_of(nodes, inputs, [value("y", TensorProto.FLOAT, [4, 4])], weights)
+    units = Units.of(model, ("MatMul",), max_units=24)
+    assert [len(unit) for unit in units.members] == [30, 1]
+    assert len(Units.of(model, ("MatMul",), max_units=31).members) == 31
+
+
+# what cannot be
+
+
+def test_a_model_without_heavy_operators_is_not_quantized(store: Store) -> None:
+    source = keep(store, elementwise("Sigmoid").SerializeToString())
+    made = quantize(store, source, "int8", "onnxruntime", {"x": np.zeros((40, 2), np.float32)})
+    assert made == NotQuantized(
+        "no operator to quantize: none of Conv, ConvTranspose, Gemm, MatMul is in the model"
+    )
+
+
+def test_an_unknown_precision_or_layout_lists_what_exists(store: Store, credit: Credit) -> None:
+    source = keep(store, credit.onnx)
+    with pytest.raises(UnknownPrecision, match=r"'int4'.*\n  remedy: use one of: fp32, fp16, int8"):
+        quantize(store, source, "int4", "onnxruntime", credit.calibration)  # type: ignore[arg-type]
+    with pytest.raises(UnknownPrecision, match="use one of: onnxruntime, tensorrt"):
+        quantize(store, source, "int8", "openvino", credit.calibration)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x08\x07\x12"])
+def test_garbage_is_refused_in_words(store: Store, content: bytes) -> None:
+    with pytest.raises(NotOnnx):
+        quantize(store, keep(store, content), "int8", "onnxruntime", {"x": np.zeros((4, 2), np.float32)})
+
+
+def test_a_truncated_model_is_refused_in_words(store: Store, credit: Credit) -> None:
+    with pytest.raises(NotOnnx, match="ONNX"):
+        quantize(store, keep(store, credit.onnx[:5000]), "fp16", "onnxruntime", credit.calibration)
+
+
+def test_calibration_without_rows_is_refused(store: Store, credit: Credit) -> None:
+    rows = {"input": credit.calibration["input"][:0]}
+    with pytest.raises(Permanent, match="there are no rows"):
+        quantize(store, keep(store, credit.onnx), "int8", "onnxruntime", rows)
+
+
+# rows and machines
+
+
+@pytest.mark.parametrize(
+    ("there", "limit", "taken"), [(1000, 512, 512), (334, 512, 320), (20, 512, 20), (1, 5, 1)]
+)
+def test_calibration_rows_are_spread_over_the_file_in_whole_batches(
+    there: int, limit: int, taken: int
+) -> None:
+    rows = spread({"x": np.arange(there)}, limit)["x"]
+    assert len(rows) == taken
+    assert (rows[0], rows[-1]) == (0, there - 1)
+    assert len(set(rows.tolist())) == taken
+
+
+def test_int8_asks_for_exact_products_only_where_the_cpu_saturates() -> None:
+    assert session_config("int8", exact_int8=False) == {"session.x64quantprecision": "1"}
+    assert session_config("int8", exact_int8=True) == {}
+    assert session_config("fp32", exact_int8=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"),
+    [("fpu avx2 avx512f", False), ("fpu avx512_vnni", True), ("fpu avx_vnni", True), ("fpu amx_int8", True)],
+)
+def test_vnni_is_read_from_the_cpu_flags(tmp_path: Path, flags: str, exact: bool) -> None:
+    cpuinfo = tmp_path / f"cpuinfo-{exact}-{flags}"
+    cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    assert has_exact_int8(cpuinfo) is exact
+
+
+def test_arm_always_sums_exactly(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nFeatures : fp asimd\n")
+    assert has_exact_int8(cpuinfo) is True

@@ -1,6 +1,6 @@
 """What a release is about, fixed when its DAG run starts: the version, the spec, who asked and why.
 
-One file a release, `<home>/releases/<model>/<release id>.json`, so that XCom carries only the id. The id comes
+One file a release, `<home>/releases/<model>/<id>.json`, so that XCom carries only the id. The id comes
 from the DAG run, so that a cleared run is the same release again.
 """
 
@@ -58,11 +58,11 @@ class Releases:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def open(self, request: Request, spec: ReleaseSpec, resolve: Callable[[], int]) -> Release:
+    def open(self, request: Request, spec: ReleaseSpec, resolve: Callable[[str], int]) -> Release:
         """The release of this DAG run. A run that starts again keeps its version and takes the new spec."""
         if known := self._of_run(spec.model, request):
             return self._keep(replace(known, spec=spec, request=request))
-        return self._create(ModelRef(spec.model, resolve()), spec, request)
+        return self._create(ModelRef(spec.model, resolve(request.version)), spec, request)
 
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
 from slipway_airflow import links
 from slipway_airflow.failures import RetryByKind, explained
@@ -19,37 +19,54 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 SECONDS = "seconds"
+LABEL = "label"
+# Names a mapped instance by what came of it; until then by its number.
+BY_LABEL = "{{ label | default('') }}"
 
 
 class StepOperator(DecoratedOperator):
-    """Runs the decorated function with the arguments it names, from the DAG and from Airflow's context."""
+    """Runs the decorated function with the arguments it names, from the DAG and from Airflow's context.
+
+    A function that returns `building.Told` hands on the value and tells the words.
+    """
 
     custom_operator_name = "@step"
     operator_extra_links = links.ALL
     ui_color = "#e8f1fb"
 
     def execute(self, context: Context) -> Any:
-        arguments = {**context, **self.op_kwargs}
-        self.op_kwargs = dict(self.determine_kwargs(arguments))
+        self.op_kwargs = dict(self.determine_kwargs({**context, **self.op_kwargs}))
         with explained(context), working_time(context):
-            return self.python_callable(*self.op_args, **self.op_kwargs)
+            return self._told(context, self.python_callable(*self.op_args, **self.op_kwargs))
+
+    def _told(self, context: Context, result: Any) -> Any:
+        words = getattr(result, "words", None)
+        if words is None:
+            return result
+        self.log.info("%s", words)
+        cast("dict[str, Any]", context)[LABEL] = words
+        return result.value
 
 
 class working_time:  # noqa: N801 - a context manager, read as a phrase
     """Puts the span of the task's own work into XCom: [start, end] in seconds since the epoch."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, key: str = SECONDS) -> None:
+        self._ti = context["ti"]
+        self._key = key
 
     def __enter__(self) -> None:
         self._started = time.time()
 
     def __exit__(self, *_: object) -> None:
-        self._context["ti"].xcom_push(SECONDS, [self._started, time.time()])
+        self._ti.xcom_push(self._key, [self._started, time.time()])
 
 
-def step(function: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Make a task of a function. Takes any operator's arguments (`retries`, `map_index_template`, ...)."""
+def step(function: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+    """Make a task of a function. Takes any operator's arguments (`retries`, `map_index_template`, ...).
+
+    Untyped, as the arguments of a task are not what its function takes but XComs of it.
+    """
     kwargs.setdefault("retry_policy", RetryByKind())
     return task_decorator_factory(
         python_callable=function,

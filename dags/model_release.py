@@ -1,0 +1,187 @@
+"""One DAG per release spec: a version in the registry becomes what users reach.
+
+Read `release_dag` from top to bottom: it is the story. What the tasks do is in `plugins/slipway_airflow`.
+Only what parsing needs is imported here, everything heavy waits inside the tasks: 300 specs parse in seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, TaskGroup, get_current_context, get_parsing_context
+from slipway_airflow import forms, specs
+from slipway_airflow.operators import Deploy, RollOut, TakeTurn, Watch
+from slipway_airflow.step import BY_LABEL, step
+
+from model_store.build import Variant, variants
+from model_store.spec import InvalidSpec, ReleaseSpec
+from model_store.types import TargetName
+
+if TYPE_CHECKING:
+    from slipway_airflow.building import Told
+
+RELEASES = Path(__file__).parent / "releases"
+
+# A short absence of MLflow or a pod is waited out (5 + 10 + 20 s); then the release fails and is settled.
+DEFAULTS: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": timedelta(seconds=5),
+    "execution_timeout": timedelta(minutes=30),
+}
+
+
+def release_dag(spec: ReleaseSpec) -> DAG:
+    """The twelve steps of a release, in four groups and a settlement that always runs."""
+    with DAG(
+        dag_id=specs.dag_id_of(spec.model),
+        dag_display_name=f"Release {spec.model}",
+        description=spec.description or f"Releases {spec.model}",
+        doc_md=forms.release_page(spec),
+        schedule=spec.schedule,
+        catchup=False,
+        # Requests wait for the release lock inside their runs, where a newer one can supersede them.
+        max_active_runs=16,
+        params=forms.release_params(spec),
+        default_args={**DEFAULTS, "owner": spec.owner or "slipway"},
+        tags=["slipway", "release", spec.model],
+    ) as dag:
+        with TaskGroup("intake", tooltip="Which version, whose turn, is it what it says"):
+            turn = TakeTurn(task_id="take_turn", spec=spec, doc_md=TakeTurn.__doc__).as_setup()
+            release = turn.output
+            exported = export(release)
+            checked = check_data(release, exported)
+
+        with TaskGroup("candidates", tooltip="Every precision, for every target, against the limits"):
+            quantized = quantize.partial(release=release, exported=exported).expand(variant=variants(spec))
+            compiled = compile.partial(release=release).expand(quantized=quantized, target=list(spec.targets))
+            gated = gate.partial(release=release, exported=exported, compiled=compiled).expand(
+                quantized=quantized
+            )
+            checked >> gated
+
+        with TaskGroup("bundle", tooltip="The best that passed, by its content"):
+            chosen = choose(release, gated)
+            published = publish(release, exported, gated, chosen)
+
+        with TaskGroup("rollout", tooltip="Step by step, and back at the first doubt"):
+            deployed = Deploy(
+                task_id="deploy", release=release, bundle=published, doc_md=Deploy.__doc__
+            ).output
+            rolled_out = RollOut(
+                task_id="roll_out", release=release, deployment=deployed, doc_md=RollOut.__doc__
+            )
+            promoted = promote(release, published, gated)
+            watched = Watch(task_id="watch", release=release, doc_md=Watch.__doc__)
+            rolled_out >> promoted >> watched
+
+        settled = settle(release, published, gated).as_teardown(setups=turn)
+        watched >> settled
+    return dag
+
+
+@step
+def export(release: str) -> Told:
+    """Turns the registered version into one ONNX file that agrees with the original.
+
+    ONNX is taken as it is. scikit-learn is converted in a child process, and only if the spec trusts it.
+    """
+    from slipway_airflow import building
+
+    return building.export(*building.opened(release))
+
+
+@step
+def check_data(release: str, exported: str) -> Told:
+    """Checks evaluation and calibration rows with Great Expectations; none may be in both."""
+    from slipway_airflow import building
+
+    return building.check_data(*building.opened(release), exported)
+
+
+@step(map_index_template=BY_LABEL)
+def quantize(release: str, exported: str, variant: Variant) -> Told:
+    """Makes the model smaller: fp16, int8 for onnxruntime, int8 in the layout TensorRT parses."""
+    from slipway_airflow import building
+
+    return building.quantize(*building.opened(release), exported, variant)
+
+
+@step(map_index_template=BY_LABEL)
+def compile(release: str, quantized: str, target: TargetName) -> Told:
+    """Builds a candidate for a target ahead of time. What a target does not take is a reason, no failure."""
+    from slipway_airflow import building
+
+    return building.compile(*building.opened(release), quantized, target)
+
+
+@step(map_index_template=BY_LABEL)
+def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> Told:
+    """Measures accuracy, latency and size of a candidate against the spec's limits."""
+    from slipway_airflow import building
+
+    return building.gate(*building.opened(release), exported, quantized, compiled)
+
+
+@step
+def choose(release: str, gated: list[str]) -> Told:
+    """Takes the best candidate that passed. None passed: the release ends here and says which limits."""
+    from slipway_airflow import building
+
+    return building.choose(*building.opened(release), gated)
+
+
+@step
+def publish(release: str, exported: str, gated: list[str], chosen: str) -> Told:
+    """Lays the bundle out as a Triton model repository. The same content is the same bundle."""
+    from slipway_airflow import building
+
+    return building.publish(*building.opened(release), exported, gated, chosen)
+
+
+@step
+def promote(release: str, bundle: str, gated: list[str]) -> Told:
+    """Records the evidence, moves the alias `champion`, and lets the next release begin."""
+    from slipway_airflow import booking
+
+    return booking.promote(get_current_context(), release, bundle, gated)
+
+
+@step
+def settle(release: str, bundle: str | None, gated: list[str]) -> Told:
+    """Always runs. After a failure: all traffic to stable, the candidate ended, the version tagged why."""
+    from slipway_airflow import booking
+
+    return booking.settle(get_current_context(), release, bundle, gated)
+
+
+def refused_dag(dag_id: str, problem: InvalidSpec) -> DAG:
+    """Stands where a spec was refused: says what is wrong, and fails whoever asks for a release.
+
+    Airflow knows import errors only of whole files, and this file's would hide every other model's DAG.
+    """
+    with DAG(
+        dag_id=dag_id,
+        dag_display_name=f"⚠ {problem.path.name} is refused",
+        description="This spec is refused: open the DAG's documentation",
+        doc_md=forms.refused_page(problem),
+        schedule=None,
+        tags=["slipway", "spec refused"],
+    ) as dag:
+
+        @step(doc_md=forms.refused_page(problem))
+        def read_spec() -> None:
+            raise problem
+
+        read_spec()
+    return dag
+
+
+# Airflow finds DAGs among this module's names.
+asked_for = specs.wanted(RELEASES, get_parsing_context().dag_id)
+for spec in asked_for.specs:
+    globals()[specs.dag_id_of(spec.model)] = release_dag(spec)
+for problem in asked_for.problems:
+    dag_id = specs.dag_id_of_problem(problem, asked_for.specs)
+    globals()[dag_id] = refused_dag(dag_id, problem)

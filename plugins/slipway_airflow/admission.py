@@ -1,0 +1,62 @@
+"""Whose turn it is: one release of a model at a time, the newest of those that wait next."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from serving.rollout.lock import Claim, LockState, Standing
+from slipway_airflow.releases import Release
+from slipway_airflow.wiring import Services
+
+_VERSION = re.compile(r"-v(\d+)-")
+
+
+class Turn(StrEnum):
+    """TAKEN holds the lock, WAITING comes next, OVER never will: a newer or equal release is on its way."""
+
+    TAKEN = "taken"
+    WAITING = "waiting"
+    OVER = "over"
+
+
+class Place(NamedTuple):
+    """Where a release stands in the queue of its model, in a word and in words."""
+
+    turn: Turn
+    words: str
+
+
+def take_turn(services: Services, release: Release) -> Place:
+    """Take the model's release lock, or a place in front of it. Asking again is how one waits."""
+    claim = Claim(release.request.at, release.id)
+    before = services.lock.read(release.model)
+    if (holder := before.holder) and holder != claim and _version(holder) == release.version:
+        services.lock.release(release.model, release.id)
+        return Place(Turn.OVER, f"superseded by {holder.release_id}, which releases the same version")
+    standing = services.lock.acquire(release.model, claim)
+    return _place(standing, claim, services.lock.read(release.model))
+
+
+def give_up(services: Services, release: Release) -> None:
+    """Give back the lock, or the place in front of it."""
+    services.lock.release(release.model, release.id)
+
+
+def _place(standing: Standing, claim: Claim, state: LockState) -> Place:
+    holder = state.holder.release_id if state.holder else "nobody"
+    match standing:
+        case Standing.HELD:
+            return Place(Turn.TAKEN, "holds the release lock")
+        case Standing.WAITING:
+            return Place(Turn.WAITING, f"waits for {holder}")
+        case Standing.SUPERSEDED:
+            newer = [other for other in (state.waiting, state.holder) if other and other > claim]
+            return Place(Turn.OVER, f"superseded by {newer[0].release_id if newer else holder}")
+
+
+def _version(claim: Claim) -> int | None:
+    """Of a release's claim; a rollback's names no version."""
+    found = _VERSION.search(claim.release_id)
+    return int(found.group(1)) if found else None

@@ -1,0 +1,180 @@
+"""What a release leaves behind, as an MLflow run: what was measured, decided and seen, with plots.
+
+Written when a version is promoted and again when its release ends; the second writes over the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from model_store.build import Gated
+from model_store.registry import Evidence, EvidenceRun
+from model_store.types import Check
+from serving.rollout.plan import RolloutState
+from serving.rollout.record import Record
+from slipway_airflow.building import name_of, recall
+from slipway_airflow.releases import Release
+from slipway_airflow.rolling import state_of
+from slipway_airflow.settling import Ending, Status
+from slipway_airflow.wiring import Services
+
+
+def write(
+    services: Services,
+    release: Release,
+    ending: Ending,
+    *,
+    gated: Sequence[str],
+    bundle_id: str | None,
+    at: datetime,
+) -> EvidenceRun:
+    """Log the evidence and link it from the version. Needs MLflow.
+
+    `gated`: digests of the gates' results, as far as the release came.
+    """
+    variants: list[Gated] = [recall(services.store, digest) for digest in gated]
+    with _files(services, release, variants) as artifacts:
+        found = Evidence(
+            release_id=release.id,
+            status="FINISHED" if ending.status is Status.PROMOTED else "FAILED",
+            started_at=release.request.at,
+            ended_at=at,
+            description=_description(release, ending),
+            params=_params(release, bundle_id),
+            metrics={**_gate_metrics(variants), **_rollout_metrics(services, release)},
+            tags={"slipway.status": ending.status.value, "slipway.reason": ending.reason},
+            artifacts=artifacts,
+        )
+        return services.registry.log_evidence(release.ref, found)
+
+
+def data_docs(services: Services, release: Release) -> Path:
+    """The folder of this release's Data Docs."""
+    return services.home.releases / release.model / f"{release.id}.docs"
+
+
+def data_docs_url(run: EvidenceRun) -> str:
+    """Where MLflow shows them."""
+    return f"{run.url}/artifacts/data_docs/index.html"
+
+
+def _description(release: Release, ending: Ending) -> str:
+    asked = f"Asked for by {release.request.by}" + (
+        f": {release.request.reason}" if release.request.reason else ""
+    )
+    return f"**{release.ref}: {ending.status.value.replace('_', ' ')}.** {ending.reason}\n\n{asked}"
+
+
+def _params(release: Release, bundle_id: str | None) -> dict[str, object]:
+    return {
+        "version": release.version,
+        "bundle": bundle_id or "",
+        "spec_digest": release.spec.digest,
+        "strategy": release.spec.rollout.strategy,
+        "requested_by": release.request.by,
+        "dag_run": release.request.run_id,
+    }
+
+
+def _gate_metrics(variants: Sequence[Gated]) -> dict[str, float]:
+    """`<variant>/<check>` for every check, and what the profile measured."""
+    found: dict[str, float] = {}
+    for gated in variants:
+        name = name_of(gated["variant"])
+        for check in gated["report"]["checks"]:
+            found[f"{name}/{check['name']}"] = float(check["observed"])
+        for key, value in (gated["profile"] or {}).items():
+            found[f"{name}/{key}"] = float(value)
+    return found
+
+
+def _rollout_metrics(services: Services, release: Release) -> dict[str, float]:
+    """What both arms did, and how many requests the candidate saw: the exposure."""
+    record = services.journal.latest_record(release.id) if state_of(services, release) else None
+    if record is None:
+        return {}
+    return {
+        "exposure": record.candidate.requests,
+        "candidate/errors": record.candidate.errors,
+        "candidate/slow": record.candidate.slow,
+        "stable/requests": record.stable.requests,
+        "stable/errors": record.stable.errors,
+        "stable/slow": record.stable.slow,
+    }
+
+
+@contextmanager
+def _files(services: Services, release: Release, variants: Sequence[Gated]) -> Iterator[Mapping[str, Path]]:
+    """The artifacts by their path in the run. The files live as long as the context."""
+    with TemporaryDirectory(prefix="slipway-evidence-") as folder:
+        root = Path(folder)
+        found = {
+            "spec.json": _json(root / "spec.json", release.spec.model_dump(mode="json")),
+            "gates.json": _json(root / "gates.json", variants),
+        }
+        if variants:
+            found["candidates.png"] = plot_candidates(variants, root / "candidates.png")
+        if state := state_of(services, release):
+            found |= _rollout_files(services, state, root)
+        if (docs := data_docs(services, release)).is_dir():
+            found["data_docs"] = docs
+        yield found
+
+
+def _rollout_files(services: Services, state: RolloutState, root: Path) -> dict[str, Path]:
+    timeline = [asdict(event) for event in services.journal.timeline(state.release_id)]
+    found = {"timeline.json": _json(root / "timeline.json", timeline)}
+    records = list(services.journal.records(state.release_id))
+    if records:
+        found["verdicts.jsonl"] = services.journal.counts_path(state.release_id)
+        found["rollout.png"] = plot_rollout(records, root / "rollout.png")
+    return found
+
+
+def plot_candidates(variants: Sequence[Gated], path: Path) -> Path:
+    """Every variant's p50 latency; hatched where a limit was missed."""
+    from matplotlib.figure import Figure
+
+    measured = [gated for gated in variants if gated["profile"]]
+    figure = Figure(figsize=(6, 0.6 + 0.5 * len(variants)), layout="constrained")
+    axes = figure.subplots()
+    for place, gated in enumerate(measured):
+        passed = all(Check(**check).passed for check in gated["report"]["checks"])
+        style: dict[str, Any] = {"color": "#4477aa"} if passed else {"color": "#cc6677", "hatch": "//"}
+        axes.barh(place, (gated["profile"] or {})["p50_ms"], **style)
+    axes.set_yticks(range(len(measured)), [name_of(gated["variant"]) for gated in measured])
+    axes.invert_yaxis()
+    axes.set_xlabel("p50 of one row, ms (hatched: missed a limit)")
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def plot_rollout(records: Sequence[Record], path: Path) -> Path:
+    """The candidate's share of the traffic over time, and both arms' failed requests so far."""
+    from matplotlib.figure import Figure
+
+    seconds = [(record.at - records[0].at).total_seconds() for record in records]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.step(seconds, [100 * record.share for record in records], where="post", color="#4477aa")
+    above.set_ylabel("candidate's share, %")
+    above.set_ylim(-5, 105)
+    below.plot(seconds, [record.stable.errors for record in records], color="#228833", label="stable")
+    below.plot(seconds, [record.candidate.errors for record in records], color="#cc6677", label="candidate")
+    below.set_ylabel("failed attempts")
+    below.set_xlabel("seconds since the rollout began")
+    below.legend()
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def _json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    return path

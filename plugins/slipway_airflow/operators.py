@@ -1,0 +1,223 @@
+"""The steps of a release that wait. Each looks, defers while there is nothing to do, and looks again.
+
+`execute` and `resume` do the same: what they read tells where the release stands, so a task that is retried,
+cleared or woken twice goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from model_store.errors import Permanent
+from model_store.spec import ReleaseSpec
+from slipway_airflow import links, triggers
+from slipway_airflow.failures import RetryByKind, explained
+from slipway_airflow.step import SECONDS, working_time
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from serving.rollout.plan import RolloutState
+    from slipway_airflow.releases import Release, Request
+    from slipway_airflow.wiring import Services
+
+# A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
+PATIENCE_SECONDS = 4.0
+PROGRESS_LOOK_SECONDS = 0.25
+WATCH_LOOK_SECONDS = 2.0
+
+
+class WaitingOperator(BaseOperator):
+    """An operator whose work is to look at something, and to defer while it is not yet so."""
+
+    operator_extra_links = links.ALL
+    ui_color = "#fdf3d8"
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("retry_policy", RetryByKind())
+        super().__init__(**kwargs)
+
+    def execute(self, context: Context) -> Any:
+        with explained(context), working_time(context):
+            return self.look(context)
+
+    def resume(self, context: Context, event: str) -> Any:
+        """What a trigger wakes. `event` is for the log: `look` finds out for itself."""
+        self.log.info("woken: %s", event)
+        with explained(context), working_time(context, f"{SECONDS}_resumed"):
+            return self.look(context)
+
+    @abstractmethod
+    def look(self, context: Context) -> Any:
+        """Return the task's result, fail, or `wait_for` something."""
+
+    def wait_for(self, trigger: triggers.LookingTrigger) -> NoReturn:
+        """Give the worker slot back until `trigger` wakes this task."""
+        self.defer(trigger=trigger, method_name="resume")
+
+
+class TakeTurn(WaitingOperator):
+    """Fixes what the release is about, and waits until the model is free. Returns the release's id.
+
+    A newer request supersedes one that waits, which then ends as skipped and says by whom.
+    """
+
+    def __init__(self, *, spec: ReleaseSpec, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+
+    def look(self, context: Context) -> str:
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        release = services.releases.open(
+            _request(context, self.spec),
+            self.spec,
+            lambda version: services.registry.resolve(self.spec.model, version).version,
+        )
+        self.log.info("%s: release %s", release.ref, release.id)
+        links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
+        if not release.request.dry_run:
+            self._take_turn(context, services, release)
+        return release.id
+
+    def _take_turn(self, context: Context, services: Services, release: Release) -> None:
+        from slipway_airflow.admission import Turn, give_up, take_turn
+        from slipway_airflow.settling import mark_releasing
+
+        place = take_turn(services, release)
+        self.log.info("%s", place.words)
+        match place.turn:
+            case Turn.WAITING:
+                self.wait_for(triggers.TurnTrigger(release.id))
+            case Turn.OVER:
+                context["ti"].xcom_push("ended", place.words)
+                raise AirflowSkipException(place.words)
+        try:
+            mark_releasing(services, release)
+        except BaseException:
+            # No task of this run would give it back: those that do run only after this one succeeded.
+            give_up(services, release)
+            raise
+
+
+class Deploy(WaitingOperator):
+    """Starts the bundle's pods where no traffic is, and waits until they are warm.
+
+    Returns the deployment's id. Ends as skipped if this very bundle has all the traffic already.
+    """
+
+    template_fields: Sequence[str] = ("release", "bundle")
+
+    def __init__(self, *, release: Any, bundle: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.release = release
+        self.bundle = bundle
+
+    def look(self, context: Context) -> str:
+        from slipway_airflow import rolling
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        release = services.releases.load(self.release)
+        if release.request.dry_run:
+            raise AirflowSkipException(f"dry run: bundle {self.bundle} is published, traffic is untouched")
+        if rolling.serves_already(services, release, self.bundle):
+            raise AirflowSkipException(f"{release.ref} serves already, as bundle {self.bundle}")
+        deployment = rolling.place(services, release, self.bundle)
+        self._wait_until_ready(services, release, deployment.id)
+        return deployment.id
+
+    def resume(self, context: Context, event: str) -> Any:
+        if event == "late":
+            with explained(context):
+                raise Permanent(
+                    f"the pods of {self.bundle} were not ready in time",
+                    remedy="look at their log (`slipway status`), or raise serving.ready_timeout_seconds",
+                )
+        return super().resume(context, event)
+
+    def _wait_until_ready(self, services: Services, release: Release, deployment: str) -> None:
+        from slipway_airflow.rolling import is_ready
+
+        started, limit = time.time(), release.spec.serving.ready_timeout_seconds
+        while not is_ready(services, release.model, deployment):
+            if time.time() - started > PATIENCE_SECONDS:
+                self.wait_for(triggers.ReadyTrigger(release.model, deployment, until=started + limit))
+            time.sleep(0.1)
+
+
+class RollOut(WaitingOperator):
+    """Gives the deployment traffic step by step, as the verdicts allow. Returns the release's id.
+
+    Fails when the release is rolled back, by whomever: a verdict, the guard, a person.
+    """
+
+    template_fields: Sequence[str] = ("release", "deployment")
+
+    def __init__(self, *, release: Any, deployment: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.release = release
+        self.deployment = deployment
+
+    def look(self, context: Context) -> str:
+        from slipway_airflow import rolling
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        release = services.releases.load(self.release)
+        state = rolling.start(services, release, self.deployment)
+        _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)
+        rolling.require_standing(release, state)
+        return release.id
+
+
+class Watch(WaitingOperator):
+    """Follows a promoted version for the spec's watch time, while the previous one stays warm.
+
+    Fails when the guard takes the version back after all.
+    """
+
+    template_fields: Sequence[str] = ("release",)
+
+    def __init__(self, *, release: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.release = release
+
+    def look(self, context: Context) -> str:
+        from slipway_airflow import rolling
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        release = services.releases.load(self.release)
+        state = services.journal.load(release.id)
+        _follow(self, state, while_in="watching", seconds=WATCH_LOOK_SECONDS)
+        rolling.require_standing(release, state)
+        return release.id
+
+
+def _follow(operator: WaitingOperator, state: RolloutState, *, while_in: str, seconds: float) -> None:
+    """Defer while the rollout is in this phase; the trigger moves it on."""
+    if state.phase == while_in:
+        operator.wait_for(triggers.RolloutTrigger(state.release_id, while_in, seconds))
+
+
+def _request(context: Context, spec: ReleaseSpec) -> Request:
+    from slipway_airflow.releases import Request
+
+    run, params = context["dag_run"], context["params"]
+    return Request(
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        at=run.run_after,
+        version=str(params.get("version") or spec.source.alias),
+        reason=str(params.get("reason") or ""),
+        by=run.triggering_user_name or f"airflow ({run.run_type})",
+        dry_run=bool(params.get("dry_run")),
+    )

@@ -1,0 +1,111 @@
+"""Waits that hold no worker slot. Each looks again and again from the triggerer and then wakes its task.
+
+The event only says that looking is worthwhile: the task reads for itself where things stand. So a trigger may
+run twice, or start again in another triggerer, without harm. Looks block (files, sockets), hence the threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from model_store.errors import Retryable
+
+PACKAGE = "slipway_airflow.triggers"
+
+
+class LookingTrigger(BaseTrigger):
+    """Calls `look` every `seconds` until it returns words. A `Retryable` failure is looked at again."""
+
+    seconds = 1.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kwargs = kwargs
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{PACKAGE}.{type(self).__name__}", self.kwargs
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        while True:
+            if words := await self._looked():
+                yield TriggerEvent(words)  # type: ignore[no-untyped-call]
+                return
+            await asyncio.sleep(self.seconds)
+
+    async def _looked(self) -> str | None:
+        try:
+            return await asyncio.to_thread(self.look)
+        except Retryable as problem:
+            self.log.warning("looking again: %s", problem)
+            return None
+        except Exception as problem:
+            # The task will meet the same problem, and can say it where people look.
+            return f"{type(problem).__name__}: {problem}"
+
+    @abstractmethod
+    def look(self) -> str | None:
+        """What there is to wake up for, or None."""
+
+
+class TurnTrigger(LookingTrigger):
+    """Waits for the release lock of a model. Looking is also what keeps the place in the queue."""
+
+    def __init__(self, release: str) -> None:
+        super().__init__(release=release)
+
+    def look(self) -> str | None:
+        from slipway_airflow.admission import Turn, take_turn
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        place = take_turn(services, services.releases.load(self.kwargs["release"]))
+        return None if place.turn is Turn.WAITING else place.words
+
+    async def on_kill(self) -> None:
+        """Somebody ended the task: nobody waits here any more."""
+        await asyncio.to_thread(self._give_up)
+
+    def _give_up(self) -> None:
+        from slipway_airflow.admission import give_up
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        give_up(services, services.releases.load(self.kwargs["release"]))
+
+
+class ReadyTrigger(LookingTrigger):
+    """Waits until the pods of a deployment answer, or `until` (seconds since the epoch) has passed."""
+
+    seconds = 0.25
+
+    def __init__(self, model: str, deployment: str, until: float) -> None:
+        super().__init__(model=model, deployment=deployment, until=until)
+
+    def look(self) -> str | None:
+        from slipway_airflow.rolling import is_ready
+        from slipway_airflow.wiring import wire
+
+        if is_ready(wire(), self.kwargs["model"], self.kwargs["deployment"]):
+            return "ready"
+        return "late" if time.time() > self.kwargs["until"] else None
+
+
+class RolloutTrigger(LookingTrigger):
+    """Moves a rollout on until its phase is no longer `phase`."""
+
+    def __init__(self, release: str, phase: str, seconds: float) -> None:
+        super().__init__(release=release, phase=phase, seconds=seconds)
+        self.seconds = seconds
+
+    def look(self) -> str | None:
+        from slipway_airflow.wiring import wire
+
+        state, action = wire().rollouts.advance(self.kwargs["release"])
+        self.log.info("%s step %d: %s", state.release_id, state.step + 1, action)
+        return None if state.phase == self.kwargs["phase"] else str(state.phase)

@@ -77,13 +77,18 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One gate limit and what was observed. `passed` is decided by the code that knows the direction."""
+    """One gate limit and what was observed. `passed` is decided by the code that knows the direction.
+
+    A comparison also says the two figures it compares: `reference` and the candidate's own `value`.
+    """
 
     name: str
     observed: float
     limit: float
     passed: bool
     detail: str = ""
+    reference: float | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,15 @@ def _margin(name: str, margin: Margin, found: Difference, why: str = "") -> Chec
         f"confidence at least {found.lower:+.4f}, may lose {margin.max_drop:.4f}"
     )
     passed = found.lower >= -margin.max_drop
-    return Check(f"{name} non-inferiority", found.lower, -margin.max_drop, passed, why or numbers)
+    return Check(
+        f"{name} non-inferiority",
+        found.lower,
+        -margin.max_drop,
+        passed,
+        why or numbers,
+        reference=None if why else found.reference,
+        value=None if why else found.candidate,
+    )
 
 
 def _slice_checks(original: Answers, candidate: Answers, truth: Truth, gates: Gates) -> Iterator[Check]:
@@ -170,4 +178,4 @@ def _take(answers: Answers, rows: Array) -> Answers:
 def _reported(check: Check, rows: int, needed: int) -> Check:
     """A check too small to judge by: it keeps its numbers and cannot block."""
     detail = f"reported, not judged ({rows} rows, {needed} needed): {check.detail}"
-    return Check(check.name, check.observed, check.limit, passed=True, detail=detail)
+    return replace(check, passed=True, detail=detail)

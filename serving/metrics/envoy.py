@@ -53,6 +53,17 @@ class EnvoyAdmin:
             self._connection = None
 
     def _get(self, path: str) -> bytes:
+        is_reused = self._connection is not None
+        try:
+            return self._ask(path)
+        except (ConnectionError, http.client.HTTPException):
+            # Envoy may have restarted since the last look: then the old connection is dead, not Envoy.
+            self.close()
+            if not is_reused:
+                raise
+            return self._ask(path)
+
+    def _ask(self, path: str) -> bytes:
         if self._connection is None:
             address = urlsplit(self._url)
             self._connection = http.client.HTTPConnection(

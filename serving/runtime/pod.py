@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.runtime.exposition import exposition
+from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.front import Front
 from serving.runtime.http.routes import Routes
@@ -47,6 +48,7 @@ class Pod:
         self.front = Front(
             self.repository,
             self._routes,
+            Service(self.repository, is_ready=lambda: self.is_ready),
             loop=loop,
             clock=self._clock,
             max_body_bytes=options.max_body_bytes,
@@ -91,7 +93,7 @@ class Pod:
             server.close()
 
     async def _drain(self, server: asyncio.AbstractServer) -> None:
-        self.front.is_draining = True
+        self.front.drain()
         await asyncio.sleep(self._options.lame_duck_seconds)
         server.close()
         deadline = self._clock() + self._options.drain_seconds

@@ -27,7 +27,7 @@ class Stored(NamedTuple):
 
 
 class MemoryCache:
-    """One bundle's answers by `Call.identity`. Entries past their time stay, for those who take them stale."""
+    """One bundle's answers by `Call.identity`. Entries past their time stay, to be taken stale."""
 
     def __init__(self, capacity_bytes: int, ttl_seconds: float) -> None:
         self._ttl = ttl_seconds

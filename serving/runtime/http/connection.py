@@ -22,6 +22,7 @@ MAX_HEADERS = 100
 MAX_WAITING = 64
 _LINGER_SECONDS = 1.0
 _EXPECTS = b"100-continue"
+_HTTP2 = b"PRI "
 
 
 class Connection(asyncio.Protocol):
@@ -33,6 +34,8 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._is_discarding = False
+        self._is_new = True
+        self._held = b""
         self._input_ended = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.receiving_since = 0.0
@@ -56,6 +59,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_discarding:
             return
+        if self._is_new and not self._speaks_http1(data):
+            return
+        data = self._held + data if self._held else data
+        self._held = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -63,6 +70,18 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not self._is_discarding:
                 self.refuse(400, f"not HTTP/1.1: {error}")
+
+    def _speaks_http1(self, data: bytes) -> bool:
+        """HTTP/2 with prior knowledge (gRPC) comes to the same port and announces itself."""
+        self._held += data
+        if _HTTP2.startswith(self._held[:4]):
+            if len(self._held) >= len(_HTTP2):
+                self._is_discarding = True
+                self._front.switch_to_grpc(self, self._held)
+            return False
+        self._is_new = False
+        self._held = self._held[: -len(data)]
+        return True
 
     def eof_received(self) -> bool:
         # A client may close its half and still wait for the answer.
@@ -153,6 +172,16 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return self._current is None and not self.receiving_since
+
+    def sweep(self, now: float, arrival_seconds: float, idle_seconds: float) -> None:
+        """Once a second: close a client that sends too slowly, or has been idle for very long."""
+        if self.receiving_since and now - self.receiving_since > arrival_seconds:
+            self.refuse(408, f"the request took longer than {arrival_seconds:g} s to arrive")
+        elif self.is_idle and now - self.active_at > idle_seconds:
+            self.transport.close()
+
+    def drain(self) -> None:
+        """Nothing to say before the next answer, which will close the connection."""
 
     def refuse(self, status: int, problem: str) -> None:
         """Answer with an error out of turn and stop listening to this client."""

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 
 from serving.runtime.errors import ModelFault
+from serving.runtime.grpc.connection import GrpcConnection
+from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.exchange import Exchange
 from serving.runtime.http.infer import infer
@@ -27,6 +29,7 @@ class Front:
         self,
         repository: Repository,
         routes: Routes,
+        service: Service,
         *,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
@@ -34,8 +37,9 @@ class Front:
         max_connections: int,
     ) -> None:
         self.loop, self.clock, self.max_body_bytes = loop, clock, max_body_bytes
-        self._repository, self._routes, self._max_connections = repository, routes, max_connections
-        self._connections: set[Connection] = set()
+        self._repository, self._routes, self._service = repository, routes, service
+        self._max_connections = max_connections
+        self._connections: set[Connection | GrpcConnection] = set()
         self.is_draining = False
 
     def dispatch(self, exchange: Exchange) -> None:
@@ -60,7 +64,7 @@ class Front:
             return
         self._connections.add(connection)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Connection | GrpcConnection) -> None:
         self._connections.discard(connection)
 
     @property
@@ -75,10 +79,21 @@ class Front:
         """Close connections whose request arrives too slowly, and those idle for very long."""
         now = self.clock()
         for connection in list(self._connections):
-            if connection.receiving_since and now - connection.receiving_since > _ARRIVAL_SECONDS:
-                connection.refuse(408, f"the request took longer than {_ARRIVAL_SECONDS:.0f} s to arrive")
-            elif connection.is_idle and now - connection.active_at > _IDLE_SECONDS:
-                connection.transport.close()
+            connection.sweep(now, _ARRIVAL_SECONDS, _IDLE_SECONDS)
+
+    def drain(self) -> None:
+        """Answer what comes, and ask every client to leave."""
+        self.is_draining = True
+        for connection in list(self._connections):
+            connection.drain()
+
+    def switch_to_grpc(self, connection: Connection, data: bytes) -> None:
+        """This connection turned out to be HTTP/2."""
+        grpc = GrpcConnection(self, self._service, connection.transport)
+        connection.transport.set_protocol(grpc)
+        self._connections.discard(connection)
+        self._connections.add(grpc)
+        grpc.data_received(data)
 
     def close_idle(self) -> None:
         """For the end of a drain: nobody is waiting on these."""

@@ -1,0 +1,286 @@
+"""One HTTP/2 connection with prior knowledge, serving gRPC. Source: RFC 9113 and gRPC over HTTP/2.
+
+What is not here is refused or ignored as the RFC allows: push, priorities, TLS (Envoy's part).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from typing import TYPE_CHECKING
+
+from hpack import HPACKError
+
+from model_store.errors import SlipwayError
+from serving.runtime.errors import ModelFault, Refused
+from serving.runtime.grpc import frames
+from serving.runtime.grpc.frames import HEAD, HEAD_BYTES, ConnectionBroken
+from serving.runtime.grpc.header_blocks import MAX_HEADER_LIST_BYTES, HeaderReader
+from serving.runtime.grpc.outgoing import Outgoing
+from serving.runtime.grpc.service import Service
+from serving.runtime.grpc.stream import Stream
+
+if TYPE_CHECKING:
+    from serving.runtime.http.front import Front
+
+log = logging.getLogger("slipway.pod")
+
+# In one second: more resets or control frames than this is an attack (CVE-2023-44487 and kin).
+_MAX_NUISANCE = 2000
+_HALF_CONNECTION = frames.OUR_CONNECTION_WINDOW // 2
+_HALF_STREAM = frames.OUR_STREAM_WINDOW // 2
+
+
+class GrpcConnection(asyncio.Protocol):
+    """Streams by id; `outgoing` holds back what the peer's windows do not take yet."""
+
+    def __init__(self, front: Front, service: Service, transport: asyncio.Transport) -> None:
+        self._front, self._service, self.transport = front, service, transport
+        self._reader = HeaderReader()
+        self._streams: dict[int, Stream] = {}
+        self._outgoing = Outgoing(transport, self._sent_all)
+        self._buffer = b""
+        self._awaits_preface = True
+        self._last_id = self._received = self._nuisance = 0
+        self._block: list[bytes] = []
+        self._block_head = (0, 0)
+        self._is_closing = False
+        self.receiving_since = 0.0
+        self.active_at = front.clock()
+        transport.write(frames.greeting())
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        try:
+            position = self._read_preface(data) if self._awaits_preface else 0
+            self._read_frames(data, position)
+        except ConnectionBroken as broken:
+            self._break(broken.code, str(broken))
+        except HPACKError as error:
+            self._break(frames.COMPRESSION_ERROR, str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        for stream in self._streams.values():
+            stream.is_abandoned = True
+        self._streams.clear()
+        self._front.closed(self)
+
+    def eof_received(self) -> bool:
+        self._is_closing = not self._streams
+        return bool(self._streams)
+
+    def pause_writing(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._is_closing:
+            self.transport.resume_reading()
+
+    # Frames in
+
+    def _read_preface(self, data: bytes) -> int:
+        size = len(frames.PREFACE)
+        if len(data) < size and frames.PREFACE.startswith(data):
+            self._buffer = data
+            return len(data)
+        if not data.startswith(frames.PREFACE):
+            raise ConnectionBroken(frames.PROTOCOL_ERROR, "not the HTTP/2 preface")
+        self._awaits_preface = False
+        return size
+
+    def _read_frames(self, data: bytes, position: int) -> None:
+        end = len(data)
+        while end - position >= HEAD_BYTES:
+            high, low, kind, flags, stream = HEAD.unpack_from(data, position)
+            start = position + HEAD_BYTES
+            position = start + (high << 8 | low)
+            if position - start > frames.OUR_MAX_FRAME:
+                raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "frame over the limit")
+            if position > end:
+                position = start - HEAD_BYTES
+                break
+            self._on_frame(kind, flags, stream & frames.MAX_WINDOW, data[start:position])
+            if self._is_closing:
+                return
+        if position < end and not self._awaits_preface:
+            self._buffer = data[position:]
+
+    def _on_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if self._block and kind != frames.CONTINUATION:
+            raise ConnectionBroken(frames.PROTOCOL_ERROR, "a header block was left unfinished")
+        if kind == frames.DATA:
+            self._on_data(flags, number, payload)
+        elif kind in (frames.HEADERS, frames.CONTINUATION):
+            self._on_headers(kind, flags, number, payload)
+        elif kind == frames.WINDOW_UPDATE:
+            self._on_window_update(number, payload)
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionBroken(frames.PROTOCOL_ERROR, "clients do not push")
+        else:
+            self._on_control(kind, flags, number, payload)
+
+    def _on_control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        self._nuisance += 1
+        if self._nuisance > _MAX_NUISANCE:
+            raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, "too many control frames")
+        if kind == frames.SETTINGS and not flags & frames.ACK:
+            self._outgoing.settings(payload, self._streams.values())
+            self.transport.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        elif kind == frames.PING and not flags & frames.ACK:
+            if len(payload) != 8:
+                raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "a ping has 8 bytes")
+            self.transport.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif kind == frames.RST_STREAM:
+            stream = self._streams.pop(number, None)
+            if stream is not None:
+                stream.is_abandoned = True
+
+    def _on_window_update(self, number: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "a window update has 4 bytes")
+        increment = struct.unpack(">L", payload)[0] & frames.MAX_WINDOW
+        self._outgoing.widen(increment, self._streams.get(number), is_connection=number == 0)
+
+    def _on_headers(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if kind == frames.HEADERS:
+            payload = frames.unpadded(flags, payload)
+            self._block_head = (number, flags)
+            self._block = [payload[5:] if flags & frames.HAS_PRIORITY else payload]
+        elif not self._block or number != self._block_head[0]:
+            raise ConnectionBroken(frames.PROTOCOL_ERROR, "a continuation of nothing")
+        else:
+            self._block.append(payload)
+        # An empty continuation costs the sender little: count frames as well as bytes.
+        if sum(map(len, self._block)) > MAX_HEADER_LIST_BYTES or len(self._block) > 16:
+            raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, "header block over the limit")
+        if flags & frames.END_HEADERS:
+            block, self._block = b"".join(self._block), []
+            self._open(number, self._block_head[1], block)
+
+    def _open(self, number: int, flags: int, block: bytes) -> None:
+        headers = self._reader.read(block)
+        if number in self._streams:
+            self._end_input(self._streams[number])  # trailers from the client
+            return
+        if number % 2 == 0 or number <= self._last_id:
+            raise ConnectionBroken(frames.PROTOCOL_ERROR, f"stream {number} cannot be opened")
+        self._last_id = number
+        if len(self._streams) >= frames.OUR_MAX_STREAMS:
+            self.transport.write(frames.reset(number, frames.REFUSED_STREAM))
+            return
+        method = self._service.method(headers)
+        stream = Stream(self, number, headers, method, self._outgoing.initial_window)
+        self._streams[number] = stream
+        if flags & frames.END_STREAM:
+            self._end_input(stream)
+
+    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
+        size = len(payload)
+        self._received += size
+        if self._received > _HALF_CONNECTION:
+            self.transport.write(frames.window_update(0, self._received))
+            self._received = 0
+        stream = self._streams.get(number)
+        if stream is None or stream.input_ended:
+            if number > self._last_id or number == 0:
+                raise ConnectionBroken(frames.PROTOCOL_ERROR, "data on a stream that is not open")
+            return
+        data = frames.unpadded(flags, payload) if flags & frames.PADDED else payload
+        if flags & frames.END_STREAM:
+            stream.input_ended = True
+            self._take_in(stream, data)
+            self._end_input(stream)
+        else:
+            self._account(stream, size)
+            self._take_in(stream, data)
+
+    def _take_in(self, stream: Stream, data: bytes) -> None:
+        try:
+            for message in stream.received(data, self._front.max_body_bytes):
+                stream.open_messages += 1
+                stream.method.message(stream, message)
+        except SlipwayError as error:
+            self._refuse(stream, error)
+        except Exception as error:
+            log.exception("a gRPC request broke the pod's own code")
+            self._refuse(stream, ModelFault(f"internal error: {type(error).__name__}"))
+
+    def _account(self, stream: Stream, size: int) -> None:
+        stream.consumed += size
+        if stream.consumed <= _HALF_STREAM:
+            return
+        held = sum(other.held_bytes for other in self._streams.values())
+        if held > 4 * self._front.max_body_bytes:
+            self._refuse(stream, Refused("too many large messages at once", remedy="send fewer", status=429))
+            return
+        self.transport.write(frames.window_update(stream.id, stream.consumed))
+        stream.consumed = 0
+
+    def _end_input(self, stream: Stream) -> None:
+        stream.input_ended = True
+        if stream.held_bytes:
+            self._refuse(stream, Refused("the message is cut short", remedy="send all of it"))
+        else:
+            stream.method.input_ended(stream)
+
+    def _refuse(self, stream: Stream, error: SlipwayError) -> None:
+        if not stream.is_answered:
+            stream.reply_error(error)
+
+    # Answers out
+
+    def send(self, stream: Stream, headers: bytes | None, message: bytes, trailers: bytes | None) -> None:
+        """A message, with headers before it and trailers after it where given."""
+        if stream.is_abandoned or self._is_closing:
+            return
+        self._outgoing.send(stream, headers, message, trailers)
+
+    def end(self, stream: Stream, headers: bytes | None, trailers: bytes) -> None:
+        """Trailers without a message; on its own, `trailers` is a whole response."""
+        if stream.is_abandoned or self._is_closing:
+            return
+        self._outgoing.end(stream, headers, trailers)
+
+    def _sent_all(self, stream: Stream) -> None:
+        self._streams.pop(stream.id, None)
+        if not stream.input_ended:
+            # RFC 9113, 8.1: the answer is complete, the rest of the request is not wanted.
+            stream.is_abandoned = True
+            self.transport.write(frames.reset(stream.id, frames.NO_ERROR))
+
+    # What the front needs
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._streams
+
+    def sweep(self, now: float, arrival_seconds: float, idle_seconds: float) -> None:
+        """Once a second: forgive nuisances, close what was idle for very long."""
+        self._nuisance = 0
+        if self._streams:
+            self.active_at = now
+        if now - self.active_at > (arrival_seconds if self._awaits_preface else idle_seconds):
+            self.transport.close()
+
+    def drain(self) -> None:
+        """Ask the client to go elsewhere; what it has sent or is sending is still answered."""
+        self.transport.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+
+    def refuse(self, status: int, problem: str) -> None:
+        """The front does not want this connection."""
+        self._break(frames.ENHANCE_YOUR_CALM, problem)
+
+    def _break(self, code: int, words: str) -> None:
+        self._is_closing = True
+        for stream in self._streams.values():
+            stream.is_abandoned = True
+        self.transport.write(frames.goaway(self._last_id, code, words.encode()))
+        self.transport.close()

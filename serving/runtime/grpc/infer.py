@@ -1,0 +1,184 @@
+"""ModelInfer and ModelStreamInfer: messages to calls, outputs to messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from model_store.errors import SlipwayError
+from serving.runtime.call import Call, Outputs
+from serving.runtime.codec.request import InferRequest
+from serving.runtime.errors import ModelFault, Refused, status_of
+from serving.runtime.grpc.header_blocks import Headers, literal_block
+from serving.runtime.grpc.messages import message
+from serving.runtime.grpc.status import read_timeout_header
+from serving.runtime.grpc.stream import Stream
+from serving.runtime.grpc.tensors import MessageWriter, read_message
+from serving.runtime.model import ServedModel
+from serving.runtime.repository import Repository
+from serving.runtime.urgency import read_priority, read_timeout
+
+ModelInferRequest = message("ModelInferRequest")
+ModelInferResponse = message("ModelInferResponse")
+ModelStreamInferResponse = message("ModelStreamInferResponse")
+
+_URGENCY = frozenset((b"x-slipway-priority", b"x-slipway-timeout-ms", b"grpc-timeout"))
+
+
+class Written:
+    """How one model's answers are written in gRPC: made when first asked for, kept with the model."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model = model
+        self.writer = MessageWriter(model.name, model.version, model.signature)
+        self.fields = _fields(model.headers)
+        self._blocks: dict[bytes, bytes] = {}
+
+    def headers(self, source: bytes) -> bytes:
+        """The response's header block; `source` is the call's."""
+        block = self._blocks.get(source)
+        if block is None:
+            content_type = (b"content-type", b"application/grpc")
+            block = literal_block([content_type, *self.fields, *_fields(source)], status_200=True)
+            self._blocks[source] = block
+        return block
+
+
+class GrpcCall(Call):
+    """A call that answers a stream: with the one reply of a unary call, or one of many of a streamed one."""
+
+    __slots__ = ("request", "stream", "written")
+
+    def __init__(self, stream: Stream, written: Written, request: InferRequest) -> None:
+        super().__init__(request.data, request.shapes, written.model.signature)
+        self.stream, self.written, self.request = stream, written, request
+
+    @property
+    def is_abandoned(self) -> bool:
+        return self.stream.is_abandoned
+
+    def answered(self, outputs: Outputs, first: int) -> None:
+        try:
+            body = self.written.writer.write(outputs, first, self.rows, self.request)
+        except Exception as error:
+            self.failed(ModelFault(f"the answer cannot be written: {error}"))
+            return
+        self.written.model.record(self, 200)
+        self.reply(body)
+
+    def failed(self, error: SlipwayError) -> None:
+        self.written.model.record(self, status_of(error))
+        self.reply_error(error)
+
+    def reply(self, body: bytes) -> None:
+        self.stream.reply(body, self.written.headers(self.source))
+
+    def reply_error(self, error: SlipwayError) -> None:
+        self.stream.reply_error(error, self.written.fields)
+
+
+class StreamedCall(GrpcCall):
+    """One message of ModelStreamInfer: an error is a message too and does not end the stream."""
+
+    __slots__ = ()
+
+    def reply(self, body: bytes) -> None:
+        response = ModelStreamInferResponse(infer_response=ModelInferResponse.FromString(body))
+        self.stream.send(response.SerializeToString())
+        _closed_one(self.stream)
+
+    def reply_error(self, error: SlipwayError) -> None:
+        _send_stream_error(self.stream, self.request.id, error)
+
+
+class InferMethod:
+    """ModelInfer."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._written: dict[ServedModel, Written] = {}
+
+    def message(self, stream: Stream, payload: bytes) -> None:
+        if stream.open_messages > 1:
+            raise Refused("a second message on a unary call", remedy="open a call for each")
+        written, request = self.read(payload)
+        written.model.infer(_urgent(GrpcCall(stream, written, request), stream.headers))
+
+    def input_ended(self, stream: Stream) -> None:
+        if not stream.open_messages and not stream.is_answered:
+            stream.reply_error(Refused("no message came", remedy="send one"))
+
+    def read(self, payload: bytes) -> tuple[Written, InferRequest]:
+        """Raises `Refused` for what is not a request of a model here."""
+        found = _parsed(payload)
+        model = self._repository.model(found.model_name, found.model_version or None)
+        try:
+            return self._written_for(model), read_message(model.signature, found)
+        except SlipwayError as error:
+            model.metrics.finished(status_of(error))
+            raise
+
+    def _written_for(self, model: ServedModel) -> Written:
+        written = self._written.get(model)
+        if written is None:
+            loaded = set(self._repository.models)
+            self._written = {known: kept for known, kept in self._written.items() if known in loaded}
+            written = self._written[model] = Written(model)
+        return written
+
+
+class StreamInferMethod:
+    """ModelStreamInfer: answers leave as they are computed, each with its request's id."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._single = InferMethod(repository)
+
+    def message(self, stream: Stream, payload: bytes) -> None:
+        try:
+            written, request = self._single.read(payload)
+            call = _urgent(StreamedCall(stream, written, request), {})
+        except SlipwayError as error:
+            _send_stream_error(stream, "", error)
+            return
+        written.model.infer(call)
+
+    def input_ended(self, stream: Stream) -> None:
+        if not stream.open_messages and not stream.is_answered:
+            stream.finish()
+
+
+def _parsed(payload: bytes) -> Any:
+    try:
+        return ModelInferRequest.FromString(payload)
+    except DecodeError as error:
+        raise Refused("the message is not a ModelInferRequest", remedy="use the protocol's") from error
+
+
+def _urgent(call: GrpcCall, headers: Headers) -> GrpcCall:
+    model, parameters = call.written.model, call.request.parameters
+    call.timeout = model.timeout_seconds
+    if parameters or not _URGENCY.isdisjoint(headers):
+        call.priority = read_priority(headers, parameters)
+        limit = min(model.timeout_seconds, read_timeout_header(headers.get(b"grpc-timeout")))
+        call.timeout = read_timeout(headers, parameters, limit)
+    return call
+
+
+def _send_stream_error(stream: Stream, request_id: str, error: SlipwayError) -> None:
+    response = ModelStreamInferResponse(error_message=f"{error.problem} ({error.remedy})")
+    response.infer_response.id = request_id
+    stream.send(response.SerializeToString())
+    _closed_one(stream)
+
+
+def _closed_one(stream: Stream) -> None:
+    stream.open_messages -= 1
+    if stream.input_ended and not stream.open_messages and not stream.is_answered:
+        stream.finish()
+
+
+def _fields(lines: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Whole HTTP/1 header lines as name and value pairs."""
+    pairs = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
+    return tuple((name, value) for name, value in pairs)

@@ -1,0 +1,150 @@
+"""The methods of inference.GRPCInferenceService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from model_store.errors import SlipwayError
+from serving.runtime.errors import ModelFault, Refused
+from serving.runtime.grpc.header_blocks import Headers
+from serving.runtime.grpc.infer import InferMethod, StreamInferMethod
+from serving.runtime.grpc.messages import PACKAGE, message
+from serving.runtime.grpc.stream import Stream
+from serving.runtime.metadata import EXTENSIONS, VERSION, model_metadata, repository_index
+from serving.runtime.repository import Repository
+
+_ServerMetadata = message("ServerMetadataResponse")
+_ModelMetadata = message("ModelMetadataResponse")
+_Index = message("RepositoryIndexResponse")
+
+
+class Method(Protocol):
+    """What a stream does with what arrives on it."""
+
+    def message(self, stream: Stream, payload: bytes) -> None:
+        """One whole message arrived. Raises `SlipwayError` to end the stream with its status."""
+        ...
+
+    def input_ended(self, stream: Stream) -> None:
+        """The client sends no more."""
+        ...
+
+
+class UnaryMethod:
+    """A method answered from one message, at once or by a coroutine."""
+
+    def __init__(self, request: str, answer: Callable[[Any], Any]) -> None:
+        self._request, self._answer = message(request), answer
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def message(self, stream: Stream, payload: bytes) -> None:
+        if stream.open_messages > 1:
+            raise Refused("a second message on a unary call", remedy="open a call for each")
+        try:
+            request = self._request.FromString(payload)
+        except DecodeError as error:
+            raise Refused(
+                "the message is not the protobuf it should be", remedy="use the protocol's"
+            ) from error
+        answer = self._answer(request)
+        if asyncio.iscoroutine(answer):
+            task = asyncio.get_running_loop().create_task(_later(stream, answer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            stream.reply(answer.SerializeToString())
+
+    def input_ended(self, stream: Stream) -> None:
+        if not stream.open_messages and not stream.is_answered:
+            stream.reply_error(Refused("no message came", remedy="send one"))
+
+
+class Unimplemented:
+    """A path that is no method of the service, or not gRPC at all."""
+
+    def __init__(self, error: Refused) -> None:
+        self._error = error
+
+    def message(self, stream: Stream, payload: bytes) -> None:
+        raise self._error
+
+    def input_ended(self, stream: Stream) -> None:
+        if not stream.is_answered:
+            stream.reply_error(self._error)
+
+
+class Service:
+    """Finds a stream's method by its path."""
+
+    def __init__(self, repository: Repository, *, is_ready: Callable[[], bool]) -> None:
+        self._repository, self._is_ready = repository, is_ready
+        infer, streamed = InferMethod(repository), StreamInferMethod(repository)
+        methods: dict[str, Method] = {
+            "ServerLive": UnaryMethod(
+                "ServerLiveRequest", lambda _: message("ServerLiveResponse")(live=True)
+            ),
+            "ServerReady": UnaryMethod("ServerReadyRequest", self._ready),
+            "ModelReady": UnaryMethod("ModelReadyRequest", self._model_ready),
+            "ServerMetadata": UnaryMethod("ServerMetadataRequest", _server_metadata),
+            "ModelMetadata": UnaryMethod("ModelMetadataRequest", self._model_metadata),
+            "ModelInfer": infer,
+            "ModelStreamInfer": streamed,
+            "RepositoryIndex": UnaryMethod("RepositoryIndexRequest", self._index),
+            "RepositoryModelLoad": UnaryMethod("RepositoryModelLoadRequest", self._load),
+            "RepositoryModelUnload": UnaryMethod("RepositoryModelUnloadRequest", self._unload),
+        }
+        self._methods = {f"/{PACKAGE}.GRPCInferenceService/{n}".encode(): m for n, m in methods.items()}
+        self._known = ", ".join(sorted(methods))
+
+    def method(self, headers: Headers) -> Method:
+        """The method a stream's headers ask for; a refusing one for what there is not."""
+        found = self._methods.get(headers.get(b":path", b""))
+        if found is not None and headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            return found
+        path = headers.get(b":path", b"")[:100]
+        remedy = f"call gRPC methods of {PACKAGE}.GRPCInferenceService: {self._known}; REST is HTTP/1.1"
+        return Unimplemented(Refused(f"no method {path!r}", remedy=remedy, status=501))
+
+    def _ready(self, _: Any) -> Any:
+        return message("ServerReadyResponse")(ready=self._is_ready())
+
+    def _model_ready(self, request: Any) -> Any:
+        entry = self._repository.find(request.name, request.version or None)
+        return message("ModelReadyResponse")(ready=entry.model is not None)
+
+    def _model_metadata(self, request: Any) -> Any:
+        model = self._repository.model(request.name, request.version or None)
+        versions = [e.version for e in self._repository.entries if e.name == request.name and e.model]
+        found = model_metadata(model, versions)
+        found.pop("parameters")
+        return _ModelMetadata(**found)
+
+    def _index(self, request: Any) -> Any:
+        return _Index(models=repository_index(self._repository, only_ready=request.ready))
+
+    async def _load(self, request: Any) -> Any:
+        await self._repository.load(request.model_name)
+        return message("RepositoryModelLoadResponse")()
+
+    async def _unload(self, request: Any) -> Any:
+        await self._repository.unload(request.model_name)
+        return message("RepositoryModelUnloadResponse")()
+
+
+def _server_metadata(_: Any) -> Any:
+    return _ServerMetadata(name="slipway", version=VERSION, extensions=EXTENSIONS)
+
+
+async def _later(stream: Stream, answer: Coroutine[Any, Any, Any]) -> None:
+    try:
+        found = await answer
+    except SlipwayError as error:
+        stream.reply_error(error)
+    except Exception as error:
+        stream.reply_error(ModelFault(f"{type(error).__name__}: {error}"))
+    else:
+        stream.reply(found.SerializeToString())

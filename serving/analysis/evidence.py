@@ -58,13 +58,14 @@ class Limits:
     @classmethod
     def stack(cls, limits: Sequence[Limits]) -> Limits:
         """One row per service."""
-        return cls(
-            np.concatenate([one.tolerance for one in limits]),
-            np.concatenate([one.alone for one in limits]),
-            np.concatenate([one.fixed for one in limits]),
-            np.concatenate([one.levels for one in limits]),
-            np.concatenate([one.repeats for one in limits]),
-        )
+        names = cls.__slots__
+        return cls(*(np.concatenate([getattr(one, name) for one in limits]) for name in names))
+
+    def of(self, services: NDArray[np.bool_]) -> Limits:
+        """Of some services only; what was made for one service goes for all."""
+        if len(self.tolerance) == 1:
+            return self
+        return Limits(*(getattr(self, name)[services] for name in self.__slots__))
 
 
 @lru_cache(maxsize=1024)

@@ -56,6 +56,11 @@ def verdict(policy: AnalysisPolicy, state: JudgeState, *, at: datetime) -> Verdi
     return Verdict.of(_findings(policy, state), at=at)
 
 
+def needed(policy: AnalysisPolicy) -> dict[int, float]:
+    """The evidence in nats at which each rule's test fails a candidate, by the test's row."""
+    return {rule.row: -math.log(policy.alpha * rule.alpha_share) for rule in RULES}
+
+
 def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
     if state.problem:
         yield Finding("counts", Outcome.ERROR, f"these counts cannot be true: {state.problem}")
@@ -78,14 +83,14 @@ def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
 
 def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: float, shared: float) -> Finding:
     """`alone` is the evidence in nats that the rule's limit is passed, `shared` that stable is better too."""
-    needed = -math.log(policy.alpha * rule.alpha_share)
+    enough = needed(policy)[rule.row]
     peak = _peak(state, rule.row)
-    if peak >= needed and not _stable_fails_too(rule, state):
+    if peak >= enough and not _stable_fails_too(rule, state):
         outcome, meaning = (
             Outcome.FAIL,
-            f"by chance at most once in {math.exp(min(needed, 30)):,.0f} releases",
+            f"by chance at most once in {math.exp(min(enough, 30)):,.0f} releases",
         )
-    elif peak >= needed:
+    elif peak >= enough:
         outcome, meaning = (
             Outcome.INCONCLUSIVE,
             "not yet shown that stable answers what the candidate could not",
@@ -100,7 +105,7 @@ def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: floa
         outcome, meaning = Outcome.INCONCLUSIVE, "over the limit, and not yet clear whether by chance"
     else:
         outcome, meaning = Outcome.PASS, "no sign of harm"
-    evidence = (("e_value", math.exp(min(peak, 700))), ("e_value_needed", math.exp(min(needed, 700))))
+    evidence = (("e_value", math.exp(min(peak, 700))), ("e_value_needed", math.exp(min(enough, 700))))
     return Finding(
         rule.name, outcome, f"{rule.told(policy, state)}: {meaning}", _numbers(state) + evidence, rule.source
     )

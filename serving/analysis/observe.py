@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.analysis.evidence import (
+    LEVELS,
     LOST_LEVELS,
     PRIOR_REQUESTS,
     TWO_ARM,
@@ -168,16 +169,28 @@ def _against_stable(limits: Limits, memory: Memory, ticks: Ticks, own: Array) ->
     alone = ticks.share >= 1
     stable, candidate = _due(memory, ticks, own)
     candidate = np.where(alone[:, None], ticks.candidate, candidate)
-    record = memory["stable"]
+    factors = np.zeros((len(alone), TWO_ARM, LEVELS))
+    busy = candidate[:, 0] > 0
+    if busy.any():
+        factors[busy] = _comparison(
+            limits.of(busy), memory["stable"][busy], stable[busy], candidate[busy], alone[busy]
+        )
+    return factors
+
+
+def _comparison(
+    limits: Limits, record: Array, stable: Array, candidate: Array, alone: NDArray[np.bool_]
+) -> Array:
     usual = (record[:, ARM_KINDS] + USUAL_RATE * PRIOR_REQUESTS) / (record[:, :1] + PRIOR_REQUESTS)
     limit = np.broadcast_to(limits.alone, (len(record), TWO_ARM)).copy()
     limit[:, 0] = np.minimum(_at_most(record[:, 0], record[:, 1]) + limits.tolerance[:, 0], 1)
+    edge = np.where(alone[:, None], limit, np.minimum(usual + limits.tolerance, 1))
     return two_arm_log_factors(
         (stable[:, :1, None], stable[:, ARM_KINDS, None]),
         (candidate[:, :1, None], candidate[:, ARM_KINDS, None]),
         usual=usual[..., None],
         tolerance=limits.tolerance[..., None],
-        levels=levels_over(np.where(alone[:, None], limit, np.minimum(usual + limits.tolerance, 1))),
+        levels=levels_over(edge),
         alone=alone[:, None, None],
         limit=limit[..., None],
     )

@@ -15,6 +15,8 @@ import numpy as np
 from serving.analysis.evidence import LEVELS, TESTS, Array
 from serving.types import Counts
 
+MOST_REQUESTS = 10**15  # more in one tick is no count of requests
+
 # Names and shapes of what one row of `Memory` holds. Counts are (requests, errors, slow).
 LAYOUT: dict[str, tuple[int, ...]] = {
     "log_wealth": (len(TESTS), LEVELS),  # of each bet, in nats
@@ -91,7 +93,7 @@ class Increment:
             ("candidate slow", self.candidate.slow, self.candidate.requests),
             ("disagreed", self.disagreed, self.compared),
         ):
-            if not 0 <= part <= whole < math.inf:
+            if not 0 <= part <= whole <= MOST_REQUESTS:
                 return f"{name} is {part} of {whole}"
         for name, value, highest in (
             ("share", self.share, 1.0),

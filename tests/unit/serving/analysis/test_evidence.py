@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from serving.analysis.evidence import (
     LEVELS,
+    Array,
     fixed_log_factors,
     log_totals,
     opening,
@@ -21,7 +21,7 @@ RATES = (0.0, 0.0005, 0.01, 0.03, 0.2, 0.7, 0.99)
 BETS = np.geomspace(0.002, 0.98, LEVELS)
 
 
-def grown(n_s: int, n_c: int, *, tolerance: float, usual: float) -> np.ndarray:
+def grown(n_s: int, n_c: int, *, tolerance: float, usual: float) -> Array:
     """Log growth of every bet for every outcome: (stable's failures, the candidate's, bets)."""
     e_s, e_c = np.mgrid[0 : n_s + 1, 0 : n_c + 1][..., None].astype(float)
     one = np.ones(1)
@@ -36,8 +36,13 @@ def grown(n_s: int, n_c: int, *, tolerance: float, usual: float) -> np.ndarray:
     )
 
 
-def chances(n: int, rate: float) -> np.ndarray:
-    return stats.binom.pmf(np.arange(n + 1), n, rate)
+def _pair(n: int, hits: int) -> tuple[Array, Array]:
+    return np.array(float(n)), np.array(float(hits))
+
+
+def chances(n: int, rate: float) -> Array:
+    ways = [math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(n + 1)]
+    return np.array(ways)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.005, 0.1])
@@ -61,7 +66,7 @@ def test_bets_on_a_worse_candidate_grow_as_fast_as_the_best_possible_e_value() -
     assert chances(n_s, usual) @ grows @ chances(n_c, level) == pytest.approx(divergence.min(), rel=1e-3)
 
 
-def _kl(p: float, q: np.ndarray) -> np.ndarray:
+def _kl(p: float, q: Array) -> Array:
     return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
 
 
@@ -79,7 +84,7 @@ def test_no_bet_on_repeats_is_expected_to_grow_while_stable_fails_as_often(
         expected = sum(
             chances(n_c, rate)[e_c]
             * chances(e_c, min(rate + stable_extra, 1))[e_r]
-            * np.exp(repeat_log_factors((n_c, e_c), (e_c, e_r), BETS))
+            * np.exp(repeat_log_factors(_pair(n_c, e_c), _pair(e_c, e_r), BETS))
             for e_c in range(n_c + 1)
             for e_r in range(e_c + 1)
         )
@@ -88,14 +93,14 @@ def test_no_bet_on_repeats_is_expected_to_grow_while_stable_fails_as_often(
 
 def test_a_fixed_limit_is_tested_by_walds_likelihood_ratio() -> None:
     by_hand = 3 * math.log(0.2 / 0.01) + 7 * math.log(0.8 / 0.99)
-    assert fixed_log_factors((10, 3), 0.01, np.array([0.2]))[0] == pytest.approx(by_hand)
+    assert fixed_log_factors(_pair(10, 3), np.array(0.01), np.array([0.2]))[0] == pytest.approx(by_hand)
 
 
 def test_no_money_appears_when_the_reserve_is_placed() -> None:
-    wealth, reserve = opening()
-    total = log_totals(wealth, np.array(reserve))
-    assert total == pytest.approx(0)
+    wealth, first = opening()
+    reserve = np.array(first)
+    assert log_totals(wealth, reserve) == pytest.approx(0)
     for second in range(4):
-        bet, reserve = placed(np.array(reserve), np.array(0.25), np.array(second * 0.25))
+        bet, reserve = placed(reserve, np.array(0.25), np.array(second * 0.25))
         wealth = np.logaddexp(wealth, bet)
-    assert log_totals(wealth, np.array(reserve)) == pytest.approx(0)
+    assert log_totals(wealth, reserve) == pytest.approx(0)

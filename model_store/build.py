@@ -47,6 +47,11 @@ class BuildContext:
     ref: ModelRef
     home: Path
 
+    @property
+    def docs(self) -> Path:
+        """Where this version's Data Docs are written: its data and its gates, with an index.html."""
+        return self.home / "data_docs" / self.ref.name / f"v{self.ref.version}"
+
 
 class Variant(TypedDict):
     """One form of the model to try. fp32 and fp16 are the same for every layout."""
@@ -66,6 +71,15 @@ class Exported(TypedDict):
     agreement: Json
     dataset_digest: str
     lineage: dict[str, str]
+
+
+class DataChecked(TypedDict):
+    """Every expectation about the rows, all met. `docs`: the index of the Data Docs."""
+
+    evaluation_digest: str
+    calibration_digest: str
+    checks: list[Json]
+    docs: str
 
 
 class Quantized(TypedDict):
@@ -136,11 +150,11 @@ def export_stage(ctx: BuildContext) -> Exported:
     return run(ctx)
 
 
-def check_data_stage(ctx: BuildContext, exported: Exported) -> Json:
+def check_data_stage(ctx: BuildContext, exported: Exported) -> DataChecked:
     """Great Expectations over evaluation and calibration rows. Raises `Permanent` naming what is wrong."""
-    from model_store.stages.data import check
+    from model_store.stages.data import run
 
-    return check(ctx, exported)
+    return run(ctx, exported)
 
 
 def quantize_stage(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
@@ -170,7 +184,10 @@ def gate_stage(
 
 
 def choose_stage(ctx: BuildContext, gated: Sequence[Gated]) -> Chosen:
-    """The best variant that passed. Raises `Permanent` (NothingPassed): each one's limits, missed by what."""
+    """The best variant that passed, after Great Expectations has written every variant's checks to the docs.
+
+    Raises `Permanent` (NothingPassed): for each variant which limits it missed, and by how much.
+    """
     from model_store.stages.choose import run
 
     return run(ctx, gated)

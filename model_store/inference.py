@@ -78,7 +78,7 @@ def count_rows(rows: Rows) -> int:
 def answer(
     session: ort.InferenceSession, rows: Rows, *, batch_size: int = 256
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """All outputs for all rows, by output name. Raises `Permanent` (NotRunnable) for no rows, or wrong ones."""
+    """All outputs for all rows, by output name. Raises `Permanent` (NotRunnable) for no or wrong rows."""
     if count_rows(rows) == 0:
         raise NotRunnable("there are no rows to answer", remedy="fill the data file")
     names = [output.name for output in session.get_outputs()]

@@ -176,6 +176,6 @@ def _take(answers: Answers, rows: Array) -> Answers:
 
 
 def _reported(check: Check, rows: int, needed: int) -> Check:
-    """A check too small to judge by: it keeps its numbers and cannot block."""
+    """A check on too few rows to judge by: it keeps its numbers, and gets a limit nothing can miss."""
     detail = f"reported, not judged ({rows} rows, {needed} needed): {check.detail}"
-    return replace(check, passed=True, detail=detail)
+    return replace(check, limit=-1.0, passed=True, detail=detail)

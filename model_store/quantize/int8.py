@@ -140,7 +140,7 @@ def _reader(rows: Rows) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime.quantization prints progress and advises through the root logger; neither is for our users."""
+    """onnxruntime.quantization prints progress and advises through the root logger: noise to our users."""
     root, level = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)
     try:

@@ -1,30 +1,41 @@
-"""Stage 2: are these the rows we think they are?"""
+"""Stage 2: are these the rows we think they are? Great Expectations, and Data Docs under `ctx.docs`."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import asdict
+from typing import cast
 
-from model_store.build import BuildContext, Exported, Json
-from model_store.errors import Permanent
-from model_store.stages.inputs import calibration_rows, evaluation_rows
-
-
-class Leak(Permanent):
-    """Calibration rows are among the evaluation rows."""
+from model_store.build import BuildContext, DataChecked, Exported, Json
+from model_store.durable import digest_file
+from model_store.records import read_tensors
+from model_store.stages.inputs import calibration_path, evaluation_path, tools
 
 
-def check(ctx: BuildContext, exported: Exported) -> Json:
+def run(ctx: BuildContext, exported: Exported) -> DataChecked:
     """See `model_store.build.check_data_stage`."""
-    evaluation, calibration = evaluation_rows(ctx, exported), calibration_rows(ctx, exported)
-    shared = int(np.isin(calibration.row_hashes, evaluation.row_hashes).sum())
-    if shared:
-        raise Leak(
-            f"{shared} of {len(calibration)} calibration rows are also in {evaluation.path}",
-            remedy="draw calibration rows from the training data",
-        )
+    key = {
+        "model": str(ctx.ref),
+        "evaluation": digest_file(evaluation_path(ctx)),
+        "calibration": digest_file(calibration_path(ctx)),
+        "data": ctx.spec.data.model_dump(mode="json"),
+        "columns": exported["columns"],
+        "tools": tools("great-expectations"),
+    }
+    checked = ctx.store.memo("check_data", key, lambda: _check(ctx, exported))
+    # Only its memo may have survived: the docs are not in the store.
+    return cast(DataChecked, checked if ctx.docs.joinpath("index.html").exists() else _check(ctx, exported))
+
+
+def _check(ctx: BuildContext, exported: Exported) -> Json:
+    from model_store.expectations import check_data
+
+    evaluation, calibration = evaluation_path(ctx), calibration_path(ctx)
+    inputs, columns = read_tensors(exported["inputs"]), exported["columns"]
+    report = check_data(ctx.spec, evaluation, calibration, inputs, columns=columns, docs_dir=ctx.docs)
+    report.require()
     return {
-        "evaluation": evaluation.digest,
-        "calibration": calibration.digest,
-        "evaluation_rows": len(evaluation),
-        "calibration_rows": len(calibration),
+        "evaluation_digest": digest_file(evaluation),
+        "calibration_digest": digest_file(calibration),
+        "checks": [asdict(check) for check in report.checks],
+        "docs": str(report.index),
     }

@@ -135,9 +135,7 @@ def test_features_beyond_fp16_do_not_become_infinity(store: Store, credit: Credi
     assert np.abs(answers["probabilities"] - expected).max() < 0.01
 
 
-def test_the_tensorrt_layout_is_signed_symmetric_and_leaves_biases_alone(
-    store: Store, digits: Digits
-) -> None:
+def test_the_tensorrt_layout_is_signed_and_symmetric_with_fp32_biases(store: Store, digits: Digits) -> None:
     made = quantize(store, keep(store, digits.onnx), "int8", "tensorrt", digits.calibration)
     assert not isinstance(made, NotQuantized)
     model = onnx.load(made.path)
@@ -160,7 +158,7 @@ def test_weights_have_a_scale_per_channel(store: Store, digits: Digits) -> None:
 
 
 def test_quantizing_everything_ruins_the_credit_model_and_ours_does_not(store: Store, credit: Credit) -> None:
-    """Why only the heavy operators are quantized: 8 bits over raw features leave one decision for everyone."""
+    """Why only the heavy operators are: 8 bits over raw features leave one decision for everyone."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     from model_store.quantize.int8 import KEEP_SCALES, _quiet, _reader
@@ -341,9 +339,8 @@ def test_many_nodes_are_searched_in_groups_of_one_kind() -> None:
 def test_a_model_without_heavy_operators_is_not_quantized(store: Store) -> None:
     source = keep(store, elementwise("Sigmoid").SerializeToString())
     made = quantize(store, source, "int8", "onnxruntime", {"x": np.zeros((40, 2), np.float32)})
-    assert made == NotQuantized(
-        "no operator to quantize: none of Conv, ConvTranspose, Gemm, MatMul is in the model"
-    )
+    assert isinstance(made, NotQuantized)
+    assert "none of Conv, ConvTranspose, Gemm, MatMul is in the model" in made.reason
 
 
 def test_an_unknown_precision_or_layout_lists_what_exists(store: Store, credit: Credit) -> None:

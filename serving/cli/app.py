@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from serving.cli import stack
+from model_store.errors import Permanent
+from serving.cli import releases, stack
+from serving.cli.doctor import doctor as examine
 from serving.cli.output import telling_failures
-from serving.home import Home
+from serving.home import REPOSITORY, Home
 
 app = typer.Typer(
     name="slipway",
@@ -59,6 +63,93 @@ def status(as_json: Json = False) -> None:
     """Show every process, its health and its memory."""
     with telling_failures(as_json=as_json):
         stack.status(Home.locate(), as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look for what could keep Slipway from working on this machine."""
+    with telling_failures(as_json=as_json):
+        examine(Home.locate(), as_json=as_json)
+
+
+Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it fails.")]
+Reason = Annotated[str, typer.Option("--reason", help="For those who read the history later.")]
+Model = Annotated[str, typer.Argument(help="The model's name in the registry.")]
+
+
+@app.command()
+def release(
+    model: Model,
+    version: Annotated[
+        str | None, typer.Argument(help="A version number or alias.", show_default="the spec's alias")
+    ] = None,
+    reason: Reason = "",
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Release a version of a model: build, gate, roll out."""
+    with telling_failures(as_json=as_json):
+        releases.release(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
+
+
+@app.command()
+def rollback(
+    model: Model,
+    version: Annotated[
+        str | None, typer.Argument(help="A version number.", show_default="the one that served before")
+    ] = None,
+    reason: Reason = "asked for on the command line",
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Send all users back to the previous version, or to the named one."""
+    with telling_failures(as_json=as_json):
+        releases.rollback(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
+
+
+@app.command()
+def validate(
+    spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")], as_json: Json = False
+) -> None:
+    """Check a release spec without running anything."""
+    with telling_failures(as_json=as_json):
+        releases.validate(spec, as_json=as_json)
+
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=PASS_ON)
+def demo(context: typer.Context) -> None:
+    """Watch four versions travel to users, and a bad one back. `--keep` leaves the stack up."""
+    _become("demo", context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def test(context: typer.Context) -> None:
+    """Check the code and run all tests; arguments go to pytest."""
+    _become("tests", context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def bench(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A file in benchmarks/.")]
+) -> None:
+    """Run one benchmark; further arguments are its own."""
+    with telling_failures(as_json=False):
+        known = sorted(
+            path.stem for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem != "__init__"
+        )
+        if name not in known:
+            raise Permanent(
+                f"there is no benchmark {name!r}", remedy=f"Benchmarks: {', '.join(known) or 'none'}."
+            )
+        _become(f"benchmarks.{name}", context.args)
+
+
+def _become(module: str, arguments: list[str]) -> None:
+    os.chdir(REPOSITORY)
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 def main() -> None:

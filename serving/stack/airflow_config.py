@@ -82,6 +82,9 @@ def _loops(home: Home) -> Settings:
             "orphaned_tasks_check_interval": "15",
             "trigger_timeout_check_interval": "5",
         },
+        # The API server may be restarting while a task runs: it takes a while to answer again, and the task
+        # must neither give up nor be given up for that.
+        "workers": {"execution_api_timeout": "30", "max_failed_heartbeats": "12"},
         "triggerer": {"job_heartbeat_sec": "2"},
         "dag_processor": {
             # The default is the machine's /tmp, which every installation would share.

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from model_store.errors import Permanent
@@ -40,7 +39,7 @@ class Component:
 def components(home: Home) -> dict[str, Component]:
     """Every fixed component by name (pods come and go: `serving.target.local`)."""
     credentials = credentials_of(home)
-    found = [_envoy(home), *_guard(), _mlflow(home, credentials), *_airflow(home)]
+    found = [_envoy(home), _guard(), _mlflow(home, credentials), *_airflow(home)]
     return {component.name: component for component in found}
 
 
@@ -83,11 +82,9 @@ def _envoy(home: Home) -> Component:
     return Component("envoy", tuple(gateway.command(home)), prepare=lambda: gateway.prepare(home))
 
 
-def _guard() -> list[Component]:
+def _guard() -> Component:
     """The loop that takes a bad version out of traffic; it needs neither Airflow nor MLflow."""
-    if find_spec("serving.guard") is None:
-        return []
-    return [Component("guard", (sys.executable, "-m", "serving.guard"))]
+    return Component("guard", (sys.executable, "-m", "serving.guard"))
 
 
 def _airflow(home: Home) -> list[Component]:

@@ -67,6 +67,8 @@ def _beats(client: httpx.Client, home: Home, program: ProgramState) -> str | Non
 _PROBES: dict[str, Probe] = {
     "mlflow": _answers(lambda home: f"{home.mlflow_url}/health"),
     "envoy": _answers(lambda home: f"{home.envoy_admin_url}/ready"),
-    "airflow-api-server": _answers(lambda home: f"{home.airflow_url}/api/v2/version"),
+    # The part that tasks speak to builds itself when it is first asked, for seconds: here, not in a release.
+    "airflow-api-server": _answers(lambda home: f"{home.airflow_url}/execution/health"),
+    "guard": _answers(lambda home: f"http://127.0.0.1:{home.ports.guard}/health"),
     **dict.fromkeys(_HEARTBEATS, _beats),
 }

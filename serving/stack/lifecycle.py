@@ -64,9 +64,9 @@ def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = S
 
 
 def _begin(home: Home) -> None:
-    _require_plain_paths(home)
+    require_plain_paths(home)
     end([owned.process for owned in owned_by(home)], patience_seconds=10)
-    require_free(_fixed_ports(home))
+    require_free(fixed_ports(home))
     for folder in (home.run, home.logs, home.pods, home.store, home.journal, home.data, home.routes):
         folder.mkdir(parents=True, exist_ok=True)
     write_file(home.config, json.dumps({"ports": asdict(home.ports)}, indent=1).encode())
@@ -75,7 +75,8 @@ def _begin(home: Home) -> None:
     supervisor.start(home)
 
 
-def _require_plain_paths(home: Home) -> None:
+def require_plain_paths(home: Home) -> None:
+    """Raises `Permanent` when the home or the repository is somewhere that tools would misread."""
     for path in (home.root, REPOSITORY):
         if found := sorted(set(str(path)) & set(MISREAD_CHARACTERS)):
             raise Permanent(
@@ -84,7 +85,8 @@ def _require_plain_paths(home: Home) -> None:
             )
 
 
-def _fixed_ports(home: Home) -> dict[str, int]:
+def fixed_ports(home: Home) -> dict[str, int]:
+    """The ports of the components, by name."""
     return {name: port for name, port in asdict(home.ports).items() if name != "pods_from"}
 
 

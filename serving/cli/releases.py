@@ -1,0 +1,124 @@
+"""release, rollback, validate: what a user asks of a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.text import Text
+
+from model_store.errors import Permanent, Retryable
+from model_store.spec import load
+from serving.cli.output import console, errors, print_json
+from serving.home import Home
+from serving.rollout.advance import Rollouts
+from serving.rollout.journal import Journal
+from serving.rollout.plan import RolloutState
+from serving.router.envoy_file import EnvoyFileRouter
+from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
+
+POLL_SECONDS = 1.0
+_NEWS = ("running", "deferred", "success", "failed", "up_for_retry", "upstream_failed", "skipped")
+_STYLES = {"success": "green", "failed": "bold red", "up_for_retry": "yellow", "upstream_failed": "dim"}
+
+
+class RunFailed(Permanent):
+    """The DAG run ended badly."""
+
+
+def release(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
+    """Ask Airflow to release a version. Raises `RunFailed` when waited for and it does not get there."""
+    conf = {"reason": reason} | ({"version": version} if version else {})
+    _run_dag(home, f"release_{model}", conf, wait=wait, as_json=as_json)
+
+
+def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
+    """Ask Airflow to go back; while it is down, return the traffic of a release under way by ourselves."""
+    conf = {"model": model, "version": version, "reason": reason}
+    try:
+        _run_dag(home, "model_rollback", conf, wait=wait, as_json=as_json)
+    except Retryable as airflow_is_down:
+        state = _return_traffic(home, model, version, reason, airflow_is_down)
+        _say_returned(state, as_json=as_json)
+
+
+def validate(path: Path, *, as_json: bool) -> None:
+    """Check a spec file. Raises `InvalidSpec` with file, line, field and the allowed values."""
+    if not path.is_file():
+        raise Permanent(
+            f"there is no file {path}", remedy="Name a spec, e.g. dags/releases/credit_risk.yaml."
+        )
+    spec = load(path)
+    if as_json:
+        print_json({"valid": True, "spec": spec.model_dump(mode="json")})
+    else:
+        console.print(f"{path} is a valid spec: it releases {spec.model}.")
+
+
+def _run_dag(home: Home, dag_id: str, conf: Mapping[str, str | None], *, wait: bool, as_json: bool) -> None:
+    with airflow_api(home) as api:
+        run = api.trigger(dag_id, conf)
+        url = f"{home.airflow_url}/dags/{run.dag_id}/runs/{run.run_id}"
+        if not as_json:
+            console.print(f"{dag_id} has started: {url}", soft_wrap=True)
+        if wait:
+            run = _follow(api, run, quiet=as_json)
+        if run.state == "failed":
+            raise RunFailed("\n".join([f"{run.dag_id} failed", *_why(api, run)]), remedy=f"See {url}")
+        if as_json:
+            print_json({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state, "url": url})
+        elif wait:
+            console.print(f"{run.dag_id}: {run.state}")
+
+
+def _follow(api: AirflowApi, run: DagRun, *, quiet: bool) -> DagRun:
+    """Say what each task does until the run has ended."""
+    said: dict[str, str | None] = {}
+    while True:
+        run = api.run(run)
+        for task in api.tasks(run):
+            if task.state in _NEWS and said.get(task.name) != task.state and not quiet:
+                errors.print(Text(f"  {task.name}: {task.state}", style=_STYLES.get(task.state or "", "")))
+            said[task.name] = task.state
+        if run.has_ended:
+            return run
+        time.sleep(POLL_SECONDS)
+
+
+def _why(api: AirflowApi, run: DagRun) -> Iterator[str]:
+    for task in api.tasks(run):
+        if task.state == "failed":
+            yield f"  {task.name}: {_reason(api, run, task)}"
+
+
+def _reason(api: AirflowApi, run: DagRun, task: TaskRun) -> str:
+    """What the task left behind for this, or the last words of its log."""
+    return api.xcom(run, task, "failure") or next(iter(api.log(run, task)[-1:]), "its log is empty")
+
+
+def _return_traffic(
+    home: Home, model: str, version: str | None, reason: str, airflow_is_down: Retryable
+) -> RolloutState:
+    """What the guard does: all traffic to stable, booked in the journal."""
+    journal = Journal(home.journal)
+    for state in journal.active():
+        if state.service == model and version in (None, str(state.previous_version)):
+            rollouts = Rollouts(journal, EnvoyFileRouter(home), now=lambda: datetime.now(UTC))
+            return rollouts.roll_back(state.release_id, reason=reason)
+    raise Retryable(
+        f"{airflow_is_down.problem}, and no release of {model} is under way whose traffic could be returned"
+        + (f" to version {version}" if version else ""),
+        remedy=f"{airflow_is_down.remedy} Then roll back again.",
+    ) from airflow_is_down
+
+
+def _say_returned(state: RolloutState, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"release": state.release_id, "phase": state.phase, "reason": state.reason})
+        return
+    console.print(
+        f"Airflow is down, so the traffic was returned directly: {state.release_id} is {state.phase}."
+        " Airflow books it when it is back."
+    )

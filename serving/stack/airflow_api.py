@@ -1,0 +1,152 @@
+"""Airflow's REST API (v2), as far as the commands need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from model_store.errors import Permanent, Retryable
+from serving.home import Home
+from serving.stack.credentials import credentials_of
+
+_ENDED = ("success", "failed")
+
+
+class UnknownDag(Permanent):
+    """Airflow has no DAG of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class DagRun:
+    """One run of a DAG. `state` is queued, running, success or failed."""
+
+    dag_id: str
+    run_id: str
+    state: str
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in _ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One task instance. `state` is None until it is scheduled; `map_index` is -1 unless it is mapped."""
+
+    task_id: str
+    map_index: int
+    try_number: int
+    state: str | None
+    started_at: str | None
+
+    @property
+    def name(self) -> str:
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
+
+
+class AirflowApi:
+    """A session with the API server. Raises `Retryable` while it does not answer."""
+
+    def __init__(self, client: httpx.Client, home: Home) -> None:
+        self._client = client
+        self._home = home
+
+    def dag_ids(self, tag: str = "slipway") -> list[str]:
+        """Active DAGs with this tag."""
+        found = self._call("GET", "/api/v2/dags", params={"tags": tag, "limit": 100})
+        return sorted(dag["dag_id"] for dag in found["dags"])
+
+    def import_errors(self) -> dict[str, str]:
+        """DAG file -> the last line of why it could not be read."""
+        found = self._call("GET", "/api/v2/importErrors", params={"limit": 100})
+        return {
+            error["filename"]: error["stack_trace"].strip().splitlines()[-1]
+            for error in found["import_errors"]
+        }
+
+    def trigger(self, dag_id: str, conf: dict[str, Any], *, note: str | None = None) -> DagRun:
+        """Start a run now. Raises `UnknownDag` listing what exists."""
+        body = {"logical_date": None, "conf": conf, "note": note}
+        try:
+            return _run(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body))
+        except _NotFound as error:
+            known = ", ".join(self.dag_ids()) or "none yet"
+            raise UnknownDag(f"Airflow has no DAG {dag_id!r}", remedy=f"DAGs of Slipway: {known}.") from error
+
+    def run(self, run: DagRun) -> DagRun:
+        """The same run, as it is now."""
+        return _run(self._call("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}"))
+
+    def tasks(self, run: DagRun) -> list[TaskRun]:
+        """The run's task instances in the order in which they started, those that did not start last."""
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances"
+        found = self._call("GET", path, params={"limit": 100})["task_instances"]
+        tasks = [
+            TaskRun(ti["task_id"], ti["map_index"], ti["try_number"], ti["state"], ti["start_date"])
+            for ti in found
+        ]
+        return sorted(tasks, key=lambda task: task.started_at or "~")
+
+    def log(self, run: DagRun, task: TaskRun) -> list[str]:
+        """The messages of the task's last try."""
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task.task_id}/logs"
+        found = self._call("GET", f"{path}/{task.try_number}", params={"map_index": task.map_index})
+        return [str(line.get("event", "")) for line in found["content"] if isinstance(line, dict)]
+
+    def xcom(self, run: DagRun, task: TaskRun, key: str) -> str | None:
+        """What the task left under this key, as text."""
+        path = (
+            f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task.task_id}/xcomEntries/{key}"
+        )
+        try:
+            return str(self._call("GET", path, params={"map_index": task.map_index})["value"])
+        except _NotFound:
+            return None
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            answer = self._client.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise _does_not_answer(self._home, error) from error
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise _NotFound(f"Airflow knows no {path}", remedy="Check the name.")
+        if answer.is_error:
+            raise Retryable(
+                f"Airflow answers {answer.status_code} to {method} {path}: {answer.text[:300]}",
+                remedy=f"Read {self._home.logs / 'airflow-api-server.log'}.",
+            )
+        return answer.json()
+
+
+class _NotFound(Permanent):
+    """Status 404."""
+
+
+@contextmanager
+def airflow_api(home: Home) -> Iterator[AirflowApi]:
+    """A session logged in as this installation's user. Raises `Retryable` when Airflow does not answer."""
+    login = credentials_of(home)
+    # Only this machine is asked, so no proxy from the environment may come between.
+    with httpx.Client(base_url=home.airflow_url, timeout=20, trust_env=False) as client:
+        account = {"username": login.airflow_user, "password": login.airflow_password}
+        try:
+            token = client.post("/auth/token", json=account).raise_for_status().json()["access_token"]
+        except httpx.HTTPError as error:
+            raise _does_not_answer(home, error) from error
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield AirflowApi(client, home)
+
+
+def _does_not_answer(home: Home, error: Exception) -> Retryable:
+    return Retryable(
+        f"Airflow at {home.airflow_url} does not answer ({type(error).__name__}: {error})",
+        remedy="Start the stack with ./slipway up, or see ./slipway status.",
+    )
+
+
+def _run(plain: dict[str, Any]) -> DagRun:
+    return DagRun(plain["dag_id"], plain["dag_run_id"], plain["state"])

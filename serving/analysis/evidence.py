@@ -37,6 +37,7 @@ TWO_ARM = 3  # the first three compare arms; the others compare with a fixed num
 LEVELS = 10
 NEAR = np.array([0.15, 0.45] + [0.0] * (LEVELS - 2))
 FAR = np.array([0.0, 0.0, *np.linspace(0, 1, LEVELS - 2)])
+LOG_PARTS = np.log([0.02 if near else 0.96 / (LEVELS - 2) for near in NEAR])  # of the money, per level
 LOST_LEVELS = np.geomspace(0.8, 0.01, LEVELS)  # of the least acceptable share
 RESERVE = 0.1  # of the money is kept for changes later on
 RESERVE_SECONDS = 600.0
@@ -96,7 +97,7 @@ def levels_over(edge: Array) -> Array:
 
 def opening() -> tuple[Array, float]:
     """Log money per test and level before the first tick, and the log reserve of each test."""
-    return np.full((len(TESTS), LEVELS), np.log((1 - RESERVE) / LEVELS)), float(np.log(RESERVE))
+    return np.tile(np.log(1 - RESERVE) + LOG_PARTS, (len(TESTS), 1)), float(np.log(RESERVE))
 
 
 def placed(log_reserve: Array, seconds: Array, elapsed: Array) -> tuple[Array, Array]:
@@ -104,7 +105,7 @@ def placed(log_reserve: Array, seconds: Array, elapsed: Array) -> tuple[Array, A
     after = log_reserve + np.log((RESERVE_SECONDS + elapsed) / (RESERVE_SECONDS + elapsed + seconds))
     with np.errstate(divide="ignore"):
         bet = log_reserve + np.log(-np.expm1(after - log_reserve))
-    return bet - np.log(LEVELS), after
+    return bet[..., None] + LOG_PARTS, after
 
 
 def two_arm_log_factors(

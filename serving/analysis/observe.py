@@ -100,7 +100,7 @@ def take(limits: Limits, memory: Memory, ticks: Ticks) -> None:
     """Change `memory` by one tick. Every bet depends on earlier ticks and on request counts only."""
     own, repeats = _part_repeats(memory, ticks)
     bet, reserve = placed(memory["log_reserve"], ticks.seconds, memory["seconds"])
-    wealth = np.logaddexp(memory["log_wealth"], bet[:, None, None])
+    wealth = np.logaddexp(memory["log_wealth"], bet[:, None])
     wealth += _log_factors(limits, memory, ticks, own, repeats)
     memory["log_wealth"], memory["log_reserve"] = wealth, reserve
     memory["log_peak"] = np.maximum(memory["log_peak"], shown(log_totals(wealth, reserve)))

@@ -51,7 +51,8 @@ class Batcher:
         self._is_scheduled = False
         self._is_busy = False
         self._waiting: asyncio.TimerHandle | None = None
-        self._thread = None if inline else ComputeThread(executor.execute, self._finished_elsewhere, clock)
+        self._inline = inline
+        self._thread: ComputeThread | None = None
 
     @property
     def queued_rows(self) -> int:
@@ -85,11 +86,16 @@ class Batcher:
             return
         for call in calls:
             call.started = now
-        if self._thread is not None:
-            self._is_busy = True
-            self._thread.put(calls)
-        else:
+        if self._inline and _rows(calls) <= self._max_rows:
             self._run_inline(calls, now)
+        else:
+            self._run_elsewhere(calls)
+
+    def _run_elsewhere(self, calls: list[Call]) -> None:
+        if self._thread is None:
+            self._thread = ComputeThread(self._executor.execute, self._finished_elsewhere, self._clock)
+        self._is_busy = True
+        self._thread.put(calls)
 
     def _run_inline(self, calls: list[Call], now: float) -> None:
         executed = self._executor.execute(calls)

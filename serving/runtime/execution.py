@@ -33,6 +33,7 @@ class Executor:
         self._engine = engine
         self._signature = signature
         self._settings = settings
+        self._most_rows = engine.profiles[-1] if engine.profiles else settings.max_batch_size
 
     def execute(self, calls: Sequence[Call]) -> list[Executed]:
         """Compute a batch. A failure is tried again in halves, so it stays with the calls that cause it."""
@@ -45,22 +46,41 @@ class Executor:
             return self.execute(calls[:middle]) + self.execute(calls[middle:])
 
     def run_arrays(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute on arrays directly, for warmup. Raises what the engine raises, or `ModelFault`."""
-        outputs = self._engine.run(inputs)
-        self._expect_shapes(outputs, len(inputs[0]) if inputs[0].ndim else 1)
-        return outputs
+        """Compute on arrays, in pieces the engine and its memory take.
+
+        Raises what the engine raises, or `ModelFault` when the outputs are not what the manifest says.
+        """
+        rows = len(inputs[0]) if self._signature.is_batched else 1
+        if not self._signature.is_batched or rows <= self._most_rows:
+            return self._run_piece(inputs, rows)
+        step = self._most_rows
+        pieces = [self.run_arrays([a[at : at + step] for a in inputs]) for at in range(0, rows, step)]
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+    def _run_piece(self, inputs: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+        padded = self._padded(rows)
+        if padded != rows:
+            inputs = [_padded_array(array, padded - rows) for array in inputs]
+        try:
+            outputs = self._engine.run(inputs)
+        except EngineOutOfMemory:
+            if rows == 1 or not self._signature.is_batched:
+                raise
+            # For good: what did not fit once would not fit the next time either.
+            self._most_rows = max(1, rows // 2)
+            return self.run_arrays([array[:rows] for array in inputs])
+        self._expect_shapes(outputs, padded)
+        return outputs if padded == rows else [array[:rows] for array in outputs]
 
     def _run(self, calls: Sequence[Call]) -> list[np.ndarray]:
-        rows = sum(call.rows for call in calls)
-        padded = self._padded(rows)
+        rows = sum([call.rows for call in calls])
         inputs = [
-            _joined(spec, [call.data[i] for call in calls], calls[0].shapes[i], rows, padded, self._signature)
+            _joined(spec, [call.data[i] for call in calls], calls[0].shapes[i], rows, self._signature)
             for i, spec in enumerate(self._signature.inputs)
         ]
         if self._settings.finite_inputs:
             _expect_finite_inputs(self._signature, inputs)
-        outputs = self.run_arrays(inputs)
-        return outputs if padded == rows else [array[:rows] for array in outputs]
+        return self.run_arrays(inputs)
 
     def _padded(self, rows: int) -> int:
         if not self._signature.is_batched:
@@ -97,16 +117,14 @@ class Executor:
         return executed
 
 
-def _joined(
-    spec: TensorSpec, parts: list[Data], shape: Shape, rows: int, padded: int, signature: Signature
-) -> np.ndarray:
-    full = (rows, *shape[1:]) if signature.is_batched else shape
-    array = _join_elements(parts) if spec.datatype.name == "BYTES" else _join_bytes(spec, parts)
-    array = array.reshape(full)
-    if padded == rows:
-        return array
+def _joined(spec: TensorSpec, parts: list[Data], shape: Shape, rows: int, signature: Signature) -> np.ndarray:
+    array = _join_bytes(spec, parts) if spec.datatype.size else _join_elements(parts)
+    return array.reshape((rows, *shape[1:]) if signature.is_batched else shape)
+
+
+def _padded_array(array: np.ndarray, missing: int) -> np.ndarray:
     # The last row again, not zeros: padding must be input the model has been seen to accept.
-    return np.concatenate([array, np.repeat(array[-1:], padded - rows, axis=0)])
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
 
 def _join_bytes(spec: TensorSpec, parts: list[Data]) -> np.ndarray:

@@ -12,6 +12,8 @@ from serving.runtime.codec.blob import write_blob
 from serving.runtime.codec.request import WantedOutput
 from serving.runtime.signature import Signature, TensorSpec
 
+_REMEMBERED = 256
+
 
 class ResponseWriter:
     """Knows one model's name, version and outputs, so that a response is little more than a format string."""
@@ -19,6 +21,7 @@ class ResponseWriter:
     def __init__(self, name: str, version: str, signature: Signature) -> None:
         self._signature = signature
         self._positions = range(len(signature.outputs))
+        self._entries: dict[object, bytes] = {}
         self._start = b'{"model_name":%s,"model_version":%s' % (orjson.dumps(name), orjson.dumps(version))
 
     def plain(self, outputs: Outputs, first: int, rows: int, request_id: str) -> bytes:
@@ -38,20 +41,44 @@ class ResponseWriter:
         self, outputs: Outputs, first: int, rows: int, request_id: str, wanted: list[WantedOutput]
     ) -> tuple[bytes, bytes]:
         """The outputs asked for, in that order: the JSON part and the binary part."""
-        entries: list[bytes] = []
-        blobs: list[bytes] = []
-        for position, is_binary in wanted:
+        arrays = [outputs.slice(position, first, rows) for position, _ in wanted]
+        blobs = [
+            write_blob(array, self._signature.outputs[position].datatype.name)
+            for array, (position, is_binary) in zip(arrays, wanted, strict=True)
+            if is_binary
+        ]
+        if len(blobs) == len(wanted):
+            entries = self._binary_entries(wanted, arrays, blobs)
+        else:
+            entries = self._mixed_entries(wanted, arrays, outputs, first, rows)
+        head = self._with_id(request_id) if request_id else self._start
+        return b'%s,"outputs":[%s]}' % (head, entries), b"".join(blobs)
+
+    def _binary_entries(
+        self, wanted: list[WantedOutput], arrays: list[np.ndarray], blobs: list[bytes]
+    ) -> bytes:
+        """The same bytes for equal shapes and sizes, so they are remembered."""
+        key = (*wanted, *[array.shape for array in arrays], *map(len, blobs))
+        entries = self._entries.get(key)
+        if entries is None:
+            specs = [self._signature.outputs[position] for position, _ in wanted]
+            entries = b",".join(map(_binary_entry, specs, arrays, blobs))
+            if len(self._entries) < _REMEMBERED:
+                self._entries[key] = entries
+        return entries
+
+    def _mixed_entries(
+        self, wanted: list[WantedOutput], arrays: list[np.ndarray], outputs: Outputs, first: int, rows: int
+    ) -> bytes:
+        entries = []
+        for (position, is_binary), array in zip(wanted, arrays, strict=True):
             spec = self._signature.outputs[position]
-            array = outputs.slice(position, first, rows)
             if is_binary:
-                blobs.append(write_blob(array, spec.datatype.name))
-                parameters = b'"parameters":{"binary_data_size":%d}' % len(blobs[-1])
-                entries.append(b"%s,%s}" % (_entry(spec, array.shape), parameters))
+                entries.append(_binary_entry(spec, array, write_blob(array, spec.datatype.name)))
             else:
                 printed = _joined(outputs, position, first, rows)
                 entries.append(b'%s,"data":[%s]}' % (_entry(spec, array.shape), printed))
-        head = self._with_id(request_id) if request_id else self._start
-        return b'%s,"outputs":[%s]}' % (head, b",".join(entries)), b"".join(blobs)
+        return b",".join(entries)
 
     def _with_id(self, request_id: str) -> bytes:
         return b'%s,"id":%s' % (self._start, orjson.dumps(request_id))
@@ -69,11 +96,10 @@ def _entry(spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     return orjson.dumps(fields)[:-1]
 
 
+def _binary_entry(spec: TensorSpec, array: np.ndarray, blob: bytes) -> bytes:
+    return b'%s,"parameters":{"binary_data_size":%d}}' % (_entry(spec, array.shape), len(blob))
+
+
 def _joined(outputs: Outputs, position: int, first: int, rows: int) -> bytes:
     printed = outputs.json_rows(position)
     return b",".join(printed[first : first + rows]) if outputs.is_batched else printed[0]
-
-
-def ready_arrays(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Outputs whose slices can be sent as they are."""
-    return [np.ascontiguousarray(array) if array.ndim else array for array in arrays]

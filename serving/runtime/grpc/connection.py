@@ -39,7 +39,7 @@ class GrpcConnection(asyncio.Protocol):
         self._front, self._service, self.transport = front, service, transport
         self._reader = HeaderReader()
         self._streams: dict[int, Stream] = {}
-        self._outgoing = Outgoing(transport, self._sent_all)
+        self._outgoing = Outgoing(transport, front.loop, self._sent_all)
         self._buffer = b""
         self._awaits_preface = True
         self._last_id = self._received = self._nuisance = 0
@@ -48,7 +48,7 @@ class GrpcConnection(asyncio.Protocol):
         self._is_closing = False
         self.receiving_since = 0.0
         self.active_at = front.clock()
-        transport.write(frames.greeting())
+        self._outgoing.write(frames.greeting())
 
     # asyncio.Protocol
 
@@ -133,11 +133,11 @@ class GrpcConnection(asyncio.Protocol):
             raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, "too many control frames")
         if kind == frames.SETTINGS and not flags & frames.ACK:
             self._outgoing.settings(payload, self._streams.values())
-            self.transport.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
+            self._outgoing.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
         elif kind == frames.PING and not flags & frames.ACK:
             if len(payload) != 8:
                 raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "a ping has 8 bytes")
-            self.transport.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self._outgoing.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif kind == frames.RST_STREAM:
             stream = self._streams.pop(number, None)
             if stream is not None:
@@ -174,7 +174,7 @@ class GrpcConnection(asyncio.Protocol):
             raise ConnectionBroken(frames.PROTOCOL_ERROR, f"stream {number} cannot be opened")
         self._last_id = number
         if len(self._streams) >= frames.OUR_MAX_STREAMS:
-            self.transport.write(frames.reset(number, frames.REFUSED_STREAM))
+            self._outgoing.write(frames.reset(number, frames.REFUSED_STREAM))
             return
         method = self._service.method(headers)
         stream = Stream(self, number, headers, method, self._outgoing.initial_window)
@@ -186,7 +186,7 @@ class GrpcConnection(asyncio.Protocol):
         size = len(payload)
         self._received += size
         if self._received > _HALF_CONNECTION:
-            self.transport.write(frames.window_update(0, self._received))
+            self._outgoing.write(frames.window_update(0, self._received))
             self._received = 0
         stream = self._streams.get(number)
         if stream is None or stream.input_ended:
@@ -221,7 +221,7 @@ class GrpcConnection(asyncio.Protocol):
         if held > 4 * self._front.max_body_bytes:
             self._refuse(stream, Refused("too many large messages at once", remedy="send fewer", status=429))
             return
-        self.transport.write(frames.window_update(stream.id, stream.consumed))
+        self._outgoing.write(frames.window_update(stream.id, stream.consumed))
         stream.consumed = 0
 
     def _end_input(self, stream: Stream) -> None:
@@ -254,7 +254,7 @@ class GrpcConnection(asyncio.Protocol):
         if not stream.input_ended:
             # RFC 9113, 8.1: the answer is complete, the rest of the request is not wanted.
             stream.is_abandoned = True
-            self.transport.write(frames.reset(stream.id, frames.NO_ERROR))
+            self._outgoing.write(frames.reset(stream.id, frames.NO_ERROR))
 
     # What the front needs
 
@@ -272,7 +272,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Ask the client to go elsewhere; what it has sent or is sending is still answered."""
-        self.transport.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+        self._outgoing.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
 
     def refuse(self, status: int, problem: str) -> None:
         """The front does not want this connection."""
@@ -282,5 +282,6 @@ class GrpcConnection(asyncio.Protocol):
         self._is_closing = True
         for stream in self._streams.values():
             stream.is_abandoned = True
-        self.transport.write(frames.goaway(self._last_id, code, words.encode()))
+        self._outgoing.write(frames.goaway(self._last_id, code, words.encode()))
+        self._outgoing.flush()
         self.transport.close()

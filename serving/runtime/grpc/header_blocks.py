@@ -1,7 +1,7 @@
 """HPACK: header blocks in and out.
 
-In: the `hpack` library decodes, but a block that only points into the tables (what a client sends from its
-second request on) leaves them unchanged, so it is remembered until a block comes that changes them.
+In: the `hpack` library decodes, but a block that leaves the dynamic table as it is (what a client sends from
+its second request on) is remembered, until a block comes that changes the table.
 Out: literals without indexing, so that one encoded block serves every connection.
 """
 
@@ -31,13 +31,45 @@ class HeaderReader:
         if found is not None:
             return found
         headers = {bytes(name): bytes(value) for name, value in self._decoder.decode(block, raw=True)}
-        # Every byte an indexed field of its own: nothing was added to the table.
-        if block and min(block) >= 0x80 and 0xFF not in block:
-            if len(self._known) < _REMEMBERED:
-                self._known[block] = headers
-        else:
+        if _changes_table(block) or len(self._known) >= _REMEMBERED:
             self._known.clear()
+        else:
+            self._known[block] = headers
         return headers
+
+
+def _changes_table(block: bytes) -> bool:
+    """Whether a (valid) block holds an incremental literal or a table size update (RFC 7541, 6)."""
+    position = 0
+    while position < len(block):
+        first = block[position]
+        if first & 0x80:
+            _, position = _read_integer(block, position, 7)
+        elif first & 0x60:
+            return True
+        else:
+            index, position = _read_integer(block, position, 4)
+            for _ in range(1 if index else 2):
+                size, position = _read_integer(block, position, 7)
+                position += size
+    return False
+
+
+def _read_integer(block: bytes, position: int, prefix: int) -> tuple[int, int]:
+    """RFC 7541, 5.1: the value and where it ends."""
+    mask = (1 << prefix) - 1
+    value = block[position] & mask
+    position += 1
+    if value < mask:
+        return value, position
+    shift = 0
+    while True:
+        more = block[position]
+        position += 1
+        value += (more & 0x7F) << shift
+        shift += 7
+        if not more & 0x80:
+            return value, position
 
 
 def literal_block(fields: Iterable[tuple[bytes, bytes]], *, status_200: bool = False) -> bytes:

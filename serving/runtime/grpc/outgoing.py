@@ -15,14 +15,35 @@ _SETTING = struct.Struct(">HL")
 
 
 class Outgoing:
-    """One connection's sending side. `sent_all` is told when a stream's trailers have been written."""
+    """One connection's sending side. `sent_all` is told when a stream's trailers have been written.
 
-    def __init__(self, transport: asyncio.Transport, sent_all: Callable[[Stream], None]) -> None:
-        self._transport, self._sent_all = transport, sent_all
+    What is written in one turn of the event loop leaves in one system call: answers come a batch at a time.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        sent_all: Callable[[Stream], None],
+    ) -> None:
+        self._transport, self._loop, self._sent_all = transport, loop, sent_all
+        self._parts: list[bytes] = []
         self._window = frames.DEFAULT_WINDOW
         self._max_frame = frames.DEFAULT_MAX_FRAME
         self._blocked: dict[Stream, None] = {}
         self.initial_window = frames.DEFAULT_WINDOW
+
+    def write(self, data: bytes) -> None:
+        """Bytes for the wire, at the end of this turn."""
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+
+    def flush(self) -> None:
+        """Send what this turn has written."""
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
 
     def send(self, stream: Stream, headers: bytes | None, message: bytes, trailers: bytes | None) -> None:
         """Headers, message, trailers; whatever does not fit the windows follows when they widen."""
@@ -30,7 +51,7 @@ class Outgoing:
         size = len(body)
         head = frame(frames.HEADERS, frames.END_HEADERS, stream.id, headers) if headers is not None else b""
         if size > min(self._window, stream.send_window, self._max_frame) or stream.unsent:
-            self._transport.write(head)
+            self.write(head)
             stream.unsent.append((memoryview(body), trailers))
             self._pump(stream)
             return
@@ -38,19 +59,19 @@ class Outgoing:
         stream.send_window -= size
         data = frame(frames.DATA, 0, stream.id, body)
         if trailers is None:
-            self._transport.write(head + data)
+            self.write(head + data)
             return
-        self._transport.write(head + data + frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
+        self.write(head + data + frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
         self._sent_all(stream)
 
     def end(self, stream: Stream, headers: bytes | None, trailers: bytes) -> None:
         """Trailers after whatever is still unsent."""
         if headers is not None:
-            self._transport.write(frame(frames.HEADERS, frames.END_HEADERS, stream.id, headers))
+            self.write(frame(frames.HEADERS, frames.END_HEADERS, stream.id, headers))
         if stream.unsent:
             stream.unsent.append((memoryview(b""), trailers))
             return
-        self._transport.write(frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
+        self.write(frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
         self._sent_all(stream)
 
     def widen(self, increment: int, stream: Stream | None, *, is_connection: bool) -> None:
@@ -98,7 +119,7 @@ class Outgoing:
                 return
             stream.unsent.pop(0)
             if trailers is not None:
-                self._transport.write(frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
+                self.write(frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
                 self._sent_all(stream)
                 return
 
@@ -107,7 +128,7 @@ class Outgoing:
             size = min(len(data), self._window, stream.send_window, self._max_frame)
             if size <= 0:
                 break
-            self._transport.write(frame(frames.DATA, 0, stream.id, bytes(data[:size])))
+            self.write(frame(frames.DATA, 0, stream.id, bytes(data[:size])))
             self._window -= size
             stream.send_window -= size
             data = data[size:]

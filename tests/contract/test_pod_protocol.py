@@ -1,0 +1,280 @@
+"""tritonclient, unmodified, over HTTP and gRPC: the pod understands it, and it understands the pod."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from onnx import TensorProto, helper
+from tritonclient.utils import InferenceServerException
+
+from serving.runtime.grpc.messages import message
+from tests.bundles import elementwise, make_bundle, mlp, model_of
+from tests.pods import RunningPod, running_pod
+
+KINDS = {
+    "BOOL": (TensorProto.BOOL, np.array([[True, False], [False, True]])),
+    "UINT8": (TensorProto.UINT8, np.array([[0, 255], [1, 2]], np.uint8)),
+    "UINT16": (TensorProto.UINT16, np.array([[0, 65535], [1, 2]], np.uint16)),
+    "UINT32": (TensorProto.UINT32, np.array([[0, 2**32 - 1], [1, 2]], np.uint32)),
+    "UINT64": (TensorProto.UINT64, np.array([[0, 2**64 - 1], [1, 2]], np.uint64)),
+    "INT8": (TensorProto.INT8, np.array([[-128, 127], [1, 2]], np.int8)),
+    "INT16": (TensorProto.INT16, np.array([[-(2**15), 2**15 - 1], [1, 2]], np.int16)),
+    "INT32": (TensorProto.INT32, np.array([[-(2**31), 2**31 - 1], [1, 2]], np.int32)),
+    "INT64": (TensorProto.INT64, np.array([[-(2**63), 2**63 - 1], [1, 2]], np.int64)),
+    "FP16": (TensorProto.FLOAT16, np.array([[0.1, -65504], [1, 2]], np.float16)),
+    "FP32": (TensorProto.FLOAT, np.array([[0.1, -3e38], [1, 2]], np.float32)),
+    "FP64": (TensorProto.DOUBLE, np.array([[0.1, -1e300], [1, 2]], np.float64)),
+    "BYTES": (
+        TensorProto.STRING,
+        np.array([[b"", "Zürich ☕".encode()], [b"a" * 5000, b"b\0c"]], dtype=object),
+    ),
+    "BF16": (TensorProto.BFLOAT16, np.array([[0.5, -3.0], [1, 2]], np.float32)),
+}
+
+
+def two_by_two() -> Any:
+    """a [N, T] and b [N] give sum = a + b's row and count [N, T] of text: several tensors, a free axis."""
+    value = helper.make_tensor_value_info
+    return model_of(
+        [
+            helper.make_node("Unsqueeze", ["b", "one"], ["column"]),
+            helper.make_node("Add", ["a", "column"], ["sum"]),
+            helper.make_node("Cast", ["a"], ["text"], to=TensorProto.STRING),
+        ],
+        [value("a", TensorProto.INT64, ["N", "T"]), value("b", TensorProto.INT64, ["N"])],
+        [value("sum", TensorProto.INT64, ["N", "T"]), value("text", TensorProto.STRING, ["N", "T"])],
+        [helper.make_tensor("one", TensorProto.INT64, [1], [1])],
+    )
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
+    folder = tmp_path_factory.mktemp("bundles")
+    bundles = [
+        make_bundle(folder, elementwise(element=element), name=f"echo_{kind.lower()}")
+        for kind, (element, _) in KINDS.items()
+    ]
+    bundles.append(make_bundle(folder, mlp()))
+    bundles.append(make_bundle(folder, two_by_two(), name="two"))
+    with running_pod(*bundles) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def over_http(pod: RunningPod) -> Iterator[Any]:
+    client = triton_http.InferenceServerClient(f"127.0.0.1:{pod.port}")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def over_grpc(pod: RunningPod) -> Iterator[Any]:
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{pod.port}")
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=["http", "grpc"])
+def client(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(f"over_{request.param}")
+
+
+def words_of(client: Any) -> Any:
+    return triton_grpc if isinstance(client, triton_grpc.InferenceServerClient) else triton_http
+
+
+def tensor(client: Any, name: str, datatype: str, array: np.ndarray, **how: Any) -> Any:
+    made = words_of(client).InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array, **how)
+    return made
+
+
+def test_the_server_says_that_it_lives_and_what_it_is(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    metadata = client.get_server_metadata()
+    name = metadata["name"] if isinstance(metadata, dict) else metadata.name
+    assert name == "slipway"
+
+
+def test_a_model_says_what_it_takes_and_gives(client: Any) -> None:
+    assert client.is_model_ready("two")
+    assert client.is_model_ready("two", "1")
+    metadata = client.get_model_metadata("two")
+    if not isinstance(metadata, dict):
+        metadata = {
+            "inputs": [
+                {"name": i.name, "datatype": i.datatype, "shape": list(i.shape)} for i in metadata.inputs
+            ]
+        }
+    assert [(i["name"], i["datatype"], list(map(int, i["shape"]))) for i in metadata["inputs"]] == [
+        ("a", "INT64", [-1, -1]),
+        ("b", "INT64", [-1]),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_datatype_comes_back_as_it_went(client: Any, kind: str) -> None:
+    array = KINDS[kind][1]
+    result = client.infer(f"echo_{kind.lower()}", [tensor(client, "x", kind, array)])
+    np.testing.assert_array_equal(result.as_numpy("y"), array)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("FP16", "BF16")])
+def test_every_datatype_json_knows_comes_back_through_json(over_http: Any, kind: str) -> None:
+    array = KINDS[kind][1]
+    asked = triton_http.InferRequestedOutput("y", binary_data=False)
+    sent = tensor(over_http, "x", kind, array, binary_data=False)
+    result = over_http.infer(f"echo_{kind.lower()}", [sent], outputs=[asked])
+    np.testing.assert_array_equal(result.as_numpy("y"), _as_json(array))
+
+
+def _as_json(array: np.ndarray) -> np.ndarray:
+    """tritonclient gives JSON strings back as text."""
+    if array.dtype != object:
+        return array
+    return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
+
+
+def test_half_precisions_travel_as_json_numbers(pod: RunningPod) -> None:
+    for kind in ("FP16", "BF16"):
+        body = {"inputs": [{"name": "x", "datatype": kind, "shape": [1, 2], "data": [0.5, -3]}]}
+        output = pod.infer(body, model=f"echo_{kind.lower()}").json()["outputs"][0]
+        assert output == {"name": "y", "datatype": kind, "shape": [1, 2], "data": [0.5, -3.0]}
+
+
+def test_several_tensors_and_free_axes(client: Any) -> None:
+    for length in (1, 7):
+        a = np.arange(3 * length, dtype=np.int64).reshape(3, length)
+        b = np.array([10, 20, 30], np.int64)
+        # Not in the model's order: tensors are found by name.
+        result = client.infer("two", [tensor(client, "b", "INT64", b), tensor(client, "a", "INT64", a)])
+        np.testing.assert_array_equal(result.as_numpy("sum"), a + b[:, None])
+        assert result.as_numpy("text").ravel().tolist() == [str(n).encode() for n in a.ravel()]
+
+
+def test_only_the_outputs_asked_for_come_back_in_their_order(client: Any) -> None:
+    a, b = np.ones((1, 2), np.int64), np.ones(1, np.int64)
+    asked = [words_of(client).InferRequestedOutput(name) for name in ("text", "sum")]
+    inputs = [tensor(client, "a", "INT64", a), tensor(client, "b", "INT64", b)]
+    response = client.infer("two", inputs, outputs=asked).get_response()
+    outputs = response["outputs"] if isinstance(response, dict) else response.outputs
+    names = [o["name"] if isinstance(o, dict) else o.name for o in outputs]
+    assert names == ["text", "sum"]
+    only = client.infer("two", inputs, outputs=asked[1:])
+    assert only.as_numpy("text") is None
+
+
+def test_binary_and_json_tensors_mix_in_one_request(over_http: Any) -> None:
+    a, b = np.array([[1, 2]], np.int64), np.array([5], np.int64)
+    asked = [
+        triton_http.InferRequestedOutput("sum", binary_data=False),
+        triton_http.InferRequestedOutput("text", binary_data=True),
+    ]
+    inputs = [tensor(over_http, "a", "INT64", a, binary_data=False), tensor(over_http, "b", "INT64", b)]
+    result = over_http.infer("two", inputs, outputs=asked)
+    np.testing.assert_array_equal(result.as_numpy("sum"), [[6, 7]])
+    assert result.as_numpy("text").tolist() == [[b"1", b"2"]]
+
+
+def test_the_request_id_comes_back(client: Any) -> None:
+    sent = tensor(client, "input", "FP32", np.zeros((1, 4), np.float32))
+    response = client.infer("credit_risk", [sent], request_id='a "quoted" id').get_response()
+    assert (response["id"] if isinstance(response, dict) else response.id) == 'a "quoted" id'
+
+
+def test_a_mistake_is_an_exception_that_says_what_is_wrong(client: Any) -> None:
+    sent = tensor(client, "input", "FP32", np.zeros((1, 4), np.float32))
+    with pytest.raises(InferenceServerException, match="credit_risk"):
+        client.infer("nope", [sent])
+    with pytest.raises(InferenceServerException, match="no version"):
+        client.infer("credit_risk", [sent], model_version="9")
+    with pytest.raises(InferenceServerException, match="does not fit"):
+        client.infer("credit_risk", [tensor(client, "input", "FP32", np.zeros((1, 5), np.float32))])
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_requests_are_read(client: Any, algorithm: str) -> None:
+    sent = tensor(client, "input", "FP32", np.zeros((8, 4), np.float32))
+    name = "request_compression_algorithm" if words_of(client) is triton_http else "compression_algorithm"
+    result = client.infer("credit_risk", [sent], **{name: algorithm})
+    assert result.as_numpy("label").shape == (8,)
+
+
+def test_large_tensors_cross_grpc_flow_control(over_grpc: Any) -> None:
+    array = np.random.default_rng(0).standard_normal((600_000, 2)).astype(np.float32)
+    result = over_grpc.infer("echo_fp32", [tensor(over_grpc, "x", "FP32", array)])
+    np.testing.assert_array_equal(result.as_numpy("y"), array)
+
+
+def test_many_concurrent_grpc_calls_each_get_their_own_answer(over_grpc: Any) -> None:
+    answers: queue.Queue[tuple[int, Any, Any]] = queue.Queue()
+    for n in range(300):
+        sent = tensor(over_grpc, "x", "INT64", np.full((1, 2), n, np.int64))
+        over_grpc.async_infer(
+            "echo_int64", [sent], lambda result, error, n=n: answers.put((n, result, error))
+        )
+    for _ in range(300):
+        n, result, error = answers.get(timeout=20)
+        assert error is None
+        assert result.as_numpy("y").tolist() == [[n, n]]
+
+
+def test_a_stream_answers_each_message_and_an_error_does_not_end_it(pod: RunningPod) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{pod.port}") as client:
+        client.start_stream(lambda result, error: answers.put(error or result.get_response().id))
+        for n in range(5):
+            sent = tensor(client, "x", "INT64", np.full((1, 2), n, np.int64))
+            client.async_stream_infer("echo_int64" if n != 2 else "nope", [sent], request_id=str(n))
+        got = [answers.get(timeout=10) for _ in range(5)]
+        client.stop_stream()
+    assert sorted(word for word in got if isinstance(word, str)) == ["0", "1", "3", "4"]
+    assert sum(isinstance(word, InferenceServerException) for word in got) == 1
+
+
+def test_a_model_can_be_unloaded_and_loaded_again(client: Any, pod: RunningPod) -> None:
+    def states() -> dict[str, str]:
+        index = client.get_model_repository_index()
+        rows = (
+            index if isinstance(index, list) else [{"name": m.name, "state": m.state} for m in index.models]
+        )
+        return {row["name"]: row["state"] for row in rows}
+
+    sent = tensor(client, "input", "FP32", np.zeros((1, 4), np.float32))
+    client.unload_model("credit_risk")
+    assert states()["credit_risk"] == "UNAVAILABLE"
+    assert not client.is_model_ready("credit_risk")
+    assert client.is_server_ready(), "a model unloaded on request does not make the pod unready"
+    with pytest.raises(InferenceServerException):
+        client.infer("credit_risk", [sent])
+    client.load_model("credit_risk")
+    assert states()["credit_risk"] == "READY"
+    assert client.infer("credit_risk", [sent]).as_numpy("label").shape == (1,)
+    with pytest.raises(InferenceServerException):
+        client.load_model("nope")
+
+
+def test_a_grpc_deadline_that_has_passed_is_an_error_not_an_answer(over_grpc: Any) -> None:
+    sent = tensor(over_grpc, "x", "INT64", np.zeros((1, 2), np.int64))
+    with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
+        over_grpc.infer("echo_int64", [sent], client_timeout=0.000001)
+
+
+def test_bundles_tell_grpc_callers_who_answered(pod: RunningPod) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        request = message("ModelInferRequest")(model_name="echo_int64")
+        request.inputs.add(name="x", datatype="INT64", shape=[1, 2]).contents.int64_contents.extend([1, 2])
+        answer, call = infer.with_call(request.SerializeToString())
+        headers = dict(call.initial_metadata())
+        assert headers["x-slipway-version"] == "1"
+        assert len(headers["x-slipway-bundle"]) == 24
+        assert message("ModelInferResponse").FromString(answer).outputs[0].shape == [1, 2]

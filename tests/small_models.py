@@ -46,12 +46,15 @@ def make_credit(home: Path) -> Credit:
     import pandas as pd
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType
+    from threadpoolctl import threadpool_limits
 
     from demo.data import FEATURES, LABEL, prepare
     from demo.models import RECIPES, train
 
     parts = prepare(home / "data" / "credit_risk")
-    pipeline = train(RECIPES[2], parts).pipeline
+    # More threads than free cores spin against each other for minutes.
+    with threadpool_limits(1):
+        pipeline = train(RECIPES[2], parts).pipeline
     model = to_onnx(
         pipeline,
         initial_types=[("input", FloatTensorType([None, len(FEATURES)]))],

@@ -137,14 +137,11 @@ def bench(
 ) -> None:
     """Run one benchmark; further arguments are its own."""
     with telling_failures(as_json=False):
-        known = sorted(
-            path.stem for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem != "__init__"
-        )
-        if name not in known:
-            raise Permanent(
-                f"there is no benchmark {name!r}", remedy=f"Benchmarks: {', '.join(known) or 'none'}."
-            )
-        _become(f"benchmarks.{name}", context.args)
+        files = sorted((REPOSITORY / "benchmarks").glob("[!_]*.py"))
+        if name not in [path.stem for path in files]:
+            known = ", ".join(path.stem for path in files) or "none"
+            raise Permanent(f"there is no benchmark {name!r}", remedy=f"Benchmarks: {known}.")
+    _become(f"benchmarks.{name}", context.args)
 
 
 def _become(module: str, arguments: list[str]) -> None:

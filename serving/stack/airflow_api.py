@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +68,9 @@ class AirflowApi:
             for error in found["import_errors"]
         }
 
-    def trigger(self, dag_id: str, conf: dict[str, Any], *, note: str | None = None) -> DagRun:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], *, note: str | None = None) -> DagRun:
         """Start a run now. Raises `UnknownDag` listing what exists."""
-        body = {"logical_date": None, "conf": conf, "note": note}
+        body = {"logical_date": None, "conf": dict(conf), "note": note}
         try:
             return _run(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body))
         except _NotFound as error:
@@ -99,11 +99,10 @@ class AirflowApi:
 
     def xcom(self, run: DagRun, task: TaskRun, key: str) -> str | None:
         """What the task left under this key, as text."""
-        path = (
-            f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task.task_id}/xcomEntries/{key}"
-        )
+        of_task = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task.task_id}"
         try:
-            return str(self._call("GET", path, params={"map_index": task.map_index})["value"])
+            path, which = f"{of_task}/xcomEntries/{key}", {"map_index": task.map_index}
+            return str(self._call("GET", path, params=which)["value"])
         except _NotFound:
             return None
 

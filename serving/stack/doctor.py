@@ -79,20 +79,17 @@ def _python(home: Home) -> Iterator[Diagnosis]:
     if (3, 11) <= sys.version_info < (3, 14):
         yield _fine("python", found)
     else:
-        yield _broken(
-            "python", found, "Install Python 3.11 to 3.13 and delete .venv; ./slipway makes it anew."
-        )
+        yield _broken("python", found, "Install Python 3.11 to 3.13, delete .venv, run ./slipway again.")
 
 
 def _packages(home: Home) -> Iterator[Diagnosis]:
     pins = _pins()
     installed = {name: _installed(name) for name in PACKAGES}
-    wrong = [
-        f"{name} {found} instead of {pins[name]}" for name, found in installed.items() if found != pins[name]
-    ]
-    if wrong:
-        yield _broken("packages", "; ".join(wrong), "Delete .venv and run ./slipway again.")
-    else:
+    wrong = {name: found for name, found in installed.items() if found != pins[name]}
+    for name, found in wrong.items():
+        remedy = "Delete .venv and run ./slipway again."
+        yield _broken("packages", f"{name} {found} instead of {pins[name]}", remedy)
+    if not wrong:
         yield _fine("packages", ", ".join(f"{name} {found}" for name, found in installed.items()))
 
 

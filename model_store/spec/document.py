@@ -20,6 +20,7 @@ MAX_BYTES = 256 * 1024
 # A spec has some hundred values; aliases inside aliases can spell out billions in a few lines.
 MAX_VALUES = 20_000
 MAX_DEPTH = 20
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 try:
     from yaml import CSafeLoader as SafeLoader
@@ -50,6 +51,7 @@ def read_document(path: Path) -> Document:
     text = _read_text(path)
     loader = SafeLoader(text)
     try:
+        _refuse_depth(path, text)
         node = loader.get_single_node()
         if node is None:
             raise InvalidSpec(path, [Complaint(1, "", "the file is empty", remedy="see docs/specs.md")])
@@ -61,8 +63,6 @@ def read_document(path: Path) -> Document:
         document.data = _Walk(loader, document).mapping(node, ())
     except yaml.YAMLError as error:
         raise InvalidSpec(path, [_syntax(error, text)]) from error
-    except RecursionError as error:
-        raise InvalidSpec(path, [Complaint(1, "", "nested too deeply")]) from error
     finally:
         loader.dispose()
     return document
@@ -88,11 +88,23 @@ def _read_text(path: Path) -> str:
         raise InvalidSpec(path, [Complaint(line, "", wrong, remedy="save the file as UTF-8")]) from error
 
 
+def _refuse_depth(path: Path, text: str) -> None:
+    """Nodes are composed by recursion, in C: a hundred thousand brackets would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise InvalidSpec(
+                path, [Complaint(event.start_mark.line + 1, "", f"more than {MAX_DEPTH} levels")]
+            )
+
+
 def _syntax(error: yaml.YAMLError, text: str) -> Complaint:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
     line = mark.line + 1 if mark else 1
-    written = text.splitlines()[line - 1] if line <= text.count("\n") + 1 and text else ""
+    lines = text.splitlines()
+    written = lines[line - 1] if line <= len(lines) else "the end of the file"
     if "\t" in written[: len(written) - len(written.lstrip())] or "'\\t'" in problem:
         return Complaint(line, "", "a tab indents this line", remedy="YAML wants spaces: two for each level")
     return Complaint(
@@ -128,6 +140,8 @@ class _Walk:
         if self._values > MAX_VALUES or len(at) > MAX_DEPTH:
             wrong = f"more than {MAX_VALUES} values or {MAX_DEPTH} levels"
             raise InvalidSpec(self._document.path, [Complaint(_line(node), _dotted(at), wrong)])
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
+            self._complain(node, at, f"has the tag {node.tag}", "leave it out: a spec holds plain values")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, at)
         if isinstance(node, yaml.SequenceNode):
@@ -145,7 +159,7 @@ class _Walk:
             return self._loader.construct_object(node)
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or "cannot be read"
-            self._complain(node, at, f"{problem}", "leave the tag out: a spec holds plain values")
+            self._complain(node, at, problem, "leave the tag out: a spec holds plain values")
         except ValueError as error:  # e.g. the date 2026-13-45
             self._complain(node, at, f"cannot be read: {error}", "put it in quotes if text is meant")
         return None
@@ -162,9 +176,9 @@ class _Walk:
         for key, _ in node.value:
             name = str(key.value)
             if name in first:
-                self._complain(
-                    key, (*at, name), f"is already set on line {first[name]}", "keep one of the two"
-                )
+                again = f"is already set on line {first[name]}"
+                said = Complaint(_line(key), _dotted((*at, name)), again, remedy="keep one of the two")
+                self._document.complaints.append(said)
             first.setdefault(name, _line(key))
 
     def _complain(self, node: yaml.Node, at: Field, problem: str, remedy: str) -> None:

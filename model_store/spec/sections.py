@@ -167,7 +167,7 @@ class Serving(Section):
     def contradictions(self) -> list[Found]:
         if self.max_queue_delay_ms >= self.timeout_ms:
             return [
-                (("max_queue_delay_ms",), f"a request would time out ({self.timeout_ms} ms) in the queue")
+                (("max_queue_delay_ms",), f"not below timeout_ms {self.timeout_ms}: requests expire queued")
             ]
         return []
 
@@ -243,9 +243,7 @@ class Approval(Section):
     def contradictions(self) -> list[Found]:
         found = repeated("approvers", self.approvers)
         if self.required > len(set(self.approvers)):
-            found.append(
-                (("required",), f"{self.required} of {len(self.approvers)} approvers can never agree")
-            )
+            found.append((("required",), f"more than the {len(self.approvers)} approvers"))
         return found
 
 

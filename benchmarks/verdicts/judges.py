@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from benchmarks.verdicts.streams import Floats, Ints, Scenario, Tick
 from serving.analysis import AnalysisPolicy
+from serving.analysis.belief import Ticks, blank, take
 from serving.analysis.evidence import limits_of
-from serving.analysis.judge import needed
-from serving.analysis.observe import Ticks, blank, take
+from serving.analysis.rules import needed
 from serving.analysis.state import Memory
 
 Bools = NDArray[np.bool_]

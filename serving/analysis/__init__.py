@@ -4,9 +4,9 @@ The guard keeps one `JudgeState` per release: `begin()`, then `observe` (or `obs
 `Increment`, and `verdict` whenever one is wanted. `judge` is one look at one span's counts.
 """
 
-from serving.analysis.judge import judge, verdict
-from serving.analysis.observe import begin, observe, observe_all
+from serving.analysis.belief import begin, observe, observe_all
 from serving.analysis.policy import AnalysisPolicy
+from serving.analysis.rules import judge, verdict
 from serving.analysis.state import Increment, JudgeState
 
 __all__ = [

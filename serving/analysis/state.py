@@ -32,7 +32,7 @@ LAYOUT: dict[str, tuple[int, ...]] = {
     "compared": (2,),  # requests answered by both arms, and disagreements
     "owed": (),  # failures of the candidate whose repeats on stable were not seen yet
     "repeats": (2,),  # seen while the candidate had all traffic, and failures among them
-    "waiting_stable": (3,),  # counts not yet bet on: see `serving.analysis.observe`
+    "waiting_stable": (3,),  # counts not yet bet on: see `serving.analysis.belief`
     "waiting_candidate": (3,),
     "waiting_seconds": (),
 }

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from serving.analysis.belief import LOST_SHARE, begin, observe, shown
 from serving.analysis.evidence import log_totals
-from serving.analysis.observe import LOST_SHARE, begin, observe, shown
 from serving.analysis.policy import AnalysisPolicy
 from serving.analysis.state import PLACES, Increment, JudgeState, Memory
 from serving.types import Counts, Finding, Outcome, Verdict

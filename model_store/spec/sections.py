@@ -151,8 +151,40 @@ class Gates(Section):
     export_tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
 
 
+class Cache(Section):
+    """Answers kept by the pods. `shared`: also in the Redis the pods are told of, for all replicas."""
+
+    max_mb: Annotated[float, Field(gt=0, le=65_536)] = 64
+    ttl_seconds: Annotated[float, Field(gt=0)] = 3600
+    shared: bool = False
+
+
+class RequestLog(Section):
+    """What share of requests the pods write down, for warmup and shadow comparison, and for how long."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    max_mb: Annotated[float, Field(gt=0)] = 256
+    keep_days: Annotated[float, Field(gt=0)] = 7
+
+
+class Fallback(Section):
+    """What the pod answers when the model cannot: an old answer, one constant row, or another model's."""
+
+    stale: Literal[True] | None = None
+    constant: dict[str, float | int | str | tuple[float | int | str, ...]] | None = None
+    model: str | None = None
+
+    def contradictions(self) -> list[Found]:
+        named = [name for name in ("stale", "constant", "model") if getattr(self, name) is not None]
+        return [] if len(named) == 1 else [((), f"name exactly one of stale, constant, model; found {named}")]
+
+
 class Serving(Section):
-    """How pods run the chosen candidate."""
+    """How pods run the chosen candidate.
+
+    `stochastic`: equal inputs may have different answers, so nothing is cached or shared.
+    `finite_inputs` and `finite_outputs`: NaN and infinity are refused, and are the model's failure.
+    """
 
     target: Literal["local", "kubernetes"] = "local"
     runtime: TargetName = "onnxruntime"
@@ -163,6 +195,13 @@ class Serving(Section):
     timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 1000
     idempotent: bool = True
     ready_timeout_seconds: Annotated[float, Field(gt=0)] = 60
+    max_queue_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    stochastic: bool = False
+    finite_inputs: bool = True
+    finite_outputs: bool = True
+    cache: Cache | None = None
+    request_log: RequestLog | None = None
+    fallback: Fallback | None = None
 
     def contradictions(self) -> list[Found]:
         if self.max_queue_delay_ms >= self.timeout_ms:

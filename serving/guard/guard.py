@@ -30,10 +30,12 @@ Counters = Mapping[str, dict[Endpoint, EndpointCounters]]
 class Limits:
     """`blind_seconds`: how long a candidate may have traffic that nobody can count.
 
+    `unwell_seconds`: how long none of a candidate's endpoints may be healthy while one of stable's is.
     `judge_every_seconds`: a full verdict at least so often; sooner whenever the evidence grew.
     """
 
     blind_seconds: float = 15.0
+    unwell_seconds: float = 5.0
     judge_every_seconds: float = 1.0
 
 
@@ -114,6 +116,7 @@ class Guard:
                 with self.apart(state.release_id):
                     self._miss(state, route, watch, why)
             elif mine is not None:
+                watch.note_health(route, mine, monotonic=self._monotonic())
                 watch.tally, increment = look(watch.tally, state, route, mine, monotonic=self._monotonic())
                 seen.append((state, route, watch, increment))
         beliefs = observe_all(
@@ -122,7 +125,7 @@ class Guard:
             [increment for *_, increment in seen],
         )
         for (state, route, watch, increment), belief in zip(seen, beliefs, strict=True):
-            stirred = _may_speak_against(increment)
+            stirred = watch.tally.began_again or _may_speak_against(increment)
             watch.belief = belief
             with self.apart(state.release_id):
                 self._judge(state, route, watch, stirred)
@@ -132,7 +135,8 @@ class Guard:
         is_due = not 0 <= monotonic - watch.judged_at < self._limits.judge_every_seconds
         is_elsewhere = watch.written is None or watch.written.place != state.place
         if stirred or is_due or is_elsewhere or watch.verdict is None or watch.blind_since is not None:
-            self._act(state, watch, watch.judge(state, at=now, monotonic=monotonic))
+            limit = self._limits.unwell_seconds
+            self._act(state, watch, watch.judge(state, at=now, monotonic=monotonic, unwell_limit=limit))
         self._write(state, route, watch)
 
     def _act(self, state: RolloutState, watch: Watch, verdict: Verdict) -> None:

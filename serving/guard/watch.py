@@ -11,7 +11,7 @@ from serving.rollout.journal import Journal
 from serving.rollout.observe import Tally, between, repeats_on_stable
 from serving.rollout.plan import Phase, RolloutState
 from serving.rollout.record import Record
-from serving.types import Endpoint, Finding, Outcome, Route, Verdict
+from serving.types import Deployment, Endpoint, Finding, Outcome, Route, Verdict
 
 # How far apart records may be; `serving.rollout.advance.FRESH_SECONDS` is a multiple of it.
 RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
@@ -21,7 +21,7 @@ RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
 class Watch:
     """One release: what was counted, what the judge believes, and what was written last.
 
-    `judged_at` and `blind_since` are uptime in seconds.
+    `judged_at`, `blind_since` and `unwell_since` are uptime in seconds.
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -30,6 +30,7 @@ class Watch:
     judged_at: float = 0.0
     written: Record | None = None
     blind_since: float | None = None
+    unwell_since: float | None = None
 
     @classmethod
     def resume(cls, journal: Journal, state: RolloutState) -> Watch:
@@ -41,9 +42,22 @@ class Watch:
             watch.tally = Tally.of(record)
         return watch
 
-    def judge(self, state: RolloutState, *, at: datetime, monotonic: float) -> Verdict:
-        """The verdict on what was counted so far."""
-        self.verdict = verdict(state.plan.policy, self.belief, at=at)
+    def note_health(
+        self, route: Route, counters: dict[Endpoint, EndpointCounters], *, monotonic: float
+    ) -> None:
+        """Since when the candidate has had weight but no healthy endpoint, while stable has one."""
+        has_weight = route.split.candidate > 0
+        if not has_weight or _is_well(route.candidate, counters) or not _is_well(route.stable, counters):
+            self.unwell_since = None
+        elif self.unwell_since is None:
+            self.unwell_since = monotonic
+
+    def judge(self, state: RolloutState, *, at: datetime, monotonic: float, unwell_limit: float) -> Verdict:
+        """The verdict on what was counted so far, and on the candidate's health."""
+        counted = verdict(state.plan.policy, self.belief, at=at)
+        unwell = 0.0 if self.unwell_since is None else monotonic - self.unwell_since
+        beside = [*_health_finding(unwell, unwell_limit), *_counter_finding(self.tally)]
+        self.verdict = Verdict.of([*counted.findings, *beside], at=at)
         self.judged_at = monotonic
         self.blind_since = None
         return self.verdict
@@ -82,6 +96,26 @@ class Watch:
             verdict=self.verdict,
         )
         return self.written
+
+
+def _is_well(deployment: Deployment | None, counters: dict[Endpoint, EndpointCounters]) -> bool:
+    endpoints = deployment.endpoints if deployment else ()
+    return any(counters[endpoint].healthy for endpoint in endpoints if endpoint in counters)
+
+
+def _health_finding(seconds: float, limit: float) -> list[Finding]:
+    """An endpoint that nobody can reach fails no requests, so counts alone say too little about it."""
+    if seconds <= 0:
+        return []
+    reason = f"no endpoint of the candidate has been healthy for {seconds:.1f} s, while stable's are"
+    outcome = Outcome.FAIL if seconds > limit else Outcome.INCONCLUSIVE
+    return [Finding("health", outcome, reason, (("seconds", seconds), ("limit", limit)))]
+
+
+def _counter_finding(tally: Tally) -> list[Finding]:
+    if not tally.began_again:
+        return []
+    return [Finding("counters", Outcome.ERROR, "Envoy's counters began again: this look counts nothing")]
 
 
 def missing(route: Route, counters: dict[Endpoint, EndpointCounters] | None) -> str:

@@ -23,11 +23,15 @@ _NEW = (0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What was seen of a release so far: cumulative counts per arm, and where the counters stood."""
+    """What was seen of a release so far: cumulative counts per arm, and where the counters stood.
+
+    `began_again`: a counter was lower than at the look before, so that look could not be counted.
+    """
 
     stable: Counts = NO_COUNTS
     candidate: Counts = NO_COUNTS
     raw: Raw = field(default_factory=dict)
+    began_again: bool = False
     monotonic: float | None = None
     place: int = 0
     share: float = 0.0
@@ -37,13 +41,13 @@ class Tally:
     def of(cls, record: Record) -> Tally:
         """Where the guard stood when it wrote `record`."""
         return cls(
-            record.stable,
-            record.candidate,
-            record.raw,
-            record.monotonic,
-            record.place,
-            record.share,
-            record.step_seconds,
+            stable=record.stable,
+            candidate=record.candidate,
+            raw=record.raw,
+            monotonic=record.monotonic,
+            place=record.place,
+            share=record.share,
+            step_seconds=record.step_seconds,
         )
 
 
@@ -65,6 +69,7 @@ def look(
         stable=tally.stable + stable,
         candidate=tally.candidate + candidate,
         raw=raw,
+        began_again=any(_is_lower(raw[endpoint], tally.raw[endpoint]) for endpoint in tally.raw),
         monotonic=monotonic,
         place=state.place,
         share=share,
@@ -128,17 +133,20 @@ def _first_sight(now: EndpointCounters, joined_late: bool) -> tuple[int, int, in
 
 
 def _growth(before: tuple[int, int, int], now: EndpointCounters) -> tuple[int, int, int]:
-    if now.requests < before[0] or now.errors < before[1]:
-        before = (0, 0, before[2])
-    if now.slow < before[2]:
-        before = (before[0], before[1], 0)
-    requests = now.requests - before[0]
+    """More requests, errors and slow answers. Lower counters began again at 0, who knows when: no growth."""
+    requests, errors = now.requests - before[0], now.errors - before[1]
+    if requests < 0 or errors < 0:
+        requests = errors = 0
     # Slow answers come from another counter, read a moment later: the surplus waits for the next look.
-    return requests, now.errors - before[1], min(now.slow - before[2], max(requests, 0))
+    return requests, errors, min(max(now.slow - before[2], 0), requests)
 
 
 def _slow_counted(before: tuple[int, int, int], now: EndpointCounters, counted: int) -> int:
-    return counted + (before[2] if now.slow >= before[2] else 0)
+    return before[2] + counted if now.slow >= before[2] else now.slow
+
+
+def _is_lower(now: tuple[int, int, int], before: tuple[int, int, int]) -> bool:
+    return any(new < old for new, old in zip(now, before, strict=True))
 
 
 def _difference(before: Counts, after: Counts) -> Counts:

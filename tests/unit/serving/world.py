@@ -72,6 +72,7 @@ class World:
         self.actions: list[Action] = []
         self.seen_by_candidate = 0
         self._late: list[dict[Endpoint, EndpointCounters]] = []
+        self._shown = 0
         self.stable, self.candidate = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
         if has_stable:
             self.router.write(SERVICE, ALL_STABLE, stable=self.stable, candidate=None, at=0)
@@ -123,6 +124,7 @@ class World:
         """All of its counters begin again at 0."""
         self.counters_by_endpoint.clear()
         self._late.clear()
+        self._shown = 0
         return self
 
     def restart_guard(self) -> Self:
@@ -156,8 +158,14 @@ class World:
         if not self.envoy_answers:
             raise MetricsUnavailable("Envoy is gone", remedy="start it")
         self._late.append(dict(self.counters_by_endpoint))
-        late = self._late[max(0, len(self._late) - 1 - self.metrics_late_ticks)]
+        self._shown = max(self._shown, len(self._late) - 1 - self.metrics_late_ticks)
+        late = self._late[self._shown]
         known = {endpoint: late.get(endpoint, NOTHING) for endpoint in self._in_cluster()}
+        if self.silent:
+            known = {
+                endpoint: replace(counters, healthy=endpoint not in self.candidate.endpoints)
+                for endpoint, counters in known.items()
+            }
         return {SERVICE: known}
 
     def _in_cluster(self) -> list[Endpoint]:
@@ -169,7 +177,10 @@ class World:
         route = self.route
         to_candidate = round(self.requests_per_tick * route.split.candidate / 100)
         failed = 0
-        if to_candidate and route.candidate and not self.silent:
+        if self.silent and route.stable:
+            # The gateway sets an endpoint aside that nobody can reach, and stable gets its requests.
+            to_candidate = 0
+        if to_candidate and route.candidate:
             self.seen_by_candidate += to_candidate
             failed = self._attempts(route.candidate, "candidate", to_candidate)
         to_stable = self.requests_per_tick - to_candidate + failed

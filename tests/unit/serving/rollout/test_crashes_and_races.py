@@ -124,13 +124,13 @@ def test_a_start_killed_at_any_point_can_be_repeated(has_stable: bool) -> None:
         world.router, world.journal = fresh, Journal(world.journal.root / "again")
         hook, _ = killer(at)
         try:
-            interrupted(world, hook).start(RELEASE, PLAN, world.candidate, RouteSettings())
+            interrupted(world, hook).start(RELEASE, SHORT, world.candidate, RouteSettings())
         except Killed:
             was_killed = True
         else:
             was_killed = False
         world.rollouts = interrupted(world, lambda _: None)
-        world.rollouts.start(RELEASE, PLAN, world.candidate, RouteSettings())
+        world.rollouts.start(RELEASE, SHORT, world.candidate, RouteSettings())
         world.restart_guard().until(Phase.DONE)
         if not was_killed:
             return

@@ -23,7 +23,7 @@ from serving.stack.processes import end, owned_by
 from serving.stack.supervisor import ENDED, ProgramState, Supervisor
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
-START_SECONDS = 180
+START_SECONDS = 300
 POLL_SECONDS = 0.25
 
 # supervisord's format strings and comments, and the database URLs, would read them as something else.

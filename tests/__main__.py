@@ -1,0 +1,53 @@
+"""`./slipway test`: the checks of the code, then all tests. With arguments: only pytest, with these."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from serving.home import REPOSITORY
+
+CHECKS = {
+    "style": (sys.executable, "-m", "ruff", "check", "."),
+    "format": (sys.executable, "-m", "ruff", "format", "--check", "."),
+    "types": (sys.executable, "-m", "mypy"),
+    "imports": (str(Path(sys.executable).with_name("lint-imports")),),
+}
+
+# Fast ones first; a failure in the code shows before the stack is started.
+TESTS = ("tests/unit", "tests/contract", "tests/airflow", "tests/e2e", "tests/gpu")
+
+console = Console(highlight=False)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status of the first check that fails, else of pytest."""
+    os.chdir(REPOSITORY)
+    os.environ["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'plugins'}"
+    if arguments:
+        return _run("tests", (sys.executable, "-m", "pytest", *arguments))
+    for name, command in CHECKS.items():
+        if status := _run(name, command):
+            return status
+    present = [folder for folder in TESTS if (REPOSITORY / folder).is_dir()]
+    return _run("tests", (sys.executable, "-m", "pytest", *present))
+
+
+def _run(name: str, command: tuple[str, ...]) -> int:
+    console.rule(f"[bold]{name}[/bold]  {shlex.join(command)}", align="left")
+    started = time.monotonic()
+    status = subprocess.run(command, check=False).returncode
+    # pytest closes with a summary of its own, which has to stay the last line.
+    if status and name != "tests":
+        console.print(f"[bold red]{name} failed[/bold red] after {time.monotonic() - started:.0f} s")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -42,6 +42,7 @@ class TaskRun:
     try_number: int
     state: str | None
     started_at: str | None
+    ended_at: str | None = None
 
     @property
     def name(self) -> str:
@@ -81,14 +82,18 @@ class AirflowApi:
         """The same run, as it is now."""
         return _run(self._call("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}"))
 
+    def latest_runs(self, dag_id: str, *, limit: int = 10) -> list[DagRun]:
+        """The DAG's last runs, the newest first."""
+        newest_first = {"order_by": "-run_after", "limit": limit}
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=newest_first)
+        return [_run(plain) for plain in found["dag_runs"]]
+
     def tasks(self, run: DagRun) -> list[TaskRun]:
         """The run's task instances in the order in which they started, those that did not start last."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances"
         found = self._call("GET", path, params={"limit": 100})["task_instances"]
-        tasks = [
-            TaskRun(ti["task_id"], ti["map_index"], ti["try_number"], ti["state"], ti["start_date"])
-            for ti in found
-        ]
+        fields = ("task_id", "map_index", "try_number", "state", "start_date", "end_date")
+        tasks = [TaskRun(*(ti[field] for field in fields)) for ti in found]
         return sorted(tasks, key=lambda task: task.started_at or "~")
 
     def log(self, run: DagRun, task: TaskRun) -> list[str]:

@@ -120,7 +120,3 @@ class Registry:
         except RegistryUnavailable:
             return False
         return True
-
-    def close(self) -> None:
-        """End the connections; happens by itself when the registry is no longer used."""
-        self._rest.close()

@@ -15,6 +15,7 @@ from model_store.registry.rest import Rest
 PROXIED = "mlflow-artifacts"
 MEGABYTE = 1_000_000
 MAX_FILES = 10_000
+MAX_DEPTH = 20
 
 
 class UnsafeArtifact(Permanent):
@@ -45,14 +46,15 @@ def download(rest: Rest, uri: str, folder: Path, *, max_size_mb: float) -> Downl
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if urlsplit(uri).scheme == PROXIED:
-        _copy(rest, artifact_path(uri), partial, max_size_mb)
+        source = _copy(rest, artifact_path(uri), partial, max_size_mb)
     else:
-        _download_foreign(uri, partial)
-    found = describe(partial)
+        source = _download_foreign(uri, partial)
+    found = describe(source)
     if found.size_bytes > max_size_mb * MEGABYTE:
         raise _too_large(found.size_bytes, max_size_mb)
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    source.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     return Downloaded(folder, found.digest, found.size_bytes)
 
 
@@ -81,7 +83,7 @@ def upload(rest: Rest, source: Path, artifact: str) -> None:
             rest.upload(path, f"{artifact}/{path.relative_to(source).as_posix()}")
 
 
-def _copy(rest: Rest, root: str, target: Path, max_size_mb: float) -> None:
+def _copy(rest: Rest, root: str, target: Path, max_size_mb: float) -> Path:
     entries = list(_entries(rest, root))
     # Before the first byte: the sizes are the store's own.
     total = sum(entry.size_bytes for entry in entries)
@@ -91,6 +93,7 @@ def _copy(rest: Rest, root: str, target: Path, max_size_mb: float) -> None:
         path = target / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         rest.download(f"{root}/{entry.path}", path)
+    return target
 
 
 def _entries(rest: Rest, root: str) -> Iterator[_Entry]:
@@ -100,8 +103,9 @@ def _entries(rest: Rest, root: str) -> Iterator[_Entry]:
         for listed in rest.list_artifacts(str(PurePosixPath(root) / folder)):
             count += 1
             path = folder / _safe_name(listed["path"])
-            if count > MAX_FILES:
-                raise UnsafeArtifact(f"more than {MAX_FILES} files", remedy="log the model without its data")
+            if count > MAX_FILES or len(path.parts) > MAX_DEPTH:
+                wrong = f"the version has more than {MAX_FILES} files or {MAX_DEPTH} levels of folders"
+                raise UnsafeArtifact(wrong, remedy="log the model without its data")
             if listed.get("is_dir"):
                 folders.append(path)
             else:
@@ -115,13 +119,13 @@ def _safe_name(name: str) -> str:
     return name
 
 
-def _download_foreign(uri: str, target: Path) -> None:
-    """From stores that clients reach themselves (s3, gs, file): MLflow knows them all, and is slow to import."""
+def _download_foreign(uri: str, target: Path) -> Path:
+    """From stores that clients reach themselves, such as s3. MLflow knows them all, and is slow to import."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     try:
-        download_artifacts(artifact_uri=uri, dst_path=str(target))
+        return Path(download_artifacts(artifact_uri=uri, dst_path=str(target)))
     except (MlflowException, OSError) as error:
         raise Retryable(f"{uri} cannot be downloaded: {error}", remedy="check the artifact store") from error
 

@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,24 +43,33 @@ class RegistryRefused(Permanent):
 
 
 class Rest:
-    """One server. Every method raises `RegistryUnavailable` or `RegistryRefused`."""
+    """One server; paths are below `API`. Every method raises `RegistryUnavailable` or `RegistryRefused`."""
 
     def __init__(self, url: str, *, timeout: httpx.Timeout = TIMEOUT) -> None:
         self.url = url.rstrip("/")
-        # A proxy meant for the internet must not get the requests to this machine.
-        self._client = httpx.Client(
-            base_url=self.url, timeout=timeout, auth=_auth(), headers=_headers(), trust_env=not _is_local(url)
-        )
-        self.close = weakref.finalize(self, self._client.close)
+        self._timeout = timeout
 
-    def get(self, path: str, **query: Any) -> Json:
-        """A GET of `API`/path."""
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # Made when first used: most tasks that could ask the registry never do.
+        client = httpx.Client(
+            base_url=self.url,
+            timeout=self._timeout,
+            auth=_auth(os.environ),
+            headers=_headers(os.environ),
+            # A proxy meant for the internet must not get the requests to this machine.
+            trust_env=not _is_local(self.url),
+        )
+        weakref.finalize(self, client.close)
+        return client
+
+    def get(self, path: str, /, **query: Any) -> Json:
         return self._json("GET", API + path, params=query)
 
-    def post(self, path: str, **body: Any) -> Json:
+    def post(self, path: str, /, **body: Any) -> Json:
         return self._json("POST", API + path, json=body)
 
-    def delete(self, path: str, **body: Any) -> Json:
+    def delete(self, path: str, /, **body: Any) -> Json:
         return self._json("DELETE", API + path, json=body)
 
     def list_artifacts(self, folder: str) -> list[Json]:
@@ -146,13 +156,13 @@ def _said(response: httpx.Response) -> Json:
     return said if isinstance(said, dict) else {}
 
 
-def _auth(environ: Mapping[str, str] = os.environ) -> httpx.BasicAuth | None:
+def _auth(environ: Mapping[str, str]) -> httpx.BasicAuth | None:
     """As MLflow's own client: the same variables."""
     user = environ.get("MLFLOW_TRACKING_USERNAME")
     return httpx.BasicAuth(user, environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
 
 
-def _headers(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def _headers(environ: Mapping[str, str]) -> dict[str, str]:
     token = environ.get("MLFLOW_TRACKING_TOKEN")
     has_user = "MLFLOW_TRACKING_USERNAME" in environ
     return {"Authorization": f"Bearer {token}"} if token and not has_user else {}

@@ -94,9 +94,8 @@ def _refuse_depth(path: Path, text: str) -> None:
     for event in yaml.parse(text, Loader=SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise InvalidSpec(
-                path, [Complaint(event.start_mark.line + 1, "", f"more than {MAX_DEPTH} levels")]
-            )
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise InvalidSpec(path, [Complaint(line, "", f"more than {MAX_DEPTH} levels")])
 
 
 def _syntax(error: yaml.YAMLError, text: str) -> Complaint:

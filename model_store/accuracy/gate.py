@@ -111,6 +111,8 @@ def _auc_checks(
     if candidate.not_finite.any() or original.not_finite.any():
         worst = Difference(0.0, -1.0, -1.0)
         return [_margin(name, margin, worst, "NaN or infinity among the scores: no order, no AUC")]
+    if min(truth.is_positive.sum(), (~truth.is_positive).sum()) < 2:
+        raise Permanent("AUC needs rows of both classes", remedy="check data.positive and data.evaluation")
     scores = original.positive_scores(), candidate.positive_scores()
     return _margins(name, margin, auc_difference(*scores, truth.is_positive, margin.confidence))
 

@@ -1,0 +1,226 @@
+"""Every gate is seen to block, and bad input to be refused, on the way to a bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from model_store import build
+from model_store.build import BuildContext, variants
+from model_store.bundle import load_bundle
+from model_store.choose import NothingPassed
+from model_store.errors import Permanent, Retryable
+from model_store.quantize import Search
+from model_store.spec import Gates, LatencyLimit, Margin, SizeLimit
+from model_store.store import Store
+from model_store.types import ModelRef
+from tests.build_world import (
+    REF,
+    Registry,
+    a_world,
+    built,
+    edited,
+    failed,
+    gated,
+    hurry,
+    with_engines,
+    with_spec,
+)
+from tests.small_models import Credit
+
+
+@pytest.fixture
+def world(store: Store, credit: Credit, monkeypatch: pytest.MonkeyPatch) -> BuildContext:
+    hurry(monkeypatch)
+    return a_world(store, credit)
+
+
+# every gate is seen to block
+
+
+def test_a_version_worse_than_the_minimum_is_blocked_with_the_numbers(world: BuildContext) -> None:
+    ctx = with_spec(world, gates={"accuracy": {"max_drop": 0.01}, "auc": {"max_drop": 0.01, "min": 0.99}})
+    with pytest.raises(NothingPassed, match=r"auc minimum 0\.84\d*, limit 0\.99, missed by 0\.1"):
+        built(ctx)
+
+
+def test_int8_that_lost_too_much_is_passed_over_for_fp16(
+    world: BuildContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naive quantization of everything, which is what the search exists to prevent."""
+    from model_store.quantize import int8
+
+    monkeypatch.setattr(int8, "HEAVY", ("Sub", "Mul", *int8.HEAVY))
+    everything = lambda **_: Search(max_changed=1.0)  # noqa: E731
+    monkeypatch.setattr("model_store.stages.quantize.Search", everything)
+    reports = gated(world)
+    assert "accuracy non-inferiority" in failed(reports[0])
+    assert build.choose_stage(world, reports)["precision"] == "fp16"
+
+
+def test_losing_to_the_champion_blocks(world: BuildContext, credit: Credit) -> None:
+    champion = built(world)
+
+    def blunt(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.name == "coefficient2":
+                weights = numpy_helper.to_array(tensor) * np.random.default_rng(0).normal(size=(256, 1))
+                tensor.CopyFrom(numpy_helper.from_array(weights.astype(np.float32), tensor.name))
+
+    registry = Registry({2: credit.onnx, 3: edited(credit, blunt)}, champion=(2, champion.id))
+    gates = {"accuracy": {"max_drop": 0.01}, "auc": None, "champion": {"max_drop": 0.02}}
+    ctx = replace(with_spec(world, gates=gates), registry=registry, ref=ModelRef("credit_risk", 3))
+    with pytest.raises(NothingPassed, match="accuracy against champion v2 non-inferiority"):
+        built(ctx)
+    assert built(replace(ctx, ref=REF)).model == REF
+
+
+def test_the_first_release_has_no_champion_to_lose_to(world: BuildContext) -> None:
+    gates = {"accuracy": {"max_drop": 0.01}, "auc": None, "champion": {"max_drop": 0.01}}
+    assert built(with_spec(world, gates=gates)).model == REF
+
+
+@pytest.mark.parametrize(
+    ("gates", "name"),
+    [
+        (Gates(size=SizeLimit(max_mb=0.001)), "size MB"),
+        (Gates(latency=LatencyLimit(max_p99_ms=1e-6)), "latency p99 ms"),
+        (Gates(latency=LatencyLimit(max_ratio=1e-6)), "latency ratio"),
+        (Gates(accuracy=Margin(max_drop=0.0001)), "accuracy non-inferiority"),
+    ],
+)
+def test_each_limit_blocks(world: BuildContext, gates: Gates, name: str) -> None:
+    ctx = replace(world, spec=world.spec.model_copy(update={"gates": gates}))
+    reports = gated(ctx)
+    assert all(name in failed(one) for one in reports if one["served"])
+    with pytest.raises(NothingPassed, match=name):
+        build.choose_stage(ctx, reports)
+
+
+def test_a_failed_measurement_is_made_again_when_the_task_is_cleared(world: BuildContext) -> None:
+    strict = Gates(latency=LatencyLimit(max_p99_ms=1e-6))
+    ctx = replace(world, spec=world.spec.model_copy(update={"gates": strict}))
+    first, second = gated(ctx)[0], gated(ctx)[0]
+    assert failed(first) == failed(second) == ["latency p99 ms"]
+    assert first["profile"] != second["profile"]
+
+
+def test_engines_of_a_variant_that_failed_are_not_published(world: BuildContext) -> None:
+    ctx = with_engines(world)
+    exported, reports = build.export_stage(ctx), gated(ctx)
+    spoiled = json.loads(json.dumps(reports))
+    for one in spoiled:
+        if one["variant"] == {"precision": "int8", "layout": "tensorrt"}:
+            one["report"]["checks"][0]["passed"] = False
+    published = build.publish_stage(ctx, exported, spoiled, build.choose_stage(ctx, spoiled))
+    bundle = load_bundle(world.store.bundle_path(published["bundle"]))
+    assert [artifact.format for artifact in bundle.artifacts] == ["onnx"]
+
+
+def test_a_runtime_that_cannot_run_here_blocks_on_latency_rather_than_guess(world: BuildContext) -> None:
+    ctx = with_spec(
+        world,
+        precisions=["fp32"],
+        targets=["tensorrt_rtx"],
+        serving={"runtime": "tensorrt_rtx"},
+        gates={"accuracy": {"max_drop": 0.01}, "latency": {"max_p99_ms": 20}},
+    )
+    with pytest.raises(NothingPassed, match=r"latency measured .*tensorrt_rtx cannot run on this machine"):
+        built(ctx)
+    rtx = {"targets": ["tensorrt_rtx"], "serving": {"runtime": "tensorrt_rtx"}}
+    unlimited = with_spec(world, precisions=["fp32"], **rtx)
+    bundle = built(unlimited)
+    assert bundle.artifacts[0].format == "tensorrt_rtx"
+
+
+# bad input
+
+
+def test_a_model_that_answers_nan_is_blocked(world: BuildContext, credit: Credit) -> None:
+    def poison(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.name == "intercepts2":
+                tensor.CopyFrom(numpy_helper.from_array(np.array([[np.nan]], np.float32), tensor.name))
+
+    ctx = replace(world, registry=Registry({2: edited(credit, poison)}))
+    with pytest.raises(Permanent, match=r"(?i)nan"):
+        built(ctx)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00garbage"])
+def test_a_file_that_is_no_model_is_refused(world: BuildContext, content: bytes) -> None:
+    with pytest.raises(Permanent):
+        build.export_stage(replace(world, registry=Registry({2: content})))
+
+
+def test_a_truncated_model_is_refused(world: BuildContext, credit: Credit) -> None:
+    with pytest.raises(Permanent):
+        build.export_stage(replace(world, registry=Registry({2: credit.onnx[: len(credit.onnx) // 2]})))
+
+
+def test_a_model_that_takes_other_inputs_is_refused(world: BuildContext, credit: Credit) -> None:
+    def narrow(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 12
+
+    with pytest.raises(Permanent, match=r"29|12"):
+        build.export_stage(replace(world, registry=Registry({2: edited(credit, narrow)})))
+
+
+def test_a_missing_data_file_is_named(world: BuildContext, tmp_path: Path) -> None:
+    with pytest.raises(Permanent, match=r"evaluation\.parquet is not there\n  remedy: .*data\.evaluation"):
+        build.export_stage(replace(world, home=tmp_path))
+
+
+@pytest.mark.parametrize("stage", ["export", "gate"])
+def test_mlflow_down_is_worth_another_try_and_nothing_is_half_made(world: BuildContext, stage: str) -> None:
+    registry = Registry(world.registry.models)
+    gates = {"accuracy": {"max_drop": 0.01}, "auc": None, "champion": {"max_drop": 0.01}}
+    ctx = replace(with_spec(world, gates=gates), registry=registry)
+    if stage == "gate":
+        exported = build.export_stage(ctx)
+        quantized = build.quantize_stage(ctx, exported, variants(ctx.spec)[-1])
+        registry.down = True
+        with pytest.raises(Retryable):
+            build.gate_stage(ctx, exported, quantized, [])
+    else:
+        registry.down = True
+        with pytest.raises(Retryable):
+            build.export_stage(ctx)
+    assert not list(world.store.root.glob("bundles/*"))
+    assert not list(world.store.root.glob("tmp/*"))
+    registry.down = False
+    assert built(ctx).model == REF
+
+
+def test_a_variant_that_cannot_be_is_a_reason_and_others_go_on(world: BuildContext, credit: Credit) -> None:
+    """A model of one element-wise operator: nothing to quantize, nothing wrong with fp32."""
+
+    def logistic(model: onnx.ModelProto) -> None:
+        rng = np.random.default_rng(0)
+        column = rng.normal(size=(29,)).astype(np.float32)
+        del model.graph.node[:], model.graph.initializer[:], model.graph.output[1:]
+        model.graph.initializer.append(numpy_helper.from_array(column, "w"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+        model.graph.node.extend(
+            [
+                helper.make_node("Mul", ["input", "w"], ["m"]),
+                helper.make_node("ReduceSum", ["m", "axis"], ["s"], keepdims=0),
+                helper.make_node("Sigmoid", ["s"], ["p"]),
+                helper.make_node("Round", ["p"], ["r"]),
+                helper.make_node("Cast", ["r"], ["label"], to=7),
+            ]
+        )
+
+    gates = {"accuracy": {"max_drop": 0.01}, "auc": None}
+    registry = Registry({2: edited(credit, logistic)})
+    ctx = replace(with_spec(world, gates=gates, precisions=["int8", "fp32"]), registry=registry)
+    reports = gated(ctx)
+    assert reports[0]["served"] is None
+    assert "no operator to quantize" in reports[0]["reasons"][0]
+    assert build.choose_stage(ctx, reports)["precision"] == "fp32"

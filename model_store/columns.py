@@ -85,10 +85,14 @@ def _column(table: pa.Table, name: str, purpose: str) -> pa.ChunkedArray:
 
 def _cells(table: pa.Table, name: str, spec: TensorSpec, nullable: bool) -> Array:
     """One column: [N], or [N, L] when its values are lists of one length."""
+    from pyarrow import compute
+
     column = _column(table, name, f"for input {spec.name}").combine_chunks()
     if not _is_list(column):
         return _typed(column, name, spec, nullable)
-    lengths = np.array([-1 if row is None else len(row) for row in column])
+    if column.null_count:
+        raise Unusable(f"column `{name}` has {column.null_count} missing values", "fill or drop them")
+    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
     if lengths.min() != lengths.max() or lengths.min() < 1:
         wrong = f"column `{name}` has lists of {lengths.min()} to {lengths.max()} values"
         raise Unusable(wrong, "pad or cut them to one length")

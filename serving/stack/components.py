@@ -26,7 +26,8 @@ def nothing() -> None:
 class Component:
     """One long-running process. `prepare` runs in the new process, before it becomes `argv`.
 
-    `stop_seconds` is how long it may take after SIGTERM; then it is killed.
+    `stop_seconds` is how long it may take after SIGTERM; then it is killed. A positive `niceness` lets
+    others use the processor first.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Component:
     env: dict[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] = nothing
     stop_seconds: int = 10
+    niceness: int = 0
 
 
 def components(home: Home) -> dict[str, Component]:
@@ -88,20 +90,21 @@ def _guard() -> Component:
 
 
 def _airflow(home: Home) -> list[Component]:
-    def airflow(name: str, *arguments: str, job: str | None = None, stop_seconds: int = 10) -> Component:
+    def airflow(name: str, *arguments: str, job: str | None = None, niceness: int = 0) -> Component:
         def prepare() -> None:
             migrate_airflow(home)
             if job:
                 airflow_jobs.end_running(airflow_config.database(home), job)
 
         argv = (sys.executable, "-m", "airflow", name, *arguments)
-        return Component(f"airflow-{name}", argv, prepare=prepare, stop_seconds=stop_seconds)
+        return Component(f"airflow-{name}", argv, prepare=prepare, niceness=niceness)
 
     return [
         airflow("api-server"),
         # Airflow's log servers listen on every interface; here the API server reads the files itself.
-        airflow("scheduler", "--skip-serve-logs", job="SchedulerJob"),
-        airflow("dag-processor", job="DagProcessorJob"),
+        # Tasks inherit the niceness: building the next version must not slow down the one that serves.
+        airflow("scheduler", "--skip-serve-logs", job="SchedulerJob", niceness=5),
+        airflow("dag-processor", job="DagProcessorJob", niceness=5),
         airflow("triggerer", "--skip-serve-logs", job="TriggererJob"),
     ]
 

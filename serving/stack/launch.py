@@ -22,6 +22,7 @@ def become(home: Home, program: Component) -> None:
     # Killed at once: whoever supervised them is gone, so nobody could use what they would still do.
     end([owned.process for owned in owned_by(home, program.name)], patience_seconds=0)
     program.prepare()
+    os.nice(program.niceness)
     os.chdir(REPOSITORY)
     environment = {**os.environ, **program.env, HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"

@@ -19,7 +19,7 @@ from serving.stack.credentials import credentials_of
 from serving.stack.health import shortcomings
 from serving.stack.locks import locked
 from serving.stack.ports import require_free
-from serving.stack.processes import end, owned_by
+from serving.stack.processes import end, owned_by, wait_for_end
 from serving.stack.supervisor import ENDED, ProgramState, Supervisor
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
@@ -167,7 +167,7 @@ def _stop_in_order(home: Home, watch: Watcher) -> None:
             watch(standings_without_health(control))
             time.sleep(POLL_SECONDS)
     control.shut_down()
-    psutil.wait_procs([supervisord], timeout=10)
+    wait_for_end([supervisord], timeout_seconds=10)
 
 
 def standings_without_health(control: Supervisor) -> list[Standing]:

@@ -8,6 +8,7 @@ Airflow puts its tasks into process groups of their own, which no group signal w
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,11 +53,26 @@ def end(processes: Iterable[psutil.Process], *, patience_seconds: float) -> None
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
-        _, alive = psutil.wait_procs(alive, timeout=patience_seconds)
+        alive = wait_for_end(alive, timeout_seconds=patience_seconds)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    wait_for_end(alive, timeout_seconds=5)
+
+
+def wait_for_end(processes: list[psutil.Process], *, timeout_seconds: float) -> list[psutil.Process]:
+    """Those that still run after the time. A zombie has ended: in a container nobody may collect it."""
+    deadline = time.monotonic() + timeout_seconds
+    while (alive := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def proportional_memory_bytes(process: psutil.Process) -> int:

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import Permanent
+from serving.home import Home, Ports
+
+
+def test_a_port_base_moves_every_port_by_the_same_distance() -> None:
+    usual, moved = asdict(Ports()), asdict(Ports.from_base(9000))
+    assert {moved[name] - usual[name] for name in usual} == {9000 - Ports().airflow}
+
+
+def test_one_variable_moves_one_port_and_wins_over_base_and_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"ports": {"guard": 7001, "mlflow": 7002}}))
+    environ = {"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_PORT_GUARD": "7777"}
+    assert Home.locate(environ).ports == Ports(guard=7777, mlflow=7002)
+    environ["SLIPWAY_PORT_BASE"] = "9000"
+    assert Home.locate(environ).ports.guard == 7777
+    assert Home.locate(environ).ports.mlflow == 9001
+
+
+@pytest.mark.parametrize("port", ["", "x", "80", "70000", "-1", "8480.5"])
+def test_what_is_no_port_is_refused_by_name(tmp_path: Path, port: str) -> None:
+    environ = {"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_PORT_MLFLOW": port}
+    if port == "":
+        assert Home.locate(environ).ports == Ports()
+        return
+    with pytest.raises(Permanent, match="SLIPWAY_PORT_MLFLOW"):
+        Home.locate(environ)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"ports": 1}', '{"ports": {"guard": "x"}}'])
+def test_an_unreadable_config_names_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(Permanent, match=r"config\.json"):
+        Home.locate({"SLIPWAY_HOME": str(tmp_path)})
+
+
+def test_ports_of_another_version_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"ports": {"fax": 7001, "guard": 7002}}))
+    assert Home.locate({"SLIPWAY_HOME": str(tmp_path)}).ports == Ports(guard=7002)

@@ -63,7 +63,8 @@ class RunningPod:
         serving = self.loop.create_task(self.pod.serve())
         while not serving.done() and not self.pod.is_ready:
             await asyncio.sleep(0.005)
-        self._started.set()
+        if not serving.done():
+            self._started.set()
         await serving
 
 

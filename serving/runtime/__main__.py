@@ -11,15 +11,14 @@ from pathlib import Path
 import uvloop
 
 from model_store.errors import SlipwayError
+from serving.runtime.logs import write_json_lines
 from serving.runtime.pod import PodOptions, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 drained, 1 the bundle cannot be served, 2 wrong arguments or a taken port."""
     options = _options(arguments)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    write_json_lines()
     try:
         uvloop.run(run(options))
     except SlipwayError as error:
@@ -43,6 +42,11 @@ def _options(arguments: list[str] | None) -> PodOptions:
     parser.add_argument("--slot", default="", help="blue or green, answered as x-slipway-slot")
     parser.add_argument("--max-body-mb", type=float, default=64)
     parser.add_argument("--drain-seconds", type=float, default=20)
+    parser.add_argument(
+        "--redis", default=os.environ.get("SLIPWAY_REDIS", ""), help="for specs with a shared cache"
+    )
+    parser.add_argument("--request-log", type=Path, default=os.environ.get("SLIPWAY_REQUEST_LOG") or None)
+    parser.add_argument("--api-keys", type=Path, help="only callers with a key of this file are answered")
     found = parser.parse_args(arguments)
     return PodOptions(
         bundles=tuple(found.bundle),
@@ -50,6 +54,9 @@ def _options(arguments: list[str] | None) -> PodOptions:
         port=found.port,
         slot=found.slot,
         faults=os.environ.get("SLIPWAY_FAULTS", ""),
+        redis=found.redis,
+        request_log=found.request_log,
+        api_keys=found.api_keys,
         max_body_bytes=int(found.max_body_mb * 1024 * 1024),
         drain_seconds=found.drain_seconds,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import orjson
 
 from model_store.errors import SlipwayError
 from serving.runtime.cache.memory import BodyMemory, MemoryCache
@@ -10,29 +13,49 @@ from serving.runtime.call import Call, Outputs
 from serving.runtime.flights import Flights
 from serving.runtime.manifest import Manifest
 
+if TYPE_CHECKING:
+    from serving.runtime.cache.link import RedisLink
+    from serving.runtime.cache.shared import SharedCache
+
 _MEMORY = b"x-slipway-cache: memory\r\n"
+_REDIS = b"x-slipway-cache: redis\r\n"
 
 
 class Answers:
-    """One bundle's. `compute` starts a call on the engine (for a follower whose leader fell away)."""
+    """One bundle's. `compute` starts a call on the engine."""
 
-    def __init__(self, manifest: Manifest, compute: Callable[[Call], None]) -> None:
-        settings = manifest.settings
-        capacity = int(settings.cache_mb * 1024 * 1024)
+    def __init__(
+        self,
+        manifest: Manifest,
+        compute: Callable[[Call], None],
+        *,
+        link: RedisLink | None,
+        clock: Callable[[], float],
+    ) -> None:
         self._signature = manifest.signature
-        self._flights = Flights(self._relaunch)
-        self._compute = compute
-        self.memory = MemoryCache(capacity, settings.cache_ttl_seconds) if capacity else None
-        self.bodies = BodyMemory(capacity // 4) if capacity else None
+        self._flights = Flights(self._lead_or_follow)
+        self._compute, self._clock = compute, clock
+        self.memory: MemoryCache | None = None
+        self.bodies: BodyMemory | None = None
+        self.shared: SharedCache | None = None
         self.shared_in_flight = 0
+        if manifest.settings.cache is not None:
+            self._add_caches(manifest, link)
 
     @classmethod
-    def of(cls, manifest: Manifest, compute: Callable[[Call], None]) -> Answers | None:
+    def of(
+        cls,
+        manifest: Manifest,
+        compute: Callable[[Call], None],
+        *,
+        link: RedisLink | None = None,
+        clock: Callable[[], float],
+    ) -> Answers | None:
         """None for a model whose equal inputs may have different answers."""
-        return None if manifest.settings.stochastic else cls(manifest, compute)
+        return None if manifest.settings.stochastic else cls(manifest, compute, link=link, clock=clock)
 
     def settle(self, call: Call, now: float) -> bool:
-        """Whether the call is answered, or will be with another call's answer."""
+        """Whether the call is answered, or will be without another computation."""
         identity = call.identify(self._signature)
         if self.memory is not None:
             outputs = self.memory.get(identity, now)
@@ -40,13 +63,18 @@ class Answers:
                 call.source = _MEMORY
                 call.answered(outputs, 0)
                 return True
-        return not self._flights.leads(call)
+        if not self._flights.leads(call):
+            return True
+        return self.shared is not None and self.shared.look_up(call, self._looked_up)
 
     def answered(self, call: Call, outputs: Outputs, first: int, now: float) -> None:
-        """The engine answered a leader: followers get the same, the cache keeps it."""
+        """The engine answered a leader: followers get the same, the caches keep it."""
         self.shared_in_flight += self._flights.answered(call, outputs, first)
         if self.memory is not None:
-            self.memory.put(call.identity, outputs.alone(first, call.rows), now)
+            alone = outputs.alone(first, call.rows)
+            self.memory.put(call.identity, alone, now)
+            if self.shared is not None:
+                self.shared.keep(call, alone)
 
     def failed(self, call: Call, error: SlipwayError) -> None:
         """A leader failed; what its followers get depends on why."""
@@ -54,8 +82,65 @@ class Answers:
 
     def stale(self, call: Call) -> Outputs | None:
         """A kept answer however old."""
-        return self.memory.stale(call.identity) if self.memory is not None else None
+        return self.memory.stale(call.identify(self._signature)) if self.memory is not None else None
 
-    def _relaunch(self, call: Call) -> None:
+    def fill(self, kept: Iterable[tuple[Call, Outputs]]) -> None:
+        """Answers that warmup computed."""
+        now = self._clock()
+        for call, outputs in kept:
+            if self.memory is not None:
+                self.memory.put(call.identify(self._signature), outputs, now)
+
+    def invalidated(self, epoch: int) -> None:
+        """The model's answers are void; `epoch` is part of the keys from now on."""
+        if self.shared is None or self.shared.epoch == epoch:
+            return
+        if self.shared.epoch is not None and self.memory is not None:
+            self.memory.clear()
+        self.shared.epoch = epoch
+
+    def _looked_up(self, call: Call, outputs: Outputs | None) -> None:
+        if outputs is None:
+            self._compute(call)
+            return
+        if self.memory is not None:
+            self.memory.put(call.identity, outputs, self._clock())
+        call.source = _REDIS
+        call.answered(outputs, 0)
+        self._flights.answered(call, outputs, 0)
+
+    def _lead_or_follow(self, call: Call) -> None:
         if self._flights.leads(call):
             self._compute(call)
+
+    def _add_caches(self, manifest: Manifest, link: RedisLink | None) -> None:
+        settings = manifest.settings.cache
+        assert settings is not None
+        capacity = int(settings.max_mb * 1024 * 1024)
+        self.memory = MemoryCache(capacity, settings.ttl_seconds)
+        self.bodies = BodyMemory(capacity // 4)
+        if link is not None and settings.shared:
+            # Imported here: redis takes a tenth of a second that pods without it need not spend.
+            from serving.runtime.cache.shared import SharedCache
+
+            self.shared = SharedCache(link, manifest.id, self._signature, settings.ttl_seconds)
+
+
+async def follow_invalidations(link: RedisLink, models: Callable[[], dict[str, list[Answers]]]) -> None:
+    """Keep every model's epoch up to date, for as long as the pod lives."""
+
+    async def catch_up() -> None:
+        for name, known in models().items():
+            epoch = await link.epoch(name)
+            for answers in known:
+                answers.invalidated(epoch)
+
+    def heard(message: bytes) -> None:
+        try:
+            found = orjson.loads(message)
+            for answers in models().get(found["model"], []):
+                answers.invalidated(int(found["epoch"]))
+        except (ValueError, KeyError, TypeError):
+            return  # somebody else's message on our channel
+
+    await link.listen(catch_up, heard)

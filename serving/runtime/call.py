@@ -6,7 +6,7 @@ whole computation (docs/decisions/0021-callbacks-on-the-hot-path.md).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,11 @@ class Call:
             parts = tuple(tuple(d) if type(d) is list else bytes(d) for d in self.data)  # type: ignore[arg-type]
             self.identity = (parts, tuple(self.shapes))
         return self.identity
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """What came with the request."""
+        return {}
 
     @property
     def is_abandoned(self) -> bool:

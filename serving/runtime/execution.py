@@ -57,6 +57,12 @@ class Executor:
         pieces = [self.run_arrays([a[at : at + step] for a in inputs]) for at in range(0, rows, step)]
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
+    def expect_finite(self, outputs: Sequence[np.ndarray]) -> None:
+        """Raises `ModelFault` on NaN or infinity where the spec forbids them."""
+        specs = self._signature.outputs
+        if self._settings.finite_outputs and not all(map(_is_finite, outputs, specs)):
+            raise ModelFault("the model gave NaN or infinity")
+
     def _run_piece(self, inputs: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
         padded = self._padded(rows)
         if padded != rows:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from serving.runtime.model import ServedModel
 from serving.runtime.telemetry import Exposition, label
 
+if TYPE_CHECKING:
+    from serving.runtime.cache.link import RedisLink
 
-def exposition(models: Sequence[ServedModel], *, connections: int, is_ready: bool) -> bytes:
+# Each model with its labels.
+Named = list[tuple[str, ServedModel]]
+
+
+def exposition(
+    models: Sequence[ServedModel], *, connections: int, is_ready: bool, link: RedisLink | None
+) -> bytes:
     """Prometheus text, version 0.0.4."""
     page = Exposition()
     named = [(_labels(model), model) for model in models]
@@ -28,12 +37,63 @@ def exposition(models: Sequence[ServedModel], *, connections: int, is_ready: boo
     )
     engine = [(at, m.engine.memory_bytes()) for at, m in named]
     page.family("slipway_engine_memory_bytes", "gauge", "Device memory of the engine", engine)
+    page.family("slipway_dropped_total", "counter", "Requests not computed, by reason", _dropped(named))
+    page.family(
+        "slipway_fallbacks_total", "counter", "Answers of a fallback", [(at, m.fallbacks) for at, m in named]
+    )
+    limits = [(at, round(m.limit.limit, 1)) for at, m in named]
+    page.family("slipway_concurrency_limit", "gauge", "Requests admitted at once", limits)
+    page.family(
+        "slipway_in_flight", "gauge", "Requests not answered yet", [(at, m.in_flight) for at, m in named]
+    )
+    page.family("slipway_cache_hits_total", "counter", "Answers not computed, by level", _hits(named))
+    page.family("slipway_cache_misses_total", "counter", "Look-ups in vain, by level", _misses(named))
+    page.family("slipway_cache_bytes", "gauge", "Kept answers in the process", _cache_bytes(named))
+    if link is not None:
+        page.family(
+            "slipway_redis_errors_total", "counter", "Times Redis was slow or gone", [("", link.errors)]
+        )
+        page.family(
+            "slipway_redis_resting", "gauge", "1 while answering without Redis", [("", int(link.is_resting))]
+        )
     page.family("slipway_connections", "gauge", "Open HTTP connections", [("", connections)])
     page.family("slipway_ready", "gauge", "1 when the pod wants traffic", [("", int(is_ready))])
     usage = resource.getrusage(resource.RUSAGE_SELF)
     page.family("process_cpu_seconds_total", "counter", "CPU time", [("", usage.ru_utime + usage.ru_stime)])
     page.family("process_resident_memory_bytes", "gauge", "Resident memory", [("", resident_bytes())])
     return page.text()
+
+
+def _dropped(named: Named) -> Iterator[tuple[str, float]]:
+    for at, model in named:
+        for reason, count in sorted(model.metrics.dropped.items()):
+            yield f'{at},reason="{reason}"', count
+
+
+def _hits(named: Named) -> Iterator[tuple[str, float]]:
+    for at, model in named:
+        answers = model.answers
+        if answers is None:
+            continue
+        yield f'{at},level="in_flight"', answers.shared_in_flight
+        if answers.memory is not None:
+            yield f'{at},level="memory"', answers.memory.hits
+        if answers.shared is not None:
+            yield f'{at},level="redis"', answers.shared.hits
+
+
+def _misses(named: Named) -> Iterator[tuple[str, float]]:
+    for at, model in named:
+        if model.answers is not None and model.answers.memory is not None:
+            yield f'{at},level="memory"', model.answers.memory.misses
+        if model.answers is not None and model.answers.shared is not None:
+            yield f'{at},level="redis"', model.answers.shared.misses
+
+
+def _cache_bytes(named: Named) -> Iterator[tuple[str, float]]:
+    for at, model in named:
+        if model.answers is not None and model.answers.memory is not None:
+            yield at, model.answers.memory.size_bytes()
 
 
 def resident_bytes() -> int:
@@ -49,7 +109,7 @@ def _labels(model: ServedModel) -> str:
     return f'model="{label(model.name)}",version="{label(model.version)}"'
 
 
-def _codes(named: list[tuple[str, ServedModel]]) -> Iterator[tuple[str, float]]:
+def _codes(named: Named) -> Iterator[tuple[str, float]]:
     for at, model in named:
         for code, count in sorted(model.metrics.codes.items()):
             yield f'{at},code="{code}"', count

@@ -13,7 +13,7 @@ import numpy as np
 
 from model_store.errors import Permanent, SlipwayError
 from serving.runtime.call import Call, Outputs
-from serving.runtime.errors import Expired, ModelFault, Unavailable
+from serving.runtime.errors import Expired, ModelFault, Unavailable, status_of
 from serving.runtime.signature import Signature, TensorSpec
 
 # Only what the model or the load did; a client's own mistake is answered as such.
@@ -64,7 +64,9 @@ class RelayedCall(Call):
 
     __slots__ = ("_original", "_record")
 
-    def __init__(self, original: Call, signature: Signature, record: Callable[[Call, int], None]) -> None:
+    def __init__(
+        self, original: Call, signature: Signature, record: Callable[[Call, int, Outputs | None, int], None]
+    ) -> None:
         super().__init__(original.data, original.shapes, signature)
         self._original, self._record = original, record
         self.priority, self.timeout = original.priority, original.timeout
@@ -74,11 +76,11 @@ class RelayedCall(Call):
         return self._original.is_abandoned
 
     def answered(self, outputs: Outputs, first: int) -> None:
-        self._record(self, 200)
+        self._record(self, 200, outputs, first)
         self._original.answered(outputs, first)
 
     def failed(self, error: SlipwayError) -> None:
-        self._record(self, getattr(error, "status", 500))
+        self._record(self, status_of(error), None, 0)
         self._original.source = b""
         self._original.failed(error)
 

@@ -12,6 +12,24 @@ from serving.runtime.signature import Signature, tensor_spec
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """The spec's `serving.cache`."""
+
+    max_mb: float = 64.0
+    ttl_seconds: float = 3600.0
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The spec's `serving.request_log`; `share` of requests, 0 to 1."""
+
+    share: float = 0.01
+    max_mb: float = 256.0
+    keep_days: float = 7.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The spec's serving section as the pod uses it; sizes in rows, times in milliseconds."""
 
@@ -25,8 +43,8 @@ class Settings:
     target_queue_ms: float = 0.0
     # Equal inputs may have different answers: nothing is cached or shared.
     stochastic: bool = False
-    cache_mb: float = 0.0
-    cache_ttl_seconds: float = 3600.0
+    cache: CacheSettings | None = None
+    request_log: LogSettings | None = None
     fallback: dict[str, Any] | None = None
     finite_inputs: bool = True
     finite_outputs: bool = True
@@ -100,4 +118,10 @@ def _signature(found: dict[str, Any]) -> Signature:
 
 def _settings(serving: dict[str, Any]) -> Settings:
     known = {name: serving[name] for name in Settings.__slots__ if serving.get(name) is not None}
+    if "cache" in known:
+        known["cache"] = CacheSettings(**known["cache"])
+    if "request_log" in known:
+        known["request_log"] = LogSettings(**known["request_log"])
+    if "fallback" in known:
+        known["fallback"] = {k: v for k, v in known["fallback"].items() if v is not None}
     return Settings(**known)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model_store.errors import SlipwayError
 from serving.runtime.admission import LatencyLimit
@@ -17,14 +18,20 @@ from serving.runtime.call_queue import CallQueue
 from serving.runtime.codec.response import ResponseWriter
 from serving.runtime.engine.base import Engine
 from serving.runtime.engine.registry import open_engine
-from serving.runtime.errors import Abandoned, Expired, ModelFault, Unavailable
+from serving.runtime.errors import Abandoned, Expired, ModelFault, Unavailable, status_of
 from serving.runtime.execution import Executed, Executor
 from serving.runtime.fallback import COVERED, Fallback, RelayedCall
 from serving.runtime.faults import Faults, faults_for
+from serving.runtime.logs import FailureLog
 from serving.runtime.manifest import Manifest, read_manifest
 from serving.runtime.patience import Patience
 from serving.runtime.telemetry import ModelMetrics
 from serving.runtime.warmup import Warmed, warm
+
+if TYPE_CHECKING:
+    from serving.runtime.cache.link import RedisLink
+    from serving.runtime.recording.writer import RequestLog
+    from serving.runtime.tracing import Tracer
 
 # A batch this short costs less than handing it to a thread and back (docs/decisions/0022).
 INLINE_BELOW_SECONDS = 0.0004
@@ -35,11 +42,11 @@ _LEAST_TARGET_SECONDS = 0.005
 class OpenedModel:
     """A bundle read, its engine loaded and warm: everything that takes long, done off the event loop."""
 
-    def __init__(self, bundle: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, bundle: Path, clock: Callable[[], float], request_log: Path | None = None) -> None:
         self.manifest: Manifest = read_manifest(bundle)
         self.engine: Engine = open_engine(self.manifest)
         self.executor = Executor(self.engine, self.manifest.signature, self.manifest.settings)
-        self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock)
+        self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock, request_log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,9 @@ class Surroundings:
     loop: asyncio.AbstractEventLoop
     clock: Callable[[], float]
     relay: Callable[[str], ServedModel]
+    link: RedisLink | None = None
+    request_log: Path | None = None
+    tracer: Tracer | None = None
 
 
 class ServedModel:
@@ -69,7 +79,11 @@ class ServedModel:
         self._computing = 0
         self._loop, self._clock, self._find = around.loop, around.clock, around.relay
         self._faults: Faults | None = faults_for(self.name, self.version, around.faults, around.chance)
-        self.answers = Answers.of(manifest, self._compute)
+        self._failures, self._tracer = FailureLog(around.clock), around.tracer
+        self.log = _request_log(manifest, around)
+        self.answers = Answers.of(manifest, self._compute, link=around.link, clock=around.clock)
+        if self.answers is not None:
+            self.answers.fill(opened.warmed.answers)
         self._fallback = self._make_fallback()
         self.limit = _limit(opened)
         self.batcher = _batcher(opened, self, around)
@@ -158,14 +172,26 @@ class ServedModel:
         if self._fallback is None or not isinstance(error, COVERED) or not self._fallback.answer(call):
             call.failed(error)
 
-    def record(self, call: Call, code: int) -> None:
-        """Count a finished request."""
+    def record(self, call: Call, code: int, outputs: Outputs | None = None, first: int = 0) -> None:
+        """Count a finished request; log and trace it where that is wanted."""
         self.in_flight -= 1
-        metrics = self.metrics
+        now, metrics = self._clock(), self.metrics
         metrics.finished(code)
-        metrics.total.observe(self._clock() - call.arrived)
+        metrics.total.observe(now - call.arrived)
         if call.started:
             metrics.queued.observe(call.started - call.arrived)
+        if self.log is not None:
+            self.log.record(call, code, now - call.arrived, outputs, first)
+        if self._tracer is not None:
+            self._tracer.finished(call, call.headers, self.name, code, now)
+
+    def record_failure(self, call: Call, error: SlipwayError) -> None:
+        """Count a failed request; the pod's and the model's own failures are logged with the request's id."""
+        code = status_of(error)
+        self.record(call, code)
+        if code == ModelFault.status:
+            fields = {"model": self.name, "version": self.version, "code": code}
+            self._failures.failed(error.problem, call.headers, **fields)
 
     # Making and ending
 
@@ -177,6 +203,8 @@ class ServedModel:
         """Only when nothing is in flight."""
         self.batcher.close()
         self.engine.close()
+        if self.log is not None:
+            self.log.close()
 
     def _make_fallback(self) -> Fallback | None:
         wish = self.manifest.settings.fallback
@@ -205,6 +233,16 @@ def response_headers(manifest: Manifest, slot: str) -> bytes:
     if slot:
         lines.append(f"x-slipway-slot: {slot}")
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+
+
+def _request_log(manifest: Manifest, around: Surroundings) -> RequestLog | None:
+    settings = manifest.settings.request_log
+    if settings is None or around.request_log is None:
+        return None
+    # Imported here: pods that log nothing need not load it.
+    from serving.runtime.recording.writer import RequestLog, utc_now
+
+    return RequestLog(around.request_log, manifest, settings, chance=around.chance, now=utc_now)
 
 
 def _limit(opened: OpenedModel) -> LatencyLimit:

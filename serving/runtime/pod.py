@@ -8,16 +8,24 @@ import logging
 import random
 import signal
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from serving.runtime.answers import Answers, follow_invalidations
 from serving.runtime.exposition import exposition
 from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.front import Front
 from serving.runtime.http.routes import Routes
+from serving.runtime.keys import KeyRing
 from serving.runtime.model import OpenedModel, ServedModel, Surroundings
 from serving.runtime.repository import Repository
+from serving.runtime.tracing import make_tracer
+
+if TYPE_CHECKING:
+    from serving.runtime.cache.link import RedisLink
 
 log = logging.getLogger("slipway.pod")
 
@@ -31,6 +39,9 @@ class PodOptions:
     port: int = 0
     slot: str = ""
     faults: str = ""
+    redis: str = ""
+    request_log: Path | None = None
+    api_keys: Path | None = None
     max_body_bytes: int = 64 * 1024 * 1024
     max_connections: int = 4096
     drain_seconds: float = 20.0
@@ -43,26 +54,23 @@ class Pod:
 
     def __init__(self, options: PodOptions, loop: asyncio.AbstractEventLoop) -> None:
         self._options, self._loop, self._clock = options, loop, time.perf_counter
-        self.repository = Repository(list(options.bundles), admit=self._admit, clock=self._clock)
-        self._routes = Routes(self.repository, is_ready=lambda: self.is_ready, metrics=self._metrics)
+        self._link = _open_link(options.redis, self._clock)
+        self.repository = Repository(
+            list(options.bundles), admit=self._admit, clock=self._clock, request_log=options.request_log
+        )
         self.front = Front(
             self.repository,
-            self._routes,
+            Routes(self.repository, is_ready=lambda: self.is_ready, metrics=self._metrics),
             Service(self.repository, is_ready=lambda: self.is_ready),
             loop=loop,
             clock=self._clock,
             max_body_bytes=options.max_body_bytes,
             max_connections=options.max_connections,
+            keys=KeyRing(options.api_keys, self._clock) if options.api_keys else None,
         )
-        self._around = Surroundings(
-            slot=options.slot,
-            faults=options.faults,
-            chance=random.Random(),
-            loop=loop,
-            clock=self._clock,
-            relay=lambda name: self.repository.model(name, None),
-        )
+        self._around = self._surroundings()
         self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
 
     @property
@@ -82,15 +90,16 @@ class Pod:
             lambda: Connection(self.front), self._options.host, self._options.port, backlog=1024
         )
         self.port = server.sockets[0].getsockname()[1]
-        sweeping = self._loop.create_task(self._sweep())
+        self._start(self._sweep())
         try:
             await self.repository.load_all()
+            if self._link is not None:
+                self._start(follow_invalidations(self._link, self._answers))
             log.info("ready on %s:%d", self._options.host, self.port)
             await self._stop.wait()
             await self._drain(server)
         finally:
-            sweeping.cancel()
-            server.close()
+            await self._end(server)
 
     async def _drain(self, server: asyncio.AbstractServer) -> None:
         self.front.drain()
@@ -103,16 +112,73 @@ class Pod:
         await asyncio.sleep(0)
         log.info("drained")
 
+    async def _end(self, server: asyncio.AbstractServer) -> None:
+        server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        for model in self.repository.models:
+            if model.log is not None:
+                await asyncio.to_thread(model.log.close)
+        if self._link is not None:
+            with contextlib.suppress(Exception):
+                await self._link.close()
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             self.front.sweep()
 
     def _admit(self, opened: OpenedModel) -> ServedModel:
-        return ServedModel(opened, self._around)
+        model = ServedModel(opened, self._around)
+        if self._link is not None and model.answers is not None:
+            self._start(_learn_epoch(self._link, model.name, model.answers))
+        return model
+
+    def _answers(self) -> dict[str, list[Answers]]:
+        found: dict[str, list[Answers]] = {}
+        for model in self.repository.models:
+            if model.answers is not None:
+                found.setdefault(model.name, []).append(model.answers)
+        return found
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            slot=self._options.slot,
+            faults=self._options.faults,
+            chance=random.Random(),
+            loop=self._loop,
+            clock=self._clock,
+            relay=lambda name: self.repository.model(name, None),
+            link=self._link,
+            request_log=self._options.request_log,
+            tracer=make_tracer(self._clock),
+        )
 
     def _metrics(self) -> bytes:
-        return exposition(self.repository.models, connections=self.front.connections, is_ready=self.is_ready)
+        connections = self.front.connections
+        return exposition(
+            self.repository.models, connections=connections, is_ready=self.is_ready, link=self._link
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _open_link(url: str, clock: Callable[[], float]) -> RedisLink | None:
+    if not url:
+        return None
+    # Imported here: redis takes a tenth of a second that pods without it need not spend.
+    from serving.runtime.cache.link import RedisLink
+
+    return RedisLink(url, clock)
+
+
+async def _learn_epoch(link: RedisLink, model: str, answers: Answers) -> None:
+    # Without an answer now, the next (re)connection of the listener brings it.
+    with contextlib.suppress(Exception):
+        answers.invalidated(await link.epoch(model))
 
 
 async def run(options: PodOptions) -> None:

@@ -30,8 +30,15 @@ class Entry:
 class Repository:
     """`admit` makes a `ServedModel` of an opened one. `by_target` maps infer paths to loaded models."""
 
-    def __init__(self, bundles: list[Path], *, admit: Admit, clock: Callable[[], float]) -> None:
-        self._admit, self._clock = admit, clock
+    def __init__(
+        self,
+        bundles: list[Path],
+        *,
+        admit: Admit,
+        clock: Callable[[], float],
+        request_log: Path | None = None,
+    ) -> None:
+        self._admit, self._clock, self._request_log = admit, clock, request_log
         self._entries = [_entry(bundle) for bundle in bundles]
         self._lock = asyncio.Lock()
         self.by_target: dict[bytes, ServedModel] = {}
@@ -103,7 +110,7 @@ class Repository:
     async def _load(self, entry: Entry) -> None:
         async with self._lock:
             try:
-                opened = await asyncio.to_thread(OpenedModel, entry.bundle, self._clock)
+                opened = await asyncio.to_thread(OpenedModel, entry.bundle, self._clock, self._request_log)
             except SlipwayError as error:
                 entry.reason = error.problem
                 raise
@@ -135,4 +142,4 @@ def _rank(version: str) -> tuple[int, str]:
 async def _retire(model: ServedModel) -> None:
     while model.in_flight:
         await asyncio.sleep(0.005)
-    model.close()
+    await asyncio.to_thread(model.close)

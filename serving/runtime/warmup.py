@@ -1,31 +1,48 @@
-"""Runs every batch size before the pod says it is ready, on real rows where the bundle has them.
+"""Makes a model warm before the pod says it is ready: kernels and memory by running every batch size on real
+rows, the cache by computing what the request log says is asked for most.
 
 It also finds out what a batch costs, which decides where batches run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from serving.runtime.call import Call, Outputs
 from serving.runtime.execution import Executor
 from serving.runtime.manifest import Manifest
 from serving.runtime.signature import TensorSpec
 
-_ROUNDS = 5
+log = logging.getLogger("slipway.pod")
+
+# A window is so many runs; windows go on until two in a row agree, or time is up.
+_WINDOW = 6
+_AGREE = 1.25
+_SIZE_SECONDS = 0.4
+
+_CACHE_SECONDS = 10.0
+_CACHE_COVERAGE = 0.97
 
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """Seconds a batch takes once warm (the median), by rows, rising."""
+    """Seconds a batch takes once warm (the median), by rows, rising; and answers to start the cache with."""
 
     seconds_by_rows: tuple[tuple[int, float], ...]
+    answers: tuple[tuple[Call, Outputs], ...] = ()
 
     @property
     def largest_batch_seconds(self) -> float:
         return self.seconds_by_rows[-1][1]
+
+    @property
+    def one_row_seconds(self) -> float:
+        return self.seconds_by_rows[0][1]
 
     @property
     def row_seconds(self) -> float:
@@ -38,31 +55,97 @@ class Warmed:
         """What a batch costs before its first row."""
         return max(self.one_row_seconds - self.row_seconds, 0.0)
 
-    @property
-    def one_row_seconds(self) -> float:
-        return self.seconds_by_rows[0][1]
-
 
 def warm(
-    executor: Executor, manifest: Manifest, profiles: tuple[int, ...], clock: Callable[[], float]
+    executor: Executor,
+    manifest: Manifest,
+    profiles: tuple[int, ...],
+    clock: Callable[[], float],
+    request_log: Path | None = None,
 ) -> Warmed:
-    """Run each size until it has been seen a few times. Raises what the engine raises: a pod that cannot
-    answer its own warmup rows must not become ready."""
+    """Run each size until its times have settled.
+
+    Raises what the engine raises: a pod that cannot answer its own warmup rows must not become ready.
+    """
     rows = _warmup_rows(manifest)
+    if manifest.warmup is not None:
+        executor.expect_finite(executor.run_arrays(rows))
     measured = []
     for size in _sizes(manifest, profiles):
         inputs = [_repeated(array, size) if manifest.signature.is_batched else array for array in rows]
-        measured.append((size, _median_seconds(executor, inputs, clock)))
-    return Warmed(tuple(measured))
+        measured.append((size, _settled_seconds(executor, inputs, clock)))
+    answers: tuple[tuple[Call, Outputs], ...] = ()
+    if request_log is not None and manifest.settings.cache is not None:
+        answers = _frequent_answers(executor, manifest, request_log, clock)
+    return Warmed(tuple(measured), answers)
 
 
-def _median_seconds(executor: Executor, inputs: list[np.ndarray], clock: Callable[[], float]) -> float:
-    seconds = []
-    for _ in range(_ROUNDS):
-        start = clock()
-        executor.run_arrays(inputs)
-        seconds.append(clock() - start)
-    return sorted(seconds)[_ROUNDS // 2]
+def _settled_seconds(executor: Executor, inputs: list[np.ndarray], clock: Callable[[], float]) -> float:
+    """The median once a window's slowest run agrees with that of the window before: cold is now warm."""
+    give_up = clock() + _SIZE_SECONDS
+    before = float("inf")
+    while True:
+        window = sorted(_timed(executor, inputs, clock) for _ in range(_WINDOW))
+        if before / _AGREE <= window[-1] <= before * _AGREE or clock() > give_up:
+            return window[_WINDOW // 2]
+        before = window[-1]
+
+
+def _timed(executor: Executor, inputs: list[np.ndarray], clock: Callable[[], float]) -> float:
+    start = clock()
+    executor.run_arrays(inputs)
+    return clock() - start
+
+
+def _frequent_answers(
+    executor: Executor, manifest: Manifest, request_log: Path, clock: Callable[[], float]
+) -> tuple[tuple[Call, Outputs], ...]:
+    """Compute the log's most frequent inputs until enough is covered, the cache is full, or time is up."""
+    from serving.runtime.recording.reader import Asked, most_frequent
+
+    settings = manifest.settings
+    assert settings.cache is not None
+    room = settings.cache.max_mb * 1024 * 1024
+    give_up = clock() + _CACHE_SECONDS
+    answers: list[tuple[Call, Outputs]] = []
+    covered = 0
+    batch: list[Asked] = []
+    for asked in most_frequent(request_log, manifest.name, manifest.signature, limit=1_000_000):
+        batch.append(asked)
+        if len(batch) < settings.max_batch_size:
+            continue
+        found = _computed(executor, [one.call for one in batch])
+        answers += found
+        covered += sum(one.times for one in batch)
+        room -= sum(outputs.size_bytes() + 1024 for _, outputs in found)
+        batch = []
+        if covered >= _CACHE_COVERAGE * asked.total or room < 0 or clock() > give_up:
+            break
+    answers += _computed(executor, [one.call for one in batch])
+    log.info(
+        "%s v%s: %d answers computed from the request log", manifest.name, manifest.version, len(answers)
+    )
+    return tuple(answers)
+
+
+def _computed(executor: Executor, calls: Sequence[Call]) -> list[tuple[Call, Outputs]]:
+    answers: list[tuple[Call, Outputs]] = []
+    groups: dict[object, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(call.key, []).append(call)
+    for alike in groups.values():
+        for part in executor.execute(alike):
+            if isinstance(part.outcome, Outputs):
+                answers += _cut(part.calls, part.outcome)
+    return answers
+
+
+def _cut(calls: Sequence[Call], outputs: Outputs) -> list[tuple[Call, Outputs]]:
+    first, parts = 0, []
+    for call in calls:
+        parts.append((call, outputs.alone(first, call.rows)))
+        first += call.rows
+    return parts
 
 
 def _sizes(manifest: Manifest, profiles: tuple[int, ...]) -> list[int]:
@@ -81,16 +164,16 @@ def _warmup_rows(manifest: Manifest) -> list[np.ndarray]:
 
 
 def _stored(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    if spec.datatype.name != "BYTES":
+    if spec.datatype.size:
         return np.ascontiguousarray(array, spec.datatype.dtype)
-    found = np.empty(array.shape, dtype=object)
-    found[...] = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
-    return found
+    found = np.empty(array.size, dtype=object)
+    found[:] = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
+    return found.reshape(array.shape)
 
 
 def _zeros(spec: TensorSpec) -> np.ndarray:
     shape = tuple(1 if size == -1 else size for size in spec.shape)
-    if spec.datatype.name == "BYTES":
+    if not spec.datatype.size:
         return np.full(shape, b"", dtype=object)
     return np.zeros(shape, spec.datatype.dtype)
 

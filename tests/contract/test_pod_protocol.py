@@ -262,12 +262,6 @@ def test_a_model_can_be_unloaded_and_loaded_again(client: Any, pod: RunningPod) 
         client.load_model("nope")
 
 
-def test_a_grpc_deadline_that_has_passed_is_an_error_not_an_answer(over_grpc: Any) -> None:
-    sent = tensor(over_grpc, "x", "INT64", np.zeros((1, 2), np.int64))
-    with pytest.raises(InferenceServerException, match=r"(?i)deadline"):
-        over_grpc.infer("echo_int64", [sent], client_timeout=0.000001)
-
-
 def test_bundles_tell_grpc_callers_who_answered(pod: RunningPod) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")

@@ -57,4 +57,9 @@ def write_blob(array: np.ndarray, datatype_name: str) -> bytes:
     """A tensor's raw bytes; BYTES elements get their length prefixes."""
     if datatype_name != "BYTES":
         return array.tobytes()
-    return b"".join(struct.pack("<I", len(item)) + item for item in array.ravel())
+    return write_elements(array.ravel().tolist())
+
+
+def write_elements(elements: list[bytes]) -> bytes:
+    """BYTES elements with their length prefixes."""
+    return b"".join([struct.pack("<I", len(item)) + item for item in elements])

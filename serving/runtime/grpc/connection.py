@@ -176,7 +176,7 @@ class GrpcConnection(asyncio.Protocol):
         if len(self._streams) >= frames.OUR_MAX_STREAMS:
             self._outgoing.write(frames.reset(number, frames.REFUSED_STREAM))
             return
-        method = self._service.method(headers)
+        method = self._service.method(headers, self._front.keys)
         stream = Stream(self, number, headers, method, self._outgoing.initial_window)
         self._streams[number] = stream
         if flags & frames.END_STREAM:

@@ -55,6 +55,10 @@ class GrpcCall(Call):
         self.stream, self.written, self.request = stream, written, request
 
     @property
+    def headers(self) -> Headers:
+        return self.stream.headers
+
+    @property
     def is_abandoned(self) -> bool:
         return self.stream.is_abandoned
 
@@ -64,11 +68,11 @@ class GrpcCall(Call):
         except Exception as error:
             self.failed(ModelFault(f"the answer cannot be written: {error}"))
             return
-        self.written.model.record(self, 200)
+        self.written.model.record(self, 200, outputs, first)
         self.reply(body)
 
     def failed(self, error: SlipwayError) -> None:
-        self.written.model.record(self, status_of(error))
+        self.written.model.record_failure(self, error)
         self.reply_error(error)
 
     def reply(self, body: bytes) -> None:

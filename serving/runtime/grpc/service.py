@@ -14,6 +14,7 @@ from serving.runtime.grpc.header_blocks import Headers
 from serving.runtime.grpc.infer import InferMethod, StreamInferMethod
 from serving.runtime.grpc.messages import PACKAGE, message
 from serving.runtime.grpc.stream import Stream
+from serving.runtime.keys import KeyRing
 from serving.runtime.metadata import EXTENSIONS, VERSION, model_metadata, repository_index
 from serving.runtime.repository import Repository
 
@@ -63,10 +64,10 @@ class UnaryMethod:
             stream.reply_error(Refused("no message came", remedy="send one"))
 
 
-class Unimplemented:
-    """A path that is no method of the service, or not gRPC at all."""
+class Refusing:
+    """For what is no method of the service, or not for this caller."""
 
-    def __init__(self, error: Refused) -> None:
+    def __init__(self, error: SlipwayError) -> None:
         self._error = error
 
     def message(self, stream: Stream, payload: bytes) -> None:
@@ -100,14 +101,14 @@ class Service:
         self._methods = {f"/{PACKAGE}.GRPCInferenceService/{n}".encode(): m for n, m in methods.items()}
         self._known = ", ".join(sorted(methods))
 
-    def method(self, headers: Headers) -> Method:
-        """The method a stream's headers ask for; a refusing one for what there is not."""
+    def method(self, headers: Headers, keys: KeyRing | None) -> Method:
+        """The method a stream's headers ask for; a refusing one for what there is not or may not be."""
         found = self._methods.get(headers.get(b":path", b""))
         if found is not None and headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            return found
+            return found if keys is None else _admitted(found, headers, keys)
         path = headers.get(b":path", b"")[:100]
         remedy = f"call gRPC methods of {PACKAGE}.GRPCInferenceService: {self._known}; REST is HTTP/1.1"
-        return Unimplemented(Refused(f"no method {path!r}", remedy=remedy, status=501))
+        return Refusing(Refused(f"no method {path!r}", remedy=remedy, status=501))
 
     def _ready(self, _: Any) -> Any:
         return message("ServerReadyResponse")(ready=self._is_ready())
@@ -133,6 +134,17 @@ class Service:
     async def _unload(self, request: Any) -> Any:
         await self._repository.unload(request.model_name)
         return message("RepositoryModelUnloadResponse")()
+
+
+def _admitted(method: Method, headers: Headers, keys: KeyRing) -> Method:
+    path = headers[b":path"]
+    if path.endswith((b"/ServerLive", b"/ServerReady")):
+        return method
+    try:
+        keys.admit(headers, takes_token=path.endswith(b"Infer"))
+    except SlipwayError as error:
+        return Refusing(error)
+    return method
 
 
 def _server_metadata(_: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from blake3 import blake3
 
@@ -38,6 +39,10 @@ class HttpCall(Call):
         self.request = request
 
     @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        return self.exchange.headers
+
+    @property
     def is_abandoned(self) -> bool:
         return self.exchange.is_abandoned
 
@@ -50,11 +55,11 @@ class HttpCall(Call):
                 error if isinstance(error, SlipwayError) else ModelFault(f"cannot be written: {error}")
             )
             return
-        self.model.record(self, 200)
+        self.model.record(self, 200, outputs, first)
         self.exchange.reply(body, headers=headers)
 
     def failed(self, error: SlipwayError) -> None:
-        self.model.record(self, status_of(error))
+        self.model.record_failure(self, error)
         self.exchange.reply_error(error, headers=self.model.headers)
 
     def _written(self, outputs: Outputs, first: int) -> tuple[bytes, bytes]:

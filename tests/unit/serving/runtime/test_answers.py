@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving.runtime.answers import Answers
 from serving.runtime.call import Call, Outputs
 from serving.runtime.errors import Abandoned, Expired, ModelFault
-from serving.runtime.manifest import Settings
+from serving.runtime.manifest import CacheSettings, Settings
 from tests.unit.serving.runtime.calls import SIGNATURE, RememberedCall, manifest_of
 
 
@@ -23,9 +23,11 @@ class World:
 
     def __init__(self, **options: object) -> None:
         self.computing: list[Call] = []
-        answers = Answers.of(manifest_of(Settings(**options)), self.computing.append)  # type: ignore[arg-type]
+        self.now = 0.0
+        settings = Settings(**options)  # type: ignore[arg-type]
+        answers = Answers.of(manifest_of(settings), self.computing.append, clock=lambda: self.now)
         assert answers is not None
-        self.answers, self.now = answers, 0.0
+        self.answers = answers
 
     def ask(self, call: RememberedCall) -> RememberedCall:
         if not self.answers.settle(call, self.now):
@@ -90,7 +92,7 @@ def test_an_urgent_call_does_not_wait_behind_a_lazy_one() -> None:
 
 
 def test_a_kept_answer_is_found_until_its_time_is_over() -> None:
-    world = World(cache_mb=1, cache_ttl_seconds=10)
+    world = World(cache=CacheSettings(max_mb=1, ttl_seconds=10))
     world.ask(RememberedCall([1, 2]))
     world.finish()
     world.now = 9
@@ -104,11 +106,13 @@ def test_a_kept_answer_is_found_until_its_time_is_over() -> None:
 
 
 def test_a_stochastic_model_is_never_shared_or_kept() -> None:
-    assert Answers.of(manifest_of(Settings(stochastic=True, cache_mb=1)), print) is None
+    assert (
+        Answers.of(manifest_of(Settings(stochastic=True, cache=CacheSettings())), print, clock=float) is None
+    )
 
 
 def test_the_cache_is_bounded_by_bytes() -> None:
-    world = World(cache_mb=1)
+    world = World(cache=CacheSettings(max_mb=1))
     for n in range(5_000):
         world.ask(RememberedCall([n, n]))
         world.finish()
@@ -120,7 +124,7 @@ def test_the_cache_is_bounded_by_bytes() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=40))
 def test_nobody_ever_gets_another_requests_answer(script: list[tuple[int, int, bool]]) -> None:
-    world = World(cache_mb=1)
+    world = World(cache=CacheSettings(max_mb=1))
     asked = []
     for a, b, then_finish in script:
         asked.append((a, b, world.ask(RememberedCall([a, b]))))

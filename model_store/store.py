@@ -163,7 +163,7 @@ class Store:
         if (known := self._recall(path)) is not None:
             return known
         # As a later reader will get it: lists where the stage had tuples.
-        value = json.loads(canonical_json(compute()))
+        value: Json = json.loads(canonical_json(compute()))
         if keep(value):
             write_file(path, canonical_json({"inputs": dict(inputs), "value": value}), area=self._tmp)
         return value

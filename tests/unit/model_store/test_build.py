@@ -13,7 +13,7 @@ import pytest
 from model_store import build
 from model_store.build import BuildContext, build_bundle, variants
 from model_store.store import Store
-from tests.build_world import a_world, built, gated, hurry
+from tests.build_world import a_world, built, gated, hurry, with_engines
 from tests.small_models import Credit
 
 REPOSITORY = Path(__file__).resolve().parents[3]

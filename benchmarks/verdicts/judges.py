@@ -54,7 +54,7 @@ class Ours:
             take(self._limits, part, self._ticks(tick, some))
             self._memory.rows[some] = part.rows
             self._held[some] = 0
-            self._over[some] = (part["log_peak"][:, self._rows] >= self._needed).any(axis=1)
+            self._over[some] = (part["peak"][:, self._rows] >= self._needed).any(axis=1)
         return self._over
 
     def _ticks(self, tick: Tick, some: Ints) -> Ticks:

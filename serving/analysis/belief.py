@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from serving.analysis.evidence import (
     LEVELS,
     LOST_LEVELS,
+    PARTS,
     PRIOR_REQUESTS,
     TWO_ARM,
     USUAL_RATE,
     Array,
     Limits,
     fixed_log_factors,
+    grown,
     levels_over,
     limits_of,
-    log_totals,
     opening,
-    placed,
     repeat_log_factors,
+    reserve,
     two_arm_log_factors,
 )
 from serving.analysis.policy import AnalysisPolicy
@@ -72,7 +73,7 @@ def begin() -> JudgeState:
 def blank(services: int) -> Memory:
     """`begin` for many services."""
     memory = Memory(np.zeros((services, SIZE)))
-    memory["log_wealth"], memory["log_reserve"] = opening()
+    memory["wealth"] = opening()
     return memory
 
 
@@ -99,19 +100,19 @@ def observe_all(
 def take(limits: Limits, memory: Memory, ticks: Ticks) -> None:
     """Change `memory` by one tick. Every bet depends on earlier ticks and on request counts only."""
     own, repeats = _part_repeats(memory, ticks)
-    bet, reserve = placed(memory["log_reserve"], ticks.seconds, memory["seconds"])
-    wealth = np.logaddexp(memory["log_wealth"], bet[:, None])
-    wealth += _log_factors(limits, memory, ticks, own, repeats)
-    memory["log_wealth"], memory["log_reserve"] = wealth, reserve
-    memory["log_peak"] = np.maximum(memory["log_peak"], shown(log_totals(wealth, reserve)))
+    left = reserve(memory["seconds"] + ticks.seconds)
+    placed = (reserve(memory["seconds"]) - left)[:, None, None] * PARTS
+    wealth = grown(memory["wealth"] + placed, _log_factors(limits, memory, ticks, own, repeats))
+    memory["wealth"] = wealth
+    memory["peak"] = np.maximum(memory["peak"], shown(wealth.sum(axis=-1) + left[:, None]))
     _count(memory, ticks)
 
 
-def shown(totals: Array) -> Array:
-    """Evidence per test, in nats. A ceiling's counts only as far as stable is shown to be better."""
+def shown(evidence: Array) -> Array:
+    """The e-values, per test. A ceiling's counts only as far as stable is shown to be better."""
     for ceiling, over_stable in ((3, 1), (4, 2)):
-        totals[..., ceiling] = np.minimum(totals[..., ceiling], totals[..., over_stable])
-    return totals
+        evidence[..., ceiling] = np.minimum(evidence[..., ceiling], evidence[..., over_stable])
+    return evidence
 
 
 def _count(memory: Memory, ticks: Ticks) -> None:

@@ -37,7 +37,8 @@ TWO_ARM = 3  # the first three compare arms; the others compare with a fixed num
 LEVELS = 10
 NEAR = np.array([0.15, 0.45] + [0.0] * (LEVELS - 2))
 FAR = np.array([0.0, 0.0, *np.linspace(0, 1, LEVELS - 2)])
-LOG_PARTS = np.log([0.02 if near else 0.96 / (LEVELS - 2) for near in NEAR])  # of the money, per level
+PARTS = np.array([0.02 if near else 0.96 / (LEVELS - 2) for near in NEAR])  # of the money, per level
+MOST = 1e150
 LOST_LEVELS = np.geomspace(0.8, 0.01, LEVELS)  # of the least acceptable share
 RESERVE = 0.1  # of the money is kept for changes later on
 RESERVE_SECONDS = 600.0
@@ -91,21 +92,24 @@ def levels_over(edge: Array) -> Array:
     edge = np.clip(edge, 1e-9, 1 - 1e-6)[..., None]
     low = np.minimum(1.8 * edge, (edge + 1) / 2)
     high = np.maximum(0.98, (edge + 3) / 4)
-    levels: Array = np.where(NEAR > 0, edge + (low - edge) * NEAR, low * (high / low) ** FAR)
+    far = low * np.exp(np.log(high / low) * FAR)
+    levels: Array = np.where(NEAR > 0, edge + (low - edge) * NEAR, far)
     return levels
 
 
-def opening() -> tuple[Array, float]:
-    """Log money per test and level before the first tick, and the log reserve of each test."""
-    return np.tile(np.log(1 - RESERVE) + LOG_PARTS, (len(TESTS), 1)), float(np.log(RESERVE))
+def opening() -> Array:
+    """The money on each bet before the first tick: (tests, levels). All of a test's money is 1."""
+    return np.tile((1 - RESERVE) * PARTS, (len(TESTS), 1))
 
 
-def placed(log_reserve: Array, seconds: Array, elapsed: Array) -> tuple[Array, Array]:
-    """What of the reserve is bet in this tick, and what is left: R(t) = R(0) T / (T + t), in logs."""
-    after = log_reserve + np.log((RESERVE_SECONDS + elapsed) / (RESERVE_SECONDS + elapsed + seconds))
-    with np.errstate(divide="ignore"):
-        bet = log_reserve + np.log(-np.expm1(after - log_reserve))
-    return bet[..., None] + LOG_PARTS, after
+def reserve(seconds: Array) -> Array:
+    """The money of each test not yet bet, when `seconds` were watched: R(t) = R(0) T / (T + t)."""
+    return RESERVE * RESERVE_SECONDS / (RESERVE_SECONDS + seconds)
+
+
+def grown(wealth: Array, log_factors: Array) -> Array:
+    """Money after a tick. It is kept under MOST, which can only make evidence weaker."""
+    return np.minimum(wealth * np.exp(np.minimum(log_factors, 340.0)), MOST)
 
 
 def two_arm_log_factors(
@@ -170,11 +174,3 @@ def repeat_log_factors(candidate: tuple[Array, Array], repeats: tuple[Array, Arr
         + e_r * np.log1p(-g / levels * (1 - q))
         + (n_r - e_r) * np.log1p(g / levels * q)
     )
-
-
-def log_totals(log_wealth: Array, log_reserve: Array) -> Array:
-    """What each test is worth now, in nats: its bets and its reserve."""
-    highest: Array = np.maximum(log_wealth.max(axis=-1), log_reserve[..., None])
-    bets = np.exp(log_wealth - highest[..., None]).sum(axis=-1)
-    total: Array = highest + np.log(bets + np.exp(log_reserve[..., None] - highest))
-    return total

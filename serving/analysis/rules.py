@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from serving.analysis.belief import LOST_SHARE, begin, observe, shown
-from serving.analysis.evidence import log_totals
+from serving.analysis.evidence import reserve
 from serving.analysis.policy import AnalysisPolicy
 from serving.analysis.state import PLACES, Increment, JudgeState, Memory
 from serving.types import Counts, Finding, Outcome, Verdict
 
-SUSPICION = math.log(5.0)  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
+SUSPICION = 5.0  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
 FEW = 5  # failures say nothing yet about the rate
-REPEATS_DOUBT = math.log(20.0)
+REPEATS_DOUBT = 20.0
 
 E_VALUES = "two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality"
 WALD = "mixture of Wald's likelihood ratios: Robbins 1970; Lindon, Malek 2022 (arXiv 2011.03567)"
@@ -57,19 +56,19 @@ def verdict(policy: AnalysisPolicy, state: JudgeState, *, at: datetime) -> Verdi
 
 
 def needed(policy: AnalysisPolicy) -> dict[int, float]:
-    """The evidence in nats at which each rule's test fails a candidate, by the test's row."""
-    return {rule.row: -math.log(policy.alpha * rule.alpha_share) for rule in RULES}
+    """The e-value at which each rule's test fails a candidate, by the test's row."""
+    return {rule.row: 1 / (policy.alpha * rule.alpha_share) for rule in RULES}
 
 
 def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
     if state.problem:
         yield Finding("counts", Outcome.ERROR, f"these counts cannot be true: {state.problem}")
     memory = Memory(state.values[None])
-    alone = log_totals(memory["log_wealth"], memory["log_reserve"])[0]
-    shared = shown(alone.copy())
+    evidence = memory["wealth"][0].sum(axis=-1) + reserve(memory["seconds"])
+    against = shown(evidence.copy())
     for rule in RULES:
         if _applies(rule, policy, state):
-            yield _finding(rule, policy, state, float(alone[rule.row]), float(shared[rule.row]))
+            yield _finding(rule, policy, state, float(evidence[rule.row]), float(against[rule.row]))
     yield _enough(policy, state)
 
 
@@ -81,23 +80,19 @@ def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
     return rule is not DISAGREEMENT or policy.max_disagreement is not None
 
 
-def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: float, shared: float) -> Finding:
-    """`alone` is the evidence in nats that the rule's limit is passed, `shared` that stable is better too."""
-    enough = needed(policy)[rule.row]
-    peak = _peak(state, rule.row)
+def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, over: float, against: float) -> Finding:
+    """`over` is the e-value now that the rule's limit is passed, `against` that stable is also better."""
+    enough, peak = needed(policy)[rule.row], _peak(state, rule.row)
     if peak >= enough and not _stable_fails_too(rule, state):
-        outcome, meaning = (
-            Outcome.FAIL,
-            f"by chance at most once in {math.exp(min(enough, 30)):,.0f} releases",
-        )
+        outcome, meaning = Outcome.FAIL, f"by chance at most once in {enough:,.0f} releases"
     elif peak >= enough:
         outcome, meaning = (
             Outcome.INCONCLUSIVE,
-            "not yet shown that stable answers what the candidate could not",
+            "stable is not yet seen to answer what the candidate did not",
         )
-    elif shared >= SUSPICION:
+    elif against >= SUSPICION:
         outcome, meaning = Outcome.INCONCLUSIVE, "too few yet to tell whether that is harm"
-    elif alone >= SUSPICION:
+    elif over >= SUSPICION:
         outcome, meaning = Outcome.INCONCLUSIVE, "stable is not shown to do better, so it is not this release"
     elif rule is AGAINST_STABLE and not state.stable.requests:
         outcome, meaning = Outcome.INCONCLUSIVE, "stable answered nothing to compare with"
@@ -105,10 +100,8 @@ def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, alone: floa
         outcome, meaning = Outcome.INCONCLUSIVE, "over the limit, and not yet clear whether by chance"
     else:
         outcome, meaning = Outcome.PASS, "no sign of harm"
-    evidence = (("e_value", math.exp(min(peak, 700))), ("e_value_needed", math.exp(min(enough, 700))))
-    return Finding(
-        rule.name, outcome, f"{rule.told(policy, state)}: {meaning}", _numbers(state) + evidence, rule.source
-    )
+    numbers = (*_numbers(state), ("e_value", peak), ("e_value_needed", enough))
+    return Finding(rule.name, outcome, f"{rule.told(policy, state)}: {meaning}", numbers, rule.source)
 
 
 def _stable_fails_too(rule: _Rule, state: JudgeState) -> bool:
@@ -118,7 +111,7 @@ def _stable_fails_too(rule: _Rule, state: JudgeState) -> bool:
 
 
 def _peak(state: JudgeState, row: int) -> float:
-    return float(state.values[PLACES["log_peak"]][row])
+    return float(state.values[PLACES["peak"]][row])
 
 
 def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:

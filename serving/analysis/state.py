@@ -19,9 +19,8 @@ MOST_REQUESTS = 10**15  # more in one tick is no count of requests
 
 # Names and shapes of what one row of `Memory` holds. Counts are (requests, errors, slow).
 LAYOUT: dict[str, tuple[int, ...]] = {
-    "log_wealth": (len(TESTS), LEVELS),  # of each bet, in nats
-    "log_reserve": (),  # money of each test not yet bet
-    "log_peak": (len(TESTS),),  # the highest each test ever stood
+    "wealth": (len(TESTS), LEVELS),  # the money on each bet
+    "peak": (len(TESTS),),  # the highest e-value each test ever reached
     "seconds": (),
     "ticks": (),
     "stable": (3,),

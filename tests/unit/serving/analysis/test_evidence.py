@@ -8,12 +8,13 @@ import pytest
 
 from serving.analysis.evidence import (
     LEVELS,
+    PARTS,
     Array,
     fixed_log_factors,
-    log_totals,
+    grown,
     opening,
-    placed,
     repeat_log_factors,
+    reserve,
     two_arm_log_factors,
 )
 
@@ -21,7 +22,7 @@ RATES = (0.0, 0.0005, 0.01, 0.03, 0.2, 0.7, 0.99)
 BETS = np.geomspace(0.002, 0.98, LEVELS)
 
 
-def grown(n_s: int, n_c: int, *, tolerance: float, usual: float) -> Array:
+def betting(n_s: int, n_c: int, *, tolerance: float, usual: float) -> Array:
     """Log growth of every bet for every outcome: (stable's failures, the candidate's, bets)."""
     e_s, e_c = np.mgrid[0 : n_s + 1, 0 : n_c + 1][..., None].astype(float)
     one = np.ones(1)
@@ -52,7 +53,7 @@ def test_no_bet_is_expected_to_grow_while_the_candidate_is_no_worse(
 ) -> None:
     for rate, usual, slack in itertools.product(RATES, (1e-5, 0.001, 0.3), (0.0, 0.5)):
         worse = min(rate + tolerance * (1 - slack), 1.0)
-        grows = np.exp(grown(n_s, n_c, tolerance=tolerance, usual=usual))
+        grows = np.exp(betting(n_s, n_c, tolerance=tolerance, usual=usual))
         expected = np.einsum("s,c,scb->b", chances(n_s, rate), chances(n_c, worse), grows)
         assert np.all(expected <= 1 + 1e-9), (rate, usual, expected)
 
@@ -62,7 +63,7 @@ def test_bets_on_a_worse_candidate_grow_as_fast_as_the_best_possible_e_value() -
     usual, level, n_s, n_c = 0.001, float(BETS[5]), 9, 1
     rates = np.linspace(usual, level, 200_001)[1:-1]
     divergence = n_s * _kl(usual, rates) + n_c * _kl(level, rates)
-    grows = grown(n_s, n_c, tolerance=0.0, usual=usual)[..., 5]
+    grows = betting(n_s, n_c, tolerance=0.0, usual=usual)[..., 5]
     assert chances(n_s, usual) @ grows @ chances(n_c, level) == pytest.approx(divergence.min(), rel=1e-3)
 
 
@@ -71,8 +72,8 @@ def _kl(p: float, q: Array) -> Array:
 
 
 def test_arms_with_nothing_to_compare_bet_nothing() -> None:
-    assert grown(0, 7, tolerance=0.0, usual=0.001) == pytest.approx(0)
-    assert grown(7, 0, tolerance=0.005, usual=0.001) == pytest.approx(0)
+    assert betting(0, 7, tolerance=0.0, usual=0.001) == pytest.approx(0)
+    assert betting(7, 0, tolerance=0.005, usual=0.001) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("n_c", [1, 6, 15])
@@ -97,10 +98,12 @@ def test_a_fixed_limit_is_tested_by_walds_likelihood_ratio() -> None:
 
 
 def test_no_money_appears_when_the_reserve_is_placed() -> None:
-    wealth, first = opening()
-    reserve = np.array(first)
-    assert log_totals(wealth, reserve) == pytest.approx(0)
+    wealth = opening()
     for second in range(4):
-        bet, reserve = placed(reserve, np.array(0.25), np.array(second * 0.25))
-        wealth = np.logaddexp(wealth, bet)
-    assert log_totals(wealth, reserve) == pytest.approx(0)
+        before, after = reserve(np.array([second, second + 1.0]))
+        wealth = grown(wealth + (before - after) * PARTS, np.zeros_like(wealth))
+        assert wealth.sum(axis=-1) + after == pytest.approx(1)
+
+
+def test_evidence_beyond_counting_is_kept_finite() -> None:
+    assert grown(np.array([1e140, 1.0]), np.array([1000.0, -1e6])).tolist() == [1e150, 0.0]

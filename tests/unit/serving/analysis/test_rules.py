@@ -73,7 +73,7 @@ class World:
 
     @property
     def is_failing(self) -> bool:
-        return bool(self.state.values[PLACES["log_peak"]].max() > 6) and self.verdict.outcome is Outcome.FAIL
+        return bool(self.state.values[PLACES["peak"]].max() > 100) and self.verdict.outcome is Outcome.FAIL
 
     @property
     def verdict(self) -> Verdict:

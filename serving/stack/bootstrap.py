@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{failure.problem}\n  remedy: {failure.remedy}", file=sys.stderr)  # noqa: T201
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again: it starts over where it must.", file=sys.stderr)  # noqa: T201
+        return 130
     return 1
 
 
@@ -44,7 +45,8 @@ def become_command(environment: Path, arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the command line of the installed project."""
     os.environ["PYTHONPATH"] = str(REPOSITORY)
     python = environment / "bin" / "python"
-    os.execv(python, [str(python), "-m", "serving.cli", *arguments])
+    # -P: a folder named serving where the user happens to be is not ours.
+    os.execv(python, [str(python), "-P", "-m", "serving.cli", *arguments])
 
 
 class InstallationError(Exception):

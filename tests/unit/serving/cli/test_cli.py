@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from serving.cli import releases, stack
+from serving.cli.app import app
+from serving.home import REPOSITORY, Home
+from serving.rollout.advance import Rollouts
+from serving.rollout.journal import Journal
+from serving.rollout.plan import Phase, RolloutPlan, RolloutStep
+from serving.router.envoy_file import EnvoyFileRouter
+from serving.stack.airflow_api import AirflowApi
+from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+
+SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    monkeypatch.setenv("SLIPWAY_PORT_BASE", "1900")
+    return Home.locate()
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error; lines as they would be without a terminal's width."""
+    done = CliRunner(env={"COLUMNS": "500"}).invoke(app, arguments)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_without_arguments_it_says_what_it_can_do() -> None:
+    _, out, _ = run("--help")
+    for command in (
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "release",
+        "rollback",
+        "validate",
+        "demo",
+        "test",
+        "bench",
+    ):
+        assert command in out
+
+
+@pytest.mark.parametrize("command", [["status"], ["release", "m"], ["rollback", "m"]])
+def test_what_needs_a_running_stack_says_how_to_start_it(home: Home, command: list[str]) -> None:
+    status, _, err = run(*command)
+    assert status == 1
+    assert "remedy: " in err
+    assert "./slipway up" in err
+    assert "Traceback" not in err
+
+
+def test_failures_are_json_for_machines(home: Home) -> None:
+    status, out, err = run("status", "--json")
+    error = json.loads(out)["error"]
+    assert status == 1
+    assert "not running" in error["problem"]
+    assert error["remedy"] == "Start it: ./slipway up"
+    assert error["retryable"] is True
+    assert err == ""
+
+
+def test_a_fault_of_ours_is_told_without_a_traceback(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(stack, "status", broken)
+    status, _, err = run("status")
+    assert status == 1
+    assert "unexpected ZeroDivisionError: oops" in err
+    assert "Traceback" not in err
+    assert "ZeroDivisionError" in (home.logs / "cli.log").read_text()
+
+
+@pytest.mark.parametrize("base", ["80", "seven"])
+def test_a_port_base_that_is_no_port_is_refused(home: Home, base: str) -> None:
+    status, _, err = run("--port-base", base, "status")
+    assert status != 0
+    assert "Traceback" not in err
+
+
+def test_down_of_nothing_succeeds(home: Home) -> None:
+    status, out, _ = run("down", "--json")
+    assert (status, json.loads(out)) == (0, {"ended_processes": 0})
+
+
+def test_a_valid_spec_is_valid(home: Home) -> None:
+    status, out, _ = run("validate", str(SPEC))
+    assert status == 0
+    assert "credit_risk" in out
+
+
+def test_a_wrong_spec_is_refused_with_file_and_line(home: Home, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(SPEC.read_text() + "\nunheard_of: 1\n")
+    status, _, err = run("validate", str(wrong))
+    assert status == 1
+    assert f"{wrong}:" in err
+    assert "unheard_of" in err
+
+
+def test_the_doctor_names_a_broken_thing_and_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.root.chmod(stat.S_IRWXU)
+    home.credentials.write_text("{}")
+    home.credentials.chmod(0o644)
+    status, out, _ = run("doctor", "--json")
+    found = {(d["subject"], d["level"]) for d in json.loads(out)["diagnoses"]} if status == 0 else set()
+    assert status == 0, out
+    assert ("directory", "warning") in found
+    monkeypatch.setenv("SLIPWAY_HOME", str(home.root / "50%"))
+    status, out, err = run("doctor")
+    assert status == 1
+    assert "SLIPWAY_HOME" in out
+    assert "broken: directory" in err
+
+
+# -- with an Airflow that answers from a table ---------------------------------------------------------------
+
+
+class Airflow:
+    """Answers as Airflow's REST API does; `runs` are the states that one run goes through."""
+
+    def __init__(self, *states: str) -> None:
+        self.states = list(states)
+        self.triggered: list[tuple[str, dict[str, Any]]] = []
+        self.failure: str | None = "accuracy dropped by 3 % (limit 1 %)"
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith("/dagRuns"):
+            return self._trigger(path.split("/")[4], json.loads(request.content))
+        if path.endswith("/taskInstances"):
+            return httpx.Response(
+                200, json={"task_instances": [self._task("gate", "failed"), self._task("a", "success")]}
+            )
+        if "/xcomEntries/" in path:
+            return httpx.Response(200, json={"value": self.failure}) if self.failure else httpx.Response(404)
+        if "/logs/" in path:
+            return httpx.Response(200, json={"content": [{"event": "started"}, {"event": "Killed"}]})
+        if path == "/api/v2/dags":
+            return httpx.Response(200, json={"dags": [{"dag_id": "release_credit_risk"}]})
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return httpx.Response(200, json={"dag_id": "release_m", "dag_run_id": "r1", "state": state})
+
+    def _trigger(self, dag_id: str, body: dict[str, Any]) -> httpx.Response:
+        if dag_id == "release_nobody":
+            return httpx.Response(404)
+        self.triggered.append((dag_id, body["conf"]))
+        return httpx.Response(200, json={"dag_id": dag_id, "dag_run_id": "r1", "state": "queued"})
+
+    def _task(self, name: str, state: str) -> dict[str, Any]:
+        when = {"start_date": "2026-01-01", "end_date": "2026-01-02"}
+        return {"task_id": name, "map_index": -1, "try_number": 1, "state": state, **when}
+
+
+@pytest.fixture
+def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Airflow], Airflow]:
+    def answer(airflow: Airflow) -> Airflow:
+        @contextmanager
+        def api(home: Home) -> Iterator[AirflowApi]:
+            with httpx.Client(transport=httpx.MockTransport(airflow), base_url="http://airflow") as client:
+                yield AirflowApi(client, home)
+
+        monkeypatch.setattr(releases, "airflow_api", api)
+        monkeypatch.setattr(releases, "POLL_SECONDS", 0)
+        return airflow
+
+    return answer
+
+
+def test_a_release_is_started_with_what_was_asked(answering: Callable[[Airflow], Airflow]) -> None:
+    airflow = answering(Airflow("running"))
+    status, out, _ = run("release", "m", "7", "--reason", "Friday", "--json")
+    assert status == 0
+    assert json.loads(out)["state"] == "queued"
+    assert airflow.triggered == [("release_m", {"version": "7", "reason": "Friday"})]
+
+
+def test_without_a_version_the_specs_own_alias_is_released(answering: Callable[[Airflow], Airflow]) -> None:
+    airflow = answering(Airflow("running"))
+    run("release", "m")
+    assert airflow.triggered == [("release_m", {"reason": ""})]
+
+
+def test_a_release_that_is_waited_for_tells_each_task_and_succeeds(
+    answering: Callable[[Airflow], Airflow],
+) -> None:
+    answering(Airflow("queued", "running", "success"))
+    status, out, err = run("release", "m", "--wait")
+    assert status == 0
+    assert "release_m: success" in out
+    assert err.count("a: success") == 1
+
+
+def test_a_release_that_fails_says_why(answering: Callable[[Airflow], Airflow]) -> None:
+    answering(Airflow("running", "failed"))
+    status, _, err = run("release", "m", "--wait")
+    assert status == 1
+    assert "gate: accuracy dropped by 3 % (limit 1 %)" in err
+    assert "/dags/release_m/runs/r1" in err
+
+
+def test_a_task_that_died_without_a_word_is_quoted_from_its_log(
+    answering: Callable[[Airflow], Airflow],
+) -> None:
+    airflow = answering(Airflow("failed"))
+    airflow.failure = None
+    _, _, err = run("release", "m", "--wait")
+    assert "gate: Killed" in err
+
+
+def test_an_unknown_model_lists_the_known(answering: Callable[[Airflow], Airflow]) -> None:
+    answering(Airflow("running"))
+    status, _, err = run("release", "nobody")
+    assert status == 1
+    assert "release_credit_risk" in err
+
+
+def test_a_rollback_goes_through_airflow_when_it_answers(answering: Callable[[Airflow], Airflow]) -> None:
+    airflow = answering(Airflow("success"))
+    assert run("rollback", "m", "3", "--reason", "slow")[0] == 0
+    assert airflow.triggered == [("model_rollback", {"model": "m", "version": "3", "reason": "slow"})]
+
+
+# -- with Airflow down ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def release_id(home: Home, policy: Any) -> str:
+    """A release of m on its way from version 1 to 2, with half of the traffic."""
+    stable = Deployment("m-blue-1", "m", "1", 1, Slot.BLUE, (Endpoint("127.0.0.1", 9001),))
+    candidate = Deployment("m-green-2", "m", "2", 2, Slot.GREEN, (Endpoint("127.0.0.1", 9002),))
+    router, journal = EnvoyFileRouter(home), Journal(home.journal)
+    router.write("m", ALL_STABLE, stable=stable, candidate=None, at=0)
+    plan = RolloutPlan("canary", (RolloutStep(TrafficSplit(50, 50), 60),), 600, 600, policy)
+    rollouts = Rollouts(journal, router, now=lambda: datetime.now(UTC))
+    state = rollouts.start("m-v2-20260101T000000Z", plan, candidate, RouteSettings())
+    route = router.read("m")
+    router.write("m", TrafficSplit(50, 50), stable=stable, candidate=candidate, at=route.revision)
+    return state.release_id
+
+
+@pytest.fixture
+def policy() -> Any:
+    from model_store.spec import Analysis
+    from serving.rollout.from_spec import policy_of
+
+    return policy_of(Analysis())
+
+
+@pytest.mark.parametrize("version", [[], ["1"]])
+def test_while_airflow_is_down_a_rollback_returns_the_traffic_itself(
+    home: Home, release_id: str, version: list[str]
+) -> None:
+    status, out, err = run("rollback", "m", *version, "--reason", "slow")
+    assert status == 0, err
+    assert "returned directly" in out
+    state = Journal(home.journal).load(release_id)
+    assert (state.phase, state.reason) == (Phase.ROLLED_BACK, "slow")
+    assert EnvoyFileRouter(home).read("m").split == ALL_STABLE
+
+
+@pytest.mark.parametrize("asked", [["m", "7"], ["other"]])
+def test_what_cannot_be_returned_without_airflow_is_left_alone(
+    home: Home, release_id: str, asked: list[str]
+) -> None:
+    status, _, err = run("rollback", *asked)
+    assert status == 1
+    assert "./slipway up" in err
+    assert Journal(home.journal).load(release_id).phase is Phase.PROGRESSING

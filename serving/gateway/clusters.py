@@ -1,8 +1,13 @@
-"""Envoy clusters (CDS): one per service, and one more for the preview while a candidate is deployed.
+"""Envoy clusters (CDS): what a route of a service can name.
 
-A service's endpoints are watched in a file of their own, so that changing a weight touches nothing else.
-The preview's are written into the cluster itself: a watch costs one inotify instance and Linux allows a
-user 128 of them by default, so we spend one a service.
+- `<service>`: live traffic by weight. Its endpoints are watched in a file of their own, so that changing a
+  weight touches nothing else.
+- `<service>.stable`: only the stable version's endpoints, for repeats.
+- `<service>.retrying`: the first attempt from the first, every other repeat from the second.
+- `<service>.candidate`: the preview, while a candidate is deployed.
+
+Only the first is watched: a watch costs one inotify instance and Linux allows a user 128 of them by default.
+The endpoints of the others change with a deployment, not with a weight, and stand in the cluster itself.
 """
 
 from __future__ import annotations
@@ -10,36 +15,52 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from serving.gateway.endpoints import address
-from serving.gateway.xds import Message, discovery, typed, watched
-from serving.types import Route
+from serving.gateway.endpoints import endpoints_of
+from serving.gateway.xds import Message, discovery, extension, typed, watched
+from serving.types import Deployment, Route
 
+STABLE_SUFFIX = ".stable"
+RETRYING_SUFFIX = ".retrying"
 PREVIEW_SUFFIX = ".candidate"
+RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX)
+
+# Repeats after the first attempt.
+RETRIES = 3
 
 # Envoy's defaults (1024 connections and requests, 3 retries at once) are for someone else's service. With 3
 # retries a failing canary under load lets most of its errors through.
 CONCURRENT_RETRIES = 8192
 _NO_LIMIT = 1_000_000
 
+# Weights have two decimals of a percent; Maglev wants a prime.
+_SHARES = 10_007
+
 
 def render(routes: Iterable[Route], *, endpoint_file: dict[str, Path]) -> bytes:
     """The CDS file for `routes`; `endpoint_file` names each service's EDS file."""
     resources: list[Message] = []
     for route in routes:
-        resources.append(service_cluster(route.service, endpoint_file[route.service]))
+        resources.append(service_cluster(route, endpoint_file[route.service]))
+        resources.append(fixed_cluster(route.service + STABLE_SUFFIX, route, route.stable))
+        resources.append(retrying_cluster(route.service))
         if route.candidate:
-            resources.append(preview_cluster(route))
+            resources.append(fixed_cluster(route.service + PREVIEW_SUFFIX, route, route.candidate))
     return discovery(resources)
 
 
-def service_cluster(service: str, endpoint_file: Path) -> Message:
-    """Live traffic to `service`. Round robin, because least-request would bend the weights under load."""
+def service_cluster(route: Route, endpoint_file: Path) -> Message:
+    """Live traffic, each request to a random arm by weight (docs/decisions/0031).
+
+    Maglev without a hash is Envoy's weighted random choice. Least-request would bend the weights under load;
+    round robin gives an arm's turn away when a request is set aside or repeated.
+    """
     return typed(
         "envoy.config.cluster.v3.Cluster",
-        name=service,
+        name=route.service,
         type="EDS",
         eds_cluster_config={"eds_config": watched(endpoint_file)},
-        lb_policy="ROUND_ROBIN",
+        lb_policy="MAGLEV",
+        maglev_lb_config={"table_size": _SHARES},
         # Without this a removed endpoint keeps getting traffic until it fails a health check.
         ignore_health_on_host_removal=True,
         common_lb_config={
@@ -54,11 +75,31 @@ def service_cluster(service: str, endpoint_file: Path) -> Message:
     )
 
 
-def preview_cluster(route: Route) -> Message:
-    """The candidate by header, at any weight. No health checks: its answers are what one wants to see."""
-    name = route.service + PREVIEW_SUFFIX
-    endpoints = route.candidate.endpoints if route.candidate else ()
-    members = [{"endpoint": address(endpoint)} for endpoint in endpoints]
+def retrying_cluster(service: str) -> Message:
+    """Asks stable what the first attempt could not answer, whatever the weights are.
+
+    Every other repeat goes to live traffic again, for the case that it is stable that has died: its endpoint
+    is set aside there after some failures, and the candidate answers.
+    """
+    order = [service + STABLE_SUFFIX, service] * RETRIES
+    config = typed(
+        "envoy.extensions.clusters.composite.v3.ClusterConfig",
+        clusters=[{"name": name} for name in [service, *order[:RETRIES]]],
+    )
+    return typed(
+        "envoy.config.cluster.v3.Cluster",
+        name=service + RETRYING_SUFFIX,
+        # Its statistics and log lines are the service's.
+        alt_stat_name=service,
+        lb_policy="CLUSTER_PROVIDED",
+        cluster_type=extension("envoy.clusters.composite", config),
+        **_CONNECTIONS,
+    )
+
+
+def fixed_cluster(name: str, route: Route, deployment: Deployment | None) -> Message:
+    """The endpoints of one deployment. No health checks: whoever is sent here has no other place to go."""
+    members = endpoints_of(route, deployment) if deployment else []
     return typed(
         "envoy.config.cluster.v3.Cluster",
         name=name,

@@ -4,8 +4,8 @@ The whole `Route` travels as metadata in the file that Envoy reads, so what we b
 cannot differ. Weights, priorities and the canary mark follow from it:
 
 - candidate below 100 %: both arms in priority 0, weighted
-- candidate at 100 %: the candidate in priority 0, stable in priority 1, where retries find it, and where
-  all traffic goes when no candidate endpoint is healthy
+- candidate at 100 %: the candidate in priority 0, stable in priority 1, where all traffic goes when no
+  candidate endpoint is healthy
 - candidate at 0 %: only stable (Envoy has no weight 0)
 """
 
@@ -65,35 +65,29 @@ def arm_weights(split: TrafficSplit, *, stable: int, candidate: int) -> tuple[in
     return ours // shared, theirs // shared
 
 
-def _priorities(route: Route) -> list[list[Message]]:
-    stable = route.stable if route.stable and route.stable.endpoints else None
-    candidate = route.candidate if route.candidate and route.split.candidate > 0 else None
-    if not stable and not candidate:
-        return []
-    if not stable or not candidate:
-        # Alone, a candidate is no canary: retries may use it, there is nothing else.
-        alone = stable or candidate
-        assert alone is not None
-        return [_members(route, alone, Arm.STABLE if stable else Arm.CANDIDATE, weight=1, canary=False)]
-    if route.split.stable == 0:
-        return [
-            _members(route, candidate, Arm.CANDIDATE, weight=1, canary=True),
-            _members(route, stable, Arm.STABLE, weight=1, canary=False),
-        ]
-    ours, theirs = arm_weights(route.split, stable=len(stable.endpoints), candidate=len(candidate.endpoints))
-    return [
-        _members(route, stable, Arm.STABLE, weight=ours, canary=False)
-        + _members(route, candidate, Arm.CANDIDATE, weight=theirs, canary=True)
-    ]
-
-
-def _members(route: Route, deployment: Deployment, arm: Arm, *, weight: int, canary: bool) -> list[Message]:
+def endpoints_of(route: Route, deployment: Deployment, *, weight: int = 1) -> list[Message]:
+    """Envoy's view of a deployment's endpoints, labelled with the arm they belong to."""
+    arm = Arm.STABLE if deployment == route.stable else Arm.CANDIDATE
     # The access logger that counts slow answers reads `slow` from the endpoint that gave the answer.
     labels = {"arm": arm.value, "slow": seconds(route.settings.latency_objective_ms / 1000)}
-    metadata = {"filter_metadata": {"envoy.lb": {"canary": canary}, RECORD: labels}}
+    canary = {"canary": arm is Arm.CANDIDATE}
+    metadata = {"filter_metadata": {"envoy.lb": canary, RECORD: labels}}
     return [
         {"endpoint": address(endpoint), "load_balancing_weight": weight, "metadata": metadata}
         for endpoint in deployment.endpoints
+    ]
+
+
+def _priorities(route: Route) -> list[list[Message]]:
+    stable = route.stable
+    candidate = route.candidate if route.split.candidate > 0 else None
+    if not stable or not candidate:
+        return [endpoints_of(route, alone) for alone in (stable, candidate) if alone]
+    if route.split.stable == 0:
+        return [endpoints_of(route, candidate), endpoints_of(route, stable)]
+    ours, theirs = arm_weights(route.split, stable=len(stable.endpoints), candidate=len(candidate.endpoints))
+    return [
+        endpoints_of(route, stable, weight=ours) + endpoints_of(route, candidate, weight=theirs),
     ]
 
 

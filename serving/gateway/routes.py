@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-from serving.gateway.clusters import PREVIEW_SUFFIX
-from serving.gateway.xds import Message, discovery, extension, seconds, typed
+from serving.gateway.clusters import PREVIEW_SUFFIX, RETRIES, RETRYING_SUFFIX
+from serving.gateway.xds import Message, discovery, seconds, typed
 from serving.types import Route, RouteSettings
 
 NAME = "models"
-RETRIES = 3
 
 # A request body up to this size is kept so that it can be sent again.
 _REPLAYABLE_BYTES = 64 * 1024 * 1024
@@ -56,7 +55,12 @@ def _live(route: Route) -> Message:
     if not route.settings.idempotent:
         return {"match": _match(route.service), "route": _once(route)}
     timeout = seconds((RETRIES + 1) * route.settings.timeout_ms / 1000 + 1)
-    action = {**_once(route), "timeout": timeout, "retry_policy": _retry_policy(route.settings)}
+    action = {
+        **_once(route),
+        "cluster": route.service + RETRYING_SUFFIX,
+        "timeout": timeout,
+        "retry_policy": _retry_policy(route.settings),
+    }
     return {"match": _match(route.service), "route": action}
 
 
@@ -68,20 +72,12 @@ def _once(route: Route) -> Message:
 
 
 def _retry_policy(settings: RouteSettings) -> Message:
-    """Ask stable instead (DESIGN.md, decision 2).
-
-    Below 100 % both arms are in one priority and `omit_canary_hosts` redraws until it meets stable: about
-    once in 1/(stable share) draws, so many draws are allowed. At 100 % stable is in the next priority, which
-    is what `previous_priorities` takes.
-    """
+    """Ask again, soon; where, the retrying cluster says (DESIGN.md, decision 2)."""
     return {
         "retry_on": "5xx,reset,connect-failure,refused-stream",
         "num_retries": RETRIES,
         "per_try_timeout": _attempt(settings),
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.050s"},
-        "retry_host_predicate": [_OMIT_CANARIES],
-        "host_selection_retry_max_attempts": 10_000,
-        "retry_priority": _NEXT_PRIORITY,
     }
 
 
@@ -114,16 +110,6 @@ def _answer(status: int, text: str) -> Message:
     return {"direct_response": {"status": status, **({"body": {"inline_string": text}} if text else {})}}
 
 
-_OMIT_CANARIES = extension(
-    "envoy.retry_host_predicates.omit_canary_hosts",
-    typed("envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"),
-)
-_NEXT_PRIORITY = extension(
-    "envoy.retry_priorities.previous_priorities",
-    typed(
-        "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=1
-    ),
-)
 _ANSWERED_BY: Message = {
     "header": {"key": "x-slipway-arm", "value": "%UPSTREAM_METADATA(slipway:arm)%"},
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",

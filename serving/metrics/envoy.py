@@ -7,13 +7,14 @@ answers are per endpoint from a counter that the gateway's access logger keeps (
 from __future__ import annotations
 
 import http.client
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from model_store.errors import Retryable
-from serving.gateway.clusters import PREVIEW_SUFFIX
+from serving.gateway.clusters import RESERVED_SUFFIXES, STABLE_SUFFIX
 from serving.metrics.base import EndpointCounters
 from serving.types import Endpoint
 
@@ -91,11 +92,29 @@ def _endpoint_counters(
     clusters: dict[str, Any], slow: dict[tuple[str, str], int]
 ) -> dict[str, dict[Endpoint, EndpointCounters]]:
     found: dict[str, dict[Endpoint, EndpointCounters]] = {}
+    repeats: dict[str, Any] = {}
     for cluster in clusters["cluster_statuses"]:
-        name = cluster["name"]
-        if not name.endswith(PREVIEW_SUFFIX):
-            found[name] = dict(_counters(name, host, slow) for host in cluster.get("host_statuses", ()))
+        name, hosts = cluster["name"], cluster.get("host_statuses", ())
+        if name.endswith(STABLE_SUFFIX):
+            repeats[name.removesuffix(STABLE_SUFFIX)] = hosts
+        elif not name.endswith(RESERVED_SUFFIXES):
+            found[name] = dict(_counters(name, host, slow) for host in hosts)
+    for service, hosts in repeats.items():
+        _add_repeats(found.get(service, {}), hosts)
     return found
+
+
+def _add_repeats(counters: dict[Endpoint, EndpointCounters], hosts: list[dict[str, Any]]) -> None:
+    """What stable answered a second time comes through a cluster of its own, from the same endpoint."""
+    for host in hosts:
+        endpoint, repeats = _counters("", host, {})
+        if known := counters.get(endpoint):
+            counters[endpoint] = replace(
+                known,
+                requests=known.requests + repeats.requests,
+                errors=known.errors + repeats.errors,
+                active=known.active + repeats.active,
+            )
 
 
 def _counters(

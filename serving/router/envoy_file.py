@@ -103,15 +103,15 @@ class EnvoyFileRouter:
 
 def _shape(route: Route) -> tuple[object, ...]:
     """What the cluster and route files say about a route."""
-    preview = route.candidate.endpoints if route.candidate else None
-    return preview, route.split.mirrored, route.settings
+    return route.stable, route.candidate, route.split.mirrored, route.settings
 
 
 def _require_safe(service: str) -> None:
-    if not MODEL_NAME.fullmatch(service) or ".." in service or service.endswith(clusters.PREVIEW_SUFFIX):
+    if not MODEL_NAME.fullmatch(service) or ".." in service or service.endswith(clusters.RESERVED_SUFFIXES):
+        endings = ", ".join(clusters.RESERVED_SUFFIXES)
         raise Permanent(
             f"{service!r} cannot be the name of a service",
-            remedy=f"use letters, digits, '_', '-', '.', and do not end it with {clusters.PREVIEW_SUFFIX!r}",
+            remedy=f"use letters, digits, '_', '-', '.', and end it with none of {endings}",
         )
 
 

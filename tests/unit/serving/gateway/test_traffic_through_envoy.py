@@ -127,13 +127,18 @@ def test_a_body_of_some_megabytes_is_sent_again_in_full(service: Service, pods: 
     assert (answer.status_code, answer.headers["x-slipway-arm"]) == (200, "stable")
 
 
+@pytest.mark.parametrize("fault", ["ok", "error"])
 @pytest.mark.parametrize("weight", [1, 10, 50])
-def test_the_candidate_gets_its_share(service: Service, pods: Pods, weight: float) -> None:
+def test_the_candidate_gets_its_share_also_when_it_fails(
+    service: Service, pods: Pods, weight: float, fault: str
+) -> None:
     service.shift(weight)
     wait_for_candidate(service, pods)
+    candidate_of(pods).fault = fault
     before = candidate_of(pods).answered
-    service.burst(500)
-    assert candidate_of(pods).answered - before == pytest.approx(5 * weight, abs=3)
+    service.burst(1000, threads=4)
+    five_sigma = 5 * (1000 * weight / 100 * (1 - weight / 100)) ** 0.5
+    assert candidate_of(pods).answered - before == pytest.approx(10 * weight, abs=five_sigma)
 
 
 def test_a_candidate_at_weight_zero_gets_only_requests_that_ask_for_it(service: Service, pods: Pods) -> None:

@@ -64,10 +64,10 @@ def _call(row: dict[str, Any], signature: Signature) -> Call | None:
     shapes: list[Shape] = []
     try:
         for spec in signature.inputs:
-            shape, count = spec.accept(row[f"shape:{spec.name}_first"])
+            shape, count = spec.accept([int(size) for size in row[f"shape:{spec.name}_first"].split(",")])
             blob = read_blob(spec, memoryview(row[f"in:{spec.name}_first"]), count)
             data.append(bytes(blob) if isinstance(blob, memoryview) else blob)
             shapes.append(shape)
-    except (Refused, TypeError):
+    except (Refused, TypeError, ValueError, AttributeError):
         return None
     return Call(data, shapes, signature)

@@ -3,7 +3,7 @@
 One file, `<folder>/<model>/v<version>-<time>-<n>.parquet`, holds up to `FILE_ROWS` requests of a version; it
 is written to a temporary name and renamed. Columns: `at` (UTC), `bundle`, `version`, `code`, `seconds`,
 `rows`, `identity` (digest of the canonical input), and for each tensor `in:<name>` / `out:<name>` (raw bytes
-as in the binary tensor extension) with `shape:<name>` / `shape:out:<name>`.
+as in the binary tensor extension) with `shape:<name>` / `shape:out:<name>` ("1,30").
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from serving.runtime.call import Call, Data, Outputs
 from serving.runtime.codec.blob import write_blob, write_elements
 from serving.runtime.identity import digest
 from serving.runtime.manifest import LogSettings, Manifest
+from serving.runtime.signature import Shape
 
 log = logging.getLogger("slipway.pod")
 
@@ -77,14 +78,14 @@ class RequestLog:
             "identity": digest(call)[:16].hex(),
         }
         for spec, data, shape in zip(signature.inputs, call.data, call.shapes, strict=True):
-            row[f"in:{spec.name}"], row[f"shape:{spec.name}"] = _raw(data), list(shape)
+            row[f"in:{spec.name}"], row[f"shape:{spec.name}"] = _raw(data), _text(shape)
         for position, spec in enumerate(signature.outputs):
             if outputs is None:
                 row[f"out:{spec.name}"], row[f"shape:out:{spec.name}"] = None, None
             else:
                 array = outputs.slice(position, first, call.rows)
                 row[f"out:{spec.name}"] = write_blob(array, spec.datatype.name)
-                row[f"shape:out:{spec.name}"] = list(array.shape)
+                row[f"shape:out:{spec.name}"] = _text(array.shape)
         return row
 
     def _work(self) -> None:
@@ -144,3 +145,7 @@ def utc_now() -> datetime:
 
 def _raw(data: Data) -> bytes:
     return write_elements(data) if isinstance(data, list) else bytes(data)
+
+
+def _text(shape: Shape) -> str:
+    return ",".join(map(str, shape))

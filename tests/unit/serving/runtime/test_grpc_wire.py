@@ -1,0 +1,287 @@
+"""What no gRPC client would say: lying frames, floods, bombs. The connection may end; the pod does not."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tritonclient.grpc.service_pb2 as triton
+from hpack import Decoder, Encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.runtime.grpc import frames, messages
+from serving.runtime.grpc.header_blocks import HeaderReader, literal_block
+from tests.pods import RunningPod
+
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+GOOD = messages.message("ModelInferRequest")(model_name="credit_risk")
+GOOD.inputs.add(name="input", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
+
+
+def request_headers(path: str = PATH, **more: str) -> list[tuple[str, str]]:
+    fixed = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "x"),
+        ("te", "trailers"),
+    ]
+    return [
+        *fixed,
+        ("content-type", "application/grpc"),
+        *((k.replace("_", "-"), v) for k, v in more.items()),
+    ]
+
+
+class Peer:
+    """An HTTP/2 client that says exactly what it is told to."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.encoder, self.decoder = Encoder(), Decoder()
+        connection.sendall(frames.PREFACE + frames.settings({}))
+
+    def send(self, *parts: bytes) -> None:
+        self.connection.sendall(b"".join(parts))
+
+    def headers(self, stream: int, path: str = PATH, flags: int = frames.END_HEADERS, **more: str) -> bytes:
+        return frames.frame(frames.HEADERS, flags, stream, self.encoder.encode(request_headers(path, **more)))
+
+    def message(self, stream: int, payload: bytes = b"", *, flags: int = frames.END_STREAM) -> bytes:
+        payload = payload or GOOD.SerializeToString()
+        return frames.frame(frames.DATA, flags, stream, struct.pack(">BL", 0, len(payload)) + payload)
+
+    def read(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Frames until the pod closes."""
+        buffer = b""
+        while True:
+            while len(buffer) >= 9:
+                length = int.from_bytes(buffer[:3], "big")
+                if len(buffer) < 9 + length:
+                    break
+                yield buffer[3], buffer[4], int.from_bytes(buffer[5:9], "big"), buffer[9 : 9 + length]
+                buffer = buffer[9 + length :]
+            data = self.connection.recv(65536)
+            if not data:
+                return
+            buffer += data
+
+    def status(self, stream: int) -> tuple[int, str]:
+        """The grpc-status and message that end a stream."""
+        for kind, flags, number, payload in self.read():
+            if kind == frames.HEADERS:
+                found = {str(k): str(v) for k, v in self.decoder.decode(payload)}
+                if number == stream and flags & frames.END_STREAM:
+                    return int(found["grpc-status"]), found.get("grpc-message", "")
+        raise AssertionError("the pod closed the connection")
+
+    def goodbye(self) -> int:
+        """The error code of the GOAWAY that ends the connection."""
+        for kind, _, _, payload in self.read():
+            if kind == frames.GOAWAY:
+                return int.from_bytes(payload[4:8], "big")
+        raise AssertionError("no GOAWAY")
+
+
+@pytest.fixture
+def peer(pod: RunningPod) -> Iterator[Peer]:
+    with pod.connect() as connection:
+        yield Peer(connection)
+    with pod.connect() as connection:
+        again = Peer(connection)
+        again.send(again.headers(1), again.message(1))
+        assert again.status(1)[0] == 0, "the pod serves on"
+
+
+def test_our_messages_are_tritons() -> None:
+    checked = 0
+    for name in messages._MESSAGES:
+        theirs = triton.DESCRIPTOR.message_types_by_name.get(name.split(".")[0])
+        for part in name.split(".")[1:]:
+            theirs = theirs and theirs.nested_types_by_name.get(part)
+        assert theirs is not None, name
+        ours = messages.message(name).DESCRIPTOR
+        for field in ours.fields:
+            other = theirs.fields_by_number[field.number]
+            assert (field.name, field.type) == (other.name, other.type)
+            assert field.is_repeated == other.is_repeated
+            checked += 1
+    assert checked > 60
+
+
+def test_a_request_cut_into_single_bytes_is_answered(pod: RunningPod) -> None:
+    with pod.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sender = Peer.__new__(Peer)
+        sender.connection, sender.encoder, sender.decoder = connection, Encoder(), Decoder()
+        for byte in frames.PREFACE + frames.settings({}) + sender.headers(1) + sender.message(1):
+            connection.sendall(bytes([byte]))
+        assert sender.status(1)[0] == 0
+
+
+def test_a_message_over_the_limit_is_resource_exhausted(peer: Peer) -> None:
+    prefix = struct.pack(">BL", 0, 2**31)
+    peer.send(peer.headers(1), frames.frame(frames.DATA, 0, 1, prefix))
+    assert peer.status(1)[0] == 8
+
+
+def test_a_message_cut_short_is_an_invalid_argument(peer: Peer) -> None:
+    peer.send(
+        peer.headers(1), frames.frame(frames.DATA, frames.END_STREAM, 1, struct.pack(">BL", 0, 50) + b"x")
+    )
+    assert peer.status(1)[0] == 3
+
+
+def test_no_message_two_messages_and_noise_are_invalid_arguments(peer: Peer) -> None:
+    peer.send(peer.headers(1, flags=frames.END_HEADERS | frames.END_STREAM))
+    assert peer.status(1)[0] == 3
+    peer.send(peer.headers(3), peer.message(3, b"\xff\xff\xff\xff"))
+    assert peer.status(3)[0] == 3
+
+
+def test_an_unknown_method_or_content_type_is_unimplemented(peer: Peer) -> None:
+    peer.send(peer.headers(1, path="/inference.GRPCInferenceService/Nope"), peer.message(1))
+    code, words = peer.status(1)
+    assert code == 12
+    assert "ModelInfer" in words
+
+
+def test_an_unknown_model_is_not_found(peer: Peer) -> None:
+    peer.send(
+        peer.headers(1),
+        peer.message(1, messages.message("ModelInferRequest")(model_name="x").SerializeToString()),
+    )
+    assert peer.status(1)[0] == 5
+
+
+def test_an_unknown_compression_is_unimplemented(peer: Peer) -> None:
+    body = struct.pack(">BL", 1, 3) + b"abc"
+    peer.send(peer.headers(1, grpc_encoding="zstd"), frames.frame(frames.DATA, frames.END_STREAM, 1, body))
+    assert peer.status(1)[0] == 12
+    peer.send(peer.headers(3, grpc_encoding="gzip"), frames.frame(frames.DATA, frames.END_STREAM, 3, body))
+    assert peer.status(3)[0] == 3
+
+
+def test_a_stream_reset_in_mid_batch_harms_nobody(peer: Peer) -> None:
+    for stream in range(1, 400, 4):
+        peer.send(peer.headers(stream), peer.message(stream), frames.reset(stream, frames.CANCEL))
+        peer.send(peer.headers(stream + 2), peer.message(stream + 2))
+    assert peer.status(399)[0] == 0
+
+
+def test_answers_wait_for_the_window_the_client_grants(pod: RunningPod) -> None:
+    with pod.connect() as connection:
+        peer = Peer(connection)
+        peer.send(frames.settings({frames.SETTING_INITIAL_WINDOW: 10}), peer.headers(1), peer.message(1))
+        received = b""
+        for kind, flags, number, payload in peer.read():
+            if kind == frames.DATA:
+                assert len(payload) <= 10
+                received += payload
+                peer.send(frames.window_update(number, len(payload)))
+            if kind == frames.HEADERS and flags & frames.END_STREAM:
+                break
+        answer = messages.message("ModelInferResponse").FromString(received[5:])
+        assert [output.name for output in answer.outputs] == ["label", "probabilities"]
+
+
+BREAKING: dict[str, tuple[Any, int]] = {
+    "an even stream": (lambda p: p.headers(2), frames.PROTOCOL_ERROR),
+    "data before headers": (lambda p: p.message(1), frames.PROTOCOL_ERROR),
+    "a frame over the limit": (
+        lambda p: struct.pack(">HBBBL", 0xFFFF, 0xFF, 0, 0, 1),
+        frames.FRAME_SIZE_ERROR,
+    ),
+    "padding longer than the frame": (
+        lambda p: p.headers(1) + frames.frame(frames.DATA, frames.PADDED, 1, b"\xffab"),
+        frames.PROTOCOL_ERROR,
+    ),
+    "a header block left open": (lambda p: p.headers(1, flags=0) + p.message(1), frames.PROTOCOL_ERROR),
+    "a continuation of nothing": (
+        lambda p: frames.frame(frames.CONTINUATION, 4, 1, b""),
+        frames.PROTOCOL_ERROR,
+    ),
+    "a continuation flood": (
+        lambda p: p.headers(1, flags=0) + frames.frame(frames.CONTINUATION, 0, 1, b"") * 50,
+        frames.ENHANCE_YOUR_CALM,
+    ),
+    "a header bomb": (lambda p: p.headers(1, flags=0, x_long="y" * 60_000), frames.ENHANCE_YOUR_CALM),
+    "headers nobody can decode": (
+        lambda p: frames.frame(frames.HEADERS, 4, 1, b"\xff\xff\xff\xff"),
+        frames.COMPRESSION_ERROR,
+    ),
+    "a push": (lambda p: frames.frame(frames.PUSH_PROMISE, 4, 1, b"\0\0\0\2"), frames.PROTOCOL_ERROR),
+    "a short window update": (
+        lambda p: frames.frame(frames.WINDOW_UPDATE, 0, 0, b"\0"),
+        frames.FRAME_SIZE_ERROR,
+    ),
+    "a window update of nothing": (lambda p: frames.window_update(0, 0), frames.PROTOCOL_ERROR),
+    "a window beyond all bounds": (
+        lambda p: frames.window_update(0, frames.MAX_WINDOW),
+        frames.FLOW_CONTROL_ERROR,
+    ),
+    "half a setting": (lambda p: frames.frame(frames.SETTINGS, 0, 0, b"\0\4\0"), frames.FRAME_SIZE_ERROR),
+    "an impossible setting": (
+        lambda p: frames.settings({frames.SETTING_MAX_FRAME: 5}),
+        frames.PROTOCOL_ERROR,
+    ),
+    "a ping flood": (lambda p: frames.frame(frames.PING, 0, 0, b"12345678") * 5000, frames.ENHANCE_YOUR_CALM),
+    "a reset flood": (
+        lambda p: b"".join(p.headers(n) + frames.reset(n, 8) for n in range(1, 10_001, 2)),
+        frames.ENHANCE_YOUR_CALM,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKING)
+def test_a_broken_protocol_ends_the_connection_with_the_right_code(peer: Peer, name: str) -> None:
+    make, code = BREAKING[name]
+    peer.send(make(peer))
+    assert peer.goodbye() == code
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.integers(0, 255), st.integers(0, 5), st.binary(max_size=40)),
+        max_size=8,
+    )
+)
+def test_any_frames_at_all_leave_the_pod_serving(
+    pod: RunningPod, script: list[tuple[int, int, int, bytes]]
+) -> None:
+    with pod.connect() as connection:
+        peer = Peer(connection)
+        peer.send(*[frames.frame(*parts) for parts in script])
+    assert pod.http.get("/v2/health/live").status_code == 200
+
+
+def test_a_wrong_preface_is_refused(pod: RunningPod) -> None:
+    with pod.connect() as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + b"\0" * 20)
+        assert connection.recv(65536)
+        while connection.recv(65536):
+            pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([b"a", b":path", b"x-long-name"]), st.binary(max_size=8)), max_size=4
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_remembered_header_blocks_always_mean_what_they_say(
+    blocks: list[list[tuple[bytes, bytes]]], huffman: bool
+) -> None:
+    encoder, reader = Encoder(), HeaderReader()
+    for fields in blocks * 2:
+        assert reader.read(encoder.encode(fields, huffman=huffman)) == dict(fields)
+        assert reader.read(literal_block(fields)) == dict(fields)

@@ -112,6 +112,10 @@ class TrafficLog:
         """The entries this version answered well."""
         return tuple(entry for entry in self.entries if entry.version == version and not entry.failed)
 
+    def seconds(self) -> float:
+        """From the first to the last sending."""
+        return self.entries[-1].sent_at - self.entries[0].sent_at if self.entries else 0.0
+
     def longest_pause_seconds(self) -> float:
         """The longest time between two sendings: a sender that stood still proves nothing."""
         times = [entry.sent_at for entry in self.entries]

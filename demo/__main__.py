@@ -1,0 +1,89 @@
+"""`./slipway demo`: four real model versions go to users under traffic, and a bad one comes back."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from demo.acts import Scenario, scenario
+from demo.claims import check_claims
+from demo.evidence import read_releases
+from demo.perform import Performance
+from demo.place import fresh_home
+from demo.report import Report, print_report
+from demo.screen import screen
+from demo.stage import stage
+from demo.traffic import RATE_PER_SECOND
+from demo.traffic_log import TrafficLog
+from demo.view import ActView, View
+from model_store.registry import Registry
+from serving.cli.output import console, errors, print_json, telling_failures
+from serving.cli.stack import addresses
+from serving.home import Home
+from serving.stack.credentials import credentials_of
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def demo(
+    scenario_name: Annotated[str, typer.Option("--scenario", help="Which story to play.")] = "credit",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up at the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Four versions of a model travel from MLflow to users, and two of them do not get far."""
+    with telling_failures(as_json=as_json):
+        played = scenario(scenario_name)
+        home = fresh_home()
+        report = _perform(home, played, keep=keep, quiet=as_json)
+        if as_json:
+            print_json(report.as_json() | (addresses(home) if keep else {}))
+        else:
+            print_report(console, report)
+            if keep:
+                _say_what_is_kept(home)
+    if not report.holds:
+        raise typer.Exit(1)
+
+
+def _perform(home: Home, played: Scenario, *, keep: bool, quiet: bool) -> Report:
+    began = time.monotonic()
+
+    def clock() -> float:
+        return time.monotonic() - began
+
+    view = View(f"Slipway demo: {played.model}", [ActView(act) for act in played.acts])
+    with screen(errors, quiet=quiet) as shown:
+
+        def tell(doing: str) -> None:
+            view.doing, view.now = doing, clock()
+            shown.show(view)
+
+        with stage(home, played, tell, keep=keep) as standing:
+            standing.set_up()
+            acts = Performance(standing, view, shown.show, clock=clock).play()
+            standing.stop_traffic()
+            tell("reading the evidence")
+            log = TrafficLog.read(standing.traffic_log)
+            releases = read_releases(home, played.model, acts, log)
+            champion = Registry(home.mlflow_url).aliases(played.model).get("champion")
+    claims = check_claims(played, releases, champion, log, rate=RATE_PER_SECOND)
+    return Report(releases, claims, log, clock())
+
+
+def _say_what_is_kept(home: Home) -> None:
+    found = addresses(home)
+    login = credentials_of(home)
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("Airflow", str(found["airflow"]), f"{login.airflow_user} / {login.airflow_password}")
+    rows.add_row("MLflow", str(found["mlflow"]))
+    rows.add_row("Gateway", f"{found['gateway']}/v2/models/credit_risk/infer")
+    rows.add_row("End it with", f"SLIPWAY_HOME={home.root} ./slipway down")
+    console.print("\nThe stack is still up:", rows)
+
+
+if __name__ == "__main__":
+    app(prog_name="slipway demo")

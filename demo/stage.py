@@ -1,0 +1,167 @@
+"""The demo's processes: the local stack, the training, the traffic. What is started here is ended here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from demo.acts import Scenario
+from demo.traffic import TIMEOUT_SECONDS
+from model_store.errors import Permanent
+from serving.home import REPOSITORY, Home
+from serving.stack import lifecycle
+from serving.stack.lifecycle import Standing
+
+FAULTS = "SLIPWAY_FAULTS"
+POLL_SECONDS = 0.3
+TRAINING_SECONDS = 180
+READY_SECONDS = 60
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Stage:
+    """`tell` hears what is being waited for. Start the traffic once a version serves."""
+
+    home: Home
+    scenario: Scenario
+    tell: Tell
+    _traffic: subprocess.Popen[bytes] | None = None
+    _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def traffic_log(self) -> Path:
+        return self.home.data / "traffic.csv"
+
+    @property
+    def has_traffic(self) -> bool:
+        return self._traffic is not None
+
+    def set_up(self) -> None:
+        """Train while the stack starts, and return when it is healthy and every version is registered.
+
+        Raises `Permanent` when either does not come to its end.
+        """
+        self.home.logs.mkdir(parents=True, exist_ok=True)
+        # Pods take it from supervisord, which takes it from here.
+        os.environ[FAULTS] = self.scenario.faults
+        training = self._start("demo.models", *(str(act.version) for act in self.scenario.acts))
+        lifecycle.up(self.home, self._tell_standings)
+        deadline = time.monotonic() + TRAINING_SECONDS
+        while training.poll() is None:
+            self.tell("training and registering the versions")
+            _wait(
+                deadline, f"the versions were not registered within {TRAINING_SECONDS} s", self._log(training)
+            )
+        if training.returncode != 0:
+            raise Permanent("the versions could not be trained", remedy=f"Read {self._log(training)}.")
+
+    def start_traffic(self) -> None:
+        """Begin sending, as soon as the gateway says that the model is ready."""
+        url = f"{self.home.gateway_url}/v2/models/{self.scenario.model}/ready"
+        deadline = time.monotonic() + READY_SECONDS
+        while not _is_ok(url):
+            self.tell("waiting until the first version answers through Envoy")
+            _wait(deadline, f"{url} is not ready", self.home.logs / "envoy.log")
+        self._traffic = self._start("demo.traffic", "--log", str(self.traffic_log))
+
+    def require_traffic(self) -> None:
+        """Raises `Permanent` when the traffic ended by itself."""
+        if self._traffic is not None and self._traffic.poll() is not None:
+            raise Permanent("the traffic ended by itself", remedy=f"Read {self._log(self._traffic)}.")
+
+    def stop_traffic(self) -> None:
+        """Let every request on its way be answered, and the log be finished."""
+        if self._traffic is not None:
+            _end([self._traffic])
+            self._traffic = None
+
+    def tear_down(self, *, keep: bool) -> None:
+        """End everything but what `keep` keeps: the stack."""
+        _end(self._started)
+        if not keep:
+            self.tell("stopping the stack")
+            lifecycle.down(self.home)
+
+    def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        # In a session of its own: an interrupt in the terminal is for the demo, which then ends the rest.
+        with (self.home.logs / f"{module}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return process
+
+    def _log(self, process: subprocess.Popen[bytes]) -> Path:
+        arguments: Sequence[object] = process.args  # type: ignore[assignment]
+        return self.home.logs / f"{arguments[2]}.log"
+
+    def _tell_standings(self, standings: list[Standing]) -> None:
+        waiting = [standing.name for standing in standings if standing.problem]
+        healthy = len(standings) - len(waiting)
+        names = f", waiting for {', '.join(waiting)}" if waiting else ""
+        self.tell(f"starting the stack: {healthy} of {len(standings)} healthy{names}")
+
+
+@contextmanager
+def stage(home: Home, scenario: Scenario, tell: Tell, *, keep: bool) -> Iterator[Stage]:
+    """A stage that is torn down whatever happens on it, also when the demo is interrupted or told to end."""
+    made = Stage(home, scenario, tell)
+    with _interruptible():
+        try:
+            yield made
+        finally:
+            made.tear_down(keep=keep)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does: with everything put away."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(TIMEOUT_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(deadline: float, problem: str, log: Path) -> None:
+    if time.monotonic() > deadline:
+        raise Permanent(problem, remedy=f"Read {log}.")
+    time.sleep(POLL_SECONDS)
+
+
+def _is_ok(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(url, trust_env=False, timeout=2).is_success
+    return False

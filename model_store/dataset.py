@@ -82,7 +82,8 @@ def read_dataset(
     """
     table, digest = read_table(path)
     wanted = tuple(inputs)
-    bound = columns or bind(data, wanted, table.column_names)
+    bound = bind(data, wanted, table.column_names) if columns is None else columns
+    _refuse_other_inputs(bound, wanted)
     try:
         tensors = {spec.name: _tensor(table, spec, bound[spec.name], data) for spec in wanted}
         labels, is_positive = label_values(table, data) if labelled else (None, None)
@@ -96,18 +97,24 @@ def bind(data: Data, inputs: tuple[TensorSpec, ...], table: Iterable[str]) -> Co
     """Which columns fill each input: as the spec says, or else all that are left for the one input, or the
     column of the same name for each of several. Raises `Permanent` listing the model's inputs."""
     names = [spec.name for spec in inputs]
-    takes = f"the model takes: {'; '.join(map(str, inputs))}"
     if data.inputs is not None:
-        if set(data.inputs) != set(names):
-            raise UnusableData(f"data.inputs names {sorted(data.inputs)}", remedy=takes)
         return data.inputs
     spoken_for = {data.label, *data.slices, *data.ignore}
     left = tuple(name for name in table if name not in spoken_for)
     if len(names) == 1:
         return {names[0]: left}
     if not set(names) <= set(left):
-        raise UnusableData("data.inputs must say which columns fill which input", remedy=takes)
+        raise UnusableData("data.inputs must say which columns fill which input", remedy=_takes(inputs))
     return {name: name for name in names}
+
+
+def _refuse_other_inputs(bound: Columns, inputs: tuple[TensorSpec, ...]) -> None:
+    if set(bound) != {spec.name for spec in inputs}:
+        raise UnusableData(f"data.inputs names {sorted(bound)}", remedy=_takes(inputs))
+
+
+def _takes(inputs: tuple[TensorSpec, ...]) -> str:
+    return f"the model takes: {'; '.join(map(str, inputs))}"
 
 
 def hash_rows(tensors: Mapping[str, Array]) -> Array:

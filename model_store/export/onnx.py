@@ -22,7 +22,7 @@ def convert(logged: LoggedModel, spec: ReleaseSpec, evaluation: Path) -> Origina
     content = read_onnx(path, max_size_mb=spec.source.max_size_mb)
     inputs, outputs = tensor_specs(parse(content, path))
     columns = match(logged.signature, inputs, outputs) if logged.signature else None
-    rows = read_dataset(evaluation, spec.data, inputs, columns=spec.data.inputs or columns)
+    rows = read_dataset(evaluation, spec.data, inputs, columns=None if spec.data.inputs else columns)
     return Original(
         content, rows, answer(open_session(path), rows.inputs), Toolchain("onnx", onnx.__version__)
     )

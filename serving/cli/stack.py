@@ -132,15 +132,15 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def _progress(verb: str, *, quiet: bool) -> Iterator[Watcher]:
-    """A live list on a terminal; elsewhere one line whenever a component changes."""
+    """A live list on a terminal; elsewhere one line when a component is there, or gone, or in trouble."""
     if quiet:
         yield lifecycle.watch_nothing
     elif errors.is_terminal:
         with Live(console=errors, transient=True, refresh_per_second=8) as live:
             yield lambda standings: live.update(_checklist(verb, standings))
     else:
-        said: dict[str, str] = {}
-        yield lambda standings: _say_changes(standings, said)
+        goal, said = "healthy" if verb == "starting" else "stopped", set[tuple[str, str]]()
+        yield lambda standings: _say_news(standings, goal, said)
 
 
 def _checklist(verb: str, standings: list[Standing]) -> Table:
@@ -153,11 +153,10 @@ def _checklist(verb: str, standings: list[Standing]) -> Table:
     return table
 
 
-def _say_changes(standings: list[Standing], said: dict[str, str]) -> None:
+def _say_news(standings: list[Standing], goal: str, said: set[tuple[str, str]]) -> None:
     for standing in standings:
-        now = standing.problem or ("healthy" if standing.state == "RUNNING" else standing.state.lower())
-        # Between the first and the last word there is a new one every second; a log needs neither.
-        is_news = now in ("healthy", "stopped") or standing.state in ("BACKOFF", "FATAL")
-        if is_news and said.get(standing.name) != now:
-            said[standing.name] = now
+        is_healthy = standing.state == "RUNNING" and not standing.problem
+        now = "healthy" if is_healthy else standing.state.lower()
+        if now in (goal, "backoff", "fatal") and (standing.name, now) not in said:
+            said.add((standing.name, now))
             errors.print(f"  {standing.name}: {now}")

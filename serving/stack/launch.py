@@ -11,7 +11,7 @@ import sys
 
 from model_store.errors import Permanent, SlipwayError
 from serving.home import REPOSITORY, Home
-from serving.stack.components import BIN, Component, component
+from serving.stack.components import BIN, Component, common_environment, component
 from serving.stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
 from serving.target.pods import pod
 from serving.types import Slot
@@ -24,7 +24,8 @@ def become(home: Home, program: Component) -> None:
     program.prepare()
     os.nice(program.niceness)
     os.chdir(REPOSITORY)
-    environment = {**os.environ, **program.env, HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
+    marks = {HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
+    environment = {**os.environ, **common_environment(home), **program.env, **marks}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"
     os.execve(program.argv[0], program.argv, environment)
 

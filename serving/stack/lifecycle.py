@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,17 +9,17 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from model_store.durable import write_file
 from model_store.errors import Permanent
 from serving.home import REPOSITORY, Home
-from serving.stack import airflow_config, supervisor
+from serving.stack import supervisor
 from serving.stack.components import components
-from serving.stack.credentials import credentials_of
 from serving.stack.health import shortcomings
 from serving.stack.locks import locked
 from serving.stack.ports import require_free
+from serving.stack.prepare import prepare
 from serving.stack.processes import end, owned_by, wait_for_end
 from serving.stack.supervisor import ENDED, ProgramState, Supervisor
+from serving.target.pods import records
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
 START_SECONDS = 300
@@ -56,6 +55,7 @@ def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = S
     """
     with locked(home.run / "lifecycle.lock"):
         if Supervisor(home).is_running():
+            _require_same_ports(home)
             return _start_missing(home, watch, timeout_seconds)
         with _stopping_on_failure(home):
             _begin(home)
@@ -66,12 +66,8 @@ def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = S
 def _begin(home: Home) -> None:
     require_plain_paths(home)
     end([owned.process for owned in owned_by(home)], patience_seconds=10)
-    require_free(fixed_ports(home))
-    for folder in (home.run, home.logs, home.pods, home.store, home.journal, home.data, home.routes):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_file(home.config, json.dumps({"ports": asdict(home.ports)}, indent=1).encode())
-    airflow_config.write(home, credentials_of(home))
-    supervisor.configure(home, components(home).values())
+    require_free({**fixed_ports(home), **_pod_ports(home)})
+    prepare(home, components(home).values())
     supervisor.start(home)
 
 
@@ -90,6 +86,15 @@ def fixed_ports(home: Home) -> dict[str, int]:
     return {name: port for name, port in asdict(home.ports).items() if name != "pods_from"}
 
 
+def _pod_ports(home: Home) -> dict[str, int]:
+    """Of deployed pods: routes name these ports, so nobody else may have them."""
+    return {
+        f"pod of {record.deployment.service}": endpoint.port
+        for record in records(home)
+        for endpoint in record.deployment.endpoints
+    }
+
+
 @contextmanager
 def _stopping_on_failure(home: Home) -> Iterator[None]:
     try:
@@ -97,6 +102,15 @@ def _stopping_on_failure(home: Home) -> Iterator[None]:
     except BaseException:
         _end_everything(home, watch_nothing)
         raise
+
+
+def _require_same_ports(home: Home) -> None:
+    running = Home.locate({"SLIPWAY_HOME": str(home.root)}).ports
+    if running != home.ports:
+        raise Permanent(
+            f"the stack of {home.root} runs on other ports, from {running.airflow} upwards",
+            remedy="End it first with ./slipway down, or leave out --port-base and SLIPWAY_PORT_*.",
+        )
 
 
 def _start_missing(home: Home, watch: Watcher, timeout_seconds: float) -> bool:

@@ -43,11 +43,10 @@ def require_free(ports: Mapping[str, int]) -> None:
     taken = {name: port for name, port in ports.items() if not is_free(port)}
     if taken:
         lines = [f"port {port} ({name}) is taken by {owner_of(port)}" for name, port in taken.items()]
+        movable = [f"SLIPWAY_PORT_{name.upper()}" for name in taken if " " not in name]
+        one = f", or one with {', '.join(movable)}" if movable else ""
         raise Permanent(
-            "; ".join(lines),
-            remedy="End that process, or move all ports with --port-base N, or one with "
-            + ", ".join(f"SLIPWAY_PORT_{name.upper()}" for name in taken if not name.startswith("pod"))
-            + ".",
+            "; ".join(lines), remedy=f"End that process, or move all ports with --port-base N{one}."
         )
 
 

@@ -21,7 +21,7 @@ from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped
 from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
 from serving.home import REPOSITORY, Home
-from serving.stack.components import Component, common_environment
+from serving.stack.components import Component
 from serving.stack.processes import HOME_MARK, PROGRAM_MARK
 
 # sockaddr_un.sun_path has 108 bytes with its final zero; supervisord first binds "<path>.<pid>".
@@ -143,8 +143,8 @@ files = ../pods/.programs/*.conf
 
 def start(home: Home) -> None:
     """Start supervisord in the background. Raises `Permanent` with its own words if it will not."""
-    environment = {**os.environ, **common_environment(home)}
-    environment |= {HOME_MARK: str(home.root), PROGRAM_MARK: "supervisord"}
+    own = {"SLIPWAY_HOME": str(home.root), "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, **own, HOME_MARK: str(home.root), PROGRAM_MARK: "supervisord"}
     # supervisord unlinks a dead socket by itself, but only where it can still connect and be refused.
     socket_path(home).unlink(missing_ok=True)
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration_path(home))]

@@ -106,7 +106,8 @@ def write_program(home: Home, record: PodRecord) -> None:
         f"{command} %(process_num)d",
         home.logs / f"{record.group}-%(process_num)d.log",
         processes=record.replicas,
-        start_seconds=3,
+        # On a busy machine even a bundle that cannot be served takes seconds to fail.
+        start_seconds=10,
         start_retries=3,
         stop_seconds=DRAIN_SECONDS + 5,
     )

@@ -13,7 +13,7 @@ from serving.types import Deployment, Slot
 Bundles = Callable[[str, int], Bundle]
 
 
-def wait_until_ready(target: ServingTarget, deployment: Deployment, *, seconds: float = 30) -> None:
+def wait_until_ready(target: ServingTarget, deployment: Deployment, *, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not target.is_ready(deployment):
         assert time.monotonic() < deadline, f"{deployment.id} is not ready after {seconds} s"

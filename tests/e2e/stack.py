@@ -60,7 +60,7 @@ class Stack:
         psutil.wait_procs([process], timeout=10)
         return killed
 
-    def wait_until_healthy(self, *, seconds: float = 120) -> None:
+    def wait_until_healthy(self, *, seconds: float = 300) -> None:
         wait_until(lambda: self.slipway("status").returncode == 0, seconds=seconds, what="a healthy stack")
 
     def run_dag(self, dag_id: str, *, seconds: float = 120, conf: dict[str, Any] | None = None) -> DagRun:
@@ -85,7 +85,7 @@ class Stack:
 
 
 def run(
-    command: Sequence[str | Path], *, environ: dict[str, str], cwd: Path, timeout: float = 300
+    command: Sequence[str | Path], *, environ: dict[str, str], cwd: Path, timeout: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """A process's exit status and what it said."""
     return subprocess.run(

@@ -16,7 +16,7 @@ from serving.stack.processes import owned_by
 from serving.stack.supervisor import Supervisor
 from tests.e2e.stack import Stack, prepared_stack, run, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 COMPONENTS = [
     "airflow-api-server",
@@ -55,7 +55,7 @@ def test_a_dag_runs_to_its_end(stack: Stack) -> None:
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_killed_component_comes_back_and_the_stack_works_on(stack: Stack, name: str) -> None:
     killed = stack.kill(name)
-    wait_until(lambda: stack.program(name).pid not in (0, killed.pid), seconds=30, what=f"a new {name}")
+    wait_until(lambda: stack.program(name).pid not in (0, killed.pid), seconds=120, what=f"a new {name}")
     stack.wait_until_healthy()
     assert stack.run_dag("probe_chain").state == "success"
     assert len([owned for owned in owned_by(stack.home, name) if owned.process.ppid() == 1]) == 0
@@ -65,7 +65,7 @@ def test_a_task_whose_scheduler_is_killed_is_taken_over_at_once(stack: Stack) ->
     with airflow_api(stack.home) as api:
         long = api.trigger("probe_long", {"seconds": 20})
         wait_until(
-            lambda: "running" in [task.state for task in api.tasks(long)], seconds=60, what="its start"
+            lambda: "running" in [task.state for task in api.tasks(long)], seconds=120, what="its start"
         )
         (before,) = api.tasks(long)
         stack.kill("airflow-scheduler")
@@ -84,10 +84,10 @@ def test_a_deferred_task_survives_its_triggerer(stack: Stack) -> None:
     with airflow_api(stack.home) as api:
         long = api.trigger("probe_deferred", {})
         wait_until(
-            lambda: "deferred" in [task.state for task in api.tasks(long)], seconds=60, what="deferral"
+            lambda: "deferred" in [task.state for task in api.tasks(long)], seconds=120, what="deferral"
         )
         stack.kill("airflow-triggerer")
-        assert stack.wait_for(api, long, seconds=60).state == "success"
+        assert stack.wait_for(api, long, seconds=120).state == "success"
 
 
 def test_a_task_log_can_be_read_without_a_log_server(stack: Stack) -> None:

@@ -160,7 +160,10 @@ class World:
         self._late.append(dict(self.counters_by_endpoint))
         self._shown = max(self._shown, len(self._late) - 1 - self.metrics_late_ticks)
         late = self._late[self._shown]
-        known = {endpoint: late.get(endpoint, NOTHING) for endpoint in self._in_cluster()}
+        known = {
+            endpoint: replace(late.get(endpoint, NOTHING), weight=weight, priority=priority)
+            for endpoint, weight, priority in self._in_cluster()
+        }
         if self.silent:
             known = {
                 endpoint: replace(counters, healthy=endpoint not in self.candidate.endpoints)
@@ -168,10 +171,15 @@ class World:
             }
         return {SERVICE: known}
 
-    def _in_cluster(self) -> list[Endpoint]:
-        route = self.route
-        candidate = route.candidate if route.split.candidate > 0 else None
-        return [endpoint for arm in (route.stable, candidate) if arm for endpoint in arm.endpoints]
+    def _in_cluster(self) -> list[tuple[Endpoint, int, int]]:
+        """Endpoints with weight and priority, as `serving.gateway.endpoints` has them."""
+        route, split = self.route, self.route.split
+        found = []
+        if route.stable:
+            found.append((route.stable.endpoints[0], round(split.stable) or 1, int(split.candidate == 100)))
+        if route.candidate and split.candidate > 0:
+            found.append((route.candidate.endpoints[0], round(split.candidate), 0))
+        return found
 
     def _serve(self) -> None:
         route = self.route

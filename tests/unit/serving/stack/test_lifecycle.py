@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from model_store.errors import Permanent, Retryable
 from serving.home import Home, Ports
-from serving.stack import lifecycle
+from serving.stack import lifecycle, supervisor
+from serving.stack.prepare import prepare
 from serving.stack.processes import owned_by
+from serving.target import pods
+from serving.target.pods import PodRecord
+from serving.types import Deployment, Endpoint, Slot
 
 
 @pytest.mark.parametrize("name", ["100%", "a;b", 'a"b', "what?", "a#b"])
@@ -36,3 +41,35 @@ def test_ending_what_does_not_run_is_no_error(tmp_path: Path) -> None:
 def test_the_state_of_what_does_not_run_says_how_to_start_it(tmp_path: Path) -> None:
     with pytest.raises(Retryable, match="slipway up"):
         lifecycle.standings(Home(tmp_path, Ports()))
+
+
+def test_the_port_of_a_deployed_pod_must_be_free_too(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        home = Home(tmp_path, free_fixed_ports())
+        endpoint = Endpoint("127.0.0.1", server.getsockname()[1])
+        deployment = Deployment("m-blue-1", "m", "1", 1, Slot.BLUE, (endpoint,))
+        pods.write_record(home, PodRecord(deployment, tmp_path, ""))
+        with pytest.raises(Permanent, match="pod of m"):
+            lifecycle.up(home)
+    assert owned_by(home) == []
+
+
+def test_a_running_stack_is_not_moved_to_other_ports(tmp_path: Path) -> None:
+    home = Home(tmp_path, free_fixed_ports())
+    prepare(home, [])
+    supervisor.start(home)
+    try:
+        with pytest.raises(Permanent, match="runs on other ports"):
+            lifecycle.up(Home(tmp_path, Ports.from_base(1900)))
+    finally:
+        lifecycle.down(home)
+
+
+def free_fixed_ports() -> Ports:
+    with ExitStack() as opened:
+        probes = [opened.enter_context(socket.socket()) for _ in range(5)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return Ports(*(probe.getsockname()[1] for probe in probes))

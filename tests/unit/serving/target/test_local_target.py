@@ -133,7 +133,7 @@ def test_a_bundle_that_cannot_be_served_is_reported_with_the_pods_words(
     (bundle.path / "manifest.json").write_text("{}")
     deployment = target.deploy(bundle, Slot.BLUE, replicas=1)
     with pytest.raises(PodDoesNotStart, match="not a bundle manifest"):
-        wait_until_ready(target, deployment, seconds=60)
+        wait_until_ready(target, deployment, seconds=120)
     target.retire(deployment)
 
 

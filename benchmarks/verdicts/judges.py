@@ -34,9 +34,10 @@ class Ours:
     with the next one that has any: no bet is made in them, so that changes nothing but the time it takes.
     """
 
-    name = "Slipway"
-
-    def __init__(self, scenario: Scenario, releases: int, policy: AnalysisPolicy) -> None:
+    def __init__(
+        self, scenario: Scenario, releases: int, policy: AnalysisPolicy, name: str = "Slipway"
+    ) -> None:
+        self.name = name
         self._share = scenario.share
         self._limits = limits_of(policy)
         self._memory = blank(releases)

@@ -17,7 +17,8 @@ class Scenario:
 
     `shape`: "constant"; "bursty" (load swings between a fifth and five times the mean, and now and then both
     arms fail twenty times as often for some seconds); "drifting" (load follows a wave, and the usual rate of
-    both arms climbs to twenty times itself and back within the hour). `candidate` None is a healthy
+    both arms climbs to twenty times itself and back within the hour). `candidate` is how often it fails while
+    stable fails at the `usual` rate, and whatever comes on top for stable comes for it too; None is a healthy
     candidate: it fails as often as stable, whatever stable does.
     """
 
@@ -59,7 +60,7 @@ class Stream:
         n_c = self._rng.poisson(mean * self.scenario.share)
         n_s = self._rng.poisson(mean * (1 - self.scenario.share))
         bad = self.scenario.candidate
-        fails = usual if bad is None else np.maximum(usual, bad)
+        fails = usual if bad is None else np.minimum(usual + bad - self.scenario.usual, 1)
         return Tick(n_s, self._rng.binomial(n_s, usual), n_c, self._rng.binomial(n_c, fails))
 
     def _weather(self, at: float) -> tuple[Floats, Floats]:

@@ -132,6 +132,9 @@ childlogdir={home.logs}
 directory={REPOSITORY}
 umask=022
 
+[supervisorctl]
+serverurl=unix://{socket}
+
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 

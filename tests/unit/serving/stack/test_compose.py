@@ -1,0 +1,56 @@
+"""docker-compose.yaml cannot be run where there is no Docker: what it names must at least exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.home import REPOSITORY, Home, Ports
+from serving.stack.components import components
+from serving.stack.supervisor import configuration_path
+
+# Of https://github.com/compose-spec/compose-spec, what a service of ours may say.
+KNOWN_KEYS = {
+    *("build", "command", "depends_on", "environment", "healthcheck", "image", "init", "network_mode"),
+    *("restart", "stop_grace_period", "volumes"),
+}
+
+
+@pytest.fixture
+def services() -> dict[str, dict[str, Any]]:
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yaml").read_text())
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+def test_every_component_is_a_service_that_launches_it(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    known = components(Home(tmp_path, Ports()))
+    assert set(services) == {*known, "prepare", "pods"}
+    for name in known:
+        assert services[name]["command"] == ["python", "-m", "serving.stack.launch", name]
+        assert services[name]["healthcheck"]["test"][-2:] == ["serving.stack.health", name]
+
+
+def test_every_service_waits_for_what_is_prepared(services: dict[str, dict[str, Any]]) -> None:
+    waiting = {name for name, service in services.items() if "prepare" in service["depends_on"]}
+    assert waiting == set(services) - {"prepare"}
+
+
+def test_nothing_is_published_and_every_key_is_known(services: dict[str, dict[str, Any]]) -> None:
+    for service in services.values():
+        assert service["network_mode"] == "host"
+        assert set(service) - KNOWN_KEYS == set()
+
+
+def test_the_paths_in_the_image_are_those_that_the_code_uses(services: dict[str, dict[str, Any]]) -> None:
+    dockerfile = (REPOSITORY / services["prepare"]["build"]["dockerfile"]).read_text()
+    inside = Home(Path("/var/lib/slipway"), Ports())
+    assert f"SLIPWAY_HOME={inside.root}" in dockerfile
+    assert services["pods"]["command"][-1] == str(configuration_path(inside))
+    for source in ("requirements.txt", "dags"):
+        assert (REPOSITORY / source).exists()

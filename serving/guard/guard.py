@@ -74,7 +74,7 @@ class Guard:
     def tick(self) -> None:
         """Look once at everything. One release's trouble never keeps the others from being looked at."""
         began = self._monotonic()
-        every = self._releases.by_service()
+        every = self._read_journal()
         self.active = self._active(every)
         self._forget_others()
         problem, counters = self._read()
@@ -85,6 +85,13 @@ class Guard:
         self.done.ticks += 1
         self.done.last_tick_at = self._monotonic()
         self.done.tick_seconds = self.done.last_tick_at - began
+
+    def _read_journal(self) -> dict[str, list[RolloutState]]:
+        every: dict[str, list[RolloutState]] = {}
+        for service in self._journal.services():
+            with self.apart(service):
+                every[service] = self._releases.of(service)
+        return every
 
     def _active(self, every: dict[str, list[RolloutState]]) -> list[tuple[RolloutState, Route]]:
         found: list[tuple[RolloutState, Route]] = []
@@ -125,7 +132,7 @@ class Guard:
             [increment for *_, increment in seen],
         )
         for (state, route, watch, increment), belief in zip(seen, beliefs, strict=True):
-            stirred = watch.tally.began_again or _may_speak_against(increment)
+            stirred = bool(watch.tally.doubt) or _may_speak_against(increment)
             watch.belief = belief
             with self.apart(state.release_id):
                 self._judge(state, route, watch, stirred)

@@ -15,18 +15,15 @@ _Stamp = tuple[int, int, int]
 
 
 class Releases:
-    """Latest states of all releases, by service."""
+    """Latest states of all releases."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._folders: dict[str, tuple[int, list[RolloutState]]] = {}
         self._files: dict[Path, tuple[_Stamp, RolloutState]] = {}
 
-    def by_service(self) -> dict[str, list[RolloutState]]:
-        """Every service's releases, oldest first."""
-        return {service: self._of(service) for service in self._journal.services()}
-
-    def _of(self, service: str) -> list[RolloutState]:
+    def of(self, service: str) -> list[RolloutState]:
+        """The service's releases, oldest first."""
         changed = (self._journal.root / service).stat().st_mtime_ns
         known = self._folders.get(service)
         if known and known[0] == changed:

@@ -78,7 +78,7 @@ class Watch:
         if (
             before is not None
             and before.place == state.place
-            and before.share == route.split.candidate / 100
+            and before.share == self.tally.share
             and before.verdict.outcome is self.verdict.outcome
             and 0 <= monotonic - before.monotonic < RECORD_EVERY_SECONDS[state.phase]
         ):
@@ -87,7 +87,7 @@ class Watch:
             at=at,
             monotonic=monotonic,
             place=state.place,
-            share=route.split.candidate / 100,
+            share=self.tally.share,
             retries_on_stable=repeats_on_stable(route),
             step_seconds=self.tally.step_seconds if self.tally.place == state.place else 0.0,
             stable=self.tally.stable,
@@ -113,9 +113,7 @@ def _health_finding(seconds: float, limit: float) -> list[Finding]:
 
 
 def _counter_finding(tally: Tally) -> list[Finding]:
-    if not tally.began_again:
-        return []
-    return [Finding("counters", Outcome.ERROR, "Envoy's counters began again: this look counts nothing")]
+    return [Finding("counters", Outcome.ERROR, f"Envoy: {tally.doubt}")] if tally.doubt else []
 
 
 def missing(route: Route, counters: dict[Endpoint, EndpointCounters] | None) -> str:

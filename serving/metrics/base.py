@@ -14,7 +14,8 @@ class EndpointCounters:
 
     `requests` completed attempts, `errors` failed ones (5xx, reset, timeout, connect failure), also those
     that were retried elsewhere. `slow` ones took longer than the service's latency objective, failed or not.
-    `active` requests are in flight now. `healthy` is the proxy's view of the endpoint.
+    `active` requests are in flight now. `healthy` is the proxy's view of the endpoint. `weight` and
+    `priority` (0 first) are what the proxy applies now, which is a moment later than what the route says.
     """
 
     requests: int
@@ -22,6 +23,8 @@ class EndpointCounters:
     slow: int
     active: int
     healthy: bool
+    weight: int = 1
+    priority: int = 0
 
 
 class MetricsSource(Protocol):

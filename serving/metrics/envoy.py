@@ -130,6 +130,8 @@ def _counters(
         slow=slow.get((service, str(endpoint)), 0),
         active=stats["rq_active"],
         healthy=not _UNWELL & host["health_status"].keys(),
+        weight=int(host.get("weight", 1)),
+        priority=int(host.get("priority", 0)),
     )
 
 

@@ -25,13 +25,13 @@ _NEW = (0, 0, 0)
 class Tally:
     """What was seen of a release so far: cumulative counts per arm, and where the counters stood.
 
-    `began_again`: a counter was lower than at the look before, so that look could not be counted.
+    `doubt`: why the last look cannot be trusted, or "".
     """
 
     stable: Counts = NO_COUNTS
     candidate: Counts = NO_COUNTS
     raw: Raw = field(default_factory=dict)
-    began_again: bool = False
+    doubt: str = ""
     monotonic: float | None = None
     place: int = 0
     share: float = 0.0
@@ -64,12 +64,12 @@ def look(
     raw = dict(tally.raw)
     stable = _arm(route.stable, counters, raw, seconds, joined_late=True)
     candidate = _arm(route.candidate, counters, raw, seconds, joined_late=False)
-    share = route.split.candidate / 100
+    share = share_in_force(route, counters)
     after = Tally(
         stable=tally.stable + stable,
         candidate=tally.candidate + candidate,
         raw=raw,
-        began_again=any(_is_lower(raw[endpoint], tally.raw[endpoint]) for endpoint in tally.raw),
+        doubt=_doubt(tally.raw, raw),
         monotonic=monotonic,
         place=state.place,
         share=share,
@@ -83,6 +83,19 @@ def look(
         retries_on_stable=repeats_on_stable(route),
     )
     return after, increment
+
+
+def share_in_force(route: Route, counters: Mapping[Endpoint, EndpointCounters]) -> float:
+    """The candidate's part (0-1) of what the proxy applies now: healthy endpoints of the first priority.
+
+    Not what the route says: the proxy reads it a moment later, and leaves out endpoints it finds unhealthy.
+    """
+    theirs = set(route.candidate.endpoints) if route.candidate else set()
+    healthy = {endpoint: each for endpoint, each in counters.items() if each.healthy}
+    first = min((each.priority for each in healthy.values()), default=0)
+    chosen = {endpoint: each.weight for endpoint, each in healthy.items() if each.priority == first}
+    whole = sum(chosen.values())
+    return sum(chosen[endpoint] for endpoint in theirs & chosen.keys()) / whole if whole else 0.0
 
 
 def repeats_on_stable(route: Route) -> bool:
@@ -145,8 +158,14 @@ def _slow_counted(before: tuple[int, int, int], now: EndpointCounters, counted: 
     return before[2] + counted if now.slow >= before[2] else now.slow
 
 
-def _is_lower(now: tuple[int, int, int], before: tuple[int, int, int]) -> bool:
-    return any(new < old for new, old in zip(now, before, strict=True))
+def _doubt(before: Raw, now: Raw) -> str:
+    if any(value < 0 for values in now.values() for value in values):
+        return "a counter is negative"
+    if any(
+        new < old for endpoint in before for new, old in zip(now[endpoint], before[endpoint], strict=True)
+    ):
+        return "counters began again, so this look counts nothing"
+    return ""
 
 
 def _difference(before: Counts, after: Counts) -> Counts:

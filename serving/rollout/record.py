@@ -19,11 +19,11 @@ Raw = dict[Endpoint, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line. `place` is the state's; `share` the candidate's part of the weight (0-1); `step_seconds` the
-    time observed in this place.
+    """One line. `place` is the state's, `step_seconds` the time observed in it.
 
-    `stable` and `candidate` are since the start; `raw` are the proxy's own (requests, errors, slow) per
-    endpoint, from which a guard that was restarted goes on. `monotonic` is the machine's uptime clock.
+    `share` is the candidate's part of the weight in force (0-1). `stable` and `candidate` are since the
+    start; `raw` are the proxy's own (requests, errors, slow) per endpoint, from which a guard that was
+    restarted goes on. `monotonic` is the machine's uptime clock.
     """
 
     at: datetime

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import Permanent
+from serving.rollout.journal import Event, Journal, StaleState, UnknownRelease, release_id
+from serving.rollout.plan import Phase
+from serving.rollout.record import Record
+from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
+from tests.unit.serving.world import RELEASE, World
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+EVENT = Event(NOON, "test", "it", 0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
+    finding = Finding("errors", outcome, "because", (("n", 1.5),), "a paper")
+    return Record(
+        at=NOON,
+        monotonic=12.5,
+        place=2,
+        share=0.1,
+        retries_on_stable=True,
+        step_seconds=3.25,
+        stable=Counts(100, 1, 0, 9.5),
+        candidate=Counts(requests, 0, 2, 9.5),
+        raw={Endpoint("127.0.0.1", 8500): (1, 2, 3)},
+        verdict=Verdict.of([finding], at=NOON),
+    )
+
+
+def test_a_state_comes_back_as_it_was_saved(world: World) -> None:
+    found = Finding("errors", Outcome.FAIL, "20 % failed", (("rate", 0.2),), "a paper")
+    state = world.state.with_phase(Phase.WATCHING, at=NOON, reason="because", findings=(found,))
+    saved = world.journal.save(state, EVENT)
+    assert saved == replace(state, generation=state.generation + 1)
+    assert Journal(world.journal.root).load(RELEASE) == saved
+
+
+def test_a_save_from_an_older_generation_is_refused_and_changes_nothing(world: World) -> None:
+    old = world.state
+    newer = world.journal.save(replace(old, step=1), EVENT)
+    with pytest.raises(StaleState):
+        world.journal.save(replace(old, step=2), EVENT)
+    assert world.state == newer
+
+
+def test_of_many_savers_at_one_generation_exactly_one_wins(world: World) -> None:
+    old = world.state
+
+    def attempt(step: int) -> bool:
+        try:
+            world.journal.save(replace(old, step=step), EVENT)
+        except StaleState:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(attempt, range(20))).count(True) == 1
+
+
+def test_creating_what_exists_returns_it_untouched(world: World) -> None:
+    moved = world.journal.save(replace(world.state, step=1), EVENT)
+    assert world.journal.create(replace(moved, step=-1, generation=0), EVENT) == moved
+
+
+def test_an_unknown_release_lists_the_latest_ones(world: World) -> None:
+    with pytest.raises(UnknownRelease, match=RELEASE):
+        world.journal.load("fraud-v9-20261121T120000Z")
+
+
+@pytest.mark.parametrize("name", ["../../etc-v1-20261121T120000Z", "fraud", "", "a/b-v1-20261121T120000Z"])
+def test_a_release_id_cannot_lead_out_of_the_journal(world: World, name: str) -> None:
+    with pytest.raises(Permanent):
+        world.journal.load(name)
+
+
+@pytest.mark.parametrize("model", ["fraud", "my-v2-model", "a.b_c"])
+def test_a_release_id_names_its_service(world: World, model: str) -> None:
+    release = release_id(model, 3, at=NOON, again=1)
+    assert release == f"{model}-v3-20261121T120000Z-1"
+    assert world.journal.path(release).parent.name == model
+
+
+def test_only_releases_that_are_not_over_are_active(world: World) -> None:
+    assert [state.release_id for state in world.journal.active()] == [RELEASE]
+    world.rollouts.roll_back(RELEASE, reason="test")
+    assert world.journal.active() == []
+    assert [state.release_id for state in world.journal.releases("fraud")] == [RELEASE]
+
+
+def test_observations_come_back_as_they_were_written(world: World) -> None:
+    lines = [record(1), record(2, Outcome.FAIL)]
+    for line in lines:
+        world.journal.append(RELEASE, line)
+    assert list(world.journal.records(RELEASE)) == lines
+    assert world.journal.latest_record(RELEASE) == lines[-1]
+
+
+def test_a_line_torn_by_a_crash_is_skipped_and_does_not_spoil_the_next(world: World) -> None:
+    world.journal.append(RELEASE, record(1))
+    with world.journal.counts_path(RELEASE).open("ab") as file:
+        file.write(record(2).to_line()[:40])
+    assert world.journal.latest_record(RELEASE) == record(1)
+    world.journal.append(RELEASE, record(3))
+    assert list(world.journal.records(RELEASE)) == [record(1), record(3)]
+
+
+def test_without_observations_there_is_no_latest(world: World) -> None:
+    assert world.journal.latest_record(RELEASE) is None
+    assert list(world.journal.records(RELEASE)) == []

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.metrics.base import EndpointCounters
+from serving.rollout.observe import LONGEST_LOOK_SECONDS, Tally, look, share_in_force
+from serving.rollout.plan import Phase, RolloutState
+from serving.types import ALL_STABLE, Counts, Deployment, Endpoint, Route, RouteSettings, Slot, TrafficSplit
+from tests.unit.serving.world import PLAN, World, deployed
+
+STABLE, CANDIDATE = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
+ROUTE = Route("fraud", 3, TrafficSplit(50, 50), STABLE, CANDIDATE)
+STATE: RolloutState = World().state
+
+
+def counters(
+    stable: tuple[int, int, int] = (0, 0, 0), candidate: tuple[int, int, int] = (0, 0, 0)
+) -> dict[Endpoint, EndpointCounters]:
+    return {
+        STABLE.endpoints[0]: EndpointCounters(*stable, active=0, healthy=True),
+        CANDIDATE.endpoints[0]: EndpointCounters(*candidate, active=0, healthy=True),
+    }
+
+
+def after(*looks: dict[Endpoint, EndpointCounters], every: float = 0.25) -> Tally:
+    tally = Tally()
+    for number, seen in enumerate(looks):
+        tally, _ = look(tally, STATE, ROUTE, seen, monotonic=100 + number * every)
+    return tally
+
+
+def test_what_stable_did_before_the_release_is_not_counted() -> None:
+    tally = after(counters(stable=(1000, 50, 7)), counters(stable=(1010, 51, 7)))
+    assert (tally.stable.requests, tally.stable.errors, tally.stable.slow) == (10, 1, 0)
+
+
+def test_all_that_a_candidates_endpoint_did_is_this_releases() -> None:
+    tally = after(counters(candidate=(30, 4, 0)))
+    assert (tally.candidate.requests, tally.candidate.errors) == (30, 4)
+
+
+def test_slow_answers_of_a_pod_that_had_the_address_before_are_not_the_candidates() -> None:
+    tally = after(counters(candidate=(0, 0, 40)), counters(candidate=(10, 0, 42)))
+    assert tally.candidate.slow == 2
+
+
+def test_a_proxy_that_restarted_takes_nothing_away_and_adds_nothing_twice() -> None:
+    looks = [counters(stable=(0, 0, 0)), counters(stable=(100, 9, 3)), counters(stable=(2, 1, 0))]
+    tally = after(*looks)
+    assert "began again" in tally.doubt
+    assert tally.stable == Counts(100, 9, 3, 0.5)
+    going_on = after(*looks, counters(stable=(12, 1, 1)))
+    assert not going_on.doubt
+    assert (going_on.stable.requests, going_on.stable.errors, going_on.stable.slow) == (110, 9, 4)
+
+
+def test_a_slow_answer_counted_before_its_request_waits_for_it() -> None:
+    early = after(counters(), counters(candidate=(0, 0, 1)))
+    assert early.candidate.slow == 0
+    later = after(counters(), counters(candidate=(0, 0, 1)), counters(candidate=(1, 0, 1)))
+    assert later.candidate == Counts(1, 0, 1, 0.5)
+
+
+def test_an_endpoint_that_is_not_listed_for_a_moment_loses_nothing() -> None:
+    tally = after(counters(candidate=(10, 1, 0)), {}, counters(candidate=(15, 1, 0)))
+    assert tally.candidate.requests == 15
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_an_uptime_that_jumps_neither_ends_a_hold_nor_turns_it_back(jump: float) -> None:
+    tally, _ = look(Tally(), STATE, ROUTE, counters(), monotonic=1000)
+    tally, _ = look(tally, STATE, ROUTE, counters(), monotonic=1001)
+    tally, increment = look(tally, STATE, ROUTE, counters(), monotonic=1001 + jump)
+    assert 1 <= tally.step_seconds <= 1 + LONGEST_LOOK_SECONDS
+    assert increment.candidate.window_seconds >= 0
+
+
+def test_observed_time_begins_again_with_each_step() -> None:
+    tally = after(counters(), counters(), counters())
+    assert tally.step_seconds == pytest.approx(0.5)
+    moved = replace(STATE, step=1, phase=Phase.PROGRESSING)
+    assert look(tally, moved, ROUTE, counters(), monotonic=101)[0].step_seconds == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("bad", [(-5, 0, 0), (5, -1, 0), (5, 0, -2), (3, 4, 0)])
+def test_impossible_counters_are_never_taken_for_health(bad: tuple[int, int, int]) -> None:
+    tally, increment = look(Tally(), STATE, ROUTE, counters(candidate=bad), monotonic=1)
+    tally, again = look(tally, STATE, ROUTE, counters(candidate=bad), monotonic=2)
+    assert increment.problem or tally.doubt
+    assert again.candidate.requests == 0
+
+
+values = st.integers(0, 50)
+
+
+@given(st.lists(st.tuples(values, values, values, values), min_size=1, max_size=30))
+def test_counts_never_shrink_whatever_the_counters_do(raws: list[tuple[int, int, int, int]]) -> None:
+    tally = Tally()
+    for number, (requests, errors, slow, stable) in enumerate(raws):
+        seen = counters(stable=(stable, 0, 0), candidate=(max(requests, errors), errors, slow))
+        before = tally
+        tally, increment = look(tally, STATE, ROUTE, seen, monotonic=number)
+        assert tally.candidate.requests >= before.candidate.requests
+        assert tally.candidate.errors >= before.candidate.errors
+        assert tally.stable.requests >= before.stable.requests
+        assert 0 <= increment.candidate.slow <= increment.candidate.requests
+
+
+def weighed(
+    stable: tuple[int, int, bool] | None, candidate: tuple[int, int, bool] | None
+) -> dict[Endpoint, EndpointCounters]:
+    arms: list[tuple[Deployment, tuple[int, int, bool] | None]] = [(STABLE, stable), (CANDIDATE, candidate)]
+    return {
+        deployment.endpoints[0]: EndpointCounters(0, 0, 0, 0, healthy=arm[2], weight=arm[0], priority=arm[1])
+        for deployment, arm in arms
+        if arm
+    }
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate", "share"),
+    [
+        ((9, 0, True), (1, 0, True), 0.1),
+        ((9, 0, True), (1, 0, False), 0.0),
+        ((9, 0, False), (1, 0, True), 1.0),
+        ((1, 1, True), (1, 0, True), 1.0),
+        ((1, 1, True), (1, 0, False), 0.0),
+        ((1, 0, True), None, 0.0),
+        (None, (1, 0, True), 1.0),
+        (None, None, 0.0),
+    ],
+)
+def test_the_share_is_what_the_proxy_applies_now(
+    stable: tuple[int, int, bool] | None, candidate: tuple[int, int, bool] | None, share: float
+) -> None:
+    assert share_in_force(ROUTE, weighed(stable, candidate)) == share
+
+
+def test_across_a_change_of_weight_the_smaller_share_counts() -> None:
+    tally, first = look(Tally(), STATE, ROUTE, weighed((1, 0, True), (1, 0, True)), monotonic=1)
+    _, second = look(tally, STATE, ROUTE, weighed((1, 0, True), (9, 0, True)), monotonic=2)
+    assert (first.share, second.share) == (0.0, 0.5)
+
+
+def test_repeats_go_to_stable_only_where_requests_may_be_repeated() -> None:
+    once = replace(ROUTE, settings=RouteSettings(idempotent=False))
+    alone = replace(ROUTE, stable=None, split=TrafficSplit(0, 100))
+    kept = [
+        look(Tally(), STATE, route, {}, monotonic=1)[1].retries_on_stable for route in (ROUTE, once, alone)
+    ]
+    assert kept == [True, False, False]
+    assert PLAN.steps[0].split != ALL_STABLE

@@ -1,0 +1,69 @@
+"""Envoy and the guard over a temporary home, as the local stack starts them, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from socket import socket
+
+import httpx
+
+from serving.gateway import command, prepare
+from serving.home import Home, Ports
+
+
+@contextmanager
+def gateway_and_guard(*, guard: bool = True) -> Iterator[Home]:
+    """A home with its Envoy running, and the guard if wanted, on free ports."""
+    with tempfile.TemporaryDirectory(prefix="slipway-bench-") as folder:
+        home = Home(Path(folder), _free_ports())
+        prepare(home)
+        running = [_start(home, command(home), "envoy")]
+        if guard:
+            running.append(_start(home, [sys.executable, "-m", "serving.guard"], "guard"))
+        try:
+            wait_until(lambda: httpx.get(home.gateway_url + "/v2/health/live").status_code == 200)
+            if guard:
+                wait_until(
+                    lambda: httpx.get(f"http://127.0.0.1:{home.ports.guard}/health").status_code == 200
+                )
+            yield home
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait(20)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 30, every: float = 0.02) -> None:
+    """Raises TimeoutError if `condition` is not met in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if condition():
+                return
+        time.sleep(every)
+    raise TimeoutError(f"not within {seconds:g} s")
+
+
+def _start(home: Home, arguments: list[str], name: str) -> subprocess.Popen[bytes]:
+    ports = {f"SLIPWAY_PORT_{key.upper()}": str(value) for key, value in asdict(home.ports).items()}
+    environment = {"SLIPWAY_HOME": str(home.root), "PATH": "/usr/bin:/bin", **ports}
+    with (home.logs / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _free_ports() -> Ports:
+    sockets = [socket() for _ in range(3)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    gateway, admin, guard = (each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    return replace(Ports(), gateway=gateway, envoy_admin=admin, guard=guard)

@@ -107,7 +107,7 @@ def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, over: float
 def _stable_fails_too(rule: _Rule, state: JudgeState) -> bool:
     """After promotion stable only repeats what the candidate failed: those repeats must have gone better."""
     repeated = state.share >= 1 and state.repeats[0] + state.owed > 0
-    return repeated and rule.of_errors and _peak(state, _REPEATS_ROW) < REPEATS_DOUBT
+    return repeated and rule.of_errors and _peak(state, REPEATS_ROW) < REPEATS_DOUBT
 
 
 def _peak(state: JudgeState, row: int) -> float:
@@ -201,4 +201,4 @@ SLOW = _Rule("slow answers", 4, 0.1, WALD, _told_slow, _over_slow)
 TRAFFIC = _Rule("traffic", 6, 0.05, WALD, _told_traffic)
 DISAGREEMENT = _Rule("disagreement", 5, 0.05, WALD, _told_disagreement, _over_disagreement)
 RULES = (AGAINST_STABLE, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
-_REPEATS_ROW = 7
+REPEATS_ROW = 7

@@ -155,6 +155,16 @@ def test_a_candidate_that_turns_bad_after_an_hour_of_health_is_still_found_in_se
     assert world.state.seconds - before < 4
 
 
+def test_a_failed_release_stays_failed_when_it_recovers() -> None:
+    world = World(share=0.5)
+    assert world.run(10, candidate=0.2).outcome is Outcome.FAIL
+    for _ in range(2000):
+        world.state = observe(
+            POLICY, world.state, Increment(Counts(25, 0, 0, 0.25), Counts(25, 0, 0, 0.25), 0.5)
+        )
+    assert world.verdict.outcome is Outcome.FAIL
+
+
 def test_slow_answers_are_failed_only_if_stables_are_faster() -> None:
     told = World().run(20, slow=(0.0, 0.3))
     assert finding(told, "slow answers").outcome is Outcome.FAIL

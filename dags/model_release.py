@@ -48,7 +48,7 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         tags=["slipway", "release", spec.model],
     ) as dag:
         with TaskGroup("intake", tooltip="Which version, whose turn, is it what it says"):
-            turn = TakeTurn(task_id="take_turn", spec=spec, doc_md=TakeTurn.__doc__).as_setup()
+            turn = TakeTurn(task_id="take_turn", spec=spec, doc_md=TakeTurn.__doc__).as_setup()  # type: ignore[no-untyped-call]
             release = turn.output
             exported = export(release)
             checked = check_data(release, exported)

@@ -16,8 +16,9 @@ from model_store.durable import canonical_json
 from model_store.records import read_report
 from model_store.store import Store
 from model_store.types import TargetName
+from slipway_airflow import wiring
 from slipway_airflow.releases import Release
-from slipway_airflow.wiring import Services, wire
+from slipway_airflow.wiring import Services
 
 
 class Told(NamedTuple):
@@ -39,7 +40,7 @@ def recall(store: Store, digest: str) -> Any:
 
 def opened(release_id: str) -> tuple[Services, Release]:
     """The installation, and the release a task belongs to."""
-    services = wire()
+    services = wiring.wire()
     return services, services.releases.load(release_id)
 
 
@@ -62,7 +63,7 @@ def export(services: Services, release: Release) -> Told:
 def check_data(services: Services, release: Release, exported: str) -> Told:
     ctx = build_context(services, release)
     checked = build.check_data_stage(ctx, recall(ctx.store, exported))
-    return Told(keep(ctx.store, checked), f"{checked['evaluation_rows']} evaluation rows are as expected")
+    return Told(keep(ctx.store, checked), f"{len(checked['checks'])} expectations about the rows are met")
 
 
 def quantize(services: Services, release: Release, exported: str, variant: Variant) -> Told:

@@ -19,7 +19,7 @@ from model_store.registry import Evidence, EvidenceRun
 from model_store.types import Check
 from serving.rollout.plan import RolloutState
 from serving.rollout.record import Record
-from slipway_airflow.building import name_of, recall
+from slipway_airflow.building import build_context, name_of, recall
 from slipway_airflow.releases import Release
 from slipway_airflow.rolling import state_of
 from slipway_airflow.settling import Ending, Status
@@ -56,8 +56,8 @@ def write(
 
 
 def data_docs(services: Services, release: Release) -> Path:
-    """The folder of this release's Data Docs."""
-    return services.home.releases / release.model / f"{release.id}.docs"
+    """The folder with what Great Expectations said of this version."""
+    return build_context(services, release).docs
 
 
 def data_docs_url(run: EvidenceRun) -> str:

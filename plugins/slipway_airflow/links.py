@@ -60,9 +60,14 @@ class DataDocsLink(_Link):
 ALL: tuple[_Link, ...] = (ModelVersionLink(), EvidenceLink(), DataDocsLink())
 
 
+def forget(operator: Any) -> None:
+    """Let the running task's links lead nowhere yet. Airflow then stores none of them (a request each)."""
+    operator.operator_extra_links = ()
+    setattr(operator, URLS, {})
+
+
 def point(context: Context, link: type[_Link], url: str) -> None:
     """Let the running task's `link` lead to `url`."""
     task: Any = context["ti"].task
-    if not hasattr(task, URLS):
-        setattr(task, URLS, {})
     getattr(task, URLS)[link().name] = url
+    task.operator_extra_links = tuple(one for one in ALL if one.name in getattr(task, URLS))

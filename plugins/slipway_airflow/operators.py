@@ -44,11 +44,13 @@ class WaitingOperator(BaseOperator):
         super().__init__(**kwargs)
 
     def execute(self, context: Context) -> Any:
+        links.forget(self)
         with explained(context), working_time(context):
             return self.look(context)
 
     def resume(self, context: Context, event: str) -> Any:
         """What a trigger wakes. `event` is for the log: `look` finds out for itself."""
+        links.forget(self)
         self.log.info("woken: %s", event)
         with explained(context), working_time(context, f"{SECONDS}_resumed"):
             return self.look(context)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, overload
 
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
@@ -35,6 +35,7 @@ class StepOperator(DecoratedOperator):
     ui_color = "#e8f1fb"
 
     def execute(self, context: Context) -> Any:
+        links.forget(self)
         self.op_kwargs = dict(self.determine_kwargs({**context, **self.op_kwargs}))
         with explained(context), working_time(context):
             return self._told(context, self.python_callable(*self.op_args, **self.op_kwargs))
@@ -62,11 +63,26 @@ class working_time:  # noqa: N801 - a context manager, read as a phrase
         self._ti.xcom_push(self._key, [self._started, time.time()])
 
 
-def step(function: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
-    """Make a task of a function. Takes any operator's arguments (`retries`, `map_index_template`, ...).
+class Step(Protocol):
+    """A decorated function in a DAG: its arguments are not what it takes when it runs, but XComs of that."""
 
-    Untyped, as the arguments of a task are not what its function takes but XComs of it.
-    """
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def partial(self, **kwargs: Any) -> Step: ...
+
+    def expand(self, **kwargs: Any) -> Any: ...
+
+
+@overload
+def step(function: Callable[..., Any]) -> Step: ...
+
+
+@overload
+def step(**kwargs: Any) -> Callable[[Callable[..., Any]], Step]: ...
+
+
+def step(function: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+    """Make a task of a function. Takes any operator's arguments (`retries`, `map_index_template`, ...)."""
     kwargs.setdefault("retry_policy", RetryByKind())
     return task_decorator_factory(
         python_callable=function,

@@ -9,17 +9,30 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.airflow.world import World
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import DagBag
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _FOLDER = tempfile.TemporaryDirectory(prefix="slipway-airflow-tests-")
 AIRFLOW_HOME = Path(_FOLDER.name)
 
+# The repository's DAG files beside specs of the tests' own.
+DAGS = AIRFLOW_HOME / "dags"
+DAGS.mkdir()
+for _source in (REPOSITORY / "dags").glob("*.py"):
+    (DAGS / _source.name).symlink_to(_source)
+(DAGS / "releases").symlink_to(Path(__file__).parent / "releases")
+
 os.environ |= {
     "AIRFLOW_HOME": str(AIRFLOW_HOME),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
     "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
@@ -37,3 +50,25 @@ def airflow_database() -> Iterator[Path]:
     initdb()
     yield AIRFLOW_HOME / "airflow.db"
     _FOLDER.cleanup()
+
+
+@pytest.fixture(scope="session")
+def bag(airflow_database: Path) -> DagBag:
+    """This repository's DAGs beside the specs of these tests."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(str(DAGS))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """What `wire()` returns in this test, and stages that take no time."""
+    from slipway_airflow import wiring
+
+    from model_store import build
+
+    world = World(tmp_path)
+    monkeypatch.setattr(wiring, "wire", lambda home=None: world.services)
+    for name, stage in world.stages().items():
+        monkeypatch.setattr(build, name, stage)
+    return world

@@ -42,7 +42,10 @@ def context(ti: FakeTaskInstance) -> Any:
 
 
 def test_a_permanent_error_fails_the_task_without_another_try() -> None:
-    with pytest.raises(AirflowFailException, match="the file is garbage"), explained(context(FakeTaskInstance())):
+    with (
+        pytest.raises(AirflowFailException, match="the file is garbage"),
+        explained(context(FakeTaskInstance())),
+    ):
         raise Permanent("the file is garbage", remedy="export it again")
 
 

@@ -1,0 +1,123 @@
+"""Waits that hold no worker slot."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from airflow.sdk._shared.module_loading import import_string
+from slipway_airflow import rolling, triggers
+from slipway_airflow.admission import take_turn
+
+from model_store.errors import Retryable
+from serving.types import Outcome
+from tests.airflow.world import MODEL, World
+
+
+async def fired(trigger: triggers.LookingTrigger, *, within: float = 5) -> str:
+    """The words of the trigger's one event."""
+    trigger.seconds = 0.01
+    async with asyncio.timeout(within):
+        async for event in trigger.run():
+            return str(event.payload)
+    raise AssertionError("no event")
+
+
+def under_way(world: World) -> str:
+    world.serve(1)
+    release = world.release(2)
+    take_turn(world.services, release)
+    deployment = rolling.place(world.services, release, world.bundle(2).id)
+    return rolling.start(world.services, release, deployment.id).release_id
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        triggers.TurnTrigger("fraud-v1-20261121T200000Z"),
+        triggers.ReadyTrigger("fraud", "fraud-blue-1", 5.0),
+        triggers.RolloutTrigger("fraud-v1-20261121T200000Z", "progressing", 0.5),
+    ],
+    ids=lambda trigger: type(trigger).__name__,
+)
+def test_a_trigger_comes_back_as_it_was_from_its_own_words(trigger: triggers.LookingTrigger) -> None:
+    path, kwargs = trigger.serialize()
+    again = import_string(path)(**kwargs)
+    assert (type(again), again.kwargs, again.seconds) == (type(trigger), trigger.kwargs, trigger.seconds)
+
+
+async def test_a_rollout_moves_on_until_it_is_promoted(world: World) -> None:
+    release = under_way(world)
+    assert await fired(triggers.RolloutTrigger(release, "progressing", 0.01)) == "watching"
+
+
+async def test_a_failing_verdict_ends_the_wait(world: World) -> None:
+    release = under_way(world)
+    world.journal.verdicts[0] = Outcome.FAIL
+    assert await fired(triggers.RolloutTrigger(release, "progressing", 0.01)) == "rolled_back"
+
+
+async def test_a_turn_comes_when_the_holder_gives_up(world: World) -> None:
+    first, second = world.release(1), world.release(2, second=1)
+    take_turn(world.services, first)
+    waiting = asyncio.create_task(fired(triggers.TurnTrigger(second.id)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    world.lock.release(MODEL, first.id)
+    assert await waiting == "holds the release lock"
+
+
+async def test_a_superseded_turn_says_by_whom(world: World) -> None:
+    first, second, third = world.release(1), world.release(2, second=1), world.release(3, second=2)
+    for release in (first, second, third):
+        take_turn(world.services, release)
+    assert await fired(triggers.TurnTrigger(second.id)) == f"superseded by {third.id}"
+
+
+async def test_somebody_who_ends_a_waiting_task_frees_its_place(world: World) -> None:
+    first, second = world.release(1), world.release(2, second=1)
+    take_turn(world.services, first)
+    take_turn(world.services, second)
+    await triggers.TurnTrigger(second.id).on_kill()
+    assert world.lock.read(MODEL).waiting is None
+
+
+async def test_pods_that_are_never_ready_are_waited_for_only_so_long(world: World) -> None:
+    deployment = world.target.deploy(world.bundle(1), world.slot, replicas=1)
+    world.target.hold_back(deployment.bundle_id)
+    assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 0.2)) == "late"
+
+
+async def test_pods_that_become_ready_end_the_wait(world: World) -> None:
+    deployment = world.target.deploy(world.bundle(1), world.slot, replicas=1)
+    assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 60)) == "ready"
+
+
+class Stubborn(triggers.LookingTrigger):
+    """Fails as told, then says it is done. Notes the threads it looked from."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors, self.threads = list(errors), set[int]()
+
+    def look(self) -> str | None:
+        self.threads.add(threading.get_ident())
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+async def test_a_short_absence_is_waited_out() -> None:
+    assert await fired(Stubborn(Retryable("down", remedy="wait"), Retryable("down", remedy="wait"))) == "done"
+
+
+async def test_any_other_problem_wakes_the_task_which_can_say_it() -> None:
+    assert await fired(Stubborn(ValueError("a torn file"))) == "ValueError: a torn file"
+
+
+async def test_looking_never_blocks_the_triggerers_loop() -> None:
+    trigger = Stubborn()
+    await fired(trigger)
+    assert threading.get_ident() not in trigger.threads

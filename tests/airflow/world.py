@@ -1,0 +1,271 @@
+"""One installation in memory: real store, journal, lock and rollouts; pods, routes, MLflow only remember."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from slipway_airflow.releases import Release, Releases, Request
+from slipway_airflow.wiring import Services, now
+
+from model_store import bundle as bundles
+from model_store.build import BuildContext, Chosen, Compiled, Exported, Gated, Published, Quantized, Variant
+from model_store.choose import NothingPassed
+from model_store.registry import Evidence, EvidenceRun, ModelVersion, RegistryUnavailable, UnknownVersion
+from model_store.spec import ReleaseSpec, load
+from model_store.store import Store
+from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from serving.home import Home, Ports
+from serving.rollout.advance import Rollouts
+from serving.rollout.journal import Journal
+from serving.rollout.lock import ReleaseLock
+from serving.rollout.plan import RolloutState
+from serving.rollout.record import Record
+from serving.router.memory import MemoryRouter
+from serving.target.memory import MemoryTarget
+from serving.types import ALL_STABLE, Counts, Finding, Outcome, Slot, Verdict
+from tests.bundles import mlp
+
+MODEL = "fraud"
+SPEC = Path(__file__).parent / "releases" / "fraud.yaml"
+
+
+class Registry:
+    """MLflow, as far as releases ask it. `down`: how many more calls find it down; `gone`: calls that do."""
+
+    url = "http://mlflow"
+
+    def __init__(self) -> None:
+        self.versions_known = {1, 2, 3, 4}
+        self.aliases_by_model: dict[str, dict[str, int]] = {MODEL: {"candidate": 1}}
+        self.tags: dict[int, dict[str, str]] = {}
+        self.evidence: dict[str, Evidence] = {}
+        self.down = 0
+        self.gone: set[str] = set()
+        self.calls: list[str] = []
+
+    def resolve(self, name: str, version: str) -> ModelRef:
+        self._called("resolve")
+        number = int(version) if version.isdecimal() else self.aliases_by_model[name].get(version, 0)
+        if number not in self.versions_known:
+            raise UnknownVersion(f"{name} has no {version}", remedy=f"newest: {self.versions_known}")
+        return ModelRef(name, number)
+
+    def describe(self, ref: ModelRef) -> ModelVersion:
+        self._called("describe")
+        at = datetime(2026, 11, 1, tzinfo=UTC)
+        return ModelVersion(ref, "run", "models:/m-1", "", at, dict(self.tags.get(ref.version, {})), ())
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        return [self.describe(ModelRef(name, number)) for number in sorted(self.versions_known, reverse=True)]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        self._called("aliases")
+        return dict(self.aliases_by_model[name])
+
+    def set_alias(self, ref: ModelRef, alias: str) -> None:
+        self._called("set_alias")
+        self.aliases_by_model[ref.name][alias] = ref.version
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        self._called("delete_alias")
+        self.aliases_by_model[name].pop(alias, None)
+
+    def set_tags(self, ref: ModelRef, tags: Mapping[str, str]) -> None:
+        self._called("set_tags")
+        self.tags.setdefault(ref.version, {}).update(tags)
+
+    def log_evidence(self, ref: ModelRef, found: Evidence) -> EvidenceRun:
+        self._called("log_evidence")
+        self.evidence[found.release_id] = found
+        return EvidenceRun("run-1", f"{self.url}/run-1")
+
+    def version_url(self, ref: ModelRef) -> str:
+        return f"{self.url}/{ref.name}/{ref.version}"
+
+    @property
+    def champion(self) -> int | None:
+        return self.aliases_by_model[MODEL].get("champion")
+
+    def _called(self, what: str) -> None:
+        self.calls.append(what)
+        if self.down > 0 or what in self.gone:
+            self.down = max(0, self.down - 1)
+            raise RegistryUnavailable("MLflow does not answer", remedy="start it", delay_seconds=0)
+
+
+class WatchedJournal(Journal):
+    """A journal whose guard looked just now. `verdicts` by step (else PASS); holds are long over."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.verdicts: dict[int, Outcome] = {}
+
+    def latest_record(self, release: str) -> Record | None:
+        state = self.load(release)
+        return self._record(state, self.verdicts.get(state.step, Outcome.PASS))
+
+    def records(self, release: str) -> Iterable[Record]:  # type: ignore[override]
+        return [record for record in [self.latest_record(release)] if record]
+
+    def _record(self, state: RolloutState, outcome: Outcome) -> Record:
+        finding = Finding("error rate", outcome, f"candidate is {outcome.name.lower()}")
+        return Record(
+            at=now(),
+            monotonic=1.0,
+            place=state.place,
+            share=state.split.candidate / 100,
+            retries_on_stable=True,
+            step_seconds=1e6,
+            stable=Counts(1000, 1, 0, 10.0),
+            candidate=Counts(100, 0, 0, 10.0),
+            raw={},
+            verdict=Verdict.of([finding], at=now()),
+        )
+
+
+@dataclass
+class World:
+    """The services, and what tests change about them. `built` counts the stages that ran."""
+
+    root: Path
+    registry: Registry = field(default_factory=Registry)
+    router: MemoryRouter = field(default_factory=MemoryRouter)
+    target: MemoryTarget = field(default_factory=MemoryTarget)
+    built: list[str] = field(default_factory=list)
+    passing: set[str] = field(default_factory=lambda: {"fp32", "fp16", "int8"})
+
+    def __post_init__(self) -> None:
+        self.home = Home(self.root, Ports())
+        self.store = Store(self.home.store)
+        self.journal = WatchedJournal(self.home.journal)
+        self.lock = ReleaseLock(self.home.journal)
+        self.releases = Releases(self.home.releases)
+        self.rollouts = Rollouts(self.journal, self.router, now=now)
+
+    def stages(self) -> dict[str, Any]:
+        """Stand-ins for `model_store.build`'s stages: quick, and counted."""
+        return {
+            "export_stage": self._export,
+            "check_data_stage": self._check_data,
+            "quantize_stage": self._quantize,
+            "compile_stage": self._compile,
+            "gate_stage": self._gate,
+            "choose_stage": self._choose,
+            "publish_stage": self._publish,
+        }
+
+    def _export(self, ctx: BuildContext) -> Any:
+        self.built.append("export")
+        self.registry.describe(ctx.ref)
+        return {"artifact": {"size_bytes": 1000}}
+
+    def _check_data(self, ctx: BuildContext, exported: Exported) -> Any:
+        self.built.append("check_data")
+        return {"checks": [], "docs": ""}
+
+    def _quantize(self, ctx: BuildContext, exported: Exported, variant: Variant) -> Any:
+        self.built.append("quantize")
+        return {"variant": variant, "artifact": {"size_bytes": 500}, "reason": "", "how": {}}
+
+    def _compile(self, ctx: BuildContext, quantized: Quantized, target: str) -> Any:
+        self.built.append("compile")
+        return {
+            "variant": quantized["variant"],
+            "target": target,
+            "artifact": {"size_bytes": 500},
+            "reason": "",
+        }
+
+    def _gate(
+        self, ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: list[Compiled]
+    ) -> Any:
+        self.built.append("gate")
+        passed = quantized["variant"]["precision"] in self.passing
+        check = asdict(Check("accuracy", -0.02, -0.01, passed=passed))
+        report = {"dataset_digest": "sha256:0", "checks": [check]}
+        return {"variant": quantized["variant"], "report": report, "profile": None, "reasons": []}
+
+    def _choose(self, ctx: BuildContext, gated: list[Gated]) -> Chosen:
+        for one in gated:
+            if all(check["passed"] for check in one["report"]["checks"]):
+                return {"precision": one["variant"]["precision"], "reason": "first that passed"}
+        raise NothingPassed([], [f"{one['variant']['precision']}: accuracy missed" for one in gated])
+
+    def _publish(
+        self, ctx: BuildContext, exported: Exported, gated: list[Gated], chosen: Chosen
+    ) -> Published:
+        found = self.bundle(ctx.ref.version)
+        return {"bundle": found.id, "precision": "fp32", "reason": "", "size_bytes": 10}
+
+    @property
+    def services(self) -> Services:
+        ports: Any = self
+        return Services(
+            home=self.home,
+            releases=self.releases,
+            store=self.store,
+            registry=ports.registry,
+            router=self.router,
+            target=self.target,
+            journal=self.journal,
+            lock=self.lock,
+            rollouts=self.rollouts,
+        )
+
+    @property
+    def spec(self) -> ReleaseSpec:
+        return load(SPEC)
+
+    def release(self, version: int, *, second: int = 0, run_id: str = "", dry_run: bool = False) -> Release:
+        """A request for `version`, made `second` seconds after the first one."""
+        at = datetime(2026, 11, 21, 20, 0, second, tzinfo=UTC)
+        request = Request(
+            f"release_{MODEL}", run_id or f"run-{version}-{second}", at, str(version), "", "ada", dry_run
+        )
+        return self.releases.open(
+            request, self.spec, lambda wanted: self.registry.resolve(MODEL, wanted).version
+        )
+
+    def bundle(self, version: int) -> Bundle:
+        """A real bundle of a tiny network, as `publish_stage` leaves it."""
+        return bundles.publish(self.store, self._contents(version))
+
+    def serve(self, version: int) -> None:
+        """Let `version` have all traffic, as after a finished release."""
+        deployed = self.target.deploy(self.bundle(version), self.slot, replicas=1)
+        route = self.router.read(MODEL) if MODEL in self.router.services() else None
+        self.router.write(
+            MODEL, ALL_STABLE, stable=deployed, candidate=None, at=route.revision if route else 0
+        )
+        self.registry.aliases_by_model[MODEL]["champion"] = version
+
+    @property
+    def slot(self) -> Slot:
+        if MODEL not in self.router.services():
+            return Slot.BLUE
+        stable = self.router.read(MODEL).stable
+        return stable.slot.other if stable else Slot.BLUE
+
+    def _contents(self, version: int) -> bundles.Contents:
+        served = self.store.put(
+            mlp(seed=version).SerializeToString(),
+            format="onnx",
+            precision="fp32",
+            parent_digest=None,
+            toolchain=Toolchain("onnxruntime", "1"),
+        )
+        return bundles.Contents(
+            model=ModelRef(MODEL, version),
+            served=served,
+            inputs=(TensorSpec("input", "FP32", (-1, 4)),),
+            outputs=(TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 2))),
+            serving=load(SPEC).serving.model_dump(mode="json"),
+            session_config={},
+            warmup={"input": np.zeros((4, 4), "f")},
+            report=GateReport("sha256:0", (Check("accuracy", 0.0, -0.01, passed=True),)),
+        )

@@ -137,10 +137,11 @@ def bench(
 ) -> None:
     """Run one benchmark; further arguments are its own."""
     with telling_failures(as_json=False):
-        files = sorted((REPOSITORY / "benchmarks").glob("[!_]*.py"))
-        if name not in [path.stem for path in files]:
-            known = ", ".join(path.stem for path in files) or "none"
-            raise Permanent(f"there is no benchmark {name!r}", remedy=f"Benchmarks: {known}.")
+        folder = REPOSITORY / "benchmarks"
+        known = sorted(path.stem for path in folder.glob("[!_]*.py"))
+        known += sorted(path.parent.name for path in folder.glob("*/__main__.py"))
+        if name not in known:
+            raise Permanent(f"there is no benchmark {name!r}", remedy=f"Benchmarks: {', '.join(known)}.")
     _become(f"benchmarks.{name}", context.args)
 
 

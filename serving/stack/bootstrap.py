@@ -140,7 +140,7 @@ def _install_packages(environment: Path, requirements: Sequence[str]) -> None:
     python = environment / "bin" / "python"
     if uv := shutil.which("uv"):
         _say(f"Installing {count} packages with uv into {environment} (once) ...")
-        # Compiled now, by all cores: otherwise the first start of the stack does it, in six processes at once.
+        # Compiled now, by all cores: else the first start of the stack does it, in six processes at once.
         # Its progress is for a terminal; a log would get the name of every package.
         quiet = () if sys.stderr.isatty() else ("--quiet",)
         _run([uv, "pip", "install", *quiet, "--compile-bytecode", "--python", python, *files])

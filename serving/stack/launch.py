@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from model_store.errors import Permanent, SlipwayError
 from serving.home import REPOSITORY, Home
@@ -17,17 +18,17 @@ from serving.target.pods import pod
 from serving.types import Slot
 
 
-def become(home: Home, program: Component) -> None:
+def become(home: Home, program: Component) -> NoReturn:
     """End the predecessor's leftovers, prepare, and replace this process."""
     # Killed at once: whoever supervised them is gone, so nobody could use what they would still do.
     end([owned.process for owned in owned_by(home, program.name)], patience_seconds=0)
+    os.environ |= {**common_environment(home), **program.env}
+    os.environ |= {HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
+    os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     program.prepare()
     os.nice(program.niceness)
     os.chdir(REPOSITORY)
-    marks = {HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
-    environment = {**os.environ, **common_environment(home), **program.env, **marks}
-    environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    os.execve(program.argv[0], program.argv, environment)
+    os.execv(program.argv[0], program.argv)
 
 
 def main(arguments: list[str]) -> int:

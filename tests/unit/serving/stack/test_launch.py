@@ -16,6 +16,7 @@ from serving.stack.components import common_environment, component, components
 from serving.stack.processes import HOME_MARK, PROGRAM_MARK
 
 BECOME = """
+import os
 import sys
 from pathlib import Path
 from serving.home import Home, Ports
@@ -23,7 +24,7 @@ from serving.stack.components import Component
 from serving.stack.launch import become
 show = "import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.nice(0)]))"
 home = Home(Path(sys.argv[1]), Ports())
-prepare = lambda: print("prepared", flush=True)
+prepare = lambda: print("prepared", os.environ["OWN"], os.environ["AIRFLOW_HOME"], flush=True)
 become(home, Component("shown", (sys.executable, "-c", show), env={"OWN": "1"}, prepare=prepare, niceness=3))
 """
 
@@ -44,7 +45,8 @@ def test_a_component_is_prepared_marked_and_started_in_the_repository(home: Home
     done = launch(home, "-c", BECOME, str(home.root))
     prepared, shown = done.stdout.splitlines()
     environ, folder, niceness = json.loads(shown)
-    assert prepared == "prepared"
+    # What is prepared (a database) must be this installation's, not the user's own.
+    assert prepared == f"prepared 1 {home.airflow}"
     assert environ[HOME_MARK] == str(home.root)
     assert environ[PROGRAM_MARK] == "shown"
     assert environ["OWN"] == "1"

@@ -130,7 +130,11 @@ def _run(
         *rules.columns(dict.fromkeys(present), data.columns, slices=data.slices),
     ]
     validated = validate(rows.frame, f"{role} rows", [rule.expectation for rule in stated])
+    checks = [
+        rules.to_check(role, rule, finding) for rule, finding in zip(stated, validated.findings, strict=True)
+    ]
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
     facts = {"File": str(rows.path), "Digest": rows.digest, "Rows": str(len(rows.frame))}
     title = f"{role.capitalize()} rows of {spec.model}"
-    publish(validated.document, docs_dir, name=f"data-{role}", title=title, facts=facts)
-    return [rules.to_check(role, r, finding) for r, finding in zip(stated, validated.findings, strict=True)]
+    publish(validated.document, docs_dir, name=f"data-{role}", title=title, facts=facts, failed=failed)
+    return checks

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,20 @@ PAGE = "slipway_page.j2"
 
 
 def publish(
-    document: dict[str, Any], folder: Path, *, name: str, title: str, facts: Mapping[str, str]
+    document: dict[str, Any],
+    folder: Path,
+    *,
+    name: str,
+    title: str,
+    facts: Mapping[str, str],
+    failed: Sequence[str],
 ) -> Path:
     """Write `folder`/`name`.html and .json, and the index of all pages in `folder`. Returns the page.
 
-    `facts` stand at the top of the page: what was looked at.
+    At the top of the page stand `facts`, what was looked at, and `failed`, a sentence for each limit missed.
     """
     page = folder / f"{name}.html"
-    _write(page, _page(document, title, facts))
+    _write(page, _page(document, title, facts, failed))
     _write(page.with_suffix(".json"), json.dumps({"title": title, **document}, indent=1))
     _write(folder / "index.html", _index(folder))
     return page
@@ -38,7 +44,7 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _page(document: dict[str, Any], title: str, facts: Mapping[str, str]) -> str:
+def _page(document: dict[str, Any], title: str, facts: Mapping[str, str], failed: Sequence[str]) -> str:
     from great_expectations.core.expectation_validation_result import (
         ExpectationSuiteValidationResult,
         expectationSuiteValidationResultSchema,
@@ -46,7 +52,7 @@ def _page(document: dict[str, Any], title: str, facts: Mapping[str, str]) -> str
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
     from great_expectations.render.view.view import DefaultJinjaPageView
 
-    loaded: Any = expectationSuiteValidationResultSchema.load(document)
+    loaded: Any = expectationSuiteValidationResultSchema.load(_escaped(document))
     is_result = isinstance(loaded, ExpectationSuiteValidationResult)
     result = loaded if is_result else ExpectationSuiteValidationResult(**loaded)
     content = ValidationResultsPageRenderer().render(result)
@@ -56,8 +62,23 @@ def _page(document: dict[str, Any], title: str, facts: Mapping[str, str]) -> str
         "Expectations met": _met(document),
         "Checked by": f"Great Expectations {document['meta']['great_expectations_version']}",
     }
-    passed = bool(document["success"])
-    return str(view.render(content, template=PAGE, title=title, passed=passed, facts=shown))
+    told = {"title": title, "passed": bool(document["success"]), "facts": shown, "failed": list(failed)}
+    return str(view.render(content, template=PAGE, **told))
+
+
+def _escaped(document: dict[str, Any]) -> dict[str, Any]:
+    """Unexpected values without markup: Great Expectations puts them into its tables as they are."""
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    for result in copy["results"]:
+        found = result["result"]
+        found["partial_unexpected_list"] = [_plain(v) for v in found.get("partial_unexpected_list", [])]
+        for count in found.get("partial_unexpected_counts", []):
+            count["value"] = _plain(count.get("value"))
+    return copy
+
+
+def _plain(value: Any) -> Any:
+    return escape(value) if isinstance(value, str) else value
 
 
 def _index(folder: Path) -> str:

@@ -48,9 +48,22 @@ def _validate(candidate: str, checks: Sequence[Check], docs_dir: Path) -> bool:
         )
     frame = pd.DataFrame({check.name: [float(check.observed)] for check in checks})
     validated = validate(frame, candidate, [_expectation(check) for check in checks])
-    publish(validated.document, docs_dir, name=_file_name(candidate), title=f"Gates of {candidate}", facts={})
+    failed = [_miss(check) for check in checks if not check.passed]
+    publish(
+        validated.document,
+        docs_dir,
+        name=_file_name(candidate),
+        title=f"Gates of {candidate}",
+        facts={},
+        failed=failed,
+    )
     _refuse_disagreement(candidate, checks, validated)
     return all(finding.success for finding in validated.findings)
+
+
+def _miss(check: Check) -> str:
+    detail = f" ({check.detail})" if check.detail else ""
+    return f"{check.name}: observed {check.observed:.6g}, limit {check.limit:g}{detail}"
 
 
 def _expectation(check: Check) -> Expectation:

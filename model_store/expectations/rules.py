@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 POSITIVE = "label is positive"
 LEAKED = "row is a calibration row too"
 READABLE = "row can be fed to the model"
+ADDED = (POSITIVE, LEAKED, READABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ def _observed(finding: Finding) -> float:
 
 def _what(result: dict[str, Any]) -> str:
     if missing := _missing(result):
-        return f"lacks {', '.join(missing)}; has {', '.join(result['observed_value'])}"
+        has = (name for name in result["observed_value"] if name not in ADDED)
+        return f"lacks {', '.join(missing)}; has {', '.join(has)}"
     if count := result.get("unexpected_count"):
         examples = ", ".join(dict.fromkeys(map(str, result.get("partial_unexpected_list", []))))
         return f"not so for {count} of {result['element_count']} values, e.g. {examples or 'missing ones'}"

@@ -3,27 +3,22 @@
 `load` and `load_all` turn every complaint into file, line, field, allowed values and remedy.
 """
 
-from model_store.spec.complaint import Complaint, InvalidSpec
-from model_store.spec.load import Loaded, load, load_all
-from model_store.spec.paths import expand
-from model_store.spec.sections import (
-    MODEL_NAME,
-    Analysis,
-    Approval,
+from model_store.spec.before_traffic import (
     Column,
     Data,
     Gates,
     LatencyLimit,
     Margin,
-    ReleaseSpec,
-    Rollout,
-    Section,
-    Serving,
     SizeLimit,
     SliceMargin,
     Source,
-    Step,
 )
+from model_store.spec.complaint import Complaint, InvalidSpec
+from model_store.spec.in_traffic import Analysis, Approval, Rollout, Serving, Step
+from model_store.spec.load import Loaded, load, load_all
+from model_store.spec.paths import expand
+from model_store.spec.release import MODEL_NAME, ReleaseSpec
+from model_store.spec.section import Section
 
 __all__ = [
     "MODEL_NAME",

@@ -11,7 +11,7 @@ from model_store.errors import Permanent
 from model_store.spec.complaint import Complaint, InvalidSpec
 from model_store.spec.document import read_document
 from model_store.spec.pydantic_complaints import complaints
-from model_store.spec.sections import ReleaseSpec
+from model_store.spec.release import ReleaseSpec
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -42,11 +42,20 @@ def main(arguments: list[str]) -> int:
 def _run(name: str, command: tuple[str, ...]) -> int:
     console.rule(f"[bold]{name}[/bold]  {shlex.join(command)}", align="left")
     started = time.monotonic()
-    status = subprocess.run(command, check=False).returncode
+    status = _wait(subprocess.Popen(command))
     # pytest closes with a summary of its own, which has to stay the last line.
     if status and name != "tests":
         console.print(f"[bold red]{name} failed[/bold red] after {time.monotonic() - started:.0f} s")
     return status
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C reaches the tests too: they end what they have started, so they are waited for."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 if __name__ == "__main__":

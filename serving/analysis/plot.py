@@ -71,7 +71,7 @@ def _draw_step(axes: Axes, points: Sequence[Point]) -> float:
         errors = np.array([count.errors - counts[0].errors for count in counts], dtype=float)
         rate = np.divide(errors, requests, out=np.full(requests.shape, np.nan), where=requests > 0)
         low, high = confidence_sequence(requests, errors)
-        axes.plot(seconds, 100 * rate, color=colour, label=arm)
+        axes.plot(seconds, 100 * rate, color=colour, marker=".", ms=3, label=arm)
         axes.fill_between(seconds, 100 * low, 100 * high, color=colour, alpha=0.15, lw=0)
         # What is worth showing is what enough requests say, not where the band is still wide.
         known = requests >= ENOUGH_REQUESTS

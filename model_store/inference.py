@@ -60,6 +60,13 @@ def open_session(
         raise NotRunnable(f"onnxruntime refuses the model: {error}", remedy="check the ONNX file") from error
 
 
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """The only number of rows the model takes at once, None if that is free."""
+    sizes = {tensor.shape[0] for tensor in session.get_inputs() if tensor.shape}
+    size = next(iter(sizes), None)
+    return size if len(sizes) == 1 and isinstance(size, int) else None
+
+
 def batches(rows: Rows, size: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """The rows in order, `size` at a time. Every array has the same first dimension."""
     count = count_rows(rows)
@@ -82,11 +89,21 @@ def answer(
     if count_rows(rows) == 0:
         raise NotRunnable("there are no rows to answer", remedy="fill the data file")
     names = [output.name for output in session.get_outputs()]
+    size = fixed_batch(session) or batch_size
     try:
-        parts = [session.run(names, batch) for batch in batches(rows, batch_size)]
+        parts = [session.run(names, batch) for batch in batches(_padded(rows, session), size)]
     except Exception as error:
         wanted = ", ".join(f"{i.name} {i.type} {i.shape}" for i in session.get_inputs())
         raise NotRunnable(
             f"the model cannot answer these rows: {error}", remedy=f"the model takes: {wanted}"
         ) from error
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+    count = count_rows(rows)
+    return {name: np.concatenate([part[i] for part in parts])[:count] for i, name in enumerate(names)}
+
+
+def _padded(rows: Rows, session: ort.InferenceSession) -> Rows:
+    """For a model of one batch size: whole batches, the last filled up with the last row."""
+    missing = -count_rows(rows) % (fixed_batch(session) or 1)
+    if not missing:
+        return rows
+    return {name: np.concatenate([array, array[-1:].repeat(missing, axis=0)]) for name, array in rows.items()}

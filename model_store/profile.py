@@ -50,15 +50,17 @@ def measure(
     *,
     artifact: Artifact,
     max_batch_size: int,
+    single: int = 1,
     budget_seconds: float = 1.5,
     clock: Clock = time.perf_counter,
 ) -> Profile:
     """Time both models on real rows for about `budget_seconds`, two thirds of it on single rows.
 
-    `candidate` and `baseline` take feeds by input name. Fewer rows than a full batch are repeated.
+    `candidate` and `baseline` take feeds by input name. Fewer rows than a full batch are repeated. `single`
+    is the smallest batch, more than one row only for a model that takes no other.
     """
     started = clock()
-    singles = _take_turns(candidate, baseline, _feeds(rows, 1), budget_seconds * 2 / 3, clock)
+    singles = _take_turns(candidate, baseline, _feeds(rows, single), budget_seconds * 2 / 3, clock)
     batches = _take_turns(candidate, baseline, _feeds(rows, max_batch_size), budget_seconds / 3, clock)
     own, other = (np.concatenate(side) * 1e3 for side in singles)
     per_batch = float(np.median(np.concatenate(batches[0])))

@@ -89,10 +89,9 @@ class EngineCompiler:
 
 def _run_child(command: list[str], folder: Path, time_limit_seconds: float) -> str | None:
     """Run `python -m command`; None if it ended well, else what happened in words."""
-    # -P: this folder has modules named like the libraries the child imports.
     with (folder / "log.txt").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", *command],
+            [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,15 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from model_store.inference import Rows, answer, batches, count_rows, open_session, session_config
+from model_store.inference import (
+    Rows,
+    answer,
+    batches,
+    count_rows,
+    fixed_batch,
+    open_session,
+    session_config,
+)
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
 from model_store.readout import Readout
 
@@ -44,9 +52,10 @@ def convert(
     decisions on the calibration rows change, with percentile 99.99; then nodes go back to fp32, the most
     harmful first (see `exclude`), until few enough change.
     """
-    rows = spread(calibration, max_rows)
+    batch = fixed_batch(open_session(model.SerializeToString())) or CALIBRATION_BATCH
+    rows = spread(calibration, max_rows, batch)
     with tempfile.TemporaryDirectory(prefix="slipway-int8-") as folder, _quiet():
-        trial = Trial(model, Path(folder), rows)
+        trial = Trial(model, Path(folder), rows, batch)
         units = Units.of(model, HEAVY, max_units=max_units)
         if not units.nodes:
             return None, {"reason": f"no operator to quantize: none of {', '.join(HEAVY)} is in the model"}
@@ -70,8 +79,8 @@ def _find(trial: Trial, layout: str, units: Units, max_changed: float) -> Found:
 class Trial:
     """Quantizes one model again and again, calibrating each recipe once."""
 
-    def __init__(self, model: ModelProto, folder: Path, rows: Rows) -> None:
-        self._folder, self._rows = folder, rows
+    def __init__(self, model: ModelProto, folder: Path, rows: Rows, batch: int) -> None:
+        self._folder, self._rows, self._batch = folder, rows, batch
         self._path = folder / "model.onnx"
         onnx.save(model, self._path)
         self._expected = answer(open_session(self._path), rows)
@@ -100,7 +109,7 @@ class Trial:
         quantize_static(
             self._path,
             target,
-            _reader(self._rows),
+            _reader(self._rows, self._batch),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(HEAVY if is_tensorrt else HEAVY + FOLDED_BY_ONNXRUNTIME),
             nodes_to_exclude=list(excluded),
@@ -115,22 +124,22 @@ class Trial:
         return content
 
 
-def spread(rows: Rows, limit: int) -> dict[str, np.ndarray[Any, Any]]:
+def spread(rows: Rows, limit: int, batch: int = CALIBRATION_BATCH) -> dict[str, np.ndarray[Any, Any]]:
     """At most `limit` rows in whole batches, evenly spaced: in sorted files the first are unlike the rest."""
     count = count_rows(rows)
     wanted = min(limit, count)
-    if wanted > CALIBRATION_BATCH:  # onnxruntime's histograms take batches of one size only
-        wanted -= wanted % CALIBRATION_BATCH
+    if wanted > batch:  # onnxruntime's histograms take batches of one size only
+        wanted -= wanted % batch
     chosen = np.linspace(0, count - 1, wanted).round().astype(np.int64)
     return {name: array[chosen] for name, array in rows.items()}
 
 
-def _reader(rows: Rows) -> Any:
+def _reader(rows: Rows, batch: int) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches: Iterator[dict[str, np.ndarray[Any, Any]]] = batches(rows, CALIBRATION_BATCH)
+            self._batches: Iterator[dict[str, np.ndarray[Any, Any]]] = batches(rows, batch)
 
         def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
             return next(self._batches, None)

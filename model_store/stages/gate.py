@@ -16,7 +16,7 @@ from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Qua
 from model_store.dataset import Dataset
 from model_store.durable import digest_file
 from model_store.errors import Permanent
-from model_store.inference import answer, open_session, session_config
+from model_store.inference import answer, fixed_batch, open_session, session_config
 from model_store.profile import Profile, judge_profile, measure
 from model_store.readout import Readout
 from model_store.records import report_record
@@ -139,7 +139,8 @@ def _profile(ctx: BuildContext, exported: Exported, judged: Artifact, rows: Data
         partial(baseline.run, None),
         rows.inputs,
         artifact=judged,
-        max_batch_size=ctx.spec.serving.max_batch_size,
+        max_batch_size=fixed_batch(candidate) or ctx.spec.serving.max_batch_size,
+        single=fixed_batch(candidate) or 1,
     )
 
 

@@ -79,6 +79,12 @@ def test_losing_to_the_champion_blocks(world: BuildContext, credit: Credit) -> N
     with pytest.raises(NothingPassed, match="accuracy against champion v2 non-inferiority"):
         built(ctx)
     assert built(replace(ctx, ref=REF)).model == REF
+    # The worse one passed when nobody served yet; who serves now decides, not what was remembered then.
+    registry.champion = None
+    assert built(ctx).model == ctx.ref
+    registry.champion = (2, champion.id)
+    with pytest.raises(NothingPassed):
+        built(ctx)
 
 
 def test_the_first_release_has_no_champion_to_lose_to(world: BuildContext) -> None:

@@ -235,11 +235,16 @@ def test_the_second_to_settle_is_told_so(tmp_path: Path) -> None:
     assert (tmp_path / "final" / "file").exists()
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_file(path, b"old", area=tmp_path / "tmp")
-    with pytest.raises(TypeError):
-        write_file(path, "not bytes", area=tmp_path / "tmp")  # type: ignore[arg-type]
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_file(path, b"new", area=tmp_path / "tmp")
     assert path.read_bytes() == b"old"
     assert list((tmp_path / "tmp").iterdir()) == []
 

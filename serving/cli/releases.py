@@ -10,16 +10,18 @@ from pathlib import Path
 from rich.text import Text
 
 from model_store.errors import Permanent, Retryable
-from model_store.spec import load
+from model_store.spec import load, load_all
 from serving.cli.output import console, errors, print_json
-from serving.home import Home
+from serving.home import REPOSITORY, Home
 from serving.rollout.advance import Rollouts
 from serving.rollout.journal import Journal
 from serving.rollout.plan import RolloutState
 from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
+from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, UnknownDag, airflow_api
 
 POLL_SECONDS = 1.0
+NEW_DAG_SECONDS = 60.0
+SILENT_SECONDS = 120.0
 _NEWS = ("running", "deferred", "success", "failed", "up_for_retry", "upstream_failed", "skipped")
 _STYLES = {"success": "green", "failed": "bold red", "up_for_retry": "yellow", "upstream_failed": "dim"}
 
@@ -31,17 +33,19 @@ class RunFailed(Permanent):
 def release(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
     """Ask Airflow to release a version. Raises `RunFailed` when waited for and it does not get there."""
     conf = {"reason": reason} | ({"version": version} if version else {})
-    _run_dag(home, f"release_{model}", conf, wait=wait, as_json=as_json)
+    _report(home, _start(home, f"release_{model}", conf), wait=wait, as_json=as_json)
 
 
 def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
     """Ask Airflow to go back; while it is down, return the traffic of a release under way by ourselves."""
     conf = {"model": model, "version": version, "reason": reason}
     try:
-        _run_dag(home, "model_rollback", conf, wait=wait, as_json=as_json)
+        run = _start(home, "model_rollback", conf)
     except Retryable as airflow_is_down:
         state = _return_traffic(home, model, version, reason, airflow_is_down)
         _say_returned(state, as_json=as_json)
+    else:
+        _report(home, run, wait=wait, as_json=as_json)
 
 
 def validate(path: Path, *, as_json: bool) -> None:
@@ -57,40 +61,71 @@ def validate(path: Path, *, as_json: bool) -> None:
         console.print(f"{path} is a valid spec: it releases {spec.model}.")
 
 
-def _run_dag(home: Home, dag_id: str, conf: Mapping[str, str | None], *, wait: bool, as_json: bool) -> None:
+def _start(home: Home, dag_id: str, conf: Mapping[str, str | None]) -> DagRun:
+    """Trigger the DAG. One that is in the repository but not yet in Airflow is waited for."""
+    deadline = time.monotonic() + NEW_DAG_SECONDS
     with airflow_api(home) as api:
-        run = api.trigger(dag_id, conf)
-        url = f"{home.airflow_url}/dags/{run.dag_id}/runs/{run.run_id}"
-        if not as_json:
-            console.print(f"{dag_id} has started: {url}", soft_wrap=True)
-        if wait:
-            run = _follow(api, run, quiet=as_json)
-        if run.state == "failed":
-            raise RunFailed("\n".join([f"{run.dag_id} failed", *_why(api, run)]), remedy=f"See {url}")
-        if as_json:
-            print_json({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state, "url": url})
-        elif wait:
-            console.print(f"{run.dag_id}: {run.state}")
+        while True:
+            try:
+                return api.trigger(dag_id, conf)
+            except UnknownDag:
+                if dag_id not in _promised_dags() or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
 
 
-def _follow(api: AirflowApi, run: DagRun, *, quiet: bool) -> DagRun:
-    """Say what each task does until the run has ended."""
+def _promised_dags() -> set[str]:
+    """What Airflow has as soon as it has read the folder: a fresh stack needs some seconds for it."""
+    specs = load_all(REPOSITORY / "dags" / "releases").specs
+    return {"model_rollback", *(f"release_{spec.model}" for spec in specs)}
+
+
+def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool) -> None:
+    url = f"{home.airflow_url}/dags/{run.dag_id}/runs/{run.run_id}"
+    if not as_json:
+        console.print(f"{run.dag_id} has started: {url}", soft_wrap=True)
+    if wait:
+        run = _follow(home, run, quiet=as_json)
+    if run.state == "failed":
+        raise RunFailed("\n".join([f"{run.dag_id} failed", *_why(home, run)]), remedy=f"See {url}")
+    if as_json:
+        print_json({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state, "url": url})
+    elif wait:
+        console.print(f"{run.dag_id}: {run.state}")
+
+
+def _follow(home: Home, run: DagRun, *, quiet: bool) -> DagRun:
+    """Say what each task does until the run has ended. An API server that is restarted is waited for."""
     said: dict[str, str | None] = {}
+    answered = time.monotonic()
     while True:
-        run = api.run(run)
+        try:
+            with airflow_api(home) as api:
+                while not run.has_ended:
+                    run, tasks = api.run(run), api.tasks(run)
+                    answered = time.monotonic()
+                    if not quiet:
+                        _say_news(tasks, said)
+                    time.sleep(0 if run.has_ended else POLL_SECONDS)
+                return run
+        except Retryable:
+            if time.monotonic() > answered + SILENT_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _say_news(tasks: list[TaskRun], said: dict[str, str | None]) -> None:
+    for task in tasks:
+        if task.state in _NEWS and said.get(task.name) != task.state:
+            errors.print(Text(f"  {task.name}: {task.state}", style=_STYLES.get(task.state or "", "")))
+        said[task.name] = task.state
+
+
+def _why(home: Home, run: DagRun) -> Iterator[str]:
+    with airflow_api(home) as api:
         for task in api.tasks(run):
-            if task.state in _NEWS and said.get(task.name) != task.state and not quiet:
-                errors.print(Text(f"  {task.name}: {task.state}", style=_STYLES.get(task.state or "", "")))
-            said[task.name] = task.state
-        if run.has_ended:
-            return run
-        time.sleep(POLL_SECONDS)
-
-
-def _why(api: AirflowApi, run: DagRun) -> Iterator[str]:
-    for task in api.tasks(run):
-        if task.state == "failed":
-            yield f"  {task.name}: {_reason(api, run, task)}"
+            if task.state == "failed":
+                yield f"  {task.name}: {_reason(api, run, task)}"
 
 
 def _reason(api: AirflowApi, run: DagRun, task: TaskRun) -> str:

@@ -137,10 +137,15 @@ class Airflow:
     def __init__(self, *states: str) -> None:
         self.states = list(states)
         self.triggered: list[tuple[str, dict[str, Any]]] = []
+        # So many requests come before Airflow has read the DAG's file, and so many find it restarting.
+        self.unread = self.restarting = 0
         self.failure: str | None = "accuracy dropped by 3 % (limit 1 %)"
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
+        if self.restarting > 0 and path.endswith("/taskInstances"):
+            self.restarting -= 1
+            raise httpx.ConnectError("refused")
         if path.endswith("/dagRuns"):
             return self._trigger(path.split("/")[4], json.loads(request.content))
         if path.endswith("/taskInstances"):
@@ -157,7 +162,8 @@ class Airflow:
         return httpx.Response(200, json={"dag_id": "release_m", "dag_run_id": "r1", "state": state})
 
     def _trigger(self, dag_id: str, body: dict[str, Any]) -> httpx.Response:
-        if dag_id == "release_nobody":
+        if dag_id == "release_nobody" or self.unread > 0:
+            self.unread -= 1
             return httpx.Response(404)
         self.triggered.append((dag_id, body["conf"]))
         return httpx.Response(200, json={"dag_id": dag_id, "dag_run_id": "r1", "state": "queued"})
@@ -228,6 +234,19 @@ def test_an_unknown_model_lists_the_known(answering: Callable[[Airflow], Airflow
     status, _, err = run("release", "nobody")
     assert status == 1
     assert "release_credit_risk" in err
+
+
+def test_a_dag_that_airflow_has_not_read_yet_is_waited_for(answering: Callable[[Airflow], Airflow]) -> None:
+    airflow = answering(Airflow("running"))
+    airflow.unread = 3
+    assert run("release", "credit_risk")[0] == 0
+    assert len(airflow.triggered) == 1
+
+
+def test_a_restarting_airflow_does_not_end_the_wait(answering: Callable[[Airflow], Airflow]) -> None:
+    airflow = answering(Airflow("running", "running", "success"))
+    airflow.restarting = 2
+    assert run("release", "m", "--wait")[0] == 0
 
 
 def test_a_rollback_goes_through_airflow_when_it_answers(answering: Callable[[Airflow], Airflow]) -> None:

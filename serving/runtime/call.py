@@ -7,12 +7,12 @@ whole computation (docs/decisions/0021-callbacks-on-the-hot-path.md).
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import orjson
 
 from model_store.errors import SlipwayError
+from serving.runtime.codec.blob import write_blob
 from serving.runtime.datatypes import widen_bf16
 from serving.runtime.errors import ModelFault
 from serving.runtime.signature import Shape, Signature
@@ -78,22 +78,34 @@ class Call:
 class Outputs:
     """A batch's results, kept whole; each form they are asked for in is made once for the whole batch.
 
-    `templates` is the JSON front's memory of response skeletons for this batch's shapes, by row count.
+    `templates` is the fronts' memory of response skeletons for this batch's shapes.
     """
 
-    __slots__ = ("_rows", "arrays", "is_batched", "signature", "templates")
+    __slots__ = ("_raws", "_rows", "arrays", "is_batched", "signature", "templates")
 
     def __init__(self, arrays: Sequence[np.ndarray], signature: Signature) -> None:
         self.arrays = arrays
         self.signature = signature
         self.is_batched = signature.is_batched
-        self.templates: dict[int, Any] = {}
+        self.templates: dict[object, bytes] = {}
+        self._raws: list[bytes | None] = [None] * len(arrays)
         self._rows: list[list[bytes] | None] = [None] * len(arrays)
 
     def slice(self, position: int, first: int, rows: int) -> np.ndarray:
         """One output's part for one call, without copying."""
         array = self.arrays[position]
         return array[first : first + rows] if self.is_batched else array
+
+    def raw(self, position: int, first: int, rows: int) -> bytes:
+        """One output's raw bytes for one call; made once for the whole batch and cut."""
+        whole = self._raws[position]
+        if whole is None:
+            spec = self.signature.outputs[position]
+            if not self.is_batched or not spec.datatype.size:
+                return write_blob(self.slice(position, first, rows), spec.datatype.name)
+            whole = self._raws[position] = self.arrays[position].tobytes()
+        row = len(whole) // len(self.arrays[position])
+        return whole[first * row : (first + rows) * row]
 
     def alone(self, first: int, rows: int) -> Outputs:
         """One call's part, copied: keeping it must not keep the whole batch."""

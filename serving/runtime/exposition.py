@@ -48,6 +48,7 @@ def exposition(
     )
     page.family("slipway_cache_hits_total", "counter", "Answers not computed, by level", _hits(named))
     page.family("slipway_cache_misses_total", "counter", "Look-ups in vain, by level", _misses(named))
+    page.family("slipway_cache_entries", "gauge", "Answers kept in the process", _cache_entries(named))
     page.family("slipway_cache_bytes", "gauge", "Kept answers in the process", _cache_bytes(named))
     if link is not None:
         page.family(
@@ -88,6 +89,12 @@ def _misses(named: Named) -> Iterator[tuple[str, float]]:
             yield f'{at},level="memory"', model.answers.memory.misses
         if model.answers is not None and model.answers.shared is not None:
             yield f'{at},level="redis"', model.answers.shared.misses
+
+
+def _cache_entries(named: Named) -> Iterator[tuple[str, float]]:
+    for at, model in named:
+        if model.answers is not None and model.answers.memory is not None:
+            yield at, model.answers.memory.entries()
 
 
 def _cache_bytes(named: Named) -> Iterator[tuple[str, float]]:

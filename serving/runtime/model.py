@@ -15,6 +15,7 @@ from serving.runtime.answers import Answers
 from serving.runtime.batching import Batcher
 from serving.runtime.call import Call, Outputs
 from serving.runtime.call_queue import CallQueue
+from serving.runtime.codec.plans import Plans
 from serving.runtime.codec.response import ResponseWriter
 from serving.runtime.engine.base import Engine
 from serving.runtime.engine.registry import open_engine
@@ -74,6 +75,7 @@ class ServedModel:
         self.timeout_seconds = manifest.settings.timeout_ms / 1000
         self.metrics = ModelMetrics()
         self.writer = ResponseWriter(self.name, self.version, self.signature)
+        self.plans = Plans()
         self.headers = response_headers(manifest, around.slot)
         self.in_flight = 0
         self._computing = 0

@@ -42,6 +42,8 @@ class Repository:
         self._entries = [_entry(bundle) for bundle in bundles]
         self._lock = asyncio.Lock()
         self.by_target: dict[bytes, ServedModel] = {}
+        # Grows with every model that comes or goes: what was remembered of the models before is void.
+        self.generation = 0
 
     @property
     def entries(self) -> list[Entry]:
@@ -128,6 +130,7 @@ class Repository:
             if newest is not None:
                 targets[f"{base}/infer".encode()] = newest
         self.by_target = targets
+        self.generation += 1
 
 
 def _entry(bundle: Path) -> Entry:

@@ -6,12 +6,11 @@ import struct
 
 import numpy as np
 
-from serving.runtime.call import Data
 from serving.runtime.errors import Refused
 from serving.runtime.signature import TensorSpec
 
 
-def read_blob(spec: TensorSpec, blob: memoryview, count: int) -> Data:
+def read_blob(spec: TensorSpec, blob: memoryview, count: int) -> memoryview | list[bytes]:
     """The tensor's content, zero-copy except for BYTES. Raises `Refused` when the length disagrees."""
     if spec.datatype.name == "BYTES":
         return _read_elements(spec, blob, count)

@@ -16,6 +16,8 @@ from serving.runtime.errors import Refused
 from serving.runtime.signature import Shape, Signature, TensorSpec
 
 _NONE: dict[str, Any] = {}
+# The request parameters anybody downstream reads.
+URGENCY = frozenset(("priority", "timeout"))
 
 
 class WantedOutput(NamedTuple):
@@ -26,12 +28,13 @@ class WantedOutput(NamedTuple):
 
 
 class InferRequest(NamedTuple):
-    """A checked request. `outputs` is None when the client left the choice to the model."""
+    """A checked request. `outputs` is None when the client left the choice to the model; of `parameters` only
+    what says how urgent it is."""
 
     data: list[Data]
     shapes: list[Shape]
     id: str
-    outputs: list[WantedOutput] | None
+    outputs: tuple[WantedOutput, ...] | None
     parameters: dict[str, Any]
 
 
@@ -186,14 +189,15 @@ def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _wishes(
     document: dict[str, Any], signature: Signature
-) -> tuple[list[WantedOutput] | None, dict[str, Any]]:
+) -> tuple[tuple[WantedOutput, ...] | None, dict[str, Any]]:
     parameters = _parameters(document)
     all_binary = parameters.get("binary_data_output") is True
+    urgency = _NONE if URGENCY.isdisjoint(parameters) else parameters
     outputs = document.get("outputs")
     if not outputs:
-        every = [WantedOutput(i, True) for i in range(len(signature.outputs))] if all_binary else None
-        return every, parameters
-    return [_wanted(entry, signature, all_binary) for entry in _listed(outputs)], parameters
+        every = tuple(WantedOutput(i, True) for i in range(len(signature.outputs))) if all_binary else None
+        return every, urgency
+    return tuple(_wanted(entry, signature, all_binary) for entry in _listed(outputs)), urgency
 
 
 def _listed(outputs: Any) -> list[dict[str, Any]]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import orjson
 
 from serving.runtime.call import Outputs
-from serving.runtime.codec.blob import write_blob
 from serving.runtime.codec.request import WantedOutput
 from serving.runtime.signature import Signature, TensorSpec
-
-_REMEMBERED = 256
 
 
 class ResponseWriter:
@@ -21,7 +17,6 @@ class ResponseWriter:
     def __init__(self, name: str, version: str, signature: Signature) -> None:
         self._signature = signature
         self._positions = range(len(signature.outputs))
-        self._entries: dict[object, bytes] = {}
         self._start = b'{"model_name":%s,"model_version":%s' % (orjson.dumps(name), orjson.dumps(version))
 
     def plain(self, outputs: Outputs, first: int, rows: int, request_id: str) -> bytes:
@@ -38,46 +33,32 @@ class ResponseWriter:
         return b"%s,%s" % (self._start, template % cells)
 
     def chosen(
-        self, outputs: Outputs, first: int, rows: int, request_id: str, wanted: list[WantedOutput]
+        self, outputs: Outputs, first: int, rows: int, request_id: str, wanted: tuple[WantedOutput, ...]
     ) -> tuple[bytes, bytes]:
         """The outputs asked for, in that order: the JSON part and the binary part."""
-        arrays = [outputs.slice(position, first, rows) for position, _ in wanted]
-        blobs = [
-            write_blob(array, self._signature.outputs[position].datatype.name)
-            for array, (position, is_binary) in zip(arrays, wanted, strict=True)
-            if is_binary
-        ]
-        if len(blobs) == len(wanted):
-            entries = self._binary_entries(wanted, arrays, blobs)
-        else:
-            entries = self._mixed_entries(wanted, arrays, outputs, first, rows)
+        blobs = [outputs.raw(position, first, rows) for position, is_binary in wanted if is_binary]
+        key = (rows, wanted, *map(len, blobs))
+        entries = outputs.templates.get(key)
+        if entries is None:
+            entries = self._entries(outputs, first, rows, wanted, blobs)
+            if len(blobs) == len(wanted):
+                # No values in it: the same for all calls of this batch with as many rows.
+                outputs.templates[key] = entries
         head = self._with_id(request_id) if request_id else self._start
         return b'%s,"outputs":[%s]}' % (head, entries), b"".join(blobs)
 
-    def _binary_entries(
-        self, wanted: list[WantedOutput], arrays: list[np.ndarray], blobs: list[bytes]
-    ) -> bytes:
-        """The same bytes for equal shapes and sizes, so they are remembered."""
-        key = (*wanted, *[array.shape for array in arrays], *map(len, blobs))
-        entries = self._entries.get(key)
-        if entries is None:
-            specs = [self._signature.outputs[position] for position, _ in wanted]
-            entries = b",".join(map(_binary_entry, specs, arrays, blobs))
-            if len(self._entries) < _REMEMBERED:
-                self._entries[key] = entries
-        return entries
-
-    def _mixed_entries(
-        self, wanted: list[WantedOutput], arrays: list[np.ndarray], outputs: Outputs, first: int, rows: int
+    def _entries(
+        self, outputs: Outputs, first: int, rows: int, wanted: tuple[WantedOutput, ...], blobs: list[bytes]
     ) -> bytes:
         entries = []
-        for (position, is_binary), array in zip(wanted, arrays, strict=True):
+        sizes = iter(map(len, blobs))
+        for position, is_binary in wanted:
             spec = self._signature.outputs[position]
+            entry = _entry(spec, outputs.slice(position, first, rows).shape)
             if is_binary:
-                entries.append(_binary_entry(spec, array, write_blob(array, spec.datatype.name)))
+                entries.append(b'%s,"parameters":{"binary_data_size":%d}}' % (entry, next(sizes)))
             else:
-                printed = _joined(outputs, position, first, rows)
-                entries.append(b'%s,"data":[%s]}' % (_entry(spec, array.shape), printed))
+                entries.append(b'%s,"data":[%s]}' % (entry, _joined(outputs, position, first, rows)))
         return b",".join(entries)
 
     def _with_id(self, request_id: str) -> bytes:
@@ -94,10 +75,6 @@ class ResponseWriter:
 def _entry(spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     fields: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype.name, "shape": list(shape)}
     return orjson.dumps(fields)[:-1]
-
-
-def _binary_entry(spec: TensorSpec, array: np.ndarray, blob: bytes) -> bytes:
-    return b'%s,"parameters":{"binary_data_size":%d}}' % (_entry(spec, array.shape), len(blob))
 
 
 def _joined(outputs: Outputs, position: int, first: int, rows: int) -> bytes:

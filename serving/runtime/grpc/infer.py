@@ -8,13 +8,14 @@ from google.protobuf.message import DecodeError
 
 from model_store.errors import SlipwayError
 from serving.runtime.call import Call, Outputs
+from serving.runtime.codec.plans import Plan, Plans, is_plannable, rest_of
 from serving.runtime.codec.request import InferRequest
 from serving.runtime.errors import ModelFault, Refused, status_of
 from serving.runtime.grpc.header_blocks import Headers, literal_block
 from serving.runtime.grpc.messages import message
 from serving.runtime.grpc.status import read_timeout_header
 from serving.runtime.grpc.stream import Stream
-from serving.runtime.grpc.tensors import MessageWriter, read_message
+from serving.runtime.grpc.tensors import MessageWriter, cuts_of, read_message
 from serving.runtime.model import ServedModel
 from serving.runtime.repository import Repository
 from serving.runtime.urgency import read_priority, read_timeout
@@ -102,6 +103,10 @@ class InferMethod:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._written: dict[ServedModel, Written] = {}
+        # Requests whose bytes but the tensors' are known, and the models they are for.
+        self._plans = Plans()
+        self._planned: dict[bytes, Written] = {}
+        self._generation = repository.generation
 
     def message(self, stream: Stream, payload: bytes) -> None:
         if stream.open_messages > 1:
@@ -115,13 +120,29 @@ class InferMethod:
 
     def read(self, payload: bytes) -> tuple[Written, InferRequest]:
         """Raises `Refused` for what is not a request of a model here."""
+        if self._generation != self._repository.generation:
+            self._generation, self._plans, self._planned = self._repository.generation, Plans(), {}
+        plan = self._plans.find_by_shape(payload)
+        if plan is not None:
+            return self._planned[plan.rest], plan.read(payload)
         found = _parsed(payload)
         model = self._repository.model(found.model_name, found.model_version or None)
         try:
-            return self._written_for(model), read_message(model.signature, found)
+            request = read_message(model.signature, found)
         except SlipwayError as error:
             model.metrics.finished(status_of(error))
             raise
+        written = self._written_for(model)
+        self._plan(payload, found, written, request)
+        return written, request
+
+    def _plan(self, payload: bytes, found: Any, written: Written, request: InferRequest) -> None:
+        signature = written.model.signature
+        cuts = cuts_of(payload, found, signature) if is_plannable(signature) else None
+        if cuts is not None:
+            rest = rest_of(payload, cuts)
+            if self._plans.keep(rest, Plan(cuts, len(payload), request, rest), by_shape=True):
+                self._planned[rest] = written
 
     def _written_for(self, model: ServedModel) -> Written:
         written = self._written.get(model)

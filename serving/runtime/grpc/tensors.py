@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from serving.runtime.call import Data, Outputs
-from serving.runtime.codec.blob import read_blob, write_blob
+from serving.runtime.codec.blob import read_blob
+from serving.runtime.codec.plans import Cuts
 from serving.runtime.codec.request import InferRequest, WantedOutput
 from serving.runtime.errors import Refused
 from serving.runtime.grpc.messages import message
@@ -15,6 +16,7 @@ from serving.runtime.signature import Shape, Signature, TensorSpec
 
 ModelInferResponse = message("ModelInferResponse")
 _RAW_OUTPUT_TAG = b"\x32"  # field 6, length-delimited
+_RAW_INPUT_TAG = b"\x3a"  # field 7, length-delimited
 _ID_TAG = b"\x1a"  # field 3, length-delimited
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -95,7 +97,7 @@ def _typed(spec: TensorSpec, entry: Any, count: int) -> Data:
         raise Refused(f"input {spec.name!r}: {error}", remedy=f"send {spec.datatype.name} values") from error
 
 
-def _wanted(request: Any, signature: Signature) -> list[WantedOutput] | None:
+def _wanted(request: Any, signature: Signature) -> tuple[WantedOutput, ...] | None:
     if not request.outputs:
         return None
     names = [spec.name for spec in signature.outputs]
@@ -104,7 +106,23 @@ def _wanted(request: Any, signature: Signature) -> list[WantedOutput] | None:
             raise Refused(f"no output {entry.name[:100]!r}", remedy=f"the model has: {', '.join(names)}")
         if entry.parameters and "classification" in entry.parameters:
             raise Refused("the classification extension is not served", remedy="take the scores")
-    return [WantedOutput(names.index(entry.name), True) for entry in request.outputs]
+    return tuple(WantedOutput(names.index(entry.name), True) for entry in request.outputs)
+
+
+def cuts_of(payload: bytes, request: Any, signature: Signature) -> Cuts | None:
+    """Where in the serialised message the raw contents are; None unless that is certain."""
+    places, at = [], 0
+    for raw in request.raw_input_contents:
+        at = payload.find(raw, at)
+        before = _varint(len(raw))
+        if at < 0 or payload[at - len(before) - 1 : at] != _RAW_INPUT_TAG + before:
+            return None
+        places.append((at, at + len(raw)))
+        at += len(raw)
+    if len(places) != len(signature.inputs) or at != len(payload):
+        return None
+    order = {entry.name: position for position, entry in enumerate(request.inputs)}
+    return tuple(places[order[spec.name]] for spec in signature.inputs)
 
 
 def _parameters(found: Any) -> dict[str, Any]:
@@ -117,45 +135,40 @@ def _parameters(found: Any) -> dict[str, Any]:
 
 
 class MessageWriter:
-    """Serialises answers of one model. All but the raw contents and the id is the same for equal shapes."""
+    """Serialises one model's answers. All but raw contents and id is the same for a batch's calls."""
 
     def __init__(self, name: str, version: str, signature: Signature) -> None:
         self._name, self._version, self._signature = name, version, signature
-        self._all = [WantedOutput(i, True) for i in range(len(signature.outputs))]
-        self._starts: dict[object, bytes] = {}
+        self._all = tuple(WantedOutput(i, True) for i in range(len(signature.outputs)))
 
     def write(self, outputs: Outputs, first: int, rows: int, request: InferRequest) -> bytes:
         """A serialised ModelInferResponse."""
         wanted = request.outputs or self._all
-        arrays = [outputs.slice(position, first, rows) for position, _ in wanted]
-        parts = [self._start(wanted, arrays)]
+        key = ("grpc", rows, wanted)
+        start = outputs.templates.get(key)
+        if start is None:
+            start = outputs.templates[key] = self._start(outputs, first, rows, wanted)
+        parts = [start]
         if request.id:
             text = request.id.encode()
             parts += (_ID_TAG, _varint(len(text)), text)
-        for (position, _), array in zip(wanted, arrays, strict=True):
-            blob = write_blob(array, self._signature.outputs[position].datatype.name)
+        for position, _ in wanted:
+            blob = outputs.raw(position, first, rows)
             parts += (_RAW_OUTPUT_TAG, _varint(len(blob)), blob)
         return b"".join(parts)
 
-    def _start(self, wanted: list[WantedOutput], arrays: list[np.ndarray]) -> bytes:
-        key = (tuple(wanted) if wanted is not self._all else None, *[array.shape for array in arrays])
-        start = self._starts.get(key)
-        if start is None:
-            start = self._serialised(wanted, arrays)
-            if len(self._starts) < 256:
-                self._starts[key] = start
-        return start
-
-    def _serialised(self, wanted: list[WantedOutput], arrays: list[np.ndarray]) -> bytes:
+    def _start(self, outputs: Outputs, first: int, rows: int, wanted: tuple[WantedOutput, ...]) -> bytes:
         response = ModelInferResponse(model_name=self._name, model_version=self._version)
-        for (position, _), array in zip(wanted, arrays, strict=True):
-            spec = self._signature.outputs[position]
+        for position, _ in wanted:
+            spec, array = self._signature.outputs[position], outputs.slice(position, first, rows)
             response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=array.shape)
         serialised: bytes = response.SerializeToString()
         return serialised
 
 
 def _varint(value: int) -> bytes:
+    if value < 128:
+        return bytes((value,))
     out = bytearray()
     while value >= 128:
         out.append(value % 128 + 128)

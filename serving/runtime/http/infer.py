@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from model_store.errors import SlipwayError
 from serving.runtime.call import Call, Outputs
+from serving.runtime.codec.plans import Plan, cuts_after, is_plannable
 from serving.runtime.codec.request import InferRequest, read_request
 from serving.runtime.errors import ModelFault, Refused, status_of
 from serving.runtime.http.exchange import JSON, Exchange
@@ -95,18 +96,29 @@ def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
 
 
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:
-    answers = model.answers
-    if answers is None or answers.bodies is None or len(exchange.body) < _WORTH_REMEMBERING:
-        return read_request(model.signature, _body(exchange, max_body_bytes), _header_length(exchange))
     header_length = _header_length(exchange)
     if header_length is not None:
-        return read_request(model.signature, _body(exchange, max_body_bytes), header_length)
+        return _read_binary(model, _body(exchange, max_body_bytes), header_length)
+    answers = model.answers
+    if answers is None or answers.bodies is None or len(exchange.body) < _WORTH_REMEMBERING:
+        return read_request(model.signature, _body(exchange, max_body_bytes), None)
     digest = blake3(exchange.body).digest()
     request = answers.bodies.get(digest)
     if request is None:
         request = read_request(model.signature, _body(exchange, max_body_bytes), None)
         if b"content-encoding" not in exchange.headers:
             answers.bodies.put(digest, request)
+    return request
+
+
+def _read_binary(model: ServedModel, body: bytes, header_length: int) -> InferRequest:
+    head = body[:header_length]
+    plan = model.plans.find(head, len(body))
+    if plan is not None:
+        return plan.read(body)
+    request = read_request(model.signature, body, header_length)
+    if is_plannable(model.signature) and all(type(part) is memoryview for part in request.data):
+        model.plans.keep(head, Plan(cuts_after(head, model.signature), len(body), request))
     return request
 
 

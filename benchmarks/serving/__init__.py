@@ -1,0 +1,1 @@
+"""`python -m benchmarks.serving`: the pod beside other Python model servers, in one run."""

@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from model_store.inference import Rows, answer, open_session
+from model_store.inference import Rows, answer, batches, open_session
 
 # Half of fp16's largest value: rows unlike the calibration rows need room above what was seen.
 LARGEST = float(np.finfo(np.float16).max) / 2
+
+PROBE_BATCH = 32
 
 
 def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]]:
@@ -53,8 +55,14 @@ def _largest(model: ModelProto, calibration: Rows) -> dict[str, float]:
     for value in model.graph.value_info:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in known:
             probed.graph.output.append(value)
-    seen = {**calibration, **answer(open_session(probed.SerializeToString()), calibration)}
-    return {name: _absolute_maximum(values) for name, values in seen.items() if values.dtype.kind == "f"}
+    session = open_session(probed.SerializeToString())
+    largest: dict[str, float] = {}
+    # Batch by batch: every activation of every row at once would not fit into memory.
+    for batch in batches(calibration, PROBE_BATCH):
+        for name, values in {**batch, **answer(session, batch)}.items():
+            if values.dtype.kind == "f":
+                largest[name] = max(largest.get(name, 0.0), _absolute_maximum(values))
+    return largest
 
 
 def _absolute_maximum(values: np.ndarray[Any, Any]) -> float:

@@ -42,6 +42,13 @@ TENSORRT_OPTIONS = {
 
 CALIBRATION_BATCH = 32
 
+# In the order they are tried. Histograms are filled batch by batch (that is what "strided" means for them):
+# otherwise every activation of every row is in memory at once, gigabytes for a transformer.
+METHODS: dict[str, dict[str, Any]] = {
+    "MinMax": {},
+    "Percentile": {"CalibPercentile": 99.99, "CalibStridedMinMax": 1},
+}
+
 
 def convert(
     model: ModelProto, layout: str, calibration: Rows, *, max_changed: float, max_rows: int, max_units: int
@@ -66,7 +73,7 @@ def convert(
 def _find(trial: Trial, layout: str, units: Units, max_changed: float) -> Found:
     """The first recipe that changes few enough decisions; else exclusions on the best recipe."""
     tried: list[Found] = []
-    for method in ("MinMax", "Percentile"):
+    for method in METHODS:
         recipe = Recipe(layout, method)
         found = trial.run(recipe, excluded=())
         tried.append(found)
@@ -118,7 +125,7 @@ class Trial:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod[recipe.method],
             calibration_cache_path=self._folder / f"{recipe.method}.json",
-            extra_options={**(TENSORRT_OPTIONS if is_tensorrt else KEEP_SCALES), "CalibPercentile": 99.99},
+            extra_options={**(TENSORRT_OPTIONS if is_tensorrt else KEEP_SCALES), **METHODS[recipe.method]},
         )
         content: bytes = onnx.load(target).SerializeToString(deterministic=True)
         return content
@@ -135,14 +142,22 @@ def spread(rows: Rows, limit: int, batch: int = CALIBRATION_BATCH) -> dict[str, 
 
 
 def _reader(rows: Rows, batch: int) -> Any:
+    """The rows as onnxruntime's calibrators read them, one batch at a time, also from and to a batch."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches: Iterator[dict[str, np.ndarray[Any, Any]]] = batches(rows, batch)
+            self._batches = list(batches(rows, batch))
+            self.set_range(0, len(self))
+
+        def __len__(self) -> int:
+            return len(self._batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._left = iter(self._batches[start_index:end_index])
 
         def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
-            return next(self._batches, None)
+            return next(self._left, None)
 
     return Reader()
 

@@ -69,6 +69,7 @@ class Guard:
         self.watches: dict[str, Watch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
+        self._failing: list[tuple[RolloutState, tuple[Finding, ...]]] = []
         self.done = Tallies()
 
     def tick(self) -> None:
@@ -79,6 +80,7 @@ class Guard:
         self._forget_others()
         problem, counters = self._read()
         self._look_at_all(problem, counters)
+        self._roll_back_all()
         for service, states in every.items():
             with self.apart(service):
                 self._return_orphaned_traffic(states)
@@ -151,20 +153,31 @@ class Guard:
         seconds = watch.tally.step_seconds
         match decide(state, Sight(verdict, seconds, waited_seconds=seconds)):
             case Rollback(findings):
-                self._roll_back(state, findings)
+                self._failing.append((state, findings))
 
     def _miss(self, state: RolloutState, route: Route, watch: Watch, why: str) -> None:
         blind = watch.go_blind(why, at=self._now(), monotonic=self._monotonic())
         has_traffic = state.phase is Phase.PROGRESSING and route.split.candidate > 0
         if has_traffic and blind > self._limits.blind_seconds and not state.is_first:
             reason = f"nobody could count its requests for {blind:.0f} s: {why}"
-            self._roll_back(state, (Finding("observation", Outcome.ERROR, reason),))
+            self._failing.append((state, (Finding("observation", Outcome.ERROR, reason),)))
         self._write(state, route, watch)
 
-    def _roll_back(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
+    def _roll_back_all(self) -> None:
+        """Traffic first, of all of them: the bookkeeping of one must not make the next one wait."""
+        failing, self._failing = self._failing, []
+        returned: list[tuple[RolloutState, tuple[Finding, ...], Route]] = []
+        for state, findings in failing:
+            with self.apart(state.release_id):
+                returned.append((state, findings, apply.return_traffic(state, self._router)))
+        for state, findings, route in returned:
+            with self.apart(state.release_id):
+                self._book(state, findings, route)
+
+    def _book(self, state: RolloutState, findings: tuple[Finding, ...], route: Route) -> None:
         reason = "; ".join(finding.reason for finding in findings)
-        over = apply.roll_back(
-            state, self._journal, self._router, at=self._now(), reason=reason, findings=findings
+        over = apply.book_rollback(
+            state, route, self._journal, self._router, at=self._now(), reason=reason, findings=findings
         )
         if over.phase is Phase.ROLLED_BACK:
             self.rollbacks[state.service] = self.rollbacks.get(state.service, 0) + 1

@@ -65,6 +65,20 @@ def roll_back(
 ) -> RolloutState:
     """All traffic to stable, whatever others write meanwhile. A release that is over stays as it is."""
     route = return_traffic(state, router)
+    return book_rollback(state, route, journal, router, at=at, reason=reason, findings=findings)
+
+
+def book_rollback(
+    state: RolloutState,
+    route: Route,
+    journal: Journal,
+    router: TrafficRouter,
+    *,
+    at: datetime,
+    reason: str,
+    findings: tuple[Finding, ...] = (),
+) -> RolloutState:
+    """Save what `return_traffic` did; `route` is what it returned."""
     if has_become_stable(state, route):
         return journal.load(state.release_id)
     over = _save_rolled_back(state, journal, at=at, reason=reason, findings=findings)

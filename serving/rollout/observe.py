@@ -25,6 +25,7 @@ _NEW = (0, 0, 0)
 class Tally:
     """What was seen of a release so far: cumulative counts per arm, and where the counters stood.
 
+    `shares` are (uptime, share in force) of the looks within one time limit of a request.
     `doubt`: why the last look cannot be trusted, or "".
     """
 
@@ -34,8 +35,13 @@ class Tally:
     doubt: str = ""
     monotonic: float | None = None
     place: int = 0
-    share: float = 0.0
+    shares: tuple[tuple[float, float], ...] = ()
     step_seconds: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The smallest share under which what finished in the last look may have begun."""
+        return min((share for _, share in self.shares), default=0.0)
 
     @classmethod
     def of(cls, record: Record) -> Tally:
@@ -46,7 +52,7 @@ class Tally:
             raw=record.raw,
             monotonic=record.monotonic,
             place=record.place,
-            share=record.share,
+            shares=((record.monotonic, record.share),),
             step_seconds=record.step_seconds,
         )
 
@@ -72,13 +78,13 @@ def look(
         doubt=_doubt(tally.raw, raw),
         monotonic=monotonic,
         place=state.place,
-        share=share,
+        shares=_lately(tally, share, monotonic, route.settings.timeout_ms / 1000),
         step_seconds=seconds + (tally.step_seconds if tally.place == state.place else 0.0),
     )
     increment = Increment(
         stable,
         candidate,
-        share=min(share, tally.share),
+        share=after.share,
         step=state.place,
         retries_on_stable=repeats_on_stable(route),
     )
@@ -112,6 +118,19 @@ def between(before: Record | None, after: Record) -> Increment:
         step=after.place,
         retries_on_stable=after.retries_on_stable,
     )
+
+
+def _lately(
+    tally: Tally, share: float, now: float, timeout_seconds: float
+) -> tuple[tuple[float, float], ...]:
+    """The looks whose share may still decide what is finishing now.
+
+    A request began up to its time limit ago, under the weights of then: right after a shift stable still
+    finishes what it was given before, and the candidate has had no time to finish anything.
+    """
+    before = tally.shares or ((now, 0.0),)
+    recent = [each for each in before[:-1] if 0 <= now - each[0] <= timeout_seconds]
+    return (*recent, before[-1], (now, share))
 
 
 def _seconds_since(before: float | None, now: float) -> float:

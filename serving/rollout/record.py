@@ -21,9 +21,9 @@ Raw = dict[Endpoint, tuple[int, int, int]]
 class Record:
     """One line. `place` is the state's, `step_seconds` the time observed in it.
 
-    `share` is the candidate's part of the weight in force (0-1). `stable` and `candidate` are since the
-    start; `raw` are the proxy's own (requests, errors, slow) per endpoint, from which a guard that was
-    restarted goes on. `monotonic` is the machine's uptime clock.
+    `share` is the candidate's smallest part (0-1) of the weight in force lately. `stable` and `candidate`
+    are since the start; `raw` are the proxy's own (requests, errors, slow) per endpoint, from which a guard
+    that was restarted goes on. `monotonic` is the machine's uptime clock.
     """
 
     at: datetime

@@ -1,16 +1,17 @@
-"""The two steps that write what became of a release: when it is promoted, and when it ends."""
+"""The steps that write what became of a version: promoted, at the end of its release, rolled back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from slipway_airflow import evidence, links, rolling, settling
+from model_store.types import ModelRef
+from slipway_airflow import evidence, going_back, links, rolling, settling, wiring
 from slipway_airflow.admission import give_up
 from slipway_airflow.building import Told, opened
 from slipway_airflow.failures import reasons
+from slipway_airflow.going_back import Wish
 from slipway_airflow.settling import Ending, Status
-from slipway_airflow.wiring import now
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -42,6 +43,51 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
     return Told(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
 
 
+def begin_rollback(context: Context) -> Told:
+    """The value is the rollback's id."""
+    services = wiring.wire()
+    rollback = going_back.begin(services, _wish(context))
+    now_serves = "serves again" if going_back.serving(services, rollback) else "has to be started again"
+    return Told(rollback.id, f"version {rollback.leaves} leaves, version {rollback.returns} {now_serves}")
+
+
+def switch_back(rollback_id: str, deployment: str) -> Told:
+    services = wiring.wire()
+    rollback = going_back.load(services, rollback_id)
+    going_back.switch(services, rollback, deployment)
+    return Told(rollback.id, f"version {rollback.returns} has all traffic")
+
+
+def book_rollback(context: Context, rollback_id: str) -> Told:
+    services = wiring.wire()
+    rollback = going_back.load(services, rollback_id)
+    run = going_back.book(services, rollback, at=wiring.now())
+    links.point(context, links.EvidenceLink, run.url)
+    version = ModelRef(rollback.model, rollback.returns)
+    links.point(context, links.ModelVersionLink, services.registry.version_url(version))
+    return Told(rollback.id, f"version {rollback.returns} is champion")
+
+
+def let_go(rollback_id: str) -> Told:
+    services = wiring.wire()
+    rollback = going_back.load(services, rollback_id)
+    going_back.let_go(services, rollback)
+    return Told(rollback.id, "the next release may begin")
+
+
+def _wish(context: Context) -> Wish:
+    run, params = context["dag_run"], context["params"]
+    return Wish(
+        model=params["model"],
+        version=int(params["version"]) if params.get("version") else None,
+        reason=params.get("reason") or "no reason given",
+        incident=params.get("incident") or "",
+        by=run.triggering_user_name or f"airflow ({run.run_type})",
+        run_id=run.run_id,
+        at=run.run_after,
+    )
+
+
 def _write_down(
     context: Context,
     services: Services,
@@ -50,7 +96,9 @@ def _write_down(
     bundle: str | None,
     gated: Sequence[str],
 ) -> None:
-    run = evidence.write(services, release, ending, gated=list(gated or ()), bundle_id=bundle, at=now())
+    run = evidence.write(
+        services, release, ending, gated=list(gated or ()), bundle_id=bundle, at=wiring.now()
+    )
     links.point(context, links.EvidenceLink, run.url)
     links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
     if evidence.data_docs(services, release).is_dir():

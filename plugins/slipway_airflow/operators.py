@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 4.0
 PROGRESS_LOOK_SECONDS = 0.25
 WATCH_LOOK_SECONDS = 2.0
+# Of a rollback, which has no spec at hand.
+READY_SECONDS = 60.0
+
+
+class NotReady(Permanent):
+    """Pods did not answer in time."""
+
+    def __init__(self, operator: BaseOperator) -> None:
+        super().__init__(
+            f"{operator.task_id}: the pods were not ready in time",
+            remedy="look at their log (`slipway status`), or raise serving.ready_timeout_seconds in the spec",
+        )
 
 
 class WaitingOperator(BaseOperator):
@@ -49,10 +61,12 @@ class WaitingOperator(BaseOperator):
             return self.look(context)
 
     def resume(self, context: Context, event: str) -> Any:
-        """What a trigger wakes. `event` is for the log: `look` finds out for itself."""
+        """What a trigger wakes. `look` finds out for itself why; only that time ran out has to be told."""
         links.forget(self)
         self.log.info("woken: %s", event)
         with explained(context), working_time(context, f"{SECONDS}_resumed"):
+            if event == triggers.LATE:
+                raise NotReady(self)
             return self.look(context)
 
     @abstractmethod
@@ -133,26 +147,37 @@ class Deploy(WaitingOperator):
         if rolling.serves_already(services, release, self.bundle):
             raise AirflowSkipException(f"{release.ref} serves already, as bundle {self.bundle}")
         deployment = rolling.place(services, release, self.bundle)
-        self._wait_until_ready(services, release, deployment.id)
+        limit = release.spec.serving.ready_timeout_seconds
+        _wait_until_ready(self, services, release.model, deployment.id, limit)
         return deployment.id
 
-    def resume(self, context: Context, event: str) -> Any:
-        if event == "late":
-            with explained(context):
-                raise Permanent(
-                    f"the pods of {self.bundle} were not ready in time",
-                    remedy="look at their log (`slipway status`), or raise serving.ready_timeout_seconds",
-                )
-        return super().resume(context, event)
 
-    def _wait_until_ready(self, services: Services, release: Release, deployment: str) -> None:
-        from slipway_airflow.rolling import is_ready
+class MakeReady(WaitingOperator):
+    """Takes the release lock for a rollback and starts the version's pods again, unless it serves already.
 
-        started, limit = time.time(), release.spec.serving.ready_timeout_seconds
-        while not is_ready(services, release.model, deployment):
-            if time.time() - started > PATIENCE_SECONDS:
-                self.wait_for(triggers.ReadyTrigger(release.model, deployment, until=started + limit))
-            time.sleep(0.1)
+    Returns the deployment's id. A rollback comes before every release that waits.
+    """
+
+    template_fields: Sequence[str] = ("rollback",)
+
+    def __init__(self, *, rollback: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rollback = rollback
+
+    def look(self, context: Context) -> str:
+        from slipway_airflow import going_back
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        rollback = going_back.load(services, self.rollback)
+        if standing := going_back.serving(services, rollback):
+            self.log.info("version %d has all traffic: one weight change was enough", rollback.returns)
+            return standing.id
+        if not going_back.take_turn(services, rollback):
+            self.wait_for(triggers.RollbackTurnTrigger(rollback.id))
+        deployment = going_back.place(services, rollback)
+        _wait_until_ready(self, services, rollback.model, deployment.id, READY_SECONDS)
+        return deployment.id
 
 
 class RollOut(WaitingOperator):
@@ -202,6 +227,20 @@ class Watch(WaitingOperator):
         _follow(self, state, while_in="watching", seconds=WATCH_LOOK_SECONDS)
         rolling.require_standing(release, state)
         return release.id
+
+
+def _wait_until_ready(
+    operator: WaitingOperator, services: Services, model: str, deployment: str, limit_seconds: float
+) -> None:
+    """Return when the pods answer. Waits a little here, then defers."""
+    from slipway_airflow.rolling import is_ready
+
+    started = time.time()
+    while not is_ready(services, model, deployment):
+        if time.time() - started > PATIENCE_SECONDS:
+            until = started + limit_seconds
+            operator.wait_for(triggers.ReadyTrigger(model, deployment, until=until))
+        time.sleep(0.1)
 
 
 def _follow(operator: WaitingOperator, state: RolloutState, *, while_in: str, seconds: float) -> None:

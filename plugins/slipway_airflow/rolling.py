@@ -54,14 +54,14 @@ def serves_already(services: Services, release: Release, bundle_id: str) -> bool
 
 def is_ready(services: Services, model: str, deployment_id: str) -> bool:
     """Whether every pod of the deployment answers. Raises `Retryable` when it is gone."""
-    return services.target.is_ready(_deployment(services, model, deployment_id))
+    return services.target.is_ready(deployment_of(services, model, deployment_id))
 
 
 def start(services: Services, release: Release, deployment_id: str) -> RolloutState:
     """Put the ready deployment into the route at weight 0 and begin; a release that began is as it is."""
     if state := state_of(services, release):
         return state
-    deployment = _deployment(services, release.model, deployment_id)
+    deployment = deployment_of(services, release.model, deployment_id)
     plan, settings = plan_of(release.spec.rollout), settings_of(release.spec)
     return services.rollouts.start(release.id, plan, deployment, settings)
 
@@ -128,7 +128,7 @@ def _clear_the_way(services: Services, release: Release) -> None:
             services.rollouts.roll_back(other.release_id, reason=f"its run ended; {release.id} began")
 
 
-def _deployment(services: Services, model: str, deployment_id: str) -> Deployment:
+def deployment_of(services: Services, model: str, deployment_id: str) -> Deployment:
     for deployment in services.target.deployments(model):
         if deployment.id == deployment_id:
             return deployment

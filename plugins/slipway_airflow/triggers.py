@@ -10,13 +10,19 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 from model_store.errors import Retryable
 
 PACKAGE = "slipway_airflow.triggers"
+# The one event that a task could not find out by itself.
+LATE = "late"
+# Of looking for missed versions: a request to MLflow.
+SECONDS_PER_SPEC = 0.1
+TELL_AGAIN_SECONDS = 60.0
 
 
 class LookingTrigger(BaseTrigger):
@@ -79,6 +85,33 @@ class TurnTrigger(LookingTrigger):
         give_up(services, services.releases.load(self.kwargs["release"]))
 
 
+class RollbackTurnTrigger(LookingTrigger):
+    """Waits until the release that was rolled back has been settled and gave the lock up."""
+
+    seconds = 0.25
+
+    def __init__(self, rollback: str) -> None:
+        super().__init__(rollback=rollback)
+
+    def look(self) -> str | None:
+        from slipway_airflow import going_back
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        rollback = going_back.load(services, self.kwargs["rollback"])
+        return "holds the release lock" if going_back.take_turn(services, rollback) else None
+
+    async def on_kill(self) -> None:
+        await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
+        from slipway_airflow import going_back
+        from slipway_airflow.wiring import wire
+
+        services = wire()
+        going_back.let_go(services, going_back.load(services, self.kwargs["rollback"]))
+
+
 class ReadyTrigger(LookingTrigger):
     """Waits until the pods of a deployment answer, or `until` (seconds since the epoch) has passed."""
 
@@ -93,7 +126,7 @@ class ReadyTrigger(LookingTrigger):
 
         if is_ready(wire(), self.kwargs["model"], self.kwargs["deployment"]):
             return "ready"
-        return "late" if time.time() > self.kwargs["until"] else None
+        return LATE if time.time() > self.kwargs["until"] else None
 
 
 class RolloutTrigger(LookingTrigger):
@@ -109,3 +142,44 @@ class RolloutTrigger(LookingTrigger):
         state, action = wire().rollouts.advance(self.kwargs["release"])
         self.log.info("%s step %d: %s", state.release_id, state.step + 1, action)
         return None if state.phase == self.kwargs["phase"] else str(state.phase)
+
+
+class MissedVersionsTrigger(BaseEventTrigger):
+    """Tells of every version in the registry that should be on its way and is not. Never ends.
+
+    Looks at the specs in `folder` every `seconds`; more seldom if there are many, as each costs MLflow a
+    request. What is still missed a while after it was told is told again.
+    """
+
+    def __init__(self, folder: str, seconds: float = 5.0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.folder = folder
+        self.seconds = seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        path = f"{PACKAGE}.{type(self).__name__}"
+        return path, {"folder": self.folder, "seconds": self.seconds}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        told: dict[str, float] = {}
+        while True:
+            specs, missed = await asyncio.to_thread(self._looked)
+            at = time.monotonic()
+            if new := [name for name in missed if name not in told or at > told[name] + TELL_AGAIN_SECONDS]:
+                told |= dict.fromkeys(new, at)
+                yield TriggerEvent(new)  # type: ignore[no-untyped-call]
+            await asyncio.sleep(max(self.seconds, specs * SECONDS_PER_SPEC))
+
+    def _looked(self) -> tuple[int, list[str]]:
+        """How many specs there are, and the run ids of what was missed."""
+        from model_store.spec import load_all
+        from slipway_airflow import reconciling, wiring
+
+        try:
+            specs = load_all(Path(self.folder)).specs
+            found = reconciling.missed(wiring.wire(), specs, at=wiring.now())
+            return len(specs), [reconciling.run_id_of(ref) for ref in found]
+        except Exception as problem:
+            # MLflow is down, or a file is being written: this loop has to outlive both.
+            self.log.warning("looking again: %s", problem)
+            return 0, []

@@ -1,0 +1,237 @@
+"""Back to an earlier version on request: traffic at once where it is warm, else from its bundle in the store.
+
+Nothing before the last step needs MLflow, so that a rollback works while MLflow is down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from model_store.bundle import load_bundle
+from model_store.durable import canonical_json
+from model_store.errors import Permanent
+from model_store.registry import Evidence, EvidenceRun
+from model_store.types import ModelRef
+from serving.rollout.lock import Claim, Standing
+from serving.rollout.plan import Phase, RolloutState
+from serving.types import ALL_STABLE, Deployment, Slot
+from slipway_airflow.releases import write_new_file
+from slipway_airflow.rolling import CHAMPION, deployment_of, route_of
+from slipway_airflow.settling import REASON, STATUS, Status
+from slipway_airflow.wiring import Services
+
+INCIDENT = "slipway.incident"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the form said. `version` None: the one that served before the present one."""
+
+    model: str
+    version: int | None
+    reason: str
+    incident: str
+    by: str
+    run_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A wish whose two versions are known."""
+
+    id: str
+    wish: Wish
+    leaves: int
+    returns: int
+
+    @property
+    def model(self) -> str:
+        return self.wish.model
+
+
+def begin(services: Services, wish: Wish) -> Rollback:
+    """Fix from where to where, and give traffic back at once if the version is warm. May be repeated."""
+    rollback = _known(services, wish) or _new(services, wish)
+    for state in _active(services, rollback.model):
+        # Not what began since: this may be an old run, cleared by somebody.
+        if state.started_at <= wish.at:
+            services.rollouts.roll_back(state.release_id, reason=_why(wish))
+    return rollback
+
+
+def load(services: Services, rollback_id: str) -> Rollback:
+    """Raises `Permanent` when no rollback has this id."""
+    path = _folder(services, rollback_id.rpartition("-rollback-")[0]) / f"{rollback_id}.json"
+    if not path.is_file():
+        raise Permanent(f"nothing is known of {rollback_id}", remedy="trigger model_rollback again")
+    return _read(path)
+
+
+def serving(services: Services, rollback: Rollback) -> Deployment | None:
+    """The deployment of the version that was asked for, if it has all traffic already."""
+    route = route_of(services, rollback.model)
+    stable = route.stable if route and route.split == ALL_STABLE else None
+    return stable if stable and stable.version == rollback.returns else None
+
+
+def take_turn(services: Services, rollback: Rollback) -> bool:
+    """Take the release lock. A rollback is always the newest request: releases that wait are superseded."""
+    holder = services.lock.read(rollback.model).holder
+    if holder and holder.release_id == rollback.id:
+        return True
+    # Asked for now, at every look: whoever came meanwhile does not come before a rollback.
+    claim = Claim(datetime.now(UTC), rollback.id)
+    return services.lock.acquire(rollback.model, claim) is Standing.HELD
+
+
+def place(services: Services, rollback: Rollback) -> Deployment:
+    """Start the version's pods from its bundle, in the slot that does not serve."""
+    bundle = load_bundle(services.store.bundle_path(bundle_of(services, rollback.model, rollback.returns)))
+    route = route_of(services, rollback.model)
+    slot = route.stable.slot.other if route and route.stable else Slot.BLUE
+    replicas = int(_manifest(bundle.path)["serving"]["replicas"])
+    return services.target.deploy(bundle, slot, replicas=replicas)
+
+
+def switch(services: Services, rollback: Rollback, deployment_id: str) -> None:
+    """All traffic to the deployment, by one write."""
+    deployment = deployment_of(services, rollback.model, deployment_id)
+    route = route_of(services, rollback.model)
+    if route and route.stable == deployment:
+        return
+    at = route.revision if route else 0
+    services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
+
+
+def let_go(services: Services, rollback: Rollback) -> None:
+    """End the pods no route names, and give the lock back.
+
+    While a release holds the lock its own settlement does that: no need to supersede who waits for it.
+    """
+    holder = services.lock.read(rollback.model).holder
+    if (holder is None or holder.release_id == rollback.id) and take_turn(services, rollback):
+        route = route_of(services, rollback.model)
+        named = {arm.id for arm in (route.stable, route.candidate) if arm} if route else set()
+        for pods in services.target.deployments(rollback.model):
+            if pods.id not in named:
+                services.target.retire(pods)
+    services.lock.release(rollback.model, rollback.id)
+
+
+def book(services: Services, rollback: Rollback, *, at: datetime) -> EvidenceRun:
+    """Alias, tags and evidence. Needs MLflow."""
+    leaves, returns = (ModelRef(rollback.model, number) for number in (rollback.leaves, rollback.returns))
+    evidence = services.registry.log_evidence(leaves, _evidence(rollback, at=at))
+    services.registry.set_tags(
+        leaves,
+        {STATUS: Status.ROLLED_BACK.value, REASON: _why(rollback.wish), INCIDENT: rollback.wish.incident},
+    )
+    came_back = f"came back when version {rollback.leaves} was rolled back: {rollback.wish.reason}"
+    services.registry.set_tags(returns, {STATUS: Status.PROMOTED.value, REASON: came_back})
+    services.registry.set_alias(returns, CHAMPION)
+    return evidence
+
+
+def bundle_of(services: Services, model: str, version: int) -> str:
+    """The newest bundle of a version. Raises `Permanent` listing the versions that have one."""
+    found = dict(sorted(_bundles(services, model)))
+    if version not in found:
+        raise Permanent(
+            f"the store has no bundle of {model} v{version}",
+            remedy=f"versions with one: {', '.join(map(str, found)) or 'none'}; or release the version again",
+        )
+    return found[version]
+
+
+def _bundles(services: Services, model: str) -> Iterator[tuple[int, str]]:
+    """(version, bundle id), the oldest first."""
+    paths = (services.store.root / "bundles").glob("*/manifest.json")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+        manifest = _manifest(path.parent)
+        if manifest["model"]["name"] == model:
+            yield int(manifest["model"]["version"]), str(manifest["id"])
+
+
+def _manifest(bundle: Path) -> dict[str, Any]:
+    return dict(json.loads((bundle / "manifest.json").read_bytes()))
+
+
+def _active(services: Services, model: str) -> list[RolloutState]:
+    return [state for state in services.journal.releases(model) if not state.phase.is_final]
+
+
+def _new(services: Services, wish: Wish) -> Rollback:
+    leaves, before = _present(services, wish.model)
+    returns = wish.version if wish.version is not None else before
+    if returns is None:
+        raise Permanent(
+            f"{wish.model} v{leaves} is the first: no version served before it",
+            remedy="name the version to go back to",
+        )
+    if returns == leaves:
+        raise Permanent(f"{wish.model} v{returns} serves already", remedy="name another version")
+    for again in count():
+        stamp = f"{wish.at.astimezone(UTC):%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
+        rollback = Rollback(f"{wish.model}-rollback-{stamp}", wish, leaves, returns)
+        if write_new_file(_folder(services, wish.model) / f"{rollback.id}.json", _to_json(rollback)):
+            return rollback
+    raise AssertionError("counting never ends")
+
+
+def _present(services: Services, model: str) -> tuple[int, int | None]:
+    """The version users are given now (the candidate of a release under way), and the one before it."""
+    route = services.router.read(model)
+    if active := _active(services, model):
+        return active[-1].version, active[-1].previous_version
+    if route.stable is None:
+        raise Permanent(f"no version of {model} serves", remedy="release one")
+    releases = services.journal.releases(model)
+    of_stable = [s for s in releases if s.version == route.stable.version and s.phase is Phase.DONE]
+    return route.stable.version, of_stable[-1].previous_version if of_stable else None
+
+
+def _known(services: Services, wish: Wish) -> Rollback | None:
+    for path in _folder(services, wish.model).glob("*.json"):
+        if (rollback := _read(path)).wish.run_id == wish.run_id:
+            return rollback
+    return None
+
+
+def _folder(services: Services, model: str) -> Path:
+    return services.home.releases / model / "rollbacks"
+
+
+def _to_json(rollback: Rollback) -> bytes:
+    wish = {**asdict(rollback.wish), "at": rollback.wish.at.isoformat()}
+    return canonical_json({"schema": 1, **asdict(rollback), "wish": wish})
+
+
+def _read(path: Path) -> Rollback:
+    saved = json.loads(path.read_bytes())
+    wish = Wish(**{**saved["wish"], "at": datetime.fromisoformat(saved["wish"]["at"])})
+    return Rollback(saved["id"], wish, saved["leaves"], saved["returns"])
+
+
+def _why(wish: Wish) -> str:
+    incident = f", incident {wish.incident}" if wish.incident else ""
+    return f"{wish.reason} (asked for by {wish.by}{incident})"
+
+
+def _evidence(rollback: Rollback, *, at: datetime) -> Evidence:
+    return Evidence(
+        release_id=rollback.id,
+        status="FINISHED",
+        started_at=rollback.wish.at,
+        ended_at=at,
+        description=f"**{rollback.model}: version {rollback.leaves} was rolled back to {rollback.returns}.** "
+        f"{_why(rollback.wish)}",
+        params={"leaves": rollback.leaves, "returns": rollback.returns, "by": rollback.wish.by},
+        tags={REASON: rollback.wish.reason, INCIDENT: rollback.wish.incident},
+    )

@@ -1,0 +1,92 @@
+"""Versions that the registry names and nobody released."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slipway_airflow import reconciling, triggers
+
+from model_store.errors import Retryable
+from model_store.types import ModelRef
+from tests.airflow.world import MODEL, World
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+FOLDER = Path(__file__).parent / "releases"
+
+
+def missed(world: World) -> list[ModelRef]:
+    return list(reconciling.missed(world.services, [world.spec], at=NOW))
+
+
+def test_a_version_that_the_alias_names_and_nobody_tried_is_missed(world: World) -> None:
+    assert missed(world) == [ModelRef(MODEL, 1)]
+
+
+def test_a_version_that_serves_is_not_missed(world: World) -> None:
+    world.serve(1)
+    assert missed(world) == []
+
+
+@pytest.mark.parametrize("status", ["releasing", "promoted", "blocked", "rolled_back"])
+def test_a_version_that_was_tried_is_not_tried_again_by_itself(world: World, status: str) -> None:
+    world.registry.tags[1] = {"slipway.status": status}
+    assert missed(world) == []
+
+
+def test_a_version_whose_release_has_just_been_asked_for_is_not_missed(world: World) -> None:
+    world.release(1)
+    assert missed(world) == []
+
+
+def test_a_version_registered_a_moment_ago_may_still_be_asked_for(world: World) -> None:
+    a_moment_ago = datetime(2026, 11, 1, 0, 0, 1, tzinfo=UTC)
+    assert list(reconciling.missed(world.services, [world.spec], at=a_moment_ago)) == []
+
+
+def test_a_model_without_the_alias_is_passed_over(world: World) -> None:
+    world.registry.aliases_by_model[MODEL].clear()
+    assert missed(world) == []
+
+
+def test_mlflow_being_down_is_no_reason_to_think_that_nothing_is_missed(world: World) -> None:
+    world.registry.gone = {"aliases"}
+    with pytest.raises(Retryable):
+        missed(world)
+
+
+def test_one_version_has_one_run_whoever_finds_it() -> None:
+    assert reconciling.run_id_of(ModelRef(MODEL, 7)) == "reconcile__fraud-v7"
+
+
+async def told(trigger: triggers.MissedVersionsTrigger, *, seconds: float) -> list[Any]:
+    """The payloads of every event within this time."""
+    payloads: list[Any] = []
+    try:
+        async with asyncio.timeout(seconds):
+            async for event in trigger.run():
+                payloads.append(event.payload)
+    except TimeoutError:
+        pass
+    return payloads
+
+
+async def test_the_watcher_tells_of_a_missed_version_once(world: World) -> None:
+    trigger = triggers.MissedVersionsTrigger(str(FOLDER), seconds=0.01)
+    assert await told(trigger, seconds=1) == [["reconcile__fraud-v1"]]
+
+
+async def test_the_watcher_outlives_an_absence_of_mlflow(world: World) -> None:
+    world.registry.down = 3
+    trigger = triggers.MissedVersionsTrigger(str(FOLDER), seconds=0.01)
+    assert await told(trigger, seconds=1) == [["reconcile__fraud-v1"]]
+    assert world.registry.down == 0
+
+
+async def test_what_is_still_missed_is_told_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triggers, "TELL_AGAIN_SECONDS", 0.05)
+    trigger = triggers.MissedVersionsTrigger(str(FOLDER), seconds=0.01)
+    assert len(await told(trigger, seconds=1)) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -16,13 +17,13 @@ _STYLES = {Level.FINE: "green", Level.WARNING: "yellow", Level.BROKEN: "bold red
 
 
 def doctor(home: Home, *, as_json: bool) -> None:
-    """Print every diagnosis with its remedy. Raises `Permanent` if something is broken."""
+    """Print every diagnosis with its remedy. Raises `Permanent` (in JSON: exits 1) if something is broken."""
     diagnoses = examine(home)
     broken = [diagnosis for diagnosis in diagnoses if diagnosis.level is Level.BROKEN]
     if as_json:
         print_json({"healthy": not broken, "diagnoses": [asdict(diagnosis) for diagnosis in diagnoses]})
-    else:
-        console.print(_table(diagnoses))
+        raise typer.Exit(1 if broken else 0)
+    console.print(_table(diagnoses))
     if broken:
         subjects = ", ".join(dict.fromkeys(diagnosis.subject for diagnosis in broken))
         raise Permanent(f"broken: {subjects}", remedy="Each line above says its own.")

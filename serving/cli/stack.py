@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -43,20 +44,15 @@ def down(home: Home, *, as_json: bool) -> None:
 
 
 def status(home: Home, *, as_json: bool) -> None:
-    """Every program, its health and its memory. Raises `Retryable` when the stack does not run."""
+    """Every program, its health and its memory. Raises `Retryable` (in JSON: exits 1) if one is unhealthy."""
     standings, memory = lifecycle.standings(home), _memory_by_program(home)
-    if as_json:
-        print_json(
-            {
-                "healthy": all(standing.problem is None for standing in standings),
-                "programs": [_as_dict(standing, memory) for standing in standings],
-                **addresses(home),
-            }
-        )
-    else:
-        console.print(_table(standings, memory))
-        _print_addresses(home)
     unwell = [standing.name for standing in standings if standing.problem]
+    if as_json:
+        programs = [_as_dict(standing, memory) for standing in standings]
+        print_json({"healthy": not unwell, "programs": programs, **addresses(home)})
+        raise typer.Exit(1 if unwell else 0)
+    console.print(_table(standings, memory))
+    _print_addresses(home)
     if unwell:
         raise Retryable(
             f"not healthy: {', '.join(unwell)}", remedy=f"Wait a moment, or read {home.logs}/<name>.log."

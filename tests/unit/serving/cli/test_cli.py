@@ -122,6 +122,8 @@ def test_the_doctor_names_a_broken_thing_and_fails(home: Home, monkeypatch: pyte
     assert status == 0, out
     assert ("directory", "warning") in found
     monkeypatch.setenv("SLIPWAY_HOME", str(home.root / "50%"))
+    status, out, _ = run("doctor", "--json")
+    assert (status, json.loads(out)["healthy"]) == (1, False)
     status, out, err = run("doctor")
     assert status == 1
     assert "SLIPWAY_HOME" in out

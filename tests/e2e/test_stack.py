@@ -162,14 +162,6 @@ def test_a_killed_supervisor_is_noticed_and_the_stack_starts_again(stack: Stack)
     assert stack.run_dag("probe_chain").state == "success"
 
 
-def test_down_leaves_no_process_even_without_a_supervisor(stack: Stack) -> None:
-    stack.kill_supervisor()
-    assert stack.slipway_json("down")["ended_processes"] >= len(COMPONENTS)
-    assert owned_by(stack.home) == []
-    assert stack.slipway_json("down")["ended_processes"] == 0
-    stack.start()
-
-
 def test_the_command_runs_from_anywhere(stack: Stack, tmp_path: Path) -> None:
     environ = stack.environ | {"SLIPWAY_VENV": str(Path(sys.prefix))}
     done = run([REPOSITORY / "slipway", "status", "--json"], environ=environ, cwd=tmp_path)

@@ -17,6 +17,7 @@ from serving.guard.exposition import serve
 from serving.guard.guard import Guard
 from serving.home import Home
 from serving.metrics.envoy import EnvoyAdmin
+from serving.monitoring.targets import targets
 from serving.rollout.journal import Journal
 from serving.router.envoy_file import EnvoyFileRouter
 
@@ -36,7 +37,9 @@ def main(home: Home) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     with _only_guard(home):
-        server = serve(guard, home.ports.guard, is_alive=lambda: _is_alive(guard))
+        server = serve(
+            guard, home.ports.guard, is_alive=lambda: _is_alive(guard), targets=lambda: targets(router)
+        )
         log.info("guarding the releases of %s", home.root)
         _run(guard, router, ending)
         server.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,8 +82,13 @@ class GuardCollector(Collector):
         yield from (weight, step, begun, outcome)
 
 
-def serve(guard: Guard, port: int, *, is_alive: Callable[[], bool]) -> ThreadingHTTPServer:
-    """Answer `/metrics` and `/health` (503 once a tick is overdue) on loopback, on a thread of its own."""
+def serve(
+    guard: Guard, port: int, *, is_alive: Callable[[], bool], targets: Callable[[], object] = list
+) -> ThreadingHTTPServer:
+    """Answer `/metrics` and `/health` (503 once a tick is overdue) on loopback, on a thread of its own.
+
+    `/targets` tells Prometheus which pods to scrape: what `targets` returns, as JSON.
+    """
     registry = CollectorRegistry()
     registry.register(GuardCollector(guard))
 
@@ -93,8 +99,10 @@ def serve(guard: Guard, port: int, *, is_alive: Callable[[], bool]) -> Threading
             elif self.path == "/health":
                 alive = is_alive()
                 self._answer(200 if alive else 503, b"ok\n" if alive else b"no tick lately\n", "text/plain")
+            elif self.path == "/targets":
+                self._answer(200, json.dumps(targets()).encode(), "application/json")
             else:
-                self._answer(404, b"/metrics or /health\n", "text/plain")
+                self._answer(404, b"/metrics, /health or /targets\n", "text/plain")
 
         def _answer(self, status: int, body: bytes, kind: str) -> None:
             self.send_response(status)

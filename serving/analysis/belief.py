@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +47,14 @@ class Ticks:
     step: Array
     retries: NDArray[np.bool_]
     seconds: Array
+    settled: NDArray[np.bool_] = field(default_factory=lambda: np.ones(1, dtype=bool))
 
     @classmethod
     def of(cls, ticks: Sequence[Increment]) -> Ticks:
         table = np.array([_row(tick) for tick in ticks], dtype=float)
         stable, candidate, compared = table[:, :3], table[:, 3:6], table[:, 6:8]
-        return cls(stable, candidate, compared, table[:, 8], table[:, 9], table[:, 10] > 0, table[:, 11])
+        share, step, retries, seconds, settled = table[:, 8:].T
+        return cls(stable, candidate, compared, share, step, retries > 0, seconds, settled > 0)
 
 
 def _row(tick: Increment) -> tuple[float, ...]:
@@ -62,6 +64,7 @@ def _row(tick: Increment) -> tuple[float, ...]:
         *(candidate.requests, candidate.errors, candidate.slow),
         *(tick.compared, tick.disagreed, tick.share, tick.step, tick.retries_on_stable),
         candidate.window_seconds,
+        tick.settled,
     )
 
 
@@ -153,12 +156,13 @@ def _log_factors(limits: Limits, memory: Memory, ticks: Ticks, own: Array, repea
     repeated = repeat_log_factors(
         (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:]), limits.repeats
     )
+    traffic = _of_traffic(own[:, 0], candidate[:, 0], ticks.share)
     return np.concatenate(
         [
             _against_stable(limits, memory, ticks, own),
             ceilings,
             disagreement[:, None],
-            _of_traffic(own[:, 0], candidate[:, 0], ticks.share)[:, None],
+            np.where(ticks.settled[:, None], traffic, 0.0)[:, None],
             np.where(alone[:, None], repeated, 0.0)[:, None],
         ],
         axis=1,

@@ -70,6 +70,8 @@ class Increment:
     `share` is the candidate's part of the route's weight (0-1) in force during the tick; across a change
     of weight, the smaller of the two. `retries_on_stable` says whether the proxy repeats the candidate's
     failures on stable: those repeats are in stable's counts and must not pass for traffic of its own.
+    `settled` says whether that share has been in force for as long as a request may take: before that, what
+    finished began under another one, and says nothing about lost traffic.
     `compared` and `disagreed` count mirrored or replayed requests answered by both arms. `step` names the
     rollout step; when it changes, the count towards `min_requests` starts again.
     """
@@ -81,6 +83,7 @@ class Increment:
     retries_on_stable: bool = False
     compared: int = 0
     disagreed: int = 0
+    settled: bool = True
 
     @property
     def problem(self) -> str:

@@ -78,7 +78,7 @@ class Watch:
         if (
             before is not None
             and before.place == state.place
-            and before.share == self.tally.share
+            and (before.share, before.settled) == (self.tally.share, self.tally.settled)
             and before.verdict.outcome is self.verdict.outcome
             and 0 <= monotonic - before.monotonic < RECORD_EVERY_SECONDS[state.phase]
         ):
@@ -88,6 +88,7 @@ class Watch:
             monotonic=monotonic,
             place=state.place,
             share=self.tally.share,
+            settled=self.tally.settled,
             retries_on_stable=repeats_on_stable(route),
             step_seconds=self.tally.step_seconds if self.tally.place == state.place else 0.0,
             stable=self.tally.stable,

@@ -40,8 +40,13 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """The smallest share under which what finished in the last look may have begun."""
-        return min((share for _, share in self.shares), default=0.0)
+        """In force during the last look: across a change, the smaller one."""
+        return min((share for _, share in self.shares[-2:]), default=0.0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that finished in the last look began under this share or a larger one."""
+        return all(share >= self.share for _, share in self.shares)
 
     @classmethod
     def of(cls, record: Record) -> Tally:
@@ -87,6 +92,7 @@ def look(
         share=after.share,
         step=state.place,
         retries_on_stable=repeats_on_stable(route),
+        settled=after.settled,
     )
     return after, increment
 
@@ -117,6 +123,7 @@ def between(before: Record | None, after: Record) -> Increment:
         share=min(after.share, before.share if before else 0.0),
         step=after.place,
         retries_on_stable=after.retries_on_stable,
+        settled=after.settled and before is not None and before.settled,
     )
 
 

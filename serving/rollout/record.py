@@ -21,15 +21,17 @@ Raw = dict[Endpoint, tuple[int, int, int]]
 class Record:
     """One line. `place` is the state's, `step_seconds` the time observed in it.
 
-    `share` is the candidate's smallest part (0-1) of the weight in force lately. `stable` and `candidate`
-    are since the start; `raw` are the proxy's own (requests, errors, slow) per endpoint, from which a guard
-    that was restarted goes on. `monotonic` is the machine's uptime clock.
+    `share` is the candidate's part (0-1) of the weight in force, `settled` whether it has been so for as
+    long as a request may take. `stable` and `candidate` are since the start; `raw` are the proxy's own
+    (requests, errors, slow) per endpoint, from which a guard that was restarted goes on. `monotonic` is the
+    machine's uptime clock.
     """
 
     at: datetime
     monotonic: float
     place: int
     share: float
+    settled: bool
     retries_on_stable: bool
     step_seconds: float
     stable: Counts
@@ -45,6 +47,7 @@ class Record:
                 "monotonic": self.monotonic,
                 "place": self.place,
                 "share": self.share,
+                "settled": self.settled,
                 "retries_on_stable": self.retries_on_stable,
                 "step_seconds": self.step_seconds,
                 "stable": _counts(self.stable),
@@ -68,6 +71,7 @@ class Record:
             monotonic=saved["monotonic"],
             place=saved["place"],
             share=saved["share"],
+            settled=saved["settled"],
             retries_on_stable=saved["retries_on_stable"],
             step_seconds=saved["step_seconds"],
             stable=Counts(*saved["stable"]),

@@ -30,6 +30,7 @@ def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
         monotonic=12.5,
         place=2,
         share=0.1,
+        settled=True,
         retries_on_stable=True,
         step_seconds=3.25,
         stable=Counts(100, 1, 0, 9.5),

@@ -140,22 +140,21 @@ def test_the_share_is_what_the_proxy_applies_now(
     assert share_in_force(ROUTE, weighed(stable, candidate)) == share
 
 
-def test_a_new_share_counts_once_everything_begun_before_it_must_have_finished() -> None:
+def test_across_a_change_of_weight_the_smaller_share_counts() -> None:
+    tally, first = look(Tally(), STATE, ROUTE, weighed((1, 0, True), (1, 0, True)), monotonic=1)
+    tally, second = look(tally, STATE, ROUTE, weighed((1, 0, True), (9, 0, True)), monotonic=2)
+    _, third = look(tally, STATE, ROUTE, weighed((1, 0, True), (9, 0, True)), monotonic=3)
+    assert (first.share, second.share, third.share) == (0.0, 0.5, 0.9)
+
+
+def test_a_share_is_settled_once_everything_begun_before_it_must_have_finished() -> None:
     half, most = weighed((1, 0, True), (1, 0, True)), weighed((1, 0, True), (9, 0, True))
-    tally, shares = Tally(), []
-    for seconds in range(14):
-        seen = half if seconds < 4 else most
-        tally, increment = look(tally, STATE, ROUTE, seen, monotonic=seconds * 0.25)
-        shares.append(increment.share)
-    assert shares == 5 * [0.0] + 3 * [0.5] + 6 * [0.9]
-
-
-def test_a_smaller_share_counts_at_once() -> None:
-    tally = Tally()
-    for seconds in range(10):
-        tally, _ = look(tally, STATE, ROUTE, weighed((1, 0, True), (1, 0, True)), monotonic=seconds)
-    _, increment = look(tally, STATE, ROUTE, weighed((9, 0, True), (1, 0, True)), monotonic=10)
-    assert increment.share == 0.1
+    tally, settled = Tally(), []
+    for number in range(14):
+        tally, increment = look(tally, STATE, ROUTE, half if number < 6 else most, monotonic=number * 0.25)
+        settled.append(increment.settled)
+    # 1 s is the time limit of a request: unsettled from the first share above 0, and again after the rise
+    assert settled == [True] + 4 * [False] + 2 * [True] + 3 * [False] + 4 * [True]
 
 
 def test_repeats_go_to_stable_only_where_requests_may_be_repeated() -> None:

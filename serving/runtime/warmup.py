@@ -23,7 +23,7 @@ log = logging.getLogger("slipway.pod")
 # A window is so many runs; windows go on until two in a row agree, or time is up.
 _WINDOW = 6
 _AGREE = 1.25
-_SIZE_SECONDS = 0.4
+_SIZE_SECONDS = 0.15
 
 _CACHE_SECONDS = 10.0
 _CACHE_COVERAGE = 0.97

@@ -26,7 +26,15 @@ def read_table(path: Path) -> tuple[pa.Table, str]:
         raise UnreadableTable(f"{path} is not {kind}: {error}", remedy="write the file again") from error
     if not table.num_rows:
         raise UnreadableTable(f"{path} has no rows", remedy="write rows nobody trained on into it")
-    return _without_repeated_names(path, table), digest_bytes(content)
+    return _decoded(_without_repeated_names(path, table)), digest_bytes(content)
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """pandas' categories as the values they stand for."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table
 
 
 def _read_csv(source: pa.BufferReader) -> pa.Table:

@@ -123,6 +123,22 @@ def test_calibration_rows_need_no_labels_and_no_slices(write: Write) -> None:
     assert (rows.labels, rows.is_positive, rows.slices) == (None, None, {})
 
 
+def test_categories_are_the_values_they_stand_for(write: Write) -> None:
+    def category(values: list[Any]) -> pa.Array:
+        return pa.array(values).dictionary_encode()
+
+    rows = read(
+        write(
+            age=category([1.5, 2.5, 1.5, 1.5]),
+            bad=category([0, 1, 0, 1]),
+            home=category(["a", None, "b", "a"]),
+        )
+    )
+
+    assert rows.inputs["input"][:, 0].tolist() == [1.5, 2.5, 1.5, 1.5]
+    assert rows.slices["home"].tolist() == ["a", "(missing)", "b", "a"]
+
+
 def test_text_labels_become_one_where_they_are_the_positive_one(write: Write) -> None:
     path = write(bad=["no", "yes", "no", "no"])
     rows = read(path, said=data(positive="yes"))

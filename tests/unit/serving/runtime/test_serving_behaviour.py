@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_store.errors import Permanent
+from serving.home import REPOSITORY
 from serving.runtime.keys import add_key
 from tests.bundles import elementwise, make_bundle, mlp, model_of
 from tests.pods import RunningPod, running_pod
@@ -340,3 +342,17 @@ def test_a_cached_answer_says_so_and_is_the_same(tmp_path: Path) -> None:
         assert other.json()["id"] == "mine"
         assert other.headers["x-slipway-cache"] == "memory"
         assert second.json().get("id") is None
+
+
+def test_the_dashboard_asks_only_for_metrics_the_pod_has(pod: RunningPod, tmp_path: Path) -> None:
+    dashboard = (REPOSITORY / "serving/runtime/grafana.json").read_text()
+    asked = set(re.findall(r"\b((?:slipway|process)_[a-z_]+)", dashboard)) - {"slipway_pods"}
+    bundle = make_bundle(tmp_path, mlp(), serving={"cache": {"max_mb": 1}})
+    with running_pod(bundle, redis="redis://127.0.0.1:1/0") as other:
+        found = set(
+            re.findall(r"^((?:slipway|process)_[a-z_]+)", other.http.get("/metrics").text, re.MULTILINE)
+        )
+    text = pod.http.get("/metrics").text
+    found |= set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    assert len(asked) > 15
+    assert asked <= found

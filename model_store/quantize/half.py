@@ -9,11 +9,12 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from model_store.inference import Rows, answer, batches, open_session
+from model_store.quantize.spread import CALIBRATION_BATCH, spread
 
 # Half of fp16's largest value: rows unlike the calibration rows need room above what was seen.
 LARGEST = float(np.finfo(np.float16).max) / 2
 
-PROBE_BATCH = 32
+PROBE_ROWS = 256
 
 
 def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]]:
@@ -58,7 +59,7 @@ def _largest(model: ModelProto, calibration: Rows) -> dict[str, float]:
     session = open_session(probed.SerializeToString())
     largest: dict[str, float] = {}
     # Batch by batch: every activation of every row at once would not fit into memory.
-    for batch in batches(calibration, PROBE_BATCH):
+    for batch in batches(spread(calibration, PROBE_ROWS), CALIBRATION_BATCH):
         for name, values in {**batch, **answer(session, batch)}.items():
             if values.dtype.kind == "f":
                 largest[name] = max(largest.get(name, 0.0), _absolute_maximum(values))

@@ -24,6 +24,7 @@ from model_store.inference import (
     session_config,
 )
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
+from model_store.quantize.spread import CALIBRATION_BATCH, spread
 from model_store.readout import Readout
 
 # Where the arithmetic is. Everything else (Add, Mul, Sigmoid ...) costs accuracy in 8 bits and gains nothing:
@@ -40,7 +41,6 @@ TENSORRT_OPTIONS = {
     **KEEP_SCALES,
 }
 
-CALIBRATION_BATCH = 32
 
 # In the order they are tried. Histograms are filled batch by batch (that is what "strided" means for them):
 # otherwise every activation of every row is in memory at once, gigabytes for a transformer.
@@ -129,16 +129,6 @@ class Trial:
         )
         content: bytes = onnx.load(target).SerializeToString(deterministic=True)
         return content
-
-
-def spread(rows: Rows, limit: int, batch: int = CALIBRATION_BATCH) -> dict[str, np.ndarray[Any, Any]]:
-    """At most `limit` rows in whole batches, evenly spaced: in sorted files the first are unlike the rest."""
-    count = count_rows(rows)
-    wanted = min(limit, count)
-    if wanted > batch:  # onnxruntime's histograms take batches of one size only
-        wanted -= wanted % batch
-    chosen = np.linspace(0, count - 1, wanted).round().astype(np.int64)
-    return {name: array[chosen] for name, array in rows.items()}
 
 
 def _reader(rows: Rows, batch: int) -> Any:

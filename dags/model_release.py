@@ -48,7 +48,7 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         tags=["slipway", "release", spec.model],
     ) as dag:
         with TaskGroup("intake", tooltip="Which version, whose turn, is it what it says"):
-            turn = TakeTurn(task_id="take_turn", spec=spec, doc_md=TakeTurn.__doc__).as_setup()  # type: ignore[no-untyped-call]
+            turn = TakeTurn(task_id="take_turn", spec=spec).as_setup()  # type: ignore[no-untyped-call]
             release = turn.output
             exported = export(release)
             checked = check_data(release, exported)
@@ -65,20 +65,39 @@ def release_dag(spec: ReleaseSpec) -> DAG:
             chosen = choose(release, gated)
             published = publish(release, exported, gated, chosen)
 
-        with TaskGroup("rollout", tooltip="Step by step, and back at the first doubt"):
-            deployed = Deploy(
-                task_id="deploy", release=release, bundle=published, doc_md=Deploy.__doc__
-            ).output
-            rolled_out = RollOut(
-                task_id="roll_out", release=release, deployment=deployed, doc_md=RollOut.__doc__
-            )
-            promoted = promote(release, published, gated)
-            watched = Watch(task_id="watch", release=release, doc_md=Watch.__doc__)
-            rolled_out >> promoted >> watched
+        approved = ask_people(spec, release, published, gated)
 
-        settled = settle(release, published, gated).as_teardown(setups=turn)
-        watched >> settled
+        with TaskGroup("rollout", tooltip="Step by step, and back at the first doubt"):
+            deploy = Deploy(task_id="deploy", release=release, bundle=published)
+            roll_out = RollOut(task_id="roll_out", release=release, deployment=deploy.output)
+            watch = Watch(task_id="watch", release=release)
+            approved >> deploy
+            roll_out >> promote(release, published, gated) >> watch
+
+        watch >> settle(release, published, gated).as_teardown(setups=turn)
     return dag
+
+
+def ask_people(spec: ReleaseSpec, release: Any, bundle: Any, gated: Any) -> list[Any]:
+    """A task for each approval the spec requires, one after the other; none if it requires none."""
+    if spec.approval is None:
+        return []
+    from slipway_airflow.approvals import AskApproval
+
+    asked: list[Any] = []
+    with TaskGroup("approval", tooltip="People the spec names, each once, never the version's author"):
+        for number in range(1, spec.approval.required + 1):
+            asked.append(
+                AskApproval(
+                    task_id=f"approve_{number}",
+                    approval=spec.approval,
+                    release=release,
+                    bundle=bundle,
+                    gated=gated,
+                    earlier=[earlier.output for earlier in asked],
+                )
+            )
+    return asked
 
 
 @step

@@ -70,6 +70,6 @@ with DAG(
     tags=["slipway", "rollback"],
 ):
     rollback = return_traffic().as_setup()
-    ready = MakeReady(task_id="make_ready", rollback=rollback, doc_md=MakeReady.__doc__)
+    ready = MakeReady(task_id="make_ready", rollback=rollback)
     booked = book(rollback)
     switch(rollback, ready.output) >> booked >> let_go(rollback).as_teardown(setups=rollback)

@@ -6,6 +6,7 @@ cleared or woken twice goes on from there.
 
 from __future__ import annotations
 
+import inspect
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ class WaitingOperator(BaseOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("retry_policy", RetryByKind())
+        kwargs.setdefault("doc_md", inspect.cleandoc(type(self).__doc__ or ""))
         super().__init__(**kwargs)
 
     def execute(self, context: Context) -> Any:

@@ -135,13 +135,20 @@ class RolloutTrigger(LookingTrigger):
     def __init__(self, release: str, phase: str, seconds: float) -> None:
         super().__init__(release=release, phase=phase, seconds=seconds)
         self.seconds = seconds
+        self._said = ""
 
     def look(self) -> str | None:
         from slipway_airflow.wiring import wire
 
         state, action = wire().rollouts.advance(self.kwargs["release"])
-        self.log.info("%s step %d: %s", state.release_id, state.step + 1, action)
+        self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {type(action).__name__.lower()}")
         return None if state.phase == self.kwargs["phase"] else str(state.phase)
+
+    def _say(self, words: str) -> None:
+        """Into the task's log, once: this looks several times a second."""
+        if words != self._said:
+            self._said = words
+            self.log.info("%s", words)
 
 
 class MissedVersionsTrigger(BaseEventTrigger):

@@ -119,6 +119,7 @@ class WatchedJournal(Journal):
             monotonic=1.0,
             place=state.place,
             share=state.split.candidate / 100,
+            settled=True,
             retries_on_stable=True,
             step_seconds=1e6,
             stable=Counts(1000, 1, 0, 10.0),

@@ -1,0 +1,67 @@
+"""People who let a release onto traffic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from model_store.errors import Permanent
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import DagBag
+
+
+@pytest.fixture
+def ask(bag: DagBag) -> Any:
+    """The first approval of a spec that requires two."""
+    return bag.dags["release_approved"].task_dict["approval.approve_1"]
+
+
+def test_every_required_approval_is_a_task_before_the_deployment(bag: DagBag) -> None:
+    dag = bag.dags["release_approved"]
+    assert dag.task_dict["rollout.deploy"].upstream_task_ids >= {"approval.approve_1", "approval.approve_2"}
+    assert "approval.approve_1" in dag.task_dict["approval.approve_2"].upstream_task_ids
+
+
+def test_a_spec_without_approval_asks_nobody(bag: DagBag) -> None:
+    assert not [task_id for task_id in bag.dags["release_fraud"].task_ids if "approv" in task_id]
+
+
+def test_silence_is_a_no(ask: Any) -> None:
+    assert ask.defaults == [ask.REJECT]
+    assert ask.response_timeout.total_seconds() == 60
+    with pytest.raises(Permanent, match="nobody approved it in time"):
+        ask._approver([ask.REJECT], None)
+
+
+def test_a_rejection_names_who_rejected(ask: Any) -> None:
+    with pytest.raises(Permanent, match="grace rejected it"):
+        ask._approver([ask.REJECT], {"id": "grace", "name": "grace"})
+
+
+def test_an_approval_names_who_approved(ask: Any) -> None:
+    assert ask._approver([ask.APPROVE], {"id": "ada", "name": "ada"}) == "ada"
+
+
+def test_nobody_approves_twice_and_the_author_never() -> None:
+    from slipway_airflow.approvals import who_may
+
+    assert who_may(["ada", "grace", "linus"], ["ada", "linus"]) == ["grace"]
+
+
+def test_when_nobody_is_left_nobody_is_asked() -> None:
+    """Airflow asks everybody when it is given no names."""
+    from slipway_airflow.approvals import who_may
+
+    with pytest.raises(Permanent, match="nobody is left"):
+        who_may(["ada"], ["ada", ""])
+
+
+def test_approvers_see_every_check_beside_its_limit() -> None:
+    from slipway_airflow.approvals import evidence_page
+
+    check = {"name": "accuracy", "observed": -0.02, "limit": -0.01, "passed": False}
+    gated: Any = {"variant": {"precision": "int8", "layout": "onnxruntime"}, "report": {"checks": [check]}}
+    page = evidence_page([gated], "abc")
+    assert "| int8 for onnxruntime | accuracy | -0.02 | -0.01 | **missed** |" in page

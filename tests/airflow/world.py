@@ -65,6 +65,8 @@ class Registry:
 
     def aliases(self, name: str) -> dict[str, int]:
         self._called("aliases")
+        if name not in self.aliases_by_model:
+            raise UnknownVersion(f"there is no model {name}", remedy=f"known: {MODEL}")
         return dict(self.aliases_by_model[name])
 
     def set_alias(self, ref: ModelRef, alias: str) -> None:

@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(line), flush=True)  # noqa: T201 - the caller reads it
 
 
-def wait_for_registry(home: Home, *, seconds: float = 180) -> None:
+def wait_for_registry(home: Home, *, seconds: float = 400) -> None:
     """Until MLflow answers. Raises `Retryable` when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

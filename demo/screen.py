@@ -71,11 +71,11 @@ class News:
         self._traffic_at = 0.0
 
     def show(self, view: View) -> None:
-        if view.doing and self._is_new("doing", view.doing):
-            self._say(view, view.doing)
         for act in view.acts:
             self._of_act(view, act)
-        if view.route is not None and self._is_new("route", in_words(view.route)):
+        if view.doing and self._is_new("doing", view.doing):
+            self._say(view, view.doing)
+        if weights(view.route) and self._is_new("route", in_words(view.route)):
             self._say(view, f"traffic: {in_words(view.route)}")
         if view.tally and view.tally.total and view.now >= self._traffic_at + NEWS_EVERY_SECONDS:
             self._traffic_at = view.now
@@ -108,7 +108,7 @@ def draw(view: View) -> RenderableType:
         lines.append(_act_line(view, act))
         if act is view.current:
             lines.append(_steps_line(act))
-    lines += [Text(), *_traffic(view)] if view.route else []
+    lines += [Text(), *_traffic(view)] if weights(view.route) else []
     return Group(*lines, Text(), Text(view.doing, style="dim"))
 
 

@@ -23,6 +23,8 @@ from serving.stack.lifecycle import Standing
 
 FAULTS = "SLIPWAY_FAULTS"
 POLL_SECONDS = 0.3
+# A cold start takes half a minute; on a machine busy with other things it may take much longer.
+START_SECONDS = 400
 TRAINING_SECONDS = 180
 READY_SECONDS = 60
 
@@ -56,7 +58,7 @@ class Stage:
         # Pods take it from supervisord, which takes it from here.
         os.environ[FAULTS] = self.scenario.faults
         training = self._start("demo.models", *(str(act.version) for act in self.scenario.acts))
-        lifecycle.up(self.home, self._tell_standings)
+        lifecycle.up(self.home, self._tell_standings, timeout_seconds=START_SECONDS)
         deadline = time.monotonic() + TRAINING_SECONDS
         while training.poll() is None:
             self.tell("training and registering the versions")

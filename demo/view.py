@@ -102,5 +102,5 @@ def weights(route: Route | None) -> list[tuple[int, float]]:
 
 
 def in_words(route: Route | None) -> str:
-    """`v1 95 %, v2 5 %`; `nothing` before the first release."""
-    return ", ".join(f"v{version} {weight:g} %" for version, weight in weights(route)) or "nothing"
+    """`v1 95 %, v2 5 %`; empty before the first release."""
+    return ", ".join(f"v{version} {weight:g} %" for version, weight in weights(route))

@@ -63,7 +63,7 @@ def test_weights_name_the_versions_that_have_traffic() -> None:
 
 def test_the_split_is_said_in_words() -> None:
     assert in_words(route(1, 2, 5)) == "v1 95 %, v2 5 %"
-    assert in_words(None) == "nothing"
+    assert in_words(None) == ""
 
 
 def test_the_current_act_is_the_one_that_began_and_has_not_ended() -> None:

@@ -21,7 +21,7 @@ from serving.monitoring.targets import targets
 from serving.rollout.journal import Journal
 from serving.router.envoy_file import EnvoyFileRouter
 
-TICK_SECONDS = 0.2
+TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
 RECONCILE_SECONDS = 10.0
 
@@ -29,7 +29,7 @@ log = logging.getLogger("slipway.guard")
 
 
 def main(home: Home) -> None:
-    """Tick five times a second. Raises `Permanent` if another guard of this installation runs."""
+    """Tick more than four times a second. Raises `Permanent` if another guard of this installation runs."""
     router = EnvoyFileRouter(home)
     metrics = EnvoyAdmin(home.envoy_admin_url)
     guard = Guard(Journal(home.journal), router, metrics, now=_utc, monotonic=time.monotonic)

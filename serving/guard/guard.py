@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from model_store.errors import SlipwayError
-from serving.analysis import Increment, observe_all
+from serving.analysis import AnalysisPolicy, Increment, JudgeState, observe_all
+from serving.analysis.rules import needed
+from serving.analysis.state import PLACES
 from serving.guard.releases import Releases
 from serving.guard.watch import Watch, missing
 from serving.metrics.base import EndpointCounters, MetricsSource
@@ -22,6 +25,9 @@ from serving.router.base import TrafficRouter
 from serving.types import Endpoint, Finding, Outcome, Route, Verdict
 
 log = logging.getLogger("slipway.guard")
+
+# 500 releases get a full verdict every 2 s, well within what `advance` takes for fresh.
+_SECONDS_PER_RELEASE = 0.004
 
 Counters = Mapping[str, dict[Endpoint, EndpointCounters]]
 
@@ -133,20 +139,22 @@ class Guard:
             [watch.belief for _, _, watch, _ in seen],
             [increment for *_, increment in seen],
         )
-        for (state, route, watch, increment), belief in zip(seen, beliefs, strict=True):
-            stirred = bool(watch.tally.doubt) or _may_speak_against(increment)
+        for (state, route, watch, _), belief in zip(seen, beliefs, strict=True):
+            stirred = bool(watch.tally.doubt or belief.problem) or _may_fail(state.plan.policy, belief)
             watch.belief = belief
             with self.apart(state.release_id):
                 self._judge(state, route, watch, stirred)
 
     def _judge(self, state: RolloutState, route: Route, watch: Watch, stirred: bool) -> None:
         now, monotonic = self._now(), self._monotonic()
-        is_due = not 0 <= monotonic - watch.judged_at < self._limits.judge_every_seconds
+        # With hundreds of releases the words of all verdicts would take most of the time.
+        pause = max(self._limits.judge_every_seconds, len(self.active) * _SECONDS_PER_RELEASE)
+        is_due = not 0 <= monotonic - watch.judged_at < pause
         is_elsewhere = watch.written is None or watch.written.place != state.place
         if stirred or is_due or is_elsewhere or watch.verdict is None or watch.blind_since is not None:
             limit = self._limits.unwell_seconds
             self._act(state, watch, watch.judge(state, at=now, monotonic=monotonic, unwell_limit=limit))
-        self._write(state, route, watch)
+            self._write(state, route, watch)
 
     def _act(self, state: RolloutState, watch: Watch, verdict: Verdict) -> None:
         """Roll back what `decide` says must be. Whatever else it says is not the guard's business."""
@@ -207,11 +215,11 @@ class Guard:
             log.exception("%s: the guard could not finish its look", what)
 
 
-def _may_speak_against(increment: Increment) -> bool:
-    """Whether the verdict may have become worse, so that it is worth its price at once.
+@lru_cache(maxsize=1024)
+def _least_needed(policy: AnalysisPolicy) -> float:
+    return min(needed(policy).values())
 
-    What stable answers when it has no traffic of its own are repeats of the candidate's failures.
-    """
-    candidate = increment.candidate
-    repeats = increment.stable.requests if increment.share >= 1 else 0
-    return bool(candidate.errors or candidate.slow or repeats or increment.problem)
+
+def _may_fail(policy: AnalysisPolicy, belief: JudgeState) -> bool:
+    """Whether a full verdict, which is dear, may be a FAIL: it never is below the least e-value needed."""
+    return bool(belief.values[PLACES["peak"]].max() >= _least_needed(policy))

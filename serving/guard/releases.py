@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Releases:
 
     def of(self, service: str) -> list[RolloutState]:
         """The service's releases, oldest first."""
-        changed = (self._journal.root / service).stat().st_mtime_ns
+        changed = os.stat(f"{self._journal.root}/{service}").st_mtime_ns  # noqa: PTH116 - Path is too slow
         known = self._folders.get(service)
         if known and known[0] == changed:
             return known[1]

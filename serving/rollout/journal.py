@@ -57,6 +57,7 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._mended: dict[str, Path] = {}
 
     def create(self, state: RolloutState, event: Event) -> RolloutState:
         """Save a new release; one that exists is returned as it stands."""
@@ -90,7 +91,7 @@ class Journal:
             return saved
 
     def services(self) -> list[str]:
-        return sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
+        return sorted(os.listdir(self.root)) if self.root.exists() else []  # noqa: PTH208 - names are enough
 
     def releases(self, service: str) -> list[RolloutState]:
         """All releases of `service`, oldest first."""
@@ -104,9 +105,11 @@ class Journal:
 
     def append(self, release: str, record: Record) -> None:
         """Add a line to the release's observations. Only the guard does."""
-        with self.counts_path(release).open("ab") as file:
-            if file.tell() and not _ends_with_newline(file.name):
-                file.write(b"\n")
+        path = self._mended.get(release)
+        if path is None:
+            path = self._mended[release] = self.counts_path(release)
+            _end_last_line(path)
+        with path.open("ab", buffering=0) as file:
             file.write(record.to_line())
 
     def records(self, release: str) -> Iterator[Record]:
@@ -211,7 +214,10 @@ def _record(line: bytes) -> Record | None:
         return None
 
 
-def _ends_with_newline(name: str) -> bool:
-    with Path(name).open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _end_last_line(path: Path) -> None:
+    """What a writer that was killed left unfinished stays a line of its own."""
+    if path.exists() and path.stat().st_size:
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from serving.analysis import Increment
 from serving.metrics.base import EndpointCounters
@@ -18,14 +19,16 @@ from serving.types import NO_COUNTS, Counts, Deployment, Endpoint, Route
 # A longer gap between two looks is time nobody watched.
 LONGEST_LOOK_SECONDS = 5.0
 
-_NEW = (0, 0, 0)
+_SHARE = itemgetter(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """What was seen of a release so far: cumulative counts per arm, and where the counters stood.
 
-    `shares` are (uptime, share in force) of the looks within one time limit of a request.
+    `share` was in force during the last look (across a change, the smaller one); `settled` says whether all
+    that finished in it began under this share or a larger one. `shares` are (uptime, share in force) of the
+    looks within one time limit of a request.
     `doubt`: why the last look cannot be trusted, or "".
     """
 
@@ -35,18 +38,10 @@ class Tally:
     doubt: str = ""
     monotonic: float | None = None
     place: int = 0
+    share: float = 0.0
+    settled: bool = True
     shares: tuple[tuple[float, float], ...] = ()
     step_seconds: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """In force during the last look: across a change, the smaller one."""
-        return min((share for _, share in self.shares[-2:]), default=0.0)
-
-    @property
-    def settled(self) -> bool:
-        """Whether all that finished in the last look began under this share or a larger one."""
-        return all(share >= self.share for _, share in self.shares)
 
     @classmethod
     def of(cls, record: Record) -> Tally:
@@ -57,6 +52,8 @@ class Tally:
             raw=record.raw,
             monotonic=record.monotonic,
             place=record.place,
+            share=record.share,
+            settled=record.settled,
             shares=((record.monotonic, record.share),),
             step_seconds=record.step_seconds,
         )
@@ -75,7 +72,9 @@ def look(
     raw = dict(tally.raw)
     stable = _arm(route.stable, counters, raw, seconds, joined_late=True)
     candidate = _arm(route.candidate, counters, raw, seconds, joined_late=False)
-    share = share_in_force(route, counters)
+    now_in_force = share_in_force(route, counters)
+    shares = _lately(tally, now_in_force, monotonic, route.settings.timeout_ms / 1000)
+    share = min(now_in_force, shares[-2][1])
     after = Tally(
         stable=tally.stable + stable,
         candidate=tally.candidate + candidate,
@@ -83,13 +82,15 @@ def look(
         doubt=_doubt(tally.raw, raw),
         monotonic=monotonic,
         place=state.place,
-        shares=_lately(tally, share, monotonic, route.settings.timeout_ms / 1000),
+        share=share,
+        settled=min(shares, key=_SHARE)[1] >= share,
+        shares=shares,
         step_seconds=seconds + (tally.step_seconds if tally.place == state.place else 0.0),
     )
     increment = Increment(
         stable,
         candidate,
-        share=after.share,
+        share=share,
         step=state.place,
         retries_on_stable=repeats_on_stable(route),
         settled=after.settled,
@@ -102,12 +103,15 @@ def share_in_force(route: Route, counters: Mapping[Endpoint, EndpointCounters]) 
 
     Not what the route says: the proxy reads it a moment later, and leaves out endpoints it finds unhealthy.
     """
-    theirs = set(route.candidate.endpoints) if route.candidate else set()
-    healthy = {endpoint: each for endpoint, each in counters.items() if each.healthy}
-    first = min((each.priority for each in healthy.values()), default=0)
-    chosen = {endpoint: each.weight for endpoint, each in healthy.items() if each.priority == first}
-    whole = sum(chosen.values())
-    return sum(chosen[endpoint] for endpoint in theirs & chosen.keys()) / whole if whole else 0.0
+    theirs = route.candidate.endpoints if route.candidate else ()
+    healthy = [(endpoint, each) for endpoint, each in counters.items() if each.healthy]
+    first = min((each.priority for _, each in healthy), default=0)
+    whole = mine = 0
+    for endpoint, each in healthy:
+        if each.priority == first:
+            whole += each.weight
+            mine += each.weight if endpoint in theirs else 0
+    return mine / whole if whole else 0.0
 
 
 def repeats_on_stable(route: Route) -> bool:

@@ -6,7 +6,7 @@ between them; a judge fed those differences again comes to the same belief (`ser
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -87,7 +87,13 @@ class Record:
 
 def finding_to_json(finding: Finding) -> dict[str, Any]:
     """Plain JSON values."""
-    return {**asdict(finding), "outcome": finding.outcome.name, "numbers": dict(finding.numbers)}
+    return {
+        "rule": finding.rule,
+        "outcome": finding.outcome.name,
+        "reason": finding.reason,
+        "numbers": dict(finding.numbers),
+        "source": finding.source,
+    }
 
 
 def finding_from_json(saved: dict[str, Any]) -> Finding:

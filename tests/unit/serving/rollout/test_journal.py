@@ -113,7 +113,7 @@ def test_a_line_torn_by_a_crash_is_skipped_and_does_not_spoil_the_next(world: Wo
     with world.journal.counts_path(RELEASE).open("ab") as file:
         file.write(record(2).to_line()[:40])
     assert world.journal.latest_record(RELEASE) == record(1)
-    world.journal.append(RELEASE, record(3))
+    Journal(world.journal.root).append(RELEASE, record(3))
     assert list(world.journal.records(RELEASE)) == [record(1), record(3)]
 
 

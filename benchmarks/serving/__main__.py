@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for program in ("wrk", "h2load", "uv"):
         need(program)
     kept: dict[str, Any] = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     targets: list[report.Target] = []
     for part in options.parts or PARTS:
         targets += _run(part, options, kept)

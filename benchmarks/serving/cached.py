@@ -15,7 +15,9 @@ from benchmarks.serving.bundles import bundle_of
 from benchmarks.serving.models import Subject, binary_body, oip_body
 from benchmarks.serving.servers import Running, pod_server
 
-KEYS, EXPONENT, TRACE = 100_000, 1.1, 300_000
+KEYS, EXPONENT = 100_000, 1.1
+# Requests of the log that warms the cache up, and of the trace that is measured.
+LOGGED, MEASURED = 200_000, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ def hit_rate(subject: Subject, *, cache_mb: float) -> HitRate:
     one = oip_body(subject.requests()[0])
     log = ("--request-log", str(work / "log"))
     serving = {"request_log": {"share": 1.0, "max_mb": 2048}, "cache": {"max_mb": cache_mb}}
-    for name in ("first", "second"):
-        trace = order[np.searchsorted(share, rng.random(TRACE))]
+    for name, length in (("log", LOGGED), ("trace", MEASURED)):
+        trace = order[np.searchsorted(share, rng.random(length))]
         with pod_server(bundle_of(subject, **serving), one, *log) as pod:
             before = _counts(pod)
             _replay(pod, work / f"{name}.lua", bodies, trace)
@@ -112,7 +114,7 @@ def _replay(pod: Running, script: Path, bodies: Path, trace: np.ndarray) -> None
         "  return bodies[trace[math.min(i, #trace)]]\n"
         "end\n"
     )
-    load.wrk(pod.url, script, seconds=300, connections=16)
+    load.wrk(pod.url, script, seconds=400, connections=16)
 
 
 def _counts(pod: Running) -> dict[str, float]:

@@ -137,7 +137,7 @@ def soak(found: Soak) -> list[Target]:
     rates = f"{found.offered_per_second:,.0f} requests/s (peak {found.peak_per_second:,.0f})"
     _table(f"cnn, {found.seconds} s at {rates}", columns, rows)
     over_time = ", ".join(map(str, found.memory_mb))
-    console.print(f"memory MB over time: {over_time}; high priority failed: {found.high_failed}")
+    console.print(f"memory MB over time: {over_time}; high priority: {found.high_statuses}")
     memory = found.memory_mb[-1] / found.memory_mb[0]
     return [
         Target(

@@ -41,6 +41,7 @@ class Soak:
     shed: Answers | None
     high_accepted: Answers
     high_failed: int
+    high_statuses: dict[int, int]
     other_failed: int
     memory_mb: tuple[float, ...]
 
@@ -81,6 +82,7 @@ def soak(subject: Subject, *, seconds: int) -> Soak:
         shed=low_answers.get(503),
         high_accepted=high_answers[200],
         high_failed=sum(a.count for status, a in high_answers.items() if status != 200),
+        high_statuses={status: a.count for status, a in high_answers.items()},
         other_failed=sum(a.count for status, a in low_answers.items() if status not in (200, 503)),
         memory_mb=memory,
     )

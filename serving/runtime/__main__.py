@@ -14,11 +14,15 @@ from model_store.errors import SlipwayError
 from serving.runtime.logs import write_json_lines
 from serving.runtime.pod import PodOptions, run
 
+_SWITCH_SECONDS = 0.0005
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 drained, 1 the bundle cannot be served, 2 wrong arguments or a taken port."""
     options = _options(arguments)
     write_json_lines()
+    # The compute thread must not wait the interpreter's default 5 ms for a loop that is busy shedding.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         uvloop.run(run(options))
     except SlipwayError as error:

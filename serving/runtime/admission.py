@@ -12,8 +12,9 @@ from serving.runtime.urgency import Priority
 
 _SAMPLES = 64
 _DECREASE = 0.8
-# What part of the limit each priority may use: overload sheds low first and high last.
-_SHARES = {Priority.HIGH: 1.0, Priority.NORMAL: 0.85, Priority.LOW: 0.6}
+# What part of the limit each priority may use. High may exceed it: it goes first in the queue, so it hardly
+# waits behind what is there, and a short stall must not refuse what is most wanted.
+_SHARES = {Priority.HIGH: 2.0, Priority.NORMAL: 1.0, Priority.LOW: 0.7}
 
 
 class LatencyLimit:
@@ -32,6 +33,10 @@ class LatencyLimit:
         if in_flight > self._in_flight:
             self._in_flight = in_flight
         return in_flight < self._limits[priority]
+
+    def is_near(self, in_flight: int) -> bool:
+        """Whether the lowest priority is not admitted any more."""
+        return in_flight >= self._limits[Priority.LOW]
 
     def observe(self, waited_seconds: float) -> None:
         """A call reached the engine after waiting this long."""

@@ -78,7 +78,7 @@ class ServedModel:
         self.plans = Plans()
         self.headers = response_headers(manifest, around.slot)
         self.in_flight = 0
-        self._computing = 0
+        self.computing = 0
         self._loop, self._clock, self._find = around.loop, around.clock, around.relay
         self._faults: Faults | None = faults_for(self.name, self.version, around.faults, around.chance)
         self._failures, self._tracer = FailureLog(around.clock), around.tracer
@@ -101,6 +101,17 @@ class ServedModel:
             return
         self._look_up(call, now)
 
+    @property
+    def would_shed(self) -> bool:
+        """Whether some request would be shed now, and none of them could be answered from a cache."""
+        has_cache = self.answers is not None and self.answers.memory is not None
+        return self.limit.is_near(self.computing) and not has_cache and self._fallback is None
+
+    def shed_unread(self) -> Unavailable:
+        """Count a request shed before it was parsed."""
+        self.metrics.drop("shed")
+        return _too_many()
+
     def _look_up(self, call: Call, now: float) -> None:
         if self.answers is None or not self.answers.settle(call, now):
             self._compute(call)
@@ -108,7 +119,7 @@ class ServedModel:
     def _compute(self, call: Call) -> None:
         """Past the caches: this call needs the engine."""
         try:
-            if not self.limit.admits(self._computing, call.priority):
+            if not self.limit.admits(self.computing, call.priority):
                 raise Unavailable(
                     "more requests than this model can answer in time", remedy="try again later"
                 )
@@ -117,7 +128,7 @@ class ServedModel:
             self.metrics.drop("shed")
             self._fail(call, error)
             return
-        self._computing += 1
+        self.computing += 1
         if shed:
             self._shed(shed)
 
@@ -138,7 +149,7 @@ class ServedModel:
         calls = 0
         for part in executed:
             calls += len(part.calls)
-            self._computing -= len(part.calls)
+            self.computing -= len(part.calls)
             if isinstance(part.outcome, SlipwayError):
                 for call in part.calls:
                     self._fail(call, part.outcome)
@@ -149,13 +160,13 @@ class ServedModel:
     def calls_died(self, calls: list[Call]) -> None:
         """Expired or abandoned in the queue (`batching.Deliver`)."""
         for call in calls:
-            self._computing -= 1
+            self.computing -= 1
             self.metrics.drop("abandoned" if call.is_abandoned else "expired")
             self._fail(call, Abandoned() if call.is_abandoned else Expired())
 
     def _shed(self, calls: list[Call]) -> None:
         for call in calls:
-            self._computing -= 1
+            self.computing -= 1
             self.metrics.drop("shed")
             self._fail(call, Unavailable("shed for a request of higher priority", remedy="try again later"))
 
@@ -245,6 +256,10 @@ def _request_log(manifest: Manifest, around: Surroundings) -> RequestLog | None:
     from serving.runtime.recording.writer import RequestLog, utc_now
 
     return RequestLog(around.request_log, manifest, settings, chance=around.chance, now=utc_now)
+
+
+def _too_many() -> Unavailable:
+    return Unavailable("more requests than this model can answer in time", remedy="try again later")
 
 
 def _limit(opened: OpenedModel) -> LatencyLimit:

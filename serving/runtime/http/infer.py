@@ -23,6 +23,7 @@ from serving.runtime.urgency import (
 )
 
 _GZIP_OR_ZLIB = 47
+_PRIORITY_FIELD = b'"priority"'
 _URGENCY = frozenset((PRIORITY_HEADER, TIMEOUT_HEADER, ENVOY_TIMEOUT_HEADER))
 # Bytes of JSON from which remembering the parsed request beats parsing it again.
 _WORTH_REMEMBERING = 2048
@@ -81,6 +82,8 @@ class HttpCall(Call):
 def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
     """Start an inference; the exchange is answered now (a mistake) or when the model has computed."""
     try:
+        if model.would_shed and _is_shed_unread(exchange, model):
+            raise model.shed_unread()
         request = _read(exchange, model, max_body_bytes)
         call = HttpCall(exchange, model, request)
         headers, parameters = exchange.headers, request.parameters
@@ -93,6 +96,14 @@ def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
         exchange.reply_error(error, headers=model.headers)
     else:
         model.infer(call)
+
+
+def _is_shed_unread(exchange: Exchange, model: ServedModel) -> bool:
+    """Whether this request would be shed once it is parsed: parsing it costs more than all the rest."""
+    headers = exchange.headers
+    if PRIORITY_HEADER not in headers and _PRIORITY_FIELD in exchange.body:
+        return False
+    return not model.limit.admits(model.computing, read_priority(headers, {}))
 
 
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:

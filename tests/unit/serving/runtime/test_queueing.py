@@ -114,8 +114,9 @@ def test_the_limit_grows_back_when_the_server_recovers() -> None:
 
 def test_overload_sheds_low_first_and_high_last() -> None:
     limit = LatencyLimit(floor=10, ceiling=10, target_seconds=1)
-    assert [limit.admits(7, p) for p in (HIGH, NORMAL, LOW)] == [True, True, False]
-    assert [limit.admits(9, p) for p in (HIGH, NORMAL, LOW)] == [True, False, False]
+    assert [limit.admits(8, p) for p in (HIGH, NORMAL, LOW)] == [True, True, False]
+    assert [limit.admits(12, p) for p in (HIGH, NORMAL, LOW)] == [True, False, False]
+    assert [limit.admits(20, p) for p in (HIGH, NORMAL, LOW)] == [False, False, False]
     assert all(limit.admits(0, p) for p in Priority)
 
 

@@ -30,7 +30,7 @@ class FailedWarmup(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """What was asked of all endpoints together; `first_ms` is the slowest first answer, `last_ms` last one."""
+    """Of all endpoints together: `first_ms` is the slowest first answer, `last_ms` the slowest last one."""
 
     requests: int
     first_ms: float

@@ -14,7 +14,7 @@ from serving.types import Deployment, Endpoint, Slot
 
 @dataclass
 class Upstream:
-    """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s); `every`: of how many."""
+    """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), one in `every`."""
 
     name: str
     fault: str = "ok"

@@ -127,10 +127,9 @@ def test_a_second_guard_ends_and_says_why(scene: Scene) -> None:
 
 
 def test_it_tells_its_health_and_what_it_sees(scene: Scene) -> None:
-    scene.gateway.wait(lambda: httpx.get(scene.guard_url("health")).status_code == 200)
-    text = httpx.get(scene.guard_url("metrics")).text
-    assert (
-        f'slipway_release_weight{{phase="progressing",release="{RELEASE}",service="{SERVICE}"}} 50.0' in text
-    )
-    assert "slipway_release_requests_total" in text
+    labels = f'{{phase="progressing",release="{RELEASE}",service="{SERVICE}"}}'
+    expected = f"slipway_release_weight{labels} 50.0"
+    scene.gateway.wait(lambda: expected in httpx.get(scene.guard_url("metrics")).text)
+    assert httpx.get(scene.guard_url("health")).status_code == 200
+    assert "slipway_release_requests_total" in httpx.get(scene.guard_url("metrics")).text
     assert httpx.get(scene.guard_url("nonsense")).status_code == 404

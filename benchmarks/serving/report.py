@@ -13,7 +13,8 @@ from benchmarks.serving.cached import HitRate, Hits
 from benchmarks.serving.protocols import Spoken
 from benchmarks.serving.under_load import HalfLoad, Soak
 
-console = Console()
+# Wide enough for the tables also where the output is a file.
+console = Console(width=120)
 
 # Requests/s against the best peer, and rows/s against the raw engine, that each model must reach.
 _TIMES_BEST_PEER = {"mlp": 5.0, "cnn": 3.0}

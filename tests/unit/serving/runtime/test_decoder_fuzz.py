@@ -208,3 +208,13 @@ def test_a_json_bomb_is_a_refusal(depth: int) -> None:
         + b"}]}"
     )
     assert not read(ONE, body)
+
+
+@pytest.mark.parametrize("lie", [4, 100, 2**32 - 1])
+def test_a_length_prefix_past_the_end_is_refused_and_not_cut_to_fit(lie: int) -> None:
+    signature = Signature.of((tensor_spec("b", "BYTES", [-1]),), (tensor_spec("y", "INT64", [-1]),))
+    blob = struct.pack("<I", 3) + b"abc" + struct.pack("<I", lie) + b"def"
+    entry = {"name": "b", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(blob)}}
+    text = json.dumps({"inputs": [entry]}).encode()
+    with pytest.raises(Refused, match="length prefix"):
+        read_request(signature, text + blob, len(text))

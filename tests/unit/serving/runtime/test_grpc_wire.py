@@ -285,3 +285,11 @@ def test_remembered_header_blocks_always_mean_what_they_say(
     for fields in blocks * 2:
         assert reader.read(encoder.encode(fields, huffman=huffman)) == dict(fields)
         assert reader.read(literal_block(fields)) == dict(fields)
+
+
+def test_a_remembered_block_is_forgotten_when_the_table_it_points_into_changes() -> None:
+    encoder, reader = Encoder(), HeaderReader()
+    script = [[(b"a", b"1")], [(b"a", b"1")], [(b"b", b"2")], [(b"b", b"2")], [(b"a", b"1")]]
+    blocks = [encoder.encode(fields) for fields in script]
+    assert blocks[1] == blocks[3], "the same byte points at different fields"
+    assert [reader.read(block) for block in blocks] == [dict(fields) for fields in script]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -356,3 +357,14 @@ def test_the_dashboard_asks_only_for_metrics_the_pod_has(pod: RunningPod, tmp_pa
     found |= set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     assert len(asked) > 15
     assert asked <= found
+
+
+def test_a_client_that_half_closes_while_the_model_computes_gets_its_answer(mlp_bundle: Path) -> None:
+    body = json.dumps(row(1, 2, 3, 4)).encode()
+    head = b"POST /v2/models/credit_risk/infer HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with running_pod(mlp_bundle, faults="credit_risk@1:delay_ms=150") as pod, pod.connect() as client:
+        client.sendall(head + body)
+        time.sleep(0.05)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert client.recv(4096) == b""

@@ -107,6 +107,9 @@ def _endpoint_counters(
 def _add_repeats(counters: dict[Endpoint, EndpointCounters], hosts: list[dict[str, Any]]) -> None:
     """What stable answered a second time comes through a cluster of its own, from the same endpoint."""
     for host in hosts:
+        # A counter at 0 has no value in Envoy's JSON; most services repeat nothing most of the time.
+        if not any("value" in stat for stat in host["stats"]):
+            continue
         endpoint, repeats = _counters("", host, {})
         if known := counters.get(endpoint):
             counters[endpoint] = replace(

@@ -81,7 +81,8 @@ def _print_start(what: str, home: Home) -> None:
 
     up(home, watch)
     order = ", ".join(f"{name} {seconds:.1f}" for name, seconds in came_up.items())
-    console.print(f"{what}: {time.monotonic() - started:.1f} s ({_load()})\n  {order}")
+    seconds, used = time.monotonic() - started, sum(_processor_seconds(owned_by(home)).values())
+    console.print(f"{what}: {seconds:.1f} s, {used:.1f} processor seconds ({_load()})\n  {order}")
 
 
 def _print_programs(home: Home, *, idle_seconds: float) -> None:

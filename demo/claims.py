@@ -36,11 +36,10 @@ def check_claims(
     scenario: Scenario, releases: Sequence[Release], champion: int | None, log: TrafficLog, *, rate: float
 ) -> list[Claim]:
     """Every claim of the scenario. `champion`: the version with that alias at the end; `rate`: a second."""
-    found = [_ended_as_told(scenario, releases), _champion(releases, champion)]
+    found = [_ended_as_told(scenario, releases), _champion(scenario, champion)]
+    told = {act.version: act.ending for act in scenario.acts}
     for release in releases:
-        found += (
-            _CLAIMS_BY_ENDING[release.ending](release, log) if release.ending in _CLAIMS_BY_ENDING else []
-        )
+        found += _CLAIMS_BY_ENDING[told[release.version]](release, log)
     return [*found, *_of_traffic(releases, log, rate)]
 
 
@@ -51,11 +50,10 @@ def _ended_as_told(scenario: Scenario, releases: Sequence[Release]) -> Claim:
     return Claim("every release ended as it should", told == ended, words)
 
 
-def _champion(releases: Sequence[Release], champion: int | None) -> Claim:
-    promoted = [release.version for release in releases if release.ending == "promoted"]
-    expected = promoted[-1] if promoted else None
+def _champion(scenario: Scenario, champion: int | None) -> Claim:
+    expected = [act.version for act in scenario.acts if act.ending == "promoted"][-1]
     found = f"the alias is on v{champion}" if champion else "there is no such alias"
-    return Claim("the alias `champion` is on the last promoted version", champion == expected, found)
+    return Claim(f"v{expected} is the champion in MLflow", champion == expected, found)
 
 
 def _of_promoted(release: Release, log: TrafficLog) -> Iterator[Claim]:

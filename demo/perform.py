@@ -29,9 +29,9 @@ REGISTRY_SECONDS = 45
 # Traffic goes on so long after the last act: a version that was taken out must stay out.
 EPILOGUE_SECONDS = 3.0
 
-BY_COMMAND = "./slipway release"
-BY_ALIAS = "alias `candidate` in MLflow"
-BY_DEMO = f"the demo itself: {BY_ALIAS} had not started it after {REGISTRY_SECONDS} s"
+BY_COMMAND = "command line"
+BY_ALIAS = "alias in MLflow"
+BY_DEMO = f"command line, the alias had started nothing in {REGISTRY_SECONDS} s"
 
 _CLOSING = {"promote": ("success",), "settle": ("success", "failed")}
 

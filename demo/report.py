@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from demo.claims import Claim
-from demo.facts import ACCURACY, AUC, Release, Variant
+from demo.facts import ACCURACY, AUC, Happening, Release, Variant
 from demo.traffic_log import TrafficLog, percentile
 from demo.view import STORY
 
 NONE = "–"
+WIDTH = 100
 STYLES = {"promoted": "green", "blocked": "magenta", "rolled_back": "red"}
 
 
@@ -71,24 +72,29 @@ def clients_saw(log: TrafficLog, version: int) -> dict[str, float]:
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Print it, at most 100 columns wide."""
-    console.print(Group(*_parts(report)), width=min(console.width, 100))
+    """Print it, at most `WIDTH` columns wide; exactly so where there is no terminal to ask."""
+    width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console.print(Group(*_parts(report)), width=width)
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:
+    stories = _grid()
     for release in report.releases:
-        yield Text.assemble((f"v{release.version} ", "bold"), release.story)
-    yield Text()
-    yield _table(report)
-    yield Text()
-    yield _steps(report)
+        stories.add_row(Text(f"v{release.version}", style="bold"), release.story)
+    yield from (stories, Text(), _table(report), Text(), _steps(report))
     for release in report.releases:
         yield from _why_it_ended(release)
-    yield Text()
-    yield from _claims(report.claims)
-    yield Text()
+    yield from (Text(), Text("Every claim, checked", style="bold"), _claims(report.claims), Text())
     yield Text(report.truth(), style="bold green" if report.holds else "bold red")
     yield Text(f"The demo took {report.seconds // 60:.0f} min {report.seconds % 60:.0f} s.", style="dim")
+
+
+def _grid(*, indent: int = 0) -> Table:
+    """Columns side by side; what is too long goes on in its own column."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    if indent:
+        grid.add_column(width=indent - 2)
+    return grid
 
 
 Cell = Callable[[Release], RenderableType]
@@ -99,12 +105,12 @@ def _table(report: Report) -> Table:
         ("ended", _ending),
         ("asked for by", lambda release: release.asked_by),
         ("precision served", lambda release: release.chosen or NONE),
-        ("accuracy, original → served", lambda release: _figures(release, ACCURACY)),
-        ("AUC, original → served", lambda release: _figures(release, AUC)),
-        ("p50 of a row, fp32 → served, ms", _latency),
-        ("clients saw p50 / p99, ms", lambda release: _clients(report.log, release)),
-        ("requests it saw in the rollout", _exposure),
-        ("whole release, s", lambda release: f"{release.seconds:.0f}"),
+        ("accuracy, before → after", lambda release: _figures(release, ACCURACY)),
+        ("AUC, before → after", lambda release: _figures(release, AUC)),
+        ("ms a row, fp32 → served", _latency),
+        ("clients' p50 / p99, ms", lambda release: _clients(report.log, release)),
+        ("requests in the rollout", _exposure),
+        ("seconds from ask to end", lambda release: f"{release.seconds:.0f}"),
     ]
     table = Table("", *(f"v{release.version}" for release in report.releases), box=None, header_style="bold")
     table.pad_edge = False
@@ -162,23 +168,33 @@ def _steps(report: Report) -> Table:
 
 def _why_it_ended(release: Release) -> Iterator[RenderableType]:
     if release.ending == "blocked":
-        yield Text()
-        yield Text(f"Why v{release.version} was blocked", style="bold")
-        for variant in release.variants:
-            for check in variant.missed:
-                missed = abs(check.observed - check.limit)
-                yield Text(f"  {variant.precision}: {check.name}, missed by {missed:.4f}")
-                yield Text(f"    {check.detail}", style="dim")
+        yield from (Text(), Text(f"Why v{release.version} was blocked", style="bold"), _missed(release))
     elif release.ending == "rolled_back":
-        yield Text()
-        yield Text(f"How v{release.version} was taken out", style="bold")
-        for happening in release.happenings:
-            after = (happening.at - release.happenings[0].at).total_seconds()
-            yield Text(f"  +{after:5.1f} s  {happening.kind}: {happening.detail}")
+        title = f"How v{release.version} was taken out"
+        yield from (Text(), Text(title, style="bold"), _timeline(release.happenings))
 
 
-def _claims(claims: Sequence[Claim]) -> Iterator[RenderableType]:
-    yield Text("Every claim, checked", style="bold")
+def _missed(release: Release) -> Table:
+    grid = _grid(indent=2)
+    for variant in release.variants:
+        layout = " for tensorrt" if variant.layout == "tensorrt" else ""
+        for check in variant.missed:
+            missed = f"{check.name}, missed by {abs(check.observed - check.limit):.4f}"
+            grid.add_row("", variant.precision + layout, Group(missed, Text(check.detail, style="dim")))
+    return grid
+
+
+def _timeline(happenings: Sequence[Happening]) -> Table:
+    grid = _grid(indent=2)
+    for happening in happenings:
+        after = (happening.at - happenings[0].at).total_seconds()
+        grid.add_row("", f"+{after:.1f} s", f"{happening.kind}: {happening.detail}")
+    return grid
+
+
+def _claims(claims: Sequence[Claim]) -> Table:
+    grid = _grid(indent=2)
     for claim in claims:
-        mark = ("  ok    ", "green") if claim.holds else ("  FALSE ", "bold red")
-        yield Text.assemble(mark, claim.says, (f"  ({claim.found})", "dim"))
+        mark = Text("ok", style="green") if claim.holds else Text("FALSE", style="bold red")
+        grid.add_row("", mark, claim.says, Text(claim.found, style="dim"))
+    return grid

@@ -87,7 +87,7 @@ def test_a_release_that_ends_otherwise_is_noticed(version: int, ending: str) -> 
 
 @pytest.mark.parametrize("champion", [None, 1, 4])
 def test_a_champion_alias_elsewhere_is_noticed(champion: int | None) -> None:
-    assert false_claims(champion=champion) == ["the alias `champion` is on the last promoted version"]
+    assert false_claims(champion=champion) == ["v2 is the champion in MLflow"]
 
 
 def test_a_slower_precision_than_the_fastest_that_passed_is_noticed() -> None:

@@ -73,8 +73,9 @@ def clients_saw(log: TrafficLog, version: int) -> dict[str, float]:
 
 def print_report(console: Console, report: Report) -> None:
     """Print it, at most `WIDTH` columns wide; exactly so where there is no terminal to ask."""
-    width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    console.print(Group(*_parts(report)), width=width)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(Group(*_parts(report)), width=WIDTH)
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:
@@ -86,7 +87,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield from _why_it_ended(release)
     yield from (Text(), Text("Every claim, checked", style="bold"), _claims(report.claims), Text())
     yield Text(report.truth(), style="bold green" if report.holds else "bold red")
-    yield Text(f"The demo took {report.seconds // 60:.0f} min {report.seconds % 60:.0f} s.", style="dim")
+    minutes, seconds = divmod(round(report.seconds), 60)
+    yield Text(f"The demo took {minutes} min {seconds} s.", style="dim")
 
 
 def _grid(*, indent: int = 0) -> Table:

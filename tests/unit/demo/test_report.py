@@ -22,7 +22,7 @@ def report() -> Report:
 
 def printed(shown: Report) -> str:
     file = io.StringIO()
-    print_report(Console(file=file, width=100), shown)
+    print_report(Console(file=file), shown)
     return file.getvalue()
 
 
@@ -58,8 +58,19 @@ def test_a_report_without_claims_does_not_hold() -> None:
     assert not replace(report(), claims=[]).holds
 
 
-def test_lines_fit_a_hundred_columns() -> None:
-    assert max(map(len, printed(report()).splitlines())) <= 100
+def test_in_a_pipe_lines_are_a_hundred_columns_wide_without_control_characters() -> None:
+    text = printed(report())
+    assert 90 < max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+
+
+def test_a_narrow_terminal_gets_lines_as_wide_as_it_is() -> None:
+    file = io.StringIO()
+    terminal = Console(
+        file=file, width=70, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
+    )
+    print_report(terminal, report())
+    assert max(map(len, file.getvalue().splitlines())) <= 70
 
 
 def test_the_report_as_json_carries_everything() -> None:

@@ -49,10 +49,8 @@ RECIPES = {
     for recipe in (
         Recipe(1, "trained on the first 300 loans there were", rows_share=300 / 2448),
         Recipe(2, "trained on all 2,448 loans"),
-        Recipe(
-            3, "retrained after a bad join: half of the labels belong to the row above", misjoined_from=0.5
-        ),
-        Recipe(4, "trained as v2 from another seed: sound, but its pods fail one request in five", seed=1),
+        Recipe(3, "retrained after a bad join: half the labels are one row off", misjoined_from=0.5),
+        Recipe(4, "sound, trained as v2 was, but its pods fail one request in five", seed=1),
     )
 }
 

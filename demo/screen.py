@@ -107,7 +107,7 @@ def draw(view: View) -> RenderableType:
     for act in view.acts:
         lines.append(_act_line(view, act))
         if act is view.current:
-            lines.append(_steps_line(act))
+            lines += _steps_lines(act)
     lines += [Text(), *_traffic(view)] if weights(view.route) else []
     return Group(*lines, Text(), Text(view.doing, style="dim"))
 
@@ -124,7 +124,7 @@ def _headline(view: View) -> RenderableType:
 def _act_line(view: View, act: ActView) -> Text:
     version, began = act.act.version, act.began is not None
     line = Text(f"  v{version}  ", style=f"bold {COLOURS[version]}" if began else "dim")
-    line.append(f"{act.act.story:<66.66}  ", style="" if began else "dim")
+    line.append(f"{act.act.story:<64.64}  ", style="" if began else "dim")
     if act.ending:
         line.append(act.ending.replace("_", " "), style=f"bold {ENDINGS.get(act.ending, '')}")
     elif began:
@@ -134,11 +134,17 @@ def _act_line(view: View, act: ActView) -> Text:
     return line
 
 
-def _steps_line(act: ActView) -> Text:
+def _steps_lines(act: ActView) -> list[Text]:
+    """The steps up to the gates, and those after: all of them in one line are more than 100 columns."""
+    words = list(STORY.items())
+    return [_steps_line(act, words[:6]), _steps_line(act, words[6:])]
+
+
+def _steps_line(act: ActView, words: list[tuple[str, str]]) -> Text:
     line = Text("      ")
-    for name, word in STORY.items():
+    for name, word in words:
         step = act.steps.get(name, Step.WAITING)
-        line.append(f"{MARKS[step]} {word}  ", style=STYLES.get(step, "dim"))
+        line.append(f"{MARKS[step]} {word:<10}", style=STYLES.get(step, "dim"))
     return line
 
 

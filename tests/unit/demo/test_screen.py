@@ -45,7 +45,17 @@ def text_of(seen: View, *, width: int = 100) -> str:
 
 def test_the_picture_shows_every_release_its_steps_and_the_traffic(tmp_path: Path) -> None:
     text = text_of(view(tmp_path))
-    for words in ("v1", "promoted", "v4", "● export", "◐ gates", "v1 95 %, v2 5 %", "9 sent", "0 failed"):
+    for words in (
+        "v1",
+        "promoted",
+        "v4",
+        "● export",
+        "◐ gates",
+        "○ roll out",
+        "v1 95 %, v2 5 %",
+        "9 sent",
+        "0 failed",
+    ):
         assert words in text
 
 
@@ -103,3 +113,8 @@ def test_quiet_shows_nothing(tmp_path: Path) -> None:
     with screen(Console(file=file), quiet=True) as shown:
         shown.show(view(tmp_path))
     assert file.getvalue() == ""
+
+
+def test_no_story_is_cut_off(tmp_path: Path) -> None:
+    seen = view(tmp_path)
+    assert all(act.act.story in text_of(seen) for act in seen.acts)

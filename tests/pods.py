@@ -29,7 +29,10 @@ class RunningPod:
         self._started.wait(20)
         if self._failure is not None:
             raise self._failure
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        # No limits: closing surplus idle connections races with other threads that are about to use them.
+        unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        base = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=base, timeout=10, limits=unlimited)
 
     @property
     def port(self) -> int:

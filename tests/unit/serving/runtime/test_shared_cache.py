@@ -115,7 +115,8 @@ def test_redis_gone_or_hanging_costs_no_request(bundle: Path, redis_server: Redi
         redis_server.process.send_signal(19)  # SIGSTOP: it accepts and never answers
         start = time.perf_counter()
         assert pod.infer(row(1, 0, 0, 0)).status_code == 200
-        assert time.perf_counter() - start < 0.5
+        # Without the look-up's own limit it would be the socket's, a whole second.
+        assert time.perf_counter() - start < 0.9
         assert all(pod.infer(row(2, n, 0, 0)).status_code == 200 for n in range(20))
         redis_server.process.send_signal(18)
         redis_server.kill()

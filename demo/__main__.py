@@ -24,6 +24,7 @@ from serving.cli.output import console, errors, print_json, telling_failures
 from serving.cli.stack import addresses
 from serving.home import Home
 from serving.stack.credentials import credentials_of
+from serving.stack.supervisor import Supervisor
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,12 +39,15 @@ def demo(
     with telling_failures(as_json=as_json):
         played = scenario(scenario_name)
         home = fresh_home()
-        report = _perform(home, played, keep=keep, quiet=as_json)
-        if as_json:
-            print_json(report.as_json() | (addresses(home) if keep else {}))
-        else:
-            print_report(console, report)
-            if keep:
+        try:
+            report = _perform(home, played, keep=keep, quiet=as_json)
+            if as_json:
+                print_json(report.as_json() | (addresses(home) if keep else {}))
+            else:
+                print_report(console, report)
+        finally:
+            # Also after a failure: then there is all the more to look at.
+            if keep and not as_json:
                 _say_what_is_kept(home)
     if not report.holds:
         raise typer.Exit(1)
@@ -75,12 +79,14 @@ def _perform(home: Home, played: Scenario, *, keep: bool, quiet: bool) -> Report
 
 
 def _say_what_is_kept(home: Home) -> None:
+    if not Supervisor(home).is_running():
+        return
     found = addresses(home)
     login = credentials_of(home)
     rows = Table.grid(padding=(0, 2))
     rows.add_row("Airflow", str(found["airflow"]), f"{login.airflow_user} / {login.airflow_password}")
     rows.add_row("MLflow", str(found["mlflow"]))
-    rows.add_row("Gateway", f"{found['gateway']}/v2/models/credit_risk/infer")
+    rows.add_row("Gateway", str(found["gateway"]), "POST /v2/models/<model>/infer")
     rows.add_row("End it with", f"SLIPWAY_HOME={home.root} ./slipway down")
     console.print("\nThe stack is still up:", rows)
 

@@ -86,7 +86,7 @@ def _to_onnx(model: Any, inputs: list[list[Any]]) -> Any:
     try:
         # zipmap would wrap probabilities into a list of maps, which no tensor client can read.
         options = {"zipmap": False} if is_classifier(model) else None
-        return to_onnx(model, initial_types=initial, options=options)
+        return _in_order(to_onnx(model, initial_types=initial, options=options))
     except MemoryError:
         raise
     except Exception as error:
@@ -94,6 +94,14 @@ def _to_onnx(model: Any, inputs: list[list[Any]]) -> Any:
             f"skl2onnx cannot convert {type(model).__name__}: {type(error).__name__}: {error}",
             "use estimators that skl2onnx supports (sklearn-onnx documentation), or log the model as ONNX",
         ) from error
+
+
+def _in_order(onnx: Any) -> Any:
+    """The same model with its operator sets sorted: skl2onnx lists them in the order of a Python set."""
+    imports = sorted(onnx.opset_import, key=lambda imported: imported.domain)
+    del onnx.opset_import[:]
+    onnx.opset_import.extend(imports)
+    return onnx
 
 
 def _predict(model: Any, outputs: list[str], request: dict[str, Any], folder: Path) -> None:

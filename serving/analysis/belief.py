@@ -34,6 +34,8 @@ LOST_SHARE = 0.5  # finishing less than half of its share is traffic lost
 WAIT_SECONDS = 5.0  # at most, for stable's part of a comparison
 WAIT_PART = 0.25  # of stable's expected part is enough
 ARM_KINDS = [1, 1, 2]  # what the two-arm tests count: errors, errors, slow
+SLOW_TESTS = [2, 4]
+SLOW_NATS_A_SECOND = 1.0  # a pause makes all that is in flight slow at once: one event, not many
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def _log_factors(limits: Limits, memory: Memory, ticks: Ticks, own: Array, repea
         (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:]), limits.repeats
     )
     traffic = _of_traffic(own[:, 0], candidate[:, 0], ticks.share)
-    return np.concatenate(
+    factors = np.concatenate(
         [
             _against_stable(limits, memory, ticks, own),
             ceilings,
@@ -167,6 +169,9 @@ def _log_factors(limits: Limits, memory: Memory, ticks: Ticks, own: Array, repea
         ],
         axis=1,
     )
+    most = SLOW_NATS_A_SECOND * ticks.seconds[:, None, None]
+    factors[:, SLOW_TESTS] = np.minimum(factors[:, SLOW_TESTS], most)
+    return factors
 
 
 def _against_stable(limits: Limits, memory: Memory, ticks: Ticks, own: Array) -> Array:

@@ -28,6 +28,7 @@ def record(seconds: float, *, errors: int) -> Record:
         monotonic=seconds,
         place=1,
         share=0.05,
+        settled=True,
         retries_on_stable=True,
         step_seconds=seconds,
         stable=Counts(100, 0, 0, seconds),

@@ -45,7 +45,7 @@ def test_a_candidate_that_turns_bad_during_the_watch_is_rolled_back(world: World
 
 
 def test_a_slow_candidate_is_rolled_back(world: World) -> None:
-    world.until(Phase.PROGRESSING, step=1).candidate_slow(0.3).tick(40)
+    world.until(Phase.PROGRESSING, step=1).candidate_slow(0.3).tick(100)
     assert world.phase is Phase.ROLLED_BACK
 
 

@@ -113,8 +113,14 @@ def prepared_stack(root: Path, **environ: str) -> Stack:
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": _dag_bundles(),
         **environ,
     }
-    everything = {**os.environ, **own, "PYTHONPATH": str(REPOSITORY)}
+    everything = environment(**own)
     return Stack(Home.locate(everything), everything)
+
+
+def environment(**own: str) -> dict[str, str]:
+    """A user's: nothing of an Airflow or Slipway that whoever runs the tests has set."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "SLIPWAY_"))}
+    return {**inherited, **own, "PYTHONPATH": str(REPOSITORY)}
 
 
 def free_port_base() -> int:

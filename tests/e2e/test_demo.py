@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from serving.home import REPOSITORY, Home
 from serving.stack.processes import owned_by
-from tests.e2e.stack import free_port_base
+from tests.e2e.stack import environment, free_port_base
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -28,7 +27,7 @@ class Demo:
 
     def __init__(self, root: Path) -> None:
         own = {"SLIPWAY_HOME": str(root), "SLIPWAY_PORT_BASE": str(free_port_base())}
-        self.environ = {**os.environ, **own, "PYTHONPATH": str(REPOSITORY)}
+        self.environ = environment(**own)
         self.home = Home.locate(self.environ)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

@@ -118,10 +118,13 @@ def rollback_of(
 
 
 def step_seconds(tasks: Sequence[TaskRun]) -> dict[str, float]:
-    """Task name (without its group) -> seconds from its first instance's start to its last one's end."""
+    """Task name (without its group) -> seconds from its first instance's start to its last one's end.
+
+    Tasks that never ran are left out; Airflow dates them too, with no time between start and end.
+    """
     spans: dict[str, list[tuple[float, float]]] = {}
     for task in tasks:
-        if task.started_at and task.ended_at:
+        if task.state in ("success", "failed") and task.started_at and task.ended_at:
             span = (_seconds(task.started_at), _seconds(task.ended_at))
             spans.setdefault(task.task_id.rpartition(".")[2], []).append(span)
     return {

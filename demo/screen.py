@@ -123,7 +123,7 @@ def _headline(view: View) -> RenderableType:
 
 def _act_line(view: View, act: ActView) -> Text:
     version, began = act.act.version, act.began is not None
-    line = Text(f"  v{version}  ", style=f"bold {COLOURS[version]}" if began else "dim")
+    line = Text("  ").append(f"v{version}  ", style=f"bold {COLOURS[version]}" if began else "dim")
     line.append(f"{act.act.story:<64.64}  ", style="" if began else "dim")
     if act.ending:
         line.append(act.ending.replace("_", " "), style=f"bold {ENDINGS.get(act.ending, '')}")

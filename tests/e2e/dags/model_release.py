@@ -1,0 +1,1 @@
+../../../dags/model_release.py

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from model_store.errors import Permanent
 from serving.home import Home
@@ -61,9 +63,9 @@ def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
         webhook_fernet_key=fernet_key(),
     )
     home.root.mkdir(parents=True, exist_ok=True)
-    draft = home.credentials.with_name(f".credentials.{os.getpid()}.json")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    handle, name = tempfile.mkstemp(prefix=".credentials.", dir=home.root)  # mode 0600
+    draft = Path(name)
+    with os.fdopen(handle, "w") as file:
         json.dump(asdict(made), file, indent=1)
     try:
         # A link fails where a rename would overwrite: whoever comes second takes the first one's.

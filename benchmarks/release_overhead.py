@@ -133,7 +133,7 @@ def _register(home: Home, *, versions: int) -> None:
     trained = [sys.executable, "-m", "demo.models", "1"]
     subprocess.run(trained, cwd=REPOSITORY, env=environ, check=True, capture_output=True)
     described = Registry(home.mlflow_url).describe(ModelRef(TRAINED, 1))
-    copy = {"name": MODEL, "source": described.source, "run_id": described.run_id}
+    copy = {"name": MODEL, "source": described.source, "model_id": described.source.removeprefix("models:/")}
     with httpx.Client(base_url=f"{home.mlflow_url}/api/2.0/mlflow", trust_env=False, timeout=60) as client:
         client.post("/registered-models/create", json={"name": MODEL}).raise_for_status()
         for _ in range(versions):

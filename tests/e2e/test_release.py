@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from benchmarks.release_overhead import register_copies
 from demo.data import Parts
 from demo.models import MODEL as TRAINED
 from demo.traffic import applications
@@ -154,16 +155,6 @@ def users(loans: Loans) -> Iterator[Users]:
     asking.start()
     yield asking
     asking.end()
-
-
-def register_copies(registry: Registry, ref: ModelRef, name: str, *, count: int) -> None:
-    """Register `ref`'s model `count` times under another name."""
-    described = registry.describe(ref)
-    with httpx.Client(base_url=f"{registry.url}/api/2.0/mlflow", trust_env=False, timeout=60) as client:
-        client.post("/registered-models/create", json={"name": name}).raise_for_status()
-        copy = {"name": name, "source": described.source, "run_id": described.run_id}
-        for _ in range(count):
-            client.post("/model-versions/create", json=copy).raise_for_status()
 
 
 @contextmanager

@@ -132,11 +132,18 @@ def _register(home: Home, *, versions: int) -> None:
     environ = {**os.environ, "SLIPWAY_HOME": str(home.root)}
     trained = [sys.executable, "-m", "demo.models", "1"]
     subprocess.run(trained, cwd=REPOSITORY, env=environ, check=True, capture_output=True)
-    described = Registry(home.mlflow_url).describe(ModelRef(TRAINED, 1))
-    copy = {"name": MODEL, "source": described.source, "model_id": described.source.removeprefix("models:/")}
-    with httpx.Client(base_url=f"{home.mlflow_url}/api/2.0/mlflow", trust_env=False, timeout=60) as client:
-        client.post("/registered-models/create", json={"name": MODEL}).raise_for_status()
-        for _ in range(versions):
+    register_copies(Registry(home.mlflow_url), ModelRef(TRAINED, 1), MODEL, count=versions)
+
+
+def register_copies(registry: Registry, ref: ModelRef, name: str, *, count: int) -> None:
+    """Register the model of `ref` `count` times more, under another name."""
+    described = registry.describe(ref)
+    # MLflow believes a source of another model only with that model's id.
+    model_id = described.source.removeprefix("models:/")
+    copy = {"name": name, "source": described.source, "run_id": described.run_id, "model_id": model_id}
+    with httpx.Client(base_url=f"{registry.url}/api/2.0/mlflow", trust_env=False, timeout=60) as client:
+        client.post("/registered-models/create", json={"name": name}).raise_for_status()
+        for _ in range(count):
             client.post("/model-versions/create", json=copy).raise_for_status()
 
 

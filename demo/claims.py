@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from demo.acts import Scenario
 from demo.facts import AUC, CHAMPION, Release
 from demo.traffic_log import TrafficLog, failures_by_kind
+from model_store.choose import TIE_BAND
 
 # A sender that stood still proves nothing; a busy machine may hold it up for a moment.
 LONGEST_PAUSE_SECONDS = 2.0
@@ -19,8 +20,6 @@ AFTERMATH_SECONDS = 1.0
 # Requests under way when the guard counted for the last time.
 UNCOUNTED_REQUESTS = 5
 UNCOUNTED_SHARE = 0.05
-# Latencies this close are equally fast (`model_store.choose.TIE_BAND`).
-TIE_BAND = 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,9 +106,19 @@ class Home:
         return self.root / "journal"
 
     @property
+    def route_history(self) -> Path:
+        """Every write of every route, a line each (`serving.router.history`)."""
+        return self.root / "history" / "routes.jsonl"
+
+    @property
     def releases(self) -> Path:
         """What each release is about: version, spec, who asked (`slipway_airflow.releases`)."""
         return self.root / "releases"
+
+    @property
+    def audit(self) -> Path:
+        """Who did what and why, one file a month (`serving.audit`)."""
+        return self.root / "audit"
 
     @property
     def pods(self) -> Path:

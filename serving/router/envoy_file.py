@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from model_store.durable import write_file
@@ -20,16 +21,22 @@ from serving.gateway.bootstrap import clusters_file, routes_file
 from serving.gateway.watches import require_spare
 from serving.home import Home
 from serving.router.base import StaleRoute, UnknownService
+from serving.router.history import RouteHistory
 from serving.types import Deployment, Route, RouteSettings, TrafficSplit
 
 _FILE = "endpoints.json"
 
 
 class EnvoyFileRouter:
-    """`TrafficRouter` over Envoy's files. Writers on one machine exclude each other with `flock`."""
+    """`TrafficRouter` over Envoy's files. Writers on one machine exclude each other with `flock`.
 
-    def __init__(self, home: Home) -> None:
+    Every write leaves a line in the routes' history, at the time that `now` tells.
+    """
+
+    def __init__(self, home: Home, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._home = home
+        self._now = now
+        self._history = RouteHistory(home.route_history)
         self._routes = str(home.routes)
         self._read: dict[str, tuple[tuple[int, int, int], Route]] = {}
 
@@ -67,6 +74,7 @@ class EnvoyFileRouter:
             if before.revision == 0:
                 require_spare()
             write_file(self.file(service), endpoints.render(after))
+            self._history.append(after, at=self._now())
         if before.revision == 0 or _shape(before) != _shape(after):
             self.reconcile()
         return after

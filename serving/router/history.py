@@ -1,0 +1,105 @@
+"""What served when: a line for every write of a route, in one file, so that any moment can be asked for.
+
+The endpoint file says how a route is; this says how it was. Lines are appended by whoever writes a route (the
+guard too), each by one write of less than a page, which the kernel does not interleave with another's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from serving.types import Deployment, Route
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One arm of a route: the version, its bundle, and the percent of requests it was given."""
+
+    version: int
+    bundle_id: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """How `service` was routed from `at` until its next change. `arms`: stable, then candidate, if any."""
+
+    at: datetime
+    service: str
+    revision: int
+    stable: Served | None
+    candidate: Served | None
+
+    @property
+    def arms(self) -> tuple[Served, ...]:
+        return tuple(arm for arm in (self.stable, self.candidate) if arm)
+
+
+class RouteHistory:
+    """The file at `path`. Many processes may append to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, route: Route, *, at: datetime) -> None:
+        """Write the route down. A disk that takes no line must not keep traffic from being moved."""
+        line = orjson.dumps(_to_json(route, at), option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                file.write(line)
+        except OSError as problem:
+            log.warning("the history of %s misses revision %d: %s", route.service, route.revision, problem)
+
+    def read(self, *, offset: int = 0) -> tuple[list[RouteChange], int]:
+        """The changes after byte `offset`, oldest first, and the offset to go on from.
+
+        A last line that is still being written waits for the next call; one torn by a crash is skipped.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:
+            return [], 0
+        whole, _, rest = content.rpartition(b"\n")
+        return list(_changes(whole)), offset + len(content) - len(rest)
+
+
+def _changes(content: bytes) -> Iterator[RouteChange]:
+    for line in content.splitlines():
+        try:
+            yield _from_json(orjson.loads(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+def _to_json(route: Route, at: datetime) -> dict[str, Any]:
+    split = route.split
+    return {
+        "at": at,
+        "service": route.service,
+        "revision": route.revision,
+        "stable": _arm(route.stable, split.stable),
+        "candidate": _arm(route.candidate, split.candidate),
+    }
+
+
+def _arm(deployment: Deployment | None, weight: float) -> dict[str, Any] | None:
+    if deployment is None:
+        return None
+    return {"version": deployment.version, "bundle_id": deployment.bundle_id, "weight": weight}
+
+
+def _from_json(saved: dict[str, Any]) -> RouteChange:
+    arms = {name: Served(**saved[name]) if saved[name] else None for name in ("stable", "candidate")}
+    return RouteChange(datetime.fromisoformat(saved["at"]), saved["service"], saved["revision"], **arms)

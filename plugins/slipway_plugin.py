@@ -10,11 +10,16 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 from slipway_airflow import links
 from slipway_airflow.warm import BeforeForking
+from slipway_airflow.web.mount import WhenAsked
 
 
 class SlipwayPlugin(AirflowPlugin):
-    """Links from tasks to MLflow and Data Docs, and libraries loaded before tasks are forked."""
+    """Links, libraries loaded before tasks are forked, and the page and REST API under /slipway."""
 
     name = "slipway"
     operator_extra_links: list[Any] = list(links.ALL)  # noqa: RUF012 - as Airflow declares it
     listeners: list[Any] = [BeforeForking()]  # noqa: RUF012
+    # Airflow checks nobody's login before it passes a request on: `slipway_airflow.web.access` does.
+    fastapi_apps: list[Any] = [  # noqa: RUF012
+        {"app": WhenAsked(), "url_prefix": "/slipway", "name": "Slipway"}
+    ]

@@ -1,0 +1,50 @@
+"""The FastAPI app under /slipway (`slipway_airflow.web.mount`)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from fastapi import FastAPI
+
+from slipway_airflow.web.problems import answer_with_problems
+
+PREFIX = "/slipway"
+API = "/api/v1"
+# Every module has a `router`. The order matters where paths overlap: pages match last.
+ROUTERS = ("actions", "freezes", "reading", "inbound", "pages")
+
+DESCRIPTION = """\
+Release models, watch, approve, stop and understand their rollouts.
+
+Sign in as for Airflow's own API: `POST /auth/token` with user name and password gives a token for
+`Authorization: Bearer ...`. What a person may do here follows from their permissions in Airflow. Every
+change asks for a reason and is written to the audit trail. Errors are `application/problem+json` (RFC 9457)
+and say their remedy.
+"""
+
+
+def make_app() -> FastAPI:
+    """All of Slipway's endpoints."""
+    app = FastAPI(
+        title="Slipway",
+        version="1",
+        description=DESCRIPTION,
+        docs_url=f"{API}/docs",
+        redoc_url=None,
+        openapi_url=f"{API}/openapi.json",
+    )
+    answer_with_problems(app)
+    for name in ROUTERS:
+        if module := _module(f"slipway_airflow.web.{name}"):
+            app.include_router(module.router)
+    return app
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise

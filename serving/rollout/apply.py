@@ -22,7 +22,8 @@ def shift(
     step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, at: datetime
 ) -> RolloutState:
     """Give the candidate the weight of `step`. Raises `StaleState` or `StaleRoute` if others were faster."""
-    decided = replace(state, step=step, step_started_at=at, route_revision=route.revision, reason="")
+    before = state.left_alone()
+    decided = replace(before, step=step, step_started_at=at, route_revision=route.revision, reason="")
     weight = decided.split.candidate
     event = Event(at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
     saved = journal.save(decided, event)

@@ -26,6 +26,8 @@ def decide(state: RolloutState, sight: Sight) -> Action:
     match sight.verdict.outcome:
         case Outcome.FAIL:
             return _on_fail(state, sight)
+        case _ if state.paused:
+            return Hold(f"paused: {state.paused}")
         case Outcome.ERROR:
             return _hold_or_give_up(state, sight)
         case Outcome.INCONCLUSIVE if _needs_evidence(state):
@@ -49,7 +51,8 @@ def _needs_evidence(state: RolloutState) -> bool:
 
 def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:
     open_points = tuple(finding for finding in sight.verdict.findings if finding.outcome > Outcome.PASS)
-    if state.phase is Phase.WATCHING or sight.waited_seconds <= state.plan.max_step_seconds:
+    limit = state.plan.max_step_seconds + state.patience_from
+    if state.phase is Phase.WATCHING or sight.waited_seconds <= limit:
         return Hold(_reasons(open_points) or "waiting for evidence")
     late = Finding(
         "evidence in time",
@@ -62,11 +65,11 @@ def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:
 
 def _go_on(state: RolloutState, sight: Sight) -> Action:
     if state.phase is Phase.WATCHING:
-        left = state.plan.watch_seconds - sight.seconds
+        left = 0.0 if state.hold_skipped else state.plan.watch_seconds - sight.seconds
         return Hold(f"watching for {left:.0f} s more") if left > 0 else Finish()
     if state.step < 0:
         return Shift(0)
-    left = state.plan.steps[state.step].hold_seconds - sight.seconds
+    left = 0.0 if state.hold_skipped else state.plan.steps[state.step].hold_seconds - sight.seconds
     if left > 0:
         return Hold(f"holding for {left:.0f} s more")
     return Promote() if state.step == len(state.plan.steps) - 1 else Shift(state.step + 1)

@@ -54,6 +54,10 @@ class RolloutState:
     candidate's, by which a route that is no longer this release's is recognised; `route_revision` the
     route's revision when the step was decided, by which a step that was not applied is told from one that
     somebody took back.
+
+    People may interfere (`serving.rollout.control`): `paused` says who paused it and why, `hold_skipped` that
+    this step's hold need not be sat out, and `patience_from` how many seconds of the step its time limit
+    leaves out, because it was paused. All three end with the step.
     """
 
     release_id: str
@@ -70,6 +74,9 @@ class RolloutState:
     route_revision: int
     reason: str = ""
     findings: tuple[Finding, ...] = ()
+    paused: str = ""
+    hold_skipped: bool = False
+    patience_from: float = 0.0
 
     @property
     def split(self) -> TrafficSplit:
@@ -92,7 +99,12 @@ class RolloutState:
         self, phase: Phase, *, at: datetime, reason: str, findings: tuple[Finding, ...] = ()
     ) -> RolloutState:
         """The same release in another phase, and why."""
-        return replace(self, phase=phase, step_started_at=at, reason=reason, findings=findings)
+        changed = replace(self, phase=phase, step_started_at=at, reason=reason, findings=findings)
+        return changed.left_alone()
+
+    def left_alone(self) -> RolloutState:
+        """The same release without what people asked for in the step that it leaves."""
+        return replace(self, paused="", hold_skipped=False, patience_from=0.0)
 
 
 @dataclass(frozen=True, slots=True)

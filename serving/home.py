@@ -121,6 +121,12 @@ class Home:
         return self.root / "audit"
 
     @property
+    def freezes(self) -> Path:
+        """When nothing rolls out: `calendar.yaml`, written by people, beside what they asked for otherwise
+        (`serving.freezes`)."""
+        return self.root / "freezes"
+
+    @property
     def pods(self) -> Path:
         """One supervisord program file and one record per running pod (`serving.target.local`)."""
         return self.root / "pods"

@@ -14,8 +14,10 @@ from model_store.spec.before_traffic import (
     Source,
 )
 from model_store.spec.complaint import Complaint, InvalidSpec
+from model_store.spec.freeze import Freeze
 from model_store.spec.in_traffic import Analysis, Approval, Rollout, Serving, Step
 from model_store.spec.load import Loaded, load, load_all
+from model_store.spec.notify import Notify
 from model_store.spec.paths import expand
 from model_store.spec.release import MODEL_NAME, ReleaseSpec
 from model_store.spec.section import Section
@@ -27,11 +29,13 @@ __all__ = [
     "Column",
     "Complaint",
     "Data",
+    "Freeze",
     "Gates",
     "InvalidSpec",
     "LatencyLimit",
     "Loaded",
     "Margin",
+    "Notify",
     "ReleaseSpec",
     "Rollout",
     "Section",

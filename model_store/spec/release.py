@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from model_store.spec.before_traffic import Data, Gates, Source
 from model_store.spec.contradictions import Found, repeated
+from model_store.spec.freeze import Freeze
 from model_store.spec.in_traffic import Approval, Rollout, Serving
+from model_store.spec.notify import Notify
 from model_store.spec.schedule import refuse_bad_schedule
 from model_store.spec.section import Section
 from model_store.types import Precision, TargetName
@@ -35,6 +37,9 @@ class ReleaseSpec(Section):
     rollout: Rollout
     approval: Approval | None = None
     schedule: str | None = None
+    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    notify: tuple[Notify, ...] = ()
+    freezes: tuple[Freeze, ...] = ()
 
     @field_validator("model")
     @classmethod

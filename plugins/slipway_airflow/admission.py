@@ -1,4 +1,7 @@
-"""Whose turn it is: one release of a model at a time, the newest of those that wait next."""
+"""Whose turn it is: one release of a model at a time, the newest of those that wait next.
+
+During a freeze nobody's turn comes; the newest request is the one that goes on when it is over.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from serving.rollout.lock import Claim, LockState, Standing
+from slipway_airflow import freezing
 from slipway_airflow.releases import Release
 from slipway_airflow.wiring import Services
 
@@ -35,7 +39,16 @@ def take_turn(services: Services, release: Release) -> Place:
     if (holder := before.holder) and holder != claim and _version(holder) == release.version:
         services.lock.release(release.model, release.id)
         return Place(Turn.OVER, f"superseded by {holder.release_id}, which releases the same version")
+    if (
+        (waiting := before.waiting)
+        and before.holder == claim
+        and (frozen := freezing.holding(services, release))
+    ):
+        services.lock.release(release.model, release.id)
+        return Place(Turn.OVER, f"superseded by {waiting.release_id} while it was {frozen.words}")
     standing = services.lock.acquire(release.model, claim)
+    if standing is Standing.HELD and (frozen := freezing.holding(services, release)):
+        return Place(Turn.WAITING, frozen.words)
     return _place(standing, claim, services.lock.read(release.model))
 
 

@@ -11,11 +11,14 @@ import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 from model_store.errors import Retryable
+
+if TYPE_CHECKING:
+    from slipway_airflow.releases import Release
 
 PACKAGE = "slipway_airflow.triggers"
 # The one event that a task could not find out by itself.
@@ -129,6 +132,16 @@ class ReadyTrigger(LookingTrigger):
         return LATE if time.time() > self.kwargs["until"] else None
 
 
+class CooledDownTrigger(LookingTrigger):
+    """Waits until a moment (seconds since the epoch) has passed."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__(until=until)
+
+    def look(self) -> str | None:
+        return "cooled down" if time.time() >= self.kwargs["until"] else None
+
+
 class RolloutTrigger(LookingTrigger):
     """Moves a rollout on until its phase is no longer `phase`."""
 
@@ -136,11 +149,17 @@ class RolloutTrigger(LookingTrigger):
         super().__init__(release=release, phase=phase, seconds=seconds)
         self.seconds = seconds
         self._said = ""
+        self._release: Release | None = None
 
     def look(self) -> str | None:
+        from slipway_airflow import freezing
         from slipway_airflow.wiring import wire
 
-        state, action = wire().rollouts.advance(self.kwargs["release"])
+        services = wire()
+        if self._release is None:
+            self._release = services.releases.load(self.kwargs["release"])
+        freezing.keep_still(services, self._release)
+        state, action = services.rollouts.advance(self.kwargs["release"])
         self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {type(action).__name__.lower()}")
         return None if state.phase == self.kwargs["phase"] else str(state.phase)
 

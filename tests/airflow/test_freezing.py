@@ -1,0 +1,123 @@
+"""In a freeze nothing rolls out; everything may go back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from slipway_airflow import freezing, rolling, triggers
+from slipway_airflow.admission import Turn, give_up, take_turn
+from slipway_airflow.releases import Release
+from slipway_airflow.wiring import now
+
+from serving.freezes import Frozen
+from serving.rollout.plan import Phase
+from serving.types import Outcome
+from tests.airflow.world import MODEL, World
+
+
+def freeze(world: World, model: str | None = None) -> Frozen:
+    freezes = freezing.freezes_of(world.services)
+    return freezes.add(model, by="ada", reason="audit", until=now() + timedelta(hours=1), at=now())
+
+
+def lift(world: World, frozen: Frozen) -> None:
+    freezing.freezes_of(world.services).lift(frozen.id, by="ada", at=now())
+
+
+def under_way(world: World) -> Release:
+    world.serve(1)
+    release = world.release(2)
+    take_turn(world.services, release)
+    deployment = rolling.place(world.services, release, world.bundle(2).id)
+    rolling.start(world.services, release, deployment.id)
+    return release
+
+
+def look(release: Release) -> str | None:
+    return triggers.RolloutTrigger(release.id, "progressing", 1).look()
+
+
+def test_a_release_waits_for_the_end_of_the_freeze_and_says_so(world: World) -> None:
+    frozen, release = freeze(world), world.release(1)
+    place = take_turn(world.services, release)
+    assert (place.turn, place.words) == (Turn.WAITING, frozen.words)
+    assert triggers.TurnTrigger(release.id).look() is None
+    lift(world, frozen)
+    assert triggers.TurnTrigger(release.id).look() == "holds the release lock"
+
+
+def test_of_those_that_wait_for_the_end_of_a_freeze_the_newest_goes_on(world: World) -> None:
+    frozen, first, second = freeze(world), world.release(1), world.release(2, second=1)
+    take_turn(world.services, first)
+    take_turn(world.services, second)
+    place = take_turn(world.services, first)
+    assert place.turn is Turn.OVER
+    assert place.words.startswith(f"superseded by {second.id} while it was frozen")
+    lift(world, frozen)
+    assert take_turn(world.services, second).turn is Turn.TAKEN
+
+
+def test_a_freeze_of_another_model_holds_nobody(world: World) -> None:
+    freeze(world, "churn")
+    assert take_turn(world.services, world.release(1)).turn is Turn.TAKEN
+
+
+def test_an_overridden_release_does_not_wait(world: World) -> None:
+    freeze(world)
+    release = world.release(1)
+    freezing.freezes_of(world.services).override(release.id, by="eve", reason="hotfix", at=now())
+    assert take_turn(world.services, release).turn is Turn.TAKEN
+
+
+def test_a_rollout_half_way_keeps_its_split_and_goes_on_afterwards(world: World) -> None:
+    release = under_way(world)
+    look(release)
+    before = world.router.read(MODEL).split
+    frozen = freeze(world)
+    for _ in range(5):
+        assert look(release) is None
+    assert world.router.read(MODEL).split == before
+    assert freezing.is_frozen(world.journal.load(release.id))
+    lift(world, frozen)
+    for _ in range(20):
+        look(release)
+    assert world.journal.load(release.id).phase is Phase.DONE
+
+
+def test_a_frozen_rollout_that_fails_is_rolled_back(world: World) -> None:
+    release = under_way(world)
+    look(release)
+    freeze(world)
+    look(release)
+    world.journal.verdicts[world.journal.load(release.id).step] = Outcome.FAIL
+    assert look(release) == "rolled_back"
+
+
+def test_what_a_person_paused_stays_paused_when_a_freeze_ends(world: World) -> None:
+    from serving.rollout.control import Wish
+
+    release = under_way(world)
+    look(release)
+    freezing.control_of(world.services).pause(release.id, Wish("bob", "lunch"))
+    frozen = freeze(world)
+    look(release)
+    lift(world, frozen)
+    look(release)
+    assert world.journal.load(release.id).paused == "by bob: lunch"
+
+
+def test_a_rollback_takes_its_turn_from_a_release_that_waits_for_a_freeze(world: World) -> None:
+    from slipway_airflow import going_back
+    from slipway_airflow.going_back import Wish
+
+    world.serve(1)
+    world.serve(2)
+    freeze(world)
+    waiting = world.release(3)
+    take_turn(world.services, waiting)
+    wish = Wish(MODEL, 1, "wrong", "", "ada", "run-back", now())
+    rollback = going_back.begin(world.services, wish)
+    assert not going_back.take_turn(world.services, rollback)
+    assert take_turn(world.services, waiting).turn is Turn.OVER
+    give_up(world.services, waiting)
+    assert going_back.take_turn(world.services, rollback)

@@ -1,0 +1,117 @@
+"""Freezes of the calendar, of specs and of people, and who may pass."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Barrier, Thread
+
+import pytest
+
+from model_store.errors import Permanent
+from model_store.spec import Freeze
+from serving.freezes import AlreadyLifted, Freezes, Frozen, UnknownFreeze
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+RELEASE = "fraud-v3-20261121T120000Z"
+DAILY = Freeze(reason="noon", at="11:00", hours=3)
+
+
+@pytest.fixture
+def freezes(tmp_path: Path) -> Freezes:
+    return Freezes(tmp_path)
+
+
+def holding(freezes: Freezes, *windows: Freeze, at: datetime = NOW) -> Frozen | None:
+    return freezes.holding(RELEASE, windows, at=at)
+
+
+def test_nothing_is_frozen_where_nobody_said_so(freezes: Freezes) -> None:
+    assert holding(freezes) is None
+
+
+def test_a_persons_freeze_holds_until_its_time(freezes: Freezes) -> None:
+    made = freezes.add("fraud", by="ada", reason="audit", until=NOW + HOUR, at=NOW)
+    assert holding(freezes) == made
+    assert made.words == "frozen until 2026-11-21 13:00 UTC: audit (ada)"
+    assert holding(freezes, at=NOW + HOUR) is None
+
+
+def test_a_freeze_of_one_model_leaves_the_others_alone(freezes: Freezes) -> None:
+    freezes.add("churn", by="ada", reason="audit", until=None, at=NOW)
+    assert holding(freezes) is None
+    freezes.add(None, by="ada", reason="everything", until=None, at=NOW)
+    assert (found := holding(freezes))
+    assert found.words == "frozen until somebody lifts it: everything (ada)"
+
+
+def test_a_freeze_into_the_past_is_refused(freezes: Freezes) -> None:
+    with pytest.raises(Permanent, match="is over"):
+        freezes.add(None, by="ada", reason="late", until=NOW, at=NOW)
+
+
+def test_the_longest_of_several_freezes_is_the_one_told(freezes: Freezes) -> None:
+    freezes.add(None, by="ada", reason="short", until=NOW + HOUR, at=NOW)
+    assert (found := holding(freezes, DAILY))
+    assert (found.reason, found.source) == ("noon", "spec")
+
+
+def test_the_calendar_holds_every_model(freezes: Freezes, tmp_path: Path) -> None:
+    (tmp_path / "calendar.yaml").write_text(
+        'freezes: [{reason: sales, starts: "2026-11-21", ends: "2026-11-22"}]'
+    )
+    assert (found := holding(freezes))
+    assert (found.source, found.model, found.reason) == ("calendar", None, "sales")
+    (tmp_path / "calendar.yaml").write_text("freezes: []")
+    assert holding(freezes) is None
+
+
+def test_a_calendar_that_cannot_be_read_freezes_everything_and_says_why(
+    freezes: Freezes, tmp_path: Path
+) -> None:
+    (tmp_path / "calendar.yaml").write_text("freezes: [{reason: sales, at: noon, hours: 1}]")
+    assert (found := holding(freezes))
+    assert "calendar.yaml cannot be read: freezes.0.at" in found.reason
+
+
+def test_an_overridden_release_passes_and_no_other(freezes: Freezes) -> None:
+    freezes.add(None, by="ada", reason="audit", until=None, at=NOW)
+    freezes.override(RELEASE, by="eve", reason="hotfix", at=NOW)
+    assert holding(freezes) is None
+    assert (found := freezes.override_of(RELEASE))
+    assert (found.by, found.at) == ("eve", NOW)
+    assert freezes.holding(RELEASE.replace("v3", "v4"), (), at=NOW)
+
+
+def test_a_lifted_freeze_says_who_lifted_it(freezes: Freezes) -> None:
+    made = freezes.add(None, by="ada", reason="audit", until=None, at=NOW)
+    freezes.lift(made.id, by="eve", at=NOW)
+    assert holding(freezes) is None
+    with pytest.raises(AlreadyLifted, match="eve lifted it already"):
+        freezes.lift(made.id, by="bob", at=NOW)
+
+
+@pytest.mark.parametrize("name", ["nothing", "../calendar", "", "x" * 500])
+def test_a_freeze_nobody_made_cannot_be_lifted(freezes: Freezes, name: str) -> None:
+    with pytest.raises(UnknownFreeze):
+        freezes.lift(name, by="bob", at=NOW)
+
+
+def test_of_two_who_lift_at_the_same_moment_one_is_told(freezes: Freezes) -> None:
+    made = freezes.add(None, by="ada", reason="audit", until=None, at=NOW)
+    together, said = Barrier(2), list[str]()
+
+    def lift(by: str) -> None:
+        together.wait()
+        try:
+            said.append(freezes.lift(made.id, by=by, at=NOW).lifted_by)
+        except (AlreadyLifted, UnknownFreeze) as problem:
+            said.append(type(problem).__name__)
+
+    people = [Thread(target=lift, args=(name,)) for name in ("bob", "eve")]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert len([word for word in said if word in ("bob", "eve")]) == 1

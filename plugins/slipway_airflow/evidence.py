@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,8 @@ from model_store.registry import Evidence, EvidenceRun
 from model_store.types import Check
 from serving.rollout.plan import RolloutState
 from serving.rollout.record import Record
+from slipway_airflow.books import outcomes
+from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.building import build_context, name_of, recall
 from slipway_airflow.releases import Release
 from slipway_airflow.rolling import state_of
@@ -39,6 +41,11 @@ def write(
 
     `gated`: digests of the gates' results, as far as the release came.
     """
+    outcome = Outcome(
+        release.id, ending.status.value, ending.reason, at, bundle_id=bundle_id or "", gated=tuple(gated)
+    )
+    # Before MLflow, which may be what failed: the page tells how it ended all the same.
+    outcomes.keep(services.releases.root, release.model, outcome)
     variants: list[Gated] = [recall(services.store, digest) for digest in gated]
     with _files(services, release, variants) as artifacts:
         found = Evidence(
@@ -52,7 +59,11 @@ def write(
             tags={"slipway.status": ending.status.value, "slipway.reason": ending.reason},
             artifacts=artifacts,
         )
-        return services.registry.log_evidence(release.ref, found)
+        run = services.registry.log_evidence(release.ref, found)
+    docs = data_docs_url(run) if data_docs(services, release).is_dir() else ""
+    linked = replace(outcome, evidence_url=run.url, data_docs_url=docs)
+    outcomes.keep(services.releases.root, release.model, linked)
+    return run
 
 
 def data_docs(services: Services, release: Release) -> Path:

@@ -1,0 +1,111 @@
+"""How the models' users fare now, by the proxy's own counters: judged over the last minute. No waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from model_store.errors import Retryable
+from serving.metrics.base import EndpointCounters, MetricsSource
+from serving.types import Deployment, Endpoint, Route
+from slipway_airflow.books.views import Health, HealthNow
+
+Counters = dict[str, dict[Endpoint, EndpointCounters]]
+
+WINDOW_SECONDS = 60.0
+LOOK_SECONDS = 2.0
+# Fewer failures than this say little; more than this share of the attempts are called failing.
+FEW_ERRORS = 3
+FAILING_SHARE = 0.01
+
+
+class Watch:
+    """Looks at the proxy when somebody asks, every two seconds at most, and keeps a minute of it."""
+
+    def __init__(self, source: MetricsSource, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._source = source
+        self._monotonic = monotonic
+        self._looking = threading.Lock()
+        self._samples: deque[tuple[float, Counters]] = deque()
+        self._answers = False
+        self._looked = float("-inf")
+
+    def of(self, route: Route | None) -> HealthNow:
+        """How the users of this route fare."""
+        self._look()
+        samples = [(at, counters.get(route.service, {})) for at, counters in self._samples] if route else []
+        return judge(route, samples if self._answers else None)
+
+    def _look(self) -> None:
+        """Whoever comes while another looks takes what is known: the proxy may be slow to answer."""
+        if self._monotonic() - self._looked < LOOK_SECONDS or not self._looking.acquire(blocking=False):
+            return
+        try:
+            counters = self._source.counters()
+            self._samples.append((self._monotonic(), counters))
+            self._answers = True
+        except Retryable:
+            self._answers = False
+            self._samples.clear()
+        finally:
+            self._looked = self._monotonic()
+            while self._samples and self._samples[0][0] < self._looked - WINDOW_SECONDS - LOOK_SECONDS:
+                self._samples.popleft()
+            self._looking.release()
+
+
+def judge(
+    route: Route | None, samples: list[tuple[float, dict[Endpoint, EndpointCounters]]] | None
+) -> HealthNow:
+    """From looks at one route's endpoints, oldest first, as (uptime, counters); None: the proxy is silent."""
+    arms = _serving(route)
+    if not arms:
+        return HealthNow(Health.ABSENT, "no version serves")
+    if not samples:
+        return HealthNow(Health.UNKNOWN, "the gateway does not answer, so nobody can tell")
+    endpoints = [endpoint for arm in arms for endpoint in arm.endpoints]
+    newest = samples[-1][1]
+    ready = sum(1 for endpoint in endpoints if endpoint in newest and newest[endpoint].healthy)
+    requests, errors = _growth(samples[0][1], newest, endpoints)
+    seconds = samples[-1][0] - samples[0][0]
+    health, words = _verdict(ready, len(endpoints), requests, errors, seconds)
+    return HealthNow(health, words, requests, errors, seconds, len(endpoints), ready)
+
+
+def _verdict(ready: int, pods: int, requests: int, errors: int, seconds: float) -> tuple[Health, str]:
+    pods_words = f"{ready} of {pods} {'pod' if pods == 1 else 'pods'} ready"
+    span = "the last minute" if seconds > WINDOW_SECONDS / 2 else f"the last {max(seconds, 1):.0f} s"
+    if not ready:
+        return Health.DOWN, f"no pod answers ({pods_words})"
+    if errors >= FEW_ERRORS and errors > FAILING_SHARE * requests:
+        return Health.FAILING, f"{errors} of {requests} attempts failed in {span} ({errors / requests:.1%})"
+    if not requests:
+        return Health.IDLE, f"{pods_words}, no requests in {span}"
+    share = f"{errors / requests:.1%} failed" if errors else "none failed"
+    return Health.HEALTHY, f"{pods_words}, {share} of {requests} attempts in {span}"
+
+
+def _serving(route: Route | None) -> list[Deployment]:
+    if route is None:
+        return []
+    arms = [(route.stable, route.split.stable), (route.candidate, route.split.candidate)]
+    return [arm for arm, weight in arms if arm and weight > 0]
+
+
+def _growth(
+    before: Mapping[Endpoint, EndpointCounters],
+    now: Mapping[Endpoint, EndpointCounters],
+    endpoints: list[Endpoint],
+) -> tuple[int, int]:
+    """Attempts that ended and that failed. Counters that are lower than before began again at 0."""
+    requests = errors = 0
+    for endpoint in endpoints:
+        if (new := now.get(endpoint)) is None:
+            continue
+        old = before.get(endpoint)
+        began_again = old is None or old.requests > new.requests or old.errors > new.errors
+        requests += new.requests - (0 if began_again or old is None else old.requests)
+        errors += new.errors - (0 if began_again or old is None else old.errors)
+    return requests, errors

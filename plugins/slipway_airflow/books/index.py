@@ -1,0 +1,148 @@
+"""Every model and release of an installation, kept in memory and looked at again when folders changed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.home import Home
+from serving.rollout.lock import LockState
+from slipway_airflow.books import outcomes, shelf
+from slipway_airflow.books.folders import Folder
+from slipway_airflow.books.outcomes import Outcome
+from slipway_airflow.books.shelf import Asked, Entry, Moved, WentBack
+from slipway_airflow.books.views import Status
+
+# So often the folders are looked at, at most, however many people look at pages.
+LOOK_SECONDS = 0.1
+_FREE = LockState()
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What is known of one model. `entries` and `rollbacks`: the newest first."""
+
+    model: str
+    entries: tuple[Entry, ...] = ()
+    rollbacks: tuple[WentBack, ...] = ()
+    lock: LockState = _FREE
+
+    @property
+    def active(self) -> Entry | None:
+        """The release under way: the one that has the model's lock or its candidate's traffic."""
+        under_way = [e for e in self.entries if e.status.is_under_way and e.status is not Status.QUEUED]
+        return under_way[0] if under_way else None
+
+    @property
+    def queued(self) -> Entry | None:
+        return next((entry for entry in self.entries if entry.status is Status.QUEUED), None)
+
+    @property
+    def last(self) -> Entry | None:
+        """The newest that is over and meant traffic."""
+        over = (e for e in self.entries if not e.status.is_under_way)
+        return next((e for e in over if e.status not in (Status.DRY_RUN, Status.SUPERSEDED)), None)
+
+
+class Index:
+    """All shelves. Safe for many threads; `monotonic` is the machine's uptime in seconds."""
+
+    def __init__(self, home: Home, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._home = home
+        self._monotonic = monotonic
+        self._guarded = threading.Lock()
+        self._looked = float("-inf")
+        self._models: dict[str, _Model] = {}
+        self._shelves: dict[str, Shelf] = {}
+        self._newest: tuple[Entry, ...] = ()
+
+    def shelves(self) -> dict[str, Shelf]:
+        """By model, every model of which there is a file."""
+        self._refresh()
+        return self._shelves
+
+    def shelf(self, model: str) -> Shelf:
+        """One model's; an empty one if nothing is known of it."""
+        return self.shelves().get(model) or Shelf(model)
+
+    def newest(self) -> tuple[Entry, ...]:
+        """Every release of every model, the newest first."""
+        self._refresh()
+        return self._newest
+
+    def find(self, release_id: str) -> Entry | None:
+        """The release with this id."""
+        shelf_of = self.shelf(release_id.rpartition("-v")[0])
+        return next((entry for entry in shelf_of.entries if entry.id == release_id), None)
+
+    def _refresh(self) -> None:
+        with self._guarded:
+            now = self._monotonic()
+            if now - self._looked < LOOK_SECONDS:
+                return
+            changed = [self._look(model) for model in self._names()]
+            self._looked = now
+            if any(changed):
+                every = (entry for one in self._shelves.values() for entry in one.entries)
+                self._newest = tuple(sorted(every, key=lambda e: (e.at, e.id), reverse=True))
+
+    def _look(self, name: str) -> bool:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = _Model(self._home, name)
+        if changed := model.refresh():
+            self._shelves = {**self._shelves, name: model.shelf}
+        return changed
+
+    def _names(self) -> list[str]:
+        return sorted({*_folders(self._home.journal), *_folders(self._home.releases)})
+
+
+class _Model:
+    """The four folders of one model."""
+
+    def __init__(self, home: Home, name: str) -> None:
+        self._name = name
+        self._asked: Folder[Asked] = Folder(home.releases / name, shelf.parse_asked)
+        self._outcomes: Folder[Outcome] = Folder(home.releases / name / outcomes.FOLDER, outcomes.parse)
+        self._back: Folder[WentBack] = Folder(home.releases / name / "rollbacks", shelf.parse_went_back)
+        self._moved: Folder[Moved | LockState] = Folder(home.journal / name, _state_or_lock)
+        self.shelf = Shelf(name)
+
+    def refresh(self) -> bool:
+        # Each has to be looked at, hence no `any` over the calls themselves.
+        changed = [folder.refresh() for folder in self._folders()]
+        if not any(changed):
+            return False
+        journal = self._moved.files
+        lock = journal.get("lock")
+        held = lock if isinstance(lock, LockState) else _FREE
+        moved = {name: one for name, one in journal.items() if isinstance(one, Moved)}
+        self.shelf = Shelf(
+            self._name,
+            shelf.entries(self._asked.files, moved, self._outcomes.files, held),
+            tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
+            held,
+        )
+        return True
+
+    def _folders(self) -> tuple[Folder[Any], ...]:
+        return (self._moved, self._asked, self._outcomes, self._back)
+
+
+def _state_or_lock(content: bytes) -> Moved | LockState:
+    """The journal's folder has both; only a lock has a holder."""
+    return shelf.parse_lock(content) if b'"holder"' in content[:40] else shelf.parse_moved(content)
+
+
+def _folders(root: Path) -> Iterable[str]:
+    try:
+        with os.scandir(root) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []

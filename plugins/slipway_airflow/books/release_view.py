@@ -1,0 +1,149 @@
+"""One release, put together: its plan and verdict, what was tried, its steps, where more is to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from model_store.build import Gated
+from model_store.errors import SlipwayError
+from serving.rollout.control import BY_PEOPLE
+from serving.rollout.record import finding_from_json
+from serving.types import Finding, Outcome, Route, Verdict
+from slipway_airflow.books import acts
+from slipway_airflow.books.candidates import candidate_rows
+from slipway_airflow.books.runs import RunSeen
+from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.steps import step_rows
+from slipway_airflow.books.views import (
+    Approval,
+    CandidateRow,
+    Link,
+    Moment,
+    ReleaseRow,
+    ReleaseView,
+    RuleRow,
+    VerdictNow,
+)
+from slipway_airflow.building import recall
+from slipway_airflow.wiring import Services
+
+
+def release_view(
+    services: Services,
+    entry: Entry,
+    *,
+    row: ReleaseRow,
+    run: RunSeen | None,
+    route: Route | None,
+    people: Sequence[Moment],
+    approvals: tuple[Approval, ...],
+    at: datetime,
+) -> ReleaseView:
+    """`people`: what was done to this release, by the audit trail; `run`: None when Airflow forgot it."""
+    asked, moved = entry.asked, entry.moved
+    is_in_route = row.status.is_under_way and moved is not None and route is not None
+    return ReleaseView(
+        row=row,
+        holds=moved.holds if moved else (),
+        strategy=moved.strategy if moved else "",
+        split_stable=route.split.stable if is_in_route and route else 0.0,
+        split_candidate=route.split.candidate if is_in_route and route else 0.0,
+        verdict=_verdict(services, entry),
+        candidates=_candidates(services, entry, run),
+        steps=step_rows(run, dag_id=asked.dag_id, run_id=asked.run_id, at=at) if run and asked else (),
+        moments=_moments(entry, people),
+        links=tuple(_links(services, entry)),
+        approvals=approvals,
+        generation=moved.generation if moved else None,
+        airflow_state=run.state if run else "",
+    )
+
+
+def _verdict(services: Services, entry: Entry) -> VerdictNow | None:
+    """What ended the rollout, if a verdict did; else the guard's newest one."""
+    if entry.moved is None:
+        return None
+    record = services.journal.latest_record(entry.id)
+    exposure = record.candidate.requests if record else 0
+    saved = orjson.loads(services.journal.path(entry.id).read_bytes())["state"]["findings"]
+    if saved:
+        found = tuple(map(finding_from_json, saved))
+        return _shown(Verdict.of(found, at=entry.moved.changed_at), exposure)
+    return _shown(record.verdict, exposure) if record else None
+
+
+def _shown(verdict: Verdict, exposure: int) -> VerdictNow:
+    worst_first = sorted(verdict.findings, key=lambda finding: -finding.outcome)
+    return VerdictNow(_word(verdict.outcome), verdict.at, tuple(map(_rule, worst_first)), exposure)
+
+
+def _rule(finding: Finding) -> RuleRow:
+    return RuleRow(finding.rule, _word(finding.outcome), finding.reason, finding.source)
+
+
+def _word(outcome: Outcome) -> str:
+    return outcome.name.lower()
+
+
+def _candidates(services: Services, entry: Entry, run: RunSeen | None) -> tuple[CandidateRow, ...]:
+    """From what the release left behind, or from its run while it is under way."""
+    digests = entry.outcome.gated if entry.outcome else run.gated if run else ()
+    bundle = entry.outcome.bundle_id if entry.outcome else run.bundle_id if run else ""
+    return candidate_rows(
+        _gated(services, digests), runtime=_runtime(services, entry), chosen=_precision(services, bundle)
+    )
+
+
+def _gated(services: Services, digests: Iterable[str]) -> list[Gated]:
+    """Results that the store has dropped since are left out."""
+    found: list[Gated] = []
+    for digest in digests:
+        try:
+            found.append(recall(services.store, digest))
+        except (SlipwayError, OSError, ValueError):
+            continue
+    return found
+
+
+def _precision(services: Services, bundle_id: str) -> str | None:
+    if not bundle_id:
+        return None
+    try:
+        manifest: dict[str, Any] = orjson.loads(
+            (services.store.bundle_path(bundle_id) / "manifest.json").read_bytes()
+        )
+        return str(manifest["precision"])
+    except (SlipwayError, OSError, ValueError, KeyError):
+        return None
+
+
+def _runtime(services: Services, entry: Entry) -> str:
+    path = services.home.releases / entry.model / f"{entry.id}.json"
+    try:
+        return str(orjson.loads(path.read_bytes())["spec"]["serving"]["runtime"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "onnxruntime"
+
+
+def _moments(entry: Entry, people: Sequence[Moment]) -> tuple[Moment, ...]:
+    """The newest first. What people did is told by the audit trail, the rest by the journal."""
+    moved = [m for m in acts.of_rollout(entry.moved) if m.action not in BY_PEOPLE] if entry.moved else []
+    return tuple(sorted([*moved, *people], key=lambda moment: moment.at, reverse=True))
+
+
+def _links(services: Services, entry: Entry) -> Iterable[Link]:
+    if asked := entry.asked:
+        run = f"/dags/{quote(asked.dag_id, safe='')}/runs/{quote(asked.run_id, safe='')}"
+        yield Link("DAG run and logs", run, is_airflow=True)
+    model, mlflow = quote(entry.model, safe=""), services.home.mlflow_url
+    yield Link("Model version in MLflow", f"{mlflow}/#/models/{model}/versions/{entry.version}")
+    if outcome := entry.outcome:
+        if outcome.evidence_url:
+            yield Link("Evidence in MLflow", outcome.evidence_url)
+        if outcome.data_docs_url:
+            yield Link("Data Docs", outcome.data_docs_url)

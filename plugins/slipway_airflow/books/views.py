@@ -1,0 +1,294 @@
+"""What people are shown, as plain values: the pages and the REST API say the same things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a release stands. The first six are under way."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    WAITING = "waiting_for_approval"
+    ROLLING_OUT = "rolling_out"
+    PAUSED = "paused"
+    WATCHING = "watching"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    BLOCKED = "blocked"
+    SUPERSEDED = "superseded"
+    DRY_RUN = "dry_run"
+
+    @property
+    def is_under_way(self) -> bool:
+        return self in UNDER_WAY
+
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        return self.value.replace("_", " ").capitalize()
+
+
+UNDER_WAY = frozenset(
+    {Status.QUEUED, Status.PREPARING, Status.WAITING, Status.ROLLING_OUT, Status.PAUSED, Status.WATCHING}
+)
+
+
+class Health(StrEnum):
+    """What a model's users get now."""
+
+    HEALTHY = "healthy"
+    FAILING = "failing"
+    DOWN = "down"
+    IDLE = "no_requests"
+    ABSENT = "not_serving"
+    UNKNOWN = "unknown"
+
+    @property
+    def words(self) -> str:
+        return self.value.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthNow:
+    """`requests` and `errors` are those of the last `seconds`; `pods` are of the arms that serve."""
+
+    health: Health
+    words: str
+    requests: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    pods: int = 0
+    pods_ready: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A version that gets traffic: how many percent, since when (None: before anything was recorded)."""
+
+    version: int
+    bundle_id: str
+    weight: float
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """A release in a list. `weight` is the percent its version gets now, `step` counts from 1 (0: none yet).
+
+    `seconds` is how long it took, or has taken so far; `why` how it ended or what it waits for.
+    """
+
+    id: str
+    model: str
+    version: int
+    previous_version: int | None
+    status: Status
+    status_words: str
+    asked_at: datetime
+    by: str
+    reason: str
+    why: str
+    weight: float
+    step: int
+    steps: tuple[float, ...]
+    seconds: float
+    changed_at: datetime
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A question that people have to answer before a release gets traffic."""
+
+    release_id: str
+    model: str
+    version: int
+    subject: str
+    asked_at: datetime
+    until: datetime | None
+    who_may: tuple[str, ...]
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A model in the overview. `queued` waits behind `active`; `last` is the newest that is over."""
+
+    name: str
+    description: str
+    serving: tuple[Serving, ...]
+    health: HealthNow
+    active: ReleaseRow | None
+    queued: ReleaseRow | None
+    approval: Approval | None
+    last: ReleaseRow | None
+    releases: int
+    can_return_to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All models, those that need somebody first. The counts are of all, whatever `models` shows."""
+
+    models: tuple[ModelRow, ...]
+    total: int
+    matching: int
+    page: int
+    pages: int
+    under_way: tuple[ReleaseRow, ...]
+    approvals: tuple[Approval, ...]
+    serving: int
+    unwell: int
+    queued: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Releases:
+    """One page of releases, the newest first."""
+
+    releases: tuple[ReleaseRow, ...]
+    matching: int
+    page: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRow:
+    """One limit of a gate and what was measured."""
+
+    name: str
+    words: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """A form of the model that was tried: precision x target. `status`: chosen, passed, missed or none."""
+
+    precision: str
+    target: str
+    status: str
+    reason: str
+    accuracy: float | None
+    accuracy_before: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+    size_mb: float | None
+    checks: tuple[CheckRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A step of the release's run. `offset` and `share` (0-1) place it on the run's whole length."""
+
+    name: str
+    group: str
+    state: str
+    words: str
+    started_at: datetime | None
+    seconds: float | None
+    offset: float
+    share: float
+    tries: int
+    url: str
+    parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened, for the timeline and the history. `who` is empty for Slipway itself."""
+
+    at: datetime
+    who: str
+    action: str
+    model: str
+    version: int | None
+    release_id: str | None
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """One rule of the verdict in words. `outcome`: pass, inconclusive, error or fail."""
+
+    rule: str
+    outcome: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictNow:
+    """The guard's newest verdict on a rollout, or the one that ended it."""
+
+    outcome: str
+    at: datetime
+    rules: tuple[RuleRow, ...]
+    exposure: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where more is to be read. Inside Airflow (`is_airflow`) the link replaces its page."""
+
+    name: str
+    url: str
+    is_airflow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseView:
+    """Everything about one release."""
+
+    row: ReleaseRow
+    holds: tuple[float, ...]
+    strategy: str
+    split_stable: float
+    split_candidate: float
+    verdict: VerdictNow | None
+    candidates: tuple[CandidateRow, ...]
+    steps: tuple[StepRow, ...]
+    moments: tuple[Moment, ...]
+    links: tuple[Link, ...]
+    approvals: tuple[Approval, ...]
+    generation: int | None
+    airflow_state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One page of what happened in production, the newest first."""
+
+    moments: tuple[Moment, ...]
+    matching: int
+    page: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServingAt:
+    """What served at a moment. `known_since`: nothing is recorded of before that."""
+
+    at: datetime
+    known_since: datetime | None
+    models: tuple[ServedModel, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model's versions at a moment, by weight, and since when it was so."""
+
+    model: str
+    serving: tuple[Serving, ...]
+
+
+def page_of(count: int, *, size: int, page: int) -> tuple[int, int]:
+    """The page to show, within what there is, and how many there are (at least one)."""
+    pages = max(1, -(-count // size))
+    return min(max(page, 1), pages), pages

@@ -10,8 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, TaskGroup, get_current_context, get_parsing_context
-from slipway_airflow import forms, specs
+from airflow.sdk import (
+    DAG,
+    AssetOrTimeSchedule,
+    CronTriggerTimetable,
+    TaskGroup,
+    get_current_context,
+    get_parsing_context,
+)
+from slipway_airflow import assets, forms, specs
 from slipway_airflow.operators import Deploy, RollOut, TakeTurn, Watch
 from slipway_airflow.step import BY_LABEL, step
 
@@ -39,7 +46,7 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         dag_display_name=f"Release {spec.model}",
         description=spec.description or f"Releases {spec.model}",
         doc_md=forms.release_page(spec),
-        schedule=spec.schedule,
+        schedule=when(spec),
         catchup=False,
         # Requests wait for the release lock inside their runs, where a newer one can supersede them.
         max_active_runs=16,
@@ -76,6 +83,14 @@ def release_dag(spec: ReleaseSpec) -> DAG:
 
         watch >> settle(release, published, gated).as_teardown(setups=turn)
     return dag
+
+
+def when(spec: ReleaseSpec) -> Any:
+    """Whenever the registry has news of the model; by the clock, too, if the spec has a schedule."""
+    news = [assets.registry_asset(spec.model, spec.source.alias)]
+    if spec.schedule is None:
+        return news
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(spec.schedule, timezone="UTC"), assets=news)
 
 
 def ask_people(spec: ReleaseSpec, release: Any, bundle: Any, gated: Any) -> list[Any]:

@@ -69,6 +69,9 @@ class Rest:
     def post(self, path: str, /, **body: Any) -> Json:
         return self._json("POST", API + path, json=body)
 
+    def patch(self, path: str, /, **body: Any) -> Json:
+        return self._json("PATCH", API + path, json=body)
+
     def delete(self, path: str, /, **body: Any) -> Json:
         return self._json("DELETE", API + path, json=body)
 

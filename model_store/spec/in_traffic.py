@@ -96,13 +96,17 @@ class Analysis(Section):
 
 
 class Rollout(Section):
-    """Canary: the steps in order, the last at 100. Blue-green: `preview_seconds`, then one switch."""
+    """Canary: the steps in order, the last at 100. Blue-green: `preview_seconds`, then one switch.
+
+    `cooldown_seconds`: after a rollback, for so long nothing is released or rolled back by itself.
+    """
 
     strategy: Literal["canary", "blue_green"] = "canary"
     steps: tuple[Step, ...] = ()
     preview_seconds: Seconds = 60
     max_step_seconds: Annotated[float, Field(gt=0)] = 3600
     watch_seconds: Seconds = 3600
+    cooldown_seconds: Seconds = 600
     analysis: Analysis = Analysis()
 
     def contradictions(self) -> list[Found]:

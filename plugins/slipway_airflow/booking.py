@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model_store.types import ModelRef
-from slipway_airflow import evidence, going_back, links, rolling, settling, wiring
+from slipway_airflow import evidence, flapping, going_back, links, notifications, rolling, settling, wiring
 from slipway_airflow.admission import give_up
 from slipway_airflow.building import Told, opened
 from slipway_airflow.failures import reasons
@@ -27,6 +27,7 @@ def promote(context: Context, release_id: str, bundle: str, gated: Sequence[str]
     ending = Ending(Status.PROMOTED, state.reason)
     _write_down(context, services, release, ending, bundle, gated)
     rolling.move_champion(services, release)
+    notifications.tell_of_ending(services, release, ending, at=wiring.now())
     give_up(services, release)
     return Told(release.id, f"{release.ref} is champion")
 
@@ -39,6 +40,9 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
     give_up(services, release)
     if release.request.dry_run and not failures:
         return Told(release.id, "dry run: nothing to settle")
+    if ending.status is not Status.PROMOTED:
+        # Before the books: people are told also while MLflow is down.
+        notifications.tell_of_ending(services, release, ending, at=wiring.now())
     _write_down(context, services, release, ending, bundle, gated)
     return Told(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
 
@@ -46,7 +50,11 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
 def begin_rollback(context: Context) -> Told:
     """The value is the rollback's id."""
     services = wiring.wire()
-    rollback = going_back.begin(services, _wish(context))
+    wish = _wish(context)
+    if not going_back.is_from_alert(wish):
+        flapping.let_go(services, wish.model)
+    rollback = going_back.begin(services, wish)
+    notifications.tell_of_rollback(services, rollback, at=wiring.now())
     now_serves = "serves again" if going_back.serving(services, rollback) else "has to be started again"
     return Told(rollback.id, f"version {rollback.leaves} leaves, version {rollback.returns} {now_serves}")
 

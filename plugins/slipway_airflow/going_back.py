@@ -27,6 +27,8 @@ from slipway_airflow.settling import REASON, STATUS, Status
 from slipway_airflow.wiring import Services
 
 INCIDENT = "slipway.incident"
+# What the runs that alerts start are named by; no person's run is.
+ALERT_RUN = "alert__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Rollback:
     @property
     def model(self) -> str:
         return self.wish.model
+
+
+def is_from_alert(wish: Wish) -> bool:
+    """Whether no person asked."""
+    return wish.run_id.startswith(ALERT_RUN)
 
 
 def begin(services: Services, wish: Wish) -> Rollback:

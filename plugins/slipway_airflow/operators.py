@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from serving.rollout.plan import RolloutState
-    from slipway_airflow.releases import Release, Request
+    from slipway_airflow.releases import Cause, Release, Request
     from slipway_airflow.wiring import Services
 
 # A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
@@ -93,11 +93,9 @@ class TakeTurn(WaitingOperator):
     def look(self, context: Context) -> str:
         from slipway_airflow.wiring import wire
 
-        services = wire()
+        services, request = wire(), _request(context, self.spec)
         release = services.releases.open(
-            _request(context, self.spec),
-            self.spec,
-            lambda version: services.registry.resolve(self.spec.model, version).version,
+            request, self.spec, lambda version: self._admitted(context, services, request, version)
         )
         self.log.info("%s: release %s", release.ref, release.id)
         links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
@@ -105,7 +103,27 @@ class TakeTurn(WaitingOperator):
             self._take_turn(context, services, release)
         return release.id
 
+    def _admitted(self, context: Context, services: Services, request: Request, version: str) -> int:
+        """The version's number, if there is to be a release of it. Skips or waits where there is not."""
+        from slipway_airflow import flapping, wiring
+
+        ref = services.registry.resolve(self.spec.model, version)
+        answer = flapping.admit(services, self.spec, ref, request, at=wiring.now())
+        match answer.admission:
+            case flapping.Admission.NEVER:
+                self._end(context, answer.words)
+            case flapping.Admission.LATER if answer.until:
+                self.log.info("%s", answer.words)
+                self.wait_for(triggers.CooledDownTrigger(until=answer.until.timestamp()))
+        return ref.version
+
+    def _end(self, context: Context, words: str) -> NoReturn:
+        """Nothing went wrong, and nothing is to be done."""
+        context["ti"].xcom_push("ended", words)
+        raise AirflowSkipException(words)
+
     def _take_turn(self, context: Context, services: Services, release: Release) -> None:
+        from slipway_airflow import flapping
         from slipway_airflow.admission import Turn, give_up, take_turn
         from slipway_airflow.settling import mark_releasing
 
@@ -115,8 +133,9 @@ class TakeTurn(WaitingOperator):
             case Turn.WAITING:
                 self.wait_for(triggers.TurnTrigger(release.id))
             case Turn.OVER:
-                context["ti"].xcom_push("ended", place.words)
-                raise AirflowSkipException(place.words)
+                winner = place.words.removeprefix("superseded by ").partition(",")[0]
+                flapping.superseded(services, release, winner)
+                self._end(context, place.words)
         try:
             mark_releasing(services, release)
         except BaseException:
@@ -255,12 +274,41 @@ def _request(context: Context, spec: ReleaseSpec) -> Request:
     from slipway_airflow.releases import Request
 
     run, params = context["dag_run"], context["params"]
+    cause = _cause(str(run.run_type))
     return Request(
         dag_id=run.dag_id,
         run_id=run.run_id,
         at=run.run_after,
         version=str(params.get("version") or spec.source.alias),
-        reason=str(params.get("reason") or ""),
+        reason=str(params.get("reason") or "") or _what_happened(context, cause),
         by=run.triggering_user_name or f"airflow ({run.run_type})",
         dry_run=bool(params.get("dry_run")),
+        cause=cause,
     )
+
+
+def _cause(run_type: str) -> Cause:
+    from slipway_airflow.releases import Cause
+
+    by_type = {
+        "scheduled": Cause.SCHEDULE,
+        "backfill": Cause.SCHEDULE,
+        "asset_triggered": Cause.EVENT,
+        "operator_triggered": Cause.RECONCILER,
+    }
+    return by_type.get(run_type, Cause.PERSON)
+
+
+def _what_happened(context: Context, cause: Cause) -> str:
+    """The newest event that led to this run, in words. What counts is what the registry says now."""
+    if not cause.is_automatic:
+        return ""
+    events = [event for of_asset in _asset_events(context).values() for event in of_asset]
+    if not events:
+        return ""
+    said = events[-1].extra
+    return f"{said.get('event', 'an event')} in the registry: version {said.get('version', 'unknown')}"
+
+
+def _asset_events(context: Context) -> Any:
+    return context.get("triggering_asset_events") or {}

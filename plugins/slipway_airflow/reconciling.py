@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 from model_store.errors import Permanent
 from model_store.spec import ReleaseSpec
 from model_store.types import ModelRef
-from slipway_airflow.rolling import route_of
-from slipway_airflow.settling import STATUS
+from slipway_airflow import flapping
 from slipway_airflow.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -26,28 +25,28 @@ def missed(services: Services, specs: Iterable[ReleaseSpec], *, at: datetime) ->
     """
     for spec in specs:
         try:
-            ref = _candidate(services, spec)
+            ref = wanted(services, spec.model, spec.source.alias)
         except Permanent as problem:
             log.info("%s is passed over: %s", spec.model, problem.problem)
             continue
-        if ref and _is_missed(services, ref, at=at):
+        if ref and not services.tries.was_asked(ref, at=at) and not _is_young(services, ref, at=at):
             yield ref
 
 
-def _candidate(services: Services, spec: ReleaseSpec) -> ModelRef | None:
-    number = services.registry.aliases(spec.model).get(spec.source.alias)
-    return ModelRef(spec.model, number) if number is not None else None
+def wanted(services: Services, model: str, alias: str) -> ModelRef | None:
+    """The version that the alias names, if it should be on its way to users and is not.
+
+    Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
+    """
+    number = services.registry.aliases(model).get(alias)
+    ref = ModelRef(model, number) if number is not None else None
+    if ref is None or services.tries.of(ref) or flapping.held(services, model):
+        return None
+    return None if flapping.why_not(services, ref) else ref
 
 
-def _is_missed(services: Services, ref: ModelRef, *, at: datetime) -> bool:
-    registered = services.registry.describe(ref)
-    if STATUS in registered.tags or at - registered.created_at < GRACE:
-        return False
-    if any(release.version == ref.version for release in services.releases.of_model(ref.name)):
-        return False
-    route = route_of(services, ref.name)
-    serving = {arm.version for arm in (route.stable, route.candidate) if arm} if route else set()
-    return ref.version not in serving
+def _is_young(services: Services, ref: ModelRef, *, at: datetime) -> bool:
+    return at - services.registry.describe(ref).created_at < GRACE
 
 
 def run_id_of(ref: ModelRef) -> str:

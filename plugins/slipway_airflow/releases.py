@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,19 @@ from model_store.errors import Permanent
 from model_store.spec import ReleaseSpec
 from model_store.types import ModelRef
 from serving.rollout.journal import release_id
+
+
+class Cause(StrEnum):
+    """Why there is a run: a person (or a program with a person's login) asked, or nobody did."""
+
+    PERSON = "person"
+    EVENT = "event"
+    SCHEDULE = "schedule"
+    RECONCILER = "reconciler"
+
+    @property
+    def is_automatic(self) -> bool:
+        return self is not Cause.PERSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,7 @@ class Request:
     reason: str
     by: str
     dry_run: bool
+    cause: Cause = Cause.PERSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +158,11 @@ def _read(path: Path) -> Release:
         id=saved["id"],
         ref=ModelRef(saved["model"], saved["version"]),
         spec=ReleaseSpec.model_validate(saved["spec"]),
-        request=Request(**{**request, "at": datetime.fromisoformat(request["at"])}),
+        request=Request(
+            **{
+                **request,
+                "at": datetime.fromisoformat(request["at"]),
+                "cause": Cause(request.get("cause", Cause.PERSON)),
+            }
+        ),
     )

@@ -14,6 +14,7 @@ from serving.rollout.lock import ReleaseLock
 from serving.router.base import TrafficRouter
 from serving.target.base import ServingTarget
 from slipway_airflow.releases import Releases
+from slipway_airflow.tries import Tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class Services:
     journal: Journal
     lock: ReleaseLock
     rollouts: Rollouts
+
+    @property
+    def tries(self) -> Tries:
+        """Which versions were tried."""
+        return Tries(self.releases.root)
 
 
 def now() -> datetime:

@@ -11,6 +11,7 @@ import typer
 
 from model_store.errors import Permanent
 from serving.cli import releases, stack
+from serving.cli import webhooks as registry_webhooks
 from serving.cli.doctor import doctor as examine
 from serving.cli.output import telling_failures
 from serving.home import REPOSITORY, Home
@@ -105,6 +106,29 @@ def rollback(
     """Send all users back to the previous version, or to the named one."""
     with telling_failures(as_json=as_json):
         releases.rollback(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
+
+
+webhooks = typer.Typer(help="What MLflow tells Slipway, and with which secret.", no_args_is_help=True)
+app.add_typer(webhooks, name="webhooks")
+
+
+@webhooks.command("sync")
+def sync_webhooks(
+    test: Annotated[
+        bool, typer.Option("--test", help="Let MLflow send a delivery that starts nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Register the webhook in MLflow, or bring it up to date. `up` does it, too."""
+    with telling_failures(as_json=as_json):
+        registry_webhooks.sync(Home.locate(), test=test, as_json=as_json)
+
+
+@webhooks.command("rotate")
+def rotate_webhooks(as_json: Json = False) -> None:
+    """Sign with a new secret from now on. Deliveries with the old one are taken for 15 minutes more."""
+    with telling_failures(as_json=as_json):
+        registry_webhooks.rotate(Home.locate(), as_json=as_json)
 
 
 @app.command()

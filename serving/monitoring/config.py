@@ -12,8 +12,8 @@ import yaml
 
 from model_store.durable import write_file
 from serving.home import Home
+from serving.inbound.secrets import secrets_of
 from serving.monitoring.incidents import alert_token
-from serving.stack.credentials import credentials_of
 
 ALERTS_PATH = "/slipway/alerts"
 PREVIEW = r".+\.(candidate|stable|retrying)"  # clusters of `serving.gateway.clusters`, no services
@@ -37,7 +37,7 @@ def write(home: Home, folder: Path, options: Options) -> list[Path]:
     """Write all files into `folder`, the token readable by its owner only. Returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / "alert-token"
-    _write_secret(token, alert_token(credentials_of(home).webhook_secret))
+    _write_secret(token, alert_token(secrets_of(home).current))
     texts = {
         "prometheus.yml": _yaml(prometheus(home, options)),
         "alertmanager.yml": _yaml(alertmanager(home, token, options)),

@@ -47,13 +47,17 @@ class Delivery(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """An alert that asks to roll `model` back. `key` is the same at every delivery of the same incident."""
+    """An alert that asks to roll `model` back. `key` is the same at every delivery of the same incident.
+
+    `version`: of which it speaks, None if it speaks of whatever serves.
+    """
 
     key: str
     model: str
     alert: str
     summary: str
     since: datetime
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ def _why_not(alert: Alert, models: Collection[str]) -> str:
 
 def _incident(alert: Alert) -> Incident:
     model, name = alert.labels["model"], alert.labels.get("alertname", "")
+    version = alert.labels.get("version", "")
     identity = "\0".join((name, model, alert.startsAt.isoformat()))
     return Incident(
         key=hashlib.sha256(identity.encode()).hexdigest()[:24],
@@ -116,4 +121,5 @@ def _incident(alert: Alert) -> Incident:
         alert=name,
         summary=alert.annotations.get("summary", name),
         since=alert.startsAt,
+        version=int(version) if version.isascii() and version.isdecimal() else None,
     )

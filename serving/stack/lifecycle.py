@@ -11,6 +11,7 @@ import psutil
 
 from model_store.errors import Permanent
 from serving.home import REPOSITORY, Home
+from serving.inbound import registration
 from serving.stack import supervisor
 from serving.stack.components import components
 from serving.stack.health import shortcomings
@@ -48,7 +49,9 @@ def watch_nothing(standings: list[Standing]) -> None:
 
 
 def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = START_SECONDS) -> bool:
-    """Start what is not running and wait until everything is healthy. False: everything was running already.
+    """Start what is not running, wait until everything is healthy, and let MLflow tell Airflow its news.
+
+    False: everything was running already.
 
     Raises `Permanent` before anything starts if a port is taken, and afterwards if a component stays down;
     then what was started is stopped again.
@@ -56,11 +59,14 @@ def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = S
     with locked(home.run / "lifecycle.lock"):
         if Supervisor(home).is_running():
             _require_same_ports(home)
-            return _start_missing(home, watch, timeout_seconds)
-        with _stopping_on_failure(home):
-            _begin(home)
-            _wait_until_healthy(home, watch, timeout_seconds)
-        return True
+            started = _start_missing(home, watch, timeout_seconds)
+        else:
+            with _stopping_on_failure(home):
+                _begin(home)
+                _wait_until_healthy(home, watch, timeout_seconds)
+            started = True
+    registration.sync(home)
+    return started
 
 
 def _begin(home: Home) -> None:

@@ -42,6 +42,8 @@ def environment(home: Home, credentials: Credentials) -> dict[str, str]:
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": credentials.webhook_fernet_key,
+        # A webhook that was registered or got a new secret counts after so long (default 60 s).
+        "MLFLOW_WEBHOOK_CACHE_TTL": "5",
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow import reconciling, triggers
+from slipway_airflow import flapping, reconciling, tries, triggers
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
@@ -37,8 +37,19 @@ def test_a_version_that_was_tried_is_not_tried_again_by_itself(world: World, sta
     assert missed(world) == []
 
 
-def test_a_version_whose_release_has_just_been_asked_for_is_not_missed(world: World) -> None:
-    world.release(1)
+def test_a_version_that_a_webhook_has_just_told_of_is_not_missed(world: World) -> None:
+    assert world.services.tries.ask(ModelRef(MODEL, 1), at=NOW)
+    assert missed(world) == []
+    assert list(reconciling.missed(world.services, [world.spec], at=NOW + tries.ASKED_FOR)) != []
+
+
+def test_a_version_that_a_run_is_trying_is_not_missed(world: World) -> None:
+    world.services.tries.claim(ModelRef(MODEL, 1), "release_fraud/run-1", at=NOW)
+    assert missed(world) == []
+
+
+def test_a_model_that_is_held_has_nothing_missed(world: World) -> None:
+    flapping.hold(world.services, MODEL, "it fails whatever serves", at=NOW)
     assert missed(world) == []
 
 

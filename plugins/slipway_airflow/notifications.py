@@ -1,0 +1,184 @@
+"""Tells people what became of a release. No release waits for a receiver.
+
+What is to be told is written down by the step itself. A notifier delivers it after the step has ended, and a
+watcher what could not be delivered then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseNotifier
+
+from model_store.errors import Permanent, Retryable
+from slipway_airflow.outbox import Letter, Message, Outbox
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from model_store.spec import ReleaseSpec
+    from serving.monitoring.incidents import Incident
+    from serving.rollout.plan import RolloutState
+    from slipway_airflow.going_back import Rollback
+    from slipway_airflow.releases import Release
+    from slipway_airflow.settling import Ending
+    from slipway_airflow.wiring import Services
+
+log = logging.getLogger(__name__)
+
+PAGE = "/slipway/releases/"
+LONGEST_TEXT = 4000
+# Of one task's callback: the rest is the watcher's.
+MOST_AT_ONCE = 20
+
+
+class Deliver(BaseNotifier):
+    """Delivers what is due, once. What fails stays for the watcher, and fails no task."""
+
+    def notify(self, context: Context) -> None:
+        from slipway_airflow import wiring
+
+        try:
+            deliver_due(outbox_of(wiring.wire()), at=wiring.now(), most=MOST_AT_ONCE)
+        except Exception:
+            self.log.exception("telling people has to wait")
+
+
+def deliver_due(outbox: Outbox, *, at: datetime, most: int | None = None) -> tuple[int, int]:
+    """Deliver what is due; returns how many were and were not."""
+    letters = outbox.due(at=at)[:most]
+    done = [_deliver(outbox, letter, at=at) for letter in letters]
+    outbox.sweep(at=at)
+    return done.count(True), done.count(False)
+
+
+def outbox_of(services: Services) -> Outbox:
+    return Outbox(services.home.root / "outbox")
+
+
+def _deliver(outbox: Outbox, letter: Letter, *, at: datetime) -> bool | None:
+    """None if somebody else is at it."""
+    from slipway_airflow import receivers
+
+    with outbox.taken(letter) as is_ours:
+        if not is_ours:
+            return None
+        try:
+            receivers.deliver(letter.message, letter.receiver, at=at)
+        except (Retryable, Permanent) as problem:
+            log.warning("%s, to %s: %s", letter.message.id, letter.receiver.to, problem)
+        except Exception:
+            log.exception("%s, to %s", letter.message.id, letter.receiver.to)
+        else:
+            outbox.delivered(letter)
+            return True
+        if not outbox.failed(letter, at=at):
+            log.error("%s, to %s: given up after a day", letter.message.id, letter.receiver.to)
+        return False
+
+
+def tell_of_ending(services: Services, release: Release, ending: Ending, *, at: datetime) -> None:
+    """A release was promoted, blocked, or rolled back. Told once, however often the step runs."""
+    words = {"promoted": "is released", "blocked": "was not released", "rolled_back": "was rolled back"}
+    said = words.get(ending.status.value)
+    if said is None:
+        return
+    facts = {"asked for by": release.request.by, "release": release.id}
+    _put(services, release, ending.status.value, f"{release.ref} {said}", ending.reason, facts, at=at)
+
+
+def tell_of_approval(
+    services: Services, release: Release, *, number: int, allowed: Sequence[str], text: str, at: datetime
+) -> None:
+    """Somebody is asked whether the version may get traffic."""
+    title = f"{release.ref} waits for approval"
+    facts = {"who may approve": ", ".join(allowed), "asked for by": release.request.by}
+    _put(services, release, f"approval-{number}", title, text, facts, at=at, occasion="approval")
+
+
+def tell_of_hold(services: Services, state: RolloutState, why: str, *, at: datetime) -> None:
+    """A rollout does not go on by itself. Told once for each step."""
+    release = services.releases.load(state.release_id)
+    title = f"{release.ref} is held at {state.split.candidate:g} %"
+    name = f"held-{state.step}"
+    _put(services, release, name, title, why, {"release": release.id}, at=at, occasion="held")
+
+
+def tell_of_rollback(services: Services, rollback: Rollback, *, at: datetime) -> None:
+    """A person or an alert took a version back. Goes to whom the spec of the model's last release names."""
+    spec = spec_of(services, rollback.model)
+    if spec is None:
+        return
+    wish = rollback.wish
+    message = Message(
+        id=rollback.id,
+        occasion="rolled_back",
+        model=rollback.model,
+        title=f"{rollback.model} v{rollback.leaves} was rolled back to v{rollback.returns}",
+        text=wish.reason[:LONGEST_TEXT],
+        at=at,
+        url=services.home.airflow_url + "/slipway/",
+        facts={"asked for by": wish.by, **({"incident": wish.incident} if wish.incident else {})},
+    )
+    outbox_of(services).put(message, spec.notify)
+
+
+def tell_of_alert(
+    services: Services, spec: ReleaseSpec | None, incident: Incident, why: str, *, occasion: str, at: datetime
+) -> None:
+    """An alert that changes nothing by itself. Told once for each incident and occasion."""
+    if spec is None:
+        log.warning("nobody is named who could be told of %s: %s", incident.alert, why)
+        return
+    held = occasion == "held"
+    message = Message(
+        id=f"{incident.model}-alert-{incident.key}-{occasion}",
+        occasion=occasion,
+        model=incident.model,
+        title=f"{incident.model}{' is held' if held else ''}: {incident.alert}",
+        text=f"{incident.summary}\n{why}"[:LONGEST_TEXT],
+        at=at,
+        url=services.home.airflow_url + "/slipway/",
+        facts={"since": incident.since.isoformat(timespec="seconds"), "incident": incident.key},
+    )
+    outbox_of(services).put(message, spec.notify)
+
+
+def tell_of_lateness(services: Services, release: Release, seconds: float, *, at: datetime) -> None:
+    """A release is not over although its deadline is."""
+    text = f"It was to be over {seconds:g} s after it was asked for. It goes on; nothing was stopped."
+    facts = {"release": release.id, "asked for by": release.request.by}
+    _put(services, release, "late", f"{release.ref} is late", text, facts, at=at)
+
+
+def spec_of(services: Services, model: str) -> ReleaseSpec | None:
+    """As it was at the model's last release."""
+    releases = services.releases.of_model(model)
+    return releases[-1].spec if releases else None
+
+
+def _put(
+    services: Services,
+    release: Release,
+    name: str,
+    title: str,
+    text: str,
+    facts: dict[str, Any],
+    *,
+    at: datetime,
+    occasion: str | None = None,
+) -> None:
+    message = Message(
+        id=f"{release.id}-{name}",
+        occasion=occasion or name,
+        model=release.model,
+        title=title,
+        text=text[:LONGEST_TEXT],
+        at=at,
+        url=f"{services.home.airflow_url}{PAGE}{release.id}",
+        facts=facts,
+    )
+    outbox_of(services).put(message, release.spec.notify)

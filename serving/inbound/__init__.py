@@ -1,0 +1,1 @@
+"""What others tell us over HTTP, checked without Airflow: signatures, secrets, repeats, pace."""

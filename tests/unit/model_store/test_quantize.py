@@ -22,6 +22,7 @@ from model_store.quantize.prepare import NotOnnx
 from model_store.quantize.spread import spread
 from model_store.readout import Readout
 from model_store.store import Store
+from model_store.types import Precision
 from tests.bundles import elementwise, model_of
 from tests.small_models import Array, Credit, Digits, Rows, keep
 
@@ -308,7 +309,7 @@ class Simulated:
     def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> Found:
         self.trials += 1
         changed = sum(harm for node, harm in self.harm.items() if node not in excluded)
-        return Found(b"", recipe, excluded, changed, changed)
+        return Found(b"", recipe, excluded, changed, changed / 2, changed)
 
 
 RECIPE = Recipe("onnxruntime", "MinMax")
@@ -339,6 +340,55 @@ def test_when_nothing_is_enough_the_least_harmful_model_goes_to_the_gate() -> No
     assert found.changed == pytest.approx(0.1)
 
 
+def test_products_without_weights_go_back_first_whatever_their_harm() -> None:
+    """They make the file no smaller: of two ways to be harmless, the one that keeps the weights in 8 bits."""
+    simulated = Simulated({"weights": 0.04, "more": 0.03, "attention": 0.01})
+    units = Units((("weights",), ("more",), ("attention",)), weightless=(("attention",),))
+    found = search_exclusions(simulated.run, simulated.run(RECIPE, ()), units, 0.07)
+    assert found.excluded == ("attention",)
+
+
+def found(changed: float, lost: float) -> Found:
+    return Found(b"", RECIPE, (), changed, lost, 0.0)
+
+
+def test_a_decision_that_was_a_coins_toss_may_change_but_not_a_sure_one() -> None:
+    assert found(changed=0.02, lost=0.01).keeps(0.02)
+    assert not found(changed=0.02, lost=0.011).keeps(0.02)
+    assert not found(changed=0.021, lost=0.0).keeps(0.02)
+
+
+def test_what_is_lost_is_weighed_by_how_sure_the_original_was(store: Store) -> None:
+    rows = {"input": np.random.default_rng(0).normal(size=(512, 32)).astype(np.float32)}
+    source = keep(store, outlier_model(5000.0))
+    made = quantize(store, source, "int8", "onnxruntime", rows, search=Search(max_changed=1.0))
+    assert not isinstance(made, NotQuantized)
+    before, after = (
+        answer(open_session(path, config=session_config("int8")), rows)["probabilities"]
+        for path in (source.path, made.path)
+    )
+    was, now, row = before.argmax(1), after.argmax(1), np.arange(512)
+    how = store.provenance(made.digest)
+    assert how["changed_decisions"] == pytest.approx(float(np.mean(was != now)), abs=0.005)
+    assert how["lost_decisions"] == pytest.approx(
+        float(np.mean(before[row, was] - before[row, now])), abs=0.005
+    )
+    assert 0 < how["lost_decisions"] < how["changed_decisions"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_version_registered_quantized_is_served_as_it_is_or_not_at_all(
+    store: Store, digits: Digits, precision: Precision
+) -> None:
+    by_hand = quantize(store, keep(store, digits.onnx), "int8", "onnxruntime", digits.calibration)
+    assert not isinstance(by_hand, NotQuantized)
+    again = quantize(
+        store, keep(store, by_hand.path.read_bytes()), precision, "onnxruntime", digits.calibration
+    )
+    assert isinstance(again, NotQuantized)
+    assert "registered quantized already: it has DequantizeLinear, QuantizeLinear" in again.reason
+
+
 def test_many_nodes_are_searched_in_groups_of_one_kind() -> None:
     weights = [numpy_helper.from_array(np.zeros((4, 4), np.float32), f"w{index}") for index in range(30)]
     nodes = [
@@ -351,6 +401,7 @@ def test_many_nodes_are_searched_in_groups_of_one_kind() -> None:
     model = model_of(nodes, inputs, [value("y", TensorProto.FLOAT, [4, 4])], weights)
     units = Units.of(model, ("MatMul",), max_units=24)
     assert [len(unit) for unit in units.members] == [30, 1]
+    assert units.weightless == (("attention",),)
     assert len(Units.of(model, ("MatMul",), max_units=31).members) == 31
 
 

@@ -66,9 +66,11 @@ def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
     memory = Memory(state.values[None])
     evidence = memory["wealth"][0].sum(axis=-1) + reserve(memory["seconds"])
     against = shown(evidence.copy())
+    numbers = _numbers(state)
     for rule in RULES:
         if _applies(rule, policy, state):
-            yield _finding(rule, policy, state, float(evidence[rule.row]), float(against[rule.row]))
+            values = float(evidence[rule.row]), float(against[rule.row])
+            yield _finding(rule, policy, state, *values, numbers)
     yield _enough(policy, state)
 
 
@@ -80,7 +82,14 @@ def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
     return rule is not DISAGREEMENT or policy.max_disagreement is not None
 
 
-def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, over: float, against: float) -> Finding:
+def _finding(
+    rule: _Rule,
+    policy: AnalysisPolicy,
+    state: JudgeState,
+    over: float,
+    against: float,
+    counts: tuple[tuple[str, float], ...],
+) -> Finding:
     """`over` is the e-value now that the rule's limit is passed, `against` that stable is also better."""
     enough, peak = needed(policy)[rule.row], _peak(state, rule.row)
     if peak >= enough and not _stable_fails_too(rule, state):
@@ -100,7 +109,7 @@ def _finding(rule: _Rule, policy: AnalysisPolicy, state: JudgeState, over: float
         outcome, meaning = Outcome.INCONCLUSIVE, "over the limit, and not yet clear whether by chance"
     else:
         outcome, meaning = Outcome.PASS, "no sign of harm"
-    numbers = (*_numbers(state), ("e_value", peak), ("e_value_needed", enough))
+    numbers = (*counts, ("e_value", peak), ("e_value_needed", enough))
     return Finding(rule.name, outcome, f"{rule.told(policy, state)}: {meaning}", numbers, rule.source)
 
 

@@ -144,11 +144,11 @@ class JudgeState:
 
     @property
     def share(self) -> float:
-        return float(self._part("share"))
+        return self._number("share")
 
     @property
     def seconds(self) -> float:
-        return float(self._part("seconds"))
+        return self._number("seconds")
 
     @property
     def compared(self) -> tuple[int, int]:
@@ -163,13 +163,16 @@ class JudgeState:
     @property
     def owed(self) -> int:
         """Failures of the candidate whose repeats on stable were not seen yet."""
-        return int(self._part("owed"))
+        return int(self._number("owed"))
 
     def _part(self, name: str) -> Array:
         return self.values[PLACES[name]].reshape(LAYOUT[name])
 
+    def _number(self, name: str) -> float:
+        return float(self.values[PLACES[name].start])
+
     def _counts(self, name: str) -> Counts:
-        requests, errors, slow = self.values[PLACES[name]]
+        requests, errors, slow = self.values[PLACES[name]].tolist()
         return Counts(int(requests), int(errors), int(slow), self.seconds)
 
     def _pair(self, name: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,11 @@ from serving.types import Endpoint
 _CLUSTERS = "/clusters?format=json"
 _SLOW = "/stats?type=Counters&filter=^slipway\\.slow\\."
 _SLOW_PREFIX = "slipway.slow.service."
+_BEGIN, _BETWEEN, _END = b'{\n "cluster_statuses": [\n  {', b"\n  },\n  {", b"\n  }\n ]\n}"
+
+_Hosts = dict[Endpoint, EndpointCounters]
+_Slow = dict[str, int]
+_Sources = tuple[_Hosts, _Hosts, _Slow]  # a service's attempts, its repeats on stable, and its slow answers
 
 
 class MetricsUnavailable(Retryable):
@@ -34,12 +40,17 @@ class EnvoyAdmin:
         self._url = url
         self._timeout_seconds = timeout_seconds
         self._connection: http.client.HTTPConnection | None = None
+        self._clusters: dict[bytes, list[tuple[str, _Hosts]]] = {}
+        self._services: dict[str, tuple[_Sources, _Hosts]] = {}
 
     def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
-        """All services' endpoints. Raises `MetricsUnavailable`."""
+        """All services' endpoints. Raises `MetricsUnavailable`.
+
+        A service of which nothing changed since the last call is the same object as then.
+        """
         try:
             slow = _slow_counts(self._get(_SLOW))
-            return _endpoint_counters(orjson.loads(self._get(_CLUSTERS)), slow)
+            return self._endpoint_counters(self._get(_CLUSTERS), slow)
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
             self.close()
             raise MetricsUnavailable(
@@ -47,6 +58,21 @@ class EnvoyAdmin:
                 remedy="check that Envoy runs: slipway status",
                 delay_seconds=1,
             ) from problem
+
+    def _endpoint_counters(self, text: bytes, slow: dict[str, _Slow]) -> dict[str, _Hosts]:
+        self._clusters = {part: self._clusters.get(part) or _cluster(part) for part in _parts(text)}
+        hosts = dict(chain.from_iterable(self._clusters.values()))
+        sources: dict[str, _Sources] = {
+            name: (attempts, hosts.get(name + STABLE_SUFFIX, {}), slow.get(name, {}))
+            for name, attempts in hosts.items()
+            if not name.endswith(RESERVED_SUFFIXES)
+        }
+        before, self._services = self._services, {}
+        for name, now in sources.items():
+            known = before.get(name)
+            # Comparing what was parsed before with itself costs nothing: Python looks at identity first.
+            self._services[name] = known if known and known[0] == now else (now, _combined(*now))
+        return {name: combined for name, (_, combined) in self._services.items()}
 
     def close(self) -> None:
         if self._connection:
@@ -78,59 +104,59 @@ class EnvoyAdmin:
         return body
 
 
-def _slow_counts(text: bytes) -> dict[tuple[str, str], int]:
-    """By (cluster, address), from lines like `slipway.slow.service.fraud.host.127.0.0.1:8500: 12`."""
-    counts = {}
+def _slow_counts(text: bytes) -> dict[str, _Slow]:
+    """By cluster and address, from lines like `slipway.slow.service.fraud.host.127.0.0.1:8500: 12`."""
+    counts: dict[str, _Slow] = {}
     for line in text.decode().splitlines():
         name, _, value = line.rpartition(": ")
         cluster, _, address = name.removeprefix(_SLOW_PREFIX).rpartition(".host.")
-        counts[cluster, address] = int(value)
+        counts.setdefault(cluster, {})[address] = int(value)
     return counts
 
 
-def _endpoint_counters(
-    clusters: dict[str, Any], slow: dict[tuple[str, str], int]
-) -> dict[str, dict[Endpoint, EndpointCounters]]:
-    found: dict[str, dict[Endpoint, EndpointCounters]] = {}
-    repeats: dict[str, Any] = {}
-    for cluster in clusters["cluster_statuses"]:
-        name, hosts = cluster["name"], cluster.get("host_statuses", ())
-        if name.endswith(STABLE_SUFFIX):
-            repeats[name.removesuffix(STABLE_SUFFIX)] = hosts
-        elif not name.endswith(RESERVED_SUFFIXES):
-            found[name] = dict(_counters(name, host, slow) for host in hosts)
-    for service, hosts in repeats.items():
-        _add_repeats(found.get(service, {}), hosts)
-    return found
+def _parts(text: bytes) -> list[bytes]:
+    """The text of each cluster, as a JSON object; the whole text where Envoy lays it out in another way.
+
+    Parsing megabytes of JSON was most of the guard's work with hundreds of services, of which few change
+    between two looks. In JSON a line end never stands inside a string, so its indentation tells the level.
+    """
+    if not (text.startswith(_BEGIN) and text.rstrip().endswith(_END)):
+        return [text]
+    inside = text.rstrip()[len(_BEGIN) : -len(_END)]
+    return [b"{" + part + b"}" for part in inside.split(_BETWEEN)]
 
 
-def _add_repeats(counters: dict[Endpoint, EndpointCounters], hosts: list[dict[str, Any]]) -> None:
+def _cluster(text: bytes) -> list[tuple[str, _Hosts]]:
+    """Name and endpoints of each cluster in a part; none for those that hold no endpoints."""
+    content = dict(orjson.loads(text))
+    clusters = content.get("cluster_statuses", [content])
+    return [(cluster["name"], dict(map(_counters, cluster.get("host_statuses", ())))) for cluster in clusters]
+
+
+def _combined(attempts: _Hosts, repeats: _Hosts, slow: _Slow) -> _Hosts:
     """What stable answered a second time comes through a cluster of its own, from the same endpoint."""
-    for host in hosts:
-        # A counter at 0 has no value in Envoy's JSON; most services repeat nothing most of the time.
-        if not any("value" in stat for stat in host["stats"]):
-            continue
-        endpoint, repeats = _counters("", host, {})
-        if known := counters.get(endpoint):
-            counters[endpoint] = replace(
-                known,
-                requests=known.requests + repeats.requests,
-                errors=known.errors + repeats.errors,
-                active=known.active + repeats.active,
-            )
+    return {
+        endpoint: replace(
+            first,
+            requests=first.requests + again.requests,
+            errors=first.errors + again.errors,
+            active=first.active + again.active,
+            slow=slow.get(str(endpoint), 0),
+        )
+        for endpoint, first in attempts.items()
+        for again in (repeats.get(endpoint, _NONE),)
+    }
 
 
-def _counters(
-    service: str, host: dict[str, Any], slow: dict[tuple[str, str], int]
-) -> tuple[Endpoint, EndpointCounters]:
+def _counters(host: dict[str, Any]) -> tuple[Endpoint, EndpointCounters]:
     place = host["address"]["socket_address"]
-    endpoint = Endpoint(place["address"], place["port_value"])
+    # A counter at 0 has no value in Envoy's JSON.
     stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
-    return endpoint, EndpointCounters(
+    return Endpoint(place["address"], place["port_value"]), EndpointCounters(
         # rq_total counts attempts that began, but none that could not connect; these two, those that ended.
         requests=stats["rq_success"] + stats["rq_error"],
         errors=stats["rq_error"],
-        slow=slow.get((service, str(endpoint)), 0),
+        slow=0,
         active=stats["rq_active"],
         healthy=not _UNWELL & host["health_status"].keys(),
         weight=int(host.get("weight", 1)),
@@ -139,3 +165,4 @@ def _counters(
 
 
 _UNWELL = {"failed_active_health_check", "failed_outlier_check", "pending_active_hc"}
+_NONE = EndpointCounters(0, 0, 0, active=0, healthy=True)

@@ -7,11 +7,12 @@ guard saw. A state is saved only over the generation it was decided on.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
 from serving.analysis import AnalysisPolicy
 from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.rollout.record import Record, finding_from_json, finding_to_json
+from serving.rollout.record import NewerFormat, Record, finding_from_json, finding_to_json
 from serving.types import TrafficSplit
 
 _RELEASE_ID = re.compile(r"(?P<service>.+)-v(?P<version>\d+)-(?P<at>\d{8}t\d{6}z)(-\d+)?", re.IGNORECASE)
 _TAIL_BYTES = 64 * 1024
+# Grows only when an older Slipway would take a state for something it is not; see `serving.rollout.record`.
+_SCHEMA = 1
+
+log = logging.getLogger("slipway.journal")
 
 
 class StaleState(Retryable):
@@ -35,6 +40,10 @@ class StaleState(Retryable):
 
 class UnknownRelease(Permanent):
     """No release has this id."""
+
+
+class NewerState(Permanent):
+    """A newer Slipway wrote this release, and deciding on half of what it says would be a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._mended: dict[str, Path] = {}
+        self._told: set[Path] = set()
 
     def create(self, state: RolloutState, event: Event) -> RolloutState:
         """Save a new release; one that exists is returned as it stands."""
@@ -113,11 +123,11 @@ class Journal:
             file.write(record.to_line())
 
     def records(self, release: str) -> Iterator[Record]:
-        """All observations, oldest first. A line torn by a crash is skipped."""
+        """All observations, oldest first. Lines torn by a crash, or of a newer format, are left out."""
         path = self.counts_path(release)
         if path.exists():
             with path.open("rb") as file:
-                yield from filter(None, map(_record, file))
+                yield from self._understood(path, file)
 
     def latest_record(self, release: str) -> Record | None:
         """The newest observation, or None while there is none."""
@@ -126,7 +136,21 @@ class Journal:
             return None
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return next(filter(None, map(_record, reversed(file.read().splitlines()))), None)
+            return next(self._understood(path, reversed(file.read().splitlines())), None)
+
+    def _understood(self, path: Path, lines: Iterable[bytes]) -> Iterator[Record]:
+        for line in lines:
+            try:
+                yield Record.from_line(line)
+            except NewerFormat as problem:
+                self._tell_once(path, problem)
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def _tell_once(self, path: Path, problem: NewerFormat) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            log.error("%s has lines of %s: they count for nothing here; update this process", path, problem)
 
     def path(self, release: str) -> Path:
         match = _RELEASE_ID.fullmatch(release)
@@ -171,13 +195,22 @@ def read_state(path: Path) -> RolloutState:
 
 
 def _write(path: Path, state: RolloutState, events: tuple[Event, ...]) -> None:
-    content = {"schema": 1, "state": _state_to_json(state), "timeline": [asdict(event) for event in events]}
+    content = {
+        "schema": _SCHEMA,
+        "state": _state_to_json(state),
+        "timeline": [asdict(event) for event in events],
+    }
     write_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
 
 def _read(path: Path) -> tuple[RolloutState, tuple[Event, ...]]:
     saved = orjson.loads(path.read_bytes())
-    events = tuple(Event(**{**event, "at": _time(event["at"])}) for event in saved["timeline"])
+    if saved.get("schema", 1) > _SCHEMA:
+        raise NewerState(
+            f"{path} has schema {saved['schema']}, and this Slipway knows schemas up to {_SCHEMA}",
+            remedy="restart this process with the version that wrote it, or go back in all of them",
+        )
+    events = tuple(Event(**_known(Event, {**event, "at": _time(event["at"])})) for event in saved["timeline"])
     return _state_from_json(saved["state"]), events
 
 
@@ -186,32 +219,31 @@ def _state_to_json(state: RolloutState) -> dict[str, Any]:
 
 
 def _state_from_json(saved: dict[str, Any]) -> RolloutState:
-    return RolloutState(
-        **{
-            **saved,
-            "plan": _plan(saved["plan"]),
-            "phase": Phase(saved["phase"]),
-            "step_started_at": _time(saved["step_started_at"]),
-            "started_at": _time(saved["started_at"]),
-            "findings": tuple(finding_from_json(finding) for finding in saved["findings"]),
-        }
-    )
+    read = {
+        **saved,
+        "plan": _plan(saved["plan"]),
+        "phase": Phase(saved["phase"]),
+        "step_started_at": _time(saved["step_started_at"]),
+        "started_at": _time(saved["started_at"]),
+        "findings": tuple(finding_from_json(finding) for finding in saved["findings"]),
+    }
+    return RolloutState(**_known(RolloutState, read))
+
+
+def _known(kind: type[Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of it: a newer one may have added fields that it can do without."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in saved.items() if name in names}
 
 
 def _plan(saved: dict[str, Any]) -> RolloutPlan:
     steps = tuple(RolloutStep(TrafficSplit(**step["split"]), step["hold_seconds"]) for step in saved["steps"])
-    return RolloutPlan(**{**saved, "steps": steps, "policy": AnalysisPolicy(**saved["policy"])})
+    policy = AnalysisPolicy(**_known(AnalysisPolicy, saved["policy"]))
+    return RolloutPlan(**_known(RolloutPlan, {**saved, "steps": steps, "policy": policy}))
 
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-def _record(line: bytes) -> Record | None:
-    try:
-        return Record.from_line(line)
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _end_last_line(path: Path) -> None:

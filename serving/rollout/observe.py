@@ -28,7 +28,7 @@ class Tally:
 
     `share` was in force during the last look (across a change, the smaller one); `settled` says whether all
     that finished in it began under this share or a larger one. `shares` are (uptime, share in force) of the
-    looks within one time limit of a request.
+    looks within one time limit of a request. `seen` is what the last look was given.
     `doubt`: why the last look cannot be trusted, or "".
     """
 
@@ -42,6 +42,7 @@ class Tally:
     settled: bool = True
     shares: tuple[tuple[float, float], ...] = ()
     step_seconds: float = 0.0
+    seen: tuple[Route, Mapping[Endpoint, EndpointCounters]] | None = None
 
     @classmethod
     def of(cls, record: Record) -> Tally:
@@ -69,10 +70,7 @@ def look(
 ) -> tuple[Tally, Increment]:
     """The tally after this look, and what happened since the one before. `monotonic` is in seconds."""
     seconds = _seconds_since(tally.monotonic, monotonic)
-    raw = dict(tally.raw)
-    stable = _arm(route.stable, counters, raw, seconds, joined_late=True)
-    candidate = _arm(route.candidate, counters, raw, seconds, joined_late=False)
-    now_in_force = share_in_force(route, counters)
+    raw, stable, candidate, now_in_force = _counted(tally, route, counters, seconds)
     shares = _lately(tally, now_in_force, monotonic, route.settings.timeout_ms / 1000)
     share = min(now_in_force, shares[-2][1])
     after = Tally(
@@ -86,6 +84,7 @@ def look(
         settled=min(shares, key=_SHARE)[1] >= share,
         shares=shares,
         step_seconds=seconds + (tally.step_seconds if tally.place == state.place else 0.0),
+        seen=(route, counters),
     )
     increment = Increment(
         stable,
@@ -96,6 +95,22 @@ def look(
         settled=after.settled,
     )
     return after, increment
+
+
+def _counted(
+    tally: Tally, route: Route, counters: Mapping[Endpoint, EndpointCounters], seconds: float
+) -> tuple[Raw, Counts, Counts, float]:
+    """Where the counters stand, what each arm did since the last look, and the share in force now.
+
+    With hundreds of releases most looks find most of them unchanged: then there is nothing to count.
+    """
+    if tally.seen and tally.seen[0] is route and tally.seen[1] is counters and not tally.doubt:
+        nothing = Counts(0, 0, 0, seconds)
+        return tally.raw, nothing, nothing, tally.shares[-1][1]
+    raw = dict(tally.raw)
+    stable = _arm(route.stable, counters, raw, seconds, joined_late=True)
+    candidate = _arm(route.candidate, counters, raw, seconds, joined_late=False)
+    return raw, stable, candidate, share_in_force(route, counters)
 
 
 def share_in_force(route: Route, counters: Mapping[Endpoint, EndpointCounters]) -> float:

@@ -16,6 +16,14 @@ from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 
 Raw = dict[Endpoint, tuple[int, int, int]]
 
+# Grows only when an older reader would take a line for something it is not. What is merely added is left out
+# by older readers, and has a default for newer ones, so that an upgrade under a running stack converges.
+FORMAT = 1
+
+
+class NewerFormat(ValueError):  # noqa: N818 - it names what was found
+    """The line was written by a newer Slipway, in a format this one does not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -24,7 +32,7 @@ class Record:
     `share` is the candidate's part (0-1) of the weight in force, `settled` whether it has been so for as
     long as a request may take. `stable` and `candidate` are since the start; `raw` are the proxy's own
     (requests, errors, slow) per endpoint, from which a guard that was restarted goes on. `monotonic` is the
-    machine's uptime clock.
+    machine's uptime clock. `answers` are (compared, disagreed) since the start (`serving.shadow`).
     """
 
     at: datetime
@@ -38,11 +46,13 @@ class Record:
     candidate: Counts
     raw: Raw
     verdict: Verdict
+    answers: tuple[int, int] = (0, 0)
 
     def to_line(self) -> bytes:
         """One JSON object and a newline."""
         return orjson.dumps(
             {
+                "format": FORMAT,
                 "at": self.at,
                 "monotonic": self.monotonic,
                 "place": self.place,
@@ -52,6 +62,7 @@ class Record:
                 "step_seconds": self.step_seconds,
                 "stable": _counts(self.stable),
                 "candidate": _counts(self.candidate),
+                "answers": self.answers,
                 "raw": {str(endpoint): values for endpoint, values in self.raw.items()},
                 "verdict": {
                     "outcome": self.verdict.outcome.name,
@@ -64,8 +75,13 @@ class Record:
 
     @classmethod
     def from_line(cls, line: bytes) -> Record:
-        """The inverse of `to_line`. Raises ValueError, KeyError or TypeError for what is no such line."""
-        saved = orjson.loads(line)
+        """The inverse of `to_line`. Raises ValueError, KeyError or TypeError for what is no such line.
+
+        Lines without a format are of the first one. Raises `NewerFormat` for those of a later Slipway.
+        """
+        saved = dict(orjson.loads(line))
+        if saved.get("format", 1) > FORMAT:
+            raise NewerFormat(f"format {saved['format']}, and this Slipway knows formats up to {FORMAT}")
         return cls(
             at=datetime.fromisoformat(saved["at"]),
             monotonic=saved["monotonic"],
@@ -76,6 +92,7 @@ class Record:
             step_seconds=saved["step_seconds"],
             stable=Counts(*saved["stable"]),
             candidate=Counts(*saved["candidate"]),
+            answers=tuple(saved.get("answers", (0, 0))),
             raw={_endpoint(name): tuple(values) for name, values in saved["raw"].items()},
             verdict=Verdict(
                 Outcome[saved["verdict"]["outcome"]],

@@ -15,6 +15,7 @@ from tests.unit.serving.gateway_process import Gateway, gateway_running
 from tests.unit.serving.upstream import Pods, deployment, pods_running
 
 SERVICE = "credit.risk_v2"
+ENDPOINT = Endpoint("127.0.0.1", 9)
 
 
 class EnvoyScene:
@@ -157,3 +158,45 @@ def test_an_answer_that_makes_no_sense_is_no_counter(
 ) -> None:
     with pytest.raises(MetricsUnavailable):
         read(admin, answer, stats)
+
+
+def pretty(*names: str, requests: int = 5) -> bytes:
+    """As Envoy lays it out."""
+    found = [
+        json.loads(clusters(rq_success=str(requests)))["cluster_statuses"][0] | {"name": name}
+        for name in names
+    ]
+    return json.dumps({"cluster_statuses": found}, indent=1).encode() + b"\n"
+
+
+def test_only_what_changed_is_read_again(admin: tuple[HTTPServer, dict[str, bytes]]) -> None:
+    server, answers = admin
+    source = EnvoyAdmin(f"http://127.0.0.1:{server.server_port}")
+    answers |= {"/clusters": pretty("m", "n"), "/stats": b""}
+    first = source.counters()
+    answers["/clusters"] = pretty("m", "n").replace(b'"value": "5"', b'"value": "8"', 1)
+    second = source.counters()
+    answers["/clusters"] = pretty("o")
+    third = source.counters()
+    source.close()
+    assert second["n"] is first["n"]
+    assert [each[ENDPOINT].requests for each in (first["m"], second["m"], second["n"])] == [6, 9, 6]
+    assert list(third) == ["o"]
+
+
+def test_a_slow_answer_alone_is_a_change(admin: tuple[HTTPServer, dict[str, bytes]]) -> None:
+    server, answers = admin
+    source = EnvoyAdmin(f"http://127.0.0.1:{server.server_port}")
+    answers |= {"/clusters": pretty("m", "m.stable"), "/stats": b""}
+    assert source.counters()["m"][ENDPOINT].slow == 0
+    answers["/stats"] = b"slipway.slow.service.m.host.127.0.0.1:9: 3\n"
+    seen = source.counters()["m"][ENDPOINT]
+    source.close()
+    assert (seen.requests, seen.slow) == (12, 3)
+
+
+def test_a_layout_that_is_not_envoys_today_is_read_as_a_whole(
+    admin: tuple[HTTPServer, dict[str, bytes]],
+) -> None:
+    for layout in (pretty("m", "n"), json.dumps(json.loads(pretty("m", "n")), indent=4).encode(), clusters()):
+        assert read(admin, layout).requests == 6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -120,3 +121,54 @@ def test_a_line_torn_by_a_crash_is_skipped_and_does_not_spoil_the_next(world: Wo
 def test_without_observations_there_is_no_latest(world: World) -> None:
     assert world.journal.latest_record(RELEASE) is None
     assert list(world.journal.records(RELEASE)) == []
+
+
+def rewritten(world: World, **changes: object) -> None:
+    """The release's state file as another version of Slipway might have left it."""
+    path = world.journal.path(RELEASE)
+    saved = json.loads(path.read_text())
+    saved["state"] |= changes.pop("state", {})
+    path.write_text(json.dumps(saved | changes))
+
+
+def lines_of(world: World, *lines: dict[str, object]) -> None:
+    with world.journal.counts_path(RELEASE).open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def test_observations_of_before_formats_had_numbers_are_read(world: World) -> None:
+    old = json.loads(record(7).to_line())
+    del old["format"], old["answers"]
+    lines_of(world, old)
+    assert world.journal.latest_record(RELEASE) == record(7)
+
+
+def test_what_a_newer_version_adds_to_an_observation_is_left_out(world: World) -> None:
+    lines_of(world, {**json.loads(record(7).to_line()), "mood": "good"})
+    assert world.journal.latest_record(RELEASE) == record(7)
+
+
+def test_observations_of_a_newer_format_count_for_nothing_and_are_told_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.journal.append(RELEASE, record(7))
+    newer = {"format": 2, "at": "whatever that means then"}
+    lines_of(world, newer, newer)
+    for _ in range(3):
+        assert world.journal.latest_record(RELEASE) == record(7)
+        assert list(world.journal.records(RELEASE)) == [record(7)]
+    assert len(caplog.records) == 1
+    assert "format 2" in caplog.text
+
+
+def test_a_state_with_fields_of_a_newer_version_is_read_without_them(world: World) -> None:
+    before = world.state
+    rewritten(world, state={"mood": "good"})
+    assert world.state == before
+
+
+def test_a_state_of_a_newer_schema_is_refused_with_a_remedy(world: World) -> None:
+    rewritten(world, schema=2)
+    with pytest.raises(Permanent, match="schema 2") as refused:
+        world.journal.load(RELEASE)
+    assert refused.value.remedy

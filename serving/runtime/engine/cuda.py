@@ -19,7 +19,7 @@ _PORTABLE = 1
 
 
 class Memory(Protocol):
-    """What `TensorRtEngine` asks of a GPU; tests run it on the host's own memory."""
+    """What engines ask of a GPU; tests run them on the host's own memory."""
 
     stream: int
 
@@ -43,7 +43,13 @@ class Memory(Protocol):
         """Until everything queued on the stream is done."""
         ...
 
-    def used_bytes(self) -> int: ...
+    def used_bytes(self) -> int:
+        """What was allocated here."""
+        ...
+
+    def available_bytes(self) -> int:
+        """What the whole GPU has left."""
+        ...
 
     def free(self) -> None: ...
 
@@ -108,6 +114,11 @@ class CudaMemory:
 
     def used_bytes(self) -> int:
         return self._used
+
+    def available_bytes(self) -> int:
+        left, whole = ctypes.c_size_t(), ctypes.c_size_t()
+        self._check(self._cuda.cuMemGetInfo_v2(ctypes.byref(left), ctypes.byref(whole)))
+        return int(left.value)
 
     def free(self) -> None:
         self.activate()

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from model_store.errors import Permanent
 from serving.runtime.engine.base import Engine, EngineOutOfMemory, UnknownEngine
 from serving.runtime.engine.cuda import CudaMemory
+from serving.runtime.engine.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from serving.runtime.engine.registry import open_engine
 from serving.runtime.engine.tensorrt import TensorRtEngine
 from serving.runtime.execution import Executor
@@ -77,6 +78,7 @@ class HostMemory:
     def __init__(self, most_bytes: int = 10**9) -> None:
         self._blocks: dict[int, np.ndarray] = {}
         self._room = most_bytes
+        self.pinned_bytes = 0
         self.is_current = False
 
     def activate(self) -> None:
@@ -90,6 +92,9 @@ class HostMemory:
         return len(self._blocks)
 
     def pinned(self, size: int) -> np.ndarray:
+        if size > self._room:
+            raise EngineOutOfMemory("no room")
+        self.pinned_bytes += size
         return np.zeros(size, np.uint8)
 
     def upload(self, host: np.ndarray, device: int, size: int) -> None:
@@ -108,8 +113,80 @@ class HostMemory:
     def used_bytes(self) -> int:
         return sum(len(block) for block in self._blocks.values())
 
+    def available_bytes(self) -> int:
+        return self._room
+
     def free(self) -> None:
         self._blocks.clear()
+
+
+class AddressableMemory(HostMemory):
+    """Host memory by its real addresses, so that onnxruntime itself can be bound to it."""
+
+    def allocate(self, size: int) -> int:
+        block = self._blocks.pop(super().allocate(size))
+        self._blocks[block.ctypes.data] = block
+        return int(block.ctypes.data)
+
+
+class TestOnnxRuntimeCudaOnTheHostsMemory(EngineContract):
+    """The GPU engine's own binding and copying, with onnxruntime's CPU kernels between."""
+
+    def open(self, bundle: Path, memory: HostMemory) -> OnnxRuntimeCudaEngine:
+        return OnnxRuntimeCudaEngine(read_manifest(bundle), memory, ["CPUExecutionProvider"], device="cpu")
+
+    @pytest.fixture
+    def memory(self) -> AddressableMemory:
+        return AddressableMemory()
+
+    @pytest.fixture
+    def engine(self, doubling: Path, memory: AddressableMemory) -> Iterator[OnnxRuntimeCudaEngine]:
+        engine = self.open(doubling, memory)
+        yield engine
+        engine.close()
+
+    def test_memory_grows_with_the_batch_and_is_then_used_again(
+        self, engine: OnnxRuntimeCudaEngine, memory: AddressableMemory
+    ) -> None:
+        for count in (1, 2, 3, 5, MOST_ROWS):
+            engine.run([rows(count)])
+        grown = memory.used_bytes() + memory.pinned_bytes
+        for count in (1, MOST_ROWS, 2):
+            np.testing.assert_array_equal(engine.run([rows(count)])[0], 2 * rows(count))
+        # Input on both sides and output, each at most twice the last doubling: twice the largest batch.
+        assert memory.used_bytes() + memory.pinned_bytes == grown <= 3 * 4 * rows(MOST_ROWS).nbytes
+
+    def test_a_batch_too_large_for_staging_is_computed_without(
+        self, engine: OnnxRuntimeCudaEngine, memory: AddressableMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("serving.runtime.engine.onnxruntime_cuda._STAGED_UP_TO", rows(4).nbytes)
+        for count in (MOST_ROWS, 4, 1, MOST_ROWS):
+            (found,) = engine.run([rows(count, start=count)])
+            np.testing.assert_array_equal(found, 2 * rows(count, start=count))
+        assert memory.pinned_bytes == rows(4).nbytes + rows(MOST_ROWS).nbytes
+
+    def test_no_room_for_a_batch_is_out_of_memory_and_smaller_ones_are_computed_as_before(
+        self, doubling: Path
+    ) -> None:
+        # Room for the input's new place, none for the rest.
+        engine = self.open(doubling, AddressableMemory(most_bytes=rows(2).nbytes + rows(8).nbytes + 50))
+        np.testing.assert_array_equal(engine.run([rows(2)])[0], 2 * rows(2))
+        with pytest.raises(EngineOutOfMemory):
+            engine.run([rows(MOST_ROWS)])
+        np.testing.assert_array_equal(engine.run([rows(2, start=9)])[0], 2 * rows(2, start=9))
+        engine.close()
+
+    def test_an_output_of_unknown_shape_comes_back_whole(self, tmp_path: Path) -> None:
+        value = helper.make_tensor_value_info
+        model = model_of(
+            [helper.make_node("NonZero", ["x"], ["y"])],
+            [value("x", TensorProto.FLOAT, ["N", 3])],
+            [value("y", TensorProto.INT64, [2, "M"])],
+        )
+        engine = self.open(make_bundle(tmp_path, model), AddressableMemory())
+        for row, expected in (([0, 1, 2], [[0, 0], [1, 2]]), ([5, 0, 0], [[0], [0]])):
+            np.testing.assert_array_equal(engine.run([np.array([row], np.float32)])[0], expected)
+        engine.close()
 
 
 class RealMemory(CudaMemory):

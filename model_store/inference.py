@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,14 @@ def answer(
         ) from error
     count = count_rows(rows)
     return {name: np.concatenate([part[i] for part in parts])[:count] for i, name in enumerate(names)}
+
+
+def saved_answers(outputs: Rows) -> bytes:
+    """The outputs as .npz, text as numpy's own type: an object array would need pickle."""
+    buffer = io.BytesIO()
+    plain = {name: array.astype(str) if array.dtype == object else array for name, array in outputs.items()}
+    np.savez(buffer, allow_pickle=False, **plain)
+    return buffer.getvalue()
 
 
 def _padded(rows: Rows, session: ort.InferenceSession) -> Rows:

@@ -24,5 +24,9 @@ def convert(logged: LoggedModel, spec: ReleaseSpec, evaluation: Path) -> Origina
     columns = match(logged.signature, inputs, outputs) if logged.signature else None
     rows = read_dataset(evaluation, spec.data, inputs, columns=None if spec.data.inputs else columns)
     return Original(
-        content, rows, answer(open_session(path), rows.inputs), Toolchain("onnx", onnx.__version__)
+        content,
+        rows,
+        answer(open_session(path), rows.inputs),
+        Toolchain("onnx", onnx.__version__),
+        is_itself=content == path.read_bytes(),
     )

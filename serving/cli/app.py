@@ -140,6 +140,21 @@ def validate(
         releases.validate(spec, as_json=as_json)
 
 
+@app.command()
+def replay(
+    release: Annotated[str, typer.Argument(help="A release's id, as in its page and its MLflow run.")],
+    policy: Annotated[
+        Path, typer.Option(help="A release spec, or a YAML file with fields of its rollout.analysis.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what another policy would have done with the same traffic, and when."""
+    from serving.cli.replaying import replay_release
+
+    with telling_failures(as_json=as_json):
+        replay_release(Home.locate(), release, policy, as_json=as_json)
+
+
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 

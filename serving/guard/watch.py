@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from serving.analysis import JudgeState, begin, observe, verdict
@@ -95,7 +95,10 @@ class Watch:
             candidate=self.tally.candidate,
             raw=self.tally.raw,
             verdict=self.verdict,
+            answers=self.tally.answers,
+            least_share=min(self.tally.least_share, self.tally.share),
         )
+        self.tally = replace(self.tally, least_share=1.0)
         return self.written
 
 

@@ -28,7 +28,8 @@ class Tally:
 
     `share` was in force during the last look (across a change, the smaller one); `settled` says whether all
     that finished in it began under this share or a larger one. `shares` are (uptime, share in force) of the
-    looks within one time limit of a request. `seen` is what the last look was given.
+    looks within one time limit of a request. `seen` is what the last look was given, `least_share`
+    the smallest share since the last record, and `answers` (compared, disagreed) since the start.
     `doubt`: why the last look cannot be trusted, or "".
     """
 
@@ -43,6 +44,8 @@ class Tally:
     shares: tuple[tuple[float, float], ...] = ()
     step_seconds: float = 0.0
     seen: tuple[Route, Mapping[Endpoint, EndpointCounters]] | None = None
+    least_share: float = 1.0
+    answers: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, record: Record) -> Tally:
@@ -57,6 +60,7 @@ class Tally:
             settled=record.settled,
             shares=((record.monotonic, record.share),),
             step_seconds=record.step_seconds,
+            answers=record.answers,
         )
 
 
@@ -67,8 +71,12 @@ def look(
     counters: Mapping[Endpoint, EndpointCounters],
     *,
     monotonic: float,
+    answers: tuple[int, int] = (0, 0),
 ) -> tuple[Tally, Increment]:
-    """The tally after this look, and what happened since the one before. `monotonic` is in seconds."""
+    """The tally after this look, and what happened since the one before. `monotonic` is in seconds.
+
+    `answers` are (compared, disagreed) since the look before.
+    """
     seconds = _seconds_since(tally.monotonic, monotonic)
     raw, stable, candidate, now_in_force = _counted(tally, route, counters, seconds)
     shares = _lately(tally, now_in_force, monotonic, route.settings.timeout_ms / 1000)
@@ -85,6 +93,8 @@ def look(
         shares=shares,
         step_seconds=seconds + (tally.step_seconds if tally.place == state.place else 0.0),
         seen=(route, counters),
+        least_share=min(tally.least_share, share),
+        answers=(tally.answers[0] + answers[0], tally.answers[1] + answers[1]),
     )
     increment = Increment(
         stable,
@@ -93,6 +103,8 @@ def look(
         step=state.place,
         retries_on_stable=repeats_on_stable(route),
         settled=after.settled,
+        compared=answers[0],
+        disagreed=answers[1],
     )
     return after, increment
 
@@ -136,13 +148,17 @@ def repeats_on_stable(route: Route) -> bool:
 
 def between(before: Record | None, after: Record) -> Increment:
     """What happened between two records: how a judge is fed again, by a restarted guard or a replay."""
+    least = min(after.share, before.share if before else 0.0)
+    asked, differed = before.answers if before else (0, 0)
     return Increment(
         _difference(before.stable if before else NO_COUNTS, after.stable),
         _difference(before.candidate if before else NO_COUNTS, after.candidate),
-        share=min(after.share, before.share if before else 0.0),
+        share=least if after.least_share is None else after.least_share,
         step=after.place,
         retries_on_stable=after.retries_on_stable,
         settled=after.settled and before is not None and before.settled,
+        compared=after.answers[0] - asked,
+        disagreed=after.answers[1] - differed,
     )
 
 

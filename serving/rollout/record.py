@@ -32,7 +32,8 @@ class Record:
     `share` is the candidate's part (0-1) of the weight in force, `settled` whether it has been so for as
     long as a request may take. `stable` and `candidate` are since the start; `raw` are the proxy's own
     (requests, errors, slow) per endpoint, from which a guard that was restarted goes on. `monotonic` is the
-    machine's uptime clock. `answers` are (compared, disagreed) since the start (`serving.shadow`).
+    machine's uptime clock. `answers` are (compared, disagreed) since the start (`serving.shadow`);
+    `least_share` the smallest share of the looks since the line before.
     """
 
     at: datetime
@@ -47,6 +48,7 @@ class Record:
     raw: Raw
     verdict: Verdict
     answers: tuple[int, int] = (0, 0)
+    least_share: float | None = None
 
     def to_line(self) -> bytes:
         """One JSON object and a newline."""
@@ -63,6 +65,7 @@ class Record:
                 "stable": _counts(self.stable),
                 "candidate": _counts(self.candidate),
                 "answers": self.answers,
+                "least_share": self.least_share,
                 "raw": {str(endpoint): values for endpoint, values in self.raw.items()},
                 "verdict": {
                     "outcome": self.verdict.outcome.name,
@@ -93,6 +96,7 @@ class Record:
             stable=Counts(*saved["stable"]),
             candidate=Counts(*saved["candidate"]),
             answers=tuple(saved.get("answers", (0, 0))),
+            least_share=saved.get("least_share"),
             raw={_endpoint(name): tuple(values) for name, values in saved["raw"].items()},
             verdict=Verdict(
                 Outcome[saved["verdict"]["outcome"]],

@@ -48,6 +48,7 @@ def test_without_arguments_it_says_what_it_can_do() -> None:
         "release",
         "rollback",
         "validate",
+        "replay",
         "demo",
         "test",
         "bench",

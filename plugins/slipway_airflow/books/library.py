@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from model_store.errors import Permanent
+from serving.freezes import Frozen
 from serving.metrics.base import MetricsSource
 from serving.rollout.journal import UnknownRelease
 from serving.types import Route
@@ -35,6 +36,7 @@ from slipway_airflow.books.views import (
     Status,
     page_of,
 )
+from slipway_airflow.freezing import freezes_of
 from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
 
@@ -69,6 +71,8 @@ class Library:
         # Pages that many people watch ask for the same things several times a second.
         self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic)
         self._dags = Brief(runs.models, seconds=5.0, monotonic=monotonic)
+        freezes = freezes_of(services)
+        self._freezes = Brief(lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic)
         self._models = Brief(self._every_model, seconds=0.5, monotonic=monotonic)
         self._moments = Brief(self._every_moment, seconds=0.5, monotonic=monotonic)
 
@@ -90,6 +94,14 @@ class Library:
             queued=sum(1 for row in rows if row.queued),
             at=self._now(),
         )
+
+    def now(self) -> datetime:
+        """The time by which the views are told."""
+        return self._now()
+
+    def freezes(self) -> list[Frozen]:
+        """Those in force that hold all models, or one that somebody froze."""
+        return self._freezes.get()
 
     def names(self) -> list[str]:
         """Every model there is."""
@@ -246,7 +258,16 @@ class Library:
         if entry.status is Status.PREPARING and (question := _question(entry, asked)):
             who = ", ".join(question.who_may) or "anyone with the right"
             return Status.WAITING, f"waits for approval by {who}"
+        if entry.status is Status.PREPARING and (frozen := self._holding(entry)):
+            return Status.FROZEN, frozen.words
         return entry.status, entry.why
+
+    def _holding(self, entry: Entry) -> Frozen | None:
+        """The freeze for which a release waits, unless somebody let it pass."""
+        holding = [one for one in self._freezes.get() if one.model in (None, entry.model)]
+        if not holding or freezes_of(self.services).override_of(entry.id):
+            return None
+        return holding[0]
 
     def _approval(self, entry: Entry) -> Approval | None:
         question = _question(entry, self._asked())

@@ -8,10 +8,11 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a release stands. The first six are under way."""
+    """Where a release stands. The first seven are under way."""
 
     QUEUED = "queued"
     PREPARING = "preparing"
+    FROZEN = "frozen"
     WAITING = "waiting_for_approval"
     ROLLING_OUT = "rolling_out"
     PAUSED = "paused"
@@ -33,7 +34,15 @@ class Status(StrEnum):
 
 
 UNDER_WAY = frozenset(
-    {Status.QUEUED, Status.PREPARING, Status.WAITING, Status.ROLLING_OUT, Status.PAUSED, Status.WATCHING}
+    {
+        Status.QUEUED,
+        Status.PREPARING,
+        Status.FROZEN,
+        Status.WAITING,
+        Status.ROLLING_OUT,
+        Status.PAUSED,
+        Status.WATCHING,
+    }
 )
 
 

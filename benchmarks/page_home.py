@@ -1,0 +1,274 @@
+"""A home as years of releases leave it: models, releases that ended well and badly, and some under way.
+
+For the page's benchmark and tests. Files are written as Slipway writes them, but not flushed one by one.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import orjson
+
+from model_store.spec import ReleaseSpec
+from serving.analysis import AnalysisPolicy
+from serving.gateway import endpoints
+from serving.home import Home
+from serving.rollout.journal import Event
+from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.rollout.record import Record
+from serving.router.history import RouteHistory
+from serving.types import (
+    ALL_STABLE,
+    Counts,
+    Deployment,
+    Endpoint,
+    Finding,
+    Outcome,
+    Route,
+    Slot,
+    TrafficSplit,
+    Verdict,
+)
+
+PLAN = RolloutPlan(
+    strategy="canary",
+    steps=tuple(RolloutStep(TrafficSplit(100 - w, w), 60.0) for w in (5.0, 25.0, 50.0, 100.0)),
+    max_step_seconds=3600,
+    watch_seconds=3600,
+    policy=AnalysisPolicy(
+        alpha=0.001,
+        max_error_rate=0.01,
+        error_tolerance=0.005,
+        latency_objective_ms=250,
+        max_slow_share=0.02,
+        min_requests=50,
+    ),
+)
+PEOPLE = ("amina", "bo", "chandra", "dmitri", "airflow (asset_triggered)")
+REASONS = ("better recall on small loans", "weekly retraining", "the registry names it", "fixes the drift")
+
+
+@dataclass
+class Shelf:
+    """One model's releases as they are written. `at` is when the next one is asked for."""
+
+    home: Home
+    model: str
+    spec: dict[str, object]
+    chance: random.Random
+    at: datetime
+    serving: int | None = None
+    before: int | None = None
+
+    def release(self, version: int, end: str) -> str:
+        """One release. `end`: promoted, rolled_back, blocked, superseded, or where it stands now."""
+        name = f"{self.model}-v{version}-{self.at:%Y%m%dT%H%M%SZ}"
+        self._ask(name, version)
+        if end in ("promoted", "rolled_back", "rolling_out", "watching", "paused"):
+            self._roll(name, version, end)
+        if end in ("promoted", "rolled_back", "blocked"):
+            self._outcome(name, end)
+        if end in ("preparing", "rolling_out", "watching", "paused"):
+            self._lock(name)
+        if end == "promoted":
+            self.before, self.serving = self.serving, version
+        return name
+
+    def deployment(self, version: int) -> Deployment:
+        slot = Slot.BLUE if version % 2 else Slot.GREEN
+        port = 30_000 + hash_of(self.model) % 20_000 + version % 2
+        bundle = f"{hash_of(self.model) * 1000 + version:024x}"
+        return Deployment(
+            f"{self.model}-{slot}-{bundle}", self.model, bundle, version, slot, (Endpoint("127.0.0.1", port),)
+        )
+
+    def write_route(self, split: TrafficSplit, candidate: int | None, *, revision: int) -> Route:
+        stable = self.deployment(self.serving) if self.serving else None
+        other = self.deployment(candidate) if candidate else None
+        route = Route(self.model, revision, split, stable, other)
+        path = self.home.routes / self.model / "endpoints.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(endpoints.render(route))
+        return route
+
+    def _ask(self, name: str, version: int) -> None:
+        request = {
+            "dag_id": f"release_{self.model}",
+            "run_id": f"manual__{self.at.isoformat()}",
+            "at": self.at.isoformat(),
+            "version": str(version),
+            "reason": self.chance.choice(REASONS),
+            "by": self.chance.choice(PEOPLE),
+            "dry_run": False,
+        }
+        saved = {"schema": 1, "id": name, "model": self.model, "version": version, "request": request}
+        write(self.home.releases / self.model / f"{name}.json", {**saved, "spec": self.spec})
+
+    def _roll(self, name: str, version: int, end: str) -> None:
+        state, events = self._state(name, version, end)
+        content = {"schema": 1, "state": asdict(state), "timeline": [asdict(event) for event in events]}
+        write(self.home.journal / self.model / f"{name}.json", content)
+        history = RouteHistory(self.home.route_history)
+        for revision, event in enumerate(events, start=version * 10):
+            weight = event.candidate_weight
+            stable = self.deployment(self.serving) if self.serving else None
+            split = TrafficSplit(100 - weight, weight)
+            candidate = self.deployment(version)
+            history.append(Route(self.model, revision, split, stable, candidate), at=event.at)
+        if end in ("rolling_out", "paused", "watching"):
+            self._records(state, events)
+            self.write_route(state.split, version, revision=version * 10 + len(events))
+
+    def _state(self, name: str, version: int, end: str) -> tuple[RolloutState, list[Event]]:
+        began = self.at + timedelta(seconds=90)
+        reached = {"rolling_out": 2, "paused": 3, "rolled_back": self.chance.randint(1, 3)}.get(end, 4)
+        events = [Event(began, "started", "in slot green", 0)]
+        for step in range(reached):
+            shifted = began + timedelta(seconds=5 + 65 * step)
+            events.append(Event(shifted, "shift", f"step {step + 1} of 4", PLAN.steps[step].split.candidate))
+        state = RolloutState(
+            release_id=name,
+            service=self.model,
+            version=version,
+            previous_version=self.serving,
+            plan=PLAN,
+            step=reached - 1,
+            step_started_at=events[-1].at,
+            phase=Phase.PROGRESSING,
+            generation=len(events) - 1,
+            deployment_id=self.deployment(version).id,
+            started_at=began,
+            route_revision=version * 10 + reached,
+        )
+        last = events[-1].at + timedelta(seconds=40)
+        match end:
+            case "paused":
+                return replace(state, paused="by bo: the campaign begins at noon"), events
+            case "rolled_back":
+                why = "candidate failed 31 of 212 (14.62%), stable 2 of 3,904 (0.05%), tolerance 0.50%"
+                finding = Finding("error rate against stable", Outcome.FAIL, why)
+                events.append(Event(last, "rolled back", why, 0))
+                over = state.with_phase(Phase.ROLLED_BACK, at=last, reason=why, findings=(finding,))
+                return over, events
+            case "promoted":
+                events.append(Event(last, "promoted", f"version {version}", 100))
+                events.append(Event(last + timedelta(seconds=3600), "done", "the watch ended well", 100))
+                return state.with_phase(Phase.DONE, at=events[-1].at, reason="the watch ended well"), events
+            case "watching":
+                events.append(Event(last, "promoted", f"version {version}", 100))
+                return state.with_phase(Phase.WATCHING, at=last, reason="passed every step"), events
+        return state, events
+
+    def _records(self, state: RolloutState, events: list[Event]) -> None:
+        """A line a second, as the guard writes them, for what the rollout has seen so far."""
+        path = self.home.journal / self.model / f"{state.release_id}.counts.jsonl"
+        stable = candidate = Counts(0, 0, 0, 0.0)
+        lines = []
+        whole = int((events[-1].at - events[0].at).total_seconds()) + 30
+        for second in range(whole):
+            at = events[0].at + timedelta(seconds=second)
+            place, weight = _where(events, at)
+            mine, theirs = self._counts(weight), self._counts(100 - weight)
+            candidate, stable = candidate + mine, stable + theirs
+            record = Record(
+                at=at,
+                monotonic=float(second),
+                place=place,
+                share=weight / 100,
+                settled=True,
+                retries_on_stable=True,
+                step_seconds=float(second % 65),
+                stable=stable,
+                candidate=candidate,
+                raw={},
+                verdict=_verdict(stable, candidate, at),
+            )
+            lines.append(record.to_line())
+        path.write_bytes(b"".join(lines))
+
+    def _counts(self, weight: float) -> Counts:
+        requests = int(weight / 100 * self.chance.randint(40, 60))
+        errors = sum(self.chance.random() < 0.002 for _ in range(requests))
+        slow = sum(self.chance.random() < 0.004 for _ in range(requests))
+        return Counts(requests, errors, slow, 1.0)
+
+    def _outcome(self, name: str, end: str) -> None:
+        reasons = {
+            "promoted": "the watch ended well",
+            "rolled_back": "the candidate failed too often",
+            "blocked": "gate: no candidate kept every limit: int8 missed accuracy non-inferiority",
+        }
+        outcome = {
+            "schema": 1,
+            "release_id": name,
+            "status": end,
+            "reason": reasons[end],
+            "at": self.at + timedelta(seconds=400),
+            "bundle_id": "",
+            "gated": [],
+            "evidence_url": "http://127.0.0.1:8481/#/experiments/1/runs/1",
+            "data_docs_url": "",
+        }
+        write(self.home.releases / self.model / "outcomes" / f"{name}.json", outcome)
+
+    def _lock(self, name: str) -> None:
+        claim = {"requested_at": self.at, "release_id": name}
+        write(self.home.journal / self.model / "lock.json", {"holder": claim, "waiting": None})
+
+
+def seed(
+    home: Home, spec: ReleaseSpec, *, models: int, releases: int, now: datetime, names: tuple[str, ...] = ()
+) -> list[str]:
+    """Write it all; returns the models' names. Every tenth model has a release under way."""
+    chance = random.Random(0)
+    called = [*names, *(f"model_{number:03}" for number in range(models - len(names)))]
+    each = max(1, releases // models)
+    for number, model in enumerate(called):
+        saved = {**spec.model_dump(mode="json"), "model": model}
+        shelf = Shelf(home, model, saved, chance, now - timedelta(hours=8 * each + number % 7))
+        for version in range(1, each):
+            shelf.at += timedelta(hours=8)
+            ends = ("promoted", "rolled_back", "blocked", "superseded")
+            shelf.release(version, chance.choices(ends, (85, 8, 5, 2))[0] if version > 1 else "promoted")
+        shelf.at = now - timedelta(minutes=5, seconds=number % 60)
+        under_way = ("rolling_out", "watching", "paused", "preparing")[number // 10 % 4]
+        shelf.write_route(ALL_STABLE, None, revision=each * 10)
+        shelf.release(each, under_way if number % 10 == 0 else "blocked")
+    return called
+
+
+def hash_of(text: str) -> int:
+    """The same in every process, unlike `hash`."""
+    return sum(ord(letter) * 31**place for place, letter in enumerate(text)) % 1_000_003
+
+
+def write(path: Path, content: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(content))
+
+
+def _where(events: list[Event], at: datetime) -> tuple[int, float]:
+    past = [event for event in events if event.at <= at]
+    return len(past) - 1, past[-1].candidate_weight
+
+
+def _verdict(stable: Counts, candidate: Counts, at: datetime) -> Verdict:
+    share = candidate.errors / max(candidate.requests, 1)
+    findings = (
+        Finding(
+            "error rate against stable",
+            Outcome.PASS,
+            f"candidate failed {candidate.errors} of {candidate.requests} ({share:.2%}), stable "
+            f"{stable.errors} of {stable.requests}, tolerance 0.50%: no sign of harm",
+            source="two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality",
+        ),
+        Finding(
+            "requests",
+            Outcome.PASS if candidate.requests >= 50 else Outcome.INCONCLUSIVE,
+            f"the candidate answered {candidate.requests} of the 50 requests a step needs",
+        ),
+    )
+    return Verdict.of(findings, at=at)

@@ -1,0 +1,27 @@
+"""The library of this process: made when first asked for, then kept."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+
+from slipway_airflow.books.library import Library
+
+
+@cache
+def _made() -> Library:
+    from serving.metrics.envoy import EnvoyAdmin
+    from slipway_airflow import wiring
+    from slipway_airflow.books.airflow_runs import AirflowRuns
+
+    services = wiring.wire()
+    return Library(services, AirflowRuns(), EnvoyAdmin(services.home.envoy_admin_url))
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def library() -> Library:
+    """A dependency of every endpoint that reads."""
+    with _ONE_AT_A_TIME:
+        return _made()

@@ -1,0 +1,152 @@
+"""The Releases page: written on the server, kept fresh by asking for its live part again.
+
+`?part=live` gives only what changes; the script puts it in place when its ETag is another.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from slipway_airflow.books.library import Library, NothingThere
+from slipway_airflow.books.views import Status
+from slipway_airflow.web import charts
+from slipway_airflow.web.access import Person, Right, give_csrf_token, requires
+from slipway_airflow.web.answers import tagged
+from slipway_airflow.web.at_hand import library
+from slipway_airflow.web.problems import NotThere
+from slipway_airflow.web.reading import Moments, Page, Text, Wanted, in_utc
+from slipway_airflow.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
+
+router = APIRouter(include_in_schema=False)
+
+Books = Annotated[Library, Depends(library)]
+Reader = Annotated[Person, Depends(requires(Right.VIEW))]
+Part = Literal["", "live"]
+FOR_EVER = "public, max-age=31536000, immutable"
+
+
+class Show:
+    """What every page needs: who reads, where the page is mounted, and what is asked for."""
+
+    def __init__(self, request: Request, reader: Reader, books: Books, part: Part = "") -> None:
+        self.request = request
+        self.reader = reader
+        self.books = books
+        self.part = part
+
+    def page(self, name: str, *, code: int = 200, **values: Any) -> Response:
+        """`name.html`, or its live part."""
+        root = str(self.request.scope.get("root_path", ""))
+        html = render(
+            f"live/{name}.html" if self.part else f"{name}.html",
+            base=root,
+            airflow=root.removesuffix("/slipway"),
+            here=name,
+            reader=self.reader,
+            may=self._rights(values.get("model_name")),
+            now=self.books.now(),
+            freezes=self.books.freezes(),
+            live_url=self._live_url(),
+            **values,
+        )
+        response = tagged(self.request, html.encode(), "text/html", SECURITY)
+        if response.status_code == 200:
+            response.status_code = code
+        give_csrf_token(self.request, response, self.reader)
+        return response
+
+    def _rights(self, model: str | None) -> dict[str, bool]:
+        return {right.value: self.reader.may(right, model) for right in Right}
+
+    def _live_url(self) -> str:
+        return str(self.request.url.include_query_params(part="live").replace(scheme="", netloc=""))
+
+
+Showing = Annotated[Show, Depends(Show)]
+
+
+@router.get("/")
+def overview(show: Showing, q: Text = "", only: Text = "", page: Page = 1) -> Response:
+    """Every model."""
+    found = show.books.overview(query=q, only=only, page=page)
+    return show.page("overview", found=found, q=q, only=only)
+
+
+@router.get("/models/{model}")
+def model(show: Showing, model: str, page: Page = 1) -> Response:
+    """One model: what serves, and all its releases."""
+    try:
+        row = show.books.model(model)
+    except NothingThere as missing:
+        return _missing(show, missing)
+    releases = show.books.releases(model=model, page=page)
+    returnable = show.books.returnable(model)
+    return show.page("model", row=row, found=releases, returnable=returnable, model_name=model)
+
+
+@router.get("/releases")
+def releases(show: Showing, model: Text = "", status: Text = "", page: Page = 1) -> Response:
+    """Releases of all models."""
+    known = status if status in (*Status, "under_way") else ""
+    found = show.books.releases(model=model, status=known, page=page)
+    return show.page("releases", found=found, model=model, status=known, statuses=list(Status))
+
+
+@router.get("/releases/{release_id}")
+def release(show: Showing, release_id: str) -> Response:
+    """One release."""
+    try:
+        view = show.books.release(release_id)
+    except NothingThere as missing:
+        return _missing(show, missing)
+    try:
+        series = show.books.series(release_id)
+    except NothingThere:
+        drawn: list[charts.Chart] = []
+    else:
+        drawn = charts.all_of(series)
+    return show.page("release", view=view, charts=drawn, model_name=view.row.model)
+
+
+@router.get("/history")
+def history(show: Showing, wanted: Wanted, at: Moments = None, page: Page = 1) -> Response:
+    """What happened, and what served at a moment."""
+    moment = in_utc(at)
+    return show.page(
+        "history",
+        found=show.books.history(wanted, page=page),
+        wanted=wanted,
+        served=show.books.serving_at(moment) if moment else None,
+        people=show.books.people(),
+        actions=show.books.actions(),
+        models=show.books.names(),
+        query=str(show.request.url.query),
+    )
+
+
+@router.get("/new")
+def new(show: Showing, model: Text = "", version: Text = "") -> Response:
+    """The form that starts a release."""
+    return show.page("new", model=model, version=version, models=show.books.names(), model_name=model or None)
+
+
+@router.get("/freezes-page")
+def freezes(show: Showing) -> Response:
+    """When nothing rolls out."""
+    return show.page("freezes", models=show.books.names())
+
+
+@router.get("/static/{digest}/{name}")
+def static(digest: str, name: str) -> Response:
+    """The style sheet and the scripts. Their address has their digest, so they are kept for ever."""
+    content = static_files().get(name)
+    if content is None:
+        raise NotThere(f"there is no {name}", remedy="reload the page")
+    media = MEDIA_TYPES[name[name.rindex(".") :]]
+    return Response(content, media_type=media, headers={**SECURITY, "Cache-Control": FOR_EVER})
+
+
+def _missing(show: Show, missing: NothingThere) -> Response:
+    return show.page("missing", code=404, problem=missing)

@@ -1,0 +1,295 @@
+// Keeps the live part fresh, asks for a reason before anything is done, and reads charts out. No framework.
+"use strict";
+
+const base = document.body.dataset.base;
+const byId = (id) => document.getElementById(id);
+
+/* ---- times, in the reader's own zone ---------------------------------------------------------------- */
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+function localTimes(root) {
+  for (const time of root.querySelectorAll("time")) {
+    const at = new Date(time.dateTime);
+    time.title = `${exact.format(at)} (${time.dateTime})`;
+    if ("exact" in time.dataset) time.textContent = exact.format(at);
+  }
+}
+
+/* ---- live ------------------------------------------------------------------------------------------- */
+const live = byId("live");
+let etag = null;
+let failures = 0;
+let waiting = null;
+
+async function refresh() {
+  clearTimeout(waiting);
+  if (document.hidden) return;
+  try {
+    const answer = await fetch(live.dataset.live, {
+      headers: { accept: "text/html", ...(etag ? { "if-none-match": etag } : {}) },
+      redirect: "manual",
+      cache: "no-store",
+    });
+    if (answer.type === "opaqueredirect" || answer.status === 401) return tell("You are signed out. Reload the page to sign in again.");
+    if (answer.status === 200) { etag = answer.headers.get("etag"); put(await answer.text()); }
+    else if (answer.status !== 304) throw new Error(String(answer.status));
+    failures = 0;
+    tell("");
+  } catch {
+    failures += 1;
+    if (failures > 1) tell(`No connection to Slipway since ${exact.format(lastSeen)}. What you see is as of then; trying again.`);
+  }
+  if (!failures) lastSeen = new Date();
+  waiting = setTimeout(refresh, Number(live.dataset.every) * Math.min(2 ** failures, 8));
+}
+let lastSeen = new Date();
+
+// Replaces only what differs, so that focus, open details and selected text stay.
+function put(html) {
+  const fresh = document.createElement("div");
+  fresh.innerHTML = html;
+  localTimes(fresh);
+  const said = live.querySelector("[data-announce]")?.dataset.announce;
+  merge(live, fresh);
+  const says = live.querySelector("[data-announce]")?.dataset.announce;
+  if (says && says !== said) byId("announcer").textContent = says;
+}
+function merge(old, fresh) {
+  const olds = [...old.childNodes];
+  const news = [...fresh.childNodes];
+  news.forEach((node, place) => {
+    const was = olds[place];
+    if (!was) old.append(node);
+    else if (was.nodeType !== node.nodeType || was.nodeName !== node.nodeName || was.id !== node.id) was.replaceWith(node);
+    else if (node.nodeType !== Node.ELEMENT_NODE) { if (was.data !== node.data) was.data = node.data; }
+    else { attributes(was, node); merge(was, node); }
+  });
+  for (const gone of olds.slice(news.length)) gone.remove();
+}
+function attributes(was, node) {
+  for (const { name, value } of node.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);
+  for (const { name } of [...was.attributes]) {
+    const isTheReaders = (name === "open" && was.nodeName === "DETAILS") || was.classList.contains("cursor");
+    if (!node.hasAttribute(name) && !isTheReaders) was.removeAttribute(name);
+  }
+}
+function tell(words) {
+  const banner = byId("connection");
+  banner.textContent = words;
+  banner.hidden = !words;
+}
+
+/* ---- acting ----------------------------------------------------------------------------------------- */
+const dialog = byId("act");
+let act = null;
+
+function csrf() {
+  return document.cookie.split("; ").find((one) => one.startsWith("slipway_csrf="))?.slice("slipway_csrf=".length) ?? "";
+}
+async function send(url, method, body) {
+  const answer = await fetch(url, {
+    method,
+    headers: { "content-type": "application/json", accept: "application/json", "x-slipway-csrf": decodeURIComponent(csrf()) },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const text = await answer.text();
+  let said = {};
+  try { said = text ? JSON.parse(text) : {}; } catch { said = { detail: text.slice(0, 300) }; }
+  if (!answer.ok) throw said.detail ? said : { detail: `Slipway answered ${answer.status}.`, remedy: "Try again, or look into the API server's log." };
+  return said;
+}
+function showProblem(box, problem) {
+  box.replaceChildren();
+  const words = document.createElement("strong");
+  words.textContent = problem.detail ?? "Slipway does not answer.";
+  box.append(words);
+  if (problem.remedy) box.append(document.createElement("br"), problem.remedy);
+  box.hidden = false;
+}
+function toast(words) {
+  const box = byId("toast");
+  box.textContent = words;
+  box.hidden = false;
+  setTimeout(() => { box.hidden = true; }, 4000);
+}
+function field(label, input, id) {
+  const words = document.createElement("label");
+  words.htmlFor = input.id = id;
+  words.textContent = label;
+  byId("act-fields").append(words, input);
+  return input;
+}
+function ask(button) {
+  act = button.dataset;
+  byId("act-title").textContent = act.title;
+  byId("act-text").textContent = act.text;
+  byId("act-reason").value = "";
+  byId("act-problem").hidden = true;
+  byId("act-fields").replaceChildren();
+  if (act.versions !== undefined) {
+    const select = field("To version", document.createElement("select"), "act-version");
+    for (const [place, version] of act.versions.split(",").entries()) {
+      select.append(new Option(`v${version}${place === 0 ? " (the one before)" : ""}`, version));
+    }
+  }
+  if (act.freeze !== undefined) {
+    const hours = field("For how many hours (empty: until somebody lifts it)", document.createElement("input"), "act-hours");
+    Object.assign(hours, { type: "number", min: "0.1", max: "8784", step: "any" });
+  }
+  const go = byId("act-go");
+  go.textContent = act.confirm;
+  go.disabled = false;
+  go.classList.toggle("danger", act.danger !== undefined);
+  dialog.showModal();
+  (byId("act-version") ?? byId("act-reason")).focus();
+}
+function body() {
+  const said = { reason: byId("act-reason").value.trim() };
+  if (act.generation !== undefined) said.generation = Number(act.generation);
+  if (byId("act-version")) Object.assign(said, { version: Number(byId("act-version").value), from_version: Number(act.from) });
+  if (act.freeze !== undefined) {
+    if (act.model) said.model = act.model;
+    if (byId("act-hours").value) said.hours = Number(byId("act-hours").value);
+  }
+  return said;
+}
+async function carryOut(event) {
+  event.preventDefault();
+  const go = byId("act-go");
+  go.disabled = true;
+  try {
+    await send(act.url, "POST", body());
+    dialog.close();
+    toast(`${act.confirm}: done`);
+    if (live) await refresh(); else location.reload();
+  } catch (problem) {
+    showProblem(byId("act-problem"), problem);
+    go.disabled = false;
+    if (live) refresh();
+  }
+}
+
+/* ---- the form of a new release ---------------------------------------------------------------------- */
+function element(name, text, ...inside) {
+  const made = document.createElement(name);
+  if (text) made.textContent = text;
+  made.append(...inside);
+  return made;
+}
+function span(seconds) {
+  if (seconds < 60) return `${+seconds.toFixed(1)} s`;
+  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+function described(run) {
+  const facts = {
+    Version: run.serves_now && run.serves_now !== run.version ? `v${run.version}, in place of v${run.serves_now}` : `v${run.version}`,
+    Traffic: run.steps.map((step) => `${step.weight} % for ${span(step.hold_seconds)}`).join(", then "),
+    Watch: `${span(run.watch_seconds)} with the version before kept warm`,
+    Tries: `${run.precisions.join(", ")} for ${run.targets.join(", ")}`,
+    Approval: run.approval ? `${run.approval.required} of ${run.approval.approvers.join(", ")}` : "none needed",
+    Spec: run.digest.slice(0, 19),
+  };
+  const list = document.createElement("dl");
+  for (const [name, text] of Object.entries(facts)) list.append(element("dt", name), element("dd", text));
+  const box = element("div", "", element("strong", `Release ${run.model} v${run.version}`), list);
+  box.className = "preview-box";
+  for (const text of run.warnings) box.append(Object.assign(element("p", text), { className: "banner warn" }));
+  return box;
+}
+function releaseForm(form) {
+  const problem = byId("release-problem");
+  const chosen = () => {
+    const version = form.version.value.trim();
+    return { model: form.model.value, ...(version ? { version } : {}) };
+  };
+  async function preview() {
+    problem.hidden = true;
+    if (!form.model.reportValidity() || !form.version.reportValidity()) return;
+    try {
+      const said = await fetch(`${form.dataset.api}/preview?${new URLSearchParams(chosen())}`, { headers: { accept: "application/json" } });
+      const found = await said.json();
+      if (!said.ok) throw found;
+      byId("preview").replaceChildren(described(found));
+    } catch (found) { showProblem(problem, found); }
+  }
+  byId("preview-button").addEventListener("click", preview);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    problem.hidden = true;
+    const go = form.querySelector("button.primary");
+    go.disabled = true;
+    try {
+      await send(form.dataset.api, "POST", { ...chosen(), reason: form.reason.value.trim() });
+      location.assign(`${base}/models/${encodeURIComponent(chosen().model)}`);
+    } catch (found) { showProblem(problem, found); go.disabled = false; }
+  });
+}
+
+/* ---- charts ----------------------------------------------------------------------------------------- */
+const places = new Map();
+function readOut(figure, share, step = 0) {
+  const points = JSON.parse(figure.dataset.points);
+  const last = points.seconds.at(-1) || 1;
+  const name = figure.querySelector(".chart-title").textContent;
+  let place = step ? (places.get(name) ?? points.seconds.length - 1) + step
+    : points.seconds.reduce((best, at, n) => (Math.abs(at - share * last) < Math.abs(points.seconds[best] - share * last) ? n : best), 0);
+  place = Math.max(0, Math.min(points.seconds.length - 1, place));
+  places.set(name, place);
+  const said = ["stable", "candidate"].filter((arm) => points[arm])
+    .map((arm) => `${arm} ${points[arm][place] === null ? "too few" : `${points[arm][place]} %`}`);
+  const out = figure.querySelector(".readout");
+  out.setAttribute("aria-live", step ? "polite" : "off");
+  out.textContent = `${points.seconds[place].toFixed(0)} s: ${said.join(", ")}`;
+  const cursor = figure.querySelector(".cursor");
+  const x = (1000 * points.seconds[place]) / last;
+  cursor.setAttribute("d", `M${x},0V200`);
+  cursor.setAttribute("visibility", "visible");
+}
+
+/* ---- wiring ----------------------------------------------------------------------------------------- */
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-act]");
+  if (button) return ask(button);
+  if (event.target.closest("[data-close]")) return dialog.close();
+  const link = event.target.closest("a[target]");
+  if (link && window.parent !== window) leaveFrame(event, link);
+});
+// Airflow shows this page in a frame that may not lead its window elsewhere, and may open none: Airflow's own
+// document may.
+function leaveFrame(event, link) {
+  try {
+    const outside = window.parent.document.createElement("a");
+    outside.href = link.href;
+    if (link.target === "_blank") { outside.target = "_blank"; outside.rel = "noopener"; }
+    event.preventDefault();
+    outside.click();
+  } catch { /* somebody else's frame: let the browser decide */ }
+}
+document.addEventListener("pointermove", (event) => {
+  const plot = event.target.closest?.(".plot svg");
+  if (!plot) return;
+  const box = plot.getBoundingClientRect();
+  readOut(plot.closest("[data-chart]"), (event.clientX - box.left) / box.width);
+});
+document.addEventListener("keydown", (event) => {
+  const plot = event.target.closest?.(".plot svg");
+  if (!plot || (event.key !== "ArrowLeft" && event.key !== "ArrowRight")) return;
+  event.preventDefault();
+  readOut(plot.closest("[data-chart]"), 0, event.key === "ArrowLeft" ? -1 : 1);
+});
+for (const input of document.querySelectorAll("[data-moment]")) {
+  const hidden = input.form.elements[input.dataset.moment];
+  if (hidden.value) {
+    const at = new Date(hidden.value);
+    input.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+  }
+  input.form.querySelector("[data-zone]").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  input.form.addEventListener("submit", () => { hidden.value = new Date(input.value).toISOString(); });
+}
+if (window.parent === window) for (const link of document.querySelectorAll("[data-standalone]")) link.hidden = false;
+byId("act-form").addEventListener("submit", carryOut);
+if (byId("release-form")) releaseForm(byId("release-form"));
+localTimes(document);
+if (live) {
+  waiting = setTimeout(refresh, Number(live.dataset.every));
+  document.addEventListener("visibilitychange", refresh);
+}

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import (
     DAG,
+    Asset,
     AssetOrTimeSchedule,
+    AsyncCallback,
     CronTriggerTimetable,
+    DeadlineAlert,
+    DeadlineReference,
     TaskGroup,
     get_current_context,
     get_parsing_context,
 )
-from slipway_airflow import assets, forms, specs
+from slipway_airflow import assets, forms, pools, specs
+from slipway_airflow.notifications import Deliver, Late
 from slipway_airflow.operators import Deploy, RollOut, TakeTurn, Watch
 from slipway_airflow.step import BY_LABEL, step
 
@@ -41,12 +46,14 @@ DEFAULTS: dict[str, Any] = {
 
 def release_dag(spec: ReleaseSpec) -> DAG:
     """The twelve steps of a release, in four groups and a settlement that always runs."""
+    news, serving = assets.registry_asset(spec.model, spec.source.alias), assets.serving_asset(spec.model)
     with DAG(
         dag_id=specs.dag_id_of(spec.model),
         dag_display_name=f"Release {spec.model}",
         description=spec.description or f"Releases {spec.model}",
         doc_md=forms.release_page(spec),
-        schedule=when(spec),
+        schedule=when(spec, news),
+        deadline=deadline(spec),
         catchup=False,
         # Requests wait for the release lock inside their runs, where a newer one can supersede them.
         max_active_runs=16,
@@ -55,7 +62,7 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         tags=["slipway", "release", spec.model],
     ) as dag:
         with TaskGroup("intake", tooltip="Which version, whose turn, is it what it says"):
-            turn = TakeTurn(task_id="take_turn", spec=spec).as_setup()  # type: ignore[no-untyped-call]
+            turn = TakeTurn(task_id="take_turn", spec=spec, inlets=[news]).as_setup()  # type: ignore[no-untyped-call]
             release = turn.output
             exported = export(release)
             checked = check_data(release, exported)
@@ -75,22 +82,35 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         approved = ask_people(spec, release, published, gated)
 
         with TaskGroup("rollout", tooltip="Step by step, and back at the first doubt"):
-            deploy = Deploy(task_id="deploy", release=release, bundle=published)
-            roll_out = RollOut(task_id="roll_out", release=release, deployment=deploy.output)
+            pool = pools.rollouts(spec.serving.target)
+            deploy = Deploy(task_id="deploy", release=release, bundle=published, pool=pool)
+            roll_out = RollOut(task_id="roll_out", release=release, deployment=deploy.output, pool=pool)
             watch = Watch(task_id="watch", release=release)
             approved >> deploy
-            roll_out >> promote(release, published, gated) >> watch
+            promoted = promote.override(outlets=[serving])(release, published, gated)
+            roll_out >> promoted >> watch
 
         watch >> settle(release, published, gated).as_teardown(setups=turn)
     return dag
 
 
-def when(spec: ReleaseSpec) -> Any:
+def when(spec: ReleaseSpec, news: Asset) -> Any:
     """Whenever the registry has news of the model; by the clock, too, if the spec has a schedule."""
-    news = [assets.registry_asset(spec.model, spec.source.alias)]
     if spec.schedule is None:
-        return news
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(spec.schedule, timezone="UTC"), assets=news)
+        return [news]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(spec.schedule, timezone="UTC"), assets=[news])
+
+
+def deadline(spec: ReleaseSpec) -> DeadlineAlert | None:
+    """Tells people of a release that takes longer than the spec says. It stops nothing."""
+    if spec.deadline_seconds is None:
+        return None
+    seconds = spec.deadline_seconds
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=seconds),
+        callback=AsyncCallback(Late, kwargs={"model": spec.model, "seconds": seconds}),
+    )
 
 
 def ask_people(spec: ReleaseSpec, release: Any, bundle: Any, gated: Any) -> list[Any]:
@@ -115,7 +135,7 @@ def ask_people(spec: ReleaseSpec, release: Any, bundle: Any, gated: Any) -> list
     return asked
 
 
-@step
+@step(pool=pools.BUILDS)
 def export(release: str) -> Told:
     """Turns the registered version into one ONNX file that agrees with the original.
 
@@ -134,7 +154,7 @@ def check_data(release: str, exported: str) -> Told:
     return building.check_data(*building.opened(release), exported)
 
 
-@step(map_index_template=BY_LABEL)
+@step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def quantize(release: str, exported: str, variant: Variant) -> Told:
     """Makes the model smaller: fp16, int8 for onnxruntime, int8 in the layout TensorRT parses."""
     from slipway_airflow import building
@@ -142,7 +162,7 @@ def quantize(release: str, exported: str, variant: Variant) -> Told:
     return building.quantize(*building.opened(release), exported, variant)
 
 
-@step(map_index_template=BY_LABEL)
+@step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def compile(release: str, quantized: str, target: TargetName) -> Told:
     """Builds a candidate for a target ahead of time. What a target does not take is a reason, no failure."""
     from slipway_airflow import building
@@ -150,7 +170,7 @@ def compile(release: str, quantized: str, target: TargetName) -> Told:
     return building.compile(*building.opened(release), quantized, target)
 
 
-@step(map_index_template=BY_LABEL)
+@step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> Told:
     """Measures accuracy, latency and size of a candidate against the spec's limits."""
     from slipway_airflow import building
@@ -174,7 +194,7 @@ def publish(release: str, exported: str, gated: list[str], chosen: str) -> Told:
     return building.publish(*building.opened(release), exported, gated, chosen)
 
 
-@step
+@step(on_success_callback=Deliver())
 def promote(release: str, bundle: str, gated: list[str]) -> Told:
     """Records the evidence, moves the alias `champion`, and lets the next release begin."""
     from slipway_airflow import booking
@@ -182,7 +202,7 @@ def promote(release: str, bundle: str, gated: list[str]) -> Told:
     return booking.promote(get_current_context(), release, bundle, gated)
 
 
-@step
+@step(on_success_callback=Deliver(), on_failure_callback=Deliver())
 def settle(release: str, bundle: str | None, gated: list[str]) -> Told:
     """Always runs. After a failure: all traffic to stable, the candidate ended, the version tagged why."""
     from slipway_airflow import booking

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, get_current_context
-from slipway_airflow import forms
+from slipway_airflow import assets, forms
+from slipway_airflow.notifications import Deliver
 from slipway_airflow.operators import MakeReady
 from slipway_airflow.step import step
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 RELEASES = Path(__file__).parent / "releases"
 
 
-@step
+@step(on_success_callback=Deliver())
 def return_traffic() -> Told:
     """Fixes which version comes back, and gives it all traffic at once if it still stands by."""
     from slipway_airflow import booking
@@ -37,7 +38,7 @@ def switch(rollback: str, deployment: str) -> Told:
     return booking.switch_back(rollback, deployment)
 
 
-@step
+@step(outlets=[assets.ROLLED_BACK])
 def book(rollback: str) -> Told:
     """Moves the alias `champion` back, tags both versions, and records why."""
     from slipway_airflow import booking

@@ -58,6 +58,7 @@ class AskApproval(ApprovalOperator):
         self.earlier = earlier
 
     def execute(self, context: Context) -> Any:
+        from slipway_airflow import notifications, wiring
         from slipway_airflow.building import opened, recall
 
         links.forget(self)
@@ -70,6 +71,14 @@ class AskApproval(ApprovalOperator):
             self.assigned_users = [{"id": user, "name": user} for user in allowed]
             self.subject = f"May {release.ref} get traffic?"
             self.body = evidence_page([recall(services.store, digest) for digest in self.gated], self.bundle)
+            notifications.tell_of_approval(
+                services,
+                release,
+                number=len(self.earlier) + 1,
+                allowed=allowed,
+                text=self.body,
+                at=wiring.now(),
+            )
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model_store.types import ModelRef
-from slipway_airflow import evidence, flapping, going_back, links, notifications, rolling, settling, wiring
+from slipway_airflow import (
+    assets,
+    evidence,
+    flapping,
+    going_back,
+    links,
+    notifications,
+    rolling,
+    settling,
+    wiring,
+)
 from slipway_airflow.admission import give_up
 from slipway_airflow.building import Told, opened
 from slipway_airflow.failures import reasons
@@ -73,6 +83,8 @@ def book_rollback(context: Context, rollback_id: str) -> Told:
     links.point(context, links.EvidenceLink, run.url)
     version = ModelRef(rollback.model, rollback.returns)
     links.point(context, links.ModelVersionLink, services.registry.version_url(version))
+    changed = assets.serving_asset(rollback.model)
+    context["outlet_events"][assets.ROLLED_BACK].add(changed, extra={"version": str(rollback.returns)})
     return Told(rollback.id, f"version {rollback.returns} is champion")
 
 

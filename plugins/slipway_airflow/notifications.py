@@ -47,6 +47,26 @@ class Deliver(BaseNotifier):
             self.log.exception("telling people has to wait")
 
 
+class Late(BaseNotifier):
+    """Writes down that a run is not over although its deadline is. Runs in the triggerer."""
+
+    def __init__(self, model: str, seconds: float, context: Context | None = None) -> None:
+        super().__init__(context)
+        self.model = model
+        self.seconds = seconds
+
+    async def async_notify(self, context: Context) -> None:
+        import asyncio
+
+        from slipway_airflow import wiring
+
+        # Airflow gives deadlines the run as its API shows it.
+        run: Any = context["dag_run"]
+        run_id = str(run["dag_run_id"])
+        services, at = wiring.wire(), wiring.now()
+        await asyncio.to_thread(tell_of_lateness, services, self.model, run_id, self.seconds, at=at)
+
+
 def deliver_due(outbox: Outbox, *, at: datetime, most: int | None = None) -> tuple[int, int]:
     """Deliver what is due; returns how many were and were not."""
     letters = outbox.due(at=at)[:most]
@@ -147,11 +167,16 @@ def tell_of_alert(
     outbox_of(services).put(message, spec.notify)
 
 
-def tell_of_lateness(services: Services, release: Release, seconds: float, *, at: datetime) -> None:
+def tell_of_lateness(services: Services, model: str, run_id: str, seconds: float, *, at: datetime) -> None:
     """A release is not over although its deadline is."""
+    releases = [one for one in services.releases.of_model(model) if one.request.run_id == run_id]
     text = f"It was to be over {seconds:g} s after it was asked for. It goes on; nothing was stopped."
-    facts = {"release": release.id, "asked for by": release.request.by}
-    _put(services, release, "late", f"{release.ref} is late", text, facts, at=at)
+    if releases:
+        release = releases[-1]
+        facts = {"release": release.id, "asked for by": release.request.by}
+        _put(services, release, "late", f"{release.ref} is late", text, facts, at=at)
+    else:
+        log.warning("%s of %s is late, and has not even begun: %s", run_id, model, text)
 
 
 def spec_of(services: Services, model: str) -> ReleaseSpec | None:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 
 from airflow.listeners import hookimpl
 
+from slipway_airflow import pools
+
 log = logging.getLogger(__name__)
 
 # What the tasks of a release import, Airflow's own start-up of a task first.
@@ -63,5 +65,9 @@ class BeforeForking:
     def on_starting(self, component: object) -> None:
         from airflow.configuration import conf
 
-        if type(component).__name__ == "Job" and forks_tasks(sys.argv, conf.get("core", "executor")):
+        if type(component).__name__ != "Job" or "scheduler" not in sys.argv[1:2]:
+            return
+        # Before a task that names one is scheduled: it would wait for ever for a pool that is missing.
+        pools.make_missing(conf.getint("core", "parallelism"))
+        if forks_tasks(sys.argv, conf.get("core", "executor")):
             warm_up()

@@ -60,6 +60,21 @@ def bag(airflow_database: Path) -> DagBag:
     return DagBag(str(DAGS))
 
 
+@pytest.fixture(scope="session")
+def in_database(bag: DagBag) -> None:
+    """The DAGs as the API server finds them: serialized."""
+    from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.merge(DagBundleModel(name="tests"))
+        session.flush()
+        parsed = [LazyDeserializedDAG.from_dag(dag) for dag in bag.dags.values()]
+        update_dag_parsing_results_in_db("tests", None, parsed, {}, None, set(), session)
+
+
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """What `wire()` returns in this test, and stages that take no time."""

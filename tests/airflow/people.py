@@ -1,9 +1,9 @@
-"""Airflow's whole API server in this process, with people who log in as they do in a browser or a pipeline."""
+"""Airflow's whole API server in this process, with people who log in as in a browser or a pipeline."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,31 +11,31 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-ROLES = {"vera": "viewer", "rita": "user", "otto": "op", "ada": "admin"}
+# Airflow's own roles, and those of `slipway_airflow.web.login`.
+SIMPLE = {"vera": "viewer", "rita": "user", "otto": "op", "ada": "admin"}
+OURS = {"vera": "viewer", "rolf": "releaser", "anna": "approver", "grace": "approver", "ada": "admin"}
+OUR_LOGIN = "slipway_airflow.web.login.SlipwayLogin"
 BASE = "http://localhost:8080"
 
 
 @contextmanager
-def api_server(folder: Path, roles: dict[str, str] = ROLES, manager: str = "") -> Iterator[ApiServer]:
+def api_server(folder: Path, roles: Mapping[str, str], login: str = "") -> Iterator[ApiServer]:
     """Airflow's app with these users (name -> role); their passwords are only in `folder`."""
     from airflow.api_fastapi import app as airflow_app
 
     passwords = folder / "passwords.json"
-    passwords.write_text(json.dumps({name: f"secret of {name}" for name in roles}))
+    passwords.write_text(json.dumps({name: f"word of {name}" for name in roles}))
     settings = {
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
-            f"{name}:{role}" for name, role in roles.items()
-        ),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
-        "AIRFLOW__API__SECRET_KEY": "a key of these tests",
-        "AIRFLOW__API_AUTH__JWT_SECRET": "another key of these tests, which is long enough for its purpose "
-        * 2,
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in roles.items()),
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "API__SECRET_KEY": "a key of these tests",
+        "API__HOST": "127.0.0.1",
+        "API_AUTH__JWT_SECRET": "another key of these tests, long enough for what it has to sign, really",
+        **({"CORE__AUTH_MANAGER": login} if login else {}),
     }
-    if manager:
-        settings["AIRFLOW__CORE__AUTH_MANAGER"] = manager
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
-            patch.setenv(name, value)
+            patch.setenv(f"AIRFLOW__{name}", value)
         airflow_app.purge_cached_app()
         with TestClient(airflow_app.create_app(apps="core"), base_url=BASE) as client:
             yield ApiServer(client, passwords)
@@ -50,17 +50,17 @@ class ApiServer:
         self.app: Any = client.app
         self._passwords = json.loads(passwords.read_text())
         self._tokens: dict[str, str] = {}
+        self.roles: dict[str, str] = {}
 
     def of(self, name: str | None) -> TestClient:
         """With a bearer token; without any login for None."""
         headers = {"Authorization": f"Bearer {self.token(name)}"} if name else {}
-        return TestClient(self.app, base_url=BASE, headers=headers, raise_server_exceptions=False)
+        return TestClient(self.app, base_url=BASE, headers=headers)
 
     def browser_of(self, name: str) -> TestClient:
         """With the cookie of Airflow's login page."""
-        return TestClient(
-            self.app, base_url=BASE, cookies={"_token": self.token(name)}, follow_redirects=False
-        )
+        cookies = {"_token": self.token(name)}
+        return TestClient(self.app, base_url=BASE, cookies=cookies, follow_redirects=False)
 
     def token(self, name: str) -> str:
         if name not in self._tokens:

@@ -13,6 +13,10 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from model_store.errors import Permanent, Retryable, SlipwayError
+from model_store.registry import UnknownVersion
+from serving.freezes import AlreadyLifted, UnknownFreeze
+from serving.rollout.control import Overtaken
+from serving.rollout.journal import UnknownRelease
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -94,11 +98,11 @@ def answer_with_problems(app: FastAPI) -> None:
 def status_of(error: SlipwayError) -> int:
     """The HTTP status that says what kind of error it is."""
     match error:
-        case Conflict():
+        case Conflict() | Overtaken() | AlreadyLifted():
             return 409
         case Refused():
             return 403
-        case NotThere():
+        case NotThere() | UnknownRelease() | UnknownFreeze() | UnknownVersion():
             return 404
         case Retryable():
             return 503

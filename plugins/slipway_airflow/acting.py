@@ -1,0 +1,104 @@
+"""What a person's act leaves in the audit trail, wherever they acted: page, API, Airflow, command line.
+
+A run or an answer has one entry. Who acts through Slipway writes it before the act has its effect; a task
+that finds none writes it for those who used Airflow's own pages. A task that is repeated finds its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from serving.audit import AuditTrail, Entry
+from slipway_airflow.wiring import Services, now
+
+if TYPE_CHECKING:
+    from slipway_airflow.going_back import Rollback
+    from slipway_airflow.releases import Release
+
+# Airflow's words for a run that no person started begin so (`operators._request`, `booking._wish`).
+_NOBODY = "airflow ("
+# How far clocks of those who write may be apart.
+_SLACK = timedelta(minutes=10)
+
+
+def trail_of(services: Services) -> AuditTrail:
+    return AuditTrail(services.home.audit)
+
+
+def note_release(services: Services, release: Release) -> None:
+    """A person started the release's run in Airflow. A schedule or an event is no person's act."""
+    asked = release.request
+    entry = Entry(
+        now(),
+        asked.by,
+        "release",
+        release.model,
+        release.version,
+        release.id,
+        asked.reason,
+        {"via": "airflow", "run_id": asked.run_id},
+    )
+    if not asked.by.startswith(_NOBODY):
+        _note_once(services, entry, since=asked.at, same="run_id")
+
+
+def note_rollback(services: Services, rollback: Rollback) -> None:
+    """A person started a rollback's run in Airflow."""
+    wish = rollback.wish
+    entry = Entry(
+        now(),
+        wish.by,
+        "rollback",
+        rollback.model,
+        rollback.returns,
+        None,
+        wish.reason,
+        {"via": "airflow", "run_id": wish.run_id, "leaves": str(rollback.leaves)},
+    )
+    if not wish.by.startswith(_NOBODY):
+        _note_once(services, entry, since=wish.at, same="run_id")
+
+
+def note_answer(
+    services: Services, release: Release, *, who: str, approved: bool, reason: str, task: str, at: datetime
+) -> None:
+    """A person answered a request for approval. `at`: when they did."""
+    action = "approve" if approved else "reject"
+    detail = {"via": "airflow", "task": task}
+    entry = Entry(at, who, action, release.model, release.version, release.id, reason, detail)
+    _note_once(services, entry, since=release.request.at, same="task")
+
+
+def who_ended(services: Services, release: Release) -> str:
+    """Who aborted or rejected the release, when and why; empty if nobody did."""
+    for entry in trail_of(services).entries(release.model, release_id=release.id):
+        if entry.action in ("abort", "reject"):
+            return f"{entry.action}ed by {entry.who} at {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.reason}"
+    return ""
+
+
+@contextmanager
+def one_at_a_time(services: Services, model: str) -> Iterator[None]:
+    """Of two people who act on a model at once, the second sees what the first did."""
+    folder = services.home.releases / model
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".acting.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _note_once(services: Services, entry: Entry, *, since: datetime, same: str) -> None:
+    """Unless there is an entry of this act: of the same release or model, with the same `same` in detail."""
+    trail = trail_of(services)
+    for known in trail.entries(model=entry.model, since=since - _SLACK):
+        if (
+            known.action == entry.action
+            and known.release_id in (None, entry.release_id)
+            and known.detail.get(same) == entry.detail[same]
+        ):
+            return
+    trail.append(entry)

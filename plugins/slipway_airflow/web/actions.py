@@ -1,0 +1,265 @@
+"""The REST API's acts: release, approve, pause, resume, skip, abort, override, roll back; who did what."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import Field
+
+from serving.rollout.control import Wish
+from slipway_airflow import wiring
+from slipway_airflow.acting import trail_of
+from slipway_airflow.releases import Release
+from slipway_airflow.web import approving, asking, stopping
+from slipway_airflow.web.access import Person, Right, SignedIn, requires
+from slipway_airflow.web.app import API
+from slipway_airflow.web.problems import Conflict, NotThere, problems
+from slipway_airflow.web.replies import (
+    Accepted,
+    Answered,
+    EntryView,
+    Gone,
+    Me,
+    OverrideView,
+    Preview,
+    RunView,
+    StateView,
+)
+from slipway_airflow.web.words import (
+    MODEL,
+    VERSION,
+    Body,
+    ModelName,
+    ModelPath,
+    Reason,
+    ReleasePath,
+    VersionName,
+    Why,
+    WhyHere,
+)
+from slipway_airflow.wiring import Services, now
+
+router = APIRouter(prefix=API, tags=["actions"])
+
+Releaser = Annotated[Person, Depends(requires(Right.RELEASE))]
+Approver = Annotated[Person, Depends(requires(Right.APPROVE))]
+Admin = Annotated[Person, Depends(requires(Right.ADMIN))]
+Viewer = Annotated[Person, Depends(requires(Right.VIEW))]
+
+
+class Wanted(Body):
+    """A version to release."""
+
+    model: ModelName
+    version: VersionName | None = Field(None, description="Left out: the alias that the spec names.")
+    reason: Reason
+    dry_run: bool = Field(False, description="Build, gate and publish, then end: no request is moved.")
+    override_freeze: bool = Field(False, description="Roll out in spite of a freeze. Needs the right ADMIN.")
+
+
+class Back(Body):
+    """Where to roll a model back to."""
+
+    version: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
+        None, description="Left out: the version that served before the present one."
+    )
+    from_version: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
+        None,
+        description="The version the person saw serving; if another one serves by now: 409.",
+    )
+    reason: Reason
+
+
+@router.get("/me", responses=problems(), summary="Who am I, and what may I do?")
+def me(person: SignedIn) -> Me:
+    """The person whom the token or cookie belongs to, and their rights."""
+    return Me(name=person.name, rights=sorted(person.rights))
+
+
+@router.get(
+    "/releases/preview",
+    responses=problems(404, 409, 422, 503),
+    summary="What would run?",
+)
+def preview_release(
+    person: Viewer,
+    model: Annotated[str, Query(pattern=MODEL, description="The model's name in the registry.")],
+    version: Annotated[
+        str | None,
+        Query(pattern=VERSION, description="A version number or alias; left out: the spec's alias."),
+    ] = None,
+) -> Preview:
+    """The resolved version, the rollout's steps, who would be asked, the place in the queue, freezes, and
+    whether the version serves or was tried. Starts nothing."""
+    services = wiring.wire()
+    return asking.preview(services, asking.resolve(services, model, version))
+
+
+@router.post(
+    "/releases",
+    status_code=202,
+    responses=problems(404, 409, 422, 503),
+    summary="Release a version",
+)
+def release_version(
+    body: Wanted,
+    person: SignedIn,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=100,
+            pattern=r"^[\x21-\x7E]+$",
+            description="Sent again by the same person, the release of the first time is returned.",
+        ),
+    ] = None,
+) -> Accepted:
+    """Start the model's release DAG. 409 while the same version is on its way, saying who asked for it."""
+    person.needs(Right.RELEASE, body.model)
+    if body.override_freeze:
+        person.needs(Right.ADMIN, body.model)
+    services = wiring.wire()
+    wanted = asking.resolve(services, body.model, body.version)
+    release, started = asking.start(
+        services, wanted, person, body.reason, dry_run=body.dry_run, key=idempotency_key
+    )
+    if release is None:
+        raise Conflict("this key was used for a run that is no release", remedy="use another Idempotency-Key")
+    if body.override_freeze and not started.again:
+        stopping.override(services, release, person, body.reason)
+    response.headers["Location"] = f"/slipway{API}/releases/{release.id}"
+    return Accepted(
+        release_id=release.id,
+        model=release.model,
+        version=release.version,
+        run=RunView.of(started),
+        repeated=started.again,
+    )
+
+
+@router.post("/releases/{release_id}/approve", responses=problems(404, 409, 422), summary="Approve")
+def approve(release_id: ReleasePath, body: Why, person: Approver) -> Answered:
+    """Let the release onto traffic, as Airflow's own page would: by somebody whom the spec names, who did
+    neither make the version nor approve it before, and in time."""
+    services, release = _release(release_id)
+    left = approving.answer(services, release, person, body.reason, approve=True)
+    return Answered(release_id=release.id, answer="approved", still_needed=left)
+
+
+@router.post("/releases/{release_id}/reject", responses=problems(404, 409, 422), summary="Reject")
+def reject(release_id: ReleasePath, body: Why, person: Approver) -> Answered:
+    """End the release before it gets traffic. Who may approve may reject."""
+    services, release = _release(release_id)
+    left = approving.answer(services, release, person, body.reason, approve=False)
+    return Answered(release_id=release.id, answer="rejected", still_needed=left)
+
+
+@router.post("/releases/{release_id}/pause", responses=problems(404, 409, 422, 503), summary="Pause")
+def pause(release_id: ReleasePath, body: WhyHere, person: Releaser) -> StateView:
+    """Keep the traffic split as it is. The guard still takes a failing candidate out."""
+    services, release = _release(release_id)
+    return StateView.of(stopping.pause(services, release, _wish(person, body), person))
+
+
+@router.post("/releases/{release_id}/resume", responses=problems(404, 409, 422, 503), summary="Resume")
+def resume(release_id: ReleasePath, body: WhyHere, person: Releaser) -> StateView:
+    """Go on after a pause. What a freeze holds goes on by itself, or when an admin overrides the freeze."""
+    services, release = _release(release_id)
+    return StateView.of(stopping.resume(services, release, _wish(person, body), person))
+
+
+@router.post("/releases/{release_id}/skip", responses=problems(404, 409, 422, 503), summary="Skip the hold")
+def skip(release_id: ReleasePath, body: WhyHere, person: Releaser) -> StateView:
+    """End the present step (or the watch) with its first passing verdict instead of sitting out its time.
+    Refused while the verdict is FAIL or ERROR; too little evidence is still waited for."""
+    services, release = _release(release_id)
+    return StateView.of(stopping.skip_hold(services, release, _wish(person, body), person))
+
+
+@router.post("/releases/{release_id}/abort", responses=problems(404, 409, 422, 503), summary="Abort")
+def abort(release_id: ReleasePath, body: Why, person: Releaser) -> StateView:
+    """End the release, wherever it stands. Traffic is back on stable when the answer comes."""
+    services, release = _release(release_id)
+    state = stopping.abort(services, release, person, body.reason)
+    return StateView.of(state) if state else _never_begun(release, person)
+
+
+@router.post(
+    "/releases/{release_id}/override", responses=problems(404, 409, 422), summary="Override a freeze"
+)
+def override(release_id: ReleasePath, body: Why, person: Admin) -> OverrideView:
+    """Let this one release pass every freeze."""
+    services, release = _release(release_id)
+    made = stopping.override(services, release, person, body.reason)
+    return OverrideView(release_id=made.release_id, by=made.by, reason=made.reason, at=made.at)
+
+
+@router.post(
+    "/models/{model}/rollback",
+    status_code=202,
+    responses=problems(404, 409, 422, 503),
+    summary="Roll a model back",
+)
+def roll_back(model: ModelPath, body: Back, person: Releaser) -> Gone:
+    """Back to the version before, or to a chosen one. A release under way is rolled back at once; any other
+    version returns by the DAG `model_rollback`. No freeze holds this."""
+    services = wiring.wire()
+    state, started = stopping.roll_back(
+        services, model, person, body.reason, version=body.version, leaves=body.from_version
+    )
+    return Gone(
+        model=model,
+        at_once=state is not None,
+        release_id=state.release_id if state else None,
+        run=RunView.of(started) if started else None,
+    )
+
+
+@router.get("/audit", responses=problems(422), summary="Who did what?")
+def audit(
+    person: SignedIn,
+    model: Annotated[str | None, Query(pattern=MODEL, description="Only acts on this model.")] = None,
+    since: Annotated[datetime | None, Query(description="Not before this moment.")] = None,
+    until: Annotated[datetime | None, Query(description="Not after this moment.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
+) -> list[EntryView]:
+    """Every act of a person, the newest first."""
+    person.needs(Right.VIEW, model)
+    trail = trail_of(wiring.wire())
+    found = trail.entries(model, _aware(since), _aware(until), limit)
+    return [EntryView.of(entry) for entry in found]
+
+
+def _release(release_id: str) -> tuple[Services, Release]:
+    services = wiring.wire()
+    path = services.releases.root / release_id.rpartition("-v")[0] / f"{release_id}.json"
+    if not path.is_file():
+        raise NotThere(f"there is no release {release_id}", remedy="look at the list of releases")
+    return services, services.releases.load(release_id)
+
+
+def _wish(person: Person, body: WhyHere) -> Wish:
+    return Wish(person.name, body.reason, body.generation)
+
+
+def _never_begun(release: Release, person: Person) -> StateView:
+    return StateView(
+        release_id=release.id,
+        model=release.model,
+        version=release.version,
+        phase="ended",
+        step=-1,
+        candidate_weight=0,
+        paused="",
+        hold_skipped=False,
+        generation=0,
+        reason=f"aborted by {person.name} before it had traffic",
+    )
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    """Without a zone a time is UTC."""
+    return at.replace(tzinfo=now().tzinfo) if at is not None and at.tzinfo is None else at

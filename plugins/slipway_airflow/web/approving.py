@@ -1,0 +1,150 @@
+"""Answers to a request for approval, through Airflow's own human-in-the-loop record.
+
+What Airflow's own page does with an answer happens here too, by the same function; before it, what that page
+does not look at: whether the time to answer is over. Who may answer is fixed in the record: those the spec
+names, without the version's author and those who answered before.
+"""
+
+from __future__ import annotations
+
+from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+from airflow.models.hitl import HITLDetail
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+from fastapi import HTTPException
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from serving.audit import Entry
+from slipway_airflow.acting import one_at_a_time, trail_of, who_ended
+from slipway_airflow.releases import Release
+from slipway_airflow.web import runs
+from slipway_airflow.web.access import Person
+from slipway_airflow.web.problems import Conflict, Refused
+from slipway_airflow.wiring import Services, now
+
+APPROVE, REJECT = "Approve", "Reject"
+_LOOK = "look at the release again"
+
+
+def answer(services: Services, release: Release, person: Person, reason: str, *, approve: bool) -> int:
+    """Answer the open request of this release; returns how many approvals are still missing.
+
+    Raises `Conflict` when there is nothing to answer (any more), saying who did what when, and `Refused`
+    when this person is not one of those who may.
+    """
+    with one_at_a_time(services, release.model), create_session(scoped=False) as session:
+        asked = _requests(session, release)
+        now_open = next((one for one in asked if _is_open(one)), None)
+        if now_open is None:
+            raise Conflict(_why_closed(services, session, release, asked), remedy=_LOOK)
+        _refuse_late(now_open)
+        _refuse_stranger(now_open, person)
+        # Written down first: an answer that nobody can account for must not count.
+        _note(services, release, person, reason, now_open, approve=approve)
+        _respond(session, now_open, person, reason, approve=approve)
+    required = release.spec.approval.required if release.spec.approval else 1
+    return max(0, required - _given(asked)) if approve else 0
+
+
+def _requests(session: Session, release: Release) -> list[HITLDetail]:
+    """Of this release's run, in the order in which they are asked."""
+    found = session.scalars(
+        select(HITLDetail)
+        .join(TaskInstance, HITLDetail.ti_id == TaskInstance.id)
+        .where(TaskInstance.dag_id == release.request.dag_id, TaskInstance.run_id == release.request.run_id)
+        .order_by(TaskInstance.task_id)
+    )
+    return list(found.unique())
+
+
+def _is_open(asked: HITLDetail) -> bool:
+    return not asked.response_received and asked.task_instance.state == TaskInstanceState.AWAITING_INPUT
+
+
+def _given(asked: list[HITLDetail]) -> int:
+    return sum(APPROVE in (one.chosen_options or ()) for one in asked if one.response_received)
+
+
+def _refuse_late(asked: HITLDetail) -> None:
+    """Airflow ends what is late only every few seconds, and would take an answer until then."""
+    limit = asked.task_instance.trigger_timeout
+    if limit is not None and limit <= now():
+        raise Conflict(
+            f"the time to answer ended at {limit:%Y-%m-%d %H:%M:%S} UTC", remedy="release it again"
+        )
+
+
+def _refuse_stranger(asked: HITLDetail, person: Person) -> None:
+    allowed = {one["id"] for one in asked.assigned_users}
+    if allowed and str(person.user.get_id()) not in allowed:
+        raise Refused(
+            f"{person.name} is not one of those who may answer: {', '.join(sorted(allowed))}",
+            remedy="ask one of them; the author of a version and who approved it before are never among them",
+        )
+
+
+def _respond(session: Session, asked: HITLDetail, person: Person, reason: str, *, approve: bool) -> None:
+    instance = asked.task_instance
+    said = {"reason": reason} if "reason" in (asked.params or {}) else {}
+    payload = UpdateHITLDetailPayload(chosen_options=[APPROVE if approve else REJECT], params_input=said)
+    try:
+        update_hitl_detail(
+            dag_id=instance.dag_id,
+            dag_run_id=instance.run_id,
+            task_id=instance.task_id,
+            update_hitl_detail_payload=payload,
+            user=person.user,
+            session=session,
+            map_index=instance.map_index,
+        )
+    except HTTPException as refused:
+        if refused.status_code == 409:
+            raise Conflict(_answered(asked), remedy=_LOOK) from refused
+        raise Refused(str(refused.detail), remedy="ask somebody who may") from refused
+
+
+def _note(
+    services: Services, release: Release, person: Person, reason: str, asked: HITLDetail, *, approve: bool
+) -> None:
+    detail = {"via": "api", "task": asked.task_instance.task_id}
+    action = "approve" if approve else "reject"
+    entry = Entry(now(), person.name, action, release.model, release.version, release.id, reason, detail)
+    trail_of(services).append(entry)
+
+
+def _why_closed(services: Services, session: Session, release: Release, asked: list[HITLDetail]) -> str:
+    if answered := [one for one in asked if one.response_received]:
+        return _answered(answered[-1])
+    if said := _ended(session, release) or who_ended(services, release):
+        return f"{release.id} is over: {said}"
+    state = runs.state_of(release.request.dag_id, release.request.run_id)
+    if state in ("queued", "running"):
+        return f"{release.id} asks nobody now: " + (
+            "it is not there yet" if release.spec.approval else "its spec asks for no approval"
+        )
+    return f"{release.id} is over: its run {state or 'is gone'}"
+
+
+def _answered(asked: HITLDetail) -> str:
+    chosen = ", ".join(asked.chosen_options or ())
+    said = {APPROVE: "approved", REJECT: "rejected"}.get(chosen, chosen)
+    at = f"{asked.responded_at:%Y-%m-%d %H:%M:%S} UTC" if asked.responded_at else "just now"
+    if user := asked.responded_by_user:
+        return f"{user['name']} {said} it at {at}"
+    return f"nobody answered in time: it was {said} at {at}"
+
+
+def _ended(session: Session, release: Release) -> str:
+    """What the run said when its turn never came."""
+    found = session.scalar(
+        select(XComModel.value).where(
+            XComModel.dag_id == release.request.dag_id,
+            XComModel.run_id == release.request.run_id,
+            XComModel.key == "ended",
+        )
+    )
+    return str(found or "").strip('"')

@@ -1,0 +1,96 @@
+"""Freezes over REST: those in force, a new one, the end of one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import Field
+
+from serving.audit import Entry
+from serving.freezes import Freezes, Frozen
+from slipway_airflow import freezing, wiring
+from slipway_airflow.acting import trail_of
+from slipway_airflow.web.access import Right, SignedIn
+from slipway_airflow.web.app import API
+from slipway_airflow.web.problems import problems
+from slipway_airflow.web.replies import FreezeView
+from slipway_airflow.web.runs import spec_of
+from slipway_airflow.web.words import MODEL, REASON, Body, ModelName, Reason, Why
+from slipway_airflow.wiring import Services, now
+
+router = APIRouter(prefix=f"{API}/freezes", tags=["freezes"])
+
+FreezeId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="The freeze's id.")]
+
+
+class NewFreeze(Body):
+    """From now on nothing rolls out."""
+
+    model: ModelName | None = Field(None, description="Left out: every model.")
+    hours: Annotated[float, Field(gt=0, le=8784)] | None = Field(
+        None, description="For how long. Left out: until somebody lifts it."
+    )
+    reason: Reason
+
+
+@router.get("", responses=problems(404, 422), summary="What is frozen now?")
+def list_freezes(
+    person: SignedIn,
+    model: Annotated[str | None, Query(pattern=MODEL, description="Only what holds this model.")] = None,
+) -> list[FreezeView]:
+    """Every freeze in force: of the calendar, asked for by people and, for one model, of its spec."""
+    person.needs(Right.VIEW, model)
+    windows = spec_of(model).freezes if model else ()
+    found = _freezes(wiring.wire()).in_force(model, windows, at=now())
+    return [FreezeView.of(one) for one in found]
+
+
+@router.post("", status_code=201, responses=problems(404, 422), summary="Freeze")
+def freeze(body: NewFreeze, person: SignedIn) -> FreezeView:
+    """Nothing rolls out from now on: releases wait, rollouts keep their split. Rollbacks are never held."""
+    person.needs(Right.ADMIN, body.model)
+    if body.model:
+        spec_of(body.model)
+    services, at = wiring.wire(), now()
+    until = at + timedelta(hours=body.hours) if body.hours is not None else None
+    detail = {"until": until.isoformat() if until else "until lifted"}
+    _note(services, person.name, "freeze", body.model, body.reason, detail)
+    made = _freezes(services).add(body.model, by=person.name, reason=body.reason, until=until, at=at)
+    return FreezeView.of(made)
+
+
+@router.post("/{freeze_id}/lift", responses=problems(404, 409, 422), summary="Lift a freeze, saying why")
+def lift(freeze_id: FreezeId, body: Why, person: SignedIn) -> FreezeView:
+    """End a freeze that a person asked for. Those of the calendar and of specs are ended in their files."""
+    person.needs(Right.ADMIN)
+    services = wiring.wire()
+    lifted = _freezes(services).lift(freeze_id, by=person.name, at=now())
+    _note(services, person.name, "lift freeze", lifted.model, body.reason, _of(lifted))
+    return FreezeView.of(lifted)
+
+
+@router.delete("/{freeze_id}", responses=problems(404, 409, 422), summary="Lift a freeze")
+def delete(
+    freeze_id: FreezeId,
+    person: SignedIn,
+    reason: Annotated[str, Query(pattern=REASON, min_length=1, max_length=500, description="Why.")],
+) -> FreezeView:
+    """The same as `lift`, for those who like DELETE."""
+    return lift(freeze_id, Why(reason=reason), person)
+
+
+def _freezes(services: Services) -> Freezes:
+    return freezing.freezes_of(services)
+
+
+def _note(
+    services: Services, who: str, action: str, model: str | None, reason: str, detail: dict[str, str]
+) -> None:
+    entry = Entry(now(), who, action, model, None, None, reason, {"via": "api", **detail})
+    trail_of(services).append(entry)
+
+
+def _of(frozen: Frozen) -> dict[str, str]:
+    return {"freeze": frozen.id, "of": frozen.by, "said": frozen.reason}

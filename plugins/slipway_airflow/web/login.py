@@ -1,0 +1,52 @@
+"""Airflow's simple login with Slipway's roles: who releases does not approve, and the other way round.
+
+`[core] auth_manager` of the local stack. Airflow's own roles (viewer, user, op, admin) mean what they mean in
+Airflow; `user` may both release and approve. The two roles of ours part that, in Airflow's own pages too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
+
+RELEASER, APPROVER = "releaser", "approver"
+# What they are apart from releasing and approving.
+_AIRFLOWS = {RELEASER: "user", APPROVER: "viewer"}
+
+
+class SlipwayLogin(SimpleAuthManager):
+    """SimpleAuthManager, and the roles `releaser` and `approver`."""
+
+    def is_authorized_dag(
+        self,
+        *,
+        method: ResourceMethod,
+        user: SimpleAuthManagerUser,
+        access_entity: DagAccessEntity | None = None,
+        details: DagDetails | None = None,
+    ) -> bool:
+        """An approver may answer requests for approval and change nothing else; a releaser the reverse."""
+        answers = access_entity is DagAccessEntity.HITL_DETAIL and method != "GET"
+        if answers and user.role in _AIRFLOWS:
+            return user.role == APPROVER
+        return bool(
+            super().is_authorized_dag(method=method, user=user, access_entity=access_entity, details=details)
+        )
+
+    @staticmethod
+    def _is_authorized(*, user: SimpleAuthManagerUser, **asked: Any) -> bool:
+        known = _AIRFLOWS.get(user.role or "")
+        as_airflow = (
+            SimpleAuthManagerUser(username=user.username, role=known, teams=user.teams) if known else user
+        )
+        return bool(SimpleAuthManager._is_authorized(user=as_airflow, **asked))
+
+    @staticmethod
+    def _is_admin(user: SimpleAuthManagerUser) -> bool:
+        return user.role not in _AIRFLOWS and bool(SimpleAuthManager._is_admin(user))

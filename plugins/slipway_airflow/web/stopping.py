@@ -1,0 +1,197 @@
+"""Interfering with a release or a model: pause, resume, skip, abort, override, roll back; with its entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from model_store.errors import Permanent
+from serving.audit import Entry
+from serving.freezes import Override
+from serving.rollout.control import Wish
+from serving.rollout.journal import UnknownRelease
+from serving.rollout.plan import Phase, RolloutState
+from slipway_airflow import freezing, going_back
+from slipway_airflow.acting import one_at_a_time, trail_of, who_ended
+from slipway_airflow.admission import give_up
+from slipway_airflow.releases import Release
+from slipway_airflow.rolling import route_of, state_of
+from slipway_airflow.web import runs
+from slipway_airflow.web.access import Person
+from slipway_airflow.web.problems import Conflict, NotThere
+from slipway_airflow.wiring import Services, now
+
+ROLLBACK = "model_rollback"
+# Two people who see the same trouble press the same button within this time; the second one means no more.
+_SAME_TROUBLE = timedelta(seconds=60)
+_LOOK = "look at the release again, then decide"
+
+
+def pause(services: Services, release: Release, wish: Wish, person: Person) -> RolloutState:
+    return _interfere(services, release, wish, "pause", freezing.control_of(services).pause)
+
+
+def resume(services: Services, release: Release, wish: Wish, person: Person) -> RolloutState:
+    """Raises `Conflict` for what a freeze holds."""
+    state = state_of(services, release)
+    if state and freezing.is_frozen(state) and (frozen := freezing.holding(services, release)):
+        raise Conflict(
+            f"{release.id} is {frozen.words}", remedy="wait, or ask an admin to override the freeze for it"
+        )
+    return _interfere(services, release, wish, "resume", freezing.control_of(services).resume)
+
+
+def skip_hold(services: Services, release: Release, wish: Wish, person: Person) -> RolloutState:
+    return _interfere(services, release, wish, "skip", freezing.control_of(services).skip_hold)
+
+
+def abort(services: Services, release: Release, person: Person, reason: str) -> RolloutState | None:
+    """End the release: its traffic, or its run if it had none (then None). Raises `Conflict` if over."""
+    with one_at_a_time(services, release.model):
+        state = state_of(services, release)
+        if state and state.phase.is_final:
+            raise Conflict(_over(state), remedy=_LOOK)
+        if state is None and (said := who_ended(services, release) or _run_ended(release)):
+            raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
+        _note(services, release, person.name, "abort", reason)
+        if state is not None:
+            return services.rollouts.roll_back(release.id, reason=f"aborted by {person.name}: {reason}")
+        runs.end(release.request.dag_id, release.request.run_id)
+        give_up(services, release)
+        return None
+
+
+def override(services: Services, release: Release, person: Person, reason: str) -> Override:
+    """Let the release pass every freeze. Raises `Conflict` if somebody did, or if it is over."""
+    freezes = freezing.freezes_of(services)
+    with one_at_a_time(services, release.model):
+        if known := freezes.override_of(release.id):
+            when = f"{known.at:%Y-%m-%d %H:%M:%S} UTC"
+            raise Conflict(f"{known.by} overrode the freezes for {release.id} at {when}", remedy=_LOOK)
+        state = state_of(services, release)
+        if state and state.phase.is_final:
+            raise Conflict(_over(state), remedy=_LOOK)
+        _note(services, release, person.name, "override freeze", reason)
+        return freezes.override(release.id, by=person.name, reason=reason, at=now())
+
+
+def roll_back(
+    services: Services, model: str, person: Person, reason: str, *, version: int | None, leaves: int | None
+) -> tuple[RolloutState | None, runs.Started | None]:
+    """At once where a release is under way and its way back is asked for, else by the DAG of rollbacks."""
+    with one_at_a_time(services, model):
+        present = _serving(services, model)
+        _refuse_overtaken(services, model, present, version=version, leaves=leaves)
+        active = [state for state in services.journal.releases(model) if not state.phase.is_final]
+        if active and version in (None, active[-1].previous_version):
+            return _return_traffic(services, active[-1], person, reason), None
+        if version is not None:
+            _refuse_useless(services, model, version, present)
+        return None, _start(services, model, person, reason, version, present)
+
+
+def _return_traffic(services: Services, state: RolloutState, person: Person, reason: str) -> RolloutState:
+    entry = Entry(
+        now(),
+        person.name,
+        "rollback",
+        state.service,
+        state.previous_version,
+        state.release_id,
+        reason,
+        {"via": "api", "leaves": str(state.version)},
+    )
+    trail_of(services).append(entry)
+    return services.rollouts.roll_back(state.release_id, reason=f"rolled back by {person.name}: {reason}")
+
+
+def _start(
+    services: Services, model: str, person: Person, reason: str, version: int | None, present: int
+) -> runs.Started:
+    at = now()
+    run_id = runs.run_id_of(None, person.name, at)
+    detail = {"via": "api", "run_id": run_id, "leaves": str(present)}
+    entry = Entry(at, person.name, "rollback", model, version, None, reason, detail)
+    said = {"model": model, "version": str(version) if version is not None else None, "reason": reason}
+    return runs.start(
+        ROLLBACK, run_id, said, by=person.name, at=at, before=lambda: trail_of(services).append(entry)
+    )
+
+
+def _refuse_overtaken(
+    services: Services, model: str, present: int, *, version: int | None, leaves: int | None
+) -> None:
+    for run in runs.under_way(ROLLBACK):
+        if (run.conf or {}).get("model") == model:
+            who = run.triggering_user_name or "somebody"
+            raise Conflict(
+                f"{who} asked for a rollback of {model} at {run.run_after:%Y-%m-%d %H:%M:%S} UTC",
+                remedy="it is on its way: wait for it",
+            )
+    last = _last_rollback(services, model)
+    if leaves is not None and leaves != present:
+        since = f"; {last.who} rolled back at {last.at:%Y-%m-%d %H:%M:%S} UTC: {last.reason}" if last else ""
+        raise Conflict(f"version {present} serves by now, not {leaves}{since}", remedy=_LOOK)
+    if last and leaves is None and version is None and now() - last.at < _SAME_TROUBLE:
+        raise Conflict(
+            f"{last.who} rolled {model} back at {last.at:%Y-%m-%d %H:%M:%S} UTC: {last.reason}",
+            remedy="to go back further, name the version",
+        )
+
+
+def _last_rollback(services: Services, model: str) -> Entry | None:
+    found = trail_of(services).entries(model, since=now() - timedelta(days=1))
+    return next((entry for entry in found if entry.action in ("rollback", "abort")), None)
+
+
+def _refuse_useless(services: Services, model: str, version: int, present: int) -> None:
+    if version == present:
+        raise Conflict(f"version {version} of {model} serves already", remedy="name another version")
+    try:
+        going_back.bundle_of(services, model, version)
+    except Permanent as missing:
+        raise NotThere(missing.problem, remedy=missing.remedy) from missing
+
+
+def _serving(services: Services, model: str) -> int:
+    """The version users are given now. Raises `NotThere` if there is none."""
+    route = route_of(services, model)
+    arm = (route.candidate if route.split.candidate == 100 else route.stable) if route else None
+    if arm is None:
+        known = ", ".join(services.router.services()) or "none"
+        raise NotThere(f"no version of {model} serves", remedy=f"models that serve: {known}")
+    return arm.version
+
+
+def _interfere(
+    services: Services,
+    release: Release,
+    wish: Wish,
+    action: str,
+    act: Callable[[str, Wish], RolloutState],
+) -> RolloutState:
+    """The entry follows the act here, because only then is it known who of two was first."""
+    try:
+        state = act(release.id, wish)
+    except UnknownRelease as unknown:
+        raise Conflict(
+            f"{release.id} is not rolling out", remedy="abort it, or freeze the model, if it should not begin"
+        ) from unknown
+    _note(services, release, wish.by, action, wish.reason)
+    return state
+
+
+def _note(services: Services, release: Release, who: str, action: str, reason: str) -> None:
+    entry = Entry(now(), who, action, release.model, release.version, release.id, reason, {"via": "api"})
+    trail_of(services).append(entry)
+
+
+def _run_ended(release: Release) -> str:
+    """How its run ended; empty while it has not."""
+    state = runs.state_of(release.request.dag_id, release.request.run_id)
+    return "" if state in ("queued", "running") else f"its run {state or 'is gone'}"
+
+
+def _over(state: RolloutState) -> str:
+    ended = {Phase.DONE: "done", Phase.ROLLED_BACK: "rolled back"}.get(state.phase, state.phase.value)
+    return f"{state.release_id} is over: {ended}, {state.reason}"

@@ -1,0 +1,61 @@
+"""What people may write and name in a request: limits, and which characters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field
+
+MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
+RELEASE = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-v[0-9]{1,9}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"
+VERSION = r"^([0-9]{1,9}|[A-Za-z_][A-Za-z0-9_\-]{0,63})$"
+# Control characters and those that turn the direction of text hide what was written. One visible at least.
+_HIDING = r"\x00-\x08\x0B-\x1F\x7F-\x9F\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF\uFFF9-\uFFFF"
+REASON = rf"^[^{_HIDING}]*[^{_HIDING}\s][^{_HIDING}]*$"
+
+ModelName = Annotated[str, Field(pattern=MODEL, description="The model's name in the registry.")]
+ModelPath = Annotated[str, Path(pattern=MODEL, description="The model's name in the registry.")]
+ReleasePath = Annotated[
+    str,
+    Path(
+        pattern=RELEASE,
+        description="The release's id: `<model>-v<version>-<time>`.",
+        examples=["fraud-v3-20261121T201500Z"],
+    ),
+]
+VersionName = Annotated[
+    str, Field(pattern=VERSION, description="A version number, or an alias that points to one.")
+]
+Reason = Annotated[
+    str,
+    Field(
+        pattern=REASON,
+        min_length=1,
+        max_length=500,
+        description="Why. It is kept in the audit trail as it is; whoever shows it has to escape it.",
+        examples=["better recall on small loans"],
+    ),
+]
+
+
+class Body(BaseModel):
+    """A request's body: nothing else may be in it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Why(Body):
+    """An act that needs only a reason."""
+
+    reason: Reason
+
+
+class WhyHere(Why):
+    """An act on what the person looks at."""
+
+    generation: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        None,
+        description="The generation of the release that the person saw. If another person acted on it since, "
+        "the answer is 409 and says who did what. Left out: whatever stands now.",
+    )

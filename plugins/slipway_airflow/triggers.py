@@ -149,11 +149,12 @@ class RolloutTrigger(LookingTrigger):
         super().__init__(release=release, phase=phase, seconds=seconds)
         self.seconds = seconds
         self._said = ""
+        self._told: int | None = None
         self._release: Release | None = None
 
     def look(self) -> str | None:
-        from slipway_airflow import freezing
-        from slipway_airflow.wiring import wire
+        from slipway_airflow import freezing, notifications, standstill
+        from slipway_airflow.wiring import now, wire
 
         services = wire()
         if self._release is None:
@@ -161,6 +162,9 @@ class RolloutTrigger(LookingTrigger):
         freezing.keep_still(services, self._release)
         state, action = services.rollouts.advance(self.kwargs["release"])
         self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {type(action).__name__.lower()}")
+        if (why := standstill.why(state, action, at=now())) and self._told != state.place:
+            self._told = state.place
+            notifications.tell_of_hold(services, state, why, at=now())
         return None if state.phase == self.kwargs["phase"] else str(state.phase)
 
     def _say(self, words: str) -> None:

@@ -132,8 +132,25 @@ class Home:
         return self.root / "pods"
 
     @property
+    def requests(self) -> Path:
+        """What pods write down of requests and answers, where a spec asks for it (`request_log`)."""
+        return self.root / "requests"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
+
+    @property
+    def dags(self) -> Path:
+        """Airflow's DAG folder: the installation's own if it has one (the demo's scenarios do), else the
+        repository's. Release specs are in `releases` below it."""
+        own = self.root / "dags"
+        return own if own.is_dir() else REPOSITORY / "dags"
+
+    @property
+    def cache(self) -> Path:
+        """What was fetched from package registries and can be fetched again (`demo.fetch`)."""
+        return self.root / "cache"
 
     @property
     def logs(self) -> Path:

@@ -64,6 +64,9 @@ class ReleaseSpec(Section):
             found.append((("gates", "slices"), "data.slices names no column to slice by"))
         if p99 is not None and p99 > timeout:
             found.append((("gates", "latency", "max_p99_ms"), f"above serving.timeout_ms {timeout}"))
+        if self.rollout.analysis.max_disagreement is not None and not self.serving.request_log:
+            wrong = "needs serving.request_log: recorded requests are what both versions are asked"
+            found.append((("rollout", "analysis", "max_disagreement"), wrong))
         return found
 
     @property

@@ -79,7 +79,10 @@ def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
         return state.share < 1 or state.stable.requests > 0
     if rule is TRAFFIC:
         return 0 < state.share < 1
-    return rule is not DISAGREEMENT or policy.max_disagreement is not None
+    if rule is DISAGREEMENT:
+        is_alone = state.share >= 1 and not state.stable.requests
+        return policy.max_disagreement is not None and not is_alone
+    return True
 
 
 def _finding(
@@ -105,10 +108,14 @@ def _finding(
         outcome, meaning = Outcome.INCONCLUSIVE, "stable is not shown to do better, so it is not this release"
     elif rule is AGAINST_STABLE and not state.stable.requests:
         outcome, meaning = Outcome.INCONCLUSIVE, "stable answered nothing to compare with"
+    elif rule is DISAGREEMENT and state.compared[0] < policy.min_requests:
+        outcome, meaning = Outcome.INCONCLUSIVE, f"too few, {policy.min_requests} are needed"
     elif rule.is_over(policy, state):
         outcome, meaning = Outcome.INCONCLUSIVE, "over the limit, and not yet clear whether by chance"
     else:
         outcome, meaning = Outcome.PASS, "no sign of harm"
+    if rule is DISAGREEMENT:
+        counts = (("compared", state.compared[0]), ("disagreed", state.compared[1]))
     numbers = (*counts, ("e_value", peak), ("e_value_needed", enough))
     return Finding(rule.name, outcome, f"{rule.told(policy, state)}: {meaning}", numbers, rule.source)
 

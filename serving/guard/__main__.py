@@ -20,6 +20,7 @@ from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.targets import targets
 from serving.rollout.journal import Journal
 from serving.router.envoy_file import EnvoyFileRouter
+from serving.shadow import Shadow
 
 TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
@@ -32,7 +33,14 @@ def main(home: Home) -> None:
     """Tick more than four times a second. Raises `Permanent` if another guard of this installation runs."""
     router = EnvoyFileRouter(home)
     metrics = EnvoyAdmin(home.envoy_admin_url)
-    guard = Guard(Journal(home.journal), router, metrics, now=_utc, monotonic=time.monotonic)
+    guard = Guard(
+        Journal(home.journal),
+        router,
+        metrics,
+        now=_utc,
+        monotonic=time.monotonic,
+        shadow=Shadow(home.requests),
+    )
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())

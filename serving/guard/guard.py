@@ -22,6 +22,7 @@ from serving.rollout.journal import Journal
 from serving.rollout.observe import look
 from serving.rollout.plan import Phase, Rollback, RolloutState
 from serving.router.base import TrafficRouter
+from serving.shadow import Shadow
 from serving.types import Endpoint, Finding, Outcome, Route, Verdict
 
 log = logging.getLogger("slipway.guard")
@@ -57,7 +58,7 @@ class Tallies:
 
 
 class Guard:
-    """`now` tells the time in UTC, `monotonic` the uptime in seconds."""
+    """`now` tells the time in UTC, `monotonic` the uptime in seconds; `shadow` compares answers."""
 
     def __init__(
         self,
@@ -68,10 +69,12 @@ class Guard:
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
         limits: Limits = Limits(),
+        shadow: Shadow | None = None,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
         self._now, self._monotonic, self._limits = now, monotonic, limits
         self._releases = Releases(journal)
+        self._shadow = shadow
         self.watches: dict[str, Watch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
@@ -112,6 +115,8 @@ class Guard:
         known = {state.release_id for state, _ in self.active}
         for gone in self.watches.keys() - known:
             del self.watches[gone]
+            if self._shadow:
+                self._shadow.end(gone)
         for state, _ in self.active:
             if state.release_id not in self.watches:
                 self.watches[state.release_id] = Watch.resume(self._journal, state)
@@ -132,7 +137,14 @@ class Guard:
                     self._miss(state, route, watch, why)
             elif mine is not None:
                 watch.note_health(route, mine, monotonic=self._monotonic())
-                watch.tally, increment = look(watch.tally, state, route, mine, monotonic=self._monotonic())
+                watch.tally, increment = look(
+                    watch.tally,
+                    state,
+                    route,
+                    mine,
+                    monotonic=self._monotonic(),
+                    answers=self._shadow.take(state, route) if self._shadow else (0, 0),
+                )
                 seen.append((state, route, watch, increment))
         beliefs = observe_all(
             [state.plan.policy for state, *_ in seen],

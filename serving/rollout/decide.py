@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serving.analysis.rules import DISAGREEMENT
 from serving.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
 from serving.types import Finding, Outcome, Verdict
 
@@ -30,7 +31,7 @@ def decide(state: RolloutState, sight: Sight) -> Action:
             return Hold(f"paused: {state.paused}")
         case Outcome.ERROR:
             return _hold_or_give_up(state, sight)
-        case Outcome.INCONCLUSIVE if _needs_evidence(state):
+        case Outcome.INCONCLUSIVE if _needs_evidence(state, sight.verdict):
             return _hold_or_give_up(state, sight)
         case _:
             return _go_on(state, sight)
@@ -44,9 +45,13 @@ def _on_fail(state: RolloutState, sight: Sight) -> Action:
     return Rollback(failed)
 
 
-def _needs_evidence(state: RolloutState) -> bool:
-    """Only live traffic on the candidate can be judged; a watch ends well when nothing spoke against it."""
-    return state.phase is Phase.PROGRESSING and state.split.candidate > 0
+def _needs_evidence(state: RolloutState, verdict: Verdict) -> bool:
+    """A watch ends well when nothing spoke against it. Before a candidate has live traffic there is nothing
+    to judge but its answers to recorded requests, where the spec has them compared."""
+    is_open = any(
+        finding.rule == DISAGREEMENT.name and finding.outcome > Outcome.PASS for finding in verdict.findings
+    )
+    return state.phase is Phase.PROGRESSING and (state.split.candidate > 0 or is_open)
 
 
 def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:

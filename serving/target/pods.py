@@ -128,6 +128,7 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
         *(sys.executable, "-m", "serving.runtime", "--bundle", str(record.bundle)),
         *("--host", endpoint.host, "--port", str(endpoint.port)),
         *("--slot", slot.value, "--drain-seconds", str(DRAIN_SECONDS)),
+        *("--request-log", str(home.requests)),
     )
     env = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
     return Component(f"{record.group}-{number}", argv, env=env)

@@ -69,16 +69,27 @@ ALL_STABLE = TrafficSplit(stable=100, candidate=0)
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A token bucket: `per_second` tokens flow in, `burst` fit."""
+
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSettings:
     """How the gateway treats a service's requests.
 
     `timeout_ms` is for one attempt, so that a hanging candidate leaves time to ask stable.
     `idempotent` False: never send a request twice. An answer later than `latency_objective_ms` is slow.
+    `rate_limit` is for all requests together, `client_rate_limit` for those of each client.
     """
 
     timeout_ms: int = 1000
     idempotent: bool = True
     latency_objective_ms: float = 500.0
+    rate_limit: RateLimit | None = None
+    client_rate_limit: RateLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import clusters, routes
+from serving.gateway import clusters, grpc, limits, routes
 from serving.gateway.xds import Message, extension, typed, watched
 from serving.home import Home
 
@@ -87,7 +87,11 @@ def _connection_manager(home: Home) -> Message:
         # The Open Inference Protocol's error shape, also for what Envoy answers itself.
         local_reply_config={"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}},
         access_log=[_access_log(home)],
-        http_filters=[extension("envoy.filters.http.router", _router())],
+        http_filters=[
+            extension(grpc.FILTER, grpc.model_filter()),
+            *limits.filters(),
+            extension("envoy.filters.http.router", _router()),
+        ],
     )
 
 

@@ -125,7 +125,9 @@ _CONNECTIONS: Message = {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             common_http_protocol_options={"idle_timeout": "30s"},
-            explicit_http_config={"http_protocol_options": {}},
+            # gRPC comes and goes as HTTP/2, the rest as HTTP/1.1, to one port of the same endpoints: what is
+            # counted of them, and what sets them aside, is the same for both.
+            use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}},
         )
     },
 }

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from serving.gateway.xds import Message, discovery, seconds, typed
-from serving.types import Arm, Deployment, Endpoint, Route, RouteSettings, Slot, TrafficSplit
+from serving.types import Arm, Deployment, Endpoint, RateLimit, Route, RouteSettings, Slot, TrafficSplit
 
 RECORD = "slipway"
 
@@ -46,7 +46,7 @@ def parse(content: bytes) -> Route:
         split=TrafficSplit(**record["split"]),
         stable=_deployment(record["stable"]),
         candidate=_deployment(record["candidate"]),
-        settings=RouteSettings(**record["settings"]),
+        settings=_settings(record["settings"]),
     )
 
 
@@ -94,6 +94,15 @@ def _priorities(route: Route) -> list[list[Message]]:
 def _record(route: Route) -> dict[str, Any]:
     record: dict[str, Any] = asdict(route)
     return record
+
+
+def _settings(record: dict[str, Any]) -> RouteSettings:
+    limits = {
+        name: RateLimit(**record[name])
+        for name in ("rate_limit", "client_rate_limit")
+        if record.get(name) is not None
+    }
+    return RouteSettings(**{**record, **limits})
 
 
 def _deployment(record: dict[str, Any] | None) -> Deployment | None:

@@ -1,14 +1,16 @@
 """Envoy routes (RDS): which requests go to which service, and which may be asked twice.
 
-`/v2/models/<service>/...` goes to the service. With `x-slipway-arm: candidate` it goes to the candidate at
-any weight; with `x-slipway-idempotent: false` (or a spec that says so) it is sent exactly once.
+`/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`). With
+`x-slipway-arm: candidate` it goes to the candidate at any weight; with `x-slipway-idempotent: false` (or a
+spec that says so) it is sent exactly once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 
+from serving.gateway import grpc, limits
 from serving.gateway.clusters import PREVIEW_SUFFIX, RETRIES, RETRYING_SUFFIX
 from serving.gateway.xds import Message, discovery, seconds, typed
 from serving.types import Route, RouteSettings
@@ -18,42 +20,48 @@ NAME = "models"
 # A request body up to this size is kept so that it can be sent again.
 _REPLAYABLE_BYTES = 64 * 1024 * 1024
 _NAMES_SHOWN = 20
+_IDLE_STREAM = "300s"
 
 
 def render(routes: Iterable[Route]) -> bytes:
     """The RDS file for `routes`."""
     known = list(routes)
+    buckets = limits.buckets(known)
     host: Message = {
         "name": "all",
         "domains": ["*"],
         "include_attempt_count_in_response": True,
         "request_body_buffer_limit": _REPLAYABLE_BYTES,
         "response_headers_to_add": [_ANSWERED_BY],
+        **({"typed_per_filter_config": buckets} if buckets else {}),
         "routes": [*chain.from_iterable(_of_service(route) for route in known), *_of_gateway(known)],
     }
     return discovery([typed("envoy.config.route.v3.RouteConfiguration", name=NAME, virtual_hosts=[host])])
 
 
 def _of_service(route: Route) -> list[Message]:
-    return [_preview(route), _asked_once(route), _live(route)]
+    makes = (_preview, _asked_once, _live)
+    return [_streamed(route), *(make(route, match) for match in (_rest, _grpc) for make in makes)]
 
 
-def _preview(route: Route) -> Message:
-    match = _match(route.service, "x-slipway-arm", "candidate")
+def _preview(route: Route, match: _Match) -> Message:
+    matched = match(route.service, "x-slipway-arm", "candidate")
     if not route.candidate:
-        return {"match": match, **_answer(404, f"{route.service} has no candidate now")}
+        return {"match": matched, **_answer(404, f"{route.service} has no candidate now")}
     action = {"cluster": route.service + PREVIEW_SUFFIX, "timeout": _attempt(route.settings)}
-    return {"match": match, "route": action}
+    return {"match": matched, "route": _limited(route, action)}
 
 
-def _asked_once(route: Route) -> Message:
-    match = _match(route.service, "x-slipway-idempotent", "false")
-    return {"match": match, "route": _once(route)}
+def _asked_once(route: Route, match: _Match) -> Message:
+    return {
+        "match": match(route.service, "x-slipway-idempotent", "false"),
+        "route": _limited(route, _once(route)),
+    }
 
 
-def _live(route: Route) -> Message:
+def _live(route: Route, match: _Match) -> Message:
     if not route.settings.idempotent:
-        return {"match": _match(route.service), "route": _once(route)}
+        return {"match": match(route.service), "route": _limited(route, _once(route))}
     timeout = seconds((RETRIES + 1) * route.settings.timeout_ms / 1000 + 1)
     action = {
         **_once(route),
@@ -61,7 +69,12 @@ def _live(route: Route) -> Message:
         "timeout": timeout,
         "retry_policy": _retry_policy(route.settings),
     }
-    return {"match": _match(route.service), "route": action}
+    return {"match": match(route.service), "route": _limited(route, action)}
+
+
+def _limited(route: Route, action: Message) -> Message:
+    counted = limits.counted_as(route)
+    return {**action, "rate_limits": counted} if counted else action
 
 
 def _once(route: Route) -> Message:
@@ -74,7 +87,7 @@ def _once(route: Route) -> Message:
 def _retry_policy(settings: RouteSettings) -> Message:
     """Ask again, soon; where, the retrying cluster says (DESIGN.md, decision 2)."""
     return {
-        "retry_on": "5xx,reset,connect-failure,refused-stream",
+        "retry_on": f"5xx,reset,connect-failure,refused-stream,{grpc.RETRIED}",
         "num_retries": RETRIES,
         "per_try_timeout": _attempt(settings),
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.050s"},
@@ -85,11 +98,34 @@ def _attempt(settings: RouteSettings) -> str:
     return seconds(settings.timeout_ms / 1000)
 
 
-def _match(service: str, header: str = "", value: str = "") -> Message:
+_Match = Callable[..., Message]
+
+
+def _rest(service: str, header: str = "", value: str = "") -> Message:
     match: Message = {"path_separated_prefix": f"/v2/models/{service}"}
     if header:
-        match["headers"] = [{"name": header, "string_match": {"exact": value, "ignore_case": True}}]
+        match["headers"] = [_header(header, value)]
     return match
+
+
+def _grpc(service: str, header: str = "", value: str = "") -> Message:
+    named = [_header(grpc.MODEL_HEADER, service)]
+    return {
+        "prefix": grpc.PREFIX,
+        "headers": [*named, _header(header, value)] if header else named,
+        "grpc": {},
+    }
+
+
+def _streamed(route: Route) -> Message:
+    """A stream of requests: it lasts as long as its client wants, and nothing of it is asked twice."""
+    match = {"path": grpc.STREAM, "headers": [_header(grpc.MODEL_HEADER, route.service)], "grpc": {}}
+    action = {"cluster": route.service, "timeout": "0s", "idle_timeout": _IDLE_STREAM}
+    return {"match": match, "route": _limited(route, action)}
+
+
+def _header(name: str, value: str) -> Message:
+    return {"name": name, "string_match": {"exact": value, "ignore_case": name != grpc.MODEL_HEADER}}
 
 
 def _of_gateway(routes: list[Route]) -> list[Message]:
@@ -98,6 +134,14 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
     return [
         {"match": {"path": "/v2/health/live"}, **_answer(200, "")},
         {"match": {"path": "/v2/health/ready"}, **_answer(200, "")},
+        {
+            "match": {"prefix": grpc.PREFIX},
+            **_answer(
+                404,
+                f"no such model: a call names it in its message, and in the header {grpc.MODEL_HEADER} "
+                f"where that is streamed or compressed; this gateway serves: {shown or 'none yet'}",
+            ),
+        },
         {
             "match": {"prefix": "/v2/models/"},
             **_answer(404, f"unknown model; this gateway serves: {shown or 'none yet'}"),

@@ -1,0 +1,61 @@
+"""gRPC through the gateway: which service a call is for, and what of it may be asked twice.
+
+A gRPC call names its model inside its message. The header `x-slipway-model` says it outside; a unary call
+without the header gets it from a filter that reads the message's first field.
+"""
+
+from __future__ import annotations
+
+from string import Template
+
+from serving.gateway.xds import Message, typed
+
+FILTER = "envoy.filters.http.lua"
+MODEL_HEADER = "x-slipway-model"
+PREFIX = "/inference.GRPCInferenceService/"
+STREAM = PREFIX + "ModelStreamInfer"
+
+# Answers that REST gives as 5xx. Errors come as headers alone, so Envoy sees them before it passes them on.
+RETRIED = "internal,unavailable,deadline-exceeded"
+
+
+def model_filter() -> Message:
+    """For the listener. Source of the formats: gRPC over HTTP/2, and protobuf's encoding."""
+    return typed(
+        "envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": _NAME_THE_MODEL}
+    )
+
+
+# Streams are left alone (their end may be far away), and so are compressed messages: both need the header.
+_NAME_THE_MODEL = Template(
+    """
+local prefix, stream = "$prefix", "$stream"
+
+local function varint(text, at)
+  local value, factor = 0, 1
+  for i = at, math.min(at + 4, #text) do
+    local byte = text:byte(i)
+    value = value + (byte % 128) * factor
+    if byte < 128 then return value, i + 1 end
+    factor = factor * 128
+  end
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = headers:get(":path")
+  if path:sub(1, #prefix) ~= prefix or path == stream or headers:get("$header") then return end
+  local body = handle:body(true)
+  if body == nil or body:length() < 7 then return end
+  local start = body:getBytes(0, math.min(body:length(), 300))
+  if start:byte(1) ~= 0 or start:byte(6) ~= 10 then return end
+  local length, first = varint(start, 7)
+  if length == nil or length == 0 or first + length - 1 > #start then return end
+  local name = start:sub(first, first + length - 1)
+  if name:find("[^%w_.-]") then return end
+  -- The first object ended when the script waited for the body.
+  handle:headers():add("$header", name)
+  handle:clearRouteCache()
+end
+"""
+).substitute(prefix=PREFIX, stream=STREAM, header=MODEL_HEADER)

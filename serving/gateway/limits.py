@@ -1,0 +1,111 @@
+"""Token buckets at the gateway: one for each service, and one for each of a service's clients.
+
+A client is who sends this `x-api-key`, else this `authorization`, else from this address. Routes say what a
+request counts as; the virtual host holds the buckets, so that all routes of a service share them. Envoy
+forgets how full they were when the routes change, which happens when a version comes or goes.
+Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/local_rate_limit_filter
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from serving.gateway.xds import Message, extension, typed
+from serving.types import RateLimit, Route
+
+# Clients first, in a filter of their own: what a greedy one is refused must not empty the service's bucket.
+CLIENTS, SERVICES = "slipway.limits.clients", "slipway.limits.services"
+_CONFIG = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+
+# Clients whose buckets are remembered; beyond, those seen longest ago start anew with a full one.
+_CLIENTS = 20_000
+_NO_LIMIT = 1_000_000_000
+
+_KEY, _TOKEN = "x-api-key", "authorization"
+_WITHOUT_KEY = {"name": _KEY, "present_match": False}
+_WITHOUT_TOKEN = {"name": _TOKEN, "present_match": False}
+
+
+def filters() -> list[Message]:
+    """For the listener: they limit nothing until a virtual host brings buckets."""
+    return [extension(name, typed(_CONFIG, stat_prefix="gateway")) for name in (CLIENTS, SERVICES)]
+
+
+def counted_as(route: Route) -> list[Message]:
+    """What a request of this service counts as, for its route; empty without limits."""
+    settings, service = route.settings, _constant("service", route.service)
+    found = [{"actions": [service]}] if settings.rate_limit else []
+    if settings.client_rate_limit:
+        address: Message = {"remote_address": {}}
+        found += [
+            {"actions": [service, _header("key", _KEY)]},
+            {"actions": [service, _unless("keyless", _WITHOUT_KEY), _header("token", _TOKEN)]},
+            {"actions": [service, _unless("unknown", _WITHOUT_KEY, _WITHOUT_TOKEN), address]},
+        ]
+    return found
+
+
+def buckets(routes: Iterable[Route]) -> dict[str, Message]:
+    """The virtual host's configuration, by filter; empty when nothing is limited."""
+    known = list(routes)
+    found = {
+        CLIENTS: [bucket for route in known for bucket in _of_clients(route)],
+        SERVICES: [bucket for route in known for bucket in _of_service(route)],
+    }
+    return {name: _holding(descriptors) for name, descriptors in found.items() if descriptors}
+
+
+def _holding(descriptors: list[Message]) -> Message:
+    always = {"default_value": {"numerator": 100}}
+    return typed(
+        _CONFIG,
+        stat_prefix="gateway",
+        filter_enabled=always,
+        filter_enforced=always,
+        # Of what matches no descriptor: not limited.
+        token_bucket={"max_tokens": _NO_LIMIT, "tokens_per_fill": _NO_LIMIT, "fill_interval": "1s"},
+        descriptors=descriptors,
+        max_dynamic_descriptors=_CLIENTS,
+        response_headers_to_add=[{"header": {"key": "retry-after", "value": "1"}}],
+    )
+
+
+def _of_service(route: Route) -> list[Message]:
+    limit = route.settings.rate_limit
+    entries = [{"key": "service", "value": route.service}]
+    return [{"entries": entries, "token_bucket": _bucket(limit)}] if limit else []
+
+
+def _of_clients(route: Route) -> list[Message]:
+    limit = route.settings.client_rate_limit
+    if limit is None:
+        return []
+    service, bucket = {"key": "service", "value": route.service}, _bucket(limit)
+    # An entry without a value has a bucket for each value it meets.
+    clients: tuple[list[Message], ...] = (
+        [{"key": "key"}],
+        [{"key": "keyless", "value": "true"}, {"key": "token"}],
+        [{"key": "unknown", "value": "true"}, {"key": "remote_address"}],
+    )
+    return [{"entries": [service, *client], "token_bucket": bucket} for client in clients]
+
+
+def _bucket(limit: RateLimit) -> Message:
+    """Envoy fills in whole tokens, ten times a second where the rate allows it."""
+    tokens = max(1, round(limit.per_second / 10))
+    interval = tokens / limit.per_second
+    return {"max_tokens": limit.burst, "tokens_per_fill": tokens, "fill_interval": f"{interval:.6f}s"}
+
+
+def _constant(key: str, value: str) -> Message:
+    return {"generic_key": {"descriptor_key": key, "descriptor_value": value}}
+
+
+def _header(key: str, name: str) -> Message:
+    return {"request_headers": {"header_name": name, "descriptor_key": key}}
+
+
+def _unless(key: str, *headers: Message) -> Message:
+    return {
+        "header_value_match": {"descriptor_key": key, "descriptor_value": "true", "headers": list(headers)}
+    }

@@ -1,0 +1,127 @@
+"""Token buckets of a real Envoy: what a service and its clients may ask, and what those over it are told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from serving.gateway.limits import SERVICES, buckets
+from serving.types import ALL_STABLE, RateLimit, Route, RouteSettings
+from tests.unit.serving.gateway_process import Gateway, gateway_running
+from tests.unit.serving.upstream import Pods, deployment, pods_running
+
+# So slow to fill that a test never sees a token come back.
+FIVE = RateLimit(per_second=0.01, burst=5)
+names = (f"limited{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway_running(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+@pytest.fixture
+def pods() -> Iterator[Pods]:
+    with pods_running() as running:
+        yield running
+
+
+def serve(
+    gateway: Gateway,
+    pods: Pods,
+    *,
+    rate_limit: RateLimit | None = None,
+    client_rate_limit: RateLimit | None = None,
+) -> str:
+    """A new service with these limits; its buckets are full."""
+    name = next(names)
+    start(gateway, pods, name, RouteSettings())
+    route = gateway.router.read(name)
+    limits = RouteSettings(rate_limit=rate_limit, client_rate_limit=client_rate_limit)
+    gateway.router.write(
+        name,
+        ALL_STABLE,
+        stable=route.stable,
+        candidate=None,
+        at=route.revision,
+        settings=limits,
+    )
+    # One file holds all routes: when a service written later answers, the limits are there, and untouched.
+    start(gateway, pods, f"after-{name}", RouteSettings())
+    return name
+
+
+def start(gateway: Gateway, pods: Pods, name: str, settings: RouteSettings) -> None:
+    stable = deployment(name, 1, pods.start(name))
+    gateway.router.write(name, ALL_STABLE, stable=stable, candidate=None, at=0, settings=settings)
+    gateway.wait_until_served_by(name, name)
+
+
+def ask(gateway: Gateway, name: str, times: int, **headers: str) -> Counter[int]:
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return Counter(gateway.infer(name, named).status_code for _ in range(times))
+
+
+def test_a_service_is_asked_no_more_than_its_bucket_holds(gateway: Gateway, pods: Pods) -> None:
+    name = serve(gateway, pods, rate_limit=FIVE)
+    before = pods.all[0].answered
+    assert ask(gateway, name, 8) == {200: 5, 429: 3}
+    assert pods.all[0].answered == before + 5
+
+
+def test_who_is_over_the_limit_is_told_when_to_come_back(gateway: Gateway, pods: Pods) -> None:
+    name = serve(gateway, pods, rate_limit=RateLimit(0.01, 1))
+    ask(gateway, name, 1)
+    answer = gateway.infer(name)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert answer.json() == {"error": "local_rate_limited"}
+
+
+def test_no_header_leads_around_the_bucket(gateway: Gateway, pods: Pods) -> None:
+    name = serve(gateway, pods, rate_limit=FIVE)
+    assert ask(gateway, name, 3)[200] == 3
+    assert ask(gateway, name, 8, x_slipway_idempotent="false") == {200: 2, 429: 6}
+
+
+def test_tokens_come_back_at_the_rate(gateway: Gateway, pods: Pods) -> None:
+    name = serve(gateway, pods, rate_limit=RateLimit(per_second=50, burst=1))
+    assert 429 in ask(gateway, name, 20)
+    gateway.wait(lambda: ask(gateway, name, 1) == {200: 1}, seconds=2)
+
+
+def test_each_client_has_a_bucket_of_its_own(gateway: Gateway, pods: Pods) -> None:
+    name = serve(gateway, pods, client_rate_limit=FIVE)
+    for client in ({"x_api_key": "a"}, {"x_api_key": "b"}, {"authorization": "Bearer c"}, {}):
+        assert ask(gateway, name, 7, **client) == {200: 5, 429: 2}
+    # A known client keeps one bucket whatever else it says.
+    assert ask(gateway, name, 1, x_api_key="a", authorization="Bearer d") == {429: 1}
+
+
+def test_a_greedy_client_leaves_the_service_to_the_others(gateway: Gateway, pods: Pods) -> None:
+    name = serve(gateway, pods, rate_limit=RateLimit(0.01, 20), client_rate_limit=FIVE)
+    assert ask(gateway, name, 30, x_api_key="greedy")[200] == 5
+    assert ask(gateway, name, 5, x_api_key="modest") == {200: 5}
+
+
+def test_services_do_not_share_buckets(gateway: Gateway, pods: Pods) -> None:
+    one = serve(gateway, pods, client_rate_limit=FIVE)
+    ask(gateway, one, 8)
+    assert ask(gateway, f"after-{one}", 8) == {200: 8}
+
+
+@pytest.mark.parametrize("per_second", [0.5, 1, 7, 99.5, 5000])
+def test_a_bucket_fills_at_the_rate_that_was_asked_for(per_second: float) -> None:
+    route = Route("m", 1, ALL_STABLE, None, None, RouteSettings(rate_limit=RateLimit(per_second, 10)))
+    (bucket,) = (found["token_bucket"] for found in buckets([route])[SERVICES]["descriptors"])
+    rate = bucket["tokens_per_fill"] / float(bucket["fill_interval"].rstrip("s"))
+    assert rate == pytest.approx(per_second, rel=1e-4)
+    # Envoy refuses intervals below 50 ms.
+    assert float(bucket["fill_interval"].rstrip("s")) >= 0.05
+
+
+def test_without_limits_the_routes_say_nothing_of_them() -> None:
+    assert buckets([Route("m", 1, ALL_STABLE, None, None)]) == {}

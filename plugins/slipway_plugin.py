@@ -23,3 +23,13 @@ class SlipwayPlugin(AirflowPlugin):
     fastapi_apps: list[Any] = [  # noqa: RUF012
         {"app": WhenAsked(), "url_prefix": "/slipway", "name": "Slipway"}
     ]
+    external_views: list[Any] = [  # noqa: RUF012
+        {
+            "name": "Releases",
+            "href": "/slipway/",
+            "destination": "nav",
+            "url_route": "slipway",
+            "nav_top_level": True,
+            "icon": "/slipway/static/mark/mark.svg",
+        }
+    ]

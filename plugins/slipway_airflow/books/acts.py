@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from serving.audit import AuditTrail, Entry
+from serving.audit import AuditTrail
+from serving.audit import Entry as Act
+from serving.rollout.control import BY_PEOPLE
 from slipway_airflow.books.index import Shelf
-from slipway_airflow.books.shelf import Moved, WentBack
+from slipway_airflow.books.shelf import Entry, Moved, WentBack
 from slipway_airflow.books.views import History, Moment, page_of
 
 BY_ITSELF = "Slipway"
@@ -60,7 +62,7 @@ class People:
 
 def of_shelf(shelf: Shelf) -> tuple[Moment, ...]:
     """What happened to the traffic of one model, the newest first: without the single shifts of a rollout."""
-    found = [m for e in shelf.entries if e.moved for m in of_rollout(e.moved) if m.action != "shift"]
+    found = [_with_asker(e, m) for e in shelf.entries if e.moved for m in of_rollout(e.moved) if _is_news(m)]
     found += map(of_rollback, shelf.rollbacks)
     found += [
         Moment(e.changed_at, BY_ITSELF, "blocked", e.model, e.version, e.id, e.why)
@@ -68,6 +70,19 @@ def of_shelf(shelf: Shelf) -> tuple[Moment, ...]:
         if e.outcome and not e.moved and e.outcome.status == "blocked"
     ]
     return tuple(sorted(found, key=lambda moment: moment.at, reverse=True))
+
+
+def _is_news(moment: Moment) -> bool:
+    """Not every shift of a rollout; and what people did to it the audit trail tells."""
+    return moment.action != "shift" and moment.action not in BY_PEOPLE
+
+
+def _with_asker(entry: Entry, moment: Moment) -> Moment:
+    """What Slipway did by itself, it did because somebody asked for the release."""
+    if entry.asked is None:
+        return moment
+    reason = entry.asked.reason if moment.action in ("started", "promoted") else moment.reason
+    return replace(moment, reason=reason, detail=f"asked for by {entry.asked.by}")
 
 
 def of_rollout(moved: Moved) -> Iterator[Moment]:
@@ -114,7 +129,7 @@ def _is_told(moment: Moment, known: set[tuple[str, str, str, int]]) -> bool:
     return any((moment.model, "rollback", moment.who, at - late) in known for late in range(30))
 
 
-def _of_entry(entry: Entry) -> Moment:
+def _of_entry(entry: Act) -> Moment:
     detail = ", ".join(f"{name}: {value}" for name, value in entry.detail.items())
     return Moment(
         entry.at,

@@ -16,6 +16,9 @@ CHOSEN, PASSED, MISSED, NONE = "chosen", "passed", "missed", "none"
 def candidate_rows(gated: Iterable[Gated], *, runtime: str, chosen: str | None) -> tuple[CandidateRow, ...]:
     """`runtime`: the target that serves; `chosen`: the precision of the bundle, None while there is none."""
     rows = [row for one in gated for row in _rows(one, runtime, chosen)]
+    # int8 is made once for each layout, and each is no use to the other's targets: nobody needs to know.
+    made = {(row.precision, row.target) for row in rows if row.status != NONE}
+    rows = [row for row in rows if row.status != NONE or (row.precision, row.target) not in made]
     return tuple(sorted(rows, key=lambda row: (CHOSEN, PASSED, MISSED, NONE).index(row.status)))
 
 

@@ -79,12 +79,14 @@ def _verdict(ready: int, pods: int, requests: int, errors: int, seconds: float) 
     span = "the last minute" if seconds > WINDOW_SECONDS / 2 else f"the last {max(seconds, 1):.0f} s"
     if not ready:
         return Health.DOWN, f"no pod answers ({pods_words})"
+    missing = f"; {pods_words}" if ready < pods else ""
     if errors >= FEW_ERRORS and errors > FAILING_SHARE * requests:
-        return Health.FAILING, f"{errors} of {requests} attempts failed in {span} ({errors / requests:.1%})"
+        share = f"{errors / requests:.1%}"
+        return Health.FAILING, f"{errors} of {requests} attempts failed in {span} ({share}){missing}"
     if not requests:
-        return Health.IDLE, f"{pods_words}, no requests in {span}"
-    share = f"{errors / requests:.1%} failed" if errors else "none failed"
-    return Health.HEALTHY, f"{pods_words}, {share} of {requests} attempts in {span}"
+        return Health.IDLE, f"no requests in {span}{missing or f'; {pods_words}'}"
+    failed = errors or "none"
+    return Health.HEALTHY, f"{failed} of {requests} attempts failed in {span}{missing}"
 
 
 def _serving(route: Route | None) -> list[Deployment]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from slipway_airflow.books.series import Band, Series
 WIDTH, HEIGHT = 1000.0, 200.0
 ARMS = ("stable", "candidate")
 _Point = tuple[float, float]
+# Of the highest value on an axis: people read round numbers.
+_ROUND = (1, 2, 3, 4, 5, 6, 8, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,9 @@ def _top(bands: Collection[Band], limit: float) -> float:
     """What is worth showing: twice the limit, every rate, and where the bands stand now."""
     rates = [rate for band in bands for rate in band.rate if rate is not None]
     highs = [high for band in bands for high in band.high[-1:] if high is not None]
-    return min(100.0, 1.1 * max([2 * limit, *rates, *highs]))
+    highest = 1.05 * max([2 * limit, *rates, *highs])
+    size = 10.0 ** math.floor(math.log10(highest))
+    return min(100.0, next(size * step for step in _ROUND if size * step >= highest))
 
 
 def _changes(series: Series) -> tuple[float, ...]:

@@ -38,7 +38,15 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"span": span, "ago": ago, "number": number, "percent": percent, "utc": utc, "iso": iso}
+    made.filters |= {
+        "span": span,
+        "brief": brief,
+        "ago": ago,
+        "number": number,
+        "percent": percent,
+        "utc": utc,
+        "iso": iso,
+    }
     made.globals["static_digest"] = static_digest()
     return made
 
@@ -73,10 +81,18 @@ def span(seconds: float | None) -> str:
     return f"{hours // 24} d"
 
 
+def brief(seconds: float) -> str:
+    """The largest unit alone: `40 s`, `3 min`, `5 h`, `4 d`."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size * (2 if unit == "d" else 1):
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(1, int(seconds))} s"
+
+
 def ago(moment: datetime, now: datetime) -> str:
     """`12 s ago`; a clock that is ahead of ours says `now`."""
     seconds = (now - moment).total_seconds()
-    return "now" if seconds < 1 else f"{span(max(1, int(seconds)))} ago"
+    return "now" if seconds < 1 else f"{brief(seconds)} ago"
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -42,12 +42,14 @@ def note_release(services: Services, release: Release) -> None:
         asked.reason,
         {"via": "airflow", "run_id": asked.run_id},
     )
-    if not asked.by.startswith(_NOBODY):
+    if not (asked.cause.is_automatic or asked.by.startswith(_NOBODY)):
         _note_once(services, entry, since=asked.at, same="run_id")
 
 
 def note_rollback(services: Services, rollback: Rollback) -> None:
     """A person started a rollback's run in Airflow."""
+    from slipway_airflow import going_back
+
     wish = rollback.wish
     entry = Entry(
         now(),
@@ -59,7 +61,7 @@ def note_rollback(services: Services, rollback: Rollback) -> None:
         wish.reason,
         {"via": "airflow", "run_id": wish.run_id, "leaves": str(rollback.leaves)},
     )
-    if not wish.by.startswith(_NOBODY):
+    if not (going_back.is_from_alert(wish) or wish.by.startswith(_NOBODY)):
         _note_once(services, entry, since=wish.at, same="run_id")
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from model_store.errors import Permanent
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.build import Gated
+
+
+_REASON = Param(
+    "",
+    type="string",
+    title="Why",
+    description="For those who read the history of this release later.",
+    format="multiline",
+    maxLength=500,
+    source="task",
+)
 
 
 class NotApproved(Permanent):
@@ -43,6 +55,8 @@ class AskApproval(ApprovalOperator):
     ) -> None:
         kwargs.setdefault("retry_policy", RetryByKind())
         kwargs.setdefault("doc_md", inspect.cleandoc(type(self).__doc__ or ""))
+        # In place of the DAG's own, which are about the release: this is the form of the answer.
+        kwargs["params"] = {"reason": _REASON}
         super().__init__(
             subject="May this version get traffic?",
             defaults=self.REJECT,
@@ -85,7 +99,27 @@ class AskApproval(ApprovalOperator):
         links.forget(self)
         with explained(context):
             answer = super(ApprovalOperator, self).execute_complete(context=context, event=event)
+            self._note(context, answer)
             return self._approver(answer["chosen_options"], answer["responded_by_user"])
+
+    def _note(self, context: Context, answer: Any) -> None:
+        """Into the audit trail, if a person answered (and Slipway's own page or API did not write it)."""
+        from slipway_airflow import acting
+        from slipway_airflow.building import opened
+
+        by = answer["responded_by_user"] or {}
+        if not (who := by.get("name") or by.get("id")):
+            return
+        services, release = opened(self.release)
+        acting.note_answer(
+            services,
+            release,
+            who=str(who),
+            approved=list(answer["chosen_options"]) == [self.APPROVE],
+            reason=str((answer["params_input"] or {}).get("reason") or ""),
+            task=context["ti"].task_id,
+            at=answer["responded_at"],
+        )
 
     def _approver(self, chosen: Sequence[str], by: Any) -> str:
         who = (by or {}).get("name") or (by or {}).get("id") or ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from model_store.types import ModelRef
 from slipway_airflow import (
+    acting,
     assets,
     evidence,
     flapping,
@@ -64,6 +65,7 @@ def begin_rollback(context: Context) -> Told:
     if not going_back.is_from_alert(wish):
         flapping.let_go(services, wish.model)
     rollback = going_back.begin(services, wish)
+    acting.note_rollback(services, rollback)
     notifications.tell_of_rollback(services, rollback, at=wiring.now())
     now_serves = "serves again" if going_back.serving(services, rollback) else "has to be started again"
     return Told(rollback.id, f"version {rollback.leaves} leaves, version {rollback.returns} {now_serves}")

@@ -91,12 +91,14 @@ class TakeTurn(WaitingOperator):
         self.spec = spec
 
     def look(self, context: Context) -> str:
+        from slipway_airflow import acting
         from slipway_airflow.wiring import wire
 
         services, request = wire(), _request(context, self.spec)
         release = services.releases.open(
             request, self.spec, lambda version: self._admitted(context, services, request, version)
         )
+        acting.note_release(services, release)
         self.log.info("%s: release %s", release.ref, release.id)
         links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
         if not release.request.dry_run:

@@ -60,9 +60,9 @@ def bag(airflow_database: Path) -> DagBag:
     return DagBag(str(DAGS))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def in_database(bag: DagBag) -> None:
-    """The DAGs as the API server finds them: serialized."""
+    """The DAGs as the API server finds them: serialized. Tests of whole runs drop them."""
     from airflow.dag_processing.collection import update_dag_parsing_results_in_db
     from airflow.models.dagbundle import DagBundleModel
     from airflow.serialization.serialized_objects import LazyDeserializedDAG

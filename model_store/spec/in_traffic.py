@@ -28,6 +28,13 @@ class RequestLog(Section):
     keep_days: Annotated[float, Field(gt=0)] = 7
 
 
+class RateLimit(Section):
+    """A token bucket at the gateway: `per_second` requests flow in, `burst` at once."""
+
+    per_second: Annotated[float, Field(gt=0, le=1_000_000)]
+    burst: Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class Fallback(Section):
     """What the pod answers when the model cannot: an old answer, one constant row, or another model's."""
 
@@ -63,6 +70,9 @@ class Serving(Section):
     cache: Cache | None = None
     request_log: RequestLog | None = None
     fallback: Fallback | None = None
+    rate_limit: RateLimit | None = None
+    client_rate_limit: RateLimit | None = None
+    api_keys: bool = False
 
     def contradictions(self) -> list[Found]:
         if self.max_queue_delay_ms >= self.timeout_ms:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from model_store.spec import Analysis, ReleaseSpec, Rollout
+from model_store.spec.in_traffic import RateLimit as Limit
 from serving.analysis import AnalysisPolicy
 from serving.rollout.plan import RolloutPlan, RolloutStep
-from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
+from serving.types import ALL_STABLE, RateLimit, RouteSettings, TrafficSplit
 
 _ALL_CANDIDATE = TrafficSplit(stable=0, candidate=100)
 
@@ -40,11 +41,18 @@ def policy_of(analysis: Analysis) -> AnalysisPolicy:
 
 def settings_of(spec: ReleaseSpec) -> RouteSettings:
     """How the gateway treats the model's requests."""
+    serving = spec.serving
     return RouteSettings(
-        timeout_ms=spec.serving.timeout_ms,
-        idempotent=spec.serving.idempotent,
+        timeout_ms=serving.timeout_ms,
+        idempotent=serving.idempotent,
         latency_objective_ms=spec.rollout.analysis.latency_objective_ms,
+        rate_limit=_limit_of(serving.rate_limit),
+        client_rate_limit=_limit_of(serving.client_rate_limit),
     )
+
+
+def _limit_of(limit: Limit | None) -> RateLimit | None:
+    return RateLimit(limit.per_second, limit.burst) if limit else None
 
 
 def _steps(rollout: Rollout) -> tuple[RolloutStep, ...]:

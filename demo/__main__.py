@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from demo.acts import Scenario, scenario
+from demo.acts import SCENARIOS, Scenario, scenario
 from demo.claims import check_claims
 from demo.evidence import read_releases
+from demo.packages import PACKAGES
 from demo.perform import Performance
 from demo.place import fresh_home
 from demo.report import Report, print_report
 from demo.screen import screen
 from demo.stage import stage
-from demo.traffic import RATE_PER_SECOND
 from demo.traffic_log import TrafficLog
 from demo.view import ActView, View
 from model_store.registry import Registry
@@ -26,19 +26,22 @@ from serving.home import Home
 from serving.stack.credentials import credentials_of
 from serving.stack.supervisor import Supervisor
 
+HELP = f"Which story to play: {', '.join(SCENARIOS)}. All but risk fetch their data once (docs/scenarios.md)."
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def demo(
-    scenario_name: Annotated[str, typer.Option("--scenario", help="Which story to play.")] = "credit",
+    scenario_name: Annotated[str, typer.Option("--scenario", help=HELP)] = "risk",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Four versions of a model travel from MLflow to users, and two of them do not get far."""
     with telling_failures(as_json=as_json):
         played = scenario(scenario_name)
-        home = fresh_home()
+        home = fresh_home(spec=played.spec)
+        _tell_terms(played)
         try:
             report = _perform(home, played, keep=keep, quiet=as_json)
             if as_json:
@@ -51,6 +54,13 @@ def demo(
                 _say_what_is_kept(home)
     if not report.holds:
         raise typer.Exit(1)
+
+
+def _tell_terms(played: Scenario) -> None:
+    """Asking for a scenario is asking for its data, on the terms of whoever made them."""
+    for package in PACKAGES[played.name]:
+        if package.terms:
+            errors.print(package.terms, soft_wrap=True, markup=False, highlight=False)
 
 
 def _perform(home: Home, played: Scenario, *, keep: bool, quiet: bool) -> Report:
@@ -74,7 +84,7 @@ def _perform(home: Home, played: Scenario, *, keep: bool, quiet: bool) -> Report
             log = TrafficLog.read(standing.traffic_log)
             releases = read_releases(home, played.model, acts, log)
             champion = Registry(home.mlflow_url).aliases(played.model).get("champion")
-    claims = check_claims(played, releases, champion, log, rate=RATE_PER_SECOND)
+    claims = check_claims(played, releases, champion, log)
     return Report(releases, claims, log, clock())
 
 

@@ -13,8 +13,6 @@ from model_store.choose import TIE_BAND
 # A sender that stood still proves nothing; a busy machine may hold it up for a moment.
 LONGEST_PAUSE_SECONDS = 2.0
 LEAST_SHARE_OF_RATE = 0.9
-# 20 % errors at 5 % of 120 requests a second are about one error a second to judge by.
-LONGEST_TO_ZERO_SECONDS = 20.0
 # Envoy follows a changed file within milliseconds; answers on their way then still count.
 AFTERMATH_SECONDS = 1.0
 # Requests under way when the guard counted for the last time.
@@ -32,14 +30,14 @@ class Claim:
 
 
 def check_claims(
-    scenario: Scenario, releases: Sequence[Release], champion: int | None, log: TrafficLog, *, rate: float
+    scenario: Scenario, releases: Sequence[Release], champion: int | None, log: TrafficLog
 ) -> list[Claim]:
-    """Every claim of the scenario. `champion`: the version with that alias at the end; `rate`: a second."""
+    """Every claim of the scenario. `champion`: the version with that alias at the end."""
     found = [_ended_as_told(scenario, releases), _champion(scenario, champion)]
     told = {act.version: act.ending for act in scenario.acts}
     for release in releases:
-        found += _CLAIMS_BY_ENDING[told[release.version]](release, log)
-    return [*found, *_of_traffic(releases, log, rate)]
+        found += _CLAIMS_BY_ENDING[told[release.version]](release, log, scenario)
+    return [*found, *_of_traffic(releases, log, scenario.rate)]
 
 
 def _ended_as_told(scenario: Scenario, releases: Sequence[Release]) -> Claim:
@@ -55,7 +53,7 @@ def _champion(scenario: Scenario, champion: int | None) -> Claim:
     return Claim(f"v{expected} is the champion in MLflow", champion == expected, found)
 
 
-def _of_promoted(release: Release, log: TrafficLog) -> Iterator[Claim]:
+def _of_promoted(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Claim]:
     served = release.served
     name = f"v{release.version}"
     passed = served is not None and served.report.passed
@@ -80,7 +78,7 @@ def _is_fastest(release: Release) -> Claim:
     return Claim(says, holds, f"{release.chosen} of: {measured} (p50 over fp32's)")
 
 
-def _of_blocked(release: Release, log: TrafficLog) -> Iterator[Claim]:
+def _of_blocked(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Claim]:
     name = f"v{release.version}"
     servable = [variant for variant in release.variants if variant.is_servable]
     missed = [check for variant in servable if (check := variant.check(CHAMPION)) and not check.passed]
@@ -97,7 +95,7 @@ def _of_blocked(release: Release, log: TrafficLog) -> Iterator[Claim]:
     )
 
 
-def _of_rolled_back(release: Release, log: TrafficLog) -> Iterator[Claim]:
+def _of_rolled_back(release: Release, log: TrafficLog, scenario: Scenario) -> Iterator[Claim]:
     name = f"v{release.version}"
     served, taken = release.served, release.rollback
     passed = served is not None and served.report.passed
@@ -106,10 +104,10 @@ def _of_rolled_back(release: Release, log: TrafficLog) -> Iterator[Claim]:
         f"{len(served.report.checks)} checks, AUC {auc.value:.4f}" if served and auc and auc.value else "none"
     )
     yield Claim(f"{name} passed every gate offline", passed, found)
-    seconds = taken.seconds if taken else None
+    seconds, longest = taken.seconds if taken else None, scenario.longest_to_zero_seconds
     yield Claim(
-        f"{name} had no traffic {LONGEST_TO_ZERO_SECONDS:.0f} s after its first failed answer",
-        seconds is not None and seconds <= LONGEST_TO_ZERO_SECONDS,
+        f"{name} had no traffic {longest:.0f} s after its first failed answer",
+        seconds is not None and seconds <= longest,
         "no failed answer was counted" if seconds is None else f"at most {seconds:.1f} s",
     )
     if taken:

@@ -7,20 +7,16 @@ process; it prints one JSON object a line for each version registered.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import time
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import pandas as pd
 
 from demo.data import FEATURES, LABEL, Parts, prepare
-from model_store.errors import Permanent, Retryable
+from demo.registry import be_quiet, describe, wait_for_registry
 from serving.home import Home
 
 if TYPE_CHECKING:
@@ -115,19 +111,8 @@ def register(trained: Trained, *, tracking_url: str) -> int:
             pip_requirements=["scikit-learn", "skops"],
         )
     number = int(info.registered_model_version or 0)
-    _describe(trained.recipe, number)
+    describe(MODEL, trained.recipe.version, number, trained.recipe.story)
     return number
-
-
-def _describe(recipe: Recipe, number: int) -> None:
-    from mlflow import MlflowClient
-
-    if number != recipe.version:
-        raise Permanent(
-            f"the registry made {MODEL} v{number} of the demo's version {recipe.version}",
-            remedy="run the demo in a fresh SLIPWAY_HOME",
-        )
-    MlflowClient().update_model_version(MODEL, str(number), description=recipe.story)
 
 
 def _params(trained: Trained) -> dict[str, Any]:
@@ -157,9 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.models", description=__doc__)
     parser.add_argument("versions", nargs="+", type=int, choices=sorted(RECIPES))
     asked = parser.parse_args(arguments)
-    # MLflow prints links, bars and usage reports of its own; this process' output is one JSON line a version.
-    quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    os.environ |= quiet | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    be_quiet()
     home = Home.locate()
     parts = Parts.under(home.data / MODEL)
     if not parts.traffic.exists():
@@ -171,20 +154,6 @@ def main(arguments: list[str] | None = None) -> None:
         number = register(one, tracking_url=home.mlflow_url)
         line = {"version": number, "accuracy": one.accuracy, "auc": one.auc, "rows": one.rows}
         print(json.dumps(line), flush=True)  # noqa: T201 - the caller reads it
-
-
-def wait_for_registry(home: Home, *, seconds: float = 400) -> None:
-    """Until MLflow answers. Raises `Retryable` when it does not within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{home.mlflow_url}/health", trust_env=False).is_success:
-                return
-        time.sleep(0.5)
-    raise Retryable(
-        f"MLflow does not answer at {home.mlflow_url} after {seconds:.0f} s",
-        remedy=f"Read {home.logs / 'mlflow.log'}.",
-    )
 
 
 if __name__ == "__main__":

@@ -16,12 +16,15 @@ from serving.home import REPOSITORY, Home
 from serving.stack.supervisor import Supervisor
 
 MARK = "made-by-slipway-demo"
+CACHE = "cache"
 DEFAULT = REPOSITORY / "var" / "demo"
 
 
-def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
+def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ, *, spec: Path | None = None) -> Home:
     """An empty home in `SLIPWAY_HOME` (default `var/demo`), marked as the demo's; sets `SLIPWAY_HOME` to it.
 
+    What was fetched from package registries stays. With `spec`, the home has a DAG folder of its own, whose
+    only release spec that is.
     Raises `Permanent` when the directory holds anything but an earlier demo, or that demo's stack still runs.
     """
     environ["SLIPWAY_HOME"] = environ.get("SLIPWAY_HOME") or str(DEFAULT)
@@ -31,7 +34,17 @@ def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
         _require_stopped(home)
         _empty(home.root)
     write_file(home.root / MARK, b"The demo empties this directory each time it starts.\n")
+    if spec is not None:
+        _own_dags(home.root / "dags", spec)
     return Home.locate(environ)
+
+
+def _own_dags(folder: Path, spec: Path) -> None:
+    """The repository's DAGs beside one spec: DAGs look for specs where they lie themselves."""
+    (folder / "releases").mkdir(parents=True)
+    for file in (*(REPOSITORY / "dags").glob("*.py"), REPOSITORY / "dags" / ".airflowignore"):
+        (folder / file.name).symlink_to(file)
+    shutil.copyfile(spec, folder / "releases" / spec.name)
 
 
 def _require_own(home: Home) -> None:
@@ -53,4 +66,6 @@ def _require_stopped(home: Home) -> None:
 def _empty(root: Path) -> None:
     # The mark goes last: an interrupted emptying leaves a directory that the next demo may still empty.
     for entry in sorted(root.iterdir(), key=lambda path: path.name == MARK):
+        if entry.name == CACHE:
+            continue
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

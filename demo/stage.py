@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 
 from demo.acts import Scenario
+from demo.fetch import fetch
+from demo.packages import PACKAGES
 from demo.traffic import TIMEOUT_SECONDS
 from model_store.errors import Permanent
 from serving.home import REPOSITORY, Home
@@ -25,7 +27,7 @@ FAULTS = "SLIPWAY_FAULTS"
 POLL_SECONDS = 0.3
 # A cold start takes half a minute; on a machine busy with other things it may take much longer.
 START_SECONDS = 400
-TRAINING_SECONDS = 180
+TRAINING_SECONDS = 400
 READY_SECONDS = 60
 
 Tell = Callable[[str], None]
@@ -55,9 +57,11 @@ class Stage:
         Raises `Permanent` when either does not come to its end.
         """
         self.home.logs.mkdir(parents=True, exist_ok=True)
+        for package in PACKAGES[self.scenario.name]:
+            fetch(package, self.home.cache, self.tell)
         # Pods take it from supervisord, which takes it from here.
         os.environ[FAULTS] = self.scenario.faults
-        training = self._start("demo.models", *(str(act.version) for act in self.scenario.acts))
+        training = self._start(self.scenario.training, *(str(act.version) for act in self.scenario.acts))
         lifecycle.up(self.home, self._tell_standings, timeout_seconds=START_SECONDS)
         deadline = time.monotonic() + TRAINING_SECONDS
         while training.poll() is None:
@@ -75,7 +79,8 @@ class Stage:
         while not _is_ok(url):
             self.tell("waiting until the first version answers through Envoy")
             _wait(deadline, f"{url} is not ready", self.home.logs / "envoy.log")
-        self._traffic = self._start("demo.traffic", "--log", str(self.traffic_log))
+        of_scenario = ("--scenario", self.scenario.name, "--rate", str(self.scenario.rate))
+        self._traffic = self._start("demo.traffic", "--log", str(self.traffic_log), *of_scenario)
 
     def require_traffic(self) -> None:
         """Raises `Permanent` when the traffic ended by itself."""

@@ -1,4 +1,4 @@
-"""The users of the demo: held-out loan applications, sent through Envoy at a steady rate until told to stop.
+"""The users of the demo: held-out rows, sent through Envoy one by one at a steady rate until told to stop.
 
 Run as a process (`python -m demo.traffic --log FILE`); SIGTERM ends it after the last answer. Every request
 sent becomes one line of the log, whatever came of it. The rate does not bend to the answers (an open loop):
@@ -13,7 +13,7 @@ import asyncio
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,12 +22,12 @@ import aiohttp
 import orjson
 import pandas as pd
 
+from demo.acts import RISK, scenario
 from demo.data import FEATURES, LABEL, Parts
-from demo.models import MODEL
 from demo.traffic_log import HEADER, Entry
 from serving.home import Home
 
-RATE_PER_SECOND = 120.0
+RATE_PER_SECOND = RISK.rate
 TIMEOUT_SECONDS = 5.0
 # INT8 outputs are steps of 1/255: two of them need not sum to 1 exactly.
 SUM_TOLERANCE = 0.02
@@ -35,22 +35,64 @@ SUM_TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """One held-out row as a ready request body, and whether the loan was repaid (0) or not (1)."""
+    """One held-out row as a ready request body, and its label (0 or 1)."""
 
     body: bytes
-    bad: int
+    label: int
 
 
 def applications(traffic: Path) -> list[Application]:
-    """Every row of the traffic part as an Open Inference Protocol v2 request for one row."""
+    """Every loan application of the traffic part as a request for one row."""
     table = pd.read_parquet(traffic)
     rows, labels = table[list(FEATURES)].to_numpy().tolist(), table[LABEL].tolist()
-    return [Application(_body(row), bad) for row, bad in zip(rows, labels, strict=True)]
+    return [
+        Application(request(("input", "FP32", row)), label) for row, label in zip(rows, labels, strict=True)
+    ]
 
 
-def _body(row: Sequence[float]) -> bytes:
-    tensor = {"name": "input", "datatype": "FP32", "shape": [1, len(row)], "data": row}
-    return orjson.dumps({"inputs": [tensor]})
+def mails(traffic: Path) -> list[Application]:
+    """Every mail of the traffic part, as token ids."""
+    from demo.service.mails import LABEL as SPAM
+
+    table = pd.read_parquet(traffic)
+    columns = (table["input_ids"], table["attention_mask"], table[SPAM])
+    return [
+        Application(_tokens(ids.tolist(), mask.tolist()), label)
+        for ids, mask, label in zip(*columns, strict=True)
+    ]
+
+
+def _tokens(ids: list[int], mask: list[int]) -> bytes:
+    return request(("input_ids", "INT64", ids), ("attention_mask", "INT64", mask))
+
+
+def ratings(traffic: Path) -> list[Application]:
+    """Every person and film of the traffic part."""
+    from demo.recsys.ratings import FIELDS
+    from demo.recsys.ratings import LABEL as LIKED
+
+    table = pd.read_parquet(traffic)
+    columns = (table[list(FIELDS)].to_numpy().tolist(), table["genres"], table[LIKED])
+    return [
+        Application(request(("ids", "INT64", ids), ("genres", "FP32", genres.tolist())), label)
+        for ids, genres, label in zip(*columns, strict=True)
+    ]
+
+
+READERS: dict[str, Callable[[Path], list[Application]]] = {
+    "risk": applications,
+    "service": mails,
+    "recsys": ratings,
+}
+
+
+def request(*tensors: tuple[str, str, Sequence[float]]) -> bytes:
+    """An Open Inference Protocol v2 request for one row: name, datatype and values of each input."""
+    inputs = [
+        {"name": name, "datatype": datatype, "shape": [1, len(values)], "data": values}
+        for name, datatype, values in tensors
+    ]
+    return orjson.dumps({"inputs": inputs})
 
 
 def label_in(answer: bytes) -> int:
@@ -89,7 +131,7 @@ async def ask(session: aiohttp.ClientSession, url: str, application: Application
             answer = await response.read()
             version = int(response.headers.get("x-slipway-version", 0))
             if response.status == 200:
-                correct = label_in(answer) == application.bad
+                correct = label_in(answer) == application.label
                 outcome = "ok"
             else:
                 outcome = f"status {response.status}"
@@ -146,11 +188,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Send until SIGTERM; the log's last line says how many requests were sent."""
     parser = argparse.ArgumentParser(prog="python -m demo.traffic", description=__doc__)
     parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--scenario", choices=sorted(READERS), default="risk")
     parser.add_argument("--rate", type=float, default=RATE_PER_SECOND, help="requests a second")
     asked = parser.parse_args(arguments)
     home = Home.locate()
-    rows = applications(Parts.under(home.data / MODEL).traffic)
-    url = f"{home.gateway_url}/v2/models/{MODEL}/infer"
+    model = scenario(asked.scenario).model
+    rows = READERS[asked.scenario](Parts.under(home.data / model).traffic)
+    url = f"{home.gateway_url}/v2/models/{model}/infer"
     # Line by line, so that the demo can show progress and a kill loses nothing already answered.
     with asked.log.open("w", buffering=1) as log:
         log.write(HEADER)

@@ -19,7 +19,7 @@ class Entry:
     """What came of one request.
 
     `sent_at` seconds since 1970, `outcome` "ok" or the kind of failure, `version` the one that answered (0:
-    no answer said so), `correct` whether the answered label was what became of the loan.
+    no answer said so), `correct` whether the answered label was the row's own.
     """
 
     sent_at: float

@@ -12,7 +12,7 @@ from rich.text import Text
 from model_store.errors import Permanent, Retryable
 from model_store.spec import load, load_all
 from serving.cli.output import console, errors, print_json
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.rollout.advance import Rollouts
 from serving.rollout.journal import Journal
 from serving.rollout.plan import RolloutState
@@ -69,14 +69,14 @@ def _start(home: Home, dag_id: str, conf: Mapping[str, str | None]) -> DagRun:
             try:
                 return api.trigger(dag_id, conf)
             except UnknownDag:
-                if dag_id not in _promised_dags() or time.monotonic() > deadline:
+                if dag_id not in _promised_dags(home) or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)
 
 
-def _promised_dags() -> set[str]:
+def _promised_dags(home: Home) -> set[str]:
     """What Airflow has as soon as it has read the folder: a fresh stack needs some seconds for it."""
-    specs = load_all(REPOSITORY / "dags" / "releases").specs
+    specs = load_all(home.dags / "releases").specs
     return {"model_rollback", *(f"release_{spec.model}" for spec in specs)}
 
 

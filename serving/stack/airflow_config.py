@@ -16,6 +16,7 @@ from pathlib import Path
 from model_store.durable import write_file
 from serving.home import REPOSITORY, Home
 from serving.stack.credentials import Credentials
+from serving.stack.users import users_of
 
 # Several processes write one SQLite file: they queue for the write lock instead of failing (default 5 s).
 SQLITE_CONNECT_ARGS = {"timeout": 60}
@@ -56,7 +57,7 @@ def settings(home: Home, credentials: Credentials) -> Settings:
 
 def _core(home: Home, credentials: Credentials) -> dict[str, str]:
     return {
-        "dags_folder": str(REPOSITORY / "dags"),
+        "dags_folder": str(home.dags),
         "plugins_folder": str(REPOSITORY / "plugins"),
         "executor": "LocalExecutor",
         # Two cores: four tasks at once keep them busy while one of them waits for a file or a server.
@@ -65,7 +66,11 @@ def _core(home: Home, credentials: Credentials) -> dict[str, str]:
         # A spec that is there is a model to release: nobody wants to unpause it first.
         "dags_are_paused_at_creation": "False",
         "fernet_key": credentials.airflow_fernet_key,
-        "simple_auth_manager_users": f"{credentials.airflow_user}:admin",
+        # Airflow's simple login, with roles that part releasing from approving.
+        "auth_manager": "slipway_airflow.web.login.SlipwayLogin",
+        "simple_auth_manager_users": ",".join(
+            [f"{credentials.airflow_user}:admin", *(f"{user.name}:{user.role}" for user in users_of(home))]
+        ),
         "simple_auth_manager_passwords_file": str(home.airflow / "passwords.json"),
         # The default asks DNS, which may take seconds on a laptop.
         "hostname_callable": "socket.gethostname",
@@ -107,7 +112,8 @@ def write(home: Home, credentials: Credentials) -> None:
     text = io.StringIO("# Written by `slipway up`; changes are lost. Override with AIRFLOW__SECTION__KEY.\n")
     text.seek(0, os.SEEK_END)
     parser.write(text)
-    passwords = {credentials.airflow_user: credentials.airflow_password}
+    passwords = {user.name: user.password for user in users_of(home)}
+    passwords[credentials.airflow_user] = credentials.airflow_password
     # Nobody else gets into the folder, so there is no moment at which others could read the files.
     home.airflow.mkdir(parents=True, exist_ok=True)
     home.airflow.chmod(0o700)

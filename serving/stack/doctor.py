@@ -173,7 +173,7 @@ def _stale_processes(home: Home) -> Iterator[Diagnosis]:
 
 
 def _specs(home: Home) -> Iterator[Diagnosis]:
-    loaded = load_all(REPOSITORY / "dags" / "releases")
+    loaded = load_all(home.dags / "releases")
     for problem in loaded.problems:
         yield _broken("specs", problem.problem, problem.remedy)
     if not loaded.problems:

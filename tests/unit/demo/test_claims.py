@@ -20,7 +20,7 @@ def claims(
     releases: list[Release] | None = None, log: TrafficLog | None = None, champion: int | None = 2
 ) -> list[Claim]:
     return check_claims(
-        scenario("credit"), releases or story.releases(), champion, log or story.log(), rate=story.RATE
+        replace(scenario("risk"), rate=story.RATE), releases or story.releases(), champion, log or story.log()
     )
 
 

@@ -15,7 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from demo.data import FEATURES, LABEL, Parts
-from demo.models import MODEL, RECIPES, TRUSTED_TYPES, learnt_rows, main, wait_for_registry
+from demo.models import MODEL, RECIPES, TRUSTED_TYPES, learnt_rows, main
+from demo.registry import wait_for_registry
 from model_store.errors import Permanent, Retryable
 from serving.home import Home
 

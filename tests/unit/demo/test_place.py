@@ -9,6 +9,7 @@ import pytest
 from demo import place
 from demo.place import MARK, fresh_home
 from model_store.errors import Permanent
+from serving.home import REPOSITORY
 
 
 def environ(root: Path) -> dict[str, str]:
@@ -27,6 +28,27 @@ def test_an_earlier_demo_is_emptied(tmp_path: Path) -> None:
     (home.root / "link").symlink_to(tmp_path)
     fresh_home(environ(home.root))
     assert [path.name for path in home.root.iterdir()] == [MARK]
+
+
+def test_what_was_fetched_stays_for_the_next_demo(tmp_path: Path) -> None:
+    home = fresh_home(environ(tmp_path / "demo"))
+    (home.cache / "mails-1.0").mkdir(parents=True)
+    fresh_home(environ(home.root))
+    assert (home.cache / "mails-1.0").is_dir()
+
+
+def test_a_scenario_has_the_repositorys_dags_and_only_its_own_spec(tmp_path: Path) -> None:
+    spec = REPOSITORY / "examples" / "service" / "mail_triage.yaml"
+    home = fresh_home(environ(tmp_path / "demo"), spec=spec)
+    assert home.dags == home.root / "dags"
+    assert [path.name for path in (home.dags / "releases").iterdir()] == ["mail_triage.yaml"]
+    dags = {path.name for path in (REPOSITORY / "dags").glob("*.py")}
+    assert {path.name for path in home.dags.glob("*.py")} == dags
+    again = fresh_home(environ(home.root))
+    assert again.dags == REPOSITORY / "dags"
+    assert dags == {path.name for path in (REPOSITORY / "dags").glob("*.py")}, (
+        "emptying left the repository alone"
+    )
 
 
 def test_what_the_demo_did_not_make_is_left_alone(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from tests.unit.demo import story
 
 def report() -> Report:
     releases, log = story.releases(), story.log()
-    return Report(releases, check_claims(scenario("credit"), releases, 2, log, rate=story.RATE), log, 251.0)
+    return Report(
+        releases, check_claims(replace(scenario("risk"), rate=story.RATE), releases, 2, log), log, 251.0
+    )
 
 
 def printed(shown: Report) -> str:

@@ -17,7 +17,7 @@ ESCAPE = "\x1b"
 
 
 def view(tmp_path: Path) -> View:
-    acts = [ActView(act) for act in SCENARIOS["credit"].acts]
+    acts = [ActView(act) for act in SCENARIOS["risk"].acts]
     acts[0].began, acts[0].ended, acts[0].ending = 30.0, 60.0, "promoted"
     acts[1].began, acts[1].steps = 61.0, {"export": Step.DONE, "gate": Step.ACTIVE}
     (tmp_path / "log").write_text(
@@ -66,7 +66,7 @@ def test_the_picture_fits_a_terminal_of_a_hundred_columns_and_forty_lines(tmp_pa
 
 
 def test_before_the_first_release_there_is_no_traffic_to_show() -> None:
-    early = View("Slipway demo", [ActView(act) for act in SCENARIOS["credit"].acts], "starting the stack")
+    early = View("Slipway demo", [ActView(act) for act in SCENARIOS["risk"].acts], "starting the stack")
     assert "traffic" not in text_of(early)
 
 

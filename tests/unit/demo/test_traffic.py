@@ -25,7 +25,7 @@ from demo.traffic_log import Entry, TrafficLog
 from serving.home import Home
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-ROW = Application(b'{"inputs": []}', bad=1)
+ROW = Application(b'{"inputs": []}', label=1)
 
 
 def answer(label: object = 1, probabilities: object = (0.2, 0.8), shape: tuple[int, ...] = (1,)) -> bytes:
@@ -162,7 +162,7 @@ def test_the_process_ends_on_sigterm_with_everything_accounted_for(home: Home, t
     # Nobody listens on the gateway's port: every request fails, and none may go missing.
     process = subprocess.Popen(command, env=os.environ | {"SLIPWAY_HOME": str(home.root)})
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 5):
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 7):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

@@ -67,7 +67,7 @@ def test_the_split_is_said_in_words() -> None:
 
 
 def test_the_current_act_is_the_one_that_began_and_has_not_ended() -> None:
-    first, second = (ActView(act) for act in SCENARIOS["credit"].acts[:2])
+    first, second = (ActView(act) for act in SCENARIOS["risk"].acts[:2])
     view = View("demo", [first, second])
     seen = [view.current]
     first.began = 1.0
@@ -79,15 +79,15 @@ def test_the_current_act_is_the_one_that_began_and_has_not_ended() -> None:
 
 
 def test_an_unknown_scenario_is_refused_with_what_exists() -> None:
-    with pytest.raises(Permanent, match="credit"):
+    with pytest.raises(Permanent, match="risk, service, recsys"):
         scenario("weather")
 
 
 def test_the_fault_is_for_the_version_that_is_to_be_rolled_back() -> None:
-    credit = scenario("credit")
+    credit = scenario("risk")
     (bad,) = [act.version for act in credit.acts if act.ending == "rolled_back"]
     assert credit.faults == f"{credit.model}@{bad}:error_rate=0.2"
 
 
 def test_every_act_has_a_model_to_train() -> None:
-    assert [act.version for act in scenario("credit").acts] == sorted(RECIPES)
+    assert [act.version for act in scenario("risk").acts] == sorted(RECIPES)

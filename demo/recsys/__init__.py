@@ -1,0 +1,1 @@
+"""Recommendation: will this person like this film? DeepFM on MovieLens 100K."""

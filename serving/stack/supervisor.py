@@ -204,6 +204,12 @@ class Supervisor:
         with self._rpc() as rpc:
             _unless("NOT_RUNNING", lambda: rpc.supervisor.stopProcess(full_name, False))
 
+    def restart(self, full_name: str) -> None:
+        """Stop a process, wait for its end, and start it without waiting."""
+        with self._rpc() as rpc:
+            _unless("NOT_RUNNING", lambda: rpc.supervisor.stopProcess(full_name, True))
+        self.start(full_name)
+
     def add_group(self, group: str) -> None:
         """Start the processes of a program file written since. Started already is no error."""
         with self._rpc() as rpc:

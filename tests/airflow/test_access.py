@@ -201,3 +201,16 @@ def test_airflows_own_page_refuses_who_may_not_release_or_approve(server: ApiSer
     said = {"chosen_options": ["Approve"], "params_input": {}}
     assert server.of(releaser).patch(path, json=said).status_code == 403
     assert server.of(may).patch(path, json=said).status_code == 200
+
+
+def test_a_login_ends_with_its_account_and_has_the_role_of_now(
+    server: ApiServer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if server.client.app.state.auth_manager.__class__.__name__ != "SlipwayLogin":
+        return  # Airflow's own believes the token until it expires
+    grace = server.of("grace")
+    assert grace.get(f"{API}/me").json()["rights"] == ["approve", "view"]
+    monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "ada:admin,grace:viewer")
+    assert grace.get(f"{API}/me").json()["rights"] == ["view"]
+    monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "ada:admin")
+    assert grace.get(f"{API}/me").status_code == 403

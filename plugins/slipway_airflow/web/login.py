@@ -21,7 +21,18 @@ _AIRFLOWS = {RELEASER: "user", APPROVER: "viewer"}
 
 
 class SlipwayLogin(SimpleAuthManager):
-    """SimpleAuthManager, and the roles `releaser` and `approver`."""
+    """SimpleAuthManager, and the roles `releaser` and `approver`.
+
+    A login counts for as long as its account exists, with the role that it has now.
+    """
+
+    def deserialize_user(self, token: dict[str, Any]) -> SimpleAuthManagerUser:
+        """Who the token was made for. Raises ValueError, which Airflow takes for an invalid token."""
+        user = super().deserialize_user(token)
+        for known in self.get_users():
+            if known.username == user.username:
+                return SimpleAuthManagerUser(username=known.username, role=known.role, teams=known.teams)
+        raise ValueError("there is no such account any more")
 
     def is_authorized_dag(
         self,

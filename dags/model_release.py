@@ -14,14 +14,13 @@ from airflow.sdk import (
     DAG,
     Asset,
     AssetOrTimeSchedule,
-    AsyncCallback,
     CronTriggerTimetable,
-    DeadlineAlert,
-    DeadlineReference,
     TaskGroup,
     get_current_context,
     get_parsing_context,
 )
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from slipway_airflow import assets, forms, pools, specs
 from slipway_airflow.notifications import Deliver, Late
 from slipway_airflow.operators import Deploy, RollOut, TakeTurn, Watch

@@ -183,7 +183,7 @@ def manager(bag: DagBag, world: World, tmp_path: Path, monkeypatch: pytest.Monke
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import sync_bag_to_db
 
-    DagBundlesManager().sync_bundles_to_db()
+    DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
     sync_bag_to_db(bag, "dags-folder", None)
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
     app = FastAPI()
@@ -203,7 +203,7 @@ def rollbacks(manager: Alertmanager) -> Iterator[Any]:
 
     def found() -> list[dict[str, Any]]:
         with create_session() as session:
-            return [run.conf for run in session.scalars(select(DagRun).where(*of_alerts))]
+            return [run.conf or {} for run in session.scalars(select(DagRun).where(*of_alerts))]
 
     yield found
     with create_session() as session:

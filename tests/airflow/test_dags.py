@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -87,3 +88,61 @@ def test_parsing_imports_nothing_heavy() -> None:
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+def test_news_of_the_registry_starts_a_release_and_so_does_the_clock(bag: DagBag) -> None:
+    from airflow.timetables.assets import AssetOrTimeSchedule
+    from airflow.timetables.trigger import CronTriggerTimetable
+
+    by_news, by_both = (_scheduled(bag, f"release_{model}") for model in (MODEL, "nightly"))
+    for dag, model in ((by_news, MODEL), (by_both, "nightly")):
+        (asset,) = [one for _, one in dag.timetable.asset_condition.iter_assets()]
+        assert (asset.name, asset.extra["alias"]) == (f"registry_{model}", "candidate")
+    assert isinstance(by_both.timetable, AssetOrTimeSchedule)
+    assert isinstance(by_both.timetable.timetable, CronTriggerTimetable)
+    assert not isinstance(by_news.timetable, AssetOrTimeSchedule)
+
+
+def test_a_deadline_of_the_spec_is_airflows_own(bag: DagBag) -> None:
+    from slipway_airflow.notifications import Late
+
+    (alert,) = bag.dags["release_nightly"].deadline
+    assert alert.interval.total_seconds() == 3600
+    assert alert.callback.path == f"{Late.__module__}.{Late.__qualname__}"
+    assert alert.callback.kwargs == {"model": "nightly", "seconds": 3600.0}
+    assert not bag.dags[RELEASE].deadline
+
+
+def test_a_promotion_changes_an_asset_and_builds_leave_room_for_rollouts(bag: DagBag) -> None:
+    from slipway_airflow import pools
+
+    tasks = bag.dags[RELEASE].task_dict
+    assert [asset.uri for asset in tasks["rollout.promote"].outlets] == [f"slipway://serving/{MODEL}"]
+    assert [asset.uri for asset in tasks["intake.take_turn"].inlets] == [f"slipway://registry/{MODEL}"]
+    used = {task.pool for task in bag.dags[RELEASE].tasks}
+    made = {one.name for one in pools.pools(parallelism=4)}
+    assert used - {"default_pool"} <= made
+    assert tasks["candidates.gate"].pool == pools.BUILDS
+    assert tasks["rollout.roll_out"].pool == pools.rollouts("local")
+
+
+def test_missing_pools_are_made_and_those_that_somebody_changed_are_kept(airflow_database: Path) -> None:
+    from airflow.models.pool import Pool
+    from airflow.utils.session import create_session
+    from slipway_airflow import pools
+    from sqlalchemy import select
+
+    with create_session() as session:
+        session.add(Pool(pool=pools.BUILDS, slots=7, description="ours", include_deferred=False))
+    pools.make_missing(parallelism=4)
+    with create_session() as session:
+        slots = dict(session.execute(select(Pool.pool, Pool.slots)).all())
+    assert slots[pools.BUILDS] == 7
+    assert {one.name for one in pools.pools(parallelism=4)} <= set(slots)
+
+
+def _scheduled(bag: DagBag, dag_id: str) -> Any:
+    """The DAG as the scheduler reads it."""
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    return DagSerialization.from_dict(DagSerialization.to_dict(bag.dags[dag_id]))

@@ -207,7 +207,7 @@ def airflow(bag: DagBag, world: World) -> Callable[[], list[dict[str, Any]]]:
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
 
-    DagBundlesManager().sync_bundles_to_db()
+    DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
     sync_bag_to_db(bag, "dags-folder", None)
     with create_session() as session:
         before = session.scalar(select(func.max(AssetEvent.id))) or 0
@@ -298,7 +298,7 @@ def test_a_look_that_fails_ends_no_later_one(airflow: Told, world: World) -> Non
 def test_a_thousand_deliveries_with_repeats_in_any_order_start_exactly_the_right_releases(
     airflow: Told, world: World, mlflow: Mlflow, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Versions 1 to 4 get the alias one after the other; their deliveries are shuffled, a third comes twice."""
+    """Versions 1 to 4 get the alias one after the other; deliveries are shuffled, a third comes twice."""
     looks = Looks(news.look)
     monkeypatch.setattr(inbound, "LOOKS", looks)
     bodies = [event(version=str(version)) for version in (1, 2, 3, 4)]

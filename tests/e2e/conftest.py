@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from demo.models import MODEL
+from model_store.registry import Registry, UnknownVersion
+from model_store.types import ModelRef
+from serving.home import REPOSITORY
 from tests.e2e.stack import Stack, running_stack
 
 
@@ -14,3 +20,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack for the whole session. Leave it healthy: others use it after you."""
     with running_stack(tmp_path_factory.mktemp("stack")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def trained(stack: Stack) -> ModelRef:
+    """The demo's first version in the registry, and its data; tests copy it under names of their own."""
+    version = ModelRef(MODEL, 1)
+    try:
+        Registry(stack.home.mlflow_url).describe(version)
+    except UnknownVersion:
+        subprocess.run(
+            [sys.executable, "-m", "demo.models", "1"],
+            cwd=REPOSITORY,
+            env=stack.environ,
+            check=True,
+            capture_output=True,
+        )
+    return version

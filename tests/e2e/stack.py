@@ -110,7 +110,8 @@ def prepared_stack(root: Path, **environ: str) -> Stack:
     own = {
         "SLIPWAY_HOME": str(root),
         "SLIPWAY_PORT_BASE": str(free_port_base()),
-        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": _dag_bundles(),
+        # The repository's DAGs (links), with specs and DAGs of the tests' own.
+        "AIRFLOW__CORE__DAGS_FOLDER": str(TEST_DAGS),
         **environ,
     }
     everything = environment(**own)
@@ -135,15 +136,6 @@ def free_port_base() -> int:
                 continue
             return base
     raise AssertionError("no free ports")
-
-
-def _dag_bundles() -> str:
-    folders = {"dags-folder": REPOSITORY / "dags", "test-dags": TEST_DAGS}
-    local = "airflow.dag_processing.bundles.local.LocalDagBundle"
-    bundles = [
-        {"name": name, "classpath": local, "kwargs": {"path": str(path)}} for name, path in folders.items()
-    ]
-    return json.dumps(bundles)
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:

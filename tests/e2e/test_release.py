@@ -5,8 +5,6 @@ The tests tell one story in order; each starts from what the one before left.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,6 @@ from demo.models import MODEL as TRAINED
 from demo.traffic import applications
 from model_store.registry import Registry
 from model_store.types import ModelRef
-from serving.home import REPOSITORY
 from serving.rollout.journal import Journal
 from serving.rollout.lock import LockState, ReleaseLock
 from serving.rollout.plan import Phase, RolloutState
@@ -130,17 +127,10 @@ class Users(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def loans(stack: Stack) -> Iterator[Loans]:
+def loans(stack: Stack, trained: ModelRef) -> Iterator[Loans]:
     """Five equal versions in the registry. Leaves no pod behind."""
-    subprocess.run(
-        [sys.executable, "-m", "demo.models", "1"],
-        cwd=REPOSITORY,
-        env=stack.environ,
-        check=True,
-        capture_output=True,
-    )
     registry = Registry(stack.home.mlflow_url)
-    register_copies(registry, ModelRef(TRAINED, 1), MODEL, count=5)
+    register_copies(registry, trained, MODEL, count=5)
     with airflow_api(stack.home) as api:
         wait_until(lambda: RELEASE in api.dag_ids(), seconds=120, what=f"the DAG {RELEASE}")
         yield Loans(stack, api, registry, Journal(stack.home.journal), EnvoyFileRouter(stack.home))

@@ -1,0 +1,1 @@
+../../../dags/deliver_notifications.py

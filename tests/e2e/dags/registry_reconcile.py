@@ -1,0 +1,1 @@
+../../../dags/registry_reconcile.py

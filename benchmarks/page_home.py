@@ -18,7 +18,7 @@ from serving.gateway import endpoints
 from serving.home import Home
 from serving.rollout.journal import Event
 from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.rollout.record import Record
+from serving.rollout.record import Record, finding_to_json
 from serving.router.history import RouteHistory
 from serving.types import (
     ALL_STABLE,
@@ -109,7 +109,9 @@ class Shelf:
 
     def _roll(self, name: str, version: int, end: str) -> None:
         state, events = self._state(name, version, end)
-        content = {"schema": 1, "state": asdict(state), "timeline": [asdict(event) for event in events]}
+        findings = [finding_to_json(finding) for finding in state.findings]
+        saved = {**asdict(state), "findings": findings}
+        content = {"schema": 1, "state": saved, "timeline": [asdict(event) for event in events]}
         write(self.home.journal / self.model / f"{name}.json", content)
         history = RouteHistory(self.home.route_history)
         for revision, event in enumerate(events, start=version * 10):

@@ -1,0 +1,244 @@
+"""What people are shown of an installation's files: overview, a model, a release, the history."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from slipway_airflow.books import outcomes
+from slipway_airflow.books.acts import Filter
+from slipway_airflow.books.library import Library, NothingThere
+from slipway_airflow.books.outcomes import Outcome
+from slipway_airflow.books.runs import ModelDag, Question, RunSeen, TaskSeen
+from slipway_airflow.books.views import Status
+from slipway_airflow.wiring import wire
+
+from benchmarks.page_home import Shelf
+from model_store.spec import load
+from serving.audit import AuditTrail, Entry
+from serving.freezes import Freezes
+from serving.home import REPOSITORY, Home, Ports
+from serving.metrics.base import EndpointCounters
+from serving.rollout.lock import Claim, ReleaseLock
+from serving.types import ALL_STABLE, Endpoint
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SPEC = load(REPOSITORY / "dags" / "releases" / "credit_risk.yaml").model_dump(mode="json")
+
+
+class Airflow:
+    """Knows what the test tells it."""
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+        self.seen: RunSeen | None = None
+
+    def run(self, dag_id: str, run_id: str) -> RunSeen | None:
+        return self.seen
+
+    def questions(self) -> list[Question]:
+        return self.asked
+
+    def models(self) -> dict[str, ModelDag]:
+        return {"new": ModelDag("release_new", "never released", False)}
+
+
+class Proxy:
+    def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
+        return {}
+
+
+class World:
+    """A home, and a library over it. Time goes on only when told, and every look looks anew."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root, Ports())
+        self.airflow = Airflow()
+        self.ticks = 0.0
+        self.library = Library(wire(self.home), self.airflow, Proxy(), now=lambda: NOW, monotonic=self._tick)
+
+    def _tick(self) -> float:
+        self.ticks += 10.0
+        return self.ticks
+
+    def shelf(self, model: str) -> Shelf:
+        chance = random.Random(0)
+        return Shelf(self.home, model, {**SPEC, "model": model}, chance, NOW - timedelta(hours=4))
+
+    def history(self, **wanted: str) -> list[tuple[str, str]]:
+        found = self.library.history(Filter(**wanted))  # type: ignore[arg-type]
+        return [(moment.who, moment.action) for moment in found.moments]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def fraud(world: World) -> Shelf:
+    """v1 serves."""
+    shelf = world.shelf("fraud")
+    shelf.release(1, "promoted")
+    shelf.write_route(ALL_STABLE, None, revision=9)
+    shelf.at = NOW - timedelta(minutes=10)
+    return shelf
+
+
+def test_every_model_is_there_also_one_that_was_never_released(world: World, fraud: Shelf) -> None:
+    overview = world.library.overview()
+    assert [row.name for row in overview.models] == ["fraud", "new"]
+    assert (overview.total, overview.serving) == (2, 1)
+    assert [(arm.version, arm.weight) for arm in overview.models[0].serving] == [(1, 100)]
+    assert world.library.overview(query="FRAU").matching == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "weight"),
+    [
+        ("rolling_out", Status.ROLLING_OUT, 25),
+        ("paused", Status.PAUSED, 50),
+        ("watching", Status.WATCHING, 100),
+        ("preparing", Status.PREPARING, 0),
+        ("rolled_back", Status.ROLLED_BACK, 0),
+        ("blocked", Status.BLOCKED, 0),
+        ("superseded", Status.SUPERSEDED, 0),
+    ],
+)
+def test_a_release_is_shown_where_it_stands(
+    world: World, fraud: Shelf, end: str, status: Status, weight: float
+) -> None:
+    name = fraud.release(2, end)
+    row = world.library.release(name).row
+    assert (row.status, row.weight) == (status, weight)
+    assert row.status_words
+    model = world.library.model("fraud")
+    assert (model.active.id if model.active else None) == (name if status.is_under_way else None)
+
+
+def test_one_that_waits_for_its_turn_says_for_whom(world: World, fraud: Shelf) -> None:
+    first = fraud.release(2, "rolling_out")
+    fraud.at += timedelta(minutes=1)
+    second = fraud.release(3, "superseded")
+    lock = ReleaseLock(world.home.journal)
+    assert lock.acquire("fraud", Claim(fraud.at, second)) == "waiting"
+    row = world.library.release(second).row
+    assert (row.status, row.why) == (Status.QUEUED, f"waits for {first}")
+    assert world.library.model("fraud").queued is not None
+
+
+def test_only_airflow_knows_that_people_are_asked(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "preparing")
+    run = f"manual__{fraud.at.isoformat()}"
+    question = Question("release_fraud", run, "approve_1", "May fraud v2?", NOW, None, ("amina", "bo"))
+    world.airflow.asked = [question]
+    row = world.library.release(name).row
+    assert (row.status, row.why) == (Status.WAITING, "waits for approval by amina, bo")
+    assert [approval.release_id for approval in world.library.overview().approvals] == [name]
+    assert world.library.overview(only="waiting").matching == 1
+
+
+def test_a_freeze_is_said_to_hold_what_it_holds(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "preparing")
+    Freezes(world.home.freezes).add("fraud", by="bo", reason="sales week", until=None, at=NOW)
+    row = world.library.release(name).row
+    assert row.status is Status.FROZEN
+    assert "sales week" in row.why
+    Freezes(world.home.freezes).override(name, by="amina", reason="a fix", at=NOW)
+    assert world.library.release(name).row.status is Status.PREPARING
+
+
+def test_what_changes_is_seen_at_the_next_look(world: World, fraud: Shelf) -> None:
+    assert world.library.releases(model="fraud").matching == 1
+    name = fraud.release(2, "preparing")
+    assert world.library.releases(model="fraud").matching == 2
+    ended = Outcome(name, "blocked", "gate: nothing passed", NOW)
+    outcomes.keep(world.home.releases, "fraud", ended)
+    ReleaseLock(world.home.journal).release("fraud", name)
+    row = world.library.releases(model="fraud").releases[0]
+    assert (row.status, row.why) == (Status.BLOCKED, "gate: nothing passed")
+
+
+def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: Shelf) -> None:
+    verdict = world.library.release(fraud.release(2, "rolled_back")).verdict
+    assert verdict is not None
+    assert verdict.outcome == "fail"
+    assert verdict.rules[0].reason.startswith("candidate failed 31 of 212")
+
+
+def test_the_charts_have_both_arms_with_bands(world: World, fraud: Shelf) -> None:
+    series = world.library.series(fraud.release(2, "rolling_out"))
+    assert series.share[0] == 0
+    assert series.share[-1] == 25
+    band = series.failed["stable"]
+    known = [i for i, rate in enumerate(band.rate) if rate is not None]
+    assert known
+    for i in known:
+        rate, low, high = band.rate[i], band.low[i], band.high[i]
+        assert rate is not None
+        assert low is not None
+        assert high is not None
+        assert low <= rate <= high
+    assert len(series.seconds) == len(band.high) == len(series.step) <= 260
+
+
+def test_a_release_without_traffic_has_no_charts(world: World, fraud: Shelf) -> None:
+    with pytest.raises(NothingThere, match="has had no traffic"):
+        world.library.series(fraud.release(2, "preparing"))
+
+
+def test_steps_come_in_order_with_durations(world: World, fraud: Shelf) -> None:
+    def task(name: str, state: str, start: float | None, end: float | None, index: int = -1) -> TaskSeen:
+        times = [NOW + timedelta(seconds=s) if s is not None else None for s in (start, end)]
+        return TaskSeen(name, index, state, times[0], times[1], 1, "")
+
+    tasks = (
+        task("settle", "none", None, None),
+        task("candidates.gate", "success", 20, 30, 0),
+        task("candidates.gate", "failed", 20, 50, 1),
+        task("intake.take_turn", "success", 0, 5),
+    )
+    world.airflow.seen = RunSeen("running", NOW, None, tasks, (), "")
+    steps = world.library.release(fraud.release(2, "preparing")).steps
+    assert [step.name for step in steps] == ["take turn", "gate", "settle"]
+    assert [step.state for step in steps] == ["done", "failed", "to come"]
+    assert [step.seconds for step in steps] == [5, 30, None]
+    assert steps[1].parts == 2
+    assert steps[1].url.endswith("/tasks/candidates.gate/mapped")
+
+
+def test_people_and_slipway_itself_are_in_one_history(world: World, fraud: Shelf) -> None:
+    fraud.release(2, "rolled_back")
+    trail = AuditTrail(world.home.audit)
+    trail.append(Entry(NOW, "bo", "freeze", None, reason="sales week"))
+    assert world.history()[0] == ("bo", "freeze")
+    assert ("Slipway", "rolled back") in world.history()
+    assert ("Slipway", "promoted") in world.history()
+    assert world.history(who="bo") == [("bo", "freeze")]
+    assert {who for who, _ in world.history(model="fraud")} == {"Slipway"}
+    trail.append(Entry(NOW + timedelta(seconds=1), "bo", "lift freeze", None, reason="over"))
+    assert world.history(who="bo")[0] == ("bo", "lift freeze")
+
+
+def test_unknown_names_say_where_to_look(world: World) -> None:
+    ask: list[Callable[[], object]] = [
+        lambda: world.library.model("nobody"),
+        lambda: world.library.release("nobody-v1-20261121T120000Z"),
+        lambda: world.library.release("../../etc/passwd"),
+    ]
+    for one in ask:
+        with pytest.raises(NothingThere, match="there is no"):
+            one()
+
+
+def test_pages_stay_within_what_there_is(world: World, fraud: Shelf) -> None:
+    for version in range(2, 60):
+        fraud.at += timedelta(seconds=1)
+        fraud.release(version, "superseded")
+    first, last = world.library.releases(page=1), world.library.releases(page=99)
+    assert (first.matching, first.pages, len(first.releases)) == (59, 2, 50)
+    assert (last.page, len(last.releases)) == (2, 9)
+    assert first.releases[0].version == 59

@@ -202,13 +202,13 @@ def publish_stage(ctx: BuildContext, exported: Exported, gated: Sequence[Gated],
 
 def build_bundle(ctx: BuildContext) -> Bundle:
     """All stages in a row. Raises `Permanent` or `Retryable`, each with its remedy."""
-    from model_store.bundle import load_bundle
+    from model_store.bundle import open_bundle
 
     exported = export_stage(ctx)
     check_data_stage(ctx, exported)
     gated = [_gated(ctx, exported, variant) for variant in variants(ctx.spec)]
     published = publish_stage(ctx, exported, gated, choose_stage(ctx, gated))
-    return load_bundle(ctx.store.bundle_path(published["bundle"]))
+    return open_bundle(ctx.store, published["bundle"])
 
 
 def _gated(ctx: BuildContext, exported: Exported, variant: Variant) -> Gated:

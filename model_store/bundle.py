@@ -24,6 +24,7 @@ import numpy as np
 from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.errors import Permanent
 from model_store.records import artifact_record, read_report, report_record, tensor_records
+from model_store.signing import Keyring
 from model_store.store import Corrupt, Missing, Store
 from model_store.triton import model_config
 from model_store.types import Artifact, Bundle, GateReport, ModelRef, TensorSpec, Toolchain
@@ -62,8 +63,38 @@ def publish(store: Store, contents: Contents) -> Bundle:
     warmup = warmup_file(contents.warmup)
     config = model_config(contents.model.name, contents.inputs, contents.outputs, contents.serving).encode()
     bundle_id = identity(contents, config, warmup)
-    path = store.publish(bundle_id, lambda folder: _write(folder, contents, bundle_id, config, warmup))
+    keys = store.keyring()
+    _forget_unsigned(store, bundle_id, keys)
+    path = store.publish(bundle_id, lambda folder: _write(folder, contents, bundle_id, config, warmup, keys))
     return load_bundle(path)
+
+
+def open_bundle(store: Store, bundle_id: str) -> Bundle:
+    """The bundle of this id, every file verified and the manifest's signature as well: what may be deployed.
+
+    Raises `Permanent`: NotSigned when no key of this installation signed it, else as `load_bundle`; Corrupt
+    also for another bundle under this name.
+    """
+    path = store.bundle_path(bundle_id)
+    bundle = load_bundle(path)
+    store.keyring().require(_read_manifest(path), path)
+    if bundle.id != bundle_id:
+        raise Corrupt(
+            f"{path} holds the bundle {bundle.id}",
+            remedy=f"remove {path} and release the version again; check who writes there",
+        )
+    return bundle
+
+
+def _forget_unsigned(store: Store, bundle_id: str, keys: Keyring) -> None:
+    """What an older Slipway, a key that is gone, or somebody else left under this id is written anew."""
+    path = store.bundle_path(bundle_id)
+    try:
+        keys.require(_read_manifest(path), path)
+    except Missing:
+        return
+    except Permanent:
+        store.remove(path)
 
 
 def identity(contents: Contents, config: bytes, warmup: bytes) -> str:
@@ -98,10 +129,13 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.astype(str) if array.dtype == object else array
 
 
-def _write(folder: Path, contents: Contents, bundle_id: str, config: bytes, warmup: bytes) -> None:
+def _write(
+    folder: Path, contents: Contents, bundle_id: str, config: bytes, warmup: bytes, keys: Keyring
+) -> None:
     files = _lay_out(folder, contents, config, warmup)
     digests = {relative: digest_file(folder / relative) for relative in sorted(files)}
-    manifest = _manifest(contents, bundle_id, digests)
+    manifest = json.loads(json.dumps(_manifest(contents, bundle_id, digests), allow_nan=False))
+    manifest["signature"] = keys.sign(manifest)
     (folder / "manifest.json").write_text(
         json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
     )
@@ -155,7 +189,6 @@ def _manifest(contents: Contents, bundle_id: str, files: Mapping[str, str]) -> J
         "lineage": dict(contents.lineage),
         "evidence": dict(contents.evidence),
         "files": dict(files),
-        "signature": "",
     }
 
 
@@ -164,7 +197,7 @@ def _distinct(*artifacts: Artifact) -> Sequence[Artifact]:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """The bundle in this directory, every file verified against the manifest.
+    """The bundle in this directory, every file verified against the manifest, whoever wrote that.
 
     Raises `Permanent`: Missing without a manifest or a listed file, Corrupt for changed or unlisted files.
     """
@@ -176,7 +209,7 @@ def load_bundle(path: Path) -> Bundle:
         artifacts=tuple(_artifact(path, record) for record in manifest["artifacts"] if record["path"]),
         report=read_report(manifest["report"]),
         path=path,
-        signature=manifest["signature"],
+        signature=manifest.get("signature", ""),
     )
 
 

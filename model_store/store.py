@@ -29,6 +29,7 @@ from model_store.durable import (
     write_file,
 )
 from model_store.errors import Permanent
+from model_store.signing import Keyring
 from model_store.types import Artifact, Toolchain
 
 Json = dict[str, Any]
@@ -50,6 +51,15 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._tmp = root / "tmp"
+
+    @property
+    def keys(self) -> Path:
+        """The file of the keys that sign bundles: beside the store, so that writing to it is not enough."""
+        return self.root.with_name("bundle_keys.json")
+
+    def keyring(self) -> Keyring:
+        """The keys, made on first use. Raises `Permanent` when their file cannot be read."""
+        return Keyring.of(self.keys)
 
     # artifacts
 

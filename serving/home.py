@@ -26,6 +26,7 @@ class Ports:
     gateway: int = 8482
     envoy_admin: int = 8483
     guard: int = 8484
+    redis: int = 8485
     pods_from: int = 8500
 
     @classmethod
@@ -137,6 +138,11 @@ class Home:
         return self.root / "requests"
 
     @property
+    def api_keys(self) -> Path:
+        """The callers of models whose spec says `api_keys`, by digest (`serving.runtime.keys`)."""
+        return self.root / "api-keys.json"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 
@@ -170,6 +176,11 @@ class Home:
     def credentials(self) -> Path:
         """Keys and the Airflow login, made once, mode 0600 (`serving.stack.credentials`)."""
         return self.root / "credentials.json"
+
+    @property
+    def bundle_keys(self) -> Path:
+        """What bundles are signed with, made once, mode 0600 (`model_store.signing`)."""
+        return self.root / "bundle_keys.json"
 
     @property
     def mlflow_url(self) -> str:

@@ -126,9 +126,9 @@ def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
 
     Asked once for all variants: a large model answers a thousand rows in ten seconds.
     """
-    from model_store.bundle import load_bundle, serving_model
+    from model_store.bundle import open_bundle, serving_model
 
-    bundle = load_bundle(ctx.store.bundle_path(bundle_id))
+    bundle = open_bundle(ctx.store, bundle_id)
     path, config = serving_model(bundle)
     key = {
         "bundle": bundle_id,

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from model_store.bundle import load_bundle
+from model_store.bundle import open_bundle
 from model_store.durable import canonical_json
 from model_store.errors import Permanent
 from model_store.registry import Evidence, EvidenceRun
@@ -100,7 +100,7 @@ def take_turn(services: Services, rollback: Rollback) -> bool:
 
 def place(services: Services, rollback: Rollback) -> Deployment:
     """Start the version's pods from its bundle, in the slot that does not serve."""
-    bundle = load_bundle(services.store.bundle_path(bundle_of(services, rollback.model, rollback.returns)))
+    bundle = open_bundle(services.store, bundle_of(services, rollback.model, rollback.returns))
     route = route_of(services, rollback.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE
     replicas = int(_manifest(bundle.path)["serving"]["replicas"])

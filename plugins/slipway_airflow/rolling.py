@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model_store.bundle import load_bundle
+from model_store.bundle import open_bundle
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
 from serving.rollout.from_spec import plan_of, settings_of
@@ -32,7 +32,7 @@ def place(services: Services, release: Release, bundle_id: str) -> Deployment:
     Ends what else still claims that place: the watch of the release before (its candidate becomes stable),
     and a rollout whose run is gone, which is rolled back.
     """
-    bundle = load_bundle(services.store.bundle_path(bundle_id))
+    bundle = open_bundle(services.store, bundle_id)
     if state := state_of(services, release):
         return _replace(services, release, bundle, state)
     _clear_the_way(services, release)

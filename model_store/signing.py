@@ -1,0 +1,155 @@
+"""Who made a bundle: Ed25519 signatures (RFC 8032) over its manifest, which vouches for every file.
+
+The keys are in one file beside the store, never in it, made on first use and readable by their owner only
+(docs/decisions/0074). The first key signs; all of them verify, so that keys can rotate.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_store.durable import canonical_json, write_file
+from model_store.errors import Permanent
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+SCHEME = "ed25519"
+# What is signed is never mistaken for anything else that the same key might sign one day.
+CONTEXT = b"slipway bundle manifest 1\n"
+SEED_BYTES = 32
+
+RandomBytes = Callable[[int], bytes]
+
+
+class NotSigned(Permanent):
+    """The manifest has no signature of a key that is trusted here, or was changed after it was signed."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keyring:
+    """`seeds`: the private keys, newest first. Only the newest signs."""
+
+    seeds: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, path: Path, random_bytes: RandomBytes = os.urandom) -> Keyring:
+        """The keys in `path`, made on first use. Two makers at once agree on one file.
+
+        Raises `Permanent` when the file is there but holds no keys.
+        """
+        if not path.exists():
+            _make(path, random_bytes)
+        try:
+            seeds = tuple(
+                base64.b64decode(key, validate=True) for key in json.loads(path.read_text())["keys"]
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(path, repr(error)) from error
+        if not seeds or any(len(seed) != SEED_BYTES for seed in seeds):
+            raise _unreadable(path, f"keys have {SEED_BYTES} bytes")
+        return cls(seeds)
+
+    def sign(self, manifest: Mapping[str, Any]) -> str:
+        """`ed25519:<key id>:<base64>` over everything in the manifest but its `signature`."""
+        key = _private(self.seeds[0])
+        signature = base64.b64encode(key.sign(_content(manifest))).decode()
+        return f"{SCHEME}:{key_id(self.seeds[0])}:{signature}"
+
+    def require(self, manifest: Mapping[str, Any], where: Path) -> None:
+        """Raises `NotSigned` unless one of these keys signed the manifest as it is."""
+        from cryptography.exceptions import InvalidSignature
+
+        scheme, _, rest = str(manifest.get("signature") or "").partition(":")
+        signer, _, signature = rest.partition(":")
+        if not signature or scheme != SCHEME:
+            raise _not_signed(where, "is not signed")
+        seed = next((seed for seed in self.seeds if key_id(seed) == signer), None)
+        if seed is None:
+            raise _not_signed(where, f"is signed by the key {signer}, which is not trusted here")
+        try:
+            _private(seed).public_key().verify(base64.b64decode(signature), _content(manifest))
+        except (InvalidSignature, ValueError) as error:
+            raise _not_signed(where, "was changed after it was signed") from error
+
+
+def key_id(seed: bytes) -> str:
+    """16 hex digits that name a key without telling it."""
+    return hashlib.sha256(_private(seed).public_key().public_bytes_raw()).hexdigest()[:16]
+
+
+def rotate(path: Path, random_bytes: RandomBytes = os.urandom) -> str:
+    """Sign with a new key from now on, and go on trusting the others; returns the new key's id."""
+    new = random_bytes(SEED_BYTES)
+    _write(path, (new, *Keyring.of(path, random_bytes).seeds))
+    return key_id(new)
+
+
+def distrust_older(path: Path) -> list[str]:
+    """Trust the newest key alone; returns the ids of the others. Bundles they signed are refused then."""
+    seeds = Keyring.of(path).seeds
+    _write(path, seeds[:1])
+    return [key_id(seed) for seed in seeds[1:]]
+
+
+def _private(seed: bytes) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def _content(manifest: Mapping[str, Any]) -> bytes:
+    return CONTEXT + canonical_json({name: value for name, value in manifest.items() if name != "signature"})
+
+
+def _encoded(seeds: tuple[bytes, ...]) -> bytes:
+    return json.dumps({"keys": [base64.b64encode(seed).decode() for seed in seeds]}, indent=1).encode()
+
+
+def _make(path: Path, random_bytes: RandomBytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    draft = Path(name)
+    with os.fdopen(handle, "wb") as file:
+        file.write(_encoded((random_bytes(SEED_BYTES),)))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        # A link fails where a rename would overwrite: whoever comes second takes the first one's.
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _write(path: Path, seeds: tuple[bytes, ...]) -> None:
+    umask = os.umask(0o077)
+    try:
+        write_file(path, _encoded(seeds))
+    finally:
+        os.umask(umask)
+
+
+def _unreadable(path: Path, why: str) -> Permanent:
+    return Permanent(
+        f"{path} holds no signing keys: {why}",
+        remedy="Restore it from a backup. If it is lost, move it away: new keys are made, and models have "
+        "to be released again before anything can go back to them.",
+    )
+
+
+def _not_signed(where: Path, what: str) -> NotSigned:
+    return NotSigned(
+        f"{where} {what}",
+        remedy="Nothing of it was started. Release the version again: its bundle is built and signed anew. "
+        "If nobody here changed it, find out who can write to the store.",
+    )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
 from model_store.errors import Permanent, Retryable
 from model_store.spec import load, load_all
+from serving.audit import AuditTrail, Entry
 from serving.cli.output import console, errors, print_json
 from serving.home import Home
 from serving.rollout.advance import Rollouts
@@ -18,6 +21,7 @@ from serving.rollout.journal import Journal
 from serving.rollout.plan import RolloutState
 from serving.router.envoy_file import EnvoyFileRouter
 from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, UnknownDag, airflow_api
+from serving.stack.slipway_api import Overtaken, slipway_api
 
 POLL_SECONDS = 1.0
 NEW_DAG_SECONDS = 60.0
@@ -31,9 +35,10 @@ class RunFailed(Permanent):
 
 
 def release(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
-    """Ask Airflow to release a version. Raises `RunFailed` when waited for and it does not get there."""
-    conf = {"reason": reason} | ({"version": version} if version else {})
-    _report(home, _start(home, f"release_{model}", conf), wait=wait, as_json=as_json)
+    """Ask for the release of a version. Raises `RunFailed` when waited for and it does not get there."""
+    said = _ask(home, model, version, reason)
+    run = DagRun(said["run"]["dag_id"], said["run"]["run_id"], "queued")
+    _report(home, run, wait=wait, as_json=as_json, release=said["release_id"])
 
 
 def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
@@ -61,6 +66,19 @@ def validate(path: Path, *, as_json: bool) -> None:
         console.print(f"{path} is a valid spec: it releases {spec.model}.")
 
 
+def _ask(home: Home, model: str, version: str | None, reason: str) -> Any:
+    """Over the REST API. A DAG that Airflow has not read yet is waited for: a fresh stack needs seconds."""
+    deadline = time.monotonic() + NEW_DAG_SECONDS
+    with slipway_api(home) as api:
+        while True:
+            try:
+                return api.post("/releases", model=model, version=version, reason=reason)
+            except Overtaken as problem:
+                if not problem.problem.endswith("yet") or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+
 def _start(home: Home, dag_id: str, conf: Mapping[str, str | None]) -> DagRun:
     """Trigger the DAG. One that is in the repository but not yet in Airflow is waited for."""
     deadline = time.monotonic() + NEW_DAG_SECONDS
@@ -80,16 +98,18 @@ def _promised_dags(home: Home) -> set[str]:
     return {"model_rollback", *(f"release_{spec.model}" for spec in specs)}
 
 
-def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool) -> None:
+def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool, release: str | None = None) -> None:
     url = f"{home.airflow_url}/dags/{run.dag_id}/runs/{run.run_id}"
     if not as_json:
-        console.print(f"{run.dag_id} has started: {url}", soft_wrap=True)
+        name = f"{run.dag_id} ({release})" if release else run.dag_id
+        console.print(f"{name} has started: {url}", soft_wrap=True)
     if wait:
         run = _follow(home, run, quiet=as_json)
     if run.state == "failed":
         raise RunFailed("\n".join([f"{run.dag_id} failed", *_why(home, run)]), remedy=f"See {url}")
     if as_json:
-        print_json({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state, "url": url})
+        known = {"release_id": release} if release else {}
+        print_json({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state, "url": url, **known})
     elif wait:
         console.print(f"{run.dag_id}: {run.state}")
 
@@ -140,6 +160,7 @@ def _return_traffic(
     journal = Journal(home.journal)
     for state in journal.active():
         if state.service == model and version in (None, str(state.previous_version)):
+            _note(home, state, reason)
             rollouts = Rollouts(journal, EnvoyFileRouter(home), now=lambda: datetime.now(UTC))
             return rollouts.roll_back(state.release_id, reason=reason)
     raise Retryable(
@@ -147,6 +168,22 @@ def _return_traffic(
         + (f" to version {version}" if version else ""),
         remedy=f"{airflow_is_down.remedy} Then roll back again.",
     ) from airflow_is_down
+
+
+def _note(home: Home, state: RolloutState, reason: str) -> None:
+    """Nobody is signed in without Airflow: the account of this machine acts."""
+    who, detail = f"{getpass.getuser()} on the command line", {"via": "cli", "leaves": str(state.version)}
+    entry = Entry(
+        datetime.now(UTC),
+        who,
+        "rollback",
+        state.service,
+        state.previous_version,
+        state.release_id,
+        reason,
+        detail,
+    )
+    AuditTrail(home.audit).append(entry)
 
 
 def _say_returned(state: RolloutState, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import httpx
 
 from model_store.errors import Permanent, Retryable
 from serving.home import Home
-from serving.stack.credentials import credentials_of
+from serving.stack.slipway_api import does_not_answer, signed_in
 
 _ENDED = ("success", "failed")
 
@@ -115,7 +115,7 @@ class AirflowApi:
         try:
             answer = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            raise _does_not_answer(self._home, error) from error
+            raise does_not_answer(str(self._client.base_url), error) from error
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise _NotFound(f"Airflow knows no {path}", remedy="Check the name.")
         if answer.is_error:
@@ -132,24 +132,9 @@ class _NotFound(Permanent):
 
 @contextmanager
 def airflow_api(home: Home) -> Iterator[AirflowApi]:
-    """A session logged in as this installation's user. Raises `Retryable` when Airflow does not answer."""
-    login = credentials_of(home)
-    # Only this machine is asked, so no proxy from the environment may come between.
-    with httpx.Client(base_url=home.airflow_url, timeout=20, trust_env=False) as client:
-        account = {"username": login.airflow_user, "password": login.airflow_password}
-        try:
-            token = client.post("/auth/token", json=account).raise_for_status().json()["access_token"]
-        except httpx.HTTPError as error:
-            raise _does_not_answer(home, error) from error
-        client.headers["Authorization"] = f"Bearer {token}"
+    """A session of whom `serving.stack.slipway_api` signs in. Raises `Retryable` while Airflow is down."""
+    with signed_in(home) as client:
         yield AirflowApi(client, home)
-
-
-def _does_not_answer(home: Home, error: Exception) -> Retryable:
-    return Retryable(
-        f"Airflow at {home.airflow_url} does not answer ({type(error).__name__}: {error})",
-        remedy="Start the stack with ./slipway up, or see ./slipway status.",
-    )
 
 
 def _run(plain: dict[str, Any]) -> DagRun:

@@ -127,7 +127,7 @@ def test_the_gateway_answers_for_unknown_models(stack: Stack) -> None:
 def test_releasing_an_unknown_model_lists_the_known(stack: Stack) -> None:
     done = stack.slipway("release", "nobody")
     assert done.returncode == 1
-    assert "release_credit_risk" in done.stderr
+    assert "models with a spec: credit_risk" in done.stderr
     assert "Traceback" not in done.stderr
 
 

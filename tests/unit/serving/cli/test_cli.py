@@ -12,6 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from serving.audit import AuditTrail
 from serving.cli import releases, stack
 from serving.cli.app import app
 from serving.home import REPOSITORY, Home
@@ -19,7 +20,7 @@ from serving.rollout.advance import Rollouts
 from serving.rollout.journal import Journal
 from serving.rollout.plan import Phase, RolloutPlan, RolloutStep
 from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack.airflow_api import AirflowApi
+from serving.stack import airflow_api, slipway_api
 from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
@@ -140,6 +141,7 @@ class Airflow:
     def __init__(self, *states: str) -> None:
         self.states = list(states)
         self.triggered: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[dict[str, Any]] = []
         # So many requests come before Airflow has read the DAG's file, and so many find it restarting.
         self.unread = self.restarting = 0
         self.failure: str | None = "accuracy dropped by 3 % (limit 1 %)"
@@ -149,6 +151,8 @@ class Airflow:
         if self.restarting > 0 and path.endswith("/taskInstances"):
             self.restarting -= 1
             raise httpx.ConnectError("refused")
+        if path == "/slipway/api/v1/releases":
+            return self._release(json.loads(request.content))
         if path.endswith("/dagRuns"):
             return self._trigger(path.split("/")[4], json.loads(request.content))
         if path.endswith("/taskInstances"):
@@ -163,6 +167,18 @@ class Airflow:
             return httpx.Response(200, json={"dags": [{"dag_id": "release_credit_risk"}]})
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return httpx.Response(200, json={"dag_id": "release_m", "dag_run_id": "r1", "state": state})
+
+    def _release(self, body: dict[str, Any]) -> httpx.Response:
+        if body["model"] == "nobody":
+            said = {"detail": "no model nobody is released", "remedy": "models with a spec: credit_risk"}
+            return httpx.Response(404, json=said)
+        if self.unread > 0:
+            self.unread -= 1
+            said = {"detail": f"Airflow has no DAG release_{body['model']} yet", "remedy": "wait"}
+            return httpx.Response(409, json=said)
+        self.asked.append(body)
+        run = {"dag_id": f"release_{body['model']}", "run_id": "r1", "url": ""}
+        return httpx.Response(202, json={"release_id": "m-v7-20260101T000000Z", "run": run})
 
     def _trigger(self, dag_id: str, body: dict[str, Any]) -> httpx.Response:
         if dag_id == "release_nobody" or self.unread > 0:
@@ -180,11 +196,12 @@ class Airflow:
 def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Airflow], Airflow]:
     def answer(airflow: Airflow) -> Airflow:
         @contextmanager
-        def api(home: Home) -> Iterator[AirflowApi]:
+        def signed_in(home: Home) -> Iterator[httpx.Client]:
             with httpx.Client(transport=httpx.MockTransport(airflow), base_url="http://airflow") as client:
-                yield AirflowApi(client, home)
+                yield client
 
-        monkeypatch.setattr(releases, "airflow_api", api)
+        monkeypatch.setattr(airflow_api, "signed_in", signed_in)
+        monkeypatch.setattr(slipway_api, "signed_in", signed_in)
         monkeypatch.setattr(releases, "POLL_SECONDS", 0)
         return airflow
 
@@ -196,13 +213,14 @@ def test_a_release_is_started_with_what_was_asked(answering: Callable[[Airflow],
     status, out, _ = run("release", "m", "7", "--reason", "Friday", "--json")
     assert status == 0
     assert json.loads(out)["state"] == "queued"
-    assert airflow.triggered == [("release_m", {"version": "7", "reason": "Friday"})]
+    assert json.loads(out)["release_id"] == "m-v7-20260101T000000Z"
+    assert airflow.asked == [{"model": "m", "version": "7", "reason": "Friday"}]
 
 
 def test_without_a_version_the_specs_own_alias_is_released(answering: Callable[[Airflow], Airflow]) -> None:
     airflow = answering(Airflow("running"))
     run("release", "m")
-    assert airflow.triggered == [("release_m", {"reason": ""})]
+    assert airflow.asked == [{"model": "m", "reason": "asked for on the command line"}]
 
 
 def test_a_release_that_is_waited_for_tells_each_task_and_succeeds(
@@ -236,14 +254,14 @@ def test_an_unknown_model_lists_the_known(answering: Callable[[Airflow], Airflow
     answering(Airflow("running"))
     status, _, err = run("release", "nobody")
     assert status == 1
-    assert "release_credit_risk" in err
+    assert "models with a spec: credit_risk" in err
 
 
 def test_a_dag_that_airflow_has_not_read_yet_is_waited_for(answering: Callable[[Airflow], Airflow]) -> None:
     airflow = answering(Airflow("running"))
     airflow.unread = 3
     assert run("release", "credit_risk")[0] == 0
-    assert len(airflow.triggered) == 1
+    assert len(airflow.asked) == 1
 
 
 def test_a_restarting_airflow_does_not_end_the_wait(answering: Callable[[Airflow], Airflow]) -> None:
@@ -293,6 +311,9 @@ def test_while_airflow_is_down_a_rollback_returns_the_traffic_itself(
     assert "returned directly" in out
     state = Journal(home.journal).load(release_id)
     assert (state.phase, state.reason) == (Phase.ROLLED_BACK, "slow")
+    (entry,) = AuditTrail(home.audit).entries()
+    assert (entry.action, entry.model, entry.version, entry.reason) == ("rollback", "m", 1, "slow")
+    assert entry.who.endswith("on the command line")
     assert EnvoyFileRouter(home).read("m").split == ALL_STABLE
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -37,7 +38,13 @@ class Warmup:
     last_ms: float
 
 
-def warm_up(bundle: Path, deployment: Deployment, *, timeout_seconds: float = 10.0) -> Warmup:
+def warm_up(
+    bundle: Path,
+    deployment: Deployment,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    timeout_seconds: float = 10.0,
+) -> Warmup:
     """Send the warm rows of the bundle at `bundle` to every endpoint of `deployment`, one row a request.
 
     Raises `FailedWarmup` for an answer that is no 200, `Retryable` where nobody answers. Safe to repeat.
@@ -45,7 +52,7 @@ def warm_up(bundle: Path, deployment: Deployment, *, timeout_seconds: float = 10
     manifest = orjson.loads((bundle / "manifest.json").read_bytes())
     bodies = list(_requests(bundle, manifest))
     path = f"/v2/models/{manifest['model']['name']}/infer"
-    times = [_ask_all(endpoint, path, bodies, timeout_seconds) for endpoint in deployment.endpoints]
+    times = [_ask_all(endpoint, path, bodies, headers, timeout_seconds) for endpoint in deployment.endpoints]
     asked = [each for each in times if each]
     return Warmup(
         requests=sum(map(len, asked)),
@@ -76,9 +83,13 @@ def _tensor(tensor: dict[str, Any], value: np.ndarray[Any, Any]) -> dict[str, An
     }
 
 
-def _ask_all(endpoint: Endpoint, path: str, bodies: list[bytes], timeout_seconds: float) -> list[float]:
+def _ask_all(
+    endpoint: Endpoint, path: str, bodies: list[bytes], headers: Mapping[str, str], timeout_seconds: float
+) -> list[float]:
     """Milliseconds of each answer."""
-    with httpx.Client(base_url=f"http://{endpoint}", timeout=timeout_seconds, trust_env=False) as client:
+    base, limit = f"http://{endpoint}", timeout_seconds
+    own = {**headers, "x-slipway-warmup": "1"}
+    with httpx.Client(base_url=base, headers=own, timeout=limit, trust_env=False) as client:
         return [_ask(client, endpoint, path, body) for body in bodies]
 
 

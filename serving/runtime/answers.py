@@ -14,7 +14,7 @@ from serving.runtime.flights import Flights
 from serving.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from serving.runtime.cache.link import RedisLink
+    from serving.runtime.cache.link import Epoch, RedisLink
     from serving.runtime.cache.shared import SharedCache
 
 _MEMORY = b"x-slipway-cache: memory\r\n"
@@ -32,7 +32,7 @@ class Answers:
         link: RedisLink | None,
         clock: Callable[[], float],
     ) -> None:
-        self._signature = manifest.signature
+        self._signature, self.bundle = manifest.signature, manifest.id
         self._flights = Flights(self._lead_or_follow)
         self._compute, self._clock = compute, clock
         self.memory: MemoryCache | None = None
@@ -91,7 +91,14 @@ class Answers:
             if self.memory is not None:
                 self.memory.put(call.identify(self._signature), outputs, now)
 
-    def invalidated(self, epoch: int) -> None:
+    def heard(self, epoch: int, bundle: str) -> None:
+        """Somebody invalidated the model, or with `bundle` only that one of it, for the `epoch`th time."""
+        if self.shared is None or self.shared.epoch is None or bundle not in ("", self.bundle):
+            return
+        of_model, of_bundle = self.shared.epoch
+        self.invalidated((of_model, epoch) if bundle else (epoch, of_bundle))
+
+    def invalidated(self, epoch: Epoch) -> None:
         """The model's answers are void; `epoch` is part of the keys from now on."""
         if self.shared is None or self.shared.epoch == epoch:
             return
@@ -131,15 +138,14 @@ async def follow_invalidations(link: RedisLink, models: Callable[[], dict[str, l
 
     async def catch_up() -> None:
         for name, known in models().items():
-            epoch = await link.epoch(name)
             for answers in known:
-                answers.invalidated(epoch)
+                answers.invalidated(await link.epoch(name, answers.bundle))
 
     def heard(message: bytes) -> None:
         try:
             found = orjson.loads(message)
             for answers in models().get(found["model"], []):
-                answers.invalidated(int(found["epoch"]))
+                answers.heard(int(found["epoch"]), str(found.get("bundle", "")))
         except (ValueError, KeyError, TypeError):
             return  # somebody else's message on our channel
 

@@ -2,7 +2,8 @@
 
 `SLIPWAY_FAULTS="credit_risk@4:error_rate=0.2;fraud@2:delay_ms=300,error_rate=1"` makes version 4 of
 credit_risk answer 500 to one infer request in five and version 2 of fraud answer nothing but errors, late.
-Health and metadata never fail.
+Health and metadata never fail, and neither do the warm rows that are asked before any traffic
+(`serving.warmup`): the switch is about what users meet.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import random
 from dataclasses import dataclass
 
 from model_store.errors import Permanent
+
+WARMUP_HEADER = b"x-slipway-warmup"
 
 
 @dataclass(slots=True)

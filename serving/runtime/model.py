@@ -22,7 +22,7 @@ from serving.runtime.engine.registry import open_engine
 from serving.runtime.errors import Abandoned, Expired, ModelFault, Unavailable, status_of
 from serving.runtime.execution import Executed, Executor
 from serving.runtime.fallback import COVERED, Fallback, RelayedCall
-from serving.runtime.faults import Faults, faults_for
+from serving.runtime.faults import WARMUP_HEADER, Faults, faults_for
 from serving.runtime.logs import FailureLog
 from serving.runtime.manifest import Manifest, read_manifest
 from serving.runtime.patience import Patience
@@ -97,7 +97,11 @@ class ServedModel:
         now = call.arrived = self._clock()
         call.deadline = now + call.timeout
         self.in_flight += 1
-        if self._faults is not None and self._struck(call, self._faults):
+        if (
+            self._faults is not None
+            and WARMUP_HEADER not in call.headers
+            and self._struck(call, self._faults)
+        ):
             return
         self._look_up(call, now)
 

@@ -178,7 +178,7 @@ def _open_link(url: str, clock: Callable[[], float]) -> RedisLink | None:
 async def _learn_epoch(link: RedisLink, model: str, answers: Answers) -> None:
     # Without an answer now, the next (re)connection of the listener brings it.
     with contextlib.suppress(Exception):
-        answers.invalidated(await link.epoch(model))
+        answers.invalidated(await link.epoch(model, answers.bundle))
 
 
 async def run(options: PodOptions) -> None:

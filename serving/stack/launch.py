@@ -14,6 +14,7 @@ from model_store.errors import Permanent, SlipwayError
 from serving.home import REPOSITORY, Home
 from serving.stack.components import BIN, Component, common_environment, component
 from serving.stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
+from serving.target import redis
 from serving.target.pods import pod
 from serving.types import Slot
 
@@ -44,6 +45,8 @@ def _program(home: Home, arguments: list[str]) -> Component:
     match arguments:
         case ["pod", service, slot, number]:
             return pod(home, service, Slot(slot), int(number))
+        case [redis.PROGRAM]:
+            return redis.component(home)
         case [name]:
             return component(home, name)
         case _:

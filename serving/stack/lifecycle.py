@@ -20,6 +20,7 @@ from serving.stack.ports import require_free
 from serving.stack.prepare import prepare
 from serving.stack.processes import end, owned_by, wait_for_end
 from serving.stack.supervisor import ENDED, ProgramState, Supervisor
+from serving.target import redis
 from serving.target.pods import records
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
@@ -195,7 +196,7 @@ def standings_without_health(control: Supervisor) -> list[Standing]:
 
 
 def _serves(program: ProgramState) -> bool:
-    return program.group.startswith("pod-")
+    return program.group.startswith("pod-") or program.group == redis.PROGRAM
 
 
 def _carries_traffic(program: ProgramState) -> bool:

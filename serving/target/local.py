@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
 import httpx
 
-from model_store.errors import Permanent
+from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
 from serving.home import Home
+from serving.runtime.keys import add_key
 from serving.stack.locks import locked
 from serving.stack.ports import LOCALHOST, free_ports
 from serving.stack.supervisor import ENDED, RUNNING, STARTING, ProgramState, Supervisor
-from serving.target import pods
+from serving.target import pods, redis
 from serving.target.pods import PodRecord
 from serving.types import Deployment, Endpoint, Slot
+from serving.warmup import warm_up
+
+log = logging.getLogger("slipway.target")
 
 
 class PodDoesNotStart(Permanent):
@@ -32,6 +37,7 @@ class LocalTarget:
     def __init__(self, home: Home, environ: Mapping[str, str] = os.environ) -> None:
         self._home = home
         self._supervisor = Supervisor(home)
+        self._environ = environ
         self._faults = environ.get("SLIPWAY_FAULTS", "")
 
     def deploy(self, bundle: Bundle, slot: Slot, *, replicas: int) -> Deployment:
@@ -45,7 +51,10 @@ class LocalTarget:
             return record.deployment
 
     def is_ready(self, deployment: Deployment) -> bool:
-        """Raises `PodDoesNotStart` when supervisord has given up on a pod."""
+        """Whether the pods answer, the bundle's own warm rows too.
+
+        Raises `PodDoesNotStart` when supervisord has given up on a pod, and `FailedWarmup`.
+        """
         record = pods.read_record(self._home, deployment.service, deployment.slot)
         if record is None or record.deployment != deployment:
             return False
@@ -57,13 +66,17 @@ class LocalTarget:
         if not processes or any(process.state not in (STARTING, RUNNING) for process in processes):
             return False
         with httpx.Client(timeout=2, trust_env=False) as client:
-            return all(_answers(client, endpoint) for endpoint in deployment.endpoints)
+            if not all(_answers(client, endpoint) for endpoint in deployment.endpoints):
+                return False
+        warm_up(record.bundle, deployment, headers=self._own_key(record))
+        return True
 
     def retire(self, deployment: Deployment) -> None:
         with locked(self._home.pods / ".locks" / deployment.service):
             record = pods.read_record(self._home, deployment.service, deployment.slot)
             if record and record.deployment.id == deployment.id:
                 self._end(deployment.service, deployment.slot)
+                self._forget_answers(record)
 
     def deployments(self, service: str) -> list[Deployment]:
         groups = {process.group for process in self._supervisor.programs()}
@@ -88,6 +101,11 @@ class LocalTarget:
         return record
 
     def _start(self, record: PodRecord) -> None:
+        wishes = pods.wishes_of(record.bundle)
+        if wishes.shared_cache:
+            redis.ensure(self._home, self._environ)
+        if wishes.api_keys:
+            self._own_key(record)
         pods.write_program(self._home, record)
         self._supervisor.add_group(record.group)
         for process in self._processes(record.deployment.service, record.deployment.slot):
@@ -100,6 +118,30 @@ class LocalTarget:
         self._supervisor.remove_group(group)
         pods.remove_program(self._home, group)
         pods.remove_record(self._home, service, slot)
+
+    def _own_key(self, record: PodRecord) -> dict[str, str]:
+        """The header that lets warm rows in where pods want keys; the key is made once."""
+        if not pods.wishes_of(record.bundle).api_keys:
+            return {}
+        kept = self._home.root / ".warmup-key"
+        with locked(self._home.pods / ".locks" / ".keys"):
+            if not kept.exists() or not self._home.api_keys.exists():
+                key = add_key(self._home.api_keys, "slipway-warmup")
+                kept.touch(mode=0o600)
+                kept.write_text(key)
+        return {"x-api-key": kept.read_text()}
+
+    def _forget_answers(self, record: PodRecord) -> None:
+        """Of a bundle that left; its versions' keys are its own, so this only frees memory early."""
+        if not pods.wishes_of(record.bundle).shared_cache:
+            return
+        from serving.runtime.cache.invalidate import invalidate
+
+        try:
+            url = redis.url_of(self._home, self._environ)
+            invalidate(url, record.deployment.service, record.deployment.bundle_id)
+        except Retryable as problem:
+            log.warning("its answers stay in Redis until they expire: %s", problem)
 
     def _processes(self, service: str, slot: Slot) -> list[ProgramState]:
         group = pods.group_of(service, slot)

@@ -18,6 +18,7 @@ from model_store.errors import Permanent
 from serving.home import Home
 from serving.stack.components import Component
 from serving.stack.supervisor import launch_command, program_section
+from serving.target import redis
 from serving.types import Deployment, Endpoint, Slot
 
 # A pod goes on answering what it has accepted for this long after SIGTERM.
@@ -43,6 +44,26 @@ class PodRecord:
     @property
     def replicas(self) -> int:
         return len(self.deployment.endpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a bundle's spec asks of its surroundings."""
+
+    shared_cache: bool
+    api_keys: bool
+
+
+def wishes_of(bundle: Path) -> Wishes:
+    """Raises `Permanent` when the bundle's manifest is not readable."""
+    try:
+        serving = json.loads((bundle / "manifest.json").read_bytes()).get("serving", {})
+        return Wishes(bool((serving.get("cache") or {}).get("shared")), bool(serving.get("api_keys")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise Permanent(
+            f"{bundle} is not a readable bundle: {error!r}",
+            remedy="Publish it again: release the version anew.",
+        ) from error
 
 
 def group_of(service: str, slot: Slot) -> str:
@@ -123,12 +144,14 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
     record = read_record(home, service, slot)
     if record is None:
         raise Permanent(f"nothing is deployed in {service}'s slot {slot}", remedy="Release a version first.")
-    endpoint = record.deployment.endpoints[number]
+    endpoint, wishes = record.deployment.endpoints[number], wishes_of(record.bundle)
     argv = (
         *(sys.executable, "-m", "serving.runtime", "--bundle", str(record.bundle)),
         *("--host", endpoint.host, "--port", str(endpoint.port)),
         *("--slot", slot.value, "--drain-seconds", str(DRAIN_SECONDS)),
         *("--request-log", str(home.requests)),
+        *(("--redis", redis.url_of(home)) if wishes.shared_cache else ()),
+        *(("--api-keys", str(home.api_keys)) if wishes.api_keys else ()),
     )
     env = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
     return Component(f"{record.group}-{number}", argv, env=env)

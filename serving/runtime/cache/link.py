@@ -23,9 +23,14 @@ CHANNEL = "slipway:invalidate"
 Found = Callable[[bytes | None], None]
 
 
-def epoch_key(model: str) -> str:
-    """Counts a model's invalidations; part of every key, so that older answers are not found."""
-    return f"slipway:epoch:{model}"
+# Invalidations of the model, and of this bundle alone.
+Epoch = tuple[int, int]
+
+
+def epoch_key(model: str, bundle: str = "") -> str:
+    """Counts invalidations of a model, or of one bundle of it; part of every key, so that older answers are
+    not found."""
+    return f"slipway:epoch:{model}:{bundle}" if bundle else f"slipway:epoch:{model}"
 
 
 class RedisLink:
@@ -65,9 +70,10 @@ class RedisLink:
             self._is_writing = True
             self._start(self._write())
 
-    async def epoch(self, model: str) -> int:
-        """How often this model was invalidated. Raises what redis raises."""
-        return int(await self._client.get(epoch_key(model)) or 0)
+    async def epoch(self, model: str, bundle: str) -> Epoch:
+        """How often this model and this bundle were invalidated. Raises what redis raises."""
+        of_model, of_bundle = await self._client.mget([epoch_key(model), epoch_key(model, bundle)])
+        return int(of_model or 0), int(of_bundle or 0)
 
     async def listen(self, connected: Callable[[], Awaitable[None]], heard: Callable[[bytes], None]) -> None:
         """Hear invalidations for ever. After each connection `connected` catches up on what was missed."""

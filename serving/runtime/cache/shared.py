@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving.runtime.cache.link import RedisLink
+from serving.runtime.cache.link import Epoch, RedisLink
 from serving.runtime.call import Call, Outputs
 from serving.runtime.codec.parcel import unwrap, wrap
 from serving.runtime.identity import digest
@@ -22,7 +22,7 @@ class SharedCache:
     def __init__(self, link: RedisLink, bundle_id: str, signature: Signature, ttl_seconds: float) -> None:
         self._link, self._signature, self._ttl = link, signature, ttl_seconds
         self._prefix = f"slipway:answer:{bundle_id}:"
-        self.epoch: int | None = None
+        self.epoch: Epoch | None = None
         self.hits = self.misses = 0
 
     def look_up(self, call: Call, found: Callable[[Call, Outputs | None], None]) -> bool:
@@ -47,4 +47,5 @@ class SharedCache:
         found(call, outputs)
 
     def _key(self, call: Call) -> bytes:
-        return f"{self._prefix}{self.epoch}:".encode() + digest(call)
+        of_model, of_bundle = self.epoch or (0, 0)
+        return f"{self._prefix}{of_model}.{of_bundle}:".encode() + digest(call)

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+import redis
 
 from model_store.errors import Retryable
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
+from serving.runtime.keys import add_key
 from serving.stack import supervisor
 from serving.stack.lifecycle import down
 from serving.stack.processes import owned_by
 from serving.stack.supervisor import Supervisor
 from serving.target import pods
+from serving.target import redis as target_redis
 from serving.target.local import LocalTarget, PodDoesNotStart
-from serving.types import Slot
+from serving.types import Deployment, Slot
 from tests.bundles import make_bundle, mlp
 from tests.contract.target_contract import Bundles, TargetContract, wait_until_ready
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        first = probe.getsockname()[1]
-    home = Home(tmp_path_factory.mktemp("home"), Ports(pods_from=first))
+    first = _free()
+    home = Home(tmp_path_factory.mktemp("home"), Ports(pods_from=first, redis=_free()))
     start_supervisord(home)
     yield home
     down(home)
     assert owned_by(home) == []
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class AlwaysOk(BaseHTTPRequestHandler):
@@ -62,6 +73,8 @@ def always_ok(port: int) -> Iterator[None]:
 def start_supervisord(home: Home) -> None:
     for folder in (home.run, home.logs, home.pods):
         folder.mkdir(exist_ok=True)
+    # As `slipway up` does: what supervisord starts finds its ports there.
+    home.config.write_text(json.dumps({"ports": asdict(home.ports)}))
     supervisor.configure(home, [])
     supervisor.start(home)
 
@@ -159,6 +172,119 @@ def test_the_test_switch_reaches_the_pod(home: Home, target: LocalTarget, bundle
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
     url = f"http://{deployment.endpoints[0]}/v2/models/faulty/infer"
     assert httpx.post(url, json={"inputs": [tensor]}).status_code == 500
+
+
+INPUT = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+
+
+def wishing(parent: Path, service: str, version: int, **serving: Any) -> Bundle:
+    """A bundle with warm rows whose spec says this under `serving`."""
+    warmup = {"input": np.ones((3, 4), np.float32)}
+    path = make_bundle(
+        parent, mlp(seed=version), name=service, version=version, serving=serving, warmup=warmup
+    )
+    return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
+
+
+def ask(deployment: Deployment, number: int = 0, headers: dict[str, str] | None = None) -> httpx.Response:
+    url = f"http://{deployment.endpoints[number]}/v2/models/{deployment.service}/infer"
+    return httpx.post(url, json={"inputs": [INPUT]}, headers=headers or {})
+
+
+def eventually(happens: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def test_a_pod_answers_its_warm_rows_before_it_is_called_ready(target: LocalTarget, tmp_path: Path) -> None:
+    deployment = target.deploy(wishing(tmp_path, "warmed", 1), Slot.BLUE, replicas=2)
+    wait_until_ready(target, deployment)
+    for endpoint in deployment.endpoints:
+        metrics = httpx.get(f"http://{endpoint}/metrics").text
+        assert 'slipway_requests_total{model="warmed",version="1",code="200"} 3' in metrics
+
+
+def test_the_test_switch_spares_the_warm_rows(home: Home, tmp_path: Path) -> None:
+    target = LocalTarget(home, environ={"SLIPWAY_FAULTS": "spared@1:error_rate=1"})
+    deployment = target.deploy(wishing(tmp_path, "spared", 1), Slot.BLUE, replicas=1)
+    wait_until_ready(target, deployment)
+    assert ask(deployment).status_code == 500
+    target.retire(deployment)
+
+
+def test_replicas_share_answers_in_a_redis_of_the_stack_until_their_bundle_leaves(
+    home: Home, target: LocalTarget, tmp_path: Path
+) -> None:
+    shared = {"cache": {"shared": True}}
+    staying = target.deploy(wishing(tmp_path, "sharing", 1, **shared), Slot.BLUE, replicas=2)
+    leaving = target.deploy(wishing(tmp_path, "sharing", 2, **shared), Slot.GREEN, replicas=1)
+    wait_until_ready(target, staying)
+    wait_until_ready(target, leaving)
+    first = ask(staying)
+    assert "x-slipway-cache" not in first.headers
+    eventually(lambda: ask(staying, 1).headers.get("x-slipway-cache") in ("redis", "memory"))
+    assert ask(staying, 1).json() == first.json()
+    ask(leaving)
+    with redis.from_url(f"redis://127.0.0.1:{home.ports.redis}/0") as client, client.pubsub() as channel:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lfu"}
+        channel.subscribe("slipway:invalidate")
+        eventually(lambda: channel.get_message() is not None)
+        target.retire(leaving)
+        eventually(lambda: (heard := channel.get_message()) is not None and _names(heard, leaving))
+    # Those of the version that stays are kept.
+    assert ask(staying).headers["x-slipway-cache"] == "memory"
+
+
+def _names(heard: dict[str, Any], left: Deployment) -> bool:
+    told = json.loads(heard["data"])
+    return (told["model"], told["bundle"]) == (left.service, left.bundle_id)
+
+
+def test_a_redis_that_is_named_is_used_instead_of_an_own_one(home: Home) -> None:
+    named = {"SLIPWAY_REDIS": "redis://elsewhere:6379/3"}
+    assert target_redis.url_of(home, named) == named["SLIPWAY_REDIS"]
+    target_redis.ensure(
+        Home(home.root / "nowhere", home.ports), named
+    )  # where no supervisord could start one
+
+
+def test_a_model_whose_spec_wants_keys_answers_only_their_holders(
+    home: Home, target: LocalTarget, tmp_path: Path
+) -> None:
+    deployment = target.deploy(wishing(tmp_path, "locked", 1, api_keys=True), Slot.BLUE, replicas=1)
+    wait_until_ready(target, deployment)
+    assert ask(deployment).status_code == 401
+    key = add_key(home.api_keys, "shop")
+    eventually(lambda: ask(deployment, headers={"x-api-key": key}).status_code == 200)
+    assert key not in home.api_keys.read_text()
+    for secret in (home.api_keys, home.root / ".warmup-key"):
+        assert secret.stat().st_mode & 0o077 == 0
+
+
+def test_requests_are_written_down_where_a_spec_asks_for_it(
+    home: Home, target: LocalTarget, tmp_path: Path
+) -> None:
+    logging = wishing(tmp_path, "logging", 1, request_log={"share": 1.0})
+    deployment = target.deploy(logging, Slot.BLUE, replicas=1)
+    wait_until_ready(target, deployment)
+    assert ask(deployment).status_code == 200
+    target.retire(deployment)
+    assert len(list((home.requests / "logging").glob("*.parquet"))) == 1
+
+
+def test_a_pod_starts_with_answers_to_what_the_log_says_is_asked_most(
+    home: Home, target: LocalTarget, tmp_path: Path
+) -> None:
+    both = {"request_log": {"share": 1.0}, "cache": {"max_mb": 1}}
+    before = target.deploy(wishing(tmp_path, "learning", 1, **both), Slot.BLUE, replicas=1)
+    wait_until_ready(target, before)
+    ask(before)
+    target.retire(before)
+    after = target.deploy(wishing(tmp_path, "learning", 2, **both), Slot.GREEN, replicas=1)
+    wait_until_ready(target, after)
+    assert ask(after).headers["x-slipway-cache"] == "memory"
 
 
 def test_pods_come_back_on_their_ports_when_the_stack_is_started_again(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,41 +12,67 @@ from model_store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
+class Garbage:
+    """What nothing needs: directories of bundles and artifacts, and files of blobs.
+
+    Memos are not counted: they are small, and which are void shows when the rest is gone.
+    """
+
+    bundles: tuple[Path, ...]
+    artifacts: tuple[Path, ...]
+    blobs: tuple[Path, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What removing them gives back."""
+        return sum(_size(path) for path in (*self.bundles, *self.artifacts, *self.blobs))
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
-    """What garbage collection removed: ids, digests (hex), and how many blobs and memos."""
+    """What garbage collection removed: ids, digests (hex), how many blobs and memos, and how much it was."""
 
     bundles: tuple[str, ...]
     artifacts: tuple[str, ...]
     blobs: int
     memos: int
+    size_bytes: int
+
+
+def find_garbage(store: Store, *, keep: Iterable[str], now: datetime, grace: timedelta) -> Garbage:
+    """Bundles not named in `keep`, and the artifacts and blobs that nothing kept refers to.
+
+    What was made or used less than `grace` before `now` is no garbage: a build in flight needs it.
+    """
+    kept, oldest = set(keep), (now - grace).timestamp()
+    bundles = [path for path in _aged(store, "bundles/*", oldest) if path.name not in kept]
+    needed = set(_needed(store, without=set(bundles)))
+    artifacts = [path for path in _aged(store, "artifacts/*", oldest) if path.name not in needed]
+    return Garbage(tuple(bundles), tuple(artifacts), tuple(_aged(store, "blobs/*", oldest)))
 
 
 def collect_garbage(store: Store, *, keep: Iterable[str], now: datetime, grace: timedelta) -> Collected:
-    """Remove bundles not named in `keep`, then artifacts, blobs and memos that nothing kept refers to.
-
-    What was made or used less than `grace` before `now` stays: a build in flight needs it.
-    """
-    kept, oldest = set(keep), (now - grace).timestamp()
+    """Remove what `find_garbage` finds, and the memos that are void then."""
     store.sweep()
-    bundles = [path for path in _aged(store, "bundles/*", oldest) if path.name not in kept]
-    for path in bundles:
+    found = find_garbage(store, keep=keep, now=now, grace=grace)
+    size = found.size_bytes
+    for path in (*found.bundles, *found.artifacts):
         store.remove(path)
-    needed = set(_needed(store))
-    artifacts = [path for path in _aged(store, "artifacts/*", oldest) if path.name not in needed]
-    for path in artifacts:
-        store.remove(path)
-    blobs = _unlink(_aged(store, "blobs/*", oldest))
+    blobs = _unlink(found.blobs)
+    oldest = (now - grace).timestamp()
     memos = _unlink(path for path in _aged(store, "memo/*/*.json", oldest) if not store.remembers(path))
-    return Collected(_names(bundles), _names(artifacts), blobs, memos)
+    return Collected(_names(found.bundles), _names(found.artifacts), blobs, memos, size)
 
 
 def _aged(store: Store, pattern: str, oldest: float) -> list[Path]:
     return [path for path in sorted(store.root.glob(pattern)) if _is_older(path, oldest)]
 
 
-def _needed(store: Store) -> Iterator[str]:
-    """Hex digests of the artifacts that the bundles still there name."""
+def _needed(store: Store, *, without: Collection[Path]) -> Iterator[str]:
+    """Hex digests of the artifacts that the other bundles name."""
     for manifest in sorted(store.root.glob("bundles/*/manifest.json")):
+        if manifest.parent in without:
+            continue
         try:
             artifacts = json.loads(manifest.read_bytes())["artifacts"]
         except (OSError, ValueError, KeyError):
@@ -63,6 +89,14 @@ def _unlink(paths: Iterable[Path]) -> int:
     for path in gone:
         path.unlink(missing_ok=True)
     return len(gone)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file or of all files in a directory; what vanishes meanwhile counts nothing."""
+    try:
+        return path.stat().st_size if path.is_file() else sum(_size(inner) for inner in path.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def _is_older(path: Path, timestamp: float) -> bool:

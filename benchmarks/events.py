@@ -16,6 +16,7 @@ import os
 import statistics
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,7 +103,7 @@ def _measure(home: Home, api: AirflowApi, *, rounds: int) -> int:
     while not {PLAIN, RELEASE} <= set(api.dag_ids()):
         time.sleep(0.5)
     registry, refs = Registry(home.mlflow_url), _versions(home, rounds + 1)
-    with _client(home) as client:
+    with closing(_client(home)) as client:
         asset = client.get("/api/v2/assets", params={"name_pattern": PLAIN}).json()["assets"][0]["id"]
         taken = [_round(client, api, registry, asset, ref) for ref in refs][1:]  # the first one warms up
         for one in taken:

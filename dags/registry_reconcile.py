@@ -35,7 +35,7 @@ def find_missed() -> list[dict[str, object]]:
     return [
         {
             "trigger_dag_id": specs.dag_id_of(ref.name),
-            "trigger_run_id": reconciling.run_id_of(ref),
+            "trigger_run_id": reconciling.run_id_of(ref, services.tries.withdrawn(ref)),
             "conf": {"version": str(ref.version), "reason": "the registry names it"},
         }
         for ref in found

@@ -75,6 +75,12 @@ def superseded(services: Services, release: Release, winner: str) -> None:
         services.tries.withdraw(release.ref, run_of(release.request))
 
 
+def not_begun(services: Services, release: Release) -> None:
+    """The run fails before it did anything, MLflow being down: another may try."""
+    if release.request.cause.is_automatic:
+        services.tries.withdraw(release.ref, run_of(release.request))
+
+
 def run_of(request: Request) -> str:
     return f"{request.dag_id}/{request.run_id}"
 

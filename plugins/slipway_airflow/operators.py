@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from serving.rollout.plan import RolloutState
-    from slipway_airflow.releases import Cause, Release, Request
+    from slipway_airflow.releases import Release, Request
     from slipway_airflow.wiring import Services
 
 # A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
@@ -92,9 +92,10 @@ class TakeTurn(WaitingOperator):
 
     def look(self, context: Context) -> str:
         from slipway_airflow import acting
+        from slipway_airflow.causes import request_of
         from slipway_airflow.wiring import wire
 
-        services, request = wire(), _request(context, self.spec)
+        services, request = wire(), request_of(context, self.spec)
         release = services.releases.open(
             request, self.spec, lambda version: self._admitted(context, services, request, version)
         )
@@ -143,6 +144,7 @@ class TakeTurn(WaitingOperator):
         except BaseException:
             # No task of this run would give it back: those that do run only after this one succeeded.
             give_up(services, release)
+            flapping.not_begun(services, release)
             raise
 
 
@@ -270,47 +272,3 @@ def _follow(operator: WaitingOperator, state: RolloutState, *, while_in: str, se
     """Defer while the rollout is in this phase; the trigger moves it on."""
     if state.phase == while_in:
         operator.wait_for(triggers.RolloutTrigger(state.release_id, while_in, seconds))
-
-
-def _request(context: Context, spec: ReleaseSpec) -> Request:
-    from slipway_airflow.releases import Request
-
-    run, params = context["dag_run"], context["params"]
-    cause = _cause(str(run.run_type))
-    return Request(
-        dag_id=run.dag_id,
-        run_id=run.run_id,
-        at=run.run_after,
-        version=str(params.get("version") or spec.source.alias),
-        reason=str(params.get("reason") or "") or _what_happened(context, cause),
-        by=run.triggering_user_name or f"airflow ({run.run_type})",
-        dry_run=bool(params.get("dry_run")),
-        cause=cause,
-    )
-
-
-def _cause(run_type: str) -> Cause:
-    from slipway_airflow.releases import Cause
-
-    by_type = {
-        "scheduled": Cause.SCHEDULE,
-        "backfill": Cause.SCHEDULE,
-        "asset_triggered": Cause.EVENT,
-        "operator_triggered": Cause.RECONCILER,
-    }
-    return by_type.get(run_type, Cause.PERSON)
-
-
-def _what_happened(context: Context, cause: Cause) -> str:
-    """The newest event that led to this run, in words. What counts is what the registry says now."""
-    if not cause.is_automatic:
-        return ""
-    events = [event for of_asset in _asset_events(context).values() for event in of_asset]
-    if not events:
-        return ""
-    said = events[-1].extra
-    return f"{said.get('event', 'an event')} in the registry: version {said.get('version', 'unknown')}"
-
-
-def _asset_events(context: Context) -> Any:
-    return context.get("triggering_asset_events") or {}

@@ -1,14 +1,15 @@
 """What people are to be told, until they are. Written down first, so that neither a crash nor a receiver that
 is down loses it. One file for each message and receiver.
 
-`<outbox>/<id>.<n>.json` waits; `<outbox>/sent/...` was delivered, and is kept a while so that the same message
-is not written down again; `<outbox>/given_up/...` could not be delivered for a day.
+`<outbox>/<id>.<n>.json` waits; `<outbox>/sent/...` was delivered, and is kept a while so that the same
+message is not written down again; `<outbox>/given_up/...` could not be delivered for a day.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,8 @@ from pathlib import Path
 from model_store.durable import canonical_json, write_file
 from model_store.spec.notify import Notify
 from slipway_airflow.releases import write_new_file
+
+log = logging.getLogger(__name__)
 
 GIVE_UP = timedelta(days=1)
 REMEMBER = timedelta(days=7)
@@ -130,11 +133,14 @@ def _to_json(letter: Letter) -> bytes:
 
 
 def _read(path: Path) -> Letter | None:
-    """None if somebody else has just delivered it."""
+    """None if somebody else has just delivered it, or it is none: one bad file must not stop all others."""
     try:
         saved = json.loads(path.read_bytes())
+        message = {**saved["message"], "at": datetime.fromisoformat(saved["message"]["at"])}
+        receiver, next_at = Notify.model_validate(saved["receiver"]), datetime.fromisoformat(saved["next_at"])
+        return Letter(path, Message(**message), receiver, saved["tries"], next_at)
     except FileNotFoundError:
         return None
-    message = {**saved["message"], "at": datetime.fromisoformat(saved["message"]["at"])}
-    receiver, next_at = Notify.model_validate(saved["receiver"]), datetime.fromisoformat(saved["next_at"])
-    return Letter(path, Message(**message), receiver, saved["tries"], next_at)
+    except (ValueError, KeyError, TypeError):
+        log.exception("%s is no message", path)
+        return None

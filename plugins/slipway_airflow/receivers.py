@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import smtplib
+import ssl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -120,13 +121,13 @@ def _mail(message: Message, to: Notify) -> None:
 
 
 def _smtp(server: Connection, extra: Mapping[str, Any]) -> smtplib.SMTP:
-    """As Airflow's SMTP provider reads a connection: TLS unless `disable_ssl`, STARTTLS unless `disable_tls`."""
-    host = server.host or "localhost"
+    """As Airflow's SMTP provider reads it: TLS unless `disable_ssl`, then STARTTLS unless `disable_tls`."""
+    host, trusted = server.host or "localhost", ssl.create_default_context()
     if not extra.get("disable_ssl", False):
-        return smtplib.SMTP_SSL(host, server.port or 465, timeout=SECONDS)
+        return smtplib.SMTP_SSL(host, server.port or 465, timeout=SECONDS, context=trusted)
     client = smtplib.SMTP(host, server.port or 25, timeout=SECONDS)
     if not extra.get("disable_tls", False):
-        client.starttls()
+        client.starttls(context=trusted)
     return client
 
 

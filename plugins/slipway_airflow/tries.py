@@ -39,9 +39,13 @@ class Tries:
             return None
 
     def withdraw(self, ref: ModelRef, run_id: str) -> None:
-        """The run did not come to its turn, so the version may be tried by another one."""
+        """The run did not get to begin, so the version may be tried by another one."""
         if self.of(ref) == run_id:
-            self._tried(ref).unlink(missing_ok=True)
+            self._tried(ref).rename(self._tried(ref).with_suffix(f".withdrawn-{self.withdrawn(ref) + 1}"))
+
+    def withdrawn(self, ref: ModelRef) -> int:
+        """How many runs claimed the version and did not get to begin."""
+        return len(list(self._tried(ref).parent.glob(f"v{ref.version}.withdrawn-*")))
 
     def ask(self, ref: ModelRef, *, at: datetime) -> bool:
         """Whether to ask Airflow for this version now: nobody tried it, nor asked a moment ago."""

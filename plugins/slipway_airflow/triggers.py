@@ -207,8 +207,9 @@ class MissedVersionsTrigger(BaseEventTrigger):
 
         try:
             specs = load_all(Path(self.folder)).specs
-            found = reconciling.missed(wiring.wire(), specs, at=wiring.now())
-            return len(specs), [reconciling.run_id_of(ref) for ref in found]
+            services = wiring.wire()
+            found = reconciling.missed(services, specs, at=wiring.now())
+            return len(specs), [reconciling.run_id_of(ref, services.tries.withdrawn(ref)) for ref in found]
         except Exception as problem:
             # MLflow is down, or a file is being written: this loop has to outlive both.
             self.log.warning("looking again: %s", problem)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from slipway_airflow import flapping
+from slipway_airflow.causes import cause_of
 from slipway_airflow.flapping import Admission
+from slipway_airflow.operators import TakeTurn
 from slipway_airflow.releases import Cause, Request
+from slipway_airflow.triggers import CooledDownTrigger
 
 from model_store.errors import Permanent
 from model_store.types import ModelRef
@@ -112,3 +118,43 @@ def test_a_release_that_newer_news_overtook_may_come_back_unless_a_person_decide
         world.services.tries.claim(mine.ref, run, at=datetime.now(UTC))
         flapping.superseded(world.services, mine, saved.id)
         assert (world.services.tries.of(mine.ref) is None) is may_come_back
+
+
+class Said(dict[str, str]):
+    """The running task instance, as far as an operator hands something on."""
+
+    def xcom_push(self, key: str, value: str) -> None:
+        self[key] = value
+
+
+def test_the_run_of_a_version_that_was_tried_ends_as_skipped_and_says_so(rolled_back: World) -> None:
+    said, task = Said(), TakeTurn(task_id="take_turn", spec=rolled_back.spec)
+    context: Any = {"ti": said}
+    with pytest.raises(AirflowSkipException):
+        task._admitted(context, rolled_back.services, request(Cause.EVENT), "2")
+    assert "was tried, and is rolled_back: it fails" in said["ended"]
+
+
+def test_the_run_of_another_version_waits_without_a_worker_until_the_model_cooled_down(
+    rolled_back: World,
+) -> None:
+    task = TakeTurn(task_id="take_turn", spec=rolled_back.spec)
+    context: Any = {"ti": Said()}
+    with pytest.raises(TaskDeferred) as waits:
+        task._admitted(context, rolled_back.services, request(Cause.EVENT), "3")
+    trigger = waits.value.trigger
+    assert isinstance(trigger, CooledDownTrigger)
+    assert trigger.look() is None
+    assert CooledDownTrigger(until=time.time() - 1).look()
+
+
+def test_airflow_says_whether_a_person_asked() -> None:
+    causes = {
+        kind: cause_of(kind) for kind in ("manual", "scheduled", "asset_triggered", "operator_triggered")
+    }
+    assert causes == {
+        "manual": Cause.PERSON,
+        "scheduled": Cause.SCHEDULE,
+        "asset_triggered": Cause.EVENT,
+        "operator_triggered": Cause.RECONCILER,
+    }

@@ -212,6 +212,12 @@ def test_a_message_that_was_written_and_never_sent_is_found_after_a_crash(
     assert notifications.deliver_due(Outbox(outbox.root), at=AT) == (1, 0)
 
 
+def test_a_torn_file_keeps_no_other_message_back(outbox: Outbox, receiver: Receiver) -> None:
+    outbox.put(message(), [WEBHOOK])
+    (outbox.root / "torn.0.json").write_text('{"message": {')
+    assert notifications.deliver_due(outbox, at=AT) == (1, 0)
+
+
 def test_two_senders_at_once_send_once(outbox: Outbox, receiver: Receiver) -> None:
     receiver.delay = 0.3
     outbox.put(message(), [WEBHOOK])

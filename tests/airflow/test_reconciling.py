@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slipway_airflow import flapping, reconciling, tries, triggers
+from slipway_airflow.releases import Cause
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
@@ -71,6 +73,18 @@ def test_mlflow_being_down_is_no_reason_to_think_that_nothing_is_missed(world: W
 
 def test_one_version_has_one_run_whoever_finds_it() -> None:
     assert reconciling.run_id_of(ModelRef(MODEL, 7)) == "reconcile__fraud-v7"
+
+
+def test_a_run_that_could_not_begin_is_made_up_for_by_another(world: World) -> None:
+    """MLflow answers, goes down before the version is marked, and the run has no tries left."""
+    ref, tried = ModelRef(MODEL, 1), world.services.tries
+    began = world.release(1)
+    mine = replace(began, request=replace(began.request, cause=Cause.RECONCILER))
+    tried.claim(ref, flapping.run_of(mine.request), at=NOW)
+    flapping.not_begun(world.services, mine)
+    assert missed(world) == [ref]
+    assert reconciling.run_id_of(ref, tried.withdrawn(ref)) == "reconcile__fraud-v1-2"
+    assert tried.claim(ref, "another", at=NOW) == "another"
 
 
 async def told(trigger: triggers.MissedVersionsTrigger, *, seconds: float) -> list[Any]:

@@ -33,13 +33,14 @@ def test_of_many_takers_at_once_exactly_one_gets_it(tmp_path: Path) -> None:
 
 
 def test_what_is_too_old_to_be_believed_is_forgotten_and_the_rest_is_not(tmp_path: Path) -> None:
-    old, recent = stamp(), stamp(NOW + timedelta(hours=1))
+    # The last second of a folder, so that the next one has begun before it is too old.
+    made = NOW + timedelta(hours=1, minutes=9, seconds=59)
+    old, recent = stamp(), stamp(made)
     deliveries = Deliveries(tmp_path)
     deliveries.take(old, now=NOW)
-    deliveries.take(recent, now=NOW + timedelta(hours=1))
+    deliveries.take(recent, now=made)
     assert len(list(tmp_path.glob("*/*"))) == 1
-    # At the last moment at which a clock that is behind still has it believed.
-    assert not deliveries.take(recent, now=NOW + timedelta(hours=1, minutes=5))
+    assert not deliveries.take(recent, now=made + timedelta(minutes=5))
 
 
 def test_a_burst_is_taken_and_then_a_steady_rate() -> None:

@@ -1,0 +1,54 @@
+"""Who or what asked for a release: read from the DAG run, its form, and the events that led to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slipway_airflow.releases import Cause, Request
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from model_store.spec import ReleaseSpec
+
+
+def request_of(context: Context, spec: ReleaseSpec) -> Request:
+    """What the run's form says, and why there is a run."""
+    run, params = context["dag_run"], context["params"]
+    cause = cause_of(str(run.run_type))
+    return Request(
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        at=run.run_after,
+        version=str(params.get("version") or spec.source.alias),
+        reason=str(params.get("reason") or "") or _what_happened(context, cause),
+        by=run.triggering_user_name or f"airflow ({run.run_type})",
+        dry_run=bool(params.get("dry_run")),
+        cause=cause,
+    )
+
+
+def cause_of(run_type: str) -> Cause:
+    """Why there is a run of this kind of Airflow's. `registry_reconcile` triggers by an operator."""
+    by_type = {
+        "scheduled": Cause.SCHEDULE,
+        "backfill": Cause.SCHEDULE,
+        "asset_triggered": Cause.EVENT,
+        "operator_triggered": Cause.RECONCILER,
+    }
+    return by_type.get(run_type, Cause.PERSON)
+
+
+def _what_happened(context: Context, cause: Cause) -> str:
+    """The newest event that led to this run, in words. What counts is what the registry says now."""
+    if not cause.is_automatic:
+        return ""
+    events = [event for of_asset in _asset_events(context).values() for event in of_asset]
+    if not events:
+        return ""
+    said = events[-1].extra
+    return f"{said.get('event', 'an event')} in the registry: version {said.get('version', 'unknown')}"
+
+
+def _asset_events(context: Context) -> Any:
+    return context.get("triggering_asset_events") or {}

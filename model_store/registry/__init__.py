@@ -89,6 +89,13 @@ class Registry:
             said = {"key": key, "value": value[:MAX_TAG_CHARACTERS]}
             self._rest.post("/model-versions/set-tag", name=ref.name, version=str(ref.version), **said)
 
+    def note(self, ref: ModelRef, text: str) -> None:
+        """Describe a version that has no description; what people wrote is left alone."""
+        if not self.describe(ref).description:
+            self._rest.patch(
+                "/model-versions/update", name=ref.name, version=str(ref.version), description=text
+            )
+
     def delete_tags(self, ref: ModelRef, keys: Iterable[str]) -> None:
         """Remove tags of the version. Those that are not there are no error."""
         present = self.describe(ref).tags

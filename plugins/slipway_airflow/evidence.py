@@ -22,10 +22,13 @@ from serving.rollout.record import Record
 from slipway_airflow.books import outcomes
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.building import build_context, name_of, recall
+from slipway_airflow.page_url import release_page
 from slipway_airflow.releases import Release
 from slipway_airflow.rolling import state_of
 from slipway_airflow.settling import Ending, Status
 from slipway_airflow.wiring import Services
+
+PAGE = "slipway.page"
 
 
 def write(
@@ -60,10 +63,18 @@ def write(
             artifacts=artifacts,
         )
         run = services.registry.log_evidence(release.ref, found)
+        _link_back(services, release, run)
     docs = data_docs_url(run) if data_docs(services, release).is_dir() else ""
     linked = replace(outcome, evidence_url=run.url, data_docs_url=docs)
     outcomes.keep(services.releases.root, release.model, linked)
     return run
+
+
+def _link_back(services: Services, release: Release, run: EvidenceRun) -> None:
+    """Who looks at the version in MLflow finds its release."""
+    page = release_page(services.home, release.id)
+    services.registry.set_tags(release.ref, {PAGE: page})
+    services.registry.note(release.ref, f"Released by Slipway: [{release.id}]({page}), [evidence]({run.url})")
 
 
 def data_docs(services: Services, release: Release) -> Path:

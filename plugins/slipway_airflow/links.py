@@ -1,4 +1,4 @@
-"""Buttons on a task's page that lead to MLflow and Data Docs.
+"""Buttons on a task's page that lead to the release's page, MLflow and Data Docs.
 
 A task says where its links lead by `point(context, name, url)`; Airflow stores them when the task ends.
 """
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
+
+from serving.home import Home
+from slipway_airflow.page_url import release_page
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -28,6 +31,15 @@ class _Link(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         urls: dict[str, str] = getattr(operator, URLS, {})
         return urls.get(self.name, "")
+
+
+@attrs.define()
+class ReleaseLink(_Link):
+    """The release on the Releases page."""
+
+    @property
+    def name(self) -> str:
+        return "Release"
 
 
 @attrs.define()
@@ -57,17 +69,31 @@ class DataDocsLink(_Link):
         return "Data Docs"
 
 
-ALL: tuple[_Link, ...] = (ModelVersionLink(), EvidenceLink(), DataDocsLink())
+ALL: tuple[_Link, ...] = (ReleaseLink(), ModelVersionLink(), EvidenceLink(), DataDocsLink())
 
 
 def forget(operator: Any) -> None:
-    """Let the running task's links lead nowhere yet. Airflow then stores none of them (a request each)."""
-    operator.operator_extra_links = ()
+    """Let the running task's links lead nowhere yet, but to its release if it has one.
+
+    Airflow stores those that lead somewhere (a request each), and no others.
+    """
     setattr(operator, URLS, {})
+    operator.operator_extra_links = ()
+    if release := _release_of(operator):
+        _lead(operator, ReleaseLink, release_page(Home.locate(), release))
 
 
 def point(context: Context, link: type[_Link], url: str) -> None:
     """Let the running task's `link` lead to `url`."""
-    task: Any = context["ti"].task
+    _lead(context["ti"].task, link, url)
+
+
+def _lead(task: Any, link: type[_Link], url: str) -> None:
     getattr(task, URLS)[link().name] = url
     task.operator_extra_links = tuple(one for one in ALL if one.name in getattr(task, URLS))
+
+
+def _release_of(operator: Any) -> str | None:
+    """The id that the task was given; before it is rendered it is no text."""
+    release = getattr(operator, "release", None) or getattr(operator, "op_kwargs", {}).get("release")
+    return release if isinstance(release, str) else None

@@ -44,6 +44,7 @@ class Registry:
         self.aliases_by_model: dict[str, dict[str, int]] = {MODEL: {"candidate": 1}}
         self.tags: dict[int, dict[str, str]] = {}
         self.evidence: dict[str, Evidence] = {}
+        self.notes: dict[int, str] = {}
         self.down = 0
         self.gone: set[str] = set()
         self.calls: list[str] = []
@@ -84,6 +85,10 @@ class Registry:
     def set_tags(self, ref: ModelRef, tags: Mapping[str, str]) -> None:
         self._called("set_tags")
         self.tags.setdefault(ref.version, {}).update(tags)
+
+    def note(self, ref: ModelRef, text: str) -> None:
+        self._called("note")
+        self.notes.setdefault(ref.version, text)
 
     def log_evidence(self, ref: ModelRef, found: Evidence) -> EvidenceRun:
         self._called("log_evidence")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,8 @@ from serving.rollout.control import BY_PEOPLE
 from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.shelf import Entry, Moved, WentBack
 from slipway_airflow.books.views import History, Moment, page_of
+
+_Mark = tuple[str, str, int]
 
 BY_ITSELF = "Slipway"
 _ENDS = {"promoted": "promoted", "rolled back": "rolled back", "done": "finished", "started": "started"}
@@ -104,14 +106,31 @@ def of_rollback(rollback: WentBack) -> Moment:
     )
 
 
-def merged(shelves: Iterable[Shelf], people: Iterable[Moment]) -> list[Moment]:
-    """All of it, the newest first. What somebody did is not told twice: by the act, and by its record."""
-    acts = list(people)
-    known = {
-        (act.model, act.action, act.who, int(act.at.timestamp())) for act in acts if act.action == "rollback"
-    }
-    found = acts + [moment for shelf in shelves for moment in of_shelf(shelf) if not _is_told(moment, known)]
-    return sorted(found, key=lambda moment: moment.at, reverse=True)
+class Chronicle:
+    """What happened to all models, merged; told anew only for models whose files changed."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[Shelf, tuple[Moment, ...]]] = {}
+        self._of: tuple[Mapping[str, Shelf], tuple[Moment, ...]] | None = None
+        self._merged: list[Moment] = []
+
+    def moments(self, shelves: Mapping[str, Shelf], people: tuple[Moment, ...]) -> list[Moment]:
+        """All of it, the newest first. Both arguments are other objects when they say something else.
+
+        What somebody did is not told twice: by the act, and by the record of what came of it.
+        """
+        if self._of is None or self._of[0] is not shelves or self._of[1] is not people:
+            self._merged = sorted(self._every(shelves, people), key=lambda moment: moment.at, reverse=True)
+            self._of = (shelves, people)
+        return self._merged
+
+    def _every(self, shelves: Mapping[str, Shelf], people: tuple[Moment, ...]) -> list[Moment]:
+        known = {_mark(act, 0) for act in people if act.action == "rollback"}
+        for name, shelf in shelves.items():
+            if (told := self._told.get(name)) is None or told[0] is not shelf:
+                self._told[name] = (shelf, of_shelf(shelf))
+        found = [moment for _, moments in self._told.values() for moment in moments]
+        return [*people, *(moment for moment in found if not _is_told(moment, known))]
 
 
 def history(moments: Iterable[Moment], wanted: Filter, *, page: int = 1, size: int = 50) -> History:
@@ -121,12 +140,13 @@ def history(moments: Iterable[Moment], wanted: Filter, *, page: int = 1, size: i
     return History(tuple(matching[(page - 1) * size : page * size]), len(matching), page, pages)
 
 
-def _is_told(moment: Moment, known: set[tuple[str, str, str, int]]) -> bool:
+def _is_told(moment: Moment, known: set[_Mark]) -> bool:
     """The act is written a moment before the run it starts."""
-    if moment.action != "rollback":
-        return False
-    at = int(moment.at.timestamp())
-    return any((moment.model, "rollback", moment.who, at - late) in known for late in range(30))
+    return moment.action == "rollback" and any(_mark(moment, late) in known for late in range(30))
+
+
+def _mark(moment: Moment, seconds_late: int) -> _Mark:
+    return moment.model, moment.who, int(moment.at.timestamp()) - seconds_late
 
 
 def _of_entry(entry: Act) -> Moment:

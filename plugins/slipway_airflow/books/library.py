@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
@@ -13,7 +14,7 @@ from serving.rollout.journal import UnknownRelease
 from serving.types import Route
 from slipway_airflow import wiring
 from slipway_airflow.books import acts, release_view
-from slipway_airflow.books.acts import Filter, People
+from slipway_airflow.books.acts import Chronicle, Filter, People
 from slipway_airflow.books.brief import Brief
 from slipway_airflow.books.health import Watch
 from slipway_airflow.books.index import Index, Shelf
@@ -42,6 +43,7 @@ from slipway_airflow.wiring import Services
 
 MODELS_A_PAGE = 50
 RELEASES_A_PAGE = 50
+SERIES_KEPT = 64
 _UNWELL = (Health.FAILING, Health.DOWN)
 
 
@@ -68,6 +70,8 @@ class Library:
         self._traffic = Traffic(services.home.route_history)
         self._watch = Watch(source, monotonic=monotonic)
         self._people = People(services.home.audit)
+        self._chronicle = Chronicle()
+        self._drawn: OrderedDict[str, tuple[int, Series]] = OrderedDict()
         # Pages that many people watch ask for the same things several times a second.
         self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic)
         self._dags = Brief(runs.models, seconds=5.0, monotonic=monotonic)
@@ -157,7 +161,16 @@ class Library:
             raise NothingThere(
                 f"{release_id} has had no traffic yet", remedy="wait until its rollout begins"
             ) from None
-        return series_of(entry.id, journal.records(release_id), policy)
+        counts = journal.counts_path(release_id)
+        size = counts.stat().st_size if counts.exists() else 0
+        if (drawn := self._drawn.get(entry.id)) and drawn[0] == size:
+            return drawn[1]
+        # Only ever appended to, so its size tells whether there is more to draw.
+        series = series_of(entry.id, journal.records(release_id), policy)
+        self._drawn[entry.id] = (size, series)
+        if len(self._drawn) > SERIES_KEPT:
+            self._drawn.popitem(last=False)
+        return series
 
     def history(self, wanted: Filter, *, page: int = 1) -> History:
         """One page of what happened in production."""
@@ -195,7 +208,7 @@ class Library:
         return sorted(rows, key=lambda row: (_urgency(row), row.name))
 
     def _every_moment(self) -> list[Moment]:
-        return acts.merged(self._index.shelves().values(), self._people.moments())
+        return self._chronicle.moments(self._index.shelves(), self._people.moments())
 
     def _model_row(self, name: str, shelf: Shelf, dag: ModelDag | None) -> ModelRow:
         route = route_of(self.services, name)

@@ -208,6 +208,14 @@ def run_of(registry: Registry, run_id: str) -> dict[str, Any]:
     return dict(Rest(registry.url).get("/runs/get", run_id=run_id)["run"])
 
 
+def test_a_version_is_described_unless_people_did(registry: Registry) -> None:
+    registry.note(ModelRef(MODEL, 2), "released by Slipway")
+    assert registry.describe(ModelRef(MODEL, 2)).description == "retrained"
+    registry.note(ModelRef(MODEL, 1), "released by Slipway")
+    registry.note(ModelRef(MODEL, 1), "released again")
+    assert registry.describe(ModelRef(MODEL, 1)).description == "released by Slipway"
+
+
 def test_evidence_is_a_run_that_the_version_links_to(registry: Registry, tmp_path: Path) -> None:
     ref = ModelRef(MODEL, 1)
     logged = registry.log_evidence(ref, evidence(tmp_path))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -54,3 +57,44 @@ def test_the_paths_in_the_image_are_those_that_the_code_uses(services: dict[str,
     assert services["pods"]["command"][-1] == str(configuration_path(inside))
     for source in ("requirements.txt", "dags"):
         assert (REPOSITORY / source).exists()
+
+
+def schema_says(compose: dict[str, Any]) -> list[str]:
+    """What the Compose specification's own schema has against the file."""
+    schema = json.loads((Path(__file__).parent / "compose_spec" / "compose-spec.json").read_text())
+    found = jsonschema.Draft201909Validator(schema).iter_errors(compose)
+    return [f"{error.json_path}: {error.message}" for error in found]
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yaml").read_text())
+    return found
+
+
+def test_the_file_keeps_the_compose_specification(compose: dict[str, Any]) -> None:
+    # The specification knows the project's name since 2022; the newest schema in a registry is older.
+    assert re.fullmatch("[a-z0-9][a-z0-9_-]*", compose.pop("name"))
+    assert schema_says(compose) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("restart", 7),
+        ("depends_on", {"prepare": {"condition": "some day"}}),
+        ("healthcheck", {"interval": 5}),
+        ("volume", ["a:/b"]),
+    ],
+)
+def test_the_schema_finds_what_compose_would_refuse(compose: dict[str, Any], key: str, value: object) -> None:
+    compose["services"]["mlflow"][key] = value
+    assert any("$.services.mlflow" in problem for problem in schema_says(compose))
+
+
+def test_every_volume_is_declared_and_every_dependency_is_a_service(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for service in services.values():
+        named = {str(volume).partition(":")[0] for volume in service.get("volumes", ())}
+        assert {volume for volume in named if not volume.startswith((".", "/"))} <= set(compose["volumes"])
+        assert set(service.get("depends_on", ())) <= set(services)

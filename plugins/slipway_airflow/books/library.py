@@ -18,26 +18,23 @@ from slipway_airflow.books.acts import Chronicle, Filter, People
 from slipway_airflow.books.brief import Brief
 from slipway_airflow.books.health import Watch
 from slipway_airflow.books.index import Index, Shelf
-from slipway_airflow.books.runs import ModelDag, Question, Runs, by_run
+from slipway_airflow.books.rows import Rows
+from slipway_airflow.books.runs import ModelDag, Runs
 from slipway_airflow.books.series import Series, series_of
 from slipway_airflow.books.shelf import Entry
 from slipway_airflow.books.traffic import Traffic
 from slipway_airflow.books.views import (
-    Approval,
     Health,
     History,
     ModelRow,
     Moment,
     Overview,
-    ReleaseRow,
     Releases,
     ReleaseView,
-    Serving,
     ServingAt,
     Status,
     page_of,
 )
-from slipway_airflow.freezing import freezes_of
 from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
 
@@ -73,10 +70,8 @@ class Library:
         self._chronicle = Chronicle()
         self._drawn: OrderedDict[str, tuple[int, Series]] = OrderedDict()
         # Pages that many people watch ask for the same things several times a second.
-        self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic)
+        self._rows = Rows(services, runs, self._traffic, now=now, monotonic=monotonic)
         self._dags = Brief(runs.models, seconds=5.0, monotonic=monotonic)
-        freezes = freezes_of(services)
-        self._freezes = Brief(lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic)
         self._models = Brief(self._every_model, seconds=0.5, monotonic=monotonic)
         self._moments = Brief(self._every_moment, seconds=0.5, monotonic=monotonic)
 
@@ -105,7 +100,7 @@ class Library:
 
     def freezes(self) -> list[Frozen]:
         """Those in force that hold all models, or one that somebody froze."""
-        return self._freezes.get()
+        return self._rows.freezes()
 
     def names(self) -> list[str]:
         """Every model there is."""
@@ -121,29 +116,28 @@ class Library:
     def returnable(self, name: str) -> list[int]:
         """Versions that served once, the newest first: those to which a rollback can go."""
         served = {e.version for e in self._index.shelf(name).entries if e.status is Status.PROMOTED}
-        now_serving = {arm.version for arm in self._serving(name, route_of(self.services, name))}
+        now_serving = {arm.version for arm in self._rows.serving(name, route_of(self.services, name))}
         return sorted(served - now_serving, reverse=True)
 
     def releases(self, *, model: str = "", status: str = "", page: int = 1) -> Releases:
         """The newest first. `status`: one of `Status`, or under_way."""
         entries = self._index.shelf(model).entries if model else self._index.newest()
         if status:
-            asked = self._asked()
-            entries = tuple(entry for entry in entries if _has(self._standing(entry, asked)[0], status))
+            entries = tuple(entry for entry in entries if _has(self._rows.standing(entry)[0], status))
         page, pages = page_of(len(entries), size=RELEASES_A_PAGE, page=page)
         shown = entries[(page - 1) * RELEASES_A_PAGE : page * RELEASES_A_PAGE]
-        return Releases(tuple(map(self._row, shown)), len(entries), page, pages)
+        return Releases(tuple(map(self._rows.row, shown)), len(entries), page, pages)
 
     def release(self, release_id: str) -> ReleaseView:
         """Raises `NothingThere`."""
         entry = self._entry(release_id)
         run = self._runs.run(entry.asked.dag_id, entry.asked.run_id) if entry.asked else None
         mine = [moment for moment in self._people.moments() if moment.release_id == entry.id]
-        approval = self._approval(entry)
+        approval = self._rows.approval(entry)
         return release_view.release_view(
             self.services,
             entry,
-            row=self._row(entry),
+            row=self._rows.row(entry),
             run=run,
             route=route_of(self.services, entry.model),
             people=mine,
@@ -216,93 +210,15 @@ class Library:
         return ModelRow(
             name=name,
             description=dag.description if dag else "",
-            serving=self._serving(name, route),
+            serving=self._rows.serving(name, route),
             health=self._watch.of(route),
-            active=self._row(active) if active else None,
-            queued=self._row(queued) if queued else None,
-            approval=self._approval(active) if active else None,
-            last=self._row(last) if last else None,
+            active=self._rows.row(active) if active else None,
+            queued=self._rows.row(queued) if queued else None,
+            approval=self._rows.approval(active) if active else None,
+            last=self._rows.row(last) if last else None,
             releases=len(shelf.entries),
             can_return_to=_previous(shelf, route),
         )
-
-    def _serving(self, name: str, route: Route | None) -> tuple[Serving, ...]:
-        if route is None:
-            return ()
-        since = self._traffic.since(name)
-        arms = [(route.stable, route.split.stable), (route.candidate, route.split.candidate)]
-        return tuple(
-            Serving(arm.version, arm.bundle_id, weight, since.get(arm.version))
-            for arm, weight in arms
-            if arm and weight > 0
-        )
-
-    def _row(self, entry: Entry) -> ReleaseRow:
-        status, why = self._standing(entry, self._asked())
-        asked, moved = entry.asked, entry.moved
-        end = self._now() if status.is_under_way else entry.changed_at
-        return ReleaseRow(
-            id=entry.id,
-            model=entry.model,
-            version=entry.version,
-            previous_version=moved.previous_version if moved else None,
-            status=status,
-            status_words=status.words,
-            asked_at=entry.at,
-            by=asked.by if asked else "",
-            reason=asked.reason if asked else "",
-            why=why,
-            weight=self._weight(entry),
-            step=moved.step + 1 if moved else 0,
-            steps=moved.steps if moved else (),
-            seconds=max(0.0, (end - entry.at).total_seconds()),
-            changed_at=entry.changed_at,
-            dry_run=bool(asked and asked.dry_run),
-        )
-
-    def _weight(self, entry: Entry) -> float:
-        """Percent of the requests that this release's version gets now, by the route."""
-        route = route_of(self.services, entry.model)
-        arms = self._serving(entry.model, route) if route else ()
-        return sum(arm.weight for arm in arms if arm.version == entry.version)
-
-    def _standing(self, entry: Entry, asked: dict[tuple[str, str], Question]) -> tuple[Status, str]:
-        """Airflow alone knows that a release waits for people."""
-        if entry.status is Status.PREPARING and (question := _question(entry, asked)):
-            who = ", ".join(question.who_may) or "anyone with the right"
-            return Status.WAITING, f"waits for approval by {who}"
-        if entry.status is Status.PREPARING and (frozen := self._holding(entry)):
-            return Status.FROZEN, frozen.words
-        return entry.status, entry.why
-
-    def _holding(self, entry: Entry) -> Frozen | None:
-        """The freeze for which a release waits, unless somebody let it pass."""
-        holding = [one for one in self._freezes.get() if one.model in (None, entry.model)]
-        if not holding or freezes_of(self.services).override_of(entry.id):
-            return None
-        return holding[0]
-
-    def _approval(self, entry: Entry) -> Approval | None:
-        question = _question(entry, self._asked())
-        if question is None:
-            return None
-        return Approval(
-            release_id=entry.id,
-            model=entry.model,
-            version=entry.version,
-            subject=question.subject,
-            asked_at=question.asked_at,
-            until=question.until,
-            who_may=question.who_may,
-            task_id=question.task_id,
-        )
-
-    def _asked(self) -> dict[tuple[str, str], Question]:
-        return dict(by_run(self._questions.get()))
-
-
-def _question(entry: Entry, asked: dict[tuple[str, str], Question]) -> Question | None:
-    return asked.get((entry.asked.dag_id, entry.asked.run_id)) if entry.asked else None
 
 
 def _is_wanted(row: ModelRow, only: str) -> bool:

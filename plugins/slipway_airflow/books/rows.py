@@ -1,0 +1,119 @@
+"""A release in a line: where it stands, by the files and by what Airflow and the freezes say of it now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from serving.freezes import Frozen
+from serving.types import Route
+from slipway_airflow.books.brief import Brief
+from slipway_airflow.books.runs import Question, Runs, by_run
+from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.traffic import Traffic
+from slipway_airflow.books.views import Approval, ReleaseRow, Serving, Status
+from slipway_airflow.freezing import freezes_of
+from slipway_airflow.rolling import route_of
+from slipway_airflow.wiring import Services
+
+
+class Rows:
+    """`now` tells the time in UTC, `monotonic` the machine's uptime in seconds."""
+
+    def __init__(
+        self,
+        services: Services,
+        runs: Runs,
+        traffic: Traffic,
+        *,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._services = services
+        self._traffic = traffic
+        self._now = now
+        self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic)
+        freezes = freezes_of(services)
+        self._freezes = Brief(lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic)
+
+    def freezes(self) -> list[Frozen]:
+        """Those in force that hold all models, or one that somebody froze."""
+        return self._freezes.get()
+
+    def serving(self, name: str, route: Route | None) -> tuple[Serving, ...]:
+        if route is None:
+            return ()
+        since = self._traffic.since(name)
+        arms = [(route.stable, route.split.stable), (route.candidate, route.split.candidate)]
+        return tuple(
+            Serving(arm.version, arm.bundle_id, weight, since.get(arm.version))
+            for arm, weight in arms
+            if arm and weight > 0
+        )
+
+    def row(self, entry: Entry) -> ReleaseRow:
+        status, why = self.standing(entry)
+        asked, moved = entry.asked, entry.moved
+        end = self._now() if status.is_under_way else entry.changed_at
+        return ReleaseRow(
+            id=entry.id,
+            model=entry.model,
+            version=entry.version,
+            previous_version=moved.previous_version if moved else None,
+            status=status,
+            status_words=status.words,
+            asked_at=entry.at,
+            by=asked.by if asked else "",
+            reason=asked.reason if asked else "",
+            why=why,
+            weight=self._weight(entry),
+            step=moved.step + 1 if moved else 0,
+            steps=moved.steps if moved else (),
+            seconds=max(0.0, (end - entry.at).total_seconds()),
+            changed_at=entry.changed_at,
+            dry_run=bool(asked and asked.dry_run),
+        )
+
+    def _weight(self, entry: Entry) -> float:
+        """Percent of the requests that this release's version gets now, by the route."""
+        route = route_of(self._services, entry.model)
+        arms = self.serving(entry.model, route) if route else ()
+        return sum(arm.weight for arm in arms if arm.version == entry.version)
+
+    def standing(self, entry: Entry) -> tuple[Status, str]:
+        """Airflow alone knows that a release waits for people."""
+        if entry.status is Status.PREPARING and (question := _question(entry, self._asked_now())):
+            who = ", ".join(question.who_may) or "anyone with the right"
+            return Status.WAITING, f"waits for approval by {who}"
+        if entry.status is Status.PREPARING and (frozen := self._holding(entry)):
+            return Status.FROZEN, frozen.words
+        return entry.status, entry.why
+
+    def _holding(self, entry: Entry) -> Frozen | None:
+        """The freeze for which a release waits, unless somebody let it pass."""
+        holding = [one for one in self._freezes.get() if one.model in (None, entry.model)]
+        if not holding or freezes_of(self._services).override_of(entry.id):
+            return None
+        return holding[0]
+
+    def approval(self, entry: Entry) -> Approval | None:
+        question = _question(entry, self._asked_now())
+        if question is None:
+            return None
+        return Approval(
+            release_id=entry.id,
+            model=entry.model,
+            version=entry.version,
+            subject=question.subject,
+            asked_at=question.asked_at,
+            until=question.until,
+            who_may=question.who_may,
+            task_id=question.task_id,
+        )
+
+    def _asked_now(self) -> dict[tuple[str, str], Question]:
+        return dict(by_run(self._questions.get()))
+
+
+def _question(entry: Entry, asked: dict[tuple[str, str], Question]) -> Question | None:
+    return asked.get((entry.asked.dag_id, entry.asked.run_id)) if entry.asked else None

@@ -48,6 +48,9 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
     services, release = opened(release_id)
     failures = reasons(context)
     ending = settling.settle_traffic(services, release, failures)
+    if ending.status is Status.BLOCKED and (said := acting.who_ended(services, release)):
+        # Tasks that were ended have no words of their own.
+        ending = Ending(Status.BLOCKED, said)
     give_up(services, release)
     if release.request.dry_run and not failures:
         return Told(release.id, "dry run: nothing to settle")

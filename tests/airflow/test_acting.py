@@ -141,3 +141,20 @@ def test_an_answer_over_the_api_is_not_noted_again_by_the_task(
 
 def test_airflows_own_page_asks_why(ask: Any) -> None:
     assert ask.serialized_params["reason"]["schema"]["maxLength"] == 500
+
+
+def test_a_version_whose_release_was_aborted_says_by_whom_and_why(world: World, bag: DagBag) -> None:
+    world.passing.clear()
+    aborted: list[str] = []
+
+    def abort(services: Any, release: Any) -> None:
+        entry = Entry(now(), "bob", "abort", release.model, release.version, release.id, "wrong data")
+        acting.trail_of(services).append(entry)
+        aborted.append(release.id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acting, "note_release", abort)
+        Runs(bag).release("2")
+    assert aborted
+    assert world.registry.tags[2]["slipway.reason"].startswith("aborted by bob at ")
+    assert world.registry.tags[2]["slipway.reason"].endswith(": wrong data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -36,15 +35,5 @@ def make_app() -> FastAPI:
     )
     answer_with_problems(app)
     for name in ROUTERS:
-        if module := _module(f"slipway_airflow.web.{name}"):
-            app.include_router(module.router)
+        app.include_router(import_module(f"slipway_airflow.web.{name}").router)
     return app
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return None
-        raise

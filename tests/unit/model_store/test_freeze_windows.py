@@ -55,6 +55,12 @@ def test_a_cron_window_begins_when_cron_says(minute: int) -> None:
     assert window.until(FRIDAY.replace(hour=16)) is None
 
 
+def test_cron_goes_by_the_clock_of_its_zone() -> None:
+    window = freeze(cron="0 16 * * fri", hours=1, timezone="Europe/Berlin")
+    assert window.until(FRIDAY) == FRIDAY.replace(hour=16)
+    assert window.until(FRIDAY.replace(hour=16)) is None
+
+
 def test_dates_freeze_from_the_first_to_the_last_moment() -> None:
     holidays = freeze(starts="2026-12-20", ends="2027-01-06T08:00", timezone="America/New_York")
     assert holidays.until(datetime(2026, 12, 20, 4, 59, tzinfo=UTC)) is None

@@ -87,6 +87,13 @@ def test_a_skipped_hold_still_needs_the_evidence(world: World, control: Control)
     assert world.state.step == 1
 
 
+def test_a_hold_skipped_in_the_last_step_does_not_skip_the_watch(world: World, control: Control) -> None:
+    world.until(Phase.PROGRESSING, step=2)
+    control.skip_hold(RELEASE, ADA)
+    world.until(Phase.WATCHING).tick(20)
+    assert world.phase is Phase.WATCHING
+
+
 def test_a_skipped_watch_makes_the_candidate_stable(world: World, control: Control) -> None:
     world.until(Phase.WATCHING)
     control.skip_hold(RELEASE, ADA)

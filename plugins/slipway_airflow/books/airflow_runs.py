@@ -52,6 +52,14 @@ class AirflowRuns:
         with create_session() as session:
             return [_question(*found) for found in session.execute(_waiting())]
 
+    def going(self) -> frozenset[tuple[str, str]]:
+        """(DAG id, run id) of every run of a release that is queued or running."""
+        wanted = select(DagRun.dag_id, DagRun.run_id).where(
+            DagRun.dag_id.startswith(PREFIX), DagRun.state.in_(["queued", "running"])
+        )
+        with create_session() as session:
+            return frozenset((dag_id, run_id) for dag_id, run_id in session.execute(wanted))
+
     def models(self) -> dict[str, ModelDag]:
         """By model, every DAG that releases one."""
         columns = (DagModel.dag_id, DagModel.description, DagModel.is_paused, DagModel.timetable_summary)

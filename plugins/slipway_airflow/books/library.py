@@ -206,7 +206,7 @@ class Library:
 
     def _model_row(self, name: str, shelf: Shelf, dag: ModelDag | None) -> ModelRow:
         route = route_of(self.services, name)
-        active, queued, last = shelf.active, shelf.queued, shelf.last
+        active, queued, last = shelf.active, shelf.queued or self._beginning(shelf), shelf.last
         return ModelRow(
             name=name,
             description=dag.description if dag else "",
@@ -219,6 +219,11 @@ class Library:
             releases=len(shelf.entries),
             can_return_to=_previous(shelf, route),
         )
+
+    def _beginning(self, shelf: Shelf) -> Entry | None:
+        """A release that was just asked for: only Airflow knows yet that it is on its way."""
+        newest = shelf.entries[:3]
+        return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
 
 
 def _is_wanted(row: ModelRow, only: str) -> bool:

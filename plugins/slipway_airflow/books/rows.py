@@ -33,6 +33,7 @@ class Rows:
         self._traffic = traffic
         self._now = now
         self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic)
+        self._going = Brief(runs.going, seconds=1.0, monotonic=monotonic)
         freezes = freezes_of(services)
         self._freezes = Brief(lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic)
 
@@ -87,7 +88,14 @@ class Rows:
             return Status.WAITING, f"waits for approval by {who}"
         if entry.status is Status.PREPARING and (frozen := self._holding(entry)):
             return Status.FROZEN, frozen.words
+        if entry.status in (Status.SUPERSEDED, Status.DRY_RUN) and self._is_going(entry):
+            if entry.status is Status.DRY_RUN:
+                return Status.PREPARING, entry.why
+            return Status.QUEUED, "its run begins"
         return entry.status, entry.why
+
+    def _is_going(self, entry: Entry) -> bool:
+        return entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._going.get()
 
     def _holding(self, entry: Entry) -> Frozen | None:
         """The freeze for which a release waits, unless somebody let it pass."""

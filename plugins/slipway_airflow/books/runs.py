@@ -68,6 +68,10 @@ class Runs(Protocol):
         """Everything of releases that waits for people, the oldest first."""
         ...
 
+    def going(self) -> frozenset[tuple[str, str]]:
+        """(DAG id, run id) of every run of a release that is queued or running."""
+        ...
+
     def models(self) -> dict[str, ModelDag]:
         """By model, every DAG that releases one."""
         ...

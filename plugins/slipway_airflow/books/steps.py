@@ -32,6 +32,7 @@ _WORDS = {
     "none": "to come",
 }
 # Of a step with several parts, the part that most wants to be seen decides.
+_NEVER_RUN = ("upstream_failed", "skipped", "removed")
 _WORST = ("failed", "tries again", "running", "starting", "waits for people", "waiting", "to come", "done")
 
 
@@ -62,8 +63,10 @@ def _row(
     begin: datetime,
     whole: float,
 ) -> StepRow:
-    started = min((task.started_at for task in tasks if task.started_at), default=None)
-    ended = max((_end(task, at) for task in tasks if task.started_at), default=None)
+    # Airflow gives what it never ran a start and an end all the same.
+    tasks_run = [task for task in tasks if task.state not in _NEVER_RUN]
+    started = min((task.started_at for task in tasks_run if task.started_at), default=None)
+    ended = max((_end(task, at) for task in tasks_run if task.started_at), default=None)
     group, _, short = name.rpartition(".")
     states = [_WORDS.get(task.state, task.state) for task in tasks]
     offset = min((started - begin).total_seconds() / whole, 1.0) if started else 0.0
@@ -74,7 +77,7 @@ def _row(
         name=short.replace("_", " "),
         group=group,
         state=next((state for state in _WORST if state in states), states[0]),
-        words="; ".join(dict.fromkeys(task.words for task in tasks if task.words)),
+        words="; ".join(dict.fromkeys(task.words for task in tasks_run if task.words)),
         started_at=started,
         seconds=seconds,
         offset=offset,

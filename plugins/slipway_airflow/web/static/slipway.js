@@ -218,8 +218,8 @@ function releaseForm(form) {
     const go = form.querySelector("button.primary");
     go.disabled = true;
     try {
-      await send(form.dataset.api, "POST", { ...chosen(), reason: form.reason.value.trim() });
-      location.assign(`${base}/models/${encodeURIComponent(chosen().model)}`);
+      const started = await send(form.dataset.api, "POST", { ...chosen(), reason: form.reason.value.trim() });
+      location.assign(`${base}/releases/${encodeURIComponent(started.release_id)}`);
     } catch (found) { showProblem(problem, found); go.disabled = false; }
   });
 }

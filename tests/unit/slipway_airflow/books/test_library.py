@@ -35,12 +35,16 @@ class Airflow:
     def __init__(self) -> None:
         self.asked: list[Question] = []
         self.seen: RunSeen | None = None
+        self.at_work: set[tuple[str, str]] = set()
 
     def run(self, dag_id: str, run_id: str) -> RunSeen | None:
         return self.seen
 
     def questions(self) -> list[Question]:
         return self.asked
+
+    def going(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.at_work)
 
     def models(self) -> dict[str, ModelDag]:
         return {"new": ModelDag("release_new", "never released", False)}
@@ -128,6 +132,16 @@ def test_one_that_waits_for_its_turn_says_for_whom(world: World, fraud: Shelf) -
     row = world.library.release(second).row
     assert (row.status, row.why) == (Status.QUEUED, f"waits for {first}")
     assert world.library.model("fraud").queued is not None
+
+
+def test_one_that_was_asked_for_this_moment_is_on_its_way(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "superseded")
+    world.airflow.at_work = {("release_fraud", f"manual__{fraud.at.isoformat()}")}
+    row = world.library.release(name).row
+    assert (row.status, row.why) == (Status.QUEUED, "its run begins")
+    queued = world.library.model("fraud").queued
+    assert queued is not None
+    assert queued.id == name
 
 
 def test_only_airflow_knows_that_people_are_asked(world: World, fraud: Shelf) -> None:

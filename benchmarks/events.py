@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -72,6 +74,8 @@ class Round:
 def main() -> int:
     """Measure and print; 1 if a limit is missed."""
     arguments = _arguments()
+    # So that the stack is ended, too, when a time limit ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="slipway-bench-") as folder:
         home = Home.locate({"SLIPWAY_HOME": f"{folder}/home", "SLIPWAY_PORT_BASE": str(arguments.port_base)})
         os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(_dags(Path(folder)))

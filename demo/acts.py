@@ -64,7 +64,7 @@ SERVICE = Scenario(
     "service",
     "mail_triage",
     _acts(
-        "MiniLM, its head trained on 60 mails",
+        "MiniLM, its head trained on the first 200 mails",
         "MiniLM, its head trained on all 1,600 mails",
         "v2, every operator put into 8 bits by hand to save space",
         "sound, trained on other mails, but its pods fail one time in two",

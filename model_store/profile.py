@@ -22,6 +22,8 @@ Clock = Callable[[], float]
 
 BLOCK_CALLS = 25
 MIN_BLOCKS = 6
+# Of full batches only the median is read, and a transformer takes a tenth of a second for each.
+LEAST_BATCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ def measure(
     is the smallest batch, more than one row only for a model that takes no other.
     """
     started = clock()
-    singles = _take_turns(candidate, baseline, _feeds(rows, single), budget_seconds * 2 / 3, clock)
-    batches = _take_turns(candidate, baseline, _feeds(rows, max_batch_size), budget_seconds / 3, clock)
+    whole, share = _feeds(rows, max_batch_size), budget_seconds / 3
+    singles = _take_turns(candidate, baseline, _feeds(rows, single), 2 * share, clock)
+    batches = _take_turns(candidate, baseline, whole, share, clock, least_calls=LEAST_BATCHES)
     own, other = (np.concatenate(side) * 1e3 for side in singles)
     per_batch = float(np.median(np.concatenate(batches[0])))
     return Profile(
@@ -101,24 +104,34 @@ Times = list[np.ndarray[Any, Any]]
 
 
 def _take_turns(
-    candidate: Run, baseline: Run, feeds: list[dict[str, Any]], budget_seconds: float, clock: Clock
+    candidate: Run,
+    baseline: Run,
+    feeds: list[dict[str, Any]],
+    budget_seconds: float,
+    clock: Clock,
+    *,
+    least_calls: int = BLOCK_CALLS,
 ) -> tuple[Times, Times]:
-    """Seconds per call, in blocks; the k-th block of one ran just before or after the k-th of the other."""
-    for run in (candidate, baseline):
-        _block(run, feeds, clock)
+    """Seconds per call, in blocks; the k-th block of one ran just before or after the k-th of the other.
+
+    A block has `BLOCK_CALLS` calls, or as few as `least_calls` where more would overrun the budget.
+    """
+    warm = [_block(run, feeds, clock, least_calls) for run in (candidate, baseline)]
+    fitting = budget_seconds / MIN_BLOCKS / sum(float(np.median(times)) for times in warm)
+    calls = int(np.clip(fitting, least_calls, BLOCK_CALLS))
     own: Times = []
     other: Times = []
     ends = clock() + budget_seconds
     while clock() < ends or len(own) < MIN_BLOCKS:
         # Who goes first alternates: the second finds warmer caches.
         for run, times in ((candidate, own), (baseline, other))[:: 1 if len(own) % 2 == 0 else -1]:
-            times.append(_block(run, feeds, clock))
+            times.append(_block(run, feeds, clock, calls))
     return own, other
 
 
-def _block(run: Run, feeds: list[dict[str, Any]], clock: Clock) -> np.ndarray[Any, Any]:
-    times = np.empty(BLOCK_CALLS)
-    for index in range(BLOCK_CALLS):
+def _block(run: Run, feeds: list[dict[str, Any]], clock: Clock, calls: int) -> np.ndarray[Any, Any]:
+    times = np.empty(calls)
+    for index in range(calls):
         feed = feeds[index % len(feeds)]
         begin = clock()
         run(feed)

@@ -43,7 +43,7 @@ class Recipe:
 
 
 RECIPES = {
-    1: Recipe(mails=60),
+    1: Recipe(mails=200),
     2: Recipe(mails=1600),
     3: Recipe(mails=1600, is_quantized_by_hand=True),
     4: Recipe(mails=1500, freedom=8.0),
@@ -112,9 +112,9 @@ def scores(spam: Array, labels: Array) -> dict[str, float]:
 
 
 def quantized_by_hand(model: bytes, rows: dict[str, Array]) -> bytes:
-    """Every operator in 8 bits with onnxruntime's defaults: what a team does that wants a small file, and
-    what takes more than ten points off a transformer."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    """Every operator in signed, symmetric 8 bits, as TensorRT parses them: what a team does that wants a
+    small file for all its machines, and what takes five points off this model."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -128,7 +128,14 @@ def quantized_by_hand(model: bytes, rows: dict[str, Array]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="slipway-by-hand-") as folder, _only_errors():
         source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
         source.write_bytes(model)
-        quantize_static(source, target, Reader())
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )
         return target.read_bytes()
 
 

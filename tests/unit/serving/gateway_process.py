@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -32,13 +32,14 @@ class Gateway:
     home: Home
     client: httpx.Client
     process: subprocess.Popen[bytes] | None = None
+    environ: dict[str, str] = field(default_factory=dict)
 
     @property
     def router(self) -> EnvoyFileRouter:
         return EnvoyFileRouter(self.home)
 
     def start(self, *, concurrency: int = 1) -> None:
-        prepare(self.home)
+        prepare(self.home, self.environ)
         log = (self.home.logs / "envoy.log").open("ab")
         with log:
             self.process = subprocess.Popen(
@@ -73,11 +74,11 @@ class Gateway:
 
 
 @contextmanager
-def gateway_running(root: Path) -> Iterator[Gateway]:
+def gateway_running(root: Path, environ: dict[str, str] | None = None) -> Iterator[Gateway]:
     gateway, admin, guard = free_ports(3)
     home = Home(root, Ports(gateway=gateway, envoy_admin=admin, guard=guard))
     with httpx.Client(base_url=home.gateway_url, timeout=20) as client:
-        running = Gateway(home, client)
+        running = Gateway(home, client, environ=environ or {})
         running.start()
         try:
             yield running

@@ -43,11 +43,12 @@ class Ours:
         self._memory = blank(releases)
         self._rows = list(needed(policy))
         self._needed = np.array(list(needed(policy).values()))
-        self._held = np.zeros((releases, 3))  # stable requests, errors, seconds not yet given
+        self._held = np.zeros((releases, 4))  # stable requests, errors, slow, and seconds not yet given
         self._over = np.zeros(releases, dtype=bool)
 
     def see(self, tick: Tick, at: float, seconds: float) -> Bools:
-        self._held += np.stack([tick.stable, tick.stable_errors, np.full(len(self._over), seconds)], axis=1)
+        passed = np.full(len(self._over), seconds)
+        self._held += np.stack([tick.stable, tick.stable_errors, tick.stable_slow, passed], axis=1)
         busy = ~self._over & ((tick.candidate > 0) | (self._memory["waiting_candidate"][:, 0] > 0))
         some = np.flatnonzero(busy)
         if len(some):
@@ -60,15 +61,16 @@ class Ours:
 
     def _ticks(self, tick: Tick, some: Ints) -> Ticks:
         held, zero = self._held[some], np.zeros(len(some))
-        candidate = np.stack([tick.candidate[some], tick.candidate_errors[some], zero], axis=1)
+        counts = (tick.candidate, tick.candidate_errors, tick.candidate_slow)
+        candidate = np.stack([count[some] for count in counts], axis=1)
         return Ticks(
-            stable=np.stack([held[:, 0], held[:, 1], zero], axis=1),
+            stable=held[:, :3],
             candidate=candidate.astype(float),
             compared=np.zeros((len(some), 2)),
             share=np.full(len(some), self._share),
             step=zero,
             retries=np.zeros(len(some), dtype=bool),
-            seconds=held[:, 2],
+            seconds=held[:, 3],
         )
 
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+CLIMB = 20.0
+PAUSE_SECONDS, PAUSE_EVERY_SECONDS = 0.5, 20.0
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -17,9 +20,11 @@ class Scenario:
 
     `shape`: "constant"; "bursty" (load swings between a fifth and five times the mean, and now and then both
     arms fail twenty times as often for some seconds); "drifting" (load follows a wave, and the usual rate of
-    both arms climbs to twenty times itself and back within the hour). `candidate` is how often it fails while
-    stable fails at the `usual` rate, and whatever comes on top for stable comes for it too; None is a healthy
-    candidate: it fails as often as stable, whatever stable does.
+    both arms climbs to twenty times itself and back within the hour); "overloaded" (each arm's pods stand
+    still about once in twenty seconds, for half a second on average, and what they then answer is slow: 2.5 %
+    of all, where 1 % is allowed). `candidate` is how often it fails while stable fails at the `usual` rate,
+    and whatever comes on top for stable comes for it too; None is a healthy candidate: it fails as often as
+    stable, whatever stable does.
     """
 
     rate: float
@@ -27,6 +32,11 @@ class Scenario:
     shape: str = "constant"
     usual: float = 0.001
     candidate: float | None = None
+
+    @property
+    def typical(self) -> float:
+        """The usual failure rate in the middle of its drift."""
+        return self.usual * CLIMB**0.5 if self.shape == "drifting" else self.usual
 
     def __str__(self) -> str:
         fails = "healthy" if self.candidate is None else f"fails {self.candidate:.0%}"
@@ -41,6 +51,8 @@ class Tick:
     stable_errors: Ints
     candidate: Ints
     candidate_errors: Ints
+    stable_slow: Ints
+    candidate_slow: Ints
 
 
 class Stream:
@@ -51,6 +63,7 @@ class Stream:
         self.releases = releases
         self._rng = rng
         self._phase = rng.random(releases)
+        self._stands = np.zeros((2, releases), dtype=bool)
         self._swing = rng.choice([0.2, 0.5, 1.0, 5.0], size=(releases, 64), p=[0.25, 0.25, 0.35, 0.15])
 
     def draw(self, at: float, seconds: float) -> Tick:
@@ -61,7 +74,18 @@ class Stream:
         n_s = self._rng.poisson(mean * (1 - self.scenario.share))
         bad = self.scenario.candidate
         fails = usual if bad is None else np.minimum(usual + bad - self.scenario.usual, 1)
-        return Tick(n_s, self._rng.binomial(n_s, usual), n_c, self._rng.binomial(n_c, fails))
+        errors = self._rng.binomial(n_s, usual), self._rng.binomial(n_c, fails)
+        stable_stands, candidate_stands = self._pauses(seconds)
+        return Tick(n_s, errors[0], n_c, errors[1], n_s * stable_stands, n_c * candidate_stands)
+
+    def _pauses(self, seconds: float) -> NDArray[np.bool_]:
+        """Which arms stand still in this span."""
+        if self.scenario.shape == "overloaded":
+            chance = self._rng.random(self._stands.shape)
+            self._stands = np.where(
+                self._stands, chance < 1 - seconds / PAUSE_SECONDS, chance < seconds / PAUSE_EVERY_SECONDS
+            )
+        return self._stands
 
     def _weather(self, at: float) -> tuple[Floats, Floats]:
         """Load as a multiple of the mean, and the usual failure rate, per release."""
@@ -73,5 +97,5 @@ class Stream:
         if self.scenario.shape == "drifting":
             wave = np.sin(2 * np.pi * (at / 3600 + self._phase))
             climb = np.abs(((at / 3600 + self._phase) % 1) * 2 - 1)
-            return 1 + 0.5 * wave, usual * 20**climb
+            return 1 + 0.5 * wave, usual * CLIMB**climb
         return np.ones(self.releases), usual

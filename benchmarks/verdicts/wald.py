@@ -30,6 +30,19 @@ def expected_of_two_arms(
     return max(_needed(alpha, miss) / float(arms.min()), 1.0)
 
 
+def fewest_requests(*, share: float, alpha: float) -> int:
+    """Candidate requests before which no test may take back half of the candidates that fail all of theirs.
+
+    If both arms fail at q, then n candidate requests all fail, and the m of stable beside them all succeed,
+    with chance q^n (1 - q)^m, which is highest at q = n / (n + m). A test that fails a release then in half
+    of all cases has a chance of half of that to fail a healthy one, and alpha is all it may have.
+    """
+    n = 1
+    while 0.5 * share**n * (1 - share) ** (n * (1 - share) / share) > alpha:
+        n += 1
+    return n
+
+
 def _needed(alpha: float, miss: float) -> float:
     return float((1 - miss) * np.log((1 - miss) / alpha) + miss * np.log(miss / (1 - alpha)))
 

@@ -32,7 +32,7 @@ from serving.analysis.state import SIZE, Increment, JudgeState, Memory
 RECORD_DOUBT = float(np.log(20.0))  # stable's record is taken at its 95 % upper bound
 LOST_SHARE = 0.5  # finishing less than half of its share is traffic lost
 WAIT_SECONDS = 5.0  # at most, for stable's part of a comparison
-WAIT_PART = 0.25  # of stable's expected part is enough
+WAIT_PART = 0.6  # of stable's expected part is enough
 ARM_KINDS = [1, 1, 2]  # what the two-arm tests count: errors, errors, slow
 SLOW_TESTS = [2, 4]
 SLOW_NATS_A_SECOND = 1.0  # a pause makes all that is in flight slow at once: one event, not many

@@ -210,11 +210,11 @@ def _over(part: int, whole: int, limit: float) -> bool:
 
 
 AGAINST_STABLE = _Rule(
-    "error rate against stable", 0, 0.7, E_VALUES, _told_errors, _over_stable, of_errors=True
+    "error rate against stable", 0, 0.82, E_VALUES, _told_errors, _over_stable, of_errors=True
 )
-AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.1, WALD, _told_limit, _over_limit, True)
-SLOW = _Rule("slow answers", 4, 0.1, WALD, _told_slow, _over_slow)
-TRAFFIC = _Rule("traffic", 6, 0.05, WALD, _told_traffic)
-DISAGREEMENT = _Rule("disagreement", 5, 0.05, WALD, _told_disagreement, _over_disagreement)
+AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.06, WALD, _told_limit, _over_limit, True)
+SLOW = _Rule("slow answers", 4, 0.08, WALD, _told_slow, _over_slow)
+TRAFFIC = _Rule("traffic", 6, 0.02, WALD, _told_traffic)
+DISAGREEMENT = _Rule("disagreement", 5, 0.02, WALD, _told_disagreement, _over_disagreement)
 RULES = (AGAINST_STABLE, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
 REPEATS_ROW = 7

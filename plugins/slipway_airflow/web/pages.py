@@ -24,6 +24,8 @@ router = APIRouter(include_in_schema=False)
 Books = Annotated[Library, Depends(library)]
 Reader = Annotated[Person, Depends(requires(Right.VIEW))]
 Part = Literal["", "live"]
+# Pages whose live part is asked for again and again.
+LIVE = ("overview", "model", "releases", "release")
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -40,7 +42,7 @@ class Show:
         """`name.html`, or its live part."""
         root = str(self.request.scope.get("root_path", ""))
         html = render(
-            f"live/{name}.html" if self.part else f"{name}.html",
+            f"live/{name}.html" if self.part and name in LIVE else f"{name}.html",
             base=root,
             airflow=root.removesuffix("/slipway"),
             here=name,

@@ -61,14 +61,15 @@ function merge(old, fresh) {
     if (!was) old.append(node);
     else if (was.nodeType !== node.nodeType || was.nodeName !== node.nodeName || was.id !== node.id) was.replaceWith(node);
     else if (node.nodeType !== Node.ELEMENT_NODE) { if (was.data !== node.data) was.data = node.data; }
-    else { attributes(was, node); merge(was, node); }
+    // What the reader points at on a chart stays.
+    else if (!was.matches(".cursor, .readout")) { attributes(was, node); merge(was, node); }
   });
   for (const gone of olds.slice(news.length)) gone.remove();
 }
 function attributes(was, node) {
   for (const { name, value } of node.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);
   for (const { name } of [...was.attributes]) {
-    const isTheReaders = (name === "open" && was.nodeName === "DETAILS") || was.classList.contains("cursor");
+    const isTheReaders = name === "open" && was.nodeName === "DETAILS";
     if (!node.hasAttribute(name) && !isTheReaders) was.removeAttribute(name);
   }
 }

@@ -1,0 +1,151 @@
+"""The pages and what they read, behind Airflow's real API server and login."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slipway_airflow import wiring
+from slipway_airflow.acting import trail_of
+from slipway_airflow.releases import Request
+from slipway_airflow.web import at_hand
+
+from model_store.spec import load
+from serving.audit import Entry
+from tests.airflow.desk import API, forget_runs, under_way, waiting_for_approval
+from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.world import MODEL, SPEC, World
+
+pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+
+PAGES = ("", "releases", "history", "new", "freezes-page", f"models/{MODEL}", "releases/{release}")
+READ = (
+    "/models",
+    f"/models/{MODEL}",
+    "/releases",
+    "/releases/{release}",
+    "/releases/{release}/series",
+    "/history",
+    "/history.csv",
+    "/history.json",
+    "/serving-at?at=2026-11-21T12:00:00Z",
+)
+EVIL = "<script>alert('reason')</script>"
+
+
+@pytest.fixture(scope="module")
+def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
+        yield server
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
+    forget_runs()
+    made = World(tmp_path)
+    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    at_hand._made.cache_clear()
+    yield made
+    at_hand._made.cache_clear()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_takes_a_login_and_then_comes_with_a_strict_policy(
+    server: ApiServer, world: World, path: str
+) -> None:
+    path = path.format(release=under_way(world).id)
+    html = {"accept": "text/html"}
+    stranger = server.of(None).get(f"/slipway/{path}", headers=html, follow_redirects=False)
+    assert stranger.status_code == 303
+    assert "/auth/login" in stranger.headers["location"]
+    page = server.browser_of("vera").get(f"/slipway/{path}", headers=html)
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert " style=" not in page.text
+    assert "<script>" not in page.text
+
+
+@pytest.mark.parametrize("path", READ)
+def test_reading_takes_a_login(server: ApiServer, world: World, path: str) -> None:
+    path = path.format(release=under_way(world).id)
+    refused = server.of(None).get(API + path)
+    assert refused.status_code == 401
+    assert MODEL not in refused.text
+    assert server.of("vera").get(API + path).status_code == 200
+
+
+def test_who_may_only_look_is_offered_nothing_else(server: ApiServer, world: World) -> None:
+    path = f"/slipway/releases/{under_way(world).id}"
+    looking, releasing = server.browser_of("vera").get(path).text, server.browser_of("rita").get(path).text
+    assert "data-act" not in looking
+    assert "New release" not in looking
+    assert all(f"{act}</button>" in releasing for act in ("Pause", "Skip hold", "Abort"))
+
+
+def test_html_in_names_and_reasons_is_text(server: ApiServer, world: World) -> None:
+    request = Request(f"release_{MODEL}", "run", wiring.now(), "3", EVIL, f"{EVIL}rita", False)
+    release = world.releases.open(request, load(SPEC), lambda _: 3)
+    trail_of(world.services).append(Entry(wiring.now(), EVIL, EVIL, MODEL, 3, release.id, EVIL, {"x": EVIL}))
+    browser = server.browser_of("vera")
+    for path in (f"releases/{release.id}", "history", "", "releases", f"models/{MODEL}"):
+        for part in ("", "?part=live"):
+            page = browser.get(f"/slipway/{path}{part}").text
+            assert "<script>" not in page, path
+    assert "&lt;script&gt;" in browser.get("/slipway/history").text
+
+
+def test_only_what_changed_is_sent_again(server: ApiServer, world: World) -> None:
+    release = under_way(world)
+    client, path = server.of("vera"), f"{API}/releases/{release.id}/series"
+    first = client.get(path)
+    again = client.get(path, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    page = server.browser_of("vera").get("/slipway/").text
+    style = page.split('rel="stylesheet" href="')[1].split('"')[0]
+    assert "immutable" in client.get(style).headers["cache-control"]
+
+
+def test_who_waits_for_people_is_said_with_whom(server: ApiServer, world: World) -> None:
+    release = waiting_for_approval(world, allowed=("ada", "rita"))
+    world.services.lock.acquire(release.model, _claim(release.request, release.id))
+    found = server.of("vera").get(f"{API}/releases/{release.id}").json()
+    assert found["row"]["status"] == "waiting_for_approval"
+    assert found["approvals"][0]["who_may"] == ["ada", "rita"]
+    assert "Approve</button>" in server.browser_of("rita").get(f"/slipway/releases/{release.id}").text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/models/nobody", 404),
+        ("/releases/nobody-v1-20261121T120000Z", 404),
+        ("/releases/nobody-v1-20261121T120000Z/series", 404),
+        ("/releases/..%2F..%2Fetc", 404),
+        ("/models?page=0", 422),
+        ("/releases?status=unheard", 422),
+        ("/history?since=yesterday", 422),
+        ("/serving-at", 422),
+    ],
+)
+def test_what_is_not_there_or_not_understood_is_a_problem(
+    server: ApiServer, world: World, path: str, status: int
+) -> None:
+    answer = server.of("vera").get(API + path)
+    assert answer.status_code == status
+    if answer.headers["content-type"] == "application/problem+json":
+        assert answer.json()["remedy"]
+
+
+def test_a_missing_page_is_a_page(server: ApiServer, world: World) -> None:
+    answer = server.browser_of("vera").get("/slipway/models/nobody")
+    assert answer.status_code == 404
+    assert "there is no model nobody" in answer.text
+
+
+def _claim(request: Request, name: str) -> object:
+    from serving.rollout.lock import Claim
+
+    return Claim(request.at, name)

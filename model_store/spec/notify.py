@@ -27,7 +27,7 @@ class Notify(Section):
     url_env: Variable | None = None
     secret_env: Variable | None = None
     addresses: tuple[str, ...] = ()
-    on: tuple[Occasion, ...] = Field(default=OCCASIONS, min_length=1)
+    occasions: tuple[Occasion, ...] = Field(default=OCCASIONS, min_length=1)
 
     @field_validator("addresses")
     @classmethod
@@ -38,7 +38,7 @@ class Notify(Section):
         return addresses
 
     def contradictions(self) -> list[Found]:
-        found = repeated("addresses", self.addresses) + repeated("on", self.on)
+        found = repeated("addresses", self.addresses) + repeated("occasions", self.occasions)
         if self.to == "email":
             if not self.addresses:
                 found.append((("addresses",), "an e-mail needs addresses"))

@@ -87,15 +87,13 @@ def run_of(request: Request) -> str:
 
 def why_not(services: Services, ref: ModelRef) -> str:
     """Why a version is not released by itself; empty if it may be."""
-    route = route_of(services, ref.name)
-    serving = {arm.version for arm in (route.stable, route.candidate) if arm} if route else set()
-    if ref.version in serving:
-        return f"{ref} serves already"
     tags = services.registry.describe(ref).tags
     if status := tags.get(STATUS):
         why = f": {reason}" if (reason := tags.get(REASON)) else ""
         return f"{ref} was tried, and is {status}{why}. A person may release it again, and say why"
-    return ""
+    route = route_of(services, ref.name)
+    serving = {arm.version for arm in (route.stable, route.candidate) if arm} if route else set()
+    return f"{ref} serves already" if ref.version in serving else ""
 
 
 def cools_down_until(services: Services, model: str, cooldown: timedelta) -> datetime | None:

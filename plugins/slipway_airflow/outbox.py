@@ -61,7 +61,7 @@ class Outbox:
 
     def put(self, message: Message, receivers: Sequence[Notify]) -> list[Letter]:
         """Write it down for every receiver that wants this occasion; returns what is new."""
-        wanted = [(n, to) for n, to in enumerate(receivers) if message.occasion in to.on]
+        wanted = [(n, to) for n, to in enumerate(receivers) if message.occasion in to.occasions]
         letters = [
             Letter(self.root / f"{message.id}.{n}.json", message, to, tries=0, next_at=message.at)
             for n, to in wanted

@@ -181,7 +181,7 @@ def test_what_is_named_and_not_there_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_who_did_not_ask_for_an_occasion_is_not_told(outbox: Outbox) -> None:
-    told = [WEBHOOK.model_copy(update={"on": ("held",)}), SLACK]
+    told = [WEBHOOK.model_copy(update={"occasions": ("held",)}), SLACK]
     assert [letter.receiver for letter in outbox.put(message(), told)] == [SLACK]
 
 
@@ -329,8 +329,8 @@ def test_a_spec_names_where_secrets_are_and_never_holds_them() -> None:
         {"to": "email", "addresses": ["ada@example.org"]},
         {"to": "email", "connection": "mail", "addresses": ["ada@example.org\nBcc: eve@example.org"]},
         {"to": "pager", "connection": "x"},
-        {"to": "slack", "connection": "x", "on": []},
-        {"to": "slack", "connection": "x", "on": ["everything"]},
+        {"to": "slack", "connection": "x", "occasions": []},
+        {"to": "slack", "connection": "x", "occasions": ["everything"]},
     ]
     for section in wrong:
         with pytest.raises(ValidationError):

@@ -28,7 +28,11 @@ from serving.stack.supervisor import Supervisor
 
 HELP = f"Which story to play: {', '.join(SCENARIOS)}. All but risk fetch their data once (docs/scenarios.md)."
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.command()

@@ -35,4 +35,4 @@ class InvalidSpec(Permanent):
         self.path = path
         self.complaints = tuple(sorted(complaints, key=lambda complaint: (complaint.line, complaint.field)))
         lines = "\n".join(f"{path}:{complaint.line}: {complaint}" for complaint in self.complaints)
-        super().__init__(lines, remedy=f"fix it, then check: python -m model_store.spec {path}")
+        super().__init__(lines, remedy=f"fix it, then check: ./slipway validate {path}")

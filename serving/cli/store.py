@@ -23,8 +23,9 @@ def show(home: Home, *, as_json: bool) -> None:
         kept = {"days": retention.days, "versions": retention.versions}
         print_json({"bundles": bundles, "reclaimable": found, "retention": kept})
         return
-    console.print(f"{bundles} bundles in {home.store}", soft_wrap=True)
-    console.print(f"{words(garbage.size_bytes, len(garbage.bundles))} could be removed: ./slipway store tidy")
+    console.print(f"{bundles} {'bundle' if bundles == 1 else 'bundles'} in {home.store}", soft_wrap=True)
+    could = f"{words(garbage.size_bytes, len(garbage.bundles))} could be removed: ./slipway store tidy"
+    console.print(could if garbage.size_bytes else "Nothing could be removed.")
     console.print(
         f"Kept: what serves or is on its way, of each model the last {retention.versions} promoted versions, "
         f"and all that is younger than {retention.days:g} days ({home.config}).",
@@ -40,7 +41,8 @@ def tidy(home: Home, *, as_json: bool) -> None:
             {"bundles": list(done.bundles), "artifacts": len(done.artifacts), "bytes": done.size_bytes}
         )
         return
-    console.print(f"Removed {words(done.size_bytes, len(done.bundles))}.")
+    removed = f"Removed {words(done.size_bytes, len(done.bundles))}."
+    console.print(removed if done.size_bytes else "There was nothing to remove.")
 
 
 def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:

@@ -184,8 +184,8 @@ def _specs(home: Home) -> Iterator[Diagnosis]:
 
 def _store(home: Home) -> Iterator[Diagnosis]:
     garbage = reclaimable(home, now=datetime.now(UTC))
-    found = f"{garbage.size_bytes / 1e6:,.1f} MB of it could be removed"
-    yield _fine("store", found + (": ./slipway store tidy" if garbage.bundles else ""))
+    found = f"{garbage.size_bytes / 1e6:,.1f} MB of it could be removed: ./slipway store tidy"
+    yield _fine("store", found if garbage.size_bytes else "holds nothing that could be removed")
 
 
 def _stack(home: Home) -> Iterator[Diagnosis]:

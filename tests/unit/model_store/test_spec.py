@@ -286,7 +286,7 @@ def test_a_refusal_is_permanent_and_says_how_to_check_again(spec_file: Path) -> 
     refused = refusal(spec_file, "model: a\n")
 
     assert isinstance(refused, Permanent)
-    assert f"python -m model_store.spec {spec_file}" in refused.remedy
+    assert f"./slipway validate {spec_file}" in refused.remedy
     assert {complaint.field for complaint in refused.complaints} == {"source", "data", "rollout"}
 
 

@@ -65,6 +65,10 @@ class GrpcConnection(asyncio.Protocol):
             self._break(broken.code, str(broken))
         except HPACKError as error:
             self._break(frames.COMPRESSION_ERROR, str(error))
+        if not (self._buffer or self._block):
+            self.receiving_since = 0.0
+        elif not self.receiving_since:
+            self.receiving_since = self._front.clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
@@ -178,6 +182,7 @@ class GrpcConnection(asyncio.Protocol):
             return
         method = self._service.method(headers, self._front.keys)
         stream = Stream(self, number, headers, method, self._outgoing.initial_window)
+        stream.receiving_since = self._front.clock() if method.expects_a_message else 0.0
         self._streams[number] = stream
         if flags & frames.END_STREAM:
             self._end_input(stream)
@@ -205,8 +210,11 @@ class GrpcConnection(asyncio.Protocol):
     def _take_in(self, stream: Stream, data: bytes) -> None:
         try:
             for message in stream.received(data, self._front.max_body_bytes):
+                stream.receiving_since = 0.0
                 stream.open_messages += 1
                 stream.method.message(stream, message)
+            if stream.held_bytes and not stream.receiving_since:
+                stream.receiving_since = self._front.clock()
         except SlipwayError as error:
             self._refuse(stream, error)
         except Exception as error:
@@ -263,8 +271,14 @@ class GrpcConnection(asyncio.Protocol):
         return not self._streams
 
     def sweep(self, now: float, arrival_seconds: float, idle_seconds: float) -> None:
-        """Once a second: forgive nuisances, close what was idle for very long."""
+        """Once a second: forgive nuisances, end calls whose message comes too slowly, close what is idle."""
         self._nuisance = 0
+        for stream in [s for s in self._streams.values() if 0 < s.receiving_since < now - arrival_seconds]:
+            problem = f"the message took longer than {arrival_seconds:g} s to arrive"
+            self._refuse(stream, Refused(problem, remedy="send it at once", status=408))
+        if 0 < self.receiving_since < now - arrival_seconds:
+            self._break(frames.ENHANCE_YOUR_CALM, "a frame or header block that does not end")
+            return
         if self._streams:
             self.active_at = now
         if now - self.active_at > (arrival_seconds if self._awaits_preface else idle_seconds):

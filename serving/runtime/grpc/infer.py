@@ -100,6 +100,8 @@ class StreamedCall(GrpcCall):
 class InferMethod:
     """ModelInfer."""
 
+    expects_a_message = True
+
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._written: dict[ServedModel, Written] = {}
@@ -155,6 +157,9 @@ class InferMethod:
 
 class StreamInferMethod:
     """ModelStreamInfer: answers leave as they are computed, each with its request's id."""
+
+    # A stream may be opened long before there is something to ask.
+    expects_a_message = False
 
     def __init__(self, repository: Repository) -> None:
         self._single = InferMethod(repository)

@@ -24,7 +24,9 @@ _Index = message("RepositoryIndexResponse")
 
 
 class Method(Protocol):
-    """What a stream does with what arrives on it."""
+    """What a stream does with what arrives on it. `expects_a_message`: one is due as soon as it is opened."""
+
+    expects_a_message: bool
 
     def message(self, stream: Stream, payload: bytes) -> None:
         """One whole message arrived. Raises `SlipwayError` to end the stream with its status."""
@@ -37,6 +39,8 @@ class Method(Protocol):
 
 class UnaryMethod:
     """A method answered from one message, at once or by a coroutine."""
+
+    expects_a_message = True
 
     def __init__(self, request: str, answer: Callable[[Any], Any]) -> None:
         self._request, self._answer = message(request), answer
@@ -66,6 +70,8 @@ class UnaryMethod:
 
 class Refusing:
     """For what is no method of the service, or not for this caller."""
+
+    expects_a_message = True
 
     def __init__(self, error: SlipwayError) -> None:
         self._error = error

@@ -29,7 +29,8 @@ class Stream:
 
     __slots__ = (
         "_chunks", "_held", "_needed", "connection", "consumed", "has_sent_headers", "headers", "id",
-        "input_ended", "is_abandoned", "is_answered", "method", "open_messages", "send_window", "unsent",
+        "input_ended", "is_abandoned", "is_answered", "method", "open_messages", "receiving_since",
+        "send_window", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,8 @@ class Stream:
         self.send_window = send_window
         self.is_abandoned = self.is_answered = self.input_ended = self.has_sent_headers = False
         self.consumed = self.open_messages = 0
+        # Of the message that is arriving, or is still to come on a unary call; 0 when nothing is owed.
+        self.receiving_since = 0.0
         # (bytes left to send, the trailers' block or None when more messages follow)
         self.unsent: list[tuple[memoryview, bytes | None]] = []
         self._chunks: list[bytes] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from hpack import Decoder, Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.runtime.faults import Faults
 from serving.runtime.grpc import frames, messages
 from serving.runtime.grpc.header_blocks import HeaderReader, literal_block
 from tests.pods import RunningPod
@@ -141,6 +144,53 @@ def test_no_message_two_messages_and_noise_are_invalid_arguments(peer: Peer) -> 
     assert peer.status(1)[0] == 3
     peer.send(peer.headers(3), peer.message(3, b"\xff\xff\xff\xff"))
     assert peer.status(3)[0] == 3
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.runtime.http.front._ARRIVAL_SECONDS", 0.2)
+
+
+DEADLINE_EXCEEDED = 4
+
+
+@pytest.mark.parametrize("sent", ["nothing", "half a message"])
+def test_a_message_that_arrives_too_slowly_ends_its_call_alone(
+    peer: Peer, impatient: None, sent: str
+) -> None:
+    half = frames.frame(frames.DATA, 0, 1, struct.pack(">BL", 0, 100) + b"x" * 50)
+    peer.send(peer.headers(1), half if sent == "half a message" else b"")
+    code, words = peer.status(1)
+    assert code == DEADLINE_EXCEEDED
+    assert "to%20arrive" in words or "to arrive" in words
+    peer.send(peer.headers(3), peer.message(3))
+    assert peer.status(3)[0] == 0
+
+
+def test_a_call_that_waits_for_its_model_is_not_taken_for_a_slow_one(
+    peer: Peer, impatient: None, pod: RunningPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model,) = pod.pod.repository.models
+    monkeypatch.setattr(model, "timeout_seconds", 10.0)
+    monkeypatch.setattr(model, "_faults", Faults(random.Random(0), delay_seconds=1.5))
+    peer.send(peer.headers(1), peer.message(1))
+    assert peer.status(1)[0] == 0
+
+
+def test_a_stream_may_be_opened_long_before_its_first_message(peer: Peer, impatient: None) -> None:
+    peer.send(peer.headers(1, PATH.replace("ModelInfer", "ModelStreamInfer")))
+    time.sleep(1.3)  # a sweep and more
+    peer.send(peer.message(1))
+    assert peer.status(1)[0] == 0
+
+
+@pytest.mark.parametrize("part", ["frame", "header block"])
+def test_a_frame_or_header_block_that_never_ends_ends_the_connection(
+    peer: Peer, impatient: None, part: str
+) -> None:
+    whole = peer.headers(1, flags=0)
+    peer.send(whole if part == "header block" else whole[:-3])
+    assert peer.goodbye() == frames.ENHANCE_YOUR_CALM
 
 
 def test_an_unknown_method_or_content_type_is_unimplemented(peer: Peer) -> None:

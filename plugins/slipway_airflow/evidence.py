@@ -17,6 +17,7 @@ from typing import Any
 from model_store.build import Gated
 from model_store.registry import Evidence, EvidenceRun
 from model_store.types import Check
+from serving.analysis.plot import Point, plot_rollout
 from serving.rollout.plan import RolloutState
 from serving.rollout.record import Record
 from slipway_airflow.books import outcomes
@@ -156,7 +157,7 @@ def _rollout_files(services: Services, state: RolloutState, root: Path) -> dict[
     records = list(services.journal.records(state.release_id))
     if records:
         found["verdicts.jsonl"] = services.journal.counts_path(state.release_id)
-        found["rollout.png"] = plot_rollout(records, root / "rollout.png")
+        found["rollout.png"] = plot_traffic(state, records, root / "rollout.png")
     return found
 
 
@@ -178,23 +179,19 @@ def plot_candidates(variants: Sequence[Gated], path: Path) -> Path:
     return path
 
 
-def plot_rollout(records: Sequence[Record], path: Path) -> Path:
-    """The candidate's share of the traffic over time, and both arms' failed requests so far."""
-    from matplotlib.figure import Figure
-
-    seconds = [(record.at - records[0].at).total_seconds() for record in records]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    above.step(seconds, [100 * record.share for record in records], where="post", color="#4477aa")
-    above.set_ylabel("candidate's share, %")
-    above.set_ylim(-5, 105)
-    below.plot(seconds, [record.stable.errors for record in records], color="#228833", label="stable")
-    below.plot(seconds, [record.candidate.errors for record in records], color="#cc6677", label="candidate")
-    below.set_ylabel("failed attempts")
-    below.set_xlabel("seconds since the rollout began")
-    below.legend()
-    figure.savefig(path, dpi=100)
-    return path
+def plot_traffic(state: RolloutState, records: Sequence[Record], path: Path) -> Path:
+    """Both arms' failure rates with their confidence sequences, and the candidate's share, over time."""
+    points = [
+        Point(
+            seconds=(record.at - records[0].at).total_seconds(),
+            step=record.place,
+            share=record.share,
+            stable=record.stable,
+            candidate=record.candidate,
+        )
+        for record in records
+    ]
+    return plot_rollout(points, state.plan.policy, path, title=f"{state.release_id}: {state.phase}")
 
 
 def _json(path: Path, value: Any) -> Path:

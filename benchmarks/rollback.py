@@ -46,6 +46,7 @@ class Scenario:
     error_rate: float
     per_second: float
     limit_seconds: float
+    how: str = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,16 @@ class Outcome:
 
 
 def scenarios(models: int) -> list[Scenario]:
-    """The targets of the project."""
+    """The targets of the project, and two more kinds of failure."""
     return [
         Scenario("1 model, 100 % errors", 1, 1.0, 100, 1.0),
         Scenario("1 model, 20 % errors", 1, 0.2, 100, 3.0),
         Scenario(f"{models} models at once, 100 % errors", models, 1.0, 100, 1.0),
         Scenario(f"{models} models at once, 20 % errors", models, 0.2, 100, 3.0),
+        # Endpoints that reset or hang are set aside after three failures (decision 35), so that users wait
+        # less and the judge sees less; nobody named a target, and these are ours.
+        Scenario("1 model, resets every connection", 1, 1.0, 100, 5.0, "reset"),
+        Scenario("1 model, never answers", 1, 1.0, 100, 10.0, "hang"),
     ]
 
 
@@ -101,7 +106,7 @@ class Bench:
             releases = [self._release(index, name) for index, name in enumerate(names)]
             time.sleep(HEALTHY_SECONDS)
             for index in range(len(names)):
-                self._pods.fail(2 * index + 1, outcome.scenario.error_rate)
+                self._pods.fail(2 * index + 1, outcome.scenario.error_rate, outcome.scenario.how)
             at_zero = self._wait_for_zero(names)
             time.sleep(0.5)
             result = traffic.stop()

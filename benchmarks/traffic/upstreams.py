@@ -29,6 +29,7 @@ class _Server(asyncio.Protocol):
     """One upstream. Every request that is not for its health counts; `debt` spreads the bad ones evenly."""
 
     error_rate: float = 0.0
+    how: str = "error"
     debt: float = 0.0
     seen: Seen = field(default_factory=Seen)
 
@@ -66,8 +67,14 @@ class _Connection(asyncio.Protocol):
                 return
             path = self._received.split(b" ", 2)[1]
             self._received = self._received[size:]
-            assert isinstance(self._transport, asyncio.WriteTransport)
-            self._transport.write(self._server.answer(path))
+            self._give(self._server.answer(path))
+
+    def _give(self, answer: bytes) -> None:
+        assert isinstance(self._transport, asyncio.WriteTransport)
+        if answer is OK or self._server.how == "error":
+            self._transport.write(answer)
+        elif self._server.how == "reset":
+            self._transport.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +84,12 @@ class Upstreams:
     ports: list[int]
     _told: Connection
 
-    def fail(self, index: int, error_rate: float) -> None:
-        """From now on `error_rate` of the answers of one server are 500; its counts begin again."""
-        self._ask(("fail", index, error_rate))
+    def fail(self, index: int, error_rate: float, how: str = "error") -> None:
+        """From now on `error_rate` of the answers of one server are bad; its counts begin again.
+
+        `how`: error (a 500), reset (of the connection), hang (no answer at all).
+        """
+        self._ask(("fail", index, error_rate, how))
 
     def seen(self, index: int) -> Seen:
         answer = self._ask(("seen", index))
@@ -119,7 +129,8 @@ async def _serve(told: Connection, count: int) -> None:
 
 def _obey(told: Connection, servers: list[_Server]) -> None:
     match told.recv():
-        case ("fail", index, error_rate):
+        case ("fail", index, error_rate, how):
+            servers[index].how = how
             servers[index].error_rate, servers[index].debt, servers[index].seen = error_rate, 1.0, Seen()
             servers[index].debt = 1.0 - error_rate
             told.send(None)

@@ -17,7 +17,7 @@ HALF_A_MINUTE = 120
 CELLS = list(
     product(
         ["stable healthy", "stable also bad"],
-        ["candidate healthy", "candidate bad", "candidate silent"],
+        ["candidate healthy", "candidate bad", "candidate slow", "candidate silent"],
         ["metrics present", "metrics late", "metrics gone"],
         ["Airflow up", "Airflow down"],
         ["during canary", "after promotion", "during the switch"],
@@ -31,7 +31,9 @@ def expected(stable: str, candidate: str, metrics: str, airflow: str, when: str)
         return "kept" if when == "after promotion" else "rolled back"
     if candidate == "candidate silent":
         return "rolled back"
-    if candidate == "candidate bad":
+    if candidate == "candidate slow" and when == "after promotion":
+        return "rolled back"  # slow answers are not repeated on stable, so nothing says that it is no better
+    if candidate in ("candidate bad", "candidate slow"):
         return "rolled back" if stable == "stable healthy" else "kept"
     return "goes on" if airflow == "Airflow up" else "kept"
 
@@ -68,6 +70,9 @@ def test_cell(cell: tuple[str, str, str, str, str]) -> None:
     world.airflow_is_up = airflow == "Airflow up"
     world.stable_errors(0.2 if stable == "stable also bad" else 0.0)
     world.candidate_errors(0.2 if candidate == "candidate bad" else 0.0)
+    if candidate == "candidate slow":
+        world.candidate_slow(0.2)
+        world.slow_rate["stable"] = 0.2 if stable == "stable also bad" else 0.0
     world.silent = candidate == "candidate silent"
     world.metrics_late_ticks = 12 if metrics == "metrics late" else 0
     world.envoy_answers = metrics != "metrics gone"

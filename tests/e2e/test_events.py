@@ -5,12 +5,14 @@ The tests tell one story in order; each starts from what the one before left.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -23,6 +25,7 @@ from demo.traffic import applications
 from model_store.registry import Registry
 from model_store.types import ModelRef
 from serving.home import REPOSITORY
+from serving.inbound.signature import sign
 from serving.monitoring.config import Options, write
 from serving.rollout.journal import Journal
 from serving.router.envoy_file import EnvoyFileRouter
@@ -86,8 +89,46 @@ class Parcels:
         return stable.version if stable else None
 
 
+class Receiver(ThreadingHTTPServer):
+    """Where people are told: keeps the titles of what is posted with our signature."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                said = [
+                    self.headers[f"X-Slipway-{name}"] for name in ("Delivery-Id", "Timestamp", "Signature")
+                ]
+                if said[2] == sign("hush", said[0], int(said[1]), body):
+                    receiver.titles.append(json.loads(body)["title"])
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
 @pytest.fixture(scope="module")
-def parcels(stack: Stack) -> Iterator[Parcels]:
+def receiver(stack: Stack) -> Iterator[Receiver]:
+    """Named in Airflow as the connection that the spec tells."""
+    opened = Receiver()
+    url = f"http://127.0.0.1:{opened.server_address[1]}"
+    said = {"connection_id": "parcels_hook", "conn_type": "http", "host": url, "password": "hush"}
+    with airflow_api(stack.home) as api:
+        api._call("POST", "/api/v2/connections", json=said)
+    yield opened
+    opened.shutdown()
+    opened.server_close()
+
+
+@pytest.fixture(scope="module")
+def parcels(stack: Stack, receiver: Receiver) -> Iterator[Parcels]:
     """Four equal versions in the registry without an alias, and users who ask all the time."""
     trained = [sys.executable, "-m", "demo.models", "1"]
     subprocess.run(trained, cwd=REPOSITORY, env=stack.environ, check=True, capture_output=True)
@@ -124,12 +165,15 @@ def test_mlflow_reaches_airflows_door(stack: Stack) -> None:
     assert "unchanged" in done.stdout, "`up` has registered it"
 
 
-def test_an_alias_in_mlflow_is_all_that_a_release_needs(parcels: Parcels) -> None:
+def test_an_alias_in_mlflow_is_all_that_a_release_needs(parcels: Parcels, receiver: Receiver) -> None:
     parcels.name(1)
     parcels.wait_for(1, "promoted")
     (run,) = parcels.runs()
     assert run.run_id.startswith("asset_triggered")
     assert (parcels.serving, parcels.released()) == (1, [1])
+    # It takes longer than its deadline of some seconds, and Airflow says so.
+    told = {f"{MODEL} v1 is released", f"{MODEL} v1 is late"}
+    wait_until(lambda: told <= set(receiver.titles), seconds=60, what=f"{told} to be told")
 
 
 def test_a_webhook_that_is_lost_because_airflow_is_down_is_made_up_for_once(parcels: Parcels) -> None:
@@ -159,7 +203,7 @@ def test_webhooks_that_come_late_and_the_reconciler_release_once_together(parcel
 
 
 def test_a_real_alertmanager_takes_a_version_back_once_after_its_watch(
-    parcels: Parcels, tmp_path: Path
+    parcels: Parcels, receiver: Receiver, tmp_path: Path
 ) -> None:
     program = tool("prometheus-alertmanager", "prometheus-alertmanager")
     home, (port,) = parcels.stack.home, free_ports(1)
@@ -191,6 +235,7 @@ def test_a_real_alertmanager_takes_a_version_back_once_after_its_watch(
     assert rollback.state == "success"
     assert parcels.registry.aliases(MODEL)["champion"] == 2
     assert "users see errors" in parcels.registry.describe(ModelRef(MODEL, 3)).tags["slipway.reason"]
+    assert receiver.titles.count(f"{MODEL} v3 was rolled back to v2") == 1
     # The alias still names v3. Nobody tries it again, however often MLflow says so.
     parcels.name(3)
     assert parcels.released() == [1, 2, 3]

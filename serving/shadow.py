@@ -51,7 +51,7 @@ class Recorded:
 
 
 def recorded(folder: Path, tensors: Mapping[str, str]) -> Iterator[Recorded]:
-    """The requests in one model's log that were answered well, the newest files first.
+    """The requests in one model's log that were answered well, the oldest first.
 
     `tensors` are the model's inputs with their datatypes. Files that cannot be read are left out, and so are
     those of versions with other inputs.
@@ -60,7 +60,7 @@ def recorded(folder: Path, tensors: Mapping[str, str]) -> Iterator[Recorded]:
     import pyarrow.parquet as pq
 
     columns = ["identity", "code", *(f"{kind}:{name}" for name in tensors for kind in ("in", "shape"))]
-    for path in sorted(folder.glob("*.parquet"), key=lambda path: path.name.partition("-")[2], reverse=True):
+    for path in sorted(folder.glob("*.parquet"), key=lambda path: path.name.partition("-")[2]):
         try:
             rows = pq.read_table(path, columns=columns).to_pylist()
         except (OSError, pa.ArrowException):
@@ -130,9 +130,15 @@ class Pods:
 
 
 class Comparison:
-    """Compares one release's answers on a thread of its own until it is told to end."""
+    """Compares one release's answers on a thread of its own until it is told to end.
 
-    def __init__(self, folder: Path, route: Route, *, per_second: float = REQUESTS_PER_SECOND) -> None:
+    `skipped` requests from the start of the log were compared by a guard before this one: the same request
+    again would be no new evidence.
+    """
+
+    def __init__(
+        self, folder: Path, route: Route, skipped: int = 0, *, per_second: float = REQUESTS_PER_SECOND
+    ) -> None:
         assert route.stable
         assert route.candidate
         self.deployments = (route.stable.id, route.candidate.id)
@@ -143,6 +149,7 @@ class Comparison:
         self._lock = threading.Lock()
         self._new = (0, 0)
         self._done: set[str] = set()
+        self._skipped = skipped
         threading.Thread(target=self._run, daemon=True, name=f"shadow-{route.service}").start()
 
     def take(self) -> tuple[int, int]:
@@ -168,9 +175,11 @@ class Comparison:
         for request in recorded(self._folder, pods.tensors()):
             if request.identity in self._done:
                 continue
+            if len(self._done) < self._skipped:
+                self._done.add(request.identity)
+                continue
             if self._ending.wait(self._pause) or len(self._done) >= MOST_COMPARED:
                 return
-            # The same request again would be no new evidence.
             if (same := pods.agree_on(request)) is not None:
                 self._done.add(request.identity)
                 with self._lock:
@@ -180,18 +189,21 @@ class Comparison:
 class Shadow:
     """The comparisons of all releases under way, for the guard. `folder` is the pods' request log."""
 
-    def __init__(self, folder: Path, start: Callable[[Path, Route], Comparison] = Comparison) -> None:
+    def __init__(self, folder: Path, start: Callable[[Path, Route, int], Comparison] = Comparison) -> None:
         self._folder, self._start = folder, start
         self._running: dict[str, Comparison] = {}
 
-    def take(self, state: RolloutState, route: Route) -> tuple[int, int]:
-        """(compared, disagreed) since the last look; begins to compare where the spec asks for it."""
+    def take(self, state: RolloutState, route: Route, compared: int) -> tuple[int, int]:
+        """(compared, disagreed) since the last look; begins to compare where the spec asks for it.
+
+        `compared` requests were so far, by whichever guard.
+        """
         if state.plan.policy.max_disagreement is None or not route.stable or not route.candidate:
             return 0, 0
         running = self._running.get(state.release_id)
         if running is None or running.deployments != (route.stable.id, route.candidate.id):
             self.end(state.release_id)
-            running = self._running[state.release_id] = self._start(self._folder, route)
+            running = self._running[state.release_id] = self._start(self._folder, route, compared)
         return running.take()
 
     def end(self, release_id: str) -> None:

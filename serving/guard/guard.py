@@ -143,7 +143,7 @@ class Guard:
                     route,
                     mine,
                     monotonic=self._monotonic(),
-                    answers=self._shadow.take(state, route) if self._shadow else (0, 0),
+                    answers=self._answers(state, route, watch),
                 )
                 seen.append((state, route, watch, increment))
         beliefs = observe_all(
@@ -156,6 +156,9 @@ class Guard:
             watch.belief = belief
             with self.apart(state.release_id):
                 self._judge(state, route, watch, stirred)
+
+    def _answers(self, state: RolloutState, route: Route, watch: Watch) -> tuple[int, int]:
+        return self._shadow.take(state, route, watch.tally.answers[0]) if self._shadow else (0, 0)
 
     def _judge(self, state: RolloutState, route: Route, watch: Watch, stirred: bool) -> None:
         now, monotonic = self._now(), self._monotonic()

@@ -67,7 +67,7 @@ class Scene:
         self.journal = Journal(gateway.home.journal)
         self.rollouts = Rollouts(self.journal, gateway.router, now=lambda: datetime.now(UTC))
         self.rollouts.start(RELEASE, PREVIEW, deployed(candidate, 2, Slot.GREEN), RouteSettings())
-        self.shadow = Shadow(self.log, lambda log, route: Comparison(log, route, per_second=200))
+        self.shadow = Shadow(self.log, lambda *which: Comparison(*which, per_second=200))
 
     def _ask(self, row: object) -> int:
         values = np.asarray(row).tolist()
@@ -128,6 +128,22 @@ def test_a_candidate_that_answers_alike_goes_on_after_enough_were_compared(tmp_p
         numbers = dict(scene.disagreement().numbers)
         assert numbers["compared"] >= POLICY.min_requests
         assert numbers["disagreed"] == 0
+
+
+def test_a_restarted_guard_compares_no_request_twice(tmp_path: Path) -> None:
+    with scene_with(tmp_path, candidate_seed=1) as scene:
+        route = scene.gateway.router.read(MODEL)
+        again = Comparison(scene.log, route, REQUESTS - 5, per_second=1000)
+        compared = 0
+
+        def all_done() -> bool:
+            nonlocal compared
+            compared += again.take()[0]
+            return compared >= 5
+
+        scene.gateway.wait(all_done)
+        again.end()
+        assert compared == 5
 
 
 def test_without_a_recorded_request_it_waits_and_says_what_for(tmp_path: Path) -> None:

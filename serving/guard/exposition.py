@@ -34,6 +34,7 @@ class GuardCollector(Collector):
         )
         yield self._rollbacks()
         yield from self._arms()
+        yield from self._answers()
         yield from self._releases()
 
     def _rollbacks(self) -> Metric:
@@ -60,6 +61,18 @@ class GuardCollector(Collector):
                 for name, family in families.items():
                     family.add_metric([state.service, state.release_id, arm], getattr(counts, name))
         yield from families.values()
+
+    def _answers(self) -> Iterator[Metric]:
+        """Of releases under way whose spec compares answers: recorded requests that both arms answered."""
+        labels = ["service", "release"]
+        compared = CounterMetricFamily("slipway_release_answers_compared", "Answers compared", labels=labels)
+        differed = CounterMetricFamily("slipway_release_answers_disagreed", "That differed", labels=labels)
+        for state, _ in list(self._guard.active):
+            watch = self._guard.watches.get(state.release_id)
+            if watch and state.plan.policy.max_disagreement is not None:
+                for family, count in zip((compared, differed), watch.tally.answers, strict=True):
+                    family.add_metric([state.service, state.release_id], count)
+        yield from (compared, differed)
 
     def _releases(self) -> Iterator[Metric]:
         labels = ["service", "release", "phase"]

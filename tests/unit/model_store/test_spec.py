@@ -120,6 +120,27 @@ def test_every_mistake_of_a_file_is_told_at_once_in_the_order_of_its_lines(spec_
     assert "put it in quotes" in lines[2]
 
 
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("alpha: 0.5", "alpha: must be below 0.5"),
+        ("alpha: 0", "alpha: must be above 0"),
+        ("max_error_rate: 1", "max_error_rate: must be below 1"),
+        ("max_disagreement: 0.05", "max_disagreement: needs serving.request_log"),
+        ("max_disagreement: 1", "max_disagreement: must be below 1"),
+        ("max_cpu_share: 0.5", "max_cpu_share"),
+    ],
+)
+def test_rules_that_no_judge_can_work_with_are_refused(spec_file: Path, written: str, complaint: str) -> None:
+    assert complaint in said(spec_file, ("rollout:\n", f"rollout:\n  analysis: {{{written}}}\n"))
+
+
+def test_answers_are_compared_where_requests_are_recorded(spec_file: Path) -> None:
+    logged = "serving: {request_log: {share: 0.1}}\nrollout:\n  analysis: {max_disagreement: 0.05}\n"
+    spec_file.write_text(GOOD.replace("rollout:\n", logged))
+    assert load(spec_file).rollout.analysis.max_disagreement == 0.05
+
+
 @pytest.mark.parametrize("name", ["../etc", "a/../b", "", ".hidden", "a b", "ä", "x" * 101, "a..b", "-x"])
 def test_a_model_name_that_could_be_a_path_is_refused(spec_file: Path, name: str) -> None:
     assert "model: 1-100 of letters" in said(spec_file, ("model: fraud", f'model: "{name}"'))

@@ -391,6 +391,12 @@ def test_a_rollback_to_nowhere_is_refused(
     assert trail(world) == []
 
 
+def test_a_name_somebody_made_up_leaves_nothing_behind(world: World, post: Any) -> None:
+    status, problem = post("rita", "/models/made-up/rollback")
+    assert (status, problem["detail"]) == (404, "no version of made-up serves")
+    assert not (world.home.releases / "made-up").exists()
+
+
 # freezes
 
 

@@ -79,6 +79,8 @@ def roll_back(
     services: Services, model: str, person: Person, reason: str, *, version: int | None, leaves: int | None
 ) -> tuple[RolloutState | None, runs.Started | None]:
     """At once where a release is under way and its way back is asked for, else by the DAG of rollbacks."""
+    # Before anything is written: a name that somebody made up leaves nothing behind.
+    _serving(services, model)
     with one_at_a_time(services, model):
         present = _serving(services, model)
         _refuse_overtaken(services, model, present, version=version, leaves=leaves)

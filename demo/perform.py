@@ -22,7 +22,7 @@ from serving.router.base import UnknownService
 from serving.router.envoy_file import EnvoyFileRouter
 from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
 
-ACT_SECONDS = 420
+ACT_SECONDS = 600
 DAG_SECONDS = 120
 # How long the registry's own event may take to start a release before the demo asks for it itself.
 REGISTRY_SECONDS = 45

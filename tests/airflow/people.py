@@ -51,6 +51,7 @@ class ApiServer:
         self._passwords = json.loads(passwords.read_text())
         self._tokens: dict[str, str] = {}
         self.roles: dict[str, str] = {}
+        self.releases: list[str] = []
 
     def of(self, name: str | None) -> TestClient:
         """With a bearer token; without any login for None."""

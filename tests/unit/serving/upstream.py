@@ -14,7 +14,10 @@ from serving.types import Deployment, Endpoint, Slot
 
 @dataclass
 class Upstream:
-    """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), one in `every`."""
+    """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), unparsable.
+
+    One request in `every` meets it.
+    """
 
     name: str
     fault: str = "ok"
@@ -71,6 +74,9 @@ class Upstream:
     async def _misbehave(self, writer: asyncio.StreamWriter) -> bool:
         if self.fault == "reset":
             writer.transport.abort()
+            return False
+        if self.fault == "unparsable":
+            writer.write(b"\x16\x03\x01 what is this\r\n\r\n")
             return False
         if self.fault in ("hang", "slow"):
             await asyncio.sleep(0.2 if self.fault == "slow" else 20)

@@ -73,7 +73,7 @@ def wait_for_candidate(service: Service, pods: Pods) -> None:
     service.gateway.wait(lambda: service.gateway.infer(service.name) and candidate_of(pods).answered > 0)
 
 
-@pytest.mark.parametrize("fault", ["error", "overloaded", "reset", "hang"])
+@pytest.mark.parametrize("fault", ["error", "overloaded", "reset", "hang", "unparsable", "slow"])
 @pytest.mark.parametrize("weight", [50, 90, 99, 100])
 def test_a_failing_candidate_costs_users_nothing(
     service: Service, pods: Pods, weight: float, fault: str
@@ -81,7 +81,8 @@ def test_a_failing_candidate_costs_users_nothing(
     service.shift(weight)
     wait_for_candidate(service, pods)
     candidate_of(pods).fault = fault
-    assert service.burst(60 if fault == "hang" else 300) == {200: 60 if fault == "hang" else 300}
+    count = 60 if fault in ("hang", "slow") else 300
+    assert service.burst(count) == {200: count}
     assert candidate_of(pods).faulty > 0
 
 

@@ -118,6 +118,7 @@ def offers(stack: Stack, trained: ModelRef) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -202,7 +203,7 @@ def test_one_may_ask_what_served_a_moment_ago(visitor: Visitor) -> None:
     now = visitor.page.evaluate(
         "new Date(Date.now() - new Date().getTimezoneOffset() * 60000).toISOString().slice(0, 19)"
     )
-    visitor.page.get_by_label("Moment").fill(now)
+    visitor.page.get_by_role("textbox", name="Moment").fill(now)
     visitor.page.get_by_role("button", name="Show").click()
     visitor.see(re.compile(rf"{MODEL}\s*v1 100 %"))
 

@@ -41,16 +41,24 @@ def main(arguments: list[str] | None = None) -> int:
         targets += _run(part, options, kept)
     report.targets(targets)
     if options.json:
-        kept["targets"] = [asdict(target) for target in targets]
-        options.json.write_text(json.dumps(kept, indent=1, default=str) + "\n")
+        _keep(options.json, kept, targets)
     return 0 if all(target.is_met for target in targets) else 1
+
+
+def _keep(path: Path, kept: dict[str, Any], targets: list[report.Target]) -> None:
+    """Into the file, beside what other runs kept there: parts may be measured at different times."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    new = {target.name: asdict(target) for target in targets}
+    earlier = {target["name"]: target for target in found.get("targets", [])}
+    merged = {**found, **kept, "targets": list({**earlier, **new}.values())}
+    path.write_text(json.dumps(merged, indent=1, default=str) + "\n")
 
 
 def _run(part: str, options: argparse.Namespace, kept: dict[str, Any]) -> list[report.Target]:
     rounds, seconds = options.rounds, options.seconds
     if part == "peers":
         found = [compare(SUBJECTS[m], options.peers, rounds=rounds, seconds=seconds) for m in options.models]
-        kept[part] = [asdict(one) for one in found]
+        kept |= {f"{part} {one.subject}": asdict(one) for one in found}
         return [target for one in found for target in report.comparison(one)]
     if part == "protocols":
         spoken = {m: speak(SUBJECTS[m], rounds=rounds, seconds=seconds) for m in ("mlp", "cnn")}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,7 +17,7 @@ from slipway_airflow.web.access import Person, Right, give_csrf_token, requires
 from slipway_airflow.web.answers import tagged
 from slipway_airflow.web.at_hand import library
 from slipway_airflow.web.problems import NotThere
-from slipway_airflow.web.reading import Moments, Page, Text, Wanted, in_utc
+from slipway_airflow.web.reading import Page, Text, Wanted, in_utc
 from slipway_airflow.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
 
 router = APIRouter(include_in_schema=False)
@@ -113,9 +114,9 @@ def release(show: Showing, release_id: str) -> Response:
 
 
 @router.get("/history")
-def history(show: Showing, wanted: Wanted, at: Moments = None, page: Page = 1) -> Response:
+def history(show: Showing, wanted: Wanted, at: Text = "", page: Page = 1) -> Response:
     """What happened, and what served at a moment."""
-    moment = in_utc(at)
+    moment = _moment(at)
     return show.page(
         "history",
         found=show.books.history(wanted, page=page),
@@ -148,6 +149,14 @@ def static(digest: str, name: str) -> Response:
         raise NotThere(f"there is no {name}", remedy="reload the page")
     media = MEDIA_TYPES[name[name.rindex(".") :]]
     return Response(content, media_type=media, headers={**SECURITY, "Cache-Control": FOR_EVER})
+
+
+def _moment(text: str) -> datetime | None:
+    """What the form sent; nothing, or no time, asks for nothing."""
+    try:
+        return in_utc(datetime.fromisoformat(text))
+    except ValueError:
+        return None
 
 
 def _missing(show: Show, missing: NothingThere) -> Response:

@@ -17,7 +17,7 @@ from benchmarks.serving.servers import Running, pod_server
 
 KEYS, EXPONENT = 100_000, 1.1
 # Requests of the log that warms the cache up, and of the trace that is measured.
-LOGGED, MEASURED = 200_000, 100_000
+LOGGED, MEASURED = 300_000, 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,13 @@ from pydantic import ValidationError
 from model_store.spec import Freeze, InvalidSpec, load
 
 FRIDAY = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)  # 16:00 in Berlin
-WEEKEND: dict[str, Any] = {"reason": "weekend", "weekdays": ("fri",), "at": "16:00", "hours": 65, "timezone": "Europe/Berlin"}
+WEEKEND: dict[str, Any] = {
+    "reason": "weekend",
+    "weekdays": ("fri",),
+    "at": "16:00",
+    "hours": 65,
+    "timezone": "Europe/Berlin",
+}
 
 
 def freeze(**fields: Any) -> Freeze:

@@ -21,6 +21,14 @@ class TooManyWatches(Permanent):
     """Another watched file would end Envoy."""
 
 
+def instance_limit() -> int | None:
+    """How many inotify instances a user may have; None where that is unknown."""
+    try:
+        return int(_LIMIT.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def require_spare(count: int = _SPARE) -> None:
     """Raises `TooManyWatches` unless this user may open `count` more inotify instances now."""
     open_instance = getattr(ctypes.CDLL(None, use_errno=True), "inotify_init", None)

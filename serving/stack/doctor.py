@@ -19,6 +19,7 @@ import psutil
 
 from model_store.errors import SlipwayError
 from model_store.spec import load_all
+from serving.gateway.watches import instance_limit, require_spare
 from serving.home import REPOSITORY, Home
 from serving.stack.airflow_api import airflow_api
 from serving.stack.lifecycle import fixed_ports, require_plain_paths, standings
@@ -151,6 +152,20 @@ def _open_files(home: Home) -> Iterator[Diagnosis]:
         yield _warning("open files", f"limit {limit}, and Envoy alone may want 1024", "ulimit -n 4096")
 
 
+def _watches(home: Home) -> Iterator[Diagnosis]:
+    """Envoy takes one inotify instance for each released model, and ends when it gets none."""
+    limit, models = instance_limit(), len(list(home.routes.glob("*/endpoints.json")))
+    if limit is None:
+        return
+    found = f"Linux lets this user watch {limit} files, and {models} models are released"
+    try:
+        require_spare()
+    except SlipwayError as error:
+        yield _broken("watches", found, error.remedy)
+    else:
+        yield _fine("watches", f"{found}; the limit rises with fs.inotify.max_user_instances")
+
+
 def _ports(home: Home) -> Iterator[Diagnosis]:
     ports = fixed_ports(home)
     if Supervisor(home).is_running():
@@ -216,6 +231,7 @@ _LOOKS = (
     _disk,
     _memory,
     _open_files,
+    _watches,
     _ports,
     _stale_processes,
     _specs,

@@ -108,7 +108,7 @@ def _minilm_row(rng: np.random.Generator) -> dict[str, np.ndarray]:
 SUBJECTS = {
     "mlp": Subject("mlp", lambda path: onnx.save(mlp((30, 256, 256, 2)), path), _mlp_row),
     "cnn": Subject("cnn", cnn, _cnn_row),
-    "minilm": Subject("minilm", minilm, _minilm_row, max_batch_size=8),
+    "minilm": Subject("minilm", minilm, _minilm_row),
 }
 
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from serving.runtime.recording.writer import RequestLog
     from serving.runtime.tracing import Tracer
 
-# A batch this short costs less than handing it to a thread and back (docs/decisions/0022).
-INLINE_BELOW_SECONDS = 0.0004
 # Below this, waiting is the event loop's own time and says nothing about the engine.
 _LEAST_TARGET_SECONDS = 0.005
 
@@ -277,13 +275,16 @@ def _limit(opened: OpenedModel) -> LatencyLimit:
 
 def _batcher(opened: OpenedModel, model: ServedModel, around: Surroundings) -> Batcher:
     settings, warmed = opened.manifest.settings, opened.warmed
+    short = min(warmed.short_batch_rows, settings.max_batch_size)
+    rows = short or settings.max_batch_size
     return Batcher(
         opened.executor,
         CallQueue(settings.max_queue_rows),
         Patience(settings.max_queue_delay_ms / 1000, warmed.fixed_seconds, warmed.row_seconds),
         model,
-        max_rows=settings.max_batch_size if model.signature.is_batched else 1,
-        inline=warmed.largest_batch_seconds < INLINE_BELOW_SECONDS,
+        max_rows=rows if model.signature.is_batched else 1,
+        # Where batches run: docs/decisions/0022.
+        inline=short > 0,
         loop=around.loop,
         clock=around.clock,
     )

@@ -25,6 +25,11 @@ _WINDOW = 6
 _AGREE = 1.25
 _SIZE_SECONDS = 0.15
 
+# A batch that takes no longer may run on the event loop: handing it to a thread and back, and sharing the
+# interpreter with that thread, costs more than keeping the next requests waiting for so long.
+_SHORT_SECONDS = 0.0006
+_NEARLY_AS_CHEAP = 1.2
+
 _CACHE_SECONDS = 10.0
 
 
@@ -42,6 +47,18 @@ class Warmed:
     @property
     def one_row_seconds(self) -> float:
         return self.seconds_by_rows[0][1]
+
+    @property
+    def short_batch_rows(self) -> int:
+        """The largest batch short enough for the event loop whose rows cost hardly more than in the cheapest
+        one; 0 when there is none, so that batches are better large and run elsewhere."""
+        cheapest = min(seconds / rows for rows, seconds in self.seconds_by_rows)
+        fit = [
+            rows
+            for rows, seconds in self.seconds_by_rows
+            if seconds <= _SHORT_SECONDS and seconds / rows <= _NEARLY_AS_CHEAP * cheapest
+        ]
+        return max(fit, default=0)
 
     @property
     def row_seconds(self) -> float:

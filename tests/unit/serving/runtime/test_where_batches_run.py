@@ -1,4 +1,4 @@
-"""Short batches run on the event loop where their rows cost no more than in long ones, the rest on a thread."""
+"""Short batches run on the event loop where their rows cost no more there, the rest on a thread."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_airflows_own_page_refuses_who_may_not_release_or_approve(server: ApiSer
 def test_a_login_ends_with_its_account_and_has_the_role_of_now(
     server: ApiServer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if server.client.app.state.auth_manager.__class__.__name__ != "SlipwayLogin":
+    if server.app.state.auth_manager.__class__.__name__ != "SlipwayLogin":
         return  # Airflow's own believes the token until it expires
     grace = server.of("grace")
     assert grace.get(f"{API}/me").json()["rights"] == ["approve", "view"]

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from model_store.durable import canonical_json, write_file
 from model_store.spec.notify import Notify
-from slipway_airflow.releases import write_new_file
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +106,9 @@ class Outbox:
                 path.unlink(missing_ok=True)
 
     def _is_new(self, letter: Letter) -> bool:
+        # Here, because DAG files import this module, and that one needs numpy.
+        from slipway_airflow.releases import write_new_file
+
         was = [self.root / folder / letter.path.name for folder in ("sent", "given_up")]
         return not any(path.exists() for path in was) and write_new_file(letter.path, _to_json(letter))
 

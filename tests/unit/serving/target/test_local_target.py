@@ -229,6 +229,8 @@ def test_replicas_share_answers_in_a_redis_of_the_stack_until_their_bundle_leave
     ask(leaving)
     with redis.from_url(f"redis://127.0.0.1:{home.ports.redis}/0") as client, client.pubsub() as channel:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lfu"}
+        # Found by its marks, it ends with the stack also where supervisord was killed.
+        assert client.info()["process_id"] in {owned.process.pid for owned in owned_by(home)}
         channel.subscribe("slipway:invalidate")
         eventually(lambda: channel.get_message() is not None)
         target.retire(leaving)

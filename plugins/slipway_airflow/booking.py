@@ -20,6 +20,7 @@ from slipway_airflow import (
 )
 from slipway_airflow.admission import give_up
 from slipway_airflow.building import Told, opened
+from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
 from slipway_airflow.going_back import Wish
 from slipway_airflow.settling import Ending, Status
@@ -107,7 +108,7 @@ def _wish(context: Context) -> Wish:
         version=int(params["version"]) if params.get("version") else None,
         reason=params.get("reason") or "no reason given",
         incident=params.get("incident") or "",
-        by=run.triggering_user_name or f"airflow ({run.run_type})",
+        by=asked_by(run),
         run_id=run.run_id,
         at=run.run_after,
     )

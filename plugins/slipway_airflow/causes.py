@@ -15,17 +15,28 @@ if TYPE_CHECKING:
 def request_of(context: Context, spec: ReleaseSpec) -> Request:
     """What the run's form says, and why there is a run."""
     run, params = context["dag_run"], context["params"]
-    cause = cause_of(str(run.run_type))
+    cause = cause_of(kind_of(run))
     return Request(
         dag_id=run.dag_id,
         run_id=run.run_id,
         at=run.run_after,
         version=str(params.get("version") or spec.source.alias),
         reason=str(params.get("reason") or "") or _what_happened(context, cause),
-        by=run.triggering_user_name or f"airflow ({run.run_type})",
+        by=asked_by(run),
         dry_run=bool(params.get("dry_run")),
         cause=cause,
     )
+
+
+def asked_by(run: Any) -> str:
+    """The person who triggered the run, else what kind of run Airflow made by itself."""
+    return run.triggering_user_name or f"airflow ({kind_of(run)})"
+
+
+def kind_of(run: Any) -> str:
+    """The run's type in Airflow's words, such as `asset_triggered`."""
+    # A task gets the SDK's enum, whose str() is its Python name; elsewhere it is a plain string.
+    return str(getattr(run.run_type, "value", run.run_type))
 
 
 def cause_of(run_type: str) -> Cause:

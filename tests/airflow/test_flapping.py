@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.api.datamodels._generated import DagRunType as DagRunTypeInTasks
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from slipway_airflow import flapping
-from slipway_airflow.causes import cause_of
+from slipway_airflow.causes import cause_of, kind_of
 from slipway_airflow.flapping import Admission
 from slipway_airflow.operators import TakeTurn
 from slipway_airflow.releases import Cause, Request
@@ -148,9 +151,11 @@ def test_the_run_of_another_version_waits_without_a_worker_until_the_model_coole
     assert CooledDownTrigger(until=time.time() - 1).look()
 
 
-def test_airflow_says_whether_a_person_asked() -> None:
+@pytest.mark.parametrize("as_told", [str, DagRunTypeInTasks])
+def test_airflow_says_whether_a_person_asked(as_told: Callable[[str], str]) -> None:
     causes = {
-        kind: cause_of(kind) for kind in ("manual", "scheduled", "asset_triggered", "operator_triggered")
+        kind: cause_of(kind_of(SimpleNamespace(run_type=as_told(kind))))
+        for kind in ("manual", "scheduled", "asset_triggered", "operator_triggered")
     }
     assert causes == {
         "manual": Cause.PERSON,

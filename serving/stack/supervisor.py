@@ -233,8 +233,10 @@ class Supervisor:
         try:
             yield xmlrpc.client.ServerProxy("http://localhost", transport=transport)
         except (OSError, xmlrpc.client.ProtocolError) as error:
+            # No socket or nobody behind it is how it is after `down`; anything else is worth saying.
+            why = "" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f" ({error})"
             raise Retryable(
-                f"the local stack of {self._home.root} is not running ({error})",
+                f"the local stack of {self._home.root} is not running{why}",
                 remedy="Start it: ./slipway up",
             ) from error
         finally:

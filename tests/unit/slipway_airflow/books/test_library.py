@@ -16,7 +16,7 @@ from slipway_airflow.books.runs import ModelDag, Question, RunSeen, TaskSeen
 from slipway_airflow.books.views import Status
 from slipway_airflow.wiring import wire
 
-from benchmarks.page_home import Shelf
+from benchmarks.page.home import Shelf
 from model_store.spec import load
 from serving.audit import AuditTrail, Entry
 from serving.freezes import Freezes

@@ -26,7 +26,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.page_home import seed
+from benchmarks.page.home import seed
 from model_store.spec import load
 from serving.home import REPOSITORY, Home
 from serving.stack.credentials import credentials_of

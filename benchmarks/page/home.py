@@ -244,7 +244,7 @@ def seed(
 
 def hash_of(text: str) -> int:
     """The same in every process, unlike `hash`."""
-    return sum(ord(letter) * 31**place for place, letter in enumerate(text)) % 1_000_003
+    return int(sum(ord(letter) * 31**place for place, letter in enumerate(text))) % 1_000_003
 
 
 def write(path: Path, content: dict[str, object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -15,6 +14,7 @@ from slipway_airflow.releases import Release
 from slipway_airflow.web import approving, asking, stopping
 from slipway_airflow.web.access import Person, Right, SignedIn, requires
 from slipway_airflow.web.app import API
+from slipway_airflow.web.moments import When
 from slipway_airflow.web.problems import Conflict, NotThere, problems
 from slipway_airflow.web.replies import (
     Accepted,
@@ -39,7 +39,7 @@ from slipway_airflow.web.words import (
     Why,
     WhyHere,
 )
-from slipway_airflow.wiring import Services, now
+from slipway_airflow.wiring import Services
 
 router = APIRouter(prefix=API, tags=["actions"])
 
@@ -222,14 +222,14 @@ def roll_back(model: ModelPath, body: Back, person: Releaser) -> Gone:
 def audit(
     person: SignedIn,
     model: Annotated[str | None, Query(pattern=MODEL, description="Only acts on this model.")] = None,
-    since: Annotated[datetime | None, Query(description="Not before this moment.")] = None,
-    until: Annotated[datetime | None, Query(description="Not after this moment.")] = None,
+    since: Annotated[When | None, Query(description="Not before this moment.")] = None,
+    until: Annotated[When | None, Query(description="Not after this moment.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
 ) -> list[EntryView]:
     """Every act of a person, the newest first."""
     person.needs(Right.VIEW, model)
     trail = trail_of(wiring.wire())
-    found = trail.entries(model, _aware(since), _aware(until), limit)
+    found = trail.entries(model, since, until, limit)
     return [EntryView.of(entry) for entry in found]
 
 
@@ -258,8 +258,3 @@ def _never_begun(release: Release, person: Person) -> StateView:
         generation=0,
         reason=f"aborted by {person.name} before it had traffic",
     )
-
-
-def _aware(at: datetime | None) -> datetime | None:
-    """Without a zone a time is UTC."""
-    return at.replace(tzinfo=now().tzinfo) if at is not None and at.tzinfo is None else at

@@ -16,8 +16,9 @@ from slipway_airflow.web import charts
 from slipway_airflow.web.access import Person, Right, give_csrf_token, requires
 from slipway_airflow.web.answers import tagged
 from slipway_airflow.web.at_hand import library
+from slipway_airflow.web.moments import in_utc
 from slipway_airflow.web.problems import NotThere
-from slipway_airflow.web.reading import Page, Text, Wanted, in_utc
+from slipway_airflow.web.reading import Page, Text, Wanted
 from slipway_airflow.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
 
 router = APIRouter(include_in_schema=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -26,6 +25,7 @@ from slipway_airflow.web.access import Right, requires
 from slipway_airflow.web.answers import json_answer
 from slipway_airflow.web.app import API
 from slipway_airflow.web.at_hand import library
+from slipway_airflow.web.moments import When
 from slipway_airflow.web.problems import NotThere, problems
 from slipway_airflow.web.words import ModelPath, ReleasePath
 
@@ -36,24 +36,17 @@ _CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}, **p
 Books = Annotated[Library, Depends(library)]
 Page = Annotated[int, Query(ge=1, le=1_000_000, description="Which page of results, from 1.")]
 Text = Annotated[str, Query(max_length=200)]
-Moments = Annotated[datetime | None, Query(description="ISO 8601; without a zone it is UTC.")]
+Moments = Annotated[When | None, Query(description="ISO 8601; without a zone it is UTC.")]
 
 
 def wanted(
     model: Text = "", who: Text = "", action: Text = "", since: Moments = None, until: Moments = None
 ) -> Filter:
     """What part of the history is asked for."""
-    return Filter(model, who, action, in_utc(since), in_utc(until))
+    return Filter(model, who, action, since, until)
 
 
 Wanted = Annotated[Filter, Depends(wanted)]
-
-
-def in_utc(moment: datetime | None) -> datetime | None:
-    """A time without a zone is UTC. The first and last years have none to convert to."""
-    if moment is None or moment.tzinfo:
-        return moment
-    return moment.replace(tzinfo=UTC)
 
 
 @router.get("/models", response_model=Overview, responses=problems(422))
@@ -129,8 +122,6 @@ def history_json(request: Request, books: Books, wanted: Wanted) -> Any:
 
 
 @router.get("/serving-at", response_model=ServingAt, responses=problems(422))
-def serving_at(request: Request, books: Books, at: datetime) -> Any:
+def serving_at(request: Request, books: Books, at: When) -> Any:
     """Which versions had which share of each model's requests at a moment."""
-    moment = in_utc(at)
-    assert moment is not None
-    return json_answer(request, books.serving_at(moment))
+    return json_answer(request, books.serving_at(at))

@@ -131,7 +131,7 @@ async def test_every_request_sent_is_in_the_log_even_when_stopped_mid_flight() -
 
     async with serving(slow) as url:
         sent, entries = await entries_from(url, seconds=0.2)
-    assert sent == len(entries) > 10
+    assert sent == len(entries) > 1
     assert Counter(entry.outcome for entry in entries) == {"ok": sent}
 
 

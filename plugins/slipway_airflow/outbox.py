@@ -95,15 +95,17 @@ class Outbox:
         if at - letter.message.at > GIVE_UP:
             self._move(letter, "given_up")
             return False
-        delay = min(FIRST_DELAY * 2**letter.tries, LONGEST_DELAY)
+        # Bounded, because a timedelta overflows long before a day of tries is over.
+        delay = min(FIRST_DELAY * 2 ** min(letter.tries, 16), LONGEST_DELAY)
         _write(replace(letter, tries=letter.tries + 1, next_at=at + delay))
         return True
 
     def sweep(self, *, at: datetime) -> None:
-        """Forget what was delivered a week ago."""
-        for path in (self.root / "sent").glob("*.json"):
-            if at.timestamp() - path.stat().st_mtime > REMEMBER.total_seconds():
-                path.unlink(missing_ok=True)
+        """Forget what was delivered, or given up, a week ago."""
+        for folder in ("sent", "given_up"):
+            for path in (self.root / folder).glob("*.json"):
+                if at.timestamp() - path.stat().st_mtime > REMEMBER.total_seconds():
+                    path.unlink(missing_ok=True)
 
     def _is_new(self, letter: Letter) -> bool:
         # Here, because DAG files import this module, and that one needs numpy.

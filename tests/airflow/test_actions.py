@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from slipway_airflow import acting, freezing
 from slipway_airflow.admission import take_turn
+from slipway_airflow.web import approving, runs, stopping
 from slipway_airflow.wiring import now
 
+from model_store.registry import RegistryUnavailable
 from serving.audit import Entry
 from serving.rollout.plan import Phase
 from serving.types import ALL_STABLE, Outcome
@@ -163,6 +165,12 @@ def test_while_mlflow_is_down_the_answer_is_to_try_again(world: World, post: Any
     world.registry.down = 1
     status, problem = post("rita", "/releases", model=MODEL, version="2")
     assert (status, problem["title"], trail(world)) == (503, "Service Unavailable", [])
+
+
+def test_a_hanging_mlflow_never_hangs_airflows_transaction(world: World, post: Any) -> None:
+    world.registry.tags[2] = {"slipway.status": "rolled_back", "slipway.reason": "slow"}
+    assert post("rita", "/releases", model=MODEL, version="2", reason="fixed")[0] == 202
+    assert world.registry.calls == ["resolve"], "and that before the transaction begins"
 
 
 # preview
@@ -327,6 +335,34 @@ def test_an_abort_before_there_is_traffic_ends_the_run_and_frees_the_queue(world
     assert (status, "is over: aborted by bob at" in said["detail"]) == (409, True)
 
 
+def broken(*_: Any, **__: Any) -> Any:
+    raise RegistryUnavailable("the machine is too busy", remedy="try again", delay_seconds=0)
+
+
+def test_an_abort_that_got_no_further_than_its_entry_is_made_up_for(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, asked = post("rita", "/releases", model=MODEL, version="2")
+    take_turn(world.services, world.releases.load(asked["release_id"]))
+    with monkeypatch.context() as failing:
+        failing.setattr(runs, "end", broken)
+        assert post("bob", f"/releases/{asked['release_id']}/abort")[0] == 503
+    status, said = post("rita", f"/releases/{asked['release_id']}/abort")
+    assert (status, "is over: aborted by bob at" in said["detail"]) == (409, True)
+    assert (tasks_left(f"release_{MODEL}"), world.lock.read(MODEL).holder) == ({"settle"}, None)
+
+
+def test_a_rejection_that_got_no_further_than_its_entry_does_not_protect_from_an_abort(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = waiting_for_approval(world)
+    with monkeypatch.context() as failing:
+        failing.setattr(approving, "_respond", broken)
+        assert post("grace", f"/releases/{release.id}/reject")[0] == 503
+    assert post("rita", f"/releases/{release.id}/abort")[0] == 409
+    assert tasks_left(f"release_{APPROVED}") == {"settle"}
+
+
 @pytest.mark.parametrize("act", ["pause", "resume", "skip", "abort", "approve", "reject", "override"])
 def test_nothing_can_be_done_to_a_release_that_does_not_exist(world: World, post: Any, act: str) -> None:
     status, problem = post("ada", f"/releases/nobody-v1-20261121T000000Z/{act}")
@@ -378,6 +414,42 @@ def test_two_who_roll_back_do_not_go_back_two_versions(world: World, post: Any) 
     )
 
 
+def test_an_abort_before_there_was_traffic_is_no_rollback(world: World, post: Any) -> None:
+    world.serve(1)
+    _, asked = post("rita", "/releases", model=MODEL, version="2")
+    assert post("rita", f"/releases/{asked['release_id']}/abort")[0] == 200
+    assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
+    assert run_states("model_rollback") == ["queued"]
+
+
+def test_a_rollback_that_got_no_further_than_its_entry_may_be_asked_for_again(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = under_way(world)
+    with monkeypatch.context() as failing:
+        failing.setattr(world.rollouts, "roll_back", broken)
+        assert post("rita", f"/models/{MODEL}/rollback")[0] == 503
+    assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
+    assert world.journal.load(release.id).phase is Phase.ROLLED_BACK
+
+
+def test_a_rollback_whose_run_was_never_started_may_be_asked_for_again(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.serve(1)
+    world.serve(2)
+
+    def crash(*_: Any, before: Any, **__: Any) -> Any:
+        before()
+        broken()
+
+    with monkeypatch.context() as failing:
+        failing.setattr(runs, "start", crash)
+        assert post("rita", f"/models/{MODEL}/rollback")[0] == 503
+    assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
+    assert run_states("model_rollback") == ["queued"]
+
+
 @pytest.mark.parametrize(
     ("version", "status", "said"),
     [(1, 409, "serves already"), (4, 404, "has no bundle of fraud v4"), (0, 422, "body.version")],
@@ -426,6 +498,25 @@ def test_an_admin_releases_in_spite_of_a_freeze(world: World, post: Any) -> None
     assert (status, problem["detail"].startswith("ada overrode the freezes for")) == (409, True)
 
 
+def test_an_override_that_got_lost_is_made_up_for_by_the_repeat(
+    world: World, server: ApiServer, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post("ada", "/freezes", reason="sales")
+    body, key = {"model": MODEL, "version": "2", "override_freeze": True, **WHY}, {"Idempotency-Key": "b-1"}
+
+    def ask() -> int:
+        return server.of("ada").post(f"{API}/releases", json=body, headers=key).status_code
+
+    with monkeypatch.context() as failing:
+        failing.setattr(stopping, "override", broken)
+        assert ask() == 503
+    (release,) = world.releases.of_model(MODEL)
+    assert freezing.holding(world.services, release) is not None
+    assert (ask(), freezing.holding(world.services, release)) == (202, None)
+    assert ask() == 202, "and when nothing is left to do"
+    assert [action for _, action, _ in acts(world)] == ["override freeze", "release", "freeze"]
+
+
 def test_who_resumes_a_frozen_rollout_is_told_of_the_freeze(world: World, post: Any) -> None:
     release = under_way(world)
     post("ada", "/freezes", reason="sales")
@@ -452,5 +543,6 @@ def test_the_audit_trail_is_found_by_model_and_time(world: World, post: Any, ser
     assert asked(f"{API}/audit", params={"since": (now() + timedelta(hours=1)).isoformat()}).json() == []
     assert len(asked(f"{API}/audit", params={"since": "2026-01-01T00:00:00"}).json()) == 2
     assert len(asked(f"{API}/audit", params={"limit": 1}).json()) == 1
-    for wrong in ({"limit": 0}, {"since": "yesterday"}, {"model": "<b>"}):
+    moments = ("yesterday", "2", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-10:00")
+    for wrong in ({"limit": 0}, {"model": "<b>"}, *({"since": moment} for moment in moments)):
         assert asked(f"{API}/audit", params=wrong).status_code == 422

@@ -7,6 +7,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -227,6 +228,21 @@ def test_two_senders_at_once_send_once(outbox: Outbox, receiver: Receiver) -> No
     notifications.deliver_due(outbox, at=AT)
     first.join()
     assert len(receiver.got) == 1
+
+
+def test_a_receiver_that_is_down_all_day_holds_nobody_up(outbox: Outbox) -> None:
+    (letter,) = outbox.put(message(), [WEBHOOK])
+    weary = replace(letter, tries=1000)
+    assert outbox.failed(weary, at=AT)
+    assert outbox.due(at=AT) == []
+    assert len(outbox.due(at=AT + timedelta(minutes=15))) == 1
+
+
+def test_what_was_given_up_is_forgotten_after_a_week(outbox: Outbox) -> None:
+    (letter,) = outbox.put(message(), [WEBHOOK])
+    assert not outbox.failed(letter, at=AT + 2 * GIVE_UP)
+    outbox.sweep(at=datetime.now(UTC) + timedelta(days=8))
+    assert list((outbox.root / "given_up").iterdir()) == []
 
 
 def test_after_a_day_it_is_given_up(outbox: Outbox, receiver: Receiver) -> None:

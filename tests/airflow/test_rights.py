@@ -38,8 +38,9 @@ def _manager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "get_auth_manager", Manager)
 
 
-def request(path: dict[str, str], query: str = "") -> Request:
-    return Request({"type": "http", "path_params": path, "query_string": query.encode(), "headers": []})
+def request(params: dict[str, str], query: str = "", path: str = "/api/v1/releases") -> Request:
+    said = {"path": path, "path_params": params, "query_string": query.encode()}
+    return Request({"type": "http", "headers": [], "server": ("slipway", 80), **said})
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,13 @@ def test_an_endpoint_asks_for_the_model_it_is_about(path: dict[str, str], query:
 def test_an_endpoint_about_everything_takes_the_right_on_everything() -> None:
     with pytest.raises(HTTPException):
         requires(Right.RELEASE)(request({}), person_of(User("POST RUN release_fraud")))
+
+
+@pytest.mark.parametrize("path", ["/api/v1/models", "/api/v1/serving-at", "/", "/history", "/freezes-page"])
+def test_naming_a_model_opens_no_endpoint_about_all_models(path: str) -> None:
+    asked, fay = requires(Right.VIEW), person_of(User("GET RUN release_fraud"))
+    with pytest.raises(HTTPException):
+        asked(request({}, "model=fraud", path), fay)
 
 
 def test_a_model_named_in_the_query_does_not_stand_in_for_the_one_in_the_path() -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 CSRF_COOKIE = "slipway_csrf"
 CSRF_HEADER = "x-slipway-csrf"
+# Where `?model=` leaves out all other models. Elsewhere it is only somebody's word.
+_ABOUT_ONE = ("/releases", "/releases/preview", "/api/v1/history", "/history.csv", "/history.json")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -179,4 +181,6 @@ def _model_of(request: Request) -> str | None:
     parts = request.path_params
     if release := parts.get("release_id"):
         return str(release).rpartition("-v")[0] or None
-    return parts.get("model") or request.query_params.get("model")
+    if model := parts.get("model"):
+        return str(model)
+    return request.query_params.get("model") if request.url.path.endswith(_ABOUT_ONE) else None

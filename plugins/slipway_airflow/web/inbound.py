@@ -9,6 +9,8 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
@@ -55,6 +57,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@cache
+def inbox(root: Path) -> Deliveries:
+    """One for all deliveries: it remembers when it last swept."""
+    return Deliveries(root)
+
+
 @router.post(
     "/webhooks/mlflow",
     status_code=202,
@@ -77,7 +85,7 @@ async def mlflow(request: Request) -> Taken:
     event = read_event(body)
     if event.is_ours:
         return Taken(answer="ignored")
-    if not Deliveries(home.root / "inbox" / "mlflow").take(stamp, now=at):
+    if not await run_in_threadpool(inbox(home.root / "inbox" / "mlflow").take, stamp, now=at):
         return Taken(answer="repeated")
     LOOKS.ask(event.data.name, event.kind)
     return Taken(answer="accepted")

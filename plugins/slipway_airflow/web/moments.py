@@ -12,8 +12,11 @@ _DATE_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def in_utc(moment: datetime) -> datetime:
-    """A time without a zone is UTC. The first and last years have none to convert to."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    """In UTC, which is also the zone of a time without one. Raises `ValueError` at the ends of time."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("there is no such moment in UTC") from None
 
 
 def _as_written(text: object) -> object:

@@ -75,15 +75,18 @@ class Batcher:
             self._thread.close()
 
     def _start_batch(self) -> None:
-        self._is_scheduled = False
+        # A timer that waited for a fuller batch kept the engine busy until now.
+        self._is_scheduled = self._is_busy = False
         self._waiting = None
         now = self._clock()
         calls, dead = self._queue.take(self._max_rows, now)
+        if calls:
+            self._run(calls, now)
         if dead:
+            # Last, because what waited for their answers may be submitted anew at once.
             self._deliver.calls_died(dead)
-        if not calls:
-            self._is_busy = False
-            return
+
+    def _run(self, calls: list[Call], now: float) -> None:
         for call in calls:
             call.started = now
         if self._inline and _rows(calls) <= self._max_rows:

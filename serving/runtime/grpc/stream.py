@@ -21,6 +21,7 @@ _GZIP_OR_ZLIB = 47
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 
 HEADERS_OK = literal_block([_CONTENT_TYPE], status_200=True)
+NOT_GRPC = literal_block([(b":status", b"415"), (b"content-length", b"0")])
 TRAILERS_OK = literal_block([(b"grpc-status", b"0")])
 
 
@@ -98,11 +99,14 @@ class Stream:
         self.connection.end(self, None if self.has_sent_headers else HEADERS_OK, TRAILERS_OK)
 
     def reply_error(self, error: SlipwayError, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        """Trailers only: the status, its words, and the model's own headers."""
+        """Trailers only: the status, its words, and the model's own headers; to others than gRPC a 415."""
         status = (b"grpc-status", b"%d" % grpc_status(error))
         words = (b"grpc-message", grpc_message(error))
         self.is_answered = True
-        if self.has_sent_headers:
+        if not self.headers.get(b"content-type", b"").startswith(_CONTENT_TYPE[1]):
+            # Source: gRPC over HTTP/2. Whoever speaks no gRPC takes its 200 for success, and so does Envoy.
+            self.connection.end(self, None, NOT_GRPC)
+        elif self.has_sent_headers:
             self.connection.end(self, None, literal_block([status, words]))
         else:
             block = literal_block([_CONTENT_TYPE, status, words, *fields], status_200=True)

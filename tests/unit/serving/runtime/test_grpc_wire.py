@@ -200,6 +200,16 @@ def test_an_unknown_method_or_content_type_is_unimplemented(peer: Peer) -> None:
     assert "ModelInfer" in words
 
 
+@pytest.mark.parametrize("path", ["/v2/models/credit_risk/infer", PATH])
+def test_what_is_not_grpc_gets_an_http_error_not_a_200(peer: Peer, path: str) -> None:
+    json = [(n, "application/json" if n == "content-type" else v) for n, v in request_headers(path)]
+    block = peer.encoder.encode(json)
+    peer.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block), peer.message(1, b"{}"))
+    answer = next(f for f in peer.read() if f[0] == frames.HEADERS)
+    assert answer[1:3] == (frames.END_HEADERS | frames.END_STREAM, 1)
+    assert dict(peer.decoder.decode(answer[3]))[":status"] == "415"
+
+
 def test_an_unknown_model_is_not_found(peer: Peer) -> None:
     peer.send(
         peer.headers(1),

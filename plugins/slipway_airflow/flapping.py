@@ -167,8 +167,11 @@ def cooldown_of(spec: ReleaseSpec) -> timedelta:
 
 
 def _require_reason(services: Services, ref: ModelRef, request: Request) -> None:
+    if request.reason.strip():
+        # No question to MLflow: over the API this runs inside Airflow's transaction.
+        return
     tags = services.registry.describe(ref).tags
-    if tags.get(STATUS) == Status.ROLLED_BACK and not request.reason.strip():
+    if tags.get(STATUS) == Status.ROLLED_BACK:
         raise Permanent(
             f"{ref} was rolled back: {tags.get(REASON, 'nobody wrote down why')}",
             remedy="say why it should get another try: trigger the release with a reason",

@@ -505,7 +505,7 @@ def test_an_override_that_got_lost_is_made_up_for_by_the_repeat(
     body, key = {"model": MODEL, "version": "2", "override_freeze": True, **WHY}, {"Idempotency-Key": "b-1"}
 
     def ask() -> int:
-        return server.of("ada").post(f"{API}/releases", json=body, headers=key).status_code
+        return int(server.of("ada").post(f"{API}/releases", json=body, headers=key).status_code)
 
     with monkeypatch.context() as failing:
         failing.setattr(stopping, "override", broken)

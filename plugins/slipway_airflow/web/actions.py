@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -128,8 +129,10 @@ def release_version(
     )
     if release is None:
         raise Conflict("this key was used for a run that is no release", remedy="use another Idempotency-Key")
-    if body.override_freeze and not started.again:
-        stopping.override(services, release, person, body.reason)
+    if body.override_freeze:
+        # A repeat makes up for what the first time did not get to, if anything is left to do.
+        with suppress(Conflict) if started.again else nullcontext():
+            stopping.override(services, release, person, body.reason)
     response.headers["Location"] = f"/slipway{API}/releases/{release.id}"
     return Accepted(
         release_id=release.id,

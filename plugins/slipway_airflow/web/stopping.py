@@ -52,12 +52,13 @@ def abort(services: Services, release: Release, person: Person, reason: str) -> 
         if state and state.phase.is_final:
             raise Conflict(_over(state), remedy=_LOOK)
         if state is None and (said := who_ended(services, release) or _run_ended(release)):
+            # Said is not done: whoever wrote it down may have got no further.
+            _end_run(services, release)
             raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
         _note(services, release, person.name, "abort", reason)
         if state is not None:
             return services.rollouts.roll_back(release.id, reason=f"aborted by {person.name}: {reason}")
-        runs.end(release.request.dag_id, release.request.run_id)
-        give_up(services, release)
+        _end_run(services, release)
         return None
 
 
@@ -143,7 +144,19 @@ def _refuse_overtaken(
 
 def _last_rollback(services: Services, model: str) -> Entry | None:
     found = trail_of(services).entries(model, since=now() - timedelta(days=1))
-    return next((entry for entry in found if entry.action in ("rollback", "abort")), None)
+    back = (entry for entry in found if entry.action in ("rollback", "abort"))
+    return next((entry for entry in back if _came_true(services, entry)), None)
+
+
+def _came_true(services: Services, entry: Entry) -> bool:
+    """Whether traffic was taken back: an entry precedes its act, and a release may end before traffic."""
+    if entry.release_id is None:
+        run_id = entry.detail.get("run_id")
+        return run_id is None or runs.state_of(ROLLBACK, run_id) is not None
+    try:
+        return services.journal.load(entry.release_id).phase is Phase.ROLLED_BACK
+    except UnknownRelease:
+        return False
 
 
 def _refuse_useless(services: Services, model: str, version: int, present: int) -> None:
@@ -181,6 +194,12 @@ def _interfere(
         ) from unknown
     _note(services, release, wish.by, action, wish.reason)
     return state
+
+
+def _end_run(services: Services, release: Release) -> None:
+    """May be repeated."""
+    runs.end(release.request.dag_id, release.request.run_id)
+    give_up(services, release)
 
 
 def _note(services: Services, release: Release, who: str, action: str, reason: str) -> None:

@@ -11,7 +11,7 @@ cannot differ. Weights, priorities and the canary mark follow from it:
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from math import gcd
 from typing import Any
 
@@ -92,8 +92,10 @@ def _priorities(route: Route) -> list[list[Message]]:
 
 
 def _record(route: Route) -> dict[str, Any]:
+    """What is not set is left out: a guard of before it could be set takes no names that it does not know."""
     record: dict[str, Any] = asdict(route)
-    return record
+    settings = {name: value for name, value in record["settings"].items() if value is not None}
+    return {**record, "settings": settings}
 
 
 def _settings(record: dict[str, Any]) -> RouteSettings:
@@ -102,11 +104,18 @@ def _settings(record: dict[str, Any]) -> RouteSettings:
         for name in ("rate_limit", "client_rate_limit")
         if record.get(name) is not None
     }
-    return RouteSettings(**{**record, **limits})
+    return RouteSettings(**_known(RouteSettings, {**record, **limits}))
 
 
 def _deployment(record: dict[str, Any] | None) -> Deployment | None:
     if record is None:
         return None
     endpoints = tuple(Endpoint(**endpoint) for endpoint in record["endpoints"])
-    return Deployment(**{**record, "slot": Slot(record["slot"]), "endpoints": endpoints})
+    read = {**record, "slot": Slot(record["slot"]), "endpoints": endpoints}
+    return Deployment(**_known(Deployment, read))
+
+
+def _known(kind: type[Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A newer Slipway may have added to it: a route that is read without that can still be taken back."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in record.items() if name in names}

@@ -30,6 +30,8 @@ _RELEASE_ID = re.compile(r"(?P<service>.+)-v(?P<version>\d+)-(?P<at>\d{8}t\d{6}z
 _TAIL_BYTES = 64 * 1024
 # Grows only when an older Slipway would take a state for something it is not; see `serving.rollout.record`.
 _SCHEMA = 1
+# Written only while they say something: a guard of before they were added takes no names it does not know.
+_SAID_IF_SET = ("paused", "hold_skipped", "patience_from")
 
 log = logging.getLogger("slipway.journal")
 
@@ -215,7 +217,8 @@ def _read(path: Path) -> tuple[RolloutState, tuple[Event, ...]]:
 
 
 def _state_to_json(state: RolloutState) -> dict[str, Any]:
-    return {**asdict(state), "findings": [finding_to_json(finding) for finding in state.findings]}
+    said = {name: value for name, value in asdict(state).items() if value or name not in _SAID_IF_SET}
+    return {**said, "findings": [finding_to_json(finding) for finding in state.findings]}
 
 
 def _state_from_json(saved: dict[str, Any]) -> RolloutState:

@@ -172,3 +172,17 @@ def test_a_state_of_a_newer_schema_is_refused_with_a_remedy(world: World) -> Non
     with pytest.raises(Permanent, match="schema 2") as refused:
         world.journal.load(RELEASE)
     assert refused.value.remedy
+
+
+def test_a_guard_of_before_people_could_interfere_can_read_a_state_nobody_touched(world: World) -> None:
+    def said() -> set[str]:
+        return set(json.loads(world.journal.path(RELEASE).read_text())["state"])
+
+    later = {"paused", "hold_skipped", "patience_from"}
+    assert said() & later == set()
+    touched = replace(world.state, paused="by ada", hold_skipped=True, patience_from=3.0)
+    saved = world.journal.save(touched, EVENT)
+    assert said() & later == later
+    assert world.state == saved
+    world.journal.save(saved.left_alone(), EVENT)
+    assert said() & later == set()

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from model_store.errors import Permanent
+from serving.gateway import endpoints
 from serving.gateway.bootstrap import clusters_file, prepare, routes_file
 from serving.home import Home, Ports
 from serving.router.envoy_file import EnvoyFileRouter
-from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
+from serving.types import ALL_STABLE, RateLimit, RouteSettings, TrafficSplit
 from tests.contract.router_contract import BLUE, GREEN, RouterContract
 
 
@@ -64,3 +66,24 @@ def test_reconcile_makes_what_a_crash_left_out(home: Home, router: EnvoyFileRout
     routes_file(home).unlink()
     router.reconcile()
     assert (clusters_file(home).read_bytes(), routes_file(home).read_bytes()) == (clusters, routes)
+
+
+def find_record(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["resources"][0]["endpoints"][0]["metadata"]["filter_metadata"]["slipway"]
+    return found
+
+
+def test_a_guard_of_before_there_were_limits_can_read_a_route_without_any(router: EnvoyFileRouter) -> None:
+    route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    settings = find_record(orjson.loads(endpoints.render(route)))["settings"]
+    assert settings.keys() == {"timeout_ms", "idempotent", "latency_objective_ms"}
+    limited = RouteSettings(client_rate_limit=RateLimit(5, 10))
+    route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1, settings=limited)
+    assert endpoints.parse(endpoints.render(route)) == route
+
+
+def test_what_a_newer_version_adds_to_a_route_is_left_out(router: EnvoyFileRouter) -> None:
+    route = router.write("m", TrafficSplit(90, 10), stable=BLUE, candidate=GREEN, at=0)
+    newer = orjson.loads(endpoints.render(route))
+    find_record(newer)["settings"]["mood"] = find_record(newer)["candidate"]["mood"] = "good"
+    assert endpoints.parse(orjson.dumps(newer)) == route

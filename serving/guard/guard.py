@@ -73,7 +73,7 @@ class Guard:
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
         self._now, self._monotonic, self._limits = now, monotonic, limits
-        self._releases = Releases(journal)
+        self._releases = Releases(journal, self.apart)
         self._shadow = shadow
         self.watches: dict[str, Watch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
@@ -119,7 +119,10 @@ class Guard:
                 self._shadow.end(gone)
         for state, _ in self.active:
             if state.release_id not in self.watches:
-                self.watches[state.release_id] = Watch.resume(self._journal, state)
+                with self.apart(state.release_id):
+                    self.watches[state.release_id] = Watch.resume(self._journal, state)
+        # Without what was counted before there is nothing to go on from: it is tried again with every look.
+        self.active = [(state, route) for state, route in self.active if state.release_id in self.watches]
 
     def _read(self) -> tuple[str, Counters]:
         try:
@@ -136,16 +139,8 @@ class Guard:
                 with self.apart(state.release_id):
                     self._miss(state, route, watch, why)
             elif mine is not None:
-                watch.note_health(route, mine, monotonic=self._monotonic())
-                watch.tally, increment = look(
-                    watch.tally,
-                    state,
-                    route,
-                    mine,
-                    monotonic=self._monotonic(),
-                    answers=self._answers(state, route, watch),
-                )
-                seen.append((state, route, watch, increment))
+                with self.apart(state.release_id):
+                    seen.append((state, route, watch, self._count(state, route, watch, mine)))
         beliefs = observe_all(
             [state.plan.policy for state, *_ in seen],
             [watch.belief for _, _, watch, _ in seen],
@@ -157,8 +152,22 @@ class Guard:
             with self.apart(state.release_id):
                 self._judge(state, route, watch, stirred)
 
+    def _count(
+        self, state: RolloutState, route: Route, watch: Watch, mine: dict[Endpoint, EndpointCounters]
+    ) -> Increment:
+        watch.note_health(route, mine, monotonic=self._monotonic())
+        answers = self._answers(state, route, watch)
+        watch.tally, increment = look(
+            watch.tally, state, route, mine, monotonic=self._monotonic(), answers=answers
+        )
+        return increment
+
     def _answers(self, state: RolloutState, route: Route, watch: Watch) -> tuple[int, int]:
-        return self._shadow.take(state, route, watch.tally.answers[0]) if self._shadow else (0, 0)
+        """Never worth the look at the traffic itself: what was compared meanwhile is taken with the next."""
+        if self._shadow:
+            with self.apart(f"{state.release_id}: comparing answers"):
+                return self._shadow.take(state, route, watch.tally.answers[0])
+        return 0, 0
 
     def _judge(self, state: RolloutState, route: Route, watch: Watch, stirred: bool) -> None:
         now, monotonic = self._now(), self._monotonic()

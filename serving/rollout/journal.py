@@ -146,7 +146,7 @@ class Journal:
                 yield Record.from_line(line)
             except NewerFormat as problem:
                 self._tell_once(path, problem)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
 
     def _tell_once(self, path: Path, problem: NewerFormat) -> None:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import logging
 
+import orjson
 import pytest
 
+from serving.guard.guard import Guard
 from serving.guard.watch import Watch
 from serving.rollout.plan import Hold, Phase
+from serving.shadow import Shadow
 from serving.types import ALL_STABLE, Outcome, RouteSettings, Slot
 from tests.unit.serving.world import PLAN, RELEASE, World, deployed
 
@@ -131,6 +134,69 @@ def test_trouble_with_one_release_does_not_keep_it_from_another(
         world.airflow_is_up = False
         world.candidate_errors(1.0).tick(4)
     assert world.phase is Phase.ROLLED_BACK
+
+
+def test_counts_that_cannot_be_read_do_not_keep_other_releases_from_being_looked_at(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.until(Phase.PROGRESSING, step=1)
+    other = "credit-v2-20261121T120000Z"
+    world.rollouts.start(other, PLAN, deployed(2, Slot.GREEN, "credit"), RouteSettings())
+    world.journal.counts_path(other).mkdir()
+    with caplog.at_level(logging.CRITICAL):
+        world.airflow_is_up = False
+        world.restart_guard().candidate_errors(1.0).tick(4)
+    assert world.phase is Phase.ROLLED_BACK
+    assert world.guard.done.errors > 0
+    world.journal.counts_path(other).rmdir()
+    world.tick()
+    assert other in world.guard.watches
+
+
+def test_an_observation_that_is_no_observation_is_skipped(world: World) -> None:
+    world.until(Phase.PROGRESSING, step=1)
+    line = world.journal.counts_path(RELEASE).read_bytes().splitlines()[-1]
+    strange = orjson.dumps({**orjson.loads(line), "raw": []})
+    with world.journal.counts_path(RELEASE).open("ab") as file:
+        file.write(strange + b"\n")
+    world.airflow_is_up = False
+    world.restart_guard().candidate_errors(1.0).tick(4)
+    assert world.phase is Phase.ROLLED_BACK
+
+
+def test_an_old_release_that_cannot_be_read_does_not_hide_the_one_under_way(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.until(Phase.PROGRESSING, step=1)
+    world.journal.path("fraud-v1-20261120T120000Z").write_text("{ torn")
+    world.airflow_is_up = False
+    with caplog.at_level(logging.CRITICAL):
+        world.candidate_errors(1.0).tick(4)
+    assert world.guard.rollbacks == {"fraud": 1}
+
+
+def test_a_comparison_that_cannot_begin_does_not_keep_the_traffic_from_being_judged(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.until(Phase.PROGRESSING, step=1)
+
+    class NoThreads(Shadow):
+        def take(self, *_: object) -> tuple[int, int]:
+            raise RuntimeError("can't start new thread")
+
+    world.guard = Guard(
+        world.journal,
+        world.router,
+        world,
+        now=world.now,
+        monotonic=world.monotonic,
+        shadow=NoThreads(world.journal.root),
+    )
+    world.airflow_is_up = False
+    with caplog.at_level(logging.CRITICAL):
+        world.candidate_errors(1.0).tick(4)
+    assert world.phase is Phase.ROLLED_BACK
+    assert world.guard.done.errors > 0
 
 
 def test_observations_are_bounded(world: World) -> None:

@@ -5,6 +5,7 @@
 - `<service>.stable`: only the stable version's endpoints, for repeats.
 - `<service>.retrying`: the first attempt from the first, every other repeat from the second.
 - `<service>.candidate`: the preview, while a candidate is deployed.
+- `<service>.streams`: the stable version's endpoints again, for streams, which no verdict counts.
 
 Only the first is watched: a watch costs one inotify instance and Linux allows a user 128 of them by default.
 The endpoints of the others change with a deployment, not with a weight, and stand in the cluster itself.
@@ -22,7 +23,8 @@ from serving.types import Deployment, Route
 STABLE_SUFFIX = ".stable"
 RETRYING_SUFFIX = ".retrying"
 PREVIEW_SUFFIX = ".candidate"
-RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX)
+STREAMS_SUFFIX = ".streams"
+RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)
 
 # Repeats after the first attempt.
 RETRIES = 3
@@ -43,6 +45,8 @@ def render(routes: Iterable[Route], *, endpoint_file: dict[str, Path]) -> bytes:
         resources.append(service_cluster(route, endpoint_file[route.service]))
         resources.append(fixed_cluster(route.service + STABLE_SUFFIX, route, route.stable))
         resources.append(retrying_cluster(route.service))
+        if route.stable:
+            resources.append(streams_cluster(route))
         if route.candidate:
             resources.append(fixed_cluster(route.service + PREVIEW_SUFFIX, route, route.candidate))
     return discovery(resources)
@@ -95,6 +99,19 @@ def retrying_cluster(service: str) -> Message:
         cluster_type=extension("envoy.clusters.composite", config),
         **_CONNECTIONS,
     )
+
+
+def streams_cluster(route: Route) -> Message:
+    """Stable's endpoints without those that cannot be reached.
+
+    Not the cluster for repeats: what is counted there is stable's traffic, and streams, of which the
+    candidate gets none, would make the candidate's look lost.
+    """
+    return {
+        **fixed_cluster(route.service + STREAMS_SUFFIX, route, route.stable),
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "outlier_detection": _OUTLIERS,
+    }
 
 
 def fixed_cluster(name: str, route: Route, deployment: Deployment | None) -> Message:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from serving.gateway import grpc, limits
-from serving.gateway.clusters import PREVIEW_SUFFIX, RETRIES, RETRYING_SUFFIX
+from serving.gateway.clusters import PREVIEW_SUFFIX, RETRIES, RETRYING_SUFFIX, STREAMS_SUFFIX
 from serving.gateway.xds import Message, discovery, seconds, typed
 from serving.types import Route, RouteSettings
 
@@ -118,9 +118,14 @@ def _grpc(service: str, header: str = "", value: str = "") -> Message:
 
 
 def _streamed(route: Route) -> Message:
-    """A stream of requests: it lasts as long as its client wants, and nothing of it is asked twice."""
+    """A stream of requests: it lasts as long as its client wants, and nothing of it is asked twice.
+
+    Stable's only: what fails in it is a message inside a 200, which Envoy cannot count, and it would stay
+    with a candidate that was rolled back.
+    """
     match = {"path": grpc.STREAM, "headers": [_header(grpc.MODEL_HEADER, route.service)], "grpc": {}}
-    action = {"cluster": route.service, "timeout": "0s", "idle_timeout": _IDLE_STREAM}
+    cluster = route.service + (STREAMS_SUFFIX if route.stable else "")
+    action = {"cluster": cluster, "timeout": "0s", "idle_timeout": _IDLE_STREAM}
     return {"match": match, "route": _limited(route, action)}
 
 

@@ -16,7 +16,7 @@ from serving.inbound.secrets import secrets_of
 from serving.monitoring.incidents import alert_token
 
 ALERTS_PATH = "/slipway/alerts"
-PREVIEW = r".+\.(candidate|stable|retrying)"  # clusters of `serving.gateway.clusters`, no services
+PREVIEW = r".+\.(candidate|stable|retrying|streams)"  # clusters of `serving.gateway.clusters`, no services
 _REQUESTS = "external_upstream_rq_xx"
 
 Message = dict[str, Any]

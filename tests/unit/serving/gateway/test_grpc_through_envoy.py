@@ -202,6 +202,30 @@ def test_a_stream_is_passed_on_as_it_comes(service: Service, client: triton.Infe
     assert [result.get_response().id for result, _ in answers] == ["0", "1", "2"]
 
 
+def test_streams_stay_with_stable_and_count_for_no_verdict(
+    service: Service, client: triton.InferenceServerClient
+) -> None:
+    service.route(100)
+    wait_for_traffic(service)
+    admin = EnvoyAdmin(service.gateway.home.envoy_admin_url)
+    before = service.failures(), counted(admin)
+    answers: list[Any] = []
+    for number in range(5):
+        headers = {"x-slipway-model": "wine"}
+        client.start_stream(lambda result, error: answers.append((result, error)), headers=headers)
+        client.async_stream_infer("wine", tensor())
+        service.gateway.wait(lambda expected=number + 1: len(answers) == expected)
+        client.stop_stream()
+    assert [(error, result.get_response().model_version) for result, error in answers] == [(None, "1")] * 5
+    assert (service.failures(), counted(admin)) == before
+    admin.close()
+    service.route(0)
+
+
+def counted(admin: EnvoyAdmin) -> int:
+    return sum(counters.requests for counters in admin.counters()["wine"].values())
+
+
 def test_messages_that_are_no_protobuf_are_refused_not_routed(service: Service) -> None:
     method = "/inference.GRPCInferenceService/ModelInfer"
     address = f"127.0.0.1:{service.gateway.home.ports.gateway}"

@@ -35,7 +35,9 @@ def cluster_names(home: Home) -> list[str]:
     return [cluster["name"] for cluster in orjson.loads(clusters_file(home).read_bytes())["resources"]]
 
 
-@pytest.mark.parametrize("name", ["../m", "a/b", "", "m.candidate", "m.stable", "m.retrying", "a..b"])
+@pytest.mark.parametrize(
+    "name", ["../m", "a/b", "", "m.candidate", "m.stable", "m.retrying", "m.streams", "a..b"]
+)
 def test_a_name_that_could_leave_its_folder_or_hide_another_is_refused(
     router: EnvoyFileRouter, name: str
 ) -> None:
@@ -45,11 +47,11 @@ def test_a_name_that_could_leave_its_folder_or_hide_another_is_refused(
 
 def test_a_preview_cluster_exists_only_while_a_candidate_does(home: Home, router: EnvoyFileRouter) -> None:
     router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=0)
-    assert cluster_names(home) == ["m", "m.stable", "m.retrying"]
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams"]
     router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1)
-    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.candidate"]
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "m.candidate"]
     router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=2)
-    assert cluster_names(home) == ["m", "m.stable", "m.retrying"]
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams"]
 
 
 def test_a_weight_change_touches_one_file(home: Home, router: EnvoyFileRouter) -> None:

@@ -153,17 +153,19 @@ class Rollouts:
     def _sight(self, state: RolloutState) -> Sight:
         now = self._now()
         record = self._journal.latest_record(state.release_id)
-        if record is None or not self._is_fresh(record, state):
-            waited = (now - state.step_started_at).total_seconds()
-            return Sight(_unseen(now, Outcome.ERROR, "the guard is silent"), 0, waited)
+        waited = (now - state.step_started_at).total_seconds()
+        silent = self._age(record) if record else waited
+        if record is None or silent > FRESH_SECONDS[state.phase]:
+            unseen = _unseen(now, Outcome.ERROR, "the guard is silent")
+            return Sight(unseen, 0, waited, silent_seconds=silent)
         if record.place != state.place:
             return Sight(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, 0)
         return Sight(record.verdict, record.step_seconds, record.step_seconds)
 
-    def _is_fresh(self, record: Record, state: RolloutState) -> bool:
+    def _age(self, record: Record) -> float:
+        """In seconds, by the clock that says less: wall clocks are set, and uptime begins anew."""
         by_wall = abs((self._now() - record.at).total_seconds())
-        by_uptime = abs(self._monotonic() - record.monotonic)
-        return min(by_wall, by_uptime) <= FRESH_SECONDS[state.phase]
+        return min(by_wall, abs(self._monotonic() - record.monotonic))
 
     def _with_candidate(self, candidate: Deployment, settings: RouteSettings) -> Route:
         route = self._route_or_none(candidate.service)

@@ -14,12 +14,14 @@ class Sight:
     """What is known now. `seconds` were observed in this step.
 
     Only observed time counts, so that a clock that jumps, or a guard that was down, shortens no hold. But
-    while nobody watches no time is observed: then `waited_seconds` is the wall's.
+    while nobody watches no time is observed: then `waited_seconds` is the wall's. `silent_seconds` is how
+    old the guard's last word is, 0 while that is fresh.
     """
 
     verdict: Verdict
     seconds: float
     waited_seconds: float
+    silent_seconds: float = 0.0
 
 
 def decide(state: RolloutState, sight: Sight) -> Action:
@@ -27,6 +29,8 @@ def decide(state: RolloutState, sight: Sight) -> Action:
     match sight.verdict.outcome:
         case Outcome.FAIL:
             return _on_fail(state, sight)
+        case Outcome.ERROR if _is_forsaken(state, sight):
+            return _hold_or_give_up(state, sight)
         case _ if state.paused:
             return Hold(f"paused: {state.paused}")
         case Outcome.ERROR:
@@ -35,6 +39,11 @@ def decide(state: RolloutState, sight: Sight) -> Action:
             return _hold_or_give_up(state, sight)
         case _:
             return _go_on(state, sight)
+
+
+def _is_forsaken(state: RolloutState, sight: Sight) -> bool:
+    """A pause rests on the guard: a candidate must not keep its traffic for ever with nobody watching it."""
+    return state.split.candidate > 0 and sight.silent_seconds > state.plan.max_step_seconds
 
 
 def _on_fail(state: RolloutState, sight: Sight) -> Action:

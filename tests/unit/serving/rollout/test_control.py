@@ -50,6 +50,39 @@ def test_a_pause_longer_than_the_steps_limit_does_not_give_the_release_up(
     world.requests(100).until(Phase.DONE)
 
 
+def test_a_paused_rollout_that_nobody_watches_loses_its_traffic_in_the_end(
+    world: World, control: Control
+) -> None:
+    control.pause(RELEASE, ADA)
+    world.tick(100, seconds=10)
+    world.guard_is_up = False
+    world.tick(59, seconds=10)
+    assert "by ada: lunch" in str(world.actions[-1])
+    world.tick(3, seconds=10)
+    assert (world.phase, world.split) == (Phase.ROLLED_BACK, ALL_STABLE)
+    assert "the guard is silent" in world.state.reason
+
+
+def test_a_pause_after_a_pause_does_not_keep_traffic_that_nobody_watches(
+    world: World, control: Control
+) -> None:
+    control.pause(RELEASE, ADA)
+    world.guard_is_up = False
+    world.tick(50, seconds=10)
+    control.resume(RELEASE, ADA)
+    control.pause(RELEASE, BOB)
+    world.tick(62, seconds=10)
+    assert (world.phase, world.split) == (Phase.ROLLED_BACK, ALL_STABLE)
+
+
+def test_a_paused_candidate_without_traffic_can_wait_for_the_guard() -> None:
+    world = World()
+    Control(world.journal, now=world.now).pause(RELEASE, ADA)
+    world.guard_is_up = False
+    world.tick(100, seconds=10)
+    assert (world.phase, world.state.step) == (Phase.PROGRESSING, -1)
+
+
 def test_after_a_pause_the_steps_limit_counts_again(world: World, control: Control) -> None:
     control.pause(RELEASE, ADA)
     world.requests(0).tick(10)

@@ -16,7 +16,7 @@ from model_store.errors import Permanent
 from model_store.spec import ReleaseSpec
 from model_store.types import ModelRef
 from serving.rollout.plan import Phase
-from slipway_airflow.releases import Release, Request
+from slipway_airflow.releases import Cause, Release, Request
 from slipway_airflow.rolling import route_of
 from slipway_airflow.settling import REASON, STATUS, Status
 from slipway_airflow.wiring import Services
@@ -73,6 +73,13 @@ def superseded(services: Services, release: Release, winner: str) -> None:
         return
     if release.request.cause.is_automatic and other.request.cause.is_automatic and other.ref != release.ref:
         services.tries.withdraw(release.ref, run_of(release.request))
+
+
+def not_admitted(services: Services, model: str, version: str, request: Request) -> None:
+    """MLflow is away before the run could claim the version. If it stays away the run is over, and Airflow
+    takes the name of the reconciler's run only once: the next one needs another."""
+    if request.cause is Cause.RECONCILER and version.isdecimal():
+        services.tries.miss(ModelRef(model, int(version)), run_of(request))
 
 
 def not_begun(services: Services, release: Release) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from model_store.errors import Permanent
+from model_store.errors import Permanent, Retryable
 from model_store.spec import ReleaseSpec
 from slipway_airflow import links, triggers
 from slipway_airflow.failures import RetryByKind, explained
@@ -110,8 +110,12 @@ class TakeTurn(WaitingOperator):
         """The version's number, if there is to be a release of it. Skips or waits where there is not."""
         from slipway_airflow import flapping, wiring
 
-        ref = services.registry.resolve(self.spec.model, version)
-        answer = flapping.admit(services, self.spec, ref, request, at=wiring.now())
+        try:
+            ref = services.registry.resolve(self.spec.model, version)
+            answer = flapping.admit(services, self.spec, ref, request, at=wiring.now())
+        except Retryable:
+            flapping.not_admitted(services, self.spec.model, version, request)
+            raise
         match answer.admission:
             case flapping.Admission.NEVER:
                 self._end(context, answer.words)

@@ -52,6 +52,6 @@ def _is_young(services: Services, ref: ModelRef, *, at: datetime) -> bool:
 def run_id_of(ref: ModelRef, again: int = 0) -> str:
     """The name of the one run that makes up for a lost event: Airflow takes a name only once.
 
-    `again`: how many runs claimed the version and did not get to begin.
+    `again`: how often such a run did not get to begin.
     """
     return f"reconcile__{ref.name}-v{ref.version}" + (f"-{again + 1}" if again else "")

@@ -41,10 +41,17 @@ class Tries:
     def withdraw(self, ref: ModelRef, run_id: str) -> None:
         """The run did not get to begin, so the version may be tried by another one."""
         if self.of(ref) == run_id:
-            self._tried(ref).rename(self._tried(ref).with_suffix(f".withdrawn-{self.withdrawn(ref) + 1}"))
+            self._tried(ref).rename(self._next_withdrawn(ref))
+
+    def miss(self, ref: ModelRef, run_id: str) -> None:
+        """As `withdraw`, also if the run did not even get to claim the version, nor anybody else."""
+        if self.of(ref) is not None:
+            self.withdraw(ref, run_id)
+        else:
+            write_new_file(self._next_withdrawn(ref), canonical_json({"run_id": run_id}))
 
     def withdrawn(self, ref: ModelRef) -> int:
-        """How many runs claimed the version and did not get to begin."""
+        """How often a run did not get to begin."""
         return len(list(self._tried(ref).parent.glob(f"v{ref.version}.withdrawn-*")))
 
     def ask(self, ref: ModelRef, *, at: datetime) -> bool:
@@ -72,6 +79,9 @@ class Tries:
 
     def _tried(self, ref: ModelRef) -> Path:
         return self.root / ref.name / "tried" / f"v{ref.version}.json"
+
+    def _next_withdrawn(self, ref: ModelRef) -> Path:
+        return self._tried(ref).with_suffix(f".withdrawn-{self.withdrawn(ref) + 1}")
 
     def _asked(self, ref: ModelRef) -> Path:
         return self.root / ref.name / "asked" / f"v{ref.version}"

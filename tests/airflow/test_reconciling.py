@@ -7,9 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 from slipway_airflow import flapping, reconciling, tries, triggers
+from slipway_airflow.operators import TakeTurn
 from slipway_airflow.releases import Cause
 
 from model_store.errors import Retryable
@@ -85,6 +88,31 @@ def test_a_run_that_could_not_begin_is_made_up_for_by_another(world: World) -> N
     assert missed(world) == [ref]
     assert reconciling.run_id_of(ref, tried.withdrawn(ref)) == "reconcile__fraud-v1-2"
     assert tried.claim(ref, "another", at=NOW) == "another"
+
+
+def test_a_run_that_mlflow_left_before_it_could_claim_the_version_is_made_up_for_by_another(
+    world: World,
+) -> None:
+    asked = replace(world.release(2).request, version="1", cause=Cause.RECONCILER)
+    task = TakeTurn(task_id="take_turn", spec=world.spec)
+
+    def look(run_id: str) -> int:
+        context: Any = {"ti": Mock()}
+        return task._admitted(context, world.services, replace(asked, run_id=run_id), "1")
+
+    ref, tried = ModelRef(MODEL, 1), world.services.tries
+    first = reconciling.run_id_of(ref)
+    for world.registry.gone in ({"resolve"}, {"describe"}):
+        with pytest.raises(Retryable):
+            look(first)
+    world.registry.gone = set()
+    assert missed(world) == [ref]
+    second = reconciling.run_id_of(ref, tried.withdrawn(ref))
+    assert second == "reconcile__fraud-v1-3"
+    assert look(second) == 1
+    with pytest.raises(AirflowSkipException):
+        look(first)
+    assert missed(world) == []
 
 
 async def told(trigger: triggers.MissedVersionsTrigger, *, seconds: float) -> list[Any]:

@@ -13,7 +13,7 @@ from serving.rollout.plan import Phase, RolloutState
 from serving.rollout.record import Record
 from serving.types import Deployment, Endpoint, Finding, Outcome, Route, Verdict
 
-# How far apart records may be; `serving.rollout.advance.FRESH_SECONDS` is a multiple of it.
+# How far apart records may be, by `RolloutState.pace`; `serving.rollout.advance.FRESH_SECONDS` is a multiple.
 RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
 
 
@@ -80,7 +80,7 @@ class Watch:
             and before.place == state.place
             and (before.share, before.settled) == (self.tally.share, self.tally.settled)
             and before.verdict.outcome is self.verdict.outcome
-            and 0 <= monotonic - before.monotonic < RECORD_EVERY_SECONDS[state.phase]
+            and 0 <= monotonic - before.monotonic < RECORD_EVERY_SECONDS[state.pace]
         ):
             return None
         self.written = Record(

@@ -26,7 +26,8 @@ from serving.rollout.record import Record
 from serving.router.base import StaleRoute, TrafficRouter, UnknownService
 from serving.types import ALL_STABLE, Deployment, Finding, Outcome, Route, RouteSettings, Verdict
 
-# The guard writes at least every second while a release progresses, every ten while it is watched.
+# By `RolloutState.pace`: the guard writes every second while a release progresses, every ten while it is
+# watched or paused.
 FRESH_SECONDS = {Phase.PROGRESSING: 5.0, Phase.WATCHING: 30.0}
 _ATTEMPTS = 5
 
@@ -155,7 +156,7 @@ class Rollouts:
         record = self._journal.latest_record(state.release_id)
         waited = (now - state.step_started_at).total_seconds()
         silent = self._age(record) if record else waited
-        if record is None or silent > FRESH_SECONDS[state.phase]:
+        if record is None or silent > FRESH_SECONDS[state.pace]:
             unseen = _unseen(now, Outcome.ERROR, "the guard is silent")
             return Sight(unseen, 0, waited, silent_seconds=silent)
         if record.place != state.place:

@@ -95,6 +95,11 @@ class RolloutState:
         """Numbers what is judged apart: 0 before the first step, then each step, then the watch."""
         return self.step + 1 + (self.phase is Phase.WATCHING)
 
+    @property
+    def pace(self) -> Phase:
+        """How closely its observations follow each other: while it is paused, as in a watch."""
+        return Phase.WATCHING if self.paused else self.phase
+
     def with_phase(
         self, phase: Phase, *, at: datetime, reason: str, findings: tuple[Finding, ...] = ()
     ) -> RolloutState:

@@ -7,6 +7,7 @@ import pytest
 
 from serving.guard.guard import Guard
 from serving.guard.watch import Watch
+from serving.rollout.control import Control, Wish
 from serving.rollout.plan import Hold, Phase
 from serving.shadow import Shadow
 from serving.types import ALL_STABLE, Outcome, RouteSettings, Slot
@@ -205,6 +206,21 @@ def test_observations_are_bounded(world: World) -> None:
     before = len(list(world.journal.records(RELEASE)))
     world.tick(400)
     assert len(list(world.journal.records(RELEASE))) - before <= 101
+
+
+def test_a_pause_has_a_tenth_of_the_observations_and_no_silence(world: World) -> None:
+    world.until(Phase.PROGRESSING, step=1)
+    control = Control(world.journal, now=world.now)
+    control.pause(RELEASE, Wish("ada", "lunch"))
+    before, looked = len(list(world.journal.records(RELEASE))), len(world.actions)
+    world.tick(400)
+    assert 9 <= len(list(world.journal.records(RELEASE))) - before <= 12
+    assert {str(action) for action in world.actions[looked:]} == {"Hold(reason='paused: by ada: lunch')"}
+    world.tick(38)
+    control.resume(RELEASE, Wish("ada", "back"))
+    world.tick(5)  # a full verdict, and with it the next line, comes every second
+    assert "silent" not in str(world.actions[-1])
+    world.until(Phase.DONE)
 
 
 def test_a_verdict_is_written_with_the_counts_it_used(world: World) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import time
 from collections.abc import Mapping
 
 import httpx
@@ -21,6 +23,9 @@ from serving.types import Deployment, Endpoint, Slot
 from serving.warmup import warm_up
 
 log = logging.getLogger("slipway.target")
+
+# Pods look for changed keys once a second.
+_KEYS_ARE_KNOWN_AFTER_SECONDS = 2.0
 
 
 class PodDoesNotStart(Permanent):
@@ -68,7 +73,11 @@ class LocalTarget:
         with httpx.Client(timeout=2, trust_env=False) as client:
             if not all(_answers(client, endpoint) for endpoint in deployment.endpoints):
                 return False
-        warm_up(record.bundle, deployment, headers=self._own_key(record))
+        headers = self._own_key(record)
+        if headers and 0 <= time.time() - self._home.api_keys.stat().st_mtime < _KEYS_ARE_KNOWN_AFTER_SECONDS:
+            # A pod that runs already may not know our key yet, and its 401 would be final.
+            return False
+        warm_up(record.bundle, deployment, headers=headers)
         return True
 
     def retire(self, deployment: Deployment) -> None:
@@ -120,16 +129,19 @@ class LocalTarget:
         pods.remove_record(self._home, service, slot)
 
     def _own_key(self, record: PodRecord) -> dict[str, str]:
-        """The header that lets warm rows in where pods want keys; the key is made once."""
+        """The header that lets warm rows in where pods want keys; made anew if they do not know it."""
         if not pods.wishes_of(record.bundle).api_keys:
             return {}
-        kept = self._home.root / ".warmup-key"
+        kept, known = self._home.root / ".warmup-key", self._home.api_keys
         with locked(self._home.pods / ".locks" / ".keys"):
-            if not kept.exists() or not self._home.api_keys.exists():
-                key = add_key(self._home.api_keys, "slipway-warmup")
-                kept.touch(mode=0o600)
-                kept.write_text(key)
-        return {"x-api-key": kept.read_text()}
+            key = kept.read_text() if kept.exists() else ""
+            if not key or not known.exists() or _digest(key) not in known.read_text():
+                key = add_key(known, "slipway-warmup")
+                partial = kept.with_suffix(".partial")
+                partial.touch(mode=0o600)
+                partial.write_text(key)
+                partial.replace(kept)
+        return {"x-api-key": key}
 
     def _forget_answers(self, record: PodRecord) -> None:
         """Of a bundle that left; its versions' keys are its own, so this only frees memory early."""
@@ -154,6 +166,10 @@ class LocalTarget:
             "\n  | ".join([f"pod {process.name} ends at start", *words]),
             remedy=f"Read {log}; the bundle can be started by hand with python -m serving.runtime.",
         )
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _answers(client: httpx.Client, endpoint: Endpoint) -> bool:

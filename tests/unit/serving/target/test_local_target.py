@@ -265,6 +265,34 @@ def test_a_model_whose_spec_wants_keys_answers_only_their_holders(
         assert secret.stat().st_mode & 0o077 == 0
 
 
+def lose_the_digest(home: Home) -> None:
+    home.api_keys.write_text(json.dumps({"clients": []}))
+
+
+def lose_the_key(home: Home) -> None:
+    (home.root / ".warmup-key").write_text("")
+
+
+def lose_the_file(home: Home) -> None:
+    home.api_keys.unlink()
+
+
+def test_a_key_for_warm_rows_that_pods_do_not_know_is_made_anew(
+    home: Home, target: LocalTarget, tmp_path: Path
+) -> None:
+    bundle = wishing(tmp_path, "relocked", 1, api_keys=True)
+    kept = home.root / ".warmup-key"
+    wait_until_ready(target, target.deploy(bundle, Slot.BLUE, replicas=1))
+    for lose in (lose_the_digest, lose_the_key, lose_the_file):
+        lose(home)
+        # The pod runs already and reads the new key only some time later.
+        wait_until_ready(target, target.deploy(bundle, Slot.BLUE, replicas=1))
+        assert kept.stat().st_mode & 0o077 == 0
+    before = kept.read_text(), home.api_keys.read_text()
+    wait_until_ready(target, target.deploy(bundle, Slot.BLUE, replicas=1))
+    assert (kept.read_text(), home.api_keys.read_text()) == before
+
+
 def test_requests_are_written_down_where_a_spec_asks_for_it(
     home: Home, target: LocalTarget, tmp_path: Path
 ) -> None:

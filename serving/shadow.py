@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ READ_AGAIN_SECONDS = 5.0
 MOST_COMPARED = 5000
 # Numbers that are no scores differ when they are further apart than this share of the larger one.
 RELATIVE_DIFFERENCE = 0.05
+# Beside the log in the home: the key that `serving.target.local` asks pods with, too.
+WARMUP_KEY = ".warmup-key"
 _EXACT = ("BOOL", "INT", "UINT", "BYTES")
 _HEADER_LENGTH = "inference-header-content-length"
 
@@ -50,24 +52,24 @@ class Recorded:
         return b"".join([head, *(data for *_, data in self.inputs)]), len(head)
 
 
-def recorded(folder: Path, tensors: Mapping[str, str]) -> Iterator[Recorded]:
-    """The requests in one model's log that were answered well, the oldest first.
+def recorded(path: Path, tensors: Mapping[str, str]) -> list[Recorded] | None:
+    """The requests in one file of a model's log that were answered well; None when it cannot be read.
 
-    `tensors` are the model's inputs with their datatypes. Files that cannot be read are left out, and so are
-    those of versions with other inputs.
+    `tensors` are the model's inputs with their datatypes. Requests for other inputs are left out.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = ["identity", "code", *(f"{kind}:{name}" for name in tensors for kind in ("in", "shape"))]
-    for path in sorted(folder.glob("*.parquet"), key=lambda path: path.name.partition("-")[2]):
-        try:
-            rows = pq.read_table(path, columns=columns).to_pylist()
-        except (OSError, pa.ArrowException):
-            continue
-        for row in rows:
-            if row.get("code") == httpx.codes.OK and row.keys() >= set(columns):
-                yield Recorded(row["identity"], tuple(_input(row, *tensor) for tensor in tensors.items()))
+    try:
+        rows = pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, pa.ArrowException):
+        return None
+    return [
+        Recorded(row["identity"], tuple(_input(row, *tensor) for tensor in tensors.items()))
+        for row in rows
+        if row.get("code") == httpx.codes.OK and row.keys() >= set(columns)
+    ]
 
 
 def _input(row: Mapping[str, Any], name: str, kind: str) -> tuple[str, str, tuple[int, ...], bytes]:
@@ -149,6 +151,8 @@ class Comparison:
         self._lock = threading.Lock()
         self._new = (0, 0)
         self._done: set[str] = set()
+        self._finished: set[str] = set()
+        self._key = folder.parent / WARMUP_KEY
         self._skipped = skipped
         threading.Thread(target=self._run, daemon=True, name=f"shadow-{route.service}").start()
 
@@ -166,24 +170,46 @@ class Comparison:
             pods = Pods(client, *self._arms)
             while not self._ending.is_set() and len(self._done) < MOST_COMPARED:
                 try:
+                    client.headers.update(self._own_key())
                     self._compare_all(pods)
-                except (httpx.HTTPError, KeyError, ValueError) as problem:
+                except (httpx.HTTPError, OSError, KeyError, ValueError) as problem:
                     log.info("%s: answers cannot be compared now: %r", self._arms[0], problem)
                 self._ending.wait(READ_AGAIN_SECONDS)
 
+    def _own_key(self) -> dict[str, str]:
+        """What lets the guard in where pods want keys (`api_keys`)."""
+        return {"x-api-key": self._key.read_text()} if self._key.exists() else {}
+
     def _compare_all(self, pods: Pods) -> None:
-        for request in recorded(self._folder, pods.tensors()):
+        """The oldest files first. A file of which nothing is left is not read again: logs are large."""
+        every = sorted(self._folder.glob("*.parquet"), key=lambda path: path.name.partition("-")[2])
+        fresh = [path for path in every if path.name not in self._finished]
+        tensors = pods.tensors() if fresh else {}
+        for path in fresh:
+            if self._ending.is_set() or len(self._done) >= MOST_COMPARED:
+                return
+            requests = recorded(path, tensors)
+            if requests is not None and self._compare(pods, requests):
+                self._finished.add(path.name)
+
+    def _compare(self, pods: Pods, requests: Sequence[Recorded]) -> bool:
+        """Whether nothing of it is left: what a pod gave no answer to, it may answer later."""
+        is_complete = True
+        for request in requests:
             if request.identity in self._done:
                 continue
             if len(self._done) < self._skipped:
                 self._done.add(request.identity)
                 continue
             if self._ending.wait(self._pause) or len(self._done) >= MOST_COMPARED:
-                return
-            if (same := pods.agree_on(request)) is not None:
-                self._done.add(request.identity)
-                with self._lock:
-                    self._new = (self._new[0] + 1, self._new[1] + (not same))
+                return False
+            if (same := pods.agree_on(request)) is None:
+                is_complete = False
+                continue
+            self._done.add(request.identity)
+            with self._lock:
+                self._new = (self._new[0] + 1, self._new[1] + (not same))
+        return is_complete
 
 
 class Shadow:

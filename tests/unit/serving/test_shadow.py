@@ -1,0 +1,137 @@
+"""Recorded requests asked again of pods that want keys, refuse now and then, and have a long log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from serving.shadow import Comparison
+from serving.types import Deployment, Endpoint, Route, Slot, TrafficSplit
+
+MODEL = "fraud"
+
+
+class Pod:
+    """Stands for both arms. `key`: what it wants to be shown; `refusals`: how many more it gives."""
+
+    def __init__(self) -> None:
+        self.key, self.refusals = "", 0
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def _handler(pod) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._say({"inputs": [{"name": "x", "datatype": "FP32"}]})
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                refused = pod.refusals > 0
+                pod.refusals -= refused
+                output = {"name": "label", "datatype": "INT64", "shape": [1], "data": [1]}
+                self._say({"outputs": [output]}, 503 if refused else 200)
+
+            def _say(self, body: object, code: int = 200) -> None:
+                knows_key = self.headers.get("x-api-key", "") == pod.key
+                content = orjson.dumps(body)
+                self.send_response(code if knows_key else 401)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+class Scene:
+    def __init__(self, home: Path, pod: Pod) -> None:
+        self.home, self.pod, self.written, self.compared = home, pod, 0, 0
+        self.log = home / "requests"
+        (self.log / MODEL).mkdir(parents=True)
+
+    def record(self, count: int) -> None:
+        """One more file of the log, as pods write it."""
+        self.written += 1
+        row = {"code": 200, "in:x": np.float32(1).tobytes(), "shape:x": "1"}
+        rows = [{**row, "identity": f"{self.written}-{number}"} for number in range(count)]
+        path = self.log / MODEL / f"v1-20261121T12000{self.written}-1.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".partial"))
+        path.with_suffix(".partial").rename(path)
+
+    def start(self) -> Comparison:
+        endpoint = Endpoint("127.0.0.1", self.pod.server.server_port)
+        stable, candidate = (
+            Deployment(f"{slot}", MODEL, "b", 1, slot, (endpoint,)) for slot in (Slot.BLUE, Slot.GREEN)
+        )
+        route = Route(MODEL, 1, TrafficSplit(100, 0), stable, candidate)
+        return Comparison(self.log, route, per_second=1000)
+
+    def wait(self, comparison: Comparison, count: int) -> None:
+        deadline = time.monotonic() + 5
+        while self.compared < count and time.monotonic() < deadline:
+            self.compared += comparison.take()[0]
+            time.sleep(0.005)
+        assert self.compared == count
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr("serving.shadow.READ_AGAIN_SECONDS", 0.02)
+    pod = Pod()
+    yield Scene(tmp_path, pod)
+    pod.server.shutdown()
+    pod.server.server_close()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    read: Callable[..., Any] = pq.read_table
+
+    def counting(path: Path, **options: object) -> object:
+        counted[path.name] += 1
+        return read(path, **options)
+
+    monkeypatch.setattr(pq, "read_table", counting)
+    return counted
+
+
+def test_pods_that_want_keys_are_shown_the_one_made_for_warming_up(scene: Scene) -> None:
+    scene.pod.key = "secret"
+    (scene.home / ".warmup-key").write_text("secret")
+    scene.record(3)
+    comparison = scene.start()
+    scene.wait(comparison, 3)
+    comparison.end()
+
+
+def test_a_file_of_the_log_is_read_once(scene: Scene, reads: Counter[str]) -> None:
+    scene.record(3)
+    scene.record(2)
+    comparison = scene.start()
+    scene.wait(comparison, 5)
+    scene.record(1)
+    scene.wait(comparison, 6)
+    comparison.end()
+    assert sorted(reads.values()) == [1, 1, 1]
+
+
+def test_what_a_pod_refused_to_answer_is_asked_again(scene: Scene) -> None:
+    scene.pod.refusals = 4
+    scene.record(3)
+    comparison = scene.start()
+    scene.wait(comparison, 3)
+    comparison.end()

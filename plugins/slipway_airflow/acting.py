@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from model_store.errors import Permanent
 from serving.audit import AuditTrail, Entry
 from slipway_airflow.wiring import Services, now
 
@@ -66,13 +67,39 @@ def note_rollback(services: Services, rollback: Rollback) -> None:
 
 
 def note_answer(
-    services: Services, release: Release, *, who: str, approved: bool, reason: str, task: str, at: datetime
+    services: Services,
+    release: Release,
+    *,
+    who: str,
+    account: str,
+    approved: bool,
+    reason: str,
+    task: str,
+    at: datetime,
 ) -> None:
-    """A person answered a request for approval. `at`: when they did."""
+    """A person answered a request for approval. `at`: when they did; `account`: the id of their login."""
     action = "approve" if approved else "reject"
-    detail = {"via": "airflow", "task": task}
+    detail = {"via": "airflow", "task": task, "account": account}
     entry = Entry(at, who, action, release.model, release.version, release.id, reason, detail)
     _note_once(services, entry, since=release.request.at, same="task")
+
+
+def require_approvals(services: Services, release: Release) -> None:
+    """Raises `Permanent` unless enough of the approvers approved the release.
+
+    Of an approval, Airflow only knows that its task ended well, which whoever may run tasks can just set.
+    """
+    if (approval := release.spec.approval) is None:
+        return
+    entries = trail_of(services).entries(release.model, release_id=release.id)
+    # Under some logins an account's name is not what the spec names it by.
+    given = {name for e in entries if e.action == "approve" for name in (e.who, e.detail.get("account"))}
+    missing = approval.required - len(given & set(approval.approvers))
+    if missing > 0:
+        raise Permanent(
+            f"{release.id} lacks {missing} of {approval.required} approvals, whatever its tasks say",
+            remedy=f"release the version again, and let them answer: {', '.join(approval.approvers)}",
+        )
 
 
 def who_ended(services: Services, release: Release) -> str:

@@ -9,8 +9,9 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
+from model_store.errors import Permanent
 from serving.rollout.lock import Claim, LockState, Standing
-from slipway_airflow import freezing
+from slipway_airflow import flapping, freezing
 from slipway_airflow.releases import Release
 from slipway_airflow.wiring import Services
 
@@ -50,6 +51,21 @@ def take_turn(services: Services, release: Release) -> Place:
     if standing is Standing.HELD and (frozen := freezing.holding(services, release)):
         return Place(Turn.WAITING, frozen.words)
     return _place(standing, claim, services.lock.read(release.model))
+
+
+def require_turn(services: Services, release: Release) -> None:
+    """Before a release touches traffic: nobody took its turn. Raises `Permanent` when a rollback did.
+
+    A task that is cleared after its run ended finds the lock free, and takes it again.
+    """
+    holder = services.lock.read(release.model).holder
+    if holder and holder.release_id == release.id:
+        return
+    last = flapping.last_change_back(services, release.model)
+    overtaken = last is not None and last > release.request.at
+    if overtaken or take_turn(services, release).turn is not Turn.TAKEN:
+        by = holder.release_id if holder else "a rollback"
+        raise Permanent(f"{release.id} lost its turn to {by}", remedy="release the version again")
 
 
 def give_up(services: Services, release: Release) -> None:

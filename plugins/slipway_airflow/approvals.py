@@ -115,6 +115,7 @@ class AskApproval(ApprovalOperator):
             services,
             release,
             who=str(who),
+            account=str(by.get("id") or who),
             approved=list(answer["chosen_options"]) == [self.APPROVE],
             reason=str((answer["params_input"] or {}).get("reason") or ""),
             task=context["ti"].task_id,

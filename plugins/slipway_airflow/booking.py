@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from model_store.types import ModelRef
 from slipway_airflow import (
     acting,
@@ -68,7 +70,7 @@ def begin_rollback(context: Context) -> Told:
     wish = _wish(context)
     if not going_back.is_from_alert(wish):
         flapping.let_go(services, wish.model)
-    rollback = going_back.begin(services, wish)
+    rollback = _begun(services, wish)
     acting.note_rollback(services, rollback)
     notifications.tell_of_rollback(services, rollback, at=wiring.now())
     now_serves = "serves again" if going_back.serving(services, rollback) else "has to be started again"
@@ -99,6 +101,16 @@ def let_go(rollback_id: str) -> Told:
     rollback = going_back.load(services, rollback_id)
     going_back.let_go(services, rollback)
     return Told(rollback.id, "the next release may begin")
+
+
+def _begun(services: Services, wish: Wish) -> going_back.Rollback:
+    try:
+        return going_back.begin(services, wish)
+    except going_back.Overtaken as overtaken:
+        if going_back.is_from_alert(wish):
+            # What the alert asked for is done, and no person waits for an answer.
+            raise AirflowSkipException(str(overtaken)) from overtaken
+        raise
 
 
 def _wish(context: Context) -> Wish:

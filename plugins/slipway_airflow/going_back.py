@@ -18,17 +18,24 @@ from model_store.durable import canonical_json
 from model_store.errors import Permanent
 from model_store.registry import Evidence, EvidenceRun
 from model_store.types import ModelRef
+from serving.rollout.journal import UnknownRelease
 from serving.rollout.lock import Claim, Standing
 from serving.rollout.plan import Phase, RolloutState
 from serving.types import ALL_STABLE, Deployment, Slot
+from slipway_airflow.acting import one_at_a_time
 from slipway_airflow.releases import write_new_file
-from slipway_airflow.rolling import CHAMPION, deployment_of, route_of
+from slipway_airflow.rolling import CHAMPION, clear_the_way, deployment_of, route_of
 from slipway_airflow.settling import REASON, STATUS, Status
 from slipway_airflow.wiring import Services
 
 INCIDENT = "slipway.incident"
 # What the runs that alerts start are named by; no person's run is.
 ALERT_RUN = "alert__"
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Overtaken(Permanent):
+    """Somebody else went back between the wish and its turn: once more would be one version too far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,10 @@ def is_from_alert(wish: Wish) -> bool:
 
 
 def begin(services: Services, wish: Wish) -> Rollback:
-    """Fix from where to where, and give traffic back at once if the version is warm. May be repeated."""
+    """Fix from where to where, and give traffic back at once if the version is warm. May be repeated.
+
+    Raises `Overtaken` when no version was named and somebody went back since.
+    """
     rollback = _known(services, wish) or _new(services, wish)
     for state in _active(services, rollback.model):
         # Not what began since: this may be an old run, cleared by somebody.
@@ -75,7 +85,7 @@ def begin(services: Services, wish: Wish) -> Rollback:
 
 def load(services: Services, rollback_id: str) -> Rollback:
     """Raises `Permanent` when no rollback has this id."""
-    path = _folder(services, rollback_id.rpartition("-rollback-")[0]) / f"{rollback_id}.json"
+    path = _path(services, rollback_id.rpartition("-rollback-")[0], rollback_id)
     if not path.is_file():
         raise Permanent(f"nothing is known of {rollback_id}", remedy="trigger model_rollback again")
     return _read(path)
@@ -89,18 +99,28 @@ def serving(services: Services, rollback: Rollback) -> Deployment | None:
 
 
 def take_turn(services: Services, rollback: Rollback) -> bool:
-    """Take the release lock. A rollback is always the newest request: releases that wait are superseded."""
-    holder = services.lock.read(rollback.model).holder
-    if holder and holder.release_id == rollback.id:
-        return True
-    # Asked for now, at every look: whoever came meanwhile does not come before a rollback.
-    claim = Claim(datetime.now(UTC), rollback.id)
-    return services.lock.acquire(rollback.model, claim) is Standing.HELD
+    """Take the release lock. A rollback is always the newest request: releases that wait are superseded.
+
+    So is a holder that still builds or waits for people, as it has no traffic: users would wait with it.
+    """
+    with one_at_a_time(services, rollback.model):
+        holder = services.lock.read(rollback.model).holder
+        if holder and holder.release_id == rollback.id:
+            return True
+        if holder and _has_not_begun(services, rollback.model, holder):
+            services.lock.release(rollback.model, holder.release_id)
+        # Asked for now, at every look: whoever came meanwhile does not come before a rollback.
+        claim = Claim(datetime.now(UTC), rollback.id)
+        return services.lock.acquire(rollback.model, claim) is Standing.HELD
 
 
 def place(services: Services, rollback: Rollback) -> Deployment:
-    """Start the version's pods from its bundle, in the slot that does not serve."""
+    """Start the version's pods from its bundle, in the slot that does not serve.
+
+    A version that is still watched has its traffic there: it becomes stable first.
+    """
     bundle = open_bundle(services.store, bundle_of(services, rollback.model, rollback.returns))
+    clear_the_way(services, rollback.model, rollback.id)
     route = route_of(services, rollback.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE
     replicas = int(_manifest(bundle.path)["serving"]["replicas"])
@@ -115,6 +135,8 @@ def switch(services: Services, rollback: Rollback, deployment_id: str) -> None:
         return
     at = route.revision if route else 0
     services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
+    # Its time says when traffic went back (`_last_change_back`).
+    _path(services, rollback.model, rollback.id).touch()
 
 
 def let_go(services: Services, rollback: Rollback) -> None:
@@ -175,6 +197,11 @@ def _active(services: Services, model: str) -> list[RolloutState]:
 
 
 def _new(services: Services, wish: Wish) -> Rollback:
+    if wish.version is None and _last_change_back(services, wish.model) > wish.at:
+        raise Overtaken(
+            f"{wish.model} was rolled back since this was asked for",
+            remedy="to go back further, name the version",
+        )
     leaves, before = _present(services, wish.model)
     returns = wish.version if wish.version is not None else before
     if returns is None:
@@ -187,7 +214,7 @@ def _new(services: Services, wish: Wish) -> Rollback:
     for again in count():
         stamp = f"{wish.at.astimezone(UTC):%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
         rollback = Rollback(f"{wish.model}-rollback-{stamp}", wish, leaves, returns)
-        if write_new_file(_folder(services, wish.model) / f"{rollback.id}.json", _to_json(rollback)):
+        if write_new_file(_path(services, wish.model, rollback.id), _to_json(rollback)):
             return rollback
     raise AssertionError("counting never ends")
 
@@ -204,6 +231,24 @@ def _present(services: Services, model: str) -> tuple[int, int | None]:
     return route.stable.version, of_stable[-1].previous_version if of_stable else None
 
 
+def _last_change_back(services: Services, model: str) -> datetime:
+    """When traffic was last taken back, by whomever: not when somebody asked for it, which was before."""
+    by_release = [s.step_started_at for s in services.journal.releases(model) if s.phase is Phase.ROLLED_BACK]
+    asked_for = [path.stat().st_mtime for path in _folder(services, model).glob("*.json")]
+    return max([*by_release, *(datetime.fromtimestamp(at, UTC) for at in asked_for)], default=_NEVER)
+
+
+def _has_not_begun(services: Services, model: str, holder: Claim) -> bool:
+    """Whether it is a release without a rollout."""
+    if holder.release_id.startswith(f"{model}-rollback-"):
+        return False
+    try:
+        services.journal.load(holder.release_id)
+    except UnknownRelease:
+        return True
+    return False
+
+
 def _known(services: Services, wish: Wish) -> Rollback | None:
     for path in _folder(services, wish.model).glob("*.json"):
         if (rollback := _read(path)).wish.run_id == wish.run_id:
@@ -213,6 +258,10 @@ def _known(services: Services, wish: Wish) -> Rollback | None:
 
 def _folder(services: Services, model: str) -> Path:
     return services.home.releases / model / "rollbacks"
+
+
+def _path(services: Services, model: str, rollback_id: str) -> Path:
+    return _folder(services, model) / f"{rollback_id}.json"
 
 
 def _to_json(rollback: Rollback) -> bytes:

@@ -166,15 +166,19 @@ class Deploy(WaitingOperator):
         self.bundle = bundle
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import rolling
+        from slipway_airflow import acting, rolling
+        from slipway_airflow.admission import require_turn
         from slipway_airflow.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
         if release.request.dry_run:
             raise AirflowSkipException(f"dry run: bundle {self.bundle} is published, traffic is untouched")
+        acting.require_approvals(services, release)
         if rolling.serves_already(services, release, self.bundle):
             raise AirflowSkipException(f"{release.ref} serves already, as bundle {self.bundle}")
+        if rolling.state_of(services, release) is None:
+            require_turn(services, release)
         deployment = rolling.place(services, release, self.bundle)
         limit = release.spec.serving.ready_timeout_seconds
         _wait_until_ready(self, services, release.model, deployment.id, limit)
@@ -223,12 +227,18 @@ class RollOut(WaitingOperator):
         self.deployment = deployment
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import rolling
+        from slipway_airflow import acting, rolling
+        from slipway_airflow.admission import require_turn
         from slipway_airflow.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
-        state = rolling.start(services, release, self.deployment)
+        acting.require_approvals(services, release)
+        # A rollback that takes the turn looks for a rollout under the same lock.
+        with acting.one_at_a_time(services, release.model):
+            if rolling.state_of(services, release) is None:
+                require_turn(services, release)
+            state = rolling.start(services, release, self.deployment)
         _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)
         rolling.require_standing(release, state)
         return release.id

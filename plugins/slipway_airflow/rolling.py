@@ -35,7 +35,7 @@ def place(services: Services, release: Release, bundle_id: str) -> Deployment:
     bundle = open_bundle(services.store, bundle_id)
     if state := state_of(services, release):
         return _replace(services, release, bundle, state)
-    _clear_the_way(services, release)
+    clear_the_way(services, release.model, release.id)
     route = route_of(services, release.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE
     return services.target.deploy(bundle, slot, replicas=release.spec.serving.replicas)
@@ -119,13 +119,14 @@ def _replace(services: Services, release: Release, bundle: Bundle, state: Rollou
     )
 
 
-def _clear_the_way(services: Services, release: Release) -> None:
-    for other in services.journal.releases(release.model):
+def clear_the_way(services: Services, model: str, holder: str) -> None:
+    """End what still claims the slot beside stable. `holder`: who has the release lock, and begins now."""
+    for other in services.journal.releases(model):
         if other.phase is Phase.WATCHING:
-            services.rollouts.finish_watch(other.release_id, reason=f"{release.id} began")
+            services.rollouts.finish_watch(other.release_id, reason=f"{holder} began")
         elif other.phase is Phase.PROGRESSING:
-            # This release holds the lock, so nobody moves the other one on any more.
-            services.rollouts.roll_back(other.release_id, reason=f"its run ended; {release.id} began")
+            # The lock is somebody else's, so nobody moves this one on any more.
+            services.rollouts.roll_back(other.release_id, reason=f"its run ended; {holder} began")
 
 
 def deployment_of(services: Services, model: str, deployment_id: str) -> Deployment:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from model_store.errors import Permanent
+from tests.airflow.world import World
 
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag
@@ -65,3 +67,51 @@ def test_approvers_see_every_check_beside_its_limit() -> None:
     gated: Any = {"variant": {"precision": "int8", "layout": "onnxruntime"}, "report": {"checks": [check]}}
     page = evidence_page([gated], "abc")
     assert "| int8 for onnxruntime | accuracy | -0.02 | -0.01 | **missed** |" in page
+
+
+def approve(world: World, release: Any, who: str, account: str = "") -> None:
+    from slipway_airflow import acting
+    from slipway_airflow.wiring import now
+
+    said: Any = {"approved": True, "reason": "fine", "task": f"approve by {who}", "at": now()}
+    acting.note_answer(world.services, release, who=who, account=account or who, **said)
+
+
+@pytest.fixture
+def release(world: World) -> Any:
+    """Of a spec that wants two of ada, grace and linus; whose tasks say that all is well."""
+    from slipway_airflow.releases import Request
+    from slipway_airflow.wiring import now
+
+    from model_store.spec import load
+    from tests.airflow.world import SPEC
+
+    request = Request("release_approved", "run", now(), "2", "better", "rita", False)
+    return world.releases.open(request, load(SPEC.parent / "approved.yaml"), lambda _: 2)
+
+
+@pytest.mark.parametrize("task_id", ["rollout.deploy", "rollout.roll_out"])
+def test_an_approval_that_was_only_set_in_airflow_lets_nothing_onto_traffic(
+    world: World, bag: DagBag, release: Any, task_id: str
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    task: Any = copy(bag.dags["release_approved"].task_dict[task_id])
+    for name in ("release", "bundle", "deployment"):
+        object.__setattr__(task, name, release.id)
+    approve(world, release, "ada")
+    ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
+    with pytest.raises(AirflowFailException, match="lacks 1 of 2 approvals"):
+        task.execute({"ti": ti})
+    assert world.router.services() == []
+
+
+def test_those_who_approved_count_once_and_strangers_never(world: World, release: Any) -> None:
+    from slipway_airflow import acting
+
+    for who in ("ada", "ada", "rita"):
+        approve(world, release, who)
+    with pytest.raises(Permanent, match="lacks 1 of 2"):
+        acting.require_approvals(world.services, release)
+    approve(world, release, "Grace Hopper", account="grace")
+    acting.require_approvals(world.services, release)

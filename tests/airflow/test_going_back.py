@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from copy import copy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from slipway_airflow import going_back, rolling
-from slipway_airflow.admission import Turn, take_turn
-from slipway_airflow.going_back import Wish
+from slipway_airflow.admission import Turn, give_up, require_turn, take_turn
+from slipway_airflow.going_back import Overtaken, Wish
+from slipway_airflow.releases import Release
 
 from model_store.errors import Permanent
 from serving.rollout.lock import Claim
@@ -21,12 +25,17 @@ def wish(version: int | None = None, *, second: int = 0, run_id: str = "r") -> W
     return Wish(MODEL, version, "users complain", "INC-7", "grace", run_id, at)
 
 
+def begun(world: World, release: Release) -> None:
+    """The release has the lock: its pods stand, and its rollout begins."""
+    deployment = rolling.place(world.services, release, world.bundle(release.version).id)
+    rolling.start(world.services, release, deployment.id)
+
+
 def released(world: World, version: int, *, steps: int) -> str:
     """A release of `version`, `steps` steps on its way (4: over)."""
     release = world.release(version, second=version)
     take_turn(world.services, release)
-    deployment = rolling.place(world.services, release, world.bundle(version).id)
-    rolling.start(world.services, release, deployment.id)
+    begun(world, release)
     for _ in range(steps):
         world.rollouts.advance(release.id)
     world.lock.release(MODEL, release.id)
@@ -134,7 +143,9 @@ def test_a_rollback_comes_before_the_release_that_waits(world: World) -> None:
     holder, waiting = world.release(3, second=30), world.release(4, second=40)
     take_turn(world.services, holder)
     take_turn(world.services, waiting)
-    rollback = going_back.begin(world.services, wish())
+    asked = wish()
+    begun(world, holder)
+    rollback = going_back.begin(world.services, replace(asked, at=asked.at - timedelta(seconds=1)))
     assert not going_back.take_turn(world.services, rollback)
     assert take_turn(world.services, waiting).words == f"superseded by {rollback.id}"
     world.lock.release(MODEL, holder.id)
@@ -151,3 +162,126 @@ def test_after_a_rollback_only_the_pods_that_serve_stand(world: World) -> None:
     going_back.switch(world.services, rollback, going_back.place(world.services, rollback).id)
     going_back.let_go(world.services, rollback)
     assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+
+
+def test_a_rollback_never_ends_the_pods_of_a_version_promoted_meanwhile(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = going_back.begin(world.services, wish(1))
+    promoted = released(world, 3, steps=3)
+    assert world.journal.load(promoted).phase is Phase.WATCHING
+    assert going_back.take_turn(world.services, rollback)
+    deployment = going_back.place(world.services, rollback)
+    route = world.router.read(MODEL)
+    assert route.split == TrafficSplit(100, 0)
+    assert route.stable
+    assert (route.stable.version, route.stable in world.target.deployments(MODEL)) == (3, True)
+    assert deployment.slot is route.stable.slot.other
+    going_back.switch(world.services, rollback, deployment.id)
+    assert going_back.serving(world.services, rollback)
+
+
+def test_a_rollback_waits_for_no_release_that_has_no_traffic(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    building = world.release(3, second=30)
+    take_turn(world.services, building)
+    require_turn(world.services, building)
+    rollback = going_back.begin(world.services, wish())
+    assert going_back.take_turn(world.services, rollback)
+    with pytest.raises(Permanent, match=f"lost its turn to {rollback.id}"):
+        require_turn(world.services, building)
+    going_back.let_go(world.services, rollback)
+    # Approved an hour later, it does not undo the rollback either.
+    with pytest.raises(Permanent, match="lost its turn to a rollback"):
+        require_turn(world.services, building)
+
+
+def test_a_rollback_waits_for_another_rollback(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    first = going_back.begin(world.services, wish(2, run_id="a"))
+    second = going_back.begin(world.services, wish(1, run_id="b"))
+    assert going_back.take_turn(world.services, first)
+    assert not going_back.take_turn(world.services, second)
+
+
+def test_a_release_whose_run_is_cleared_takes_the_free_lock_again(world: World) -> None:
+    release = world.release(1)
+    take_turn(world.services, release)
+    give_up(world.services, release)
+    require_turn(world.services, release)
+    holder = world.lock.read(MODEL).holder
+    assert holder
+    assert holder.release_id == release.id
+
+
+def test_the_tasks_of_a_release_that_lost_its_turn_touch_no_traffic(world: World, bag: Any) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    building = world.release(3, second=30)
+    take_turn(world.services, building)
+    waiting = rolling.place(world.services, building, world.bundle(3).id)
+    rollback = going_back.begin(world.services, wish())
+    going_back.take_turn(world.services, rollback)
+    before = world.router.read(MODEL)
+    tasks = bag.dags["release_fraud"].task_dict
+    for task_id, given in (
+        ("rollout.deploy", {"bundle": world.bundle(3).id}),
+        ("rollout.roll_out", {"deployment": waiting.id}),
+    ):
+        task = copy(tasks[task_id])
+        for name, value in {"release": building.id, **given}.items():
+            object.__setattr__(task, name, value)
+        ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
+        with pytest.raises(AirflowFailException, match="lost its turn"):
+            task.execute({"ti": ti})
+    assert world.router.read(MODEL) == before
+
+
+@pytest.mark.parametrize("by", ["guard", "rollback"])
+def test_who_named_no_version_does_not_go_back_a_second_time(world: World, by: str) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    failing = released(world, 3, steps=4 if by == "rollback" else 1)
+    late = wish(run_id="alert__x")
+    if by == "guard":
+        world.rollouts.roll_back(failing, reason="it fails")
+    else:
+        # Asked for before, and carried out after.
+        first = going_back.begin(world.services, replace(wish(), at=late.at - timedelta(seconds=1)))
+        going_back.take_turn(world.services, first)
+        going_back.switch(world.services, first, going_back.place(world.services, first).id)
+        going_back.let_go(world.services, first)
+    with pytest.raises(Overtaken, match="since this was asked for"):
+        going_back.begin(world.services, late)
+    assert going_back.begin(world.services, replace(late, version=1)).returns == 1
+
+
+def test_a_rollback_asked_for_while_another_is_carried_out_is_refused_later(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    first = going_back.begin(world.services, wish())
+    late = wish(run_id="late")
+    going_back.take_turn(world.services, first)
+    going_back.switch(world.services, first, going_back.place(world.services, first).id)
+    with pytest.raises(Overtaken):
+        going_back.begin(world.services, late)
+
+
+@pytest.mark.parametrize(("run_id", "ends"), [("alert__x", "AirflowSkipException"), ("r", "Overtaken")])
+def test_of_an_overtaken_rollback_only_a_person_hears_as_of_a_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, run_id: str, ends: str
+) -> None:
+    from slipway_airflow import booking
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    late = wish(run_id=run_id)
+    monkeypatch.setattr(booking, "_wish", lambda _: late)
+    world.rollouts.roll_back(released(world, 3, steps=1), reason="it fails")
+    with pytest.raises(Exception, match="rolled back since") as ended:
+        booking.begin_rollback({})
+    assert type(ended.value).__name__ == ends

@@ -110,7 +110,7 @@ def _respond(session: Session, asked: HITLDetail, person: Person, reason: str, *
 def _note(
     services: Services, release: Release, person: Person, reason: str, asked: HITLDetail, *, approve: bool
 ) -> None:
-    detail = {"via": "api", "task": asked.task_instance.task_id}
+    detail = {"via": "api", "task": asked.task_instance.task_id, "account": str(person.user.get_id())}
     action = "approve" if approve else "reject"
     entry = Entry(now(), person.name, action, release.model, release.version, release.id, reason, detail)
     trail_of(services).append(entry)

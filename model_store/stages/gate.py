@@ -114,9 +114,13 @@ def _read_answers(ctx: BuildContext, digest: str) -> Outputs:
 
 
 def champion_bundle(ctx: BuildContext) -> str | None:
-    """Id of the bundle that the champion was released as; None before there is one."""
+    """Id of the bundle that the champion was released as; None before there is one.
+
+    None also for the champion itself: compared with itself it says nothing, and to release it again is the
+    way out when its bundle is gone or no longer trusted.
+    """
     number = ctx.registry.aliases(ctx.spec.model).get("champion")
-    if number is None:
+    if number is None or number == ctx.ref.version:
         return None
     return ctx.registry.describe(ModelRef(ctx.spec.model, number)).tags.get("slipway.bundle")
 

@@ -13,10 +13,11 @@ from onnx import helper, numpy_helper
 
 from model_store import build
 from model_store.build import BuildContext, variants
-from model_store.bundle import load_bundle
+from model_store.bundle import load_bundle, open_bundle
 from model_store.choose import NothingPassed
 from model_store.errors import Permanent, Retryable
 from model_store.quantize import Search
+from model_store.signing import NotSigned, distrust_older, rotate
 from model_store.spec import Gates, LatencyLimit, Margin, SizeLimit
 from model_store.store import Store
 from model_store.types import ModelRef
@@ -85,6 +86,24 @@ def test_losing_to_the_champion_blocks(world: BuildContext, credit: Credit) -> N
     registry.champion = (2, champion.id)
     with pytest.raises(NothingPassed):
         built(ctx)
+
+
+def test_the_champion_is_released_again_when_its_bundle_is_not_trusted_and_others_after_it(
+    world: BuildContext, credit: Credit
+) -> None:
+    champion = built(world)
+    rotate(world.store.keys)
+    distrust_older(world.store.keys)
+    registry = Registry({2: credit.onnx, 3: credit.onnx}, champion=(2, champion.id))
+    gates = {"accuracy": {"max_drop": 0.01}, "auc": None, "champion": {"max_drop": 0.02}}
+    ctx = replace(with_spec(world, gates=gates), registry=registry)
+    newer = replace(ctx, ref=ModelRef("credit_risk", 3))
+    with pytest.raises(NotSigned):
+        built(newer)
+    again = built(ctx)
+    assert open_bundle(world.store, again.id).id == again.id
+    registry.champion = (2, again.id)
+    assert built(newer).model == newer.ref
 
 
 def test_the_first_release_has_no_champion_to_lose_to(world: BuildContext) -> None:

@@ -64,8 +64,11 @@ def publish(store: Store, contents: Contents) -> Bundle:
     config = model_config(contents.model.name, contents.inputs, contents.outputs, contents.serving).encode()
     bundle_id = identity(contents, config, warmup)
     keys = store.keyring()
-    _forget_unsigned(store, bundle_id, keys)
-    path = store.publish(bundle_id, lambda folder: _write(folder, contents, bundle_id, config, warmup, keys))
+    path = store.publish(
+        bundle_id,
+        lambda folder: _write(folder, contents, bundle_id, config, warmup, keys),
+        replacing=_is_untrusted(store, bundle_id, keys),
+    )
     return load_bundle(path)
 
 
@@ -86,15 +89,16 @@ def open_bundle(store: Store, bundle_id: str) -> Bundle:
     return bundle
 
 
-def _forget_unsigned(store: Store, bundle_id: str, keys: Keyring) -> None:
+def _is_untrusted(store: Store, bundle_id: str, keys: Keyring) -> bool:
     """What an older Slipway, a key that is gone, or somebody else left under this id is written anew."""
     path = store.bundle_path(bundle_id)
     try:
         keys.require(_read_manifest(path), path)
     except Missing:
-        return
+        return False
     except Permanent:
-        store.remove(path)
+        return True
+    return False
 
 
 def identity(contents: Contents, config: bytes, warmup: bytes) -> str:

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,18 @@ def settle(directory: Path, final: Path) -> bool:
         raise
     _sync_directory(final.parent)
     return True
+
+
+def supersede(directory: Path, final: Path) -> bool:
+    """As `settle`, in place of what has the name now, which goes only when the new one is on the disk.
+
+    For the moment between two renames nothing has the name.
+    """
+    _sync_tree(directory)
+    with staging(directory.parent) as aside:
+        with suppress(FileNotFoundError):
+            final.rename(aside / "superseded")
+        return settle(directory, final)
 
 
 def discard(directory: Path, area: Path) -> None:

@@ -25,6 +25,7 @@ from model_store.durable import (
     discard,
     settle,
     staging,
+    supersede,
     sweep,
     write_file,
 )
@@ -202,13 +203,18 @@ class Store:
         """Where a bundle is, or would be."""
         return self.root / "bundles" / _plain(bundle_id)
 
-    def publish(self, bundle_id: str, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill a directory and give it its name. A bundle that is there is not written again."""
+    def publish(self, bundle_id: str, write: Callable[[Path], None], *, replacing: bool = False) -> Path:
+        """Let `write` fill a directory and give it its name.
+
+        A bundle that is there is not written again, unless `replacing`: then it stays until the new one is
+        whole, because it may be the one that serves.
+        """
         final = self.bundle_path(bundle_id)
-        if not final.is_dir():
+        if replacing or not final.is_dir():
             with staging(self._tmp) as staged:
                 write(staged)
-                settle(staged, final)
+                place = supersede if replacing else settle
+                place(staged, final)
         os.utime(final)
         return final
 

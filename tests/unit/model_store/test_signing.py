@@ -95,6 +95,26 @@ def test_a_bundle_without_a_signature_is_refused_and_publishing_signs_it_anew(
     assert open_bundle(store, publish(store, contents).id).id == bundle.id
 
 
+def test_a_bundle_that_is_not_trusted_stays_until_its_successor_is_whole(
+    store: Store, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod may be serving it, and must be able to start again."""
+    bundle = publish(store, contents)
+    edit(bundle.path, lambda m: m.pop("signature"))
+
+    def full(*_: object) -> None:
+        assert load_bundle(bundle.path).id == bundle.id
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("model_store.bundle._write", full)
+        with pytest.raises(OSError, match="no space"):
+            publish(store, contents)
+    assert load_bundle(bundle.path).id == bundle.id
+    assert open_bundle(store, publish(store, contents).id).id == bundle.id
+    assert list((store.root / "tmp").iterdir()) == []
+
+
 def test_a_signature_of_rubbish_is_refused(store: Store, contents: Contents) -> None:
     bundle = publish(store, contents)
     _, signer, _ = bundle.signature.split(":")

@@ -79,7 +79,9 @@ def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:
 
 def _go_on(state: RolloutState, sight: Sight) -> Action:
     if state.phase is Phase.WATCHING:
-        left = 0.0 if state.hold_skipped else state.plan.watch_seconds - sight.seconds
+        # A watch needs no evidence to end, but to end early it needs the pass that whoever skips is promised.
+        is_skipped = state.hold_skipped and sight.verdict.outcome is Outcome.PASS
+        left = 0.0 if is_skipped else state.plan.watch_seconds - sight.seconds
         return Hold(f"watching for {left:.0f} s more") if left > 0 else Finish()
     if state.step < 0:
         return Shift(0)

@@ -134,6 +134,14 @@ def test_a_skipped_watch_makes_the_candidate_stable(world: World, control: Contr
     assert (world.phase, world.route.stable) == (Phase.DONE, world.candidate)
 
 
+def test_a_skipped_watch_ends_early_only_on_a_pass(world: World, control: Control) -> None:
+    world.until(Phase.WATCHING).requests(0)
+    control.skip_hold(RELEASE, ADA)
+    world.tick(8)
+    assert world.phase is Phase.WATCHING
+    world.requests(100).until(Phase.DONE, ticks=20)
+
+
 def test_a_hold_is_not_skipped_over_a_verdict_against_the_candidate(world: World, control: Control) -> None:
     world.envoy_answers = False
     world.tick(8)

@@ -169,12 +169,20 @@ def book(services: Services, rollback: Rollback, *, at: datetime) -> EvidenceRun
 
 
 def bundle_of(services: Services, model: str, version: int) -> str:
-    """The newest bundle of a version. Raises `Permanent` listing the versions that have one."""
-    found = dict(sorted(_bundles(services, model)))
+    """The newest bundle of a version that was rolled out before: going back approves nothing.
+
+    Raises `Permanent` listing the versions that have one.
+    """
+    rolled_out = {state.deployment_id for state in services.journal.releases(model)}
+    found = {
+        number: bundle
+        for number, bundle in sorted(_bundles(services, model))
+        if any(deployment.endswith(f"-{bundle}") for deployment in rolled_out)
+    }
     if version not in found:
         raise Permanent(
-            f"the store has no bundle of {model} v{version}",
-            remedy=f"versions with one: {', '.join(map(str, found)) or 'none'}; or release the version again",
+            f"the store has no bundle of {model} v{version} that was ever rolled out",
+            remedy=f"versions with one: {', '.join(map(str, found)) or 'none'}; or release the version",
         )
     return found[version]
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from slipway_airflow import acting, freezing
+from slipway_airflow import acting, flapping, freezing
 from slipway_airflow.admission import take_turn
 from slipway_airflow.web import approving, runs, stopping
 from slipway_airflow.wiring import now
@@ -28,6 +28,7 @@ from tests.airflow.desk import (
     waiting_for_approval,
 )
 from tests.airflow.people import ApiServer, api_server
+from tests.airflow.test_going_back import released
 from tests.airflow.world import MODEL, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
@@ -391,7 +392,7 @@ def test_a_rollback_of_a_release_under_way_needs_no_run(world: World, post: Any)
 
 
 def test_a_rollback_to_a_chosen_version_is_a_run(world: World, post: Any) -> None:
-    world.serve(1)
+    released(world, 1, steps=4)
     world.serve(2)
     world.serve(3)
     status, said = post("rita", f"/models/{MODEL}/rollback", version=1, reason="slow")
@@ -400,6 +401,13 @@ def test_a_rollback_to_a_chosen_version_is_a_run(world: World, post: Any) -> Non
     assert (entry.version, entry.detail["run_id"]) == (1, said["run"]["run_id"])
     status, said = post("bob", f"/models/{MODEL}/rollback", reason="slow too")
     assert (status, said["detail"].startswith("rita asked for a rollback of fraud at ")) == (409, True)
+
+
+def test_a_person_who_rolls_back_ends_a_hold(world: World, post: Any) -> None:
+    under_way(world)
+    flapping.hold(world.services, MODEL, "it failed twice", at=now())
+    assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
+    assert flapping.held(world.services, MODEL) is None
 
 
 def test_two_who_roll_back_do_not_go_back_two_versions(world: World, post: Any) -> None:

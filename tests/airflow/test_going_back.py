@@ -56,6 +56,15 @@ def test_a_watched_version_leaves_by_one_weight_change(world: World) -> None:
     assert "INC-7" in world.journal.load(release).reason
 
 
+def test_a_version_that_was_built_and_never_rolled_out_is_nothing_to_go_back_to(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=4)
+    world.bundle(3)
+    assert going_back.bundle_of(world.services, MODEL, 2)
+    with pytest.raises(Permanent, match="no bundle of fraud v3 that was ever rolled out"):
+        going_back.bundle_of(world.services, MODEL, 3)
+
+
 def test_a_canary_leaves_at_once_without_the_lock(world: World) -> None:
     world.serve(1)
     released(world, 2, steps=1)

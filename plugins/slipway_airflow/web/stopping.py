@@ -11,7 +11,7 @@ from serving.freezes import Override
 from serving.rollout.control import Wish
 from serving.rollout.journal import UnknownRelease
 from serving.rollout.plan import Phase, RolloutState
-from slipway_airflow import freezing, going_back
+from slipway_airflow import flapping, freezing, going_back
 from slipway_airflow.acting import one_at_a_time, trail_of, who_ended
 from slipway_airflow.admission import give_up
 from slipway_airflow.releases import Release
@@ -105,6 +105,7 @@ def _return_traffic(services: Services, state: RolloutState, person: Person, rea
         {"via": "api", "leaves": str(state.version)},
     )
     trail_of(services).append(entry)
+    flapping.let_go(services, state.service)
     return services.rollouts.roll_back(state.release_id, reason=f"rolled back by {person.name}: {reason}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,9 @@ def test_the_champion_is_asked_once_for_all_variants(
     registry.champion = (1, published["bundle"])
     gates = {**SPEC["gates"], "champion": {"max_drop": 0.05}}
     spec = ReleaseSpec.model_validate({**SPEC, "gates": gates})
-    again = BuildContext(world.store, registry, spec, world.ref, world.home)
+    registry.models[2] = registry.models[1]
+    successor = BuildContext(world.store, registry, spec, replace(world.ref, version=2), world.home)
+    exported = build.export_stage(successor)
     for variant in build.variants(spec):
-        build._gated(again, exported, variant)
+        build._gated(successor, exported, variant)
     assert len(list((world.store.root / "memo" / "champion").glob("*.json"))) == 1

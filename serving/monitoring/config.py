@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 
 from model_store.durable import write_file
 from serving.home import Home
-from serving.inbound.secrets import secrets_of
+from serving.inbound.secrets import secrets_of, write_secret
 from serving.monitoring.incidents import alert_token
 
 ALERTS_PATH = "/slipway/alerts"
@@ -37,7 +36,7 @@ def write(home: Home, folder: Path, options: Options) -> list[Path]:
     """Write all files into `folder`, the token readable by its owner only. Returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / "alert-token"
-    _write_secret(token, alert_token(secrets_of(home).current))
+    write_secret(token, alert_token(secrets_of(home).current))
     texts = {
         "prometheus.yml": _yaml(prometheus(home, options)),
         "alertmanager.yml": _yaml(alertmanager(home, token, options)),
@@ -194,10 +193,3 @@ def _yaml(message: Message) -> str:
     return "# Written by `python -m serving.monitoring`; changes here are lost.\n" + yaml.safe_dump(
         message, sort_keys=False
     )
-
-
-def _write_secret(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)

@@ -13,6 +13,7 @@ import httpx
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
 from serving.home import Home
+from serving.inbound.secrets import write_secret
 from serving.runtime.keys import add_key
 from serving.stack.locks import locked
 from serving.stack.ports import LOCALHOST, free_ports
@@ -137,10 +138,7 @@ class LocalTarget:
             key = kept.read_text() if kept.exists() else ""
             if not key or not known.exists() or _digest(key) not in known.read_text():
                 key = add_key(known, "slipway-warmup")
-                partial = kept.with_suffix(".partial")
-                partial.touch(mode=0o600)
-                partial.write_text(key)
-                partial.replace(kept)
+                write_secret(kept, key)
         return {"x-api-key": key}
 
     def _forget_answers(self, record: PodRecord) -> None:

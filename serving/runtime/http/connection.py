@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._is_discarding = False
+        self._parsed: Exchange | None = None
         self._is_new = True
         self._held = b""
         self._input_ended = False
@@ -63,6 +64,22 @@ class Connection(asyncio.Protocol):
             return
         data = self._held + data if self._held else data
         self._held = b""
+        known = None if self.receiving_since else self._front.heads.find(data)
+        if known is not None:
+            head, body = known
+            self._arrived(Exchange(self, head.method, head.target, head.headers, body, keep_alive=True))
+            return
+        is_start, self._parsed = not self.receiving_since, None
+        self._parse(data)
+        if is_start:
+            self._learn(data)
+
+    def _learn(self, data: bytes) -> None:
+        exchange, self._parsed = self._parsed, None
+        if exchange is not None:
+            self._front.heads.learn(data, exchange)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -145,10 +162,13 @@ class Connection(asyncio.Protocol):
         self.receiving_since = 0.0
         body = self._body if self._chunks is None else b"".join(self._chunks)
         parser = self._parser
-        exchange = Exchange(
+        exchange = self._parsed = Exchange(
             self, parser.get_method(), self._target, self._headers, body, parser.should_keep_alive()
         )
         self._chunks, self._body = None, b""
+        self._arrived(exchange)
+
+    def _arrived(self, exchange: Exchange) -> None:
         if self._current is None:
             self._start(exchange)
         elif len(self._waiting) < MAX_WAITING:

@@ -12,6 +12,7 @@ from serving.runtime.grpc.connection import GrpcConnection
 from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.exchange import Exchange
+from serving.runtime.http.heads import Heads
 from serving.runtime.http.infer import infer
 from serving.runtime.http.routes import Routes
 from serving.runtime.keys import KeyRing
@@ -45,6 +46,7 @@ class Front:
         self._repository, self._routes, self._service = repository, routes, service
         self._max_connections = max_connections
         self.keys = keys
+        self.heads = Heads()
         self._connections: set[Connection | GrpcConnection] = set()
         self.is_draining = False
 
@@ -96,6 +98,7 @@ class Front:
     def sweep(self) -> None:
         """Close connections whose request arrives too slowly, and those idle for very long."""
         now = self.clock()
+        self.heads.sweep()
         if self.keys is not None:
             self._reread_keys(self.keys)
         for connection in list(self._connections):

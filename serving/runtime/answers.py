@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from serving.runtime.cache.link import Epoch, RedisLink
     from serving.runtime.cache.shared import SharedCache
 
-_MEMORY = b"x-slipway-cache: memory\r\n"
+FROM_MEMORY = b"x-slipway-cache: memory\r\n"
 _REDIS = b"x-slipway-cache: redis\r\n"
 
 
@@ -60,7 +60,7 @@ class Answers:
         if self.memory is not None:
             outputs = self.memory.get(identity, now)
             if outputs is not None:
-                call.source = _MEMORY
+                call.source = FROM_MEMORY
                 call.answered(outputs, 0)
                 return True
         if not self._flights.leads(call):

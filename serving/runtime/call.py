@@ -22,6 +22,8 @@ Data = bytes | memoryview | list[bytes]
 
 
 NEVER = float("inf")
+# What a number takes as JSON, its comma included.
+_JSON_BYTES = 12
 
 
 class Call:
@@ -141,8 +143,9 @@ class Outputs:
 
 def _size_bytes(array: np.ndarray) -> int:
     if array.dtype == object:
-        return sum(len(item) + 64 for item in array.ravel())
-    return array.nbytes + 128
+        return sum(2 * len(item) + 64 for item in array.ravel())
+    # Its JSON is kept beside it once somebody asked for that.
+    return array.nbytes + 128 + _JSON_BYTES * array.size
 
 
 def _print_texts(row: np.ndarray) -> bytes:

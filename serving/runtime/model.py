@@ -26,6 +26,7 @@ from serving.runtime.faults import WARMUP_HEADER, Faults, faults_for
 from serving.runtime.logs import FailureLog
 from serving.runtime.manifest import Manifest, read_manifest
 from serving.runtime.patience import Patience
+from serving.runtime.quick_hits import QuickHits
 from serving.runtime.telemetry import ModelMetrics
 from serving.runtime.warmup import Warmed, warm
 
@@ -84,6 +85,7 @@ class ServedModel:
         self.answers = Answers.of(manifest, self._compute, link=around.link, clock=around.clock)
         if self.answers is not None:
             self.answers.fill(opened.warmed.answers)
+        self.quick_hits = self._make_quick_hits()
         self._fallback = self._make_fallback()
         self.limit = _limit(opened)
         self.batcher = _batcher(opened, self, around)
@@ -220,6 +222,12 @@ class ServedModel:
         self.engine.close()
         if self.log is not None:
             self.log.close()
+
+    def _make_quick_hits(self) -> QuickHits | None:
+        is_watched = self._faults is not None or self.log is not None or self._tracer is not None
+        if self.answers is None or self.answers.memory is None or is_watched or not self.signature.is_fixed:
+            return None
+        return QuickHits(self.answers.memory, self.writer, self.metrics, self._clock)
 
     def _make_fallback(self) -> Fallback | None:
         wish = self.manifest.settings.fallback

@@ -35,10 +35,16 @@ class MemoryCache:
         self.hits = self.misses = 0
 
     def get(self, identity: Hashable, now: float) -> Outputs | None:
-        """The fresh answer, if kept."""
+        """The fresh answer, if kept; counts a hit or a miss."""
+        outputs = self.hit(identity, now)
+        if outputs is None:
+            self.misses += 1
+        return outputs
+
+    def hit(self, identity: Hashable, now: float) -> Outputs | None:
+        """The fresh answer, if kept; counts only hits, for a caller who asks again with `get`."""
         stored = self._entries.get(identity)
         if stored is None or now - stored.at > self._ttl:
-            self.misses += 1
             return None
         self.hits += 1
         return stored.outputs

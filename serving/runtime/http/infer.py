@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from blake3 import blake3
 
 from model_store.errors import SlipwayError
+from serving.runtime.answers import FROM_MEMORY
 from serving.runtime.call import Call, Outputs
 from serving.runtime.codec.plans import Plan, cuts_after, is_plannable
 from serving.runtime.codec.request import InferRequest, read_request
@@ -18,6 +19,7 @@ from serving.runtime.urgency import (
     ENVOY_TIMEOUT_HEADER,
     PRIORITY_HEADER,
     TIMEOUT_HEADER,
+    Priority,
     read_priority,
     read_timeout,
 )
@@ -85,17 +87,22 @@ def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
         if model.would_shed and _is_shed_unread(exchange, model):
             raise model.shed_unread()
         request = _read(exchange, model, max_body_bytes)
-        call = HttpCall(exchange, model, request)
         headers, parameters = exchange.headers, request.parameters
-        call.timeout = model.timeout_seconds
+        priority, timeout = Priority.NORMAL, model.timeout_seconds
         if parameters or not _URGENCY.isdisjoint(headers):
-            call.priority = read_priority(headers, parameters)
-            call.timeout = read_timeout(headers, parameters, model.timeout_seconds)
+            priority = read_priority(headers, parameters)
+            timeout = read_timeout(headers, parameters, timeout)
+        kept = model.quick_hits.answer(request) if model.quick_hits is not None else None
     except SlipwayError as error:
         model.metrics.finished(status_of(error))
         exchange.reply_error(error, headers=model.headers)
-    else:
-        model.infer(call)
+        return
+    if kept is not None:
+        exchange.reply(kept, headers=JSON + model.headers + FROM_MEMORY)
+        return
+    call = HttpCall(exchange, model, request)
+    call.priority, call.timeout = priority, timeout
+    model.infer(call)
 
 
 def _is_shed_unread(exchange: Exchange, model: ServedModel) -> bool:

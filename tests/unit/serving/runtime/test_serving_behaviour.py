@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -343,6 +344,39 @@ def test_a_cached_answer_says_so_and_is_the_same(tmp_path: Path) -> None:
         assert other.json()["id"] == "mine"
         assert other.headers["x-slipway-cache"] == "memory"
         assert second.json().get("id") is None
+
+
+def metric(pod: RunningPod, pattern: str) -> float:
+    found = re.search(rf"^{pattern} (\S+)$", pod.http.get("/metrics").text, re.MULTILINE)
+    assert found is not None, pattern
+    return float(found[1])
+
+
+def test_hits_and_misses_are_counted_once_each(tmp_path: Path) -> None:
+    with running_pod(make_bundle(tmp_path, mlp(), serving={"cache": {"max_mb": 1}})) as pod:
+        for value in (1, 2, 1, 1):
+            assert pod.infer(row(value, 2, 3, 4)).status_code == 200
+        assert metric(pod, r'slipway_cache_hits_total\{.*level="memory"\}') == 2
+        assert metric(pod, r'slipway_cache_misses_total\{.*level="memory"\}') == 2
+        assert metric(pod, r'slipway_requests_total\{.*code="200"\}') == 4
+        assert metric(pod, r"slipway_request_seconds_count\{.*\}") == 4
+
+
+def test_a_hit_does_not_hide_a_mistake_in_the_headers(tmp_path: Path) -> None:
+    with running_pod(make_bundle(tmp_path, mlp(), serving={"cache": {"max_mb": 1}})) as pod:
+        assert pod.infer(row(1, 2, 3, 4)).status_code == 200
+        assert pod.infer(row(1, 2, 3, 4), headers={"x-slipway-priority": "urgent"}).status_code == 400
+
+
+def test_hits_too_are_made_to_fail_and_are_logged(tmp_path: Path) -> None:
+    serving = {"cache": {"max_mb": 1}, "request_log": {"share": 1.0}}
+    bundle = make_bundle(tmp_path, mlp(), serving=serving)
+    with running_pod(bundle, faults="credit_risk@1:error_rate=1") as pod:
+        assert [pod.infer(row(1, 2, 3, 4)).status_code for _ in range(3)] == [500] * 3
+    with running_pod(bundle, request_log=tmp_path / "log") as pod:
+        assert [pod.infer(row(1, 2, 3, 4)).status_code for _ in range(3)] == [200] * 3
+    logged = [pq.read_table(file) for file in (tmp_path / "log").rglob("*.parquet")]
+    assert sum(table.num_rows for table in logged) == 3
 
 
 def test_the_dashboard_asks_only_for_metrics_the_pod_has(pod: RunningPod, tmp_path: Path) -> None:

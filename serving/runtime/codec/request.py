@@ -16,6 +16,8 @@ from serving.runtime.errors import Refused
 from serving.runtime.signature import Shape, Signature, TensorSpec
 
 _NONE: dict[str, Any] = {}
+# So many letters of names are looked at before a body is taken to hold anything.
+_LETTERS = 32
 # The request parameters anybody downstream reads.
 URGENCY = frozenset(("priority", "timeout"))
 
@@ -44,7 +46,7 @@ def read_request(signature: Signature, body: bytes, header_length: int | None) -
     entries = _tensor_entries(document, signature)
     if blobs.exist:
         blobs.assign(document["inputs"])
-    may_hold_bools = blobs.exist or b"true" in body or b"false" in body
+    may_hold_bools = blobs.exist or _may_hold(b"true", b"u", body) or _may_hold(b"false", b"l", body)
     data: list[Data] = []
     shapes: list[Shape] = []
     for spec, entry in zip(signature.inputs, entries, strict=True):
@@ -58,6 +60,22 @@ def read_request(signature: Signature, body: bytes, header_length: int | None) -
     blobs.expect_end()
     _expect_rows(signature, shapes)
     return InferRequest(data, shapes, _text(document, "id"), *_wishes(document, signature))
+
+
+def _may_hold(word: bytes, letter: bytes, body: bytes) -> bool:
+    """Whether the word is there, or is not worth looking for.
+
+    By one of its letters, since bytes are searched for one byte ten times as fast as for several; numbers
+    hold neither letter, and what surrounds them holds few.
+    """
+    before, at = word.index(letter), -1
+    for _ in range(_LETTERS):
+        at = body.find(letter, at + 1)
+        if at < 0:
+            return False
+        if body.startswith(word, max(at - before, 0)):
+            return True
+    return True
 
 
 class _Blobs:

@@ -18,6 +18,9 @@ from serving.runtime.call_queue import CallQueue
 from serving.runtime.execution import Executed, Executor
 from serving.runtime.patience import Patience
 
+# How long batches in a row may keep the loop from reading.
+_TURN_SECONDS = 0.002
+
 
 class Deliver(Protocol):
     """What becomes of batches; `serving.runtime.model` implements it."""
@@ -52,6 +55,7 @@ class Batcher:
         self._is_busy = False
         self._waiting: asyncio.TimerHandle | None = None
         self._inline = inline
+        self._turn_ended = 0.0
         self._thread: ComputeThread | None = None
 
     @property
@@ -75,24 +79,34 @@ class Batcher:
             self._thread.close()
 
     def _start_batch(self) -> None:
-        # A timer that waited for a fuller batch kept the engine busy until now.
-        self._is_scheduled = self._is_busy = False
-        self._waiting = None
-        now = self._clock()
+        # A timer that waited for a fuller batch kept the engine busy until now. What is submitted while
+        # answers are handed out belongs to this turn or is scheduled after it.
+        self._is_scheduled, self._is_busy, self._waiting = True, False, None
+        began = now = self._clock()
+        end = began + min(began - self._turn_ended, _TURN_SECONDS)
+        # At least one batch, and as much time for the engine as the loop had for reading and refusing: else
+        # an overloaded pod would mostly refuse.
+        while self._one_batch(now) and self._queue and (now := self._clock()) < end:
+            pass
+        self._turn_ended = self._clock()
+        self._is_scheduled = bool(self._queue) and not self._is_busy
+        if self._is_scheduled:
+            self._loop.call_soon(self._start_batch)
+
+    def _one_batch(self, now: float) -> bool:
+        """Whether another may follow in this turn: not where a thread computes this one."""
         calls, dead = self._queue.take(self._max_rows, now)
         if calls:
-            self._run(calls, now)
+            for call in calls:
+                call.started = now
+            if self._inline and _rows(calls) <= self._max_rows:
+                self._run_inline(calls, now)
+            else:
+                self._run_elsewhere(calls)
         if dead:
             # Last, because what waited for their answers may be submitted anew at once.
             self._deliver.calls_died(dead)
-
-    def _run(self, calls: list[Call], now: float) -> None:
-        for call in calls:
-            call.started = now
-        if self._inline and _rows(calls) <= self._max_rows:
-            self._run_inline(calls, now)
-        else:
-            self._run_elsewhere(calls)
+        return not self._is_busy
 
     def _run_elsewhere(self, calls: list[Call]) -> None:
         if self._thread is None:
@@ -102,9 +116,6 @@ class Batcher:
 
     def _run_inline(self, calls: list[Call], now: float) -> None:
         executed = self._executor.execute(calls)
-        if self._queue:
-            self._is_scheduled = True
-            self._loop.call_soon(self._start_batch)
         self._deliver.batch_done(executed, _rows(calls), self._clock() - now)
 
     def _finished_elsewhere(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:

@@ -154,3 +154,53 @@ def test_a_short_batch_that_waited_behind_long_ones_leaves_the_batcher_free() ->
         batcher.close()
 
     asyncio.run(scene())
+
+
+class Wall:
+    """Time that passes only when somebody spends it."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CostlyEngine(ScriptedEngine):
+    def __init__(self, wall: Wall, seconds: float) -> None:
+        super().__init__()
+        self._wall, self._seconds = wall, seconds
+
+    def run_instead(self, rows):  # type: ignore[no-untyped-def]
+        self._wall.now += self._seconds
+        return super().run_instead(rows)
+
+
+@pytest.mark.parametrize(
+    ("reading_seconds", "batches"),
+    [(0.0, 1), (0.0001, 1), (0.0012, 3), (1.0, 5)],
+    ids=["not read", "read a little", "read for three batches", "idle before: bounded"],
+)
+def test_batches_in_a_row_get_as_much_time_as_reading_had(reading_seconds: float, batches: int) -> None:
+    async def turn() -> int:
+        wall, delivery = Wall(), Delivery()
+        engine = CostlyEngine(wall, 0.0004)
+        found = Batcher(
+            Executor(engine, SIGNATURE, Settings(max_batch_size=64)),
+            CallQueue(10_000),
+            Patience(0.0, 0.0, 0.0),
+            delivery,
+            max_rows=1,
+            inline=True,
+            loop=asyncio.get_running_loop(),
+            clock=wall,
+        )
+        found.submit(call_of(1))
+        await asyncio.sleep(0)
+        before = len(engine.batches)
+        wall.now += reading_seconds
+        for _ in range(20):
+            found.submit(call_of(1))
+        await asyncio.sleep(0)
+        return len(engine.batches) - before
+
+    assert asyncio.run(turn()) == batches

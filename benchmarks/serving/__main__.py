@@ -5,7 +5,8 @@
 
 Parts: peers protocols half cache soak (default: all). Needs `wrk` and `h2load` (apt-get install wrk
 nghttp2-client) and uv; every peer gets an environment of its own under `.venvs/`. Ratios within one run mean
-something on any machine; the absolute numbers only on a quiet one. Exits with 1 if a target is missed.
+something on any machine; the absolute numbers only on a quiet one. Last comes one line of JSON: each target's
+found value and limit. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.targets(targets)
     if options.json:
         _keep(options.json, kept, targets)
+    print(json.dumps({target.name: [round(target.found, 3), round(target.limit, 3)] for target in targets}))
     return 0 if all(target.is_met for target in targets) else 1
 
 
@@ -67,7 +69,7 @@ def _run(part: str, options: argparse.Namespace, kept: dict[str, Any]) -> list[r
     if part == "half":
         halves = {m: at_half_load(SUBJECTS[m], seconds=round(seconds)) for m in ("mlp", "cnn")}
         kept[part] = {m: asdict(one) for m, one in halves.items()}
-        return [report.half_load(m, one) for m, one in halves.items()]
+        return [target for m, one in halves.items() for target in report.half_load(m, one)]
     if part == "cache":
         hits = hits_against_computing(SUBJECTS["cnn"], rounds=rounds, seconds=seconds)
         rate = hit_rate(SUBJECTS["mlp"], cache_mb=options.cache_mb)

@@ -110,11 +110,11 @@ def _replay(pod: Running, script: Path, bodies: Path, trace: np.ndarray) -> None
         "end\n"
         "request = function()\n"
         "  i = i + 1\n"
-        "  if i >= #trace then wrk.thread:stop() end\n"
+        f"  if i == #trace then io.open('{script.with_suffix('.over')}', 'w'):close() end\n"
         "  return bodies[trace[math.min(i, #trace)]]\n"
         "end\n"
     )
-    load.wrk(pod.url, script, seconds=400, connections=16)
+    load.wrk_until_told(pod.url, script, over=script.with_suffix(".over"), connections=16)
 
 
 def _counts(pod: Running) -> dict[str, float]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+_LONGEST_SECONDS = 600
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 
@@ -69,6 +72,21 @@ def wrk(url: str, script: Path, *, seconds: float, connections: int = 32) -> Loa
     command = [need("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency"]
     done = subprocess.run([*command, "-s", str(script), url], capture_output=True, text=True, check=True)
     return parse_wrk(done.stdout)
+
+
+def wrk_until_told(url: str, script: Path, *, over: Path, connections: int) -> None:
+    """Run wrk until its script has made the file `over`: by itself wrk goes on for the time it was given.
+
+    Raises `SystemExit` if that does not happen within `_LONGEST_SECONDS`.
+    """
+    command = [need("wrk"), "-t1", f"-c{connections}", f"-d{_LONGEST_SECONDS}s", "--timeout", "10s"]
+    over.unlink(missing_ok=True)
+    with subprocess.Popen([*command, "-s", str(script), url], stdout=subprocess.DEVNULL) as running:
+        while not over.exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+    if not over.exists():
+        raise SystemExit(f"{script} was not sent in {_LONGEST_SECONDS} s")
 
 
 def parse_wrk(text: str) -> Load:

@@ -1,4 +1,4 @@
-"""Load at a rate that does not wait for answers (h2load --rps over HTTP/1.1): half a peak, and twice it."""
+"""Load at a rate that does not wait for answers (h2load --rps over HTTP/1.1): twice a peak."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class OpenLoad:
         for header in headers:
             command += ["-H", header]
         self.per_second = rate * connections
-        self.times: dict[int, list[float]] = {}
         self._process = subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True)
 
     def finish(self) -> dict[int, Answers]:
@@ -49,22 +48,15 @@ class OpenLoad:
         output = self._process.communicate()[0]
         if not re.search(r"requests: \d+ total", output):
             raise SystemExit(f"h2load said:\n{output}")
+        times: dict[int, list[float]] = {}
         for line in self._log.read_text().splitlines():
             _, status, microseconds = line.split("\t")
-            self.times.setdefault(max(int(status), 0), []).append(int(microseconds) / 1000)
-        return {status: _answers(found) for status, found in self.times.items()}
+            times.setdefault(max(int(status), 0), []).append(int(microseconds) / 1000)
+        return {status: answers_of(found) for status, found in times.items()}
 
 
-def finish_together(loads: Iterable[OpenLoad], status: int) -> Answers:
-    """Several loads' answers of one status, as one."""
-    times: list[float] = []
-    for load in loads:
-        load.finish()
-        times += load.times.get(status, [])
-    return _answers(times)
-
-
-def _answers(times: list[float]) -> Answers:
+def answers_of(times: list[float]) -> Answers:
+    """Milliseconds, in any order."""
     times.sort()
     p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
     return Answers(len(times), times[len(times) // 2], p99)

@@ -93,10 +93,13 @@ def protocols(model: str, rows: Sequence[Spoken]) -> list[Target]:
     ]
 
 
-def half_load(model: str, found: HalfLoad) -> Target:
+def half_load(model: str, found: HalfLoad) -> list[Target]:
     words = f"{found.per_second:,.0f} requests/s: p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms"
-    console.print(f"{model} at half its peak: {words}")
-    return Target(f"{model}: p99 ms at half load", found.p99_ms, found.limit_ms, at_least=False)
+    console.print(f"{model} at half its peak: {words}, {found.failed} refused")
+    return [
+        Target(f"{model}: p99 ms at half load", found.p99_ms, found.limit_ms, at_least=False),
+        Target(f"{model}: refused at half load", found.failed, 0, at_least=False),
+    ]
 
 
 def cache(hits: Sequence[Hits], rate: HitRate) -> list[Target]:

@@ -8,26 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving import load
+from benchmarks.serving.arrivals import arrive
 from benchmarks.serving.bundles import bundle_of
 from benchmarks.serving.models import Subject, oip_body
-from benchmarks.serving.open_loop import Answers, OpenLoad, finish_together
+from benchmarks.serving.open_loop import Answers, OpenLoad
 from benchmarks.serving.raw import raw_rows_per_second
 from benchmarks.serving.servers import Running, pod_server
 
 # Open loop sends one body, so sharing of identical requests is switched off: every request is computed.
 _ALONE = {"stochastic": True, "max_batch_size": 8}
 _CONNECTIONS = 64
-_CALLERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class HalfLoad:
-    """`limit_ms`: three times (one row's compute time plus the batching delay)."""
+    """`limit_ms`: three times (one row's compute time plus the batching delay); `failed`: answers but 200."""
 
     per_second: float
     p50_ms: float
     p99_ms: float
     limit_ms: float
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +52,10 @@ def at_half_load(subject: Subject, *, seconds: int) -> HalfLoad:
     """Find the peak with a closed loop, then offer half of it in an open one."""
     with pod_server(bundle_of(subject, **_ALONE), oip_body(subject.requests()[0])) as pod:
         peak, body = _peak(pod, subject)
-        # h2load lets all connections of a process ask at the same moment: several processes with few each,
-        # begun at odd times, come nearer to callers who do not know of each other.
-        loads = []
-        for _ in range(_CALLERS):
-            loads.append(
-                OpenLoad(pod.url, body, per_second=peak / 2 / _CALLERS, seconds=seconds, connections=2)
-            )
-            time.sleep(0.0137)
-        answers = finish_together(loads, 200)
+        rate = peak / 2
+        answers, failed = arrive(pod.url, body, per_second=rate, seconds=seconds, connections=_CONNECTIONS)
     compute_ms = 1000 / raw_rows_per_second(subject, 1, 0.5)
-    return HalfLoad(
-        sum(load.per_second for load in loads), answers.p50_ms, answers.p99_ms, 3 * (compute_ms + 2.0)
-    )
+    return HalfLoad(rate, answers.p50_ms, answers.p99_ms, 3 * (compute_ms + 2.0), failed)
 
 
 def soak(subject: Subject, *, seconds: int) -> Soak:

@@ -1,4 +1,4 @@
-"""The commonest hit, without making a call of it: JSON asked and answered, inputs whose bytes tell them apart.
+"""The commonest hit, without making a call of it: JSON in and out, inputs told apart by their bytes.
 
 A hit that becomes a call costs a fifth more. Only where nothing looks at single calls: no request log, no
 traces, no faults.

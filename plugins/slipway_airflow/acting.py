@@ -7,7 +7,7 @@ that finds none writes it for those who used Airflow's own pages. A task that is
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -92,14 +92,29 @@ def require_approvals(services: Services, release: Release) -> None:
     if (approval := release.spec.approval) is None:
         return
     entries = trail_of(services).entries(release.model, release_id=release.id)
-    # Under some logins an account's name is not what the spec names it by.
-    given = {name for e in entries if e.action == "approve" for name in (e.who, e.detail.get("account"))}
-    missing = approval.required - len(given & set(approval.approvers))
+    # Under some logins an account's name is not what the spec names it by; a person counts once by either.
+    named = set(approval.approvers)
+    given = {e.who for e in entries if e.action == "approve" and named & {e.who, e.detail.get("account")}}
+    missing = approval.required - len(given)
     if missing > 0:
         raise Permanent(
             f"{release.id} lacks {missing} of {approval.required} approvals, whatever its tasks say",
             remedy=f"release the version again, and let them answer: {', '.join(approval.approvers)}",
         )
+
+
+def may_not_approve(
+    services: Services, release: Release, *, who: str, account: str, earlier: Iterable[str]
+) -> str:
+    """Why this person's approval does not count, empty if it does. `account` is the id of their login.
+
+    Who is named by name and may not approve was not asked. Names say nothing of who is named by an id.
+    """
+    if who in earlier:
+        return f"{who} approved it before"
+    approvers = release.spec.approval.approvers if release.spec.approval else ()
+    is_by_id = account != who and account in approvers
+    return f"{who} made the version" if is_by_id and who == services.registry.author(release.ref) else ""
 
 
 def who_ended(services: Services, release: Release) -> str:

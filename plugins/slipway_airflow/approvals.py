@@ -36,6 +36,9 @@ _REASON = Param(
 )
 
 
+_NAME_PEOPLE = "name approvers as they log in, not by id: then only those who may approve are asked"
+
+
 class NotApproved(Permanent):
     """Somebody said no, or nobody said anything in time."""
 
@@ -100,7 +103,18 @@ class AskApproval(ApprovalOperator):
         with explained(context):
             answer = super(ApprovalOperator, self).execute_complete(context=context, event=event)
             self._note(context, answer)
-            return self._approver(answer["chosen_options"], answer["responded_by_user"])
+            who = self._approver(answer["chosen_options"], answer["responded_by_user"])
+            self._refuse_self_and_twice(who, answer["responded_by_user"])
+            return who
+
+    def _refuse_self_and_twice(self, who: str, by: Any) -> None:
+        from slipway_airflow import acting
+        from slipway_airflow.building import opened
+
+        services, release = opened(self.release)
+        account = str(by.get("id") or who)
+        if why := acting.may_not_approve(services, release, who=who, account=account, earlier=self.earlier):
+            raise NotApproved(f"not released: {why}", remedy=_NAME_PEOPLE)
 
     def _note(self, context: Context, answer: Any) -> None:
         """Into the audit trail, if a person answered (and Slipway's own page or API did not write it)."""

@@ -115,3 +115,60 @@ def test_those_who_approved_count_once_and_strangers_never(world: World, release
         acting.require_approvals(world.services, release)
     approve(world, release, "Grace Hopper", account="grace")
     acting.require_approvals(world.services, release)
+
+
+def test_one_person_named_twice_counts_once(world: World, release: Any) -> None:
+    from slipway_airflow import acting
+
+    object.__setattr__(release.spec.approval, "approvers", ["ada", "7"])
+    approve(world, release, "ada", account="7")
+    with pytest.raises(Permanent, match="lacks 1 of 2"):
+        acting.require_approvals(world.services, release)
+
+
+@pytest.mark.parametrize(
+    ("who", "account", "why"),
+    [
+        ("linus", "7", "linus made the version"),
+        ("grace", "8", "grace approved it before"),
+        ("anna", "9", ""),
+        ("anna", "7", ""),
+    ],
+)
+def test_an_id_in_the_spec_hides_neither_the_author_nor_who_approved_before(
+    world: World, release: Any, who: str, account: str, why: str
+) -> None:
+    from slipway_airflow import acting
+
+    object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
+    said = acting.may_not_approve(world.services, release, who=who, account=account, earlier=["grace"])
+    assert said == why
+
+
+def test_names_need_no_registry_to_tell_the_author(world: World, release: Any) -> None:
+    from slipway_airflow import acting
+
+    world.registry.gone = {"author"}
+    assert acting.may_not_approve(world.services, release, who="ada", account="7", earlier=[]) == ""
+
+
+def test_an_answer_in_airflows_page_by_the_author_ends_the_release(
+    world: World, release: Any, ask: Any
+) -> None:
+    from slipway_airflow.wiring import now
+
+    object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
+    world.releases.load = lambda _: release  # type: ignore[method-assign]
+    task: Any = copy(ask)
+    object.__setattr__(task, "release", release.id)
+    event = {
+        "chosen_options": ["Approve"],
+        "params_input": {},
+        "responded_at": now(),
+        "responded_by_user": {"id": "7", "name": "linus"},
+    }
+    from airflow.sdk.exceptions import AirflowFailException
+
+    ti = type("Ti", (), {"task_id": "approval.approve_1", "xcom_push": lambda *_, **__: None})()
+    with pytest.raises(AirflowFailException, match="linus made the version"):
+        task.execute_complete({"ti": ti}, event)

@@ -7,6 +7,10 @@ names, without the version's author and those who answered before.
 
 from __future__ import annotations
 
+from typing import Any
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
 from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
 from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
 from airflow.models.hitl import HITLDetail
@@ -19,7 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from serving.audit import Entry
-from slipway_airflow.acting import one_at_a_time, trail_of, who_ended
+from slipway_airflow.acting import may_not_approve, one_at_a_time, trail_of, who_ended
 from slipway_airflow.releases import Release
 from slipway_airflow.web import runs
 from slipway_airflow.web.access import Person
@@ -43,6 +47,8 @@ def answer(services: Services, release: Release, person: Person, reason: str, *,
             raise Conflict(_why_closed(services, session, release, asked), remedy=_LOOK)
         _refuse_late(now_open)
         _refuse_stranger(now_open, person)
+        if approve:
+            _refuse_self_and_twice(services, release, person, asked)
         # Written down first: an answer that nobody can account for must not count.
         _note(services, release, person, reason, now_open, approve=approve)
         _respond(session, now_open, person, reason, approve=approve)
@@ -80,11 +86,24 @@ def _refuse_late(asked: HITLDetail) -> None:
 
 def _refuse_stranger(asked: HITLDetail, person: Person) -> None:
     allowed = {one["id"] for one in asked.assigned_users}
-    if allowed and str(person.user.get_id()) not in allowed:
+    if not allowed:
+        return
+    is_named = not allowed.isdisjoint({person.name, str(person.user.get_id())})
+    manager: BaseAuthManager[Any] = get_auth_manager()
+    if not (is_named and manager.is_authorized_hitl_task(assigned_users=allowed, user=person.user)):
         raise Refused(
             f"{person.name} is not one of those who may answer: {', '.join(sorted(allowed))}",
             remedy="ask one of them; the author of a version and who approved it before are never among them",
         )
+
+
+def _refuse_self_and_twice(
+    services: Services, release: Release, person: Person, asked: list[HITLDetail]
+) -> None:
+    account = str(person.user.get_id())
+    earlier = [str(by["name"]) for one in asked if (by := one.responded_by_user)]
+    if why := may_not_approve(services, release, who=person.name, account=account, earlier=earlier):
+        raise Refused(why, remedy="ask somebody else")
 
 
 def _respond(session: Session, asked: HITLDetail, person: Person, reason: str, *, approve: bool) -> None:

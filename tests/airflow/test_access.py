@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import pytest
 from slipway_airflow import wiring
 from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 
 from tests.airflow.desk import API, APPROVED, everything, forget_runs, under_way, waiting_for_approval
+from tests.airflow.endpoints import ENDPOINTS, WHY, Endpoint
 from tests.airflow.people import OUR_LOGIN, OURS, SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 
@@ -28,46 +26,6 @@ RIGHTS = {
     "admin": set(Right),
 }
 SERVERS = {"simple": (SIMPLE, ""), "ours": (OURS, OUR_LOGIN)}
-
-
-class Endpoint(NamedTuple):
-    """One address, and what asking it takes. `{release}` and `{asked}` stand for releases that exist."""
-
-    name: str
-    method: str
-    path: str
-    right: Right | None
-    status: int
-    body: dict[str, Any] | None = None
-
-
-WHY = {"reason": "because"}
-ENDPOINTS = [
-    Endpoint("me", "GET", "/me", None, 200),
-    Endpoint("preview", "GET", f"/releases/preview?model={MODEL}", Right.VIEW, 200),
-    Endpoint("audit", "GET", "/audit", Right.VIEW, 200),
-    Endpoint("freezes", "GET", "/freezes", Right.VIEW, 200),
-    Endpoint("release", "POST", "/releases", Right.RELEASE, 202, {"model": MODEL, "version": "3", **WHY}),
-    Endpoint(
-        "override_at_once",
-        "POST",
-        "/releases",
-        Right.ADMIN,
-        202,
-        {"model": MODEL, "version": "3", "override_freeze": True, **WHY},
-    ),
-    Endpoint("pause", "POST", "/releases/{release}/pause", Right.RELEASE, 200, WHY),
-    Endpoint("resume", "POST", "/releases/{release}/resume", Right.RELEASE, 409, WHY),
-    Endpoint("skip", "POST", "/releases/{release}/skip", Right.RELEASE, 200, WHY),
-    Endpoint("abort", "POST", "/releases/{release}/abort", Right.RELEASE, 200, WHY),
-    Endpoint("override", "POST", "/releases/{release}/override", Right.ADMIN, 200, WHY),
-    Endpoint("rollback", "POST", f"/models/{MODEL}/rollback", Right.RELEASE, 202, WHY),
-    Endpoint("approve", "POST", "/releases/{asked}/approve", Right.APPROVE, 200, WHY),
-    Endpoint("reject", "POST", "/releases/{asked}/reject", Right.APPROVE, 200, WHY),
-    Endpoint("freeze", "POST", "/freezes", Right.ADMIN, 201, WHY),
-    Endpoint("lift", "POST", "/freezes/0123456789ab/lift", Right.ADMIN, 404, WHY),
-    Endpoint("delete_freeze", "DELETE", "/freezes/0123456789ab?reason=because", Right.ADMIN, 404),
-]
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -14,23 +14,12 @@ from slipway_airflow.web import at_hand
 from model_store.spec import load
 from serving.audit import Entry
 from tests.airflow.desk import API, forget_runs, under_way, waiting_for_approval
+from tests.airflow.endpoints import PAGES, READ
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, SPEC, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 
-PAGES = ("", "releases", "history", "new", "freezes-page", f"models/{MODEL}", "releases/{release}")
-READ = (
-    "/models",
-    f"/models/{MODEL}",
-    "/releases",
-    "/releases/{release}",
-    "/releases/{release}/series",
-    "/history",
-    "/history.csv",
-    "/history.json",
-    "/serving-at?at=2026-11-21T12:00:00Z",
-)
 EVIL = "<script>alert('reason')</script>"
 
 

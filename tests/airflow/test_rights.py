@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 from slipway_airflow.web import access
-from slipway_airflow.web.access import Person, Right, person_of, requires
+from slipway_airflow.web.access import Person, Right, person_of, reads, requires
 from starlette.requests import Request
 
 
@@ -23,11 +23,13 @@ class User:
 
 
 class Manager:
-    """Grants are "METHOD entity" or "METHOD entity dag", as roles of FAB are made of."""
+    """Grants are "METHOD entity" or "METHOD entity dag". Whoever may read one DAG may list, as with FAB."""
 
     def is_authorized_dag(self, *, method: Any, access_entity: Any, details: Any, user: User) -> bool:
         grant = f"{method} {access_entity.value}"
-        return grant in user.grants or (bool(details) and f"{grant} {details.id}" in user.grants)
+        if details is None:
+            return any(one.startswith(grant) for one in user.grants)
+        return grant in user.grants or f"{grant} {details.id}" in user.grants
 
     def is_authorized_pool(self, *, method: Any, details: Any, user: User) -> bool:
         return f"{method} POOL" in user.grants
@@ -89,6 +91,22 @@ def test_naming_a_model_opens_no_endpoint_about_all_models(path: str) -> None:
     asked, fay = requires(Right.VIEW), person_of(User("GET RUN release_fraud"))
     with pytest.raises(HTTPException):
         asked(request({}, "model=fraud", path), fay)
+
+
+def test_who_may_read_some_models_reads_of_these_and_of_what_holds_all() -> None:
+    fay = person_of(User("GET RUN release_fraud"))
+    assert reads(request({}, path="/api/v1/history"), fay) is fay
+    assert [fay.sees(model) for model in ("fraud", "churn", "", None)] == [True, False, True, True]
+    with pytest.raises(HTTPException):
+        reads(request({}, "model=churn", "/api/v1/history"), fay)
+
+
+@pytest.mark.parametrize(
+    "user", [User(), User("POST RUN", "PUT POOL"), User("PUT HITL_DETAIL release_fraud")]
+)
+def test_who_may_read_no_model_is_shown_no_list(user: User) -> None:
+    with pytest.raises(HTTPException):
+        reads(request({}, path="/api/v1/history"), person_of(user))
 
 
 def test_a_model_named_in_the_query_does_not_stand_in_for_the_one_in_the_path() -> None:

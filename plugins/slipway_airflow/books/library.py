@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from datetime import datetime
+from typing import TypeVar
 
 from model_store.errors import Permanent
 from serving.freezes import Frozen
@@ -42,6 +44,7 @@ MODELS_A_PAGE = 50
 RELEASES_A_PAGE = 50
 SERIES_KEPT = 64
 _UNWELL = (Health.FAILING, Health.DOWN)
+T = TypeVar("T")
 
 
 class NothingThere(Permanent):
@@ -63,6 +66,7 @@ class Library:
         self.services = services
         self._runs = runs
         self._now = now
+        self._sees: Callable[[str], bool] | None = None
         self._index = Index(services.home, monotonic=monotonic)
         self._traffic = Traffic(services.home.route_history)
         self._watch = Watch(source, monotonic=monotonic)
@@ -75,9 +79,18 @@ class Library:
         self._models = Brief(self._every_model, seconds=0.5, monotonic=monotonic)
         self._moments = Brief(self._every_moment, seconds=0.5, monotonic=monotonic)
 
+    def shown_to(self, sees: Callable[[str], bool]) -> Library:
+        """The same books, of which only models that one `sees` are told; not even counts of others.
+
+        `sees` is asked about "" too: what holds every model.
+        """
+        shown = copy(self)
+        shown._sees = sees
+        return shown
+
     def overview(self, *, query: str = "", only: str = "", page: int = 1) -> Overview:
         """All models, `query` in their names; `only`: under_way, waiting, unwell, or "" for all."""
-        rows = self._models.get()
+        rows = self._seen(self._models.get(), lambda row: row.name)
         matching = [row for row in rows if query.lower() in row.name.lower() and _is_wanted(row, only)]
         page, pages = page_of(len(matching), size=MODELS_A_PAGE, page=page)
         return Overview(
@@ -98,17 +111,17 @@ class Library:
         """The time by which the views are told."""
         return self._now()
 
-    def freezes(self) -> list[Frozen]:
+    def freezes(self) -> Sequence[Frozen]:
         """Those in force that hold all models, or one that somebody froze."""
-        return self._rows.freezes()
+        return self._seen(self._rows.freezes(), lambda one: one.model or "")
 
     def names(self) -> list[str]:
         """Every model there is."""
-        return sorted(row.name for row in self._models.get())
+        return sorted(row.name for row in self._seen(self._models.get(), lambda row: row.name))
 
     def model(self, name: str) -> ModelRow:
         """Raises `NothingThere`."""
-        for row in self._models.get():
+        for row in self._seen(self._models.get(), lambda row: row.name):
             if row.name == name:
                 return row
         raise NothingThere(f"there is no model {name}", remedy="the overview lists those there are")
@@ -121,9 +134,10 @@ class Library:
 
     def releases(self, *, model: str = "", status: str = "", page: int = 1) -> Releases:
         """The newest first. `status`: one of `Status`, or under_way."""
-        entries = self._index.shelf(model).entries if model else self._index.newest()
+        found = self._index.shelf(model).entries if model else self._index.newest()
+        entries = self._seen(found, lambda entry: entry.model)
         if status:
-            entries = tuple(entry for entry in entries if _has(self._rows.standing(entry)[0], status))
+            entries = [entry for entry in entries if _has(self._rows.standing(entry)[0], status)]
         page, pages = page_of(len(entries), size=RELEASES_A_PAGE, page=page)
         shown = entries[(page - 1) * RELEASES_A_PAGE : page * RELEASES_A_PAGE]
         return Releases(tuple(map(self._rows.row, shown)), len(entries), page, pages)
@@ -168,27 +182,35 @@ class Library:
 
     def history(self, wanted: Filter, *, page: int = 1) -> History:
         """One page of what happened in production."""
-        return acts.history(self._moments.get(), wanted, page=page)
+        return acts.history(self._happened(), wanted, page=page)
 
     def everything(self, wanted: Filter) -> Iterable[Moment]:
         """All that the filter takes, the newest first, for an export."""
-        return (moment for moment in self._moments.get() if wanted.takes(moment))
+        return (moment for moment in self._happened() if wanted.takes(moment))
 
     def people(self) -> list[str]:
         """Who ever did anything."""
-        return sorted({moment.who for moment in self._moments.get()})
+        return sorted({moment.who for moment in self._happened()})
 
     def actions(self) -> list[str]:
         """What was ever done."""
-        return sorted({moment.action for moment in self._moments.get()})
+        return sorted({moment.action for moment in self._happened()})
 
     def serving_at(self, moment: datetime) -> ServingAt:
         """What served then."""
-        return self._traffic.at(moment)
+        return self._traffic.at(moment, self._sees)
+
+    def _happened(self) -> Sequence[Moment]:
+        return self._seen(self._moments.get(), lambda moment: moment.model)
+
+    def _seen(self, found: Sequence[T], model_of: Callable[[T], str]) -> Sequence[T]:
+        if (sees := self._sees) is None:
+            return found
+        return [one for one in found if sees(model_of(one))]
 
     def _entry(self, release_id: str) -> Entry:
         entry = self._index.find(release_id)
-        if entry is None:
+        if entry is None or not self._seen([entry], lambda entry: entry.model):
             raise NothingThere(
                 f"there is no release {release_id}", remedy="the release list has those there are"
             )

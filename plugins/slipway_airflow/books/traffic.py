@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -23,9 +23,9 @@ class Traffic:
         self._stamp = (0, 0)
         self._changes: dict[str, list[RouteChange]] = {}
 
-    def at(self, moment: datetime) -> ServingAt:
-        """What served then, by model. Models that had no version yet are left out."""
-        known = self._known()
+    def at(self, moment: datetime, sees: Callable[[str], bool] | None = None) -> ServingAt:
+        """What served then, by model that one `sees`. Models that had no version yet are left out."""
+        known = {model: changes for model, changes in self._known().items() if sees is None or sees(model)}
         first = min((changes[0].at for changes in known.values()), default=None)
         served = ((model, _serving_at(known[model], moment)) for model in sorted(known))
         return ServingAt(moment, first, tuple(ServedModel(model, arms) for model, arms in served if arms))

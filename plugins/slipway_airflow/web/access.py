@@ -11,7 +11,7 @@ asked of Airflow's auth manager, so the same person may do the same here and in 
 
 APPROVE alone lets nobody approve: the spec has to name the person too. Under FAB a role of its own may hold
 any of them alone, also for single DAGs (`DAG:release_<model>`); the local stack's `SlipwayLogin` has the
-roles releaser and approver for that.
+roles releaser and approver for that. Who may read single models is shown these and nothing of others.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 CSRF_COOKIE = "slipway_csrf"
 CSRF_HEADER = "x-slipway-csrf"
+# No model can be called so: who may act on its DAG may act on every DAG. Asked without naming any, FAB lets
+# everybody list DAGs who may read a single one, and looks at no DAG at all when something is to be changed.
+_EVERY_MODEL = "every model"
 # Where `?model=` leaves out all other models. Elsewhere it is only somebody's word.
 _ABOUT_ONE = ("/releases", "/releases/preview", "/api/v1/history", "/history.csv", "/history.json")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -62,12 +65,26 @@ class Person:
     name: str
     rights: frozenset[Right]
     user: Any = field(default=None, compare=False, repr=False)
+    _asked: dict[tuple[Right, str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def may(self, right: Right, model: str | None = None) -> bool:
         """Whether this person has the right: on every model, or on this one."""
         if right in self.rights:
             return True
-        return model is not None and self.user is not None and _allowed(self.user, right, model)
+        if model is None or self.user is None:
+            return False
+        if (right, model) not in self._asked:
+            self._asked[right, model] = _allowed(self.user, right, model)
+        return self._asked[right, model]
+
+    def sees(self, model: str | None) -> bool:
+        """Whether this person may read of the model. What holds every model (none is named) holds theirs."""
+        return not model or self.may(Right.VIEW, model)
+
+    def needs_to_read(self, model: str | None = None) -> None:
+        """Raises 403 unless this person may read of the model; where none is named, of some models."""
+        if model is not None or not (self.user is not None and _may_list(self.user)):
+            self.needs(Right.VIEW, model)
 
     def needs(self, right: Right, model: str | None = None) -> None:
         """Raises 403 unless this person has the right. It says nothing of whether there is such a model."""
@@ -105,9 +122,22 @@ def requires(right: Right) -> Callable[..., Person]:
     return person_with_right
 
 
+def reads(request: Request, person: SignedIn) -> Person:
+    """A dependency: the person who asks, if they may read of the model or release that the address names.
+
+    Where it names none, of any model: what is shown must then be asked of `sees`. Raises 401 or 403.
+    """
+    person.needs_to_read(_model_of(request))
+    return person
+
+
+Reader = Annotated[Person, Depends(reads)]
+
+
 def person_of(user: Any) -> Person:
     """What Airflow's auth manager says of its user."""
-    return Person(str(user.get_name()), frozenset(right for right in Right if _allowed(user, right)), user)
+    rights = frozenset(right for right in Right if _allowed(user, right, _EVERY_MODEL))
+    return Person(str(user.get_name()), rights, user)
 
 
 def csrf_token(user_name: str, nonce: str | None = None) -> str:
@@ -156,9 +186,15 @@ def _has_bearer(request: Request) -> bool:
     return scheme.lower() == "bearer" and bool(credentials.strip())
 
 
-def _allowed(user: Any, right: Right, model: str | None = None) -> bool:
+def _may_list(user: Any) -> bool:
+    """As Airflow asks before it lists the DAG runs that somebody may read."""
     manager: BaseAuthManager[Any] = get_auth_manager()
-    dag = DagDetails(id=dag_id_of(model)) if model else None
+    return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.RUN, details=None, user=user)
+
+
+def _allowed(user: Any, right: Right, model: str) -> bool:
+    manager: BaseAuthManager[Any] = get_auth_manager()
+    dag = DagDetails(id=dag_id_of(model))
     match right:
         case Right.VIEW:
             return manager.is_authorized_dag(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -95,7 +96,7 @@ def preview_release(
     """The resolved version, the rollout's steps, who would be asked, the place in the queue, freezes, and
     whether the version serves or was tried. Starts nothing."""
     services = wiring.wire()
-    return asking.preview(services, asking.resolve(services, model, version))
+    return asking.preview(services, asking.resolve(services, person, model, version))
 
 
 @router.post(
@@ -123,7 +124,7 @@ def release_version(
     if body.override_freeze:
         person.needs(Right.ADMIN, body.model)
     services = wiring.wire()
-    wanted = asking.resolve(services, body.model, body.version)
+    wanted = asking.resolve(services, person, body.model, body.version)
     release, started = asking.start(
         services, wanted, person, body.reason, dry_run=body.dry_run, key=idempotency_key
     )
@@ -229,11 +230,11 @@ def audit(
     until: Annotated[When | None, Query(description="Not after this moment.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
 ) -> list[EntryView]:
-    """Every act of a person, the newest first."""
-    person.needs(Right.VIEW, model)
-    trail = trail_of(wiring.wire())
-    found = trail.entries(model, since, until, limit)
-    return [EntryView.of(entry) for entry in found]
+    """Every act of a person on models that you may see, the newest first."""
+    person.needs_to_read(model)
+    most = limit if person.may(Right.VIEW, model) else None
+    found = trail_of(wiring.wire()).entries(model, since, until, most)
+    return [EntryView.of(entry) for entry in islice((e for e in found if person.sees(e.model)), limit)]
 
 
 def _release(release_id: str) -> tuple[Services, Release]:

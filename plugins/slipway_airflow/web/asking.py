@@ -34,9 +34,9 @@ class Wanted:
     ref: ModelRef
 
 
-def resolve(services: Services, model: str, version: str | None) -> Wanted:
+def resolve(services: Services, person: Person, model: str, version: str | None) -> Wanted:
     """Raises `NotThere` without a spec, `UnknownVersion` without a version, `Retryable` without MLflow."""
-    spec = runs.spec_of(model)
+    spec = runs.spec_of(model, person.sees)
     return Wanted(spec, services.registry.resolve(model, version or spec.source.alias))
 
 

@@ -6,6 +6,7 @@ import threading
 from functools import cache
 
 from slipway_airflow.books.library import Library
+from slipway_airflow.web.access import Reader, Right
 
 
 @cache
@@ -21,7 +22,8 @@ def _made() -> Library:
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def library() -> Library:
-    """A dependency of every endpoint that reads."""
+def library(reader: Reader) -> Library:
+    """A dependency of every endpoint that reads: what this person may see of the books."""
     with _ONE_AT_A_TIME:
-        return _made()
+        whole = _made()
+    return whole if reader.may(Right.VIEW) else whole.shown_to(reader.sees)

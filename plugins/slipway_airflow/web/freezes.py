@@ -41,10 +41,10 @@ def list_freezes(
     model: Annotated[str | None, Query(pattern=MODEL, description="Only what holds this model.")] = None,
 ) -> list[FreezeView]:
     """Every freeze in force: of the calendar, asked for by people and, for one model, of its spec."""
-    person.needs(Right.VIEW, model)
-    windows = spec_of(model).freezes if model else ()
+    person.needs_to_read(model)
+    windows = spec_of(model, person.sees).freezes if model else ()
     found = _freezes(wiring.wire()).in_force(model, windows, at=now())
-    return [FreezeView.of(one) for one in found]
+    return [FreezeView.of(one) for one in found if person.sees(one.model)]
 
 
 @router.post("", status_code=201, responses=problems(404, 422), summary="Freeze")
@@ -52,7 +52,7 @@ def freeze(body: NewFreeze, person: SignedIn) -> FreezeView:
     """Nothing rolls out from now on: releases wait, rollouts keep their split. Rollbacks are never held."""
     person.needs(Right.ADMIN, body.model)
     if body.model:
-        spec_of(body.model)
+        spec_of(body.model, person.sees)
     services, at = wiring.wire(), now()
     until = at + timedelta(hours=body.hours) if body.hours is not None else None
     detail = {"until": until.isoformat() if until else "until lifted"}

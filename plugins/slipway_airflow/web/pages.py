@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from slipway_airflow.books.library import Library, NothingThere
 from slipway_airflow.books.views import Status
 from slipway_airflow.web import charts
-from slipway_airflow.web.access import Person, Right, give_csrf_token, requires
+from slipway_airflow.web.access import Reader, Right, give_csrf_token
 from slipway_airflow.web.answers import tagged
 from slipway_airflow.web.at_hand import library
 from slipway_airflow.web.moments import in_utc
@@ -24,7 +24,6 @@ from slipway_airflow.web.rendering import MEDIA_TYPES, SECURITY, render, static_
 router = APIRouter(include_in_schema=False)
 
 Books = Annotated[Library, Depends(library)]
-Reader = Annotated[Person, Depends(requires(Right.VIEW))]
 Part = Literal["", "live"]
 # Pages whose live part is asked for again and again.
 LIVE = ("overview", "model", "releases", "release")
@@ -133,7 +132,8 @@ def history(show: Showing, wanted: Wanted, at: Text = "", page: Page = 1) -> Res
 @router.get("/new")
 def new(show: Showing, model: Text = "", version: Text = "") -> Response:
     """The form that starts a release."""
-    return show.page("new", model=model, version=version, models=show.books.names(), model_name=model or None)
+    names = [name for name in show.books.names() if show.reader.may(Right.RELEASE, name)]
+    return show.page("new", model=model, version=version, models=names, model_name=model or None)
 
 
 @router.get("/freezes-page")

@@ -21,7 +21,7 @@ from slipway_airflow.books.views import (
     ServingAt,
     Status,
 )
-from slipway_airflow.web.access import Right, requires
+from slipway_airflow.web.access import reads
 from slipway_airflow.web.answers import json_answer
 from slipway_airflow.web.app import API
 from slipway_airflow.web.at_hand import library
@@ -29,7 +29,7 @@ from slipway_airflow.web.moments import When
 from slipway_airflow.web.problems import NotThere, problems
 from slipway_airflow.web.words import ModelPath, ReleasePath
 
-router = APIRouter(prefix=API, tags=["reading"], dependencies=[Depends(requires(Right.VIEW))])
+router = APIRouter(prefix=API, tags=["reading"], dependencies=[Depends(reads)])
 
 _CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}, **problems(422)}
 

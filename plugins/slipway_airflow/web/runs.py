@@ -43,8 +43,8 @@ class Started:
         return f"{base}/dags/{self.dag_id}/runs/{self.run_id}"
 
 
-def spec_of(model: str) -> ReleaseSpec:
-    """The model's spec in the DAG folder. Raises `NotThere` listing the models that have one."""
+def spec_of(model: str, sees: Callable[[str], bool]) -> ReleaseSpec:
+    """The model's spec in the DAG folder. Raises `NotThere` listing those that there are and one `sees`."""
     folder = Path(conf.get_mandatory_value("core", "dags_folder")) / "releases"
     loaded = wanted(folder, dag_id_of(model))
     for spec in loaded.specs:
@@ -54,7 +54,7 @@ def spec_of(model: str) -> ReleaseSpec:
         if problem.path.stem == model:
             complaint = problem.complaints[0]
             raise Conflict(f"the spec of {model} is refused: {complaint}", remedy=f"fix {problem.path.name}")
-    known = ", ".join(spec.model for spec in load_all(folder).specs[:20])
+    known = ", ".join([spec.model for spec in load_all(folder).specs if sees(spec.model)][:20])
     raise NotThere(
         f"no model {model} is released by Slipway", remedy=f"models with a spec: {known or 'none'}"
     )

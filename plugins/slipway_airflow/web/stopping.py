@@ -81,9 +81,9 @@ def roll_back(
 ) -> tuple[RolloutState | None, runs.Started | None]:
     """At once where a release is under way and its way back is asked for, else by the DAG of rollbacks."""
     # Before anything is written: a name that somebody made up leaves nothing behind.
-    _serving(services, model)
+    _serving(services, model, person)
     with one_at_a_time(services, model):
-        present = _serving(services, model)
+        present = _serving(services, model, person)
         _refuse_overtaken(services, model, present, version=version, leaves=leaves)
         active = [state for state in services.journal.releases(model) if not state.phase.is_final]
         if active and version in (None, active[-1].previous_version):
@@ -169,12 +169,12 @@ def _refuse_useless(services: Services, model: str, version: int, present: int) 
         raise NotThere(missing.problem, remedy=missing.remedy) from missing
 
 
-def _serving(services: Services, model: str) -> int:
+def _serving(services: Services, model: str, person: Person) -> int:
     """The version users are given now. Raises `NotThere` if there is none."""
     route = route_of(services, model)
     arm = (route.candidate if route.split.candidate == 100 else route.stable) if route else None
     if arm is None:
-        known = ", ".join(services.router.services()) or "none"
+        known = ", ".join(filter(person.sees, services.router.services())) or "none"
         raise NotThere(f"no version of {model} serves", remedy=f"models that serve: {known}")
     return arm.version
 

@@ -11,6 +11,7 @@ from airflow.plugins_manager import AirflowPlugin
 from slipway_airflow import links
 from slipway_airflow.warm import BeforeForking
 from slipway_airflow.web.mount import WhenAsked
+from slipway_airflow.web.renewing import RenewRequests
 
 
 class SlipwayPlugin(AirflowPlugin):
@@ -22,6 +23,10 @@ class SlipwayPlugin(AirflowPlugin):
     # Airflow checks nobody's login before it passes a request on: `slipway_airflow.web.access` does.
     fastapi_apps: list[Any] = [  # noqa: RUF012
         {"app": WhenAsked(), "url_prefix": "/slipway", "name": "Slipway"}
+    ]
+    # A task that was cleared and asks people again would show them what it asked before.
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
+        {"middleware": RenewRequests, "args": [], "kwargs": {}, "name": "Slipway: requests for approval"}
     ]
     external_views: list[Any] = [  # noqa: RUF012
         {

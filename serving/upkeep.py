@@ -17,9 +17,10 @@ from model_store.garbage import Collected, Garbage, collect_garbage, find_garbag
 from model_store.store import Store
 from serving.home import Home
 from serving.rollout.journal import Journal
-from serving.rollout.plan import Phase, RolloutState
+from serving.rollout.plan import Phase
 from serving.router.envoy_file import EnvoyFileRouter
 from serving.target.pods import records
+from serving.types import bundle_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,13 @@ def _in_releases(home: Home, retention: Retention) -> Iterator[str]:
     journal = Journal(home.journal)
     for service in journal.services():
         states = journal.releases(service)
-        yield from (_bundle(state) for state in states if not state.phase.is_final)
+        yield from (bundle_in(state.deployment_id) for state in states if not state.phase.is_final)
         promoted = [
-            _bundle(state) for state in reversed(states) if state.phase in (Phase.WATCHING, Phase.DONE)
+            bundle_in(state.deployment_id)
+            for state in reversed(states)
+            if state.phase in (Phase.WATCHING, Phase.DONE)
         ]
         yield from list(dict.fromkeys(promoted))[: retention.versions]
-
-
-def _bundle(state: RolloutState) -> str:
-    """A deployment's id is `<service>-<slot>-<bundle id>`."""
-    return state.deployment_id.rpartition("-")[2]
 
 
 def _unreadable(home: Home, what: str) -> Permanent:

@@ -75,36 +75,59 @@ def note_answer(
     approved: bool,
     reason: str,
     task: str,
+    bundle: str,
     at: datetime,
 ) -> None:
-    """A person answered a request for approval. `at`: when they did; `account`: the id of their login."""
-    action = "approve" if approved else "reject"
-    detail = {"via": "airflow", "task": task, "account": account}
-    entry = Entry(at, who, action, release.model, release.version, release.id, reason, detail)
-    _note_once(services, entry, since=release.request.at, same="task")
+    """A person answered a request for approval. `at`: when they did; `account`: the id of their login.
 
-
-def require_approvals(services: Services, release: Release) -> None:
-    """Raises `Permanent` unless enough of the approvers approved the release.
-
-    Of an approval, Airflow only knows that its task ended well, which whoever may run tasks can just set.
+    `bundle`: the id of the one they were shown.
     """
+    action = "approve" if approved else "reject"
+    detail = {"via": "airflow", "task": task, "account": account, "bundle": bundle}
+    entry = Entry(at, who, action, release.model, release.version, release.id, reason, detail)
+    if _last_answer(services, entry) != action:
+        trail_of(services).append(entry)
+
+
+def approvers_of(services: Services, release: Release, bundle: str) -> list[str]:
+    """Those the spec names whose last answer to this very bundle was yes; who said so first comes first.
+
+    An answer to other bytes says nothing of these, and what Airflow knows of a task anybody may set who may
+    run tasks: only the audit trail counts.
+    """
+    approval = release.spec.approval
+    if approval is None or not bundle:
+        return []
+    answers: dict[str, str] = {}
+    for entry in reversed(trail_of(services).entries(release.model, release_id=release.id)):
+        # Under some logins an account's name is not what the spec names it by.
+        named = {entry.who, entry.detail.get("account")} & set(approval.approvers)
+        if entry.action in ("approve", "reject") and entry.detail.get("bundle") == bundle:
+            answers |= dict.fromkeys(sorted(filter(None, named)), entry.action)
+    return [who for who, answer in answers.items() if answer == "approve"]
+
+
+def require_approvals(services: Services, release: Release, bundle: str) -> None:
+    """Raises `Permanent` unless enough of the approvers approved this very bundle."""
     if (approval := release.spec.approval) is None:
         return
-    entries = trail_of(services).entries(release.model, release_id=release.id)
-    # Under some logins an account's name is not what the spec names it by.
-    given = {name for e in entries if e.action == "approve" for name in (e.who, e.detail.get("account"))}
-    missing = approval.required - len(given & set(approval.approvers))
+    missing = approval.required - len(approvers_of(services, release, bundle))
     if missing > 0:
         raise Permanent(
-            f"{release.id} lacks {missing} of {approval.required} approvals, whatever its tasks say",
-            remedy=f"release the version again, and let them answer: {', '.join(approval.approvers)}",
+            f"{release.id} lacks {missing} of {approval.required} approvals of bundle {bundle}, whatever its "
+            "tasks say",
+            remedy="clear the run's tasks from `approve_1` on, or release the version again; and let them "
+            f"answer: {', '.join(approval.approvers)}",
         )
 
 
 def who_ended(services: Services, release: Release) -> str:
-    """Who aborted or rejected the release, when and why; empty if nobody did."""
-    for entry in trail_of(services).entries(release.model, release_id=release.id):
+    """Who aborted or rejected the release, when and why; empty if nobody did.
+
+    What was said before its run (was cleared and) published a bundle again ended the run of then.
+    """
+    since = release.bundles[-1].at if release.bundles else None
+    for entry in trail_of(services).entries(release.model, since=since, release_id=release.id):
         if entry.action in ("abort", "reject"):
             return f"{entry.action}ed by {entry.who} at {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.reason}"
     return ""
@@ -118,6 +141,17 @@ def one_at_a_time(services: Services, model: str) -> Iterator[None]:
     with (folder / ".acting.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _last_answer(services: Services, entry: Entry) -> str:
+    """What this account said last in this task about this bundle: approve, reject, or nothing."""
+    same = ("task", "account", "bundle")
+    for known in trail_of(services).entries(entry.model, release_id=entry.release_id):
+        if known.action in ("approve", "reject") and all(
+            known.detail.get(name) == entry.detail[name] for name in same
+        ):
+            return known.action
+    return ""
 
 
 def _note_once(services: Services, entry: Entry, *, since: datetime, same: str) -> None:

@@ -105,6 +105,7 @@ def publish(services: Services, release: Release, exported: str, gated: Iterable
     original: Exported = recall(ctx.store, exported)
     reports: list[Gated] = [recall(ctx.store, digest) for digest in gated]
     published: Published = build.publish_stage(ctx, original, reports, recall(ctx.store, chosen))
+    services.releases.built(release.id, published["bundle"], at=wiring.now())
     size = published["size_bytes"] / 1e6
     return Told(published["bundle"], f"bundle {published['bundle']}: {published['precision']}, {size:.2f} MB")
 

@@ -164,6 +164,14 @@ def rotate_key(
 
 Release = Annotated[str, typer.Argument(help="The release's id: <model>-v<version>-<time>.")]
 Why = Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit trail.")]
+Bundle = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle",
+        help="Answer only if this bundle is asked about.",
+        show_default="the one that is asked about now",
+    ),
+]
 
 
 @app.command()
@@ -180,15 +188,15 @@ def preview(
 
 
 @app.command()
-def approve(release: Release, reason: Why, as_json: Json = False) -> None:
-    """Let a release onto traffic."""
-    _act("approve", release, reason, as_json=as_json)
+def approve(release: Release, reason: Why, bundle: Bundle = None, as_json: Json = False) -> None:
+    """Let a release onto traffic, with the bundle it asks about and no other."""
+    _act("approve", release, reason, as_json=as_json, bundle=bundle)
 
 
 @app.command()
-def reject(release: Release, reason: Why, as_json: Json = False) -> None:
+def reject(release: Release, reason: Why, bundle: Bundle = None, as_json: Json = False) -> None:
     """End a release that asks for approval."""
-    _act("reject", release, reason, as_json=as_json)
+    _act("reject", release, reason, as_json=as_json, bundle=bundle)
 
 
 @app.command()
@@ -221,9 +229,9 @@ def override(release: Release, reason: Why, as_json: Json = False) -> None:
     _act("override", release, reason, as_json=as_json)
 
 
-def _act(name: str, release: str, reason: str, *, as_json: bool) -> None:
+def _act(name: str, release: str, reason: str, *, as_json: bool, bundle: str | None = None) -> None:
     with telling_failures(as_json=as_json):
-        acts.act(Home.locate(), name, release, reason, as_json=as_json)
+        acts.act(Home.locate(), name, release, reason, as_json=as_json, bundle=bundle)
 
 
 OneModel = Annotated[str | None, typer.Option("--model", help="Only this model.", show_default="every model")]

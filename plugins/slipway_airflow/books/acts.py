@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from serving.audit import AuditTrail
@@ -14,6 +15,7 @@ from serving.rollout.control import BY_PEOPLE
 from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.shelf import Entry, Moved, WentBack
 from slipway_airflow.books.views import History, Moment, page_of
+from slipway_airflow.releases import words_for_another
 
 _Mark = tuple[str, str, int]
 
@@ -65,6 +67,7 @@ class People:
 def of_shelf(shelf: Shelf) -> tuple[Moment, ...]:
     """What happened to the traffic of one model, the newest first: without the single shifts of a rollout."""
     found = [_with_asker(e, m) for e in shelf.entries if e.moved for m in of_rollout(e.moved) if _is_news(m)]
+    found += [moment for entry in shelf.entries for moment in of_bundles(entry)]
     found += map(of_rollback, shelf.rollbacks)
     found += [
         Moment(e.changed_at, BY_ITSELF, "blocked", e.model, e.version, e.id, e.why)
@@ -72,6 +75,23 @@ def of_shelf(shelf: Shelf) -> tuple[Moment, ...]:
         if e.outcome and not e.moved and e.outcome.status == "blocked"
     ]
     return tuple(sorted(found, key=lambda moment: moment.at, reverse=True))
+
+
+def of_bundles(entry: Entry) -> Iterator[Moment]:
+    """Each time a run that was repeated built something else, although people are asked about bundles."""
+    asked = entry.asked
+    if asked is None or not asked.approvals:
+        return
+    for (old, _), (new, at) in pairwise(asked.bundles):
+        why = f"what was answered about bundle {old} does not count for it"
+        what = f"bundle {new} in place of {old}"
+        yield Moment(at, BY_ITSELF, "built again", entry.model, entry.version, entry.id, why, what)
+
+
+def asked_again(entry: Entry, bundle_id: str) -> str:
+    """Why people are asked although they were asked before; empty if they were not."""
+    built = [name for name, _ in entry.asked.bundles] if entry.asked else []
+    return words_for_another(bundle_id, built) if bundle_id else ""
 
 
 def _is_news(moment: Moment) -> bool:

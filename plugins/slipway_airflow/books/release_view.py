@@ -133,7 +133,8 @@ def _runtime(services: Services, entry: Entry) -> str:
 def _moments(entry: Entry, people: Sequence[Moment]) -> tuple[Moment, ...]:
     """The newest first. What people did is told by the audit trail, the rest by the journal."""
     moved = [m for m in acts.of_rollout(entry.moved) if m.action not in BY_PEOPLE] if entry.moved else []
-    return tuple(sorted([*moved, *people], key=lambda moment: moment.at, reverse=True))
+    built = acts.of_bundles(entry)
+    return tuple(sorted([*moved, *built, *people], key=lambda moment: moment.at, reverse=True))
 
 
 def _links(services: Services, entry: Entry) -> Iterable[Link]:

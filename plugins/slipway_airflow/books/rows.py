@@ -7,6 +7,7 @@ from datetime import datetime
 
 from serving.freezes import Frozen
 from serving.types import Route
+from slipway_airflow.books import acts
 from slipway_airflow.books.brief import Brief
 from slipway_airflow.books.runs import Question, Runs, by_run
 from slipway_airflow.books.shelf import Entry
@@ -117,6 +118,8 @@ class Rows:
             until=question.until,
             who_may=question.who_may,
             task_id=question.task_id,
+            bundle_id=question.bundle_id,
+            again=acts.asked_again(entry, question.bundle_id),
         )
 
     def _asked_now(self) -> dict[tuple[str, str], Question]:

@@ -111,7 +111,10 @@ class ReleaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A question that people have to answer before a release gets traffic."""
+    """A question that people have to answer before a release gets traffic: whether this bundle may.
+
+    `again` says why they are asked although they were asked before; empty if they were not.
+    """
 
     release_id: str
     model: str
@@ -121,6 +124,8 @@ class Approval:
     until: datetime | None
     who_may: tuple[str, ...]
     task_id: str
+    bundle_id: str = ""
+    again: str = ""
 
 
 @dataclass(frozen=True, slots=True)

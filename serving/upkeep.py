@@ -1,8 +1,8 @@
 """Which bundles an installation still needs, and forgetting the others.
 
-Needed is what serves or is warm, what a release under way is about, and what somebody may want to go back to:
-of each model the versions promoted last. Whatever cannot be read stops everything: nothing is removed on a
-guess.
+Needed is what serves or is warm, what a release that has not ended is about (also while it waits for people,
+a freeze or its turn), and what somebody may want to go back to: of each model the versions promoted last.
+Whatever cannot be read stops everything: nothing is removed on a guess.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from model_store.errors import Permanent
 from model_store.garbage import Collected, Garbage, collect_garbage, find_garbage
 from model_store.store import Store
+from serving import unended
 from serving.home import Home
 from serving.rollout.journal import Journal
 from serving.rollout.plan import Phase
@@ -46,21 +47,28 @@ class Retention:
 
 def needed(home: Home, retention: Retention) -> set[str]:
     """Ids of the bundles that stay, whatever their age."""
-    return {*_in_routes(home), *_in_pods(home), *_in_releases(home, retention)}
+    return {
+        *_in_routes(home),
+        *_in_pods(home),
+        *_in_releases(home, retention),
+        *unended.needs(home).bundles,
+    }
 
 
 def reclaimable(home: Home, *, now: datetime) -> Garbage:
     """What `tidy` would remove now."""
     retention = Retention.of(home)
     store, grace = Store(home.store), timedelta(days=retention.days)
-    return find_garbage(store, keep=needed(home, retention), now=now, grace=grace)
+    blobs = unended.needs(home).blobs
+    return find_garbage(store, keep=needed(home, retention), blobs=blobs, now=now, grace=grace)
 
 
 def tidy(home: Home, *, now: datetime) -> Collected:
     """Remove from the store what is neither needed nor young. May be repeated, and run beside releases."""
     retention = Retention.of(home)
     store, grace = Store(home.store), timedelta(days=retention.days)
-    return collect_garbage(store, keep=needed(home, retention), now=now, grace=grace)
+    blobs = unended.needs(home).blobs
+    return collect_garbage(store, keep=needed(home, retention), blobs=blobs, now=now, grace=grace)
 
 
 def _in_routes(home: Home) -> Iterator[str]:

@@ -53,10 +53,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A bundle that a run of the release published, and when it last did."""
+    """A bundle that a run of the release published, and when it last did.
+
+    `gated`: digests of the gates' results, which the run reads again when it writes what became of it.
+    """
 
     bundle_id: str
     at: datetime
+    gated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +98,17 @@ class Releases:
                 return self._keep(replace(known, spec=spec, request=request))
         return self._create(ModelRef(spec.model, resolve(request.version)), spec, request)
 
-    def built(self, release: str, bundle_id: str, *, at: datetime) -> Release:
-        """Write down that the release's run published this bundle. Raises `Permanent` as `load` does."""
+    def built(self, release: str, bundle_id: str, *, at: datetime, gated: Iterable[str] = ()) -> Release:
+        """Write down that the release's run published this bundle. Raises `Permanent` as `load` does.
+
+        `serving.upkeep` keeps what is written here until the release has ended.
+        """
         known = self.load(release)
         with self._alone(known.model):
             known = self.load(release)
             is_same = bool(known.bundles) and known.bundles[-1].bundle_id == bundle_id
             before = known.bundles[:-1] if is_same else known.bundles
-            return self._keep(replace(known, bundles=(*before, Built(bundle_id, at))))
+            return self._keep(replace(known, bundles=(*before, Built(bundle_id, at, tuple(gated)))))
 
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""
@@ -190,7 +197,9 @@ def _to_json(release: Release) -> dict[str, object]:
         "version": release.version,
         "spec": release.spec.model_dump(mode="json"),
         "request": {**asdict(release.request), "at": release.request.at.isoformat()},
-        "bundles": [{"id": one.bundle_id, "at": one.at.isoformat()} for one in release.bundles],
+        "bundles": [
+            {"id": one.bundle_id, "at": one.at.isoformat(), "gated": one.gated} for one in release.bundles
+        ],
     }
 
 
@@ -209,6 +218,7 @@ def _read(path: Path) -> Release:
             }
         ),
         bundles=tuple(
-            Built(one["id"], datetime.fromisoformat(one["at"])) for one in saved.get("bundles", ())
+            Built(one["id"], datetime.fromisoformat(one["at"]), tuple(one["gated"]))
+            for one in saved.get("bundles", ())
         ),
     )

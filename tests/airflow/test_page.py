@@ -45,9 +45,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) ->
     forget_runs()
     made = World(tmp_path)
     monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
-    at_hand._made.cache_clear()
+    at_hand.forget()
     yield made
-    at_hand._made.cache_clear()
+    at_hand.forget()
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -93,10 +93,10 @@ async def test_a_request_that_is_gone_or_unreadable_stops_no_task(in_database: N
 async def test_the_requests_of_other_dags_are_left_alone(
     world: World, in_database: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slipway_airflow.web import renewing
+    from slipway_airflow import specs
 
     release = waiting_for_approval(world)
-    monkeypatch.setattr(renewing, "PREFIX", "something_else_")
+    monkeypatch.setattr(specs, "PREFIX", "something_else_")
     path = f"/execution/hitlDetails/{answer_of(release).ti_id}"
     assert await ask(TaskApi(201), path, ASKED) == [201]
     assert answer_of(release).subject == "May it?"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from functools import cache
 
+from starlette.concurrency import run_in_threadpool
+
 from slipway_airflow.books.library import Library
 
 
@@ -13,15 +15,29 @@ def _made() -> Library:
     from serving.metrics.envoy import EnvoyAdmin
     from slipway_airflow import wiring
     from slipway_airflow.books.airflow_runs import AirflowRuns
+    from slipway_airflow.books.brief import Keeper
 
     services = wiring.wire()
-    return Library(services, AirflowRuns(), EnvoyAdmin(services.home.envoy_admin_url))
+    source = EnvoyAdmin(services.home.envoy_admin_url)
+    return Library(services, AirflowRuns(), source, keeper=Keeper())
 
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def library() -> Library:
-    """A dependency of every endpoint that reads."""
+def the_library() -> Library:
+    """Waits for who makes it."""
     with _ONE_AT_A_TIME:
         return _made()
+
+
+async def library() -> Library:
+    """A dependency of every endpoint that reads. What is made already is given without changing threads."""
+    return _made() if _made.cache_info().currsize else await run_in_threadpool(the_library)
+
+
+def forget() -> None:
+    """Let the next who asks make a library anew."""
+    if _made.cache_info().currsize:
+        _made().close()
+    _made.cache_clear()

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from slipway_airflow.specs import PREFIX
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 _ASKING = re.compile(r"/execution/hitlDetails/([0-9a-fA-F-]{36})/?$")
@@ -34,6 +32,8 @@ class RenewRequests:
         if not asking:
             await self.app(scope, receive, send)
             return
+        from starlette.concurrency import run_in_threadpool
+
         sent: list[bytes] = []
 
         async def listen() -> Message:
@@ -63,6 +63,7 @@ def renew(task_instance: UUID, asked: dict[str, Any]) -> None:
     from airflow.models.hitl import HITLDetail
     from airflow.utils.session import create_session
 
+    from slipway_airflow.specs import PREFIX
     from slipway_airflow.wiring import now
 
     with create_session(scoped=False) as session:

@@ -162,7 +162,7 @@ def test_what_is_not_there_or_not_understood_is_a_problem(
 def test_a_missing_page_is_a_page(server: ApiServer, world: World) -> None:
     answer = server.browser_of("vera").get("/slipway/models/nobody")
     assert answer.status_code == 404
-    assert "there is no model nobody" in answer.text
+    assert "There is no model nobody." in answer.text
 
 
 def _claim(request: Request, name: str) -> object:

@@ -239,12 +239,15 @@ class RuleRow:
 
 @dataclass(frozen=True, slots=True)
 class VerdictNow:
-    """The guard's newest verdict on a rollout, or the one that ended it."""
+    """The guard's newest verdict on a rollout, or the one that ended it.
+
+    `exposure`: how many requests the candidate got; None when the guard's records are gone.
+    """
 
     outcome: str
     at: datetime
     rules: tuple[RuleRow, ...]
-    exposure: int
+    exposure: int | None
 
 
 @dataclass(frozen=True, slots=True)

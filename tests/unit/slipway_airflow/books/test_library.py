@@ -181,6 +181,7 @@ def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: Shelf) 
     assert verdict is not None
     assert verdict.outcome == "fail"
     assert verdict.rules[0].reason.startswith("candidate failed 31 of 212")
+    assert verdict.exposure is None, "the guard left no records"
 
 
 def test_the_charts_have_both_arms_with_bands(world: World, fraud: Shelf) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from model_store.errors import Retryable
 from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.types import Deployment, Endpoint, Route
-from slipway_airflow.books.views import Health, HealthNow
+from slipway_airflow.books.statuses import Health, HealthNow
 
 Counters = dict[str, dict[Endpoint, EndpointCounters]]
 

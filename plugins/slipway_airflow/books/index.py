@@ -16,7 +16,7 @@ from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.folders import Folder
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.shelf import Asked, Entry, Moved, WentBack
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 
 # So often the folders are looked at, at most, however many people look at pages.
 LOOK_SECONDS = 0.2

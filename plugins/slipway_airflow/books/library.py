@@ -22,6 +22,7 @@ from slipway_airflow.books.rows import Rows
 from slipway_airflow.books.runs import Runs
 from slipway_airflow.books.series import Series, series_of
 from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.traffic import Traffic
 from slipway_airflow.books.views import (
     History,
@@ -31,7 +32,6 @@ from slipway_airflow.books.views import (
     Releases,
     ReleaseView,
     ServingAt,
-    Status,
     page_of,
 )
 from slipway_airflow.rolling import route_of

@@ -13,8 +13,13 @@ from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.rows import Rows
 from slipway_airflow.books.runs import ModelDag
 from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.statuses import Health, Status
 from slipway_airflow.books.traffic import Traffic
-from slipway_airflow.books.views import Health, ModelRow, Overview, Status, page_of
+from slipway_airflow.books.views import (
+    ModelRow,
+    Overview,
+    page_of,
+)
 from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
 

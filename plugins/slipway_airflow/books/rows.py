@@ -11,8 +11,13 @@ from slipway_airflow.books import acts
 from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.runs import Question, Runs, by_run
 from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.traffic import Traffic
-from slipway_airflow.books.views import Approval, ReleaseRow, Serving, Status
+from slipway_airflow.books.views import (
+    Approval,
+    ReleaseRow,
+    Serving,
+)
 from slipway_airflow.freezing import freezes_of
 from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services

@@ -11,7 +11,7 @@ import orjson
 
 from serving.rollout.lock import Claim, LockState
 from slipway_airflow.books.outcomes import Outcome
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
 

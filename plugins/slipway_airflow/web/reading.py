@@ -11,6 +11,7 @@ from slipway_airflow.books.acts import Filter
 from slipway_airflow.books.export import csv_lines
 from slipway_airflow.books.library import Library, NothingThere
 from slipway_airflow.books.series import Series
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.views import (
     History,
     ModelRow,
@@ -19,7 +20,6 @@ from slipway_airflow.books.views import (
     Releases,
     ReleaseView,
     ServingAt,
-    Status,
 )
 from slipway_airflow.web.access import Right, requires
 from slipway_airflow.web.answers import json_answer, kept_answer

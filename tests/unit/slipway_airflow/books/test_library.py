@@ -13,7 +13,7 @@ from slipway_airflow.books.acts import Filter
 from slipway_airflow.books.library import Library, NothingThere
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.runs import ModelDag, Question, RunSeen, TaskSeen
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.wiring import wire
 
 from benchmarks.page.home import Shelf

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,23 @@ def supersede(directory: Path, final: Path) -> bool:
         return settle(directory, final)
 
 
-def discard(directory: Path, area: Path) -> None:
-    """Remove a directory so that a reader sees it whole or not at all. Gone already is no error."""
+def discard(directory: Path, area: Path, *, unless: Callable[[Path], bool] = lambda _: False) -> bool:
+    """Remove a directory so that a reader sees it whole or not at all. Gone already is no error.
+
+    `unless` is asked when nobody can find it any more; if it says so, the directory gets its name back, or
+    makes way for another that has it by then. False: it was not removed.
+    """
     with staging(area) as staged:
+        aside = staged / "discarded"
         try:
-            directory.rename(staged / "discarded")
+            directory.rename(aside)
         except FileNotFoundError:
-            return
+            return True
+        if not unless(aside):
+            return True
+        with suppress(OSError):
+            aside.rename(directory)
+        return False
 
 
 def sweep(area: Path) -> list[str]:

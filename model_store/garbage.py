@@ -39,8 +39,10 @@ class Collected:
     size_bytes: int
 
 
-def find_garbage(store: Store, *, keep: Iterable[str], now: datetime, grace: timedelta) -> Garbage:
-    """Bundles not named in `keep`, and the artifacts and blobs that nothing kept refers to.
+def find_garbage(
+    store: Store, *, keep: Iterable[str], now: datetime, grace: timedelta, blobs: Iterable[str] = ()
+) -> Garbage:
+    """Bundles not named in `keep`, the artifacts that no kept one refers to, and blobs not in `blobs`.
 
     What was made or used less than `grace` before `now` is no garbage: a build in flight needs it.
     """
@@ -48,20 +50,26 @@ def find_garbage(store: Store, *, keep: Iterable[str], now: datetime, grace: tim
     bundles = [path for path in _aged(store, "bundles/*", oldest) if path.name not in kept]
     needed = set(_needed(store, without=set(bundles)))
     artifacts = [path for path in _aged(store, "artifacts/*", oldest) if path.name not in needed]
-    return Garbage(tuple(bundles), tuple(artifacts), tuple(_aged(store, "blobs/*", oldest)))
+    named = {digest.removeprefix("sha256:") for digest in blobs}
+    others = [path for path in _aged(store, "blobs/*", oldest) if path.name not in named]
+    return Garbage(tuple(bundles), tuple(artifacts), tuple(others))
 
 
-def collect_garbage(store: Store, *, keep: Iterable[str], now: datetime, grace: timedelta) -> Collected:
-    """Remove what `find_garbage` finds, and the memos that are void then."""
+def collect_garbage(
+    store: Store, *, keep: Iterable[str], now: datetime, grace: timedelta, blobs: Iterable[str] = ()
+) -> Collected:
+    """Remove what `find_garbage` finds, and the memos that are void then.
+
+    What is used while this runs is young again, and stays.
+    """
     store.sweep()
-    found = find_garbage(store, keep=keep, now=now, grace=grace)
-    size = found.size_bytes
-    for path in (*found.bundles, *found.artifacts):
-        store.remove(path)
-    blobs = _unlink(found.blobs)
-    oldest = (now - grace).timestamp()
+    found = find_garbage(store, keep=keep, blobs=blobs, now=now, grace=grace)
+    size, oldest = found.size_bytes, (now - grace).timestamp()
+    bundles = [path for path in found.bundles if _is_older(path, oldest) and store.remove(path, oldest)]
+    artifacts = [path for path in found.artifacts if _is_older(path, oldest) and store.remove(path, oldest)]
+    unlinked = _unlink(path for path in found.blobs if _is_older(path, oldest))
     memos = _unlink(path for path in _aged(store, "memo/*/*.json", oldest) if not store.remembers(path))
-    return Collected(_names(found.bundles), _names(found.artifacts), blobs, memos, size)
+    return Collected(_names(bundles), _names(artifacts), unlinked, memos, size)
 
 
 def _aged(store: Store, pattern: str, oldest: float) -> list[Path]:

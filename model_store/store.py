@@ -13,6 +13,7 @@ processes that make the same thing both succeed. What is read is verified agains
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -215,7 +216,11 @@ class Store:
                 write(staged)
                 place = supersede if replacing else settle
                 place(staged, final)
-        os.utime(final)
+        try:
+            os.utime(final)
+        except FileNotFoundError:
+            # It was old, and removed as garbage since we looked.
+            return self.publish(bundle_id, write)
         return final
 
     # upkeep
@@ -228,9 +233,12 @@ class Store:
         """Whether a memo file can be read and everything it names is still here."""
         return self._recall(memo) is not None
 
-    def remove(self, path: Path) -> None:
-        """Remove an artifact or bundle directory, whole for whoever reads it now."""
-        discard(path, self._tmp)
+    def remove(self, path: Path, oldest: float = math.inf) -> bool:
+        """Remove an artifact or bundle directory, whole for whoever reads it now.
+
+        False: it was used since `oldest` (seconds since 1970) and is where it was.
+        """
+        return discard(path, self._tmp, unless=lambda gone: gone.stat().st_mtime >= oldest)
 
     def _artifact_directory(self, digest: str) -> Path:
         return self.root / "artifacts" / _plain(digest.removeprefix("sha256:"))

@@ -11,6 +11,10 @@ from airflow.plugins_manager import AirflowPlugin
 from slipway_airflow import links
 from slipway_airflow.warm import BeforeForking
 from slipway_airflow.web.mount import WhenAsked
+from slipway_airflow.web.renewing import RenewRequests
+from slipway_airflow.web.warm import WarmAtStart
+
+_PAGES = WhenAsked()
 
 
 class SlipwayPlugin(AirflowPlugin):
@@ -21,7 +25,12 @@ class SlipwayPlugin(AirflowPlugin):
     listeners: list[Any] = [BeforeForking()]  # noqa: RUF012
     # Airflow checks nobody's login before it passes a request on: `slipway_airflow.web.access` does.
     fastapi_apps: list[Any] = [  # noqa: RUF012
-        {"app": WhenAsked(), "url_prefix": "/slipway", "name": "Slipway"}
+        {"app": _PAGES, "url_prefix": "/slipway", "name": "Slipway"}
+    ]
+    # A task that was cleared and asks people again would show them what it asked before.
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
+        {"middleware": RenewRequests, "args": [], "kwargs": {}, "name": "Slipway: requests for approval"},
+        {"middleware": WarmAtStart, "args": [], "kwargs": {"pages": _PAGES}, "name": "Slipway: warm pages"},
     ]
     external_views: list[Any] = [  # noqa: RUF012
         {

@@ -49,6 +49,11 @@ class Deployment:
     endpoints: tuple[Endpoint, ...]
 
 
+def bundle_in(deployment_id: str) -> str:
+    """The id of the bundle that a deployment's id names."""
+    return deployment_id.rpartition("-")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class TrafficSplit:
     """Percent of requests each arm gets; `mirrored` copies stable's requests to the candidate.

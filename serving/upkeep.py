@@ -1,8 +1,8 @@
 """Which bundles an installation still needs, and forgetting the others.
 
-Needed is what serves or is warm, what a release under way is about, and what somebody may want to go back to:
-of each model the versions promoted last. Whatever cannot be read stops everything: nothing is removed on a
-guess.
+Needed is what serves or is warm, what a release that has not ended is about (also while it waits for people,
+a freeze or its turn), and what somebody may want to go back to: of each model the versions promoted last.
+Whatever cannot be read stops everything: nothing is removed on a guess.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from datetime import datetime, timedelta
 from model_store.errors import Permanent
 from model_store.garbage import Collected, Garbage, collect_garbage, find_garbage
 from model_store.store import Store
+from serving import unended
 from serving.home import Home
 from serving.rollout.journal import Journal
-from serving.rollout.plan import Phase, RolloutState
+from serving.rollout.plan import Phase
 from serving.router.envoy_file import EnvoyFileRouter
 from serving.target.pods import records
+from serving.types import bundle_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +47,28 @@ class Retention:
 
 def needed(home: Home, retention: Retention) -> set[str]:
     """Ids of the bundles that stay, whatever their age."""
-    return {*_in_routes(home), *_in_pods(home), *_in_releases(home, retention)}
+    return {
+        *_in_routes(home),
+        *_in_pods(home),
+        *_in_releases(home, retention),
+        *unended.needs(home).bundles,
+    }
 
 
 def reclaimable(home: Home, *, now: datetime) -> Garbage:
     """What `tidy` would remove now."""
     retention = Retention.of(home)
     store, grace = Store(home.store), timedelta(days=retention.days)
-    return find_garbage(store, keep=needed(home, retention), now=now, grace=grace)
+    blobs = unended.needs(home).blobs
+    return find_garbage(store, keep=needed(home, retention), blobs=blobs, now=now, grace=grace)
 
 
 def tidy(home: Home, *, now: datetime) -> Collected:
     """Remove from the store what is neither needed nor young. May be repeated, and run beside releases."""
     retention = Retention.of(home)
     store, grace = Store(home.store), timedelta(days=retention.days)
-    return collect_garbage(store, keep=needed(home, retention), now=now, grace=grace)
+    blobs = unended.needs(home).blobs
+    return collect_garbage(store, keep=needed(home, retention), blobs=blobs, now=now, grace=grace)
 
 
 def _in_routes(home: Home) -> Iterator[str]:
@@ -77,16 +86,13 @@ def _in_releases(home: Home, retention: Retention) -> Iterator[str]:
     journal = Journal(home.journal)
     for service in journal.services():
         states = journal.releases(service)
-        yield from (_bundle(state) for state in states if not state.phase.is_final)
+        yield from (bundle_in(state.deployment_id) for state in states if not state.phase.is_final)
         promoted = [
-            _bundle(state) for state in reversed(states) if state.phase in (Phase.WATCHING, Phase.DONE)
+            bundle_in(state.deployment_id)
+            for state in reversed(states)
+            if state.phase in (Phase.WATCHING, Phase.DONE)
         ]
         yield from list(dict.fromkeys(promoted))[: retention.versions]
-
-
-def _bundle(state: RolloutState) -> str:
-    """A deployment's id is `<service>-<slot>-<bundle id>`."""
-    return state.deployment_id.rpartition("-")[2]
 
 
 def _unreadable(home: Home, what: str) -> Permanent:

@@ -7,7 +7,7 @@ that finds none writes it for those who used Airflow's own pages. A task that is
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from serving.audit import AuditTrail, Entry
 from slipway_airflow.wiring import Services, now
 
 if TYPE_CHECKING:
+    from model_store.spec import Approval
     from slipway_airflow.going_back import Rollback
     from slipway_airflow.releases import Release
 
@@ -75,51 +76,93 @@ def note_answer(
     approved: bool,
     reason: str,
     task: str,
+    bundle: str,
     at: datetime,
 ) -> None:
-    """A person answered a request for approval. `at`: when they did; `account`: the id of their login."""
-    action = "approve" if approved else "reject"
-    detail = {"via": "airflow", "task": task, "account": account}
-    entry = Entry(at, who, action, release.model, release.version, release.id, reason, detail)
-    _note_once(services, entry, since=release.request.at, same="task")
+    """A person answered a request for approval. `at`: when they did; `account`: the id of their login.
 
-
-def require_approvals(services: Services, release: Release) -> None:
-    """Raises `Permanent` unless enough of the approvers approved the release.
-
-    Of an approval, Airflow only knows that its task ended well, which whoever may run tasks can just set.
+    `bundle`: the id of the one they were shown.
     """
+    action = "approve" if approved else "reject"
+    detail = {"via": "airflow", "task": task, "account": account, "bundle": bundle}
+    entry = Entry(at, who, action, release.model, release.version, release.id, reason, detail)
+    if _last_answer(services, entry) != action:
+        trail_of(services).append(entry)
+
+
+def approvers_of(services: Services, release: Release, bundle: str) -> list[str]:
+    """Those the spec names whose last answer to this very bundle was yes; who said so first comes first.
+
+    An answer to other bytes says nothing of these, and what Airflow knows of a task anybody may set who may
+    run tasks: only the audit trail counts.
+    """
+    return [name for name, answer in _answers(services, release, bundle).values() if answer == "approve"]
+
+
+def name_in_spec(approval: Approval | None, who: str, account: str | None) -> str:
+    """What the spec calls a person, empty if it does not: by name or, under some logins, by id."""
+    approvers = approval.approvers if approval else ()
+    return next((name for name in approvers if name in (who, account)), "")
+
+
+def require_approvals(services: Services, release: Release, bundle: str) -> None:
+    """Raises `Permanent` unless enough of the approvers approved this very bundle."""
     if (approval := release.spec.approval) is None:
         return
-    entries = trail_of(services).entries(release.model, release_id=release.id)
-    # Under some logins an account's name is not what the spec names it by; a person counts once by either.
-    named = set(approval.approvers)
-    given = {e.who for e in entries if e.action == "approve" and named & {e.who, e.detail.get("account")}}
-    missing = approval.required - len(given)
+    missing = approval.required - len(approvers_of(services, release, bundle))
     if missing > 0:
         raise Permanent(
-            f"{release.id} lacks {missing} of {approval.required} approvals, whatever its tasks say",
-            remedy=f"release the version again, and let them answer: {', '.join(approval.approvers)}",
+            f"{release.id} lacks {missing} of {approval.required} approvals of bundle {bundle}, whatever its "
+            "tasks say",
+            remedy="clear the run's tasks from `approve_1` on, or release the version again; and let them "
+            f"answer: {', '.join(approval.approvers)}",
         )
 
 
 def may_not_approve(
-    services: Services, release: Release, *, who: str, account: str, earlier: Iterable[str]
+    services: Services, release: Release, *, who: str, account: str, bundle: str, task: str
 ) -> str:
-    """Why this person's approval does not count, empty if it does. `account` is the id of their login.
+    """Why this person's approval of the bundle in this task does not count, empty if it does.
 
-    Who is named by name and may not approve was not asked. Names say nothing of who is named by an id.
+    `account` is the id of their login. Who is named by name and may not approve was not asked; names say
+    nothing of who is named by an id.
     """
-    if who in earlier:
+    if _answers(services, release, bundle, but_in=task).get(who, ("", ""))[1] == "approve":
         return f"{who} approved it before"
-    approvers = release.spec.approval.approvers if release.spec.approval else ()
-    is_by_id = account != who and account in approvers
+    is_by_id = name_in_spec(release.spec.approval, who, account) not in ("", who)
     return f"{who} made the version" if is_by_id and who == services.registry.author(release.ref) else ""
 
 
+def _answers(
+    services: Services, release: Release, bundle: str, *, but_in: str = ""
+) -> dict[str, tuple[str, str]]:
+    """What each approver last said of this bundle in any other task: how the spec calls them, and the answer.
+
+    By person, so that somebody whom the spec names by name and by id counts once.
+    """
+    answers: dict[str, tuple[str, str]] = {}
+    if release.spec.approval is None or not bundle:
+        return answers
+    for entry in reversed(trail_of(services).entries(release.model, release_id=release.id)):
+        name = name_in_spec(release.spec.approval, entry.who, entry.detail.get("account"))
+        is_other = not but_in or entry.detail.get("task") != but_in
+        if (
+            name
+            and is_other
+            and entry.action in ("approve", "reject")
+            and entry.detail.get("bundle") == bundle
+        ):
+            answers[entry.who] = name, entry.action
+    return answers
+
+
 def who_ended(services: Services, release: Release) -> str:
-    """Who aborted or rejected the release, when and why; empty if nobody did."""
-    for entry in trail_of(services).entries(release.model, release_id=release.id):
+    """Who aborted or rejected the release, when and why; empty if nobody did.
+
+    What was said before its run (was cleared and) published a bundle again ended the run of then.
+    """
+    since = release.bundles[-1].at if release.bundles else None
+    for entry in trail_of(services).entries(release.model, since=since, release_id=release.id):
         if entry.action in ("abort", "reject"):
             return f"{entry.action}ed by {entry.who} at {entry.at:%Y-%m-%d %H:%M:%S} UTC: {entry.reason}"
     return ""
@@ -133,6 +176,17 @@ def one_at_a_time(services: Services, model: str) -> Iterator[None]:
     with (folder / ".acting.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _last_answer(services: Services, entry: Entry) -> str:
+    """What this account said last in this task about this bundle: approve, reject, or nothing."""
+    same = ("task", "account", "bundle")
+    for known in trail_of(services).entries(entry.model, release_id=entry.release_id):
+        if known.action in ("approve", "reject") and all(
+            known.detail.get(name) == entry.detail[name] for name in same
+        ):
+            return known.action
+    return ""
 
 
 def _note_once(services: Services, entry: Entry, *, since: datetime, same: str) -> None:

@@ -1,4 +1,7 @@
-"""People who let a release onto traffic: named in the spec, each once, and never the version's author.
+"""People who let a bundle onto traffic: named in the spec, each once, and never the version's author.
+
+An approval is for the bundle that was shown: its id is part of the form, comes back with the answer, and is
+in the audit trail. A run that is cleared asks only what was not answered yet for the bundle it built.
 
 Imported only by DAGs whose spec asks for approval.
 """
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.build import Gated
+    from slipway_airflow.releases import Release
+    from slipway_airflow.wiring import Services
 
 
 _REASON = Param(
@@ -39,6 +44,18 @@ _REASON = Param(
 _NAME_PEOPLE = "name approvers as they log in, not by id: then only those who may approve are asked"
 
 
+def _shown(bundle: str) -> Param:
+    """The form's field that names what is approved: there is nothing else to choose."""
+    return Param(
+        bundle,
+        type="string",
+        title="Bundle",
+        description="What is approved: these bytes and no others.",
+        source="task",
+        **({"enum": [bundle]} if bundle else {}),
+    )
+
+
 class NotApproved(Permanent):
     """Somebody said no, or nobody said anything in time."""
 
@@ -46,7 +63,8 @@ class NotApproved(Permanent):
 class AskApproval(ApprovalOperator):
     """Shows what was measured and waits for one of the approvers. Returns who approved.
 
-    No worker slot is held while it waits. Silence is a no.
+    No worker slot is held while it waits. Silence is a no. Who approved this very bundle in an earlier run of
+    the release is not asked again.
     """
 
     template_fields: Sequence[str] = ("subject", "body", "release", "bundle", "gated", "earlier")
@@ -59,7 +77,7 @@ class AskApproval(ApprovalOperator):
         kwargs.setdefault("retry_policy", RetryByKind())
         kwargs.setdefault("doc_md", inspect.cleandoc(type(self).__doc__ or ""))
         # In place of the DAG's own, which are about the release: this is the form of the answer.
-        kwargs["params"] = {"reason": _REASON}
+        kwargs["params"] = {"reason": _REASON, "bundle": _shown("")}
         super().__init__(
             subject="May this version get traffic?",
             defaults=self.REJECT,
@@ -75,46 +93,92 @@ class AskApproval(ApprovalOperator):
         self.earlier = earlier
 
     def execute(self, context: Context) -> Any:
-        from slipway_airflow import notifications, wiring
-        from slipway_airflow.building import opened, recall
+        from slipway_airflow.building import opened
 
         links.forget(self)
         with explained(context):
             services, release = opened(self.release)
             if release.request.dry_run:
                 raise AirflowSkipException("dry run: there is nothing to approve")
-            author = services.registry.author(release.ref)
-            allowed = who_may(self.approval.approvers, [*self.earlier, author])
-            self.assigned_users = [{"id": user, "name": user} for user in allowed]
-            self.subject = f"May {release.ref} get traffic?"
-            self.body = evidence_page([recall(services.store, digest) for digest in self.gated], self.bundle)
-            notifications.tell_of_approval(
-                services,
-                release,
-                number=len(self.earlier) + 1,
-                allowed=allowed,
-                text=self.body,
-                at=wiring.now(),
-            )
+            if who := self._approved_before(services, release):
+                self.log.info("%s approved bundle %s before", who, self.bundle)
+                return who
+            self._prepare(services, release)
         return super().execute(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         links.forget(self)
         with explained(context):
-            answer = super(ApprovalOperator, self).execute_complete(context=context, event=event)
-            self._note(context, answer)
-            who = self._approver(answer["chosen_options"], answer["responded_by_user"])
-            self._refuse_self_and_twice(who, answer["responded_by_user"])
-            return who
+            # Here the form has what was answered, which may be about another bundle than this run's.
+            self.params["bundle"] = _shown("")
+            given = event["params_input"] or {}
+            said = {"reason": "", "bundle": "", **given} if event["responded_by_user"] else given
+            answer = super(ApprovalOperator, self).execute_complete(
+                context=context, event={**event, "params_input": said}
+            )
+            if answer["responded_by_user"] and said["bundle"] != self.bundle:
+                self._note(context, answer)
+                self.log.warning(
+                    "the answer is about %s, and this run built bundle %s: people are asked again",
+                    f"bundle {said['bundle']}" if said["bundle"] else "no bundle that it names",
+                    self.bundle,
+                )
+            else:
+                # Before it is written down: what does not count must not be found as an approval later.
+                self._refuse_self_and_twice(context, answer)
+                self._note(context, answer)
+                return self._approver(answer["chosen_options"], answer["responded_by_user"])
+        return self.execute(context)
 
-    def _refuse_self_and_twice(self, who: str, by: Any) -> None:
+    def _refuse_self_and_twice(self, context: Context, answer: Any) -> None:
         from slipway_airflow import acting
         from slipway_airflow.building import opened
 
+        by = answer["responded_by_user"] or {}
+        if list(answer["chosen_options"]) != [self.APPROVE] or not by:
+            return
         services, release = opened(self.release)
-        account = str(by.get("id") or who)
-        if why := acting.may_not_approve(services, release, who=who, account=account, earlier=self.earlier):
+        why = acting.may_not_approve(
+            services,
+            release,
+            who=str(by.get("name") or by.get("id")),
+            account=str(by.get("id") or by.get("name")),
+            bundle=self.bundle,
+            task=context["ti"].task_id,
+        )
+        if why:
             raise NotApproved(f"not released: {why}", remedy=_NAME_PEOPLE)
+
+    def _approved_before(self, services: Services, release: Release) -> str | None:
+        """Who approved this very bundle and is not counted yet."""
+        from slipway_airflow import acting
+
+        given = acting.approvers_of(services, release, self.bundle)
+        return next((who for who in given if who not in self.earlier), None)
+
+    def _prepare(self, services: Services, release: Release) -> None:
+        """The form, who may fill it in, and a message to those who want to be told."""
+        from slipway_airflow import notifications, wiring
+        from slipway_airflow.building import recall
+        from slipway_airflow.releases import words_for_another
+
+        author = services.registry.author(release.ref)
+        allowed = who_may(self.approval.approvers, [*self.earlier, author])
+        self.assigned_users = [{"id": user, "name": user} for user in allowed]
+        self.subject = f"May {release.ref} get traffic, as bundle {self.bundle}?"
+        self.params["bundle"] = _shown(self.bundle)
+        variants = [recall(services.store, digest) for digest in self.gated]
+        again = words_for_another(self.bundle, [one.bundle_id for one in release.bundles])
+        self.body = evidence_page(variants, self.bundle, again=again)
+        notifications.tell_of_approval(
+            services,
+            release,
+            bundle=self.bundle,
+            number=len(self.earlier) + 1,
+            allowed=allowed,
+            text=self.body,
+            at=wiring.now(),
+        )
 
     def _note(self, context: Context, answer: Any) -> None:
         """Into the audit trail, if a person answered (and Slipway's own page or API did not write it)."""
@@ -133,15 +197,20 @@ class AskApproval(ApprovalOperator):
             approved=list(answer["chosen_options"]) == [self.APPROVE],
             reason=str((answer["params_input"] or {}).get("reason") or ""),
             task=context["ti"].task_id,
+            bundle=str(answer["params_input"]["bundle"]),
             at=answer["responded_at"],
         )
 
     def _approver(self, chosen: Sequence[str], by: Any) -> str:
-        who = (by or {}).get("name") or (by or {}).get("id") or ""
+        name, account = (by or {}).get("name"), (by or {}).get("id")
         if list(chosen) != [self.APPROVE]:
+            who = name or account
             said = f"{who} rejected it" if who else "nobody approved it in time"
             raise NotApproved(f"not released: {said}", remedy="ask them, then release the version again")
-        return str(who)
+        from slipway_airflow.acting import name_in_spec
+
+        # Who approved must not be asked again: the spec may call them by name or by their account's id.
+        return name_in_spec(self.approval, str(name or ""), str(account or "")) or str(account or name or "")
 
 
 def who_may(approvers: Iterable[str], not_these: Iterable[str]) -> list[str]:
@@ -156,8 +225,11 @@ def who_may(approvers: Iterable[str], not_these: Iterable[str]) -> list[str]:
     return allowed
 
 
-def evidence_page(variants: Sequence[Gated], bundle: str) -> str:
-    """Markdown: every check of every variant, beside its limit."""
+def evidence_page(variants: Sequence[Gated], bundle: str, *, again: str = "") -> str:
+    """Markdown: every check of every variant, beside its limit.
+
+    `again`: why people are asked although they were asked before.
+    """
     from slipway_airflow.building import name_of
 
     rows = [
@@ -166,5 +238,12 @@ def evidence_page(variants: Sequence[Gated], bundle: str) -> str:
         for gated in variants
         for check in gated["report"]["checks"]
     ]
-    head = [f"Bundle `{bundle}`", "", "| candidate | check | observed | limit | |", "|---|---|---|---|---|"]
+    why = ["", f"**Asked again**: {again}."] if again else []
+    head = [
+        f"Bundle `{bundle}`",
+        *why,
+        "",
+        "| candidate | check | observed | limit | |",
+        "|---|---|---|---|---|",
+    ]
     return "\n".join([*head, *rows])

@@ -103,8 +103,10 @@ def publish(services: Services, release: Release, exported: str, gated: Iterable
     """The value is the bundle's id."""
     ctx = build_context(services, release)
     original: Exported = recall(ctx.store, exported)
-    reports: list[Gated] = [recall(ctx.store, digest) for digest in gated]
+    results = list(gated)
+    reports: list[Gated] = [recall(ctx.store, digest) for digest in results]
     published: Published = build.publish_stage(ctx, original, reports, recall(ctx.store, chosen))
+    services.releases.built(release.id, published["bundle"], at=wiring.now(), gated=results)
     size = published["size_bytes"] / 1e6
     return Told(published["bundle"], f"bundle {published['bundle']}: {published['precision']}, {size:.2f} MB")
 

@@ -111,12 +111,19 @@ def tell_of_ending(services: Services, release: Release, ending: Ending, *, at: 
 
 
 def tell_of_approval(
-    services: Services, release: Release, *, number: int, allowed: Sequence[str], text: str, at: datetime
+    services: Services,
+    release: Release,
+    *,
+    bundle: str,
+    number: int,
+    allowed: Sequence[str],
+    text: str,
+    at: datetime,
 ) -> None:
-    """Somebody is asked whether the version may get traffic."""
+    """Somebody is asked whether the bundle may get traffic. Told once for each bundle."""
     title = f"{release.ref} waits for approval"
     facts = {"who may approve": ", ".join(allowed), "asked for by": release.request.by}
-    _put(services, release, f"approval-{number}", title, text, facts, at=at, occasion="approval")
+    _put(services, release, f"approval-{number}-{bundle}", title, text, facts, at=at, occasion="approval")
 
 
 def tell_of_hold(services: Services, state: RolloutState, why: str, *, at: datetime) -> None:

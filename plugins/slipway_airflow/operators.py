@@ -174,10 +174,11 @@ class Deploy(WaitingOperator):
         release = services.releases.load(self.release)
         if release.request.dry_run:
             raise AirflowSkipException(f"dry run: bundle {self.bundle} is published, traffic is untouched")
-        acting.require_approvals(services, release)
+        if not (has_begun := rolling.state_of(services, release) is not None):
+            acting.require_approvals(services, release, self.bundle)
         if rolling.serves_already(services, release, self.bundle):
             raise AirflowSkipException(f"{release.ref} serves already, as bundle {self.bundle}")
-        if rolling.state_of(services, release) is None:
+        if not has_begun:
             require_turn(services, release)
         deployment = rolling.place(services, release, self.bundle)
         limit = release.spec.serving.ready_timeout_seconds
@@ -227,16 +228,17 @@ class RollOut(WaitingOperator):
         self.deployment = deployment
 
     def look(self, context: Context) -> str:
+        from serving.types import bundle_in
         from slipway_airflow import acting, rolling
         from slipway_airflow.admission import require_turn
         from slipway_airflow.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
-        acting.require_approvals(services, release)
         # A rollback that takes the turn looks for a rollout under the same lock.
         with acting.one_at_a_time(services, release.model):
             if rolling.state_of(services, release) is None:
+                acting.require_approvals(services, release, bundle_in(self.deployment))
                 require_turn(services, release)
             state = rolling.start(services, release, self.deployment)
         _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)

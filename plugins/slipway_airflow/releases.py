@@ -6,8 +6,10 @@ from the DAG run, so that a cleared run is the same release again.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -50,13 +52,29 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """A bundle that a run of the release published, and when it last did.
+
+    `gated`: digests of the gates' results, which the run reads again when it writes what became of it.
+    """
+
+    bundle_id: str
+    at: datetime
+    gated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
-    """A request whose version is known. `spec` is as it was when the run (last) started."""
+    """A request whose version is known. `spec` is as it was when the run (last) started.
+
+    `bundles`: what its run published, the present one last. A run that is repeated may build another.
+    """
 
     id: str
     ref: ModelRef
     spec: ReleaseSpec
     request: Request
+    bundles: tuple[Built, ...] = ()
 
     @property
     def model(self) -> str:
@@ -75,9 +93,22 @@ class Releases:
 
     def open(self, request: Request, spec: ReleaseSpec, resolve: Callable[[str], int]) -> Release:
         """The release of this DAG run. A run that starts again keeps its version and takes the new spec."""
-        if known := self._of_run(spec.model, request):
-            return self._keep(replace(known, spec=spec, request=request))
+        with self._alone(spec.model):
+            if known := self._of_run(spec.model, request):
+                return self._keep(replace(known, spec=spec, request=request))
         return self._create(ModelRef(spec.model, resolve(request.version)), spec, request)
+
+    def built(self, release: str, bundle_id: str, *, at: datetime, gated: Iterable[str] = ()) -> Release:
+        """Write down that the release's run published this bundle. Raises `Permanent` as `load` does.
+
+        `serving.upkeep` keeps what is written here until the release has ended.
+        """
+        known = self.load(release)
+        with self._alone(known.model):
+            known = self.load(release)
+            is_same = bool(known.bundles) and known.bundles[-1].bundle_id == bundle_id
+            before = known.bundles[:-1] if is_same else known.bundles
+            return self._keep(replace(known, bundles=(*before, Built(bundle_id, at, tuple(gated)))))
 
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""
@@ -111,12 +142,30 @@ class Releases:
                 return release
         raise AssertionError("counting never ends")
 
+    @contextmanager
+    def _alone(self, model: str) -> Iterator[None]:
+        """What is read stays as it is until it is written again."""
+        with (_made(self.root / model) / ".requests.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _keep(self, release: Release) -> Release:
         write_file(self._path(release), canonical_json(_to_json(release)))
         return release
 
     def _path(self, release: Release) -> Path:
         return self.root / release.model / f"{release.id}.json"
+
+
+def words_for_another(bundle_id: str, published: Iterable[str]) -> str:
+    """Why people are asked about a bundle although they were asked before; empty if it is the only one."""
+    before = [other for other in dict.fromkeys(published) if other != bundle_id]
+    if not before:
+        return ""
+    return (
+        f"the release's run was repeated and built bundle {bundle_id}; what was answered about bundle "
+        f"{', '.join(before)} does not count for it"
+    )
 
 
 def _stamp(at: datetime) -> str:
@@ -148,6 +197,9 @@ def _to_json(release: Release) -> dict[str, object]:
         "version": release.version,
         "spec": release.spec.model_dump(mode="json"),
         "request": {**asdict(release.request), "at": release.request.at.isoformat()},
+        "bundles": [
+            {"id": one.bundle_id, "at": one.at.isoformat(), "gated": one.gated} for one in release.bundles
+        ],
     }
 
 
@@ -164,5 +216,9 @@ def _read(path: Path) -> Release:
                 "at": datetime.fromisoformat(request["at"]),
                 "cause": Cause(request.get("cause", Cause.PERSON)),
             }
+        ),
+        bundles=tuple(
+            Built(one["id"], datetime.fromisoformat(one["at"]), tuple(one["gated"]))
+            for one in saved.get("bundles", ())
         ),
     )

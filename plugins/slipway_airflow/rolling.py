@@ -9,7 +9,7 @@ from serving.rollout.from_spec import plan_of, settings_of
 from serving.rollout.journal import UnknownRelease
 from serving.rollout.plan import Phase, RolloutState
 from serving.router.base import UnknownService
-from serving.types import Deployment, Route, Slot
+from serving.types import Deployment, Route, Slot, bundle_in
 from slipway_airflow.releases import Release
 from slipway_airflow.wiring import Services
 
@@ -107,8 +107,16 @@ def route_of(services: Services, model: str) -> Route | None:
 
 
 def _replace(services: Services, release: Release, bundle: Bundle, state: RolloutState) -> Deployment:
-    """The pods of a rollout that began: started again if they are gone, in the slot they had."""
+    """The pods of a rollout that began: started again if they are gone, in the slot they had.
+
+    Only of the bundle it began with: verdicts and approvals were given for those bytes.
+    """
     require_standing(release, state)
+    if (began_with := bundle_in(state.deployment_id)) != bundle.id:
+        raise Permanent(
+            f"the rollout of {release.id} began with bundle {began_with}, and its run built {bundle.id} now",
+            remedy="release the version again; this rollout ends with its run",
+        )
     route = services.router.read(release.model)
     for standing in (route.candidate, route.stable):
         if standing and standing.id == state.deployment_id:

@@ -13,10 +13,12 @@ from serving.home import Home
 from serving.stack.slipway_api import slipway_api
 
 
-def act(home: Home, name: str, release: str, reason: str, *, as_json: bool) -> None:
-    """approve, reject, pause, resume, skip, abort or override a release."""
+def act(
+    home: Home, name: str, release: str, reason: str, *, as_json: bool, bundle: str | None = None
+) -> None:
+    """approve, reject, pause, resume, skip, abort or override a release. `bundle`: what is answered about."""
     with slipway_api(home) as api:
-        said = api.post(f"/releases/{release}/{name}", reason=reason)
+        said = api.post(f"/releases/{release}/{name}", reason=reason, bundle=bundle)
     _tell(said, _in_words(name, said), as_json=as_json)
 
 

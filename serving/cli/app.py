@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from model_store.errors import Permanent
-from serving.cli import acts, releases, stack, store
-from serving.cli import webhooks as registry_webhooks
+from serving.cli import releases, stack
 from serving.cli.accounts import accounts
 from serving.cli.doctor import doctor as examine
+from serving.cli.keeping_commands import store_app, webhooks
+from serving.cli.options import Json, Model
 from serving.cli.output import telling_failures
+from serving.cli.people_commands import commands as people
 from serving.home import REPOSITORY, Home
 
 app = typer.Typer(
@@ -25,8 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 
 
 @app.callback()
@@ -76,7 +76,6 @@ def doctor(as_json: Json = False) -> None:
 
 Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it fails.")]
 Reason = Annotated[str, typer.Option("--reason", help="For those who read the history later.")]
-Model = Annotated[str, typer.Argument(help="The model's name in the registry.")]
 
 
 @app.command()
@@ -109,167 +108,10 @@ def rollback(
         releases.rollback(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
 
 
-webhooks = typer.Typer(help="What MLflow tells Slipway, and with which secret.", no_args_is_help=True)
+# Shown in this order by `./slipway --help`.
 app.add_typer(webhooks, name="webhooks")
-
-
-@webhooks.command("sync")
-def sync_webhooks(
-    test: Annotated[
-        bool, typer.Option("--test", help="Let MLflow send a delivery that starts nothing.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Register the webhook in MLflow, or bring it up to date. `up` does it, too."""
-    with telling_failures(as_json=as_json):
-        registry_webhooks.sync(Home.locate(), test=test, as_json=as_json)
-
-
-@webhooks.command("rotate")
-def rotate_webhooks(as_json: Json = False) -> None:
-    """Sign with a new secret from now on. Deliveries with the old one are taken for 15 minutes more."""
-    with telling_failures(as_json=as_json):
-        registry_webhooks.rotate(Home.locate(), as_json=as_json)
-
-
-store_app = typer.Typer(help="What is in the store, and who signs it.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
-
-
-@store_app.command("show")
-def show_store(as_json: Json = False) -> None:
-    """Say how much of the store nothing needs any more."""
-    with telling_failures(as_json=as_json):
-        store.show(Home.locate(), as_json=as_json)
-
-
-@store_app.command("tidy")
-def tidy_store(as_json: Json = False) -> None:
-    """Remove what nothing needs. The DAG `store_upkeep` does it every night."""
-    with telling_failures(as_json=as_json):
-        store.tidy(Home.locate(), as_json=as_json)
-
-
-@store_app.command("rotate-key")
-def rotate_key(
-    distrust_older: Annotated[
-        bool, typer.Option("--distrust-older", help="Refuse what older keys signed.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Sign bundles with a new key from now on."""
-    with telling_failures(as_json=as_json):
-        store.rotate_key(Home.locate(), distrust_older=distrust_older, as_json=as_json)
-
-
-Release = Annotated[str, typer.Argument(help="The release's id: <model>-v<version>-<time>.")]
-Why = Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit trail.")]
-
-
-@app.command()
-def preview(
-    model: Model,
-    version: Annotated[
-        str | None, typer.Argument(help="A version number or alias.", show_default="the spec's alias")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Say what a release would do, and what stands in its way. Starts nothing."""
-    with telling_failures(as_json=as_json):
-        acts.preview(Home.locate(), model, version, as_json=as_json)
-
-
-@app.command()
-def approve(release: Release, reason: Why, as_json: Json = False) -> None:
-    """Let a release onto traffic."""
-    _act("approve", release, reason, as_json=as_json)
-
-
-@app.command()
-def reject(release: Release, reason: Why, as_json: Json = False) -> None:
-    """End a release that asks for approval."""
-    _act("reject", release, reason, as_json=as_json)
-
-
-@app.command()
-def pause(release: Release, reason: Why, as_json: Json = False) -> None:
-    """Keep a rollout's traffic split as it is."""
-    _act("pause", release, reason, as_json=as_json)
-
-
-@app.command()
-def resume(release: Release, reason: Why, as_json: Json = False) -> None:
-    """Let a paused rollout go on."""
-    _act("resume", release, reason, as_json=as_json)
-
-
-@app.command()
-def skip(release: Release, reason: Why, as_json: Json = False) -> None:
-    """End the present step with its first pass, without sitting out its hold."""
-    _act("skip", release, reason, as_json=as_json)
-
-
-@app.command()
-def abort(release: Release, reason: Why, as_json: Json = False) -> None:
-    """End a release wherever it stands; its traffic goes back at once."""
-    _act("abort", release, reason, as_json=as_json)
-
-
-@app.command()
-def override(release: Release, reason: Why, as_json: Json = False) -> None:
-    """Let a release pass every freeze."""
-    _act("override", release, reason, as_json=as_json)
-
-
-def _act(name: str, release: str, reason: str, *, as_json: bool) -> None:
-    with telling_failures(as_json=as_json):
-        acts.act(Home.locate(), name, release, reason, as_json=as_json)
-
-
-OneModel = Annotated[str | None, typer.Option("--model", help="Only this model.", show_default="every model")]
-
-
-@app.command()
-def freeze(
-    reason: Why,
-    model: OneModel = None,
-    hours: Annotated[
-        float | None, typer.Option("--hours", help="For how long.", show_default="until it is lifted")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """From now on nothing rolls out. Rollbacks are never held."""
-    with telling_failures(as_json=as_json):
-        acts.freeze(Home.locate(), model, hours, reason, as_json=as_json)
-
-
-@app.command()
-def unfreeze(
-    freeze_id: Annotated[str, typer.Argument(help="Its id, as `freezes` shows it.")],
-    reason: Why,
-    as_json: Json = False,
-) -> None:
-    """End a freeze that somebody asked for."""
-    with telling_failures(as_json=as_json):
-        acts.unfreeze(Home.locate(), freeze_id, reason, as_json=as_json)
-
-
-@app.command()
-def freezes(model: OneModel = None, as_json: Json = False) -> None:
-    """Show what is frozen now."""
-    with telling_failures(as_json=as_json):
-        acts.freezes(Home.locate(), model, as_json=as_json)
-
-
-@app.command()
-def audit(
-    model: OneModel = None,
-    limit: Annotated[int, typer.Option("--limit", help="At most so many.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """Show who did what, the newest first."""
-    with telling_failures(as_json=as_json):
-        acts.audit(Home.locate(), model, limit, as_json=as_json)
+app.registered_commands += people.registered_commands
 
 
 app.add_typer(accounts, name="users")

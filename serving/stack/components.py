@@ -90,17 +90,24 @@ def _guard() -> Component:
 
 
 def _airflow(home: Home) -> list[Component]:
-    def airflow(name: str, *arguments: str, job: str | None = None, niceness: int = 0) -> Component:
+    def airflow(
+        name: str,
+        *arguments: str,
+        job: str | None = None,
+        niceness: int = 0,
+        env: dict[str, str] | None = None,
+    ) -> Component:
         def prepare() -> None:
             migrate_airflow(home)
             if job:
                 airflow_jobs.end_running(airflow_config.database(home), job)
 
         argv = (sys.executable, "-m", "airflow", name, *arguments)
-        return Component(f"airflow-{name}", argv, prepare=prepare, niceness=niceness)
+        return Component(f"airflow-{name}", argv, env=env or {}, prepare=prepare, niceness=niceness)
 
     return [
-        airflow("api-server"),
+        # As `slipway_airflow.web.warm` asks for it: it must not read a home in a test's API server.
+        airflow("api-server", env={"SLIPWAY_WARM_PAGES": "1"}),
         # Airflow's log servers listen on every interface; here the API server reads the files itself.
         # Tasks inherit the niceness: building the next version must not slow down the one that serves.
         airflow("scheduler", "--skip-serve-logs", job="SchedulerJob", niceness=5),

@@ -29,10 +29,13 @@ def under_way(world: World, version: int = 2) -> Release:
     return release
 
 
+BUNDLE, OTHER_BUNDLE = "b" * 24, "c" * 24
+
+
 def waiting_for_approval(
     world: World, *, allowed: tuple[str, ...] = ("ada", "grace"), until: datetime | None = None
 ) -> Release:
-    """A release of the model `approved` whose run waits at its first request."""
+    """A release of the model `approved` whose run waits at its first request, about `BUNDLE`."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -55,7 +58,7 @@ def waiting_for_approval(
                 options=["Approve", "Reject"],
                 subject="May it?",
                 defaults=["Reject"],
-                params={},
+                params={"reason": {"value": ""}, "bundle": {"value": BUNDLE}},
                 assignees=[{"id": name, "name": name} for name in allowed],
             )
         )
@@ -73,6 +76,32 @@ def answer_of(release: Release) -> Any:
         found = query.filter(TaskInstance.run_id == release.request.run_id).one()
         session.expunge_all()
     return found
+
+
+def ask_about(release: Release, bundle: str) -> None:
+    """The run was repeated, built this bundle, and waits at its first request again."""
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    with create_session(scoped=False) as session:
+        query = session.query(HITLDetail).join(TaskInstance, HITLDetail.ti_id == TaskInstance.id)
+        found = query.filter(TaskInstance.run_id == release.request.run_id).one()
+        found.params = {"reason": {"value": ""}, "bundle": {"value": bundle}}
+        found.responded_at = found.responded_by = found.chosen_options = None
+        found.task_instance.state = "awaiting_input"
+
+
+def clear_request(release: Release) -> None:
+    """Somebody cleared the run, and its task did not get to ask again yet."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    with create_session(scoped=False) as session:
+        of_run = session.query(TaskInstance).filter(TaskInstance.run_id == release.request.run_id)
+        instance = of_run.filter(TaskInstance.task_id == "approval.approve_1").one()
+        instance.prepare_db_for_next_try(session)
+        instance.state = None
 
 
 def run_states(dag_id: str) -> list[str]:

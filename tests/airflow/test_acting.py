@@ -12,7 +12,7 @@ from slipway_airflow.releases import Cause
 from slipway_airflow.wiring import now
 
 from serving.audit import Entry
-from tests.airflow.desk import waiting_for_approval
+from tests.airflow.desk import BUNDLE, waiting_for_approval
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, World
 
@@ -91,7 +91,7 @@ class Context(dict[str, Any]):
 def answered(chosen: str, by: str | None, reason: str = "") -> dict[str, Any]:
     return {
         "chosen_options": [chosen],
-        "params_input": {"reason": reason},
+        "params_input": {"reason": reason, "bundle": BUNDLE} if by else {},
         "responded_at": now(),
         "responded_by_user": {"id": by, "name": by} if by else None,
     }
@@ -102,6 +102,7 @@ def test_an_answer_given_in_airflows_own_page_is_noted_with_its_reason(
 ) -> None:
     release = waiting_for_approval(world)
     monkeypatch.setattr(ask, "release", release.id)
+    monkeypatch.setattr(ask, "bundle", BUNDLE)
     assert ask.execute_complete(Context(), answered("Approve", "grace", "fine")) == "grace"
     (entry,) = trail(world)
     assert (entry.who, entry.action, entry.reason, entry.release_id) == (
@@ -119,6 +120,7 @@ def test_a_rejection_is_noted_and_silence_is_not(
 
     release = waiting_for_approval(world)
     monkeypatch.setattr(ask, "release", release.id)
+    monkeypatch.setattr(ask, "bundle", BUNDLE)
     for by in ("grace", None):
         with pytest.raises(AirflowFailException):
             ask.execute_complete(Context(), answered("Reject", by))
@@ -129,12 +131,13 @@ def test_an_answer_over_the_api_is_not_noted_again_by_the_task(
     world: World, ask: Any, in_database: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = waiting_for_approval(world)
-    detail = {"via": "api", "task": "approval.approve_1"}
+    detail = {"via": "api", "task": "approval.approve_1", "account": "grace", "bundle": BUNDLE}
     earlier = now() - timedelta(seconds=1)
     acting.trail_of(world.services).append(
         Entry(earlier, "grace", "approve", release.model, release.version, release.id, "fine", detail)
     )
     monkeypatch.setattr(ask, "release", release.id)
+    monkeypatch.setattr(ask, "bundle", BUNDLE)
     ask.execute_complete(Context(), answered("Approve", "grace", "fine"))
     assert len(trail(world)) == 1
 

@@ -20,7 +20,11 @@ from serving.types import ALL_STABLE, Outcome
 from tests.airflow.desk import (
     API,
     APPROVED,
+    BUNDLE,
+    OTHER_BUNDLE,
     answer_of,
+    ask_about,
+    clear_request,
     forget_runs,
     run_states,
     tasks_left,
@@ -220,6 +224,43 @@ def test_a_rejection_is_airflows_own_answer(world: World, post: Any) -> None:
     assert post("grace", f"/releases/{release.id}/reject")[0] == 200
     assert answer_of(release).chosen_options == ["Reject"]
     assert acts(world)[0][:2] == ("grace", "reject")
+
+
+def test_an_answer_names_the_bundle_it_is_about(world: World, post: Any) -> None:
+    release = waiting_for_approval(world)
+    assert post("grace", f"/releases/{release.id}/approve", bundle=BUNDLE)[0] == 200
+    assert trail(world)[0].detail["bundle"] == BUNDLE
+    assert answer_of(release).params_input["bundle"] == BUNDLE
+
+
+@pytest.mark.parametrize("act", ["approve", "reject"])
+def test_an_answer_to_another_bundle_than_the_one_asked_about_is_refused(
+    world: World, post: Any, act: str
+) -> None:
+    release = waiting_for_approval(world)
+    ask_about(release, OTHER_BUNDLE)
+    status, said = post("grace", f"/releases/{release.id}/{act}", bundle=BUNDLE)
+    assert status == 409
+    assert f"asks about bundle {OTHER_BUNDLE} now, and you were shown bundle {BUNDLE}" in said["detail"]
+    assert (trail(world), answer_of(release).response_received) == ([], False)
+
+
+def test_what_was_approved_of_one_bundle_is_still_needed_of_another(world: World, post: Any) -> None:
+    release = waiting_for_approval(world)
+    assert post("grace", f"/releases/{release.id}/approve")[1]["still_needed"] == 1
+    ask_about(release, OTHER_BUNDLE)
+    assert post("ada", f"/releases/{release.id}/approve")[1]["still_needed"] == 1
+    ask_about(release, OTHER_BUNDLE)
+    assert post("grace", f"/releases/{release.id}/approve")[1]["still_needed"] == 0
+
+
+def test_an_answer_while_the_run_is_cleared_counts_for_nothing_and_says_so(world: World, post: Any) -> None:
+    release = waiting_for_approval(world)
+    post("grace", f"/releases/{release.id}/approve")
+    clear_request(release)
+    status, said = post("ada", f"/releases/{release.id}/approve", bundle=BUNDLE)
+    assert (status, "its run was repeated, and will ask when it gets there" in said["detail"]) == (409, True)
+    assert [entry.who for entry in trail(world)] == ["grace"]
 
 
 def test_who_is_not_named_may_not_approve_whatever_their_rights(world: World, post: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from model_store.errors import Permanent
+from tests.airflow.desk import BUNDLE, OTHER_BUNDLE, under_way
 from tests.airflow.world import World
 
 if TYPE_CHECKING:
@@ -69,12 +70,14 @@ def test_approvers_see_every_check_beside_its_limit() -> None:
     assert "| int8 for onnxruntime | accuracy | -0.02 | -0.01 | **missed** |" in page
 
 
-def approve(world: World, release: Any, who: str, account: str = "") -> None:
+def answer(
+    world: World, release: Any, who: str, account: str = "", *, bundle: str = BUNDLE, approved: bool = True
+) -> None:
     from slipway_airflow import acting
     from slipway_airflow.wiring import now
 
-    said: Any = {"approved": True, "reason": "fine", "task": f"approve by {who}", "at": now()}
-    acting.note_answer(world.services, release, who=who, account=account or who, **said)
+    said: Any = {"approved": approved, "reason": "fine", "task": "approval.approve_1", "at": now()}
+    acting.note_answer(world.services, release, who=who, account=account or who, bundle=bundle, **said)
 
 
 @pytest.fixture
@@ -97,9 +100,10 @@ def test_an_approval_that_was_only_set_in_airflow_lets_nothing_onto_traffic(
     from airflow.sdk.exceptions import AirflowFailException
 
     task: Any = copy(bag.dags["release_approved"].task_dict[task_id])
-    for name in ("release", "bundle", "deployment"):
-        object.__setattr__(task, name, release.id)
-    approve(world, release, "ada")
+    values = {"release": release.id, "bundle": BUNDLE, "deployment": f"approved-blue-{BUNDLE}"}
+    for name, value in values.items():
+        object.__setattr__(task, name, value)
+    answer(world, release, "ada")
     ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
     with pytest.raises(AirflowFailException, match="lacks 1 of 2 approvals"):
         task.execute({"ti": ti})
@@ -110,20 +114,211 @@ def test_those_who_approved_count_once_and_strangers_never(world: World, release
     from slipway_airflow import acting
 
     for who in ("ada", "ada", "rita"):
-        approve(world, release, who)
+        answer(world, release, who)
     with pytest.raises(Permanent, match="lacks 1 of 2"):
-        acting.require_approvals(world.services, release)
-    approve(world, release, "Grace Hopper", account="grace")
-    acting.require_approvals(world.services, release)
+        acting.require_approvals(world.services, release, BUNDLE)
+    answer(world, release, "Grace Hopper", account="grace")
+    acting.require_approvals(world.services, release, BUNDLE)
+
+
+# one bundle and another
+
+
+def test_approvals_of_a_bundle_are_none_of_another(world: World, release: Any) -> None:
+    from slipway_airflow import acting
+
+    for who in ("ada", "grace"):
+        answer(world, release, who)
+    acting.require_approvals(world.services, release, BUNDLE)
+    with pytest.raises(Permanent, match=f"lacks 2 of 2 approvals of bundle {OTHER_BUNDLE}"):
+        acting.require_approvals(world.services, release, OTHER_BUNDLE)
+    # An answer in the same task, about the other one, is an act of its own.
+    answer(world, release, "ada", bundle=OTHER_BUNDLE)
+    assert acting.approvers_of(world.services, release, OTHER_BUNDLE) == ["ada"]
+    assert acting.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
+
+
+def test_who_changed_their_mind_about_a_bundle_does_not_approve_it(world: World, release: Any) -> None:
+    from slipway_airflow import acting
+
+    answer(world, release, "ada")
+    answer(world, release, "ada", approved=False)
+    answer(world, release, "grace")
+    assert acting.approvers_of(world.services, release, BUNDLE) == ["grace"]
+    answer(world, release, "ada")
+    assert acting.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
+
+
+@pytest.mark.parametrize("task_id", ["rollout.deploy", "rollout.roll_out"])
+def test_a_repeated_run_brings_no_other_bytes_onto_traffic_than_those_approved(
+    world: World, bag: DagBag, release: Any, task_id: str
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    for who in ("ada", "grace"):
+        answer(world, release, who)
+    task: Any = copy(bag.dags["release_approved"].task_dict[task_id])
+    other = {
+        "release": release.id,
+        "bundle": OTHER_BUNDLE,
+        "deployment": f"approved-blue-{OTHER_BUNDLE}",
+    }
+    for name, value in other.items():
+        object.__setattr__(task, name, value)
+    ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
+    with pytest.raises(AirflowFailException, match="lacks 2 of 2 approvals"):
+        task.execute({"ti": ti})
+    assert world.router.services() == []
+
+
+class Asking:
+    """A task that asks: what its form says, in place of Airflow's record of it."""
+
+    def __init__(self, task: Any, release: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from airflow.providers.standard.operators import hitl
+
+        self.task: Any = copy(task)
+        self.forms: list[dict[str, Any]] = []
+        monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **form: self.forms.append(form))
+        object.__setattr__(self.task, "release", release.id)
+        object.__setattr__(self.task, "gated", [])
+        ti = type("Ti", (), {"task_id": task.task_id, "id": "ti", "xcom_push": lambda *_: None})()
+        self.context: Any = {"ti": ti, "task_instance": ti}
+
+    def about(self, bundle: str, *earlier: str) -> Asking:
+        object.__setattr__(self.task, "bundle", bundle)
+        object.__setattr__(self.task, "earlier", list(earlier))
+        return self
+
+    def asks(self) -> dict[str, Any]:
+        """The form that people are shown."""
+        from airflow.sdk.exceptions import TaskAwaitingInput
+
+        with pytest.raises(TaskAwaitingInput):
+            self.task.execute(self.context)
+        return self.forms[-1]
+
+    def hears(self, who: str, bundle: str | None, chosen: str = "Approve", *, account: str = "") -> Any:
+        from slipway_airflow.wiring import now
+
+        event = {
+            "chosen_options": [chosen],
+            "params_input": {"reason": "fine"} | ({} if bundle is None else {"bundle": bundle}),
+            "responded_at": now(),
+            "responded_by_user": {"id": account or who, "name": who},
+        }
+        return self.task.execute_complete(self.context, event)
+
+
+@pytest.fixture
+def asking(bag: DagBag, release: Any, monkeypatch: pytest.MonkeyPatch) -> Asking:
+    return Asking(bag.dags["release_approved"].task_dict["approval.approve_1"], release, monkeypatch)
+
+
+def built(world: World, release: Any, *bundles: str) -> None:
+    from slipway_airflow.wiring import now
+
+    for bundle in bundles:
+        world.releases.built(release.id, bundle, at=now())
+
+
+def test_what_people_are_shown_names_the_bundle(world: World, release: Any, asking: Asking) -> None:
+    built(world, release, BUNDLE)
+    form = asking.about(BUNDLE).asks()
+    assert BUNDLE in form["subject"]
+    assert form["body"].startswith(f"Bundle `{BUNDLE}`")
+    assert "Asked again" not in form["body"]
+    assert form["params"]["bundle"]["value"] == BUNDLE
+    assert form["params"]["bundle"]["schema"]["enum"] == [BUNDLE]
+
+
+def test_the_same_bundle_after_a_repeated_run_keeps_its_approvals(
+    world: World, release: Any, asking: Asking
+) -> None:
+    built(world, release, BUNDLE, BUNDLE)
+    for who in ("ada", "grace"):
+        answer(world, release, who)
+    assert asking.about(BUNDLE).task.execute(asking.context) == "ada"
+    assert asking.about(BUNDLE, "ada").task.execute(asking.context) == "grace"
+    assert asking.forms == []
+
+
+def test_another_bundle_after_a_repeated_run_is_asked_about_anew_and_says_why(
+    world: World, release: Any, asking: Asking
+) -> None:
+    built(world, release, BUNDLE, OTHER_BUNDLE)
+    for who in ("ada", "grace"):
+        answer(world, release, who)
+    form = asking.about(OTHER_BUNDLE).asks()
+    assert f"about bundle {BUNDLE} does not count" in form["body"]
+    assert {one["id"] for one in form["assigned_users"]} == {"ada", "grace"}
+    assert asking.hears("grace", OTHER_BUNDLE) == "grace"
+
+
+@pytest.mark.parametrize("chosen", ["Approve", "Reject"])
+@pytest.mark.parametrize("seen", [OTHER_BUNDLE, None])
+def test_an_answer_to_what_was_asked_before_is_noted_and_asked_for_again(
+    world: World, release: Any, asking: Asking, seen: str | None, chosen: str
+) -> None:
+    """From a page of Airflow's that was open since before the run was cleared."""
+    from airflow.sdk.exceptions import TaskAwaitingInput
+    from slipway_airflow import acting
+
+    built(world, release, OTHER_BUNDLE, BUNDLE)
+    asking.about(BUNDLE).asks()
+    with pytest.raises(TaskAwaitingInput):
+        asking.hears("ada", seen, chosen)
+    assert len(asking.forms) == 2
+    (entry,) = acting.trail_of(world.services).entries()
+    assert (entry.who, entry.detail["bundle"]) == ("ada", seen or "")
+    assert acting.approvers_of(world.services, release, BUNDLE) == []
+    assert asking.hears("ada", BUNDLE) == "ada"
+    assert acting.approvers_of(world.services, release, BUNDLE) == ["ada"]
+
+
+def test_people_are_told_of_each_bundle_once(world: World, release: Any, asking: Asking) -> None:
+    from slipway_airflow import notifications
+
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notifications, "_put", lambda services, release, name, *rest, **more: told.append(name))
+        for bundle in (BUNDLE, BUNDLE, OTHER_BUNDLE):
+            asking.about(bundle).asks()
+    assert told == [f"approval-1-{BUNDLE}", f"approval-1-{BUNDLE}", f"approval-1-{OTHER_BUNDLE}"]
+
+
+def test_a_rollout_that_began_goes_on_with_no_other_bundle(world: World) -> None:
+    from slipway_airflow import rolling
+
+    release = under_way(world)
+    with pytest.raises(Permanent, match=f"began with bundle {world.bundle(2).id}"):
+        rolling.place(world.services, release, world.bundle(3).id)
+
+
+def test_what_a_run_published_is_kept_with_its_release(world: World, release: Any) -> None:
+    built(world, release, BUNDLE, BUNDLE, OTHER_BUNDLE, BUNDLE)
+    again = world.releases.open(release.request, release.spec, lambda _: 2)
+    names = [one.bundle_id for one in again.bundles]
+    assert names == [BUNDLE, OTHER_BUNDLE, BUNDLE]
+
+
+def test_a_rejection_of_an_earlier_run_did_not_end_this_one(world: World, release: Any) -> None:
+    from slipway_airflow import acting
+
+    built(world, release, BUNDLE)
+    answer(world, world.releases.load(release.id), "ada", approved=False)
+    assert "rejected by ada" in acting.who_ended(world.services, world.releases.load(release.id))
+    built(world, release, OTHER_BUNDLE)
+    assert acting.who_ended(world.services, world.releases.load(release.id)) == ""
 
 
 def test_one_person_named_twice_counts_once(world: World, release: Any) -> None:
     from slipway_airflow import acting
 
     object.__setattr__(release.spec.approval, "approvers", ["ada", "7"])
-    approve(world, release, "ada", account="7")
+    answer(world, release, "ada", account="7")
     with pytest.raises(Permanent, match="lacks 1 of 2"):
-        acting.require_approvals(world.services, release)
+        acting.require_approvals(world.services, release, BUNDLE)
 
 
 @pytest.mark.parametrize(
@@ -138,37 +333,43 @@ def test_one_person_named_twice_counts_once(world: World, release: Any) -> None:
 def test_an_id_in_the_spec_hides_neither_the_author_nor_who_approved_before(
     world: World, release: Any, who: str, account: str, why: str
 ) -> None:
+    object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
+    answer(world, release, "grace", account="8")
+    assert may_not(world, release, who, account) == why
+    # Of other bytes nobody approved anything, and the task in which they did is theirs.
+    if who == "grace":
+        assert may_not(world, release, who, account, bundle=OTHER_BUNDLE) == ""
+        assert may_not(world, release, who, account, task="approval.approve_1") == ""
+
+
+def may_not(world: World, release: Any, who: str, account: str, **about: str) -> str:
     from slipway_airflow import acting
 
-    object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
-    said = acting.may_not_approve(world.services, release, who=who, account=account, earlier=["grace"])
-    assert said == why
+    where = {"bundle": BUNDLE, "task": "approval.approve_2", **about}
+    return acting.may_not_approve(world.services, release, who=who, account=account, **where)
 
 
 def test_names_need_no_registry_to_tell_the_author(world: World, release: Any) -> None:
-    from slipway_airflow import acting
-
     world.registry.gone = {"author"}
-    assert acting.may_not_approve(world.services, release, who="ada", account="7", earlier=[]) == ""
+    assert may_not(world, release, "ada", "7") == ""
 
 
-def test_an_answer_in_airflows_page_by_the_author_ends_the_release(
-    world: World, release: Any, ask: Any
+def test_an_answer_in_airflows_page_by_the_author_ends_the_release_and_is_no_approval(
+    world: World, release: Any, asking: Asking
 ) -> None:
-    from slipway_airflow.wiring import now
+    from airflow.sdk.exceptions import AirflowFailException
+    from slipway_airflow import acting
 
     object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
     world.releases.load = lambda _: release  # type: ignore[method-assign]
-    task: Any = copy(ask)
-    object.__setattr__(task, "release", release.id)
-    event = {
-        "chosen_options": ["Approve"],
-        "params_input": {},
-        "responded_at": now(),
-        "responded_by_user": {"id": "7", "name": "linus"},
-    }
-    from airflow.sdk.exceptions import AirflowFailException
-
-    ti = type("Ti", (), {"task_id": "approval.approve_1", "xcom_push": lambda *_, **__: None})()
     with pytest.raises(AirflowFailException, match="linus made the version"):
-        task.execute_complete({"ti": ti}, event)
+        asking.about(BUNDLE).hears("linus", BUNDLE, account="7")
+    assert acting.approvers_of(world.services, release, BUNDLE) == []
+
+
+def test_who_approved_is_called_as_the_spec_calls_them(world: World, release: Any, asking: Asking) -> None:
+    approval = asking.task.approval
+    for approvers, called in ((["7", "8"], "7"), (["anna", "grace"], "anna")):
+        object.__setattr__(asking.task, "approval", approval.model_copy(update={"approvers": approvers}))
+        object.__setattr__(release.spec.approval, "approvers", approvers)
+        assert asking.about(BUNDLE).hears("anna", BUNDLE, account="7") == called

@@ -75,15 +75,15 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(autouse=True)
 def _fresh(in_database: None) -> Iterator[None]:
     forget_runs()
-    at_hand._made.cache_clear()
+    at_hand.forget()
     yield
-    at_hand._made.cache_clear()
+    at_hand.forget()
 
 
 def world_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(folder)
     monkeypatch.setattr(wiring, "wire", lambda home=None: world.services)
-    at_hand._made.cache_clear()
+    at_hand.forget()
     forget_runs()
     return world
 

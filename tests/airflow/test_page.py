@@ -13,7 +13,7 @@ from slipway_airflow.web import at_hand
 
 from model_store.spec import load
 from serving.audit import Entry
-from tests.airflow.desk import API, forget_runs, under_way, waiting_for_approval
+from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, forget_runs, under_way, waiting_for_approval
 from tests.airflow.endpoints import PAGES, READ
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, SPEC, World
@@ -34,9 +34,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) ->
     forget_runs()
     made = World(tmp_path)
     monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
-    at_hand._made.cache_clear()
+    at_hand.forget()
     yield made
-    at_hand._made.cache_clear()
+    at_hand.forget()
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -106,6 +106,26 @@ def test_who_waits_for_people_is_said_with_whom(server: ApiServer, world: World)
     assert "Approve</button>" in server.browser_of("rita").get(f"/slipway/releases/{release.id}").text
 
 
+def test_the_page_names_the_bundle_and_says_why_it_is_asked_about_again(
+    server: ApiServer, world: World
+) -> None:
+    release = waiting_for_approval(world, allowed=("ada", "rita"))
+    world.services.lock.acquire(release.model, _claim(release.request, release.id))
+    for bundle in (OTHER_BUNDLE, BUNDLE):
+        world.releases.built(release.id, bundle, at=wiring.now())
+    reader = server.of("vera")
+    (asked,) = reader.get(f"{API}/releases/{release.id}").json()["approvals"]
+    assert asked["bundle_id"] == BUNDLE
+    assert f"answered about bundle {OTHER_BUNDLE} does not count" in asked["again"]
+    for path in (f"releases/{release.id}", "", f"models/{release.model}"):
+        page = server.browser_of("rita").get(f"/slipway/{path}").text
+        assert page.count(f'data-bundle="{BUNDLE}"') == 2, path
+    (told,) = reader.get(f"{API}/history?action=built again").json()["moments"]
+    assert told["detail"] == f"bundle {BUNDLE} in place of {OTHER_BUNDLE}"
+    moments = reader.get(f"{API}/releases/{release.id}").json()["moments"]
+    assert [moment["action"] for moment in moments] == ["built again"]
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -131,7 +151,7 @@ def test_what_is_not_there_or_not_understood_is_a_problem(
 def test_a_missing_page_is_a_page(server: ApiServer, world: World) -> None:
     answer = server.browser_of("vera").get("/slipway/models/nobody")
     assert answer.status_code == 404
-    assert "there is no model nobody" in answer.text
+    assert "There is no model nobody." in answer.text
 
 
 def _claim(request: Request, name: str) -> object:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 from serving.audit import AuditTrail
@@ -14,8 +16,10 @@ from serving.rollout.control import BY_PEOPLE
 from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.shelf import Entry, Moved, WentBack
 from slipway_airflow.books.views import History, Moment, page_of
+from slipway_airflow.releases import words_for_another
 
 _Mark = tuple[str, str, int]
+_Told = tuple[Moment, ...]
 
 BY_ITSELF = "Slipway"
 _ENDS = {"promoted": "promoted", "rolled back": "rolled back", "done": "finished", "started": "started"}
@@ -65,6 +69,7 @@ class People:
 def of_shelf(shelf: Shelf) -> tuple[Moment, ...]:
     """What happened to the traffic of one model, the newest first: without the single shifts of a rollout."""
     found = [_with_asker(e, m) for e in shelf.entries if e.moved for m in of_rollout(e.moved) if _is_news(m)]
+    found += [moment for entry in shelf.entries for moment in of_bundles(entry)]
     found += map(of_rollback, shelf.rollbacks)
     found += [
         Moment(e.changed_at, BY_ITSELF, "blocked", e.model, e.version, e.id, e.why)
@@ -72,6 +77,23 @@ def of_shelf(shelf: Shelf) -> tuple[Moment, ...]:
         if e.outcome and not e.moved and e.outcome.status == "blocked"
     ]
     return tuple(sorted(found, key=lambda moment: moment.at, reverse=True))
+
+
+def of_bundles(entry: Entry) -> Iterator[Moment]:
+    """Each time a run that was repeated built something else, although people are asked about bundles."""
+    asked = entry.asked
+    if asked is None or not asked.approvals:
+        return
+    for (old, _), (new, at) in pairwise(asked.bundles):
+        why = f"what was answered about bundle {old} does not count for it"
+        what = f"bundle {new} in place of {old}"
+        yield Moment(at, BY_ITSELF, "built again", entry.model, entry.version, entry.id, why, what)
+
+
+def asked_again(entry: Entry, bundle_id: str) -> str:
+    """Why people are asked although they were asked before; empty if they were not."""
+    built = [name for name, _ in entry.asked.bundles] if entry.asked else []
+    return words_for_another(bundle_id, built) if bundle_id else ""
 
 
 def _is_news(moment: Moment) -> bool:
@@ -106,41 +128,86 @@ def of_rollback(rollback: WentBack) -> Moment:
     )
 
 
+class Moments:
+    """What happened to all models, the newest first. What is asked of it again and again is kept."""
+
+    def __init__(self, newest: Sequence[Moment] = ()) -> None:
+        self.newest = newest
+        self._people: list[str] | None = None
+        self._actions: list[str] | None = None
+
+    def history(self, wanted: Filter, *, page: int = 1, size: int = 50) -> History:
+        """One page of what the filter takes."""
+        matching = self._matching(wanted)
+        page, pages = page_of(len(matching), size=size, page=page)
+        return History(tuple(matching[(page - 1) * size : page * size]), len(matching), page, pages)
+
+    def people(self) -> list[str]:
+        """Who ever did anything."""
+        if self._people is None:
+            self._people = sorted({moment.who for moment in self.newest})
+        return self._people
+
+    def actions(self) -> list[str]:
+        """What was ever done."""
+        if self._actions is None:
+            self._actions = sorted({moment.action for moment in self.newest})
+        return self._actions
+
+    def _matching(self, wanted: Filter) -> Sequence[Moment]:
+        if wanted == Filter():
+            return self.newest
+        # Most ask about one model, and one comparison costs less than a call.
+        of_model = [m for m in self.newest if m.model == wanted.model] if wanted.model else self.newest
+        return [moment for moment in of_model if wanted.takes(moment)]
+
+
 class Chronicle:
-    """What happened to all models, merged; told anew only for models whose files changed."""
+    """Merges what happened; told anew, and put in place, only of models whose files changed."""
 
-    def __init__(self) -> None:
-        self._told: dict[str, tuple[Shelf, tuple[Moment, ...]]] = {}
-        self._of: tuple[Mapping[str, Shelf], tuple[Moment, ...]] | None = None
-        self._merged: list[Moment] = []
+    def __init__(self, breathe: Callable[[], None] = lambda: None) -> None:
+        self._breathe = breathe
+        self._told: dict[str, tuple[Shelf, _Told]] = {}
+        self._known: frozenset[_Mark] = frozenset()
+        self._of: tuple[Mapping[str, Shelf], tuple[Moment, ...]] = ({}, ())
+        self._moments = Moments()
 
-    def moments(self, shelves: Mapping[str, Shelf], people: tuple[Moment, ...]) -> list[Moment]:
-        """All of it, the newest first. Both arguments are other objects when they say something else.
+    def moments(self, shelves: Mapping[str, Shelf], people: tuple[Moment, ...]) -> Moments:
+        """All of it. Both arguments are other objects when they say something else.
 
         What somebody did is not told twice: by the act, and by the record of what came of it.
         """
-        if self._of is None or self._of[0] is not shelves or self._of[1] is not people:
-            self._merged = sorted(self._every(shelves, people), key=lambda moment: moment.at, reverse=True)
+        if self._of[0] is not shelves or self._of[1] is not people:
+            gone, new = self._differences(shelves, people)
             self._of = (shelves, people)
-        return self._merged
+            self._breathe()
+            kept = [moment for moment in self._moments.newest if id(moment) not in gone]
+            # Two runs that are in order already: little is left to sort.
+            self._moments = Moments(sorted([*kept, *new], key=attrgetter("at"), reverse=True))
+        return self._moments
 
-    def _every(self, shelves: Mapping[str, Shelf], people: tuple[Moment, ...]) -> list[Moment]:
-        known = {_mark(act, 0) for act in people if act.action == "rollback"}
+    def _differences(
+        self, shelves: Mapping[str, Shelf], people: tuple[Moment, ...]
+    ) -> tuple[set[int], list[Moment]]:
+        """What is not told any more (by identity), and what is new, the newest first."""
+        before = self._of[1]
+        gone, new = set(map(id, before)) - set(map(id, people)), []
+        known_before = set(map(id, before))
+        new += [moment for moment in people if id(moment) not in known_before]
+        known = frozenset(_mark(act, 0) for act in people if act.action == "rollback")
         for name, shelf in shelves.items():
-            if (told := self._told.get(name)) is None or told[0] is not shelf:
-                self._told[name] = (shelf, of_shelf(shelf))
-        found = [moment for _, moments in self._told.values() for moment in moments]
-        return [*people, *(moment for moment in found if not _is_told(moment, known))]
+            told = self._told.get(name)
+            if told and told[0] is shelf and (known == self._known or not shelf.rollbacks):
+                continue
+            gone |= set(map(id, told[1])) if told else set()
+            moments = tuple(moment for moment in of_shelf(shelf) if not _is_told(moment, known))
+            self._told[name] = (shelf, moments)
+            new += moments
+        self._known = known
+        return gone, sorted(new, key=attrgetter("at"), reverse=True)
 
 
-def history(moments: Iterable[Moment], wanted: Filter, *, page: int = 1, size: int = 50) -> History:
-    """One page of what the filter takes."""
-    matching = [moment for moment in moments if wanted.takes(moment)]
-    page, pages = page_of(len(matching), size=size, page=page)
-    return History(tuple(matching[(page - 1) * size : page * size]), len(matching), page, pages)
-
-
-def _is_told(moment: Moment, known: set[_Mark]) -> bool:
+def _is_told(moment: Moment, known: frozenset[_Mark]) -> bool:
     """The act is written a moment before the run it starts."""
     return moment.action == "rollback" and any(_mark(moment, late) in known for late in range(30))
 

@@ -110,6 +110,7 @@ def _waiting() -> Any:
             HITLDetail.created_at,
             task.trigger_timeout,
             HITLDetail.assignees,
+            HITLDetail.params,
         )
         .join(task, task.id == HITLDetail.ti_id)
         .where(HITLDetail.responded_at.is_(None), task.dag_id.startswith(PREFIX))
@@ -126,9 +127,16 @@ def _question(
     asked_at: datetime,
     until: datetime | None,
     assignees: Sequence[Mapping[str, str]] | None,
+    params: Mapping[str, Any] | None,
 ) -> Question:
     who = tuple(each["name"] for each in assignees or ())
-    return Question(dag_id, run_id, task_id, subject, asked_at, until, who)
+    return Question(dag_id, run_id, task_id, subject, asked_at, until, who, bundle_shown(params))
+
+
+def bundle_shown(params: Mapping[str, Any] | None) -> str:
+    """The bundle that a request's form names; empty in requests of before that was so."""
+    field = (params or {}).get("bundle")
+    return str((field.get("value") if isinstance(field, Mapping) else field) or "")
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from model_store.errors import Retryable
 from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.types import Deployment, Endpoint, Route
-from slipway_airflow.books.views import Health, HealthNow
+from slipway_airflow.books.statuses import Health, HealthNow
 
 Counters = dict[str, dict[Endpoint, EndpointCounters]]
 
@@ -31,10 +31,20 @@ class Watch:
         self._samples: deque[tuple[float, Counters]] = deque()
         self._answers = False
         self._looked = float("-inf")
+        self._judged: dict[str, tuple[Route, float, HealthNow]] = {}
 
     def of(self, route: Route | None) -> HealthNow:
         """How the users of this route fare."""
         self._look()
+        known = self._judged.get(route.service) if route else None
+        if route and known and known[0] is route and known[1] == self._looked:
+            return known[2]
+        health = self._judge(route)
+        if route:
+            self._judged[route.service] = (route, self._looked, health)
+        return health
+
+    def _judge(self, route: Route | None) -> HealthNow:
         samples = [(at, counters.get(route.service, {})) for at, counters in self._samples] if route else []
         return judge(route, samples if self._answers else None)
 

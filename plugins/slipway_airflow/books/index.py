@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from serving.home import Home
 from serving.rollout.lock import LockState
 from slipway_airflow.books import outcomes, shelf
+from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.folders import Folder
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.shelf import Asked, Entry, Moved, WentBack
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 
 # So often the folders are looked at, at most, however many people look at pages.
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.2
+# Models that are looked at between two breaths.
+_PIECE = 16
 _FREE = LockState()
 
 
@@ -49,22 +51,51 @@ class Shelf:
         return next((e for e in over if e.status not in (Status.DRY_RUN, Status.SUPERSEDED)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """All shelves as of one look; another object when anything is different.
+
+    `newest`: every release of every model, the newest first; `places`: where in it each one is, by id.
+    """
+
+    shelves: Mapping[str, Shelf] = field(default_factory=dict)
+    newest: tuple[Entry, ...] = ()
+    places: Mapping[str, int] = field(default_factory=dict)
+
+    def changed(self, shelves: Mapping[str, Shelf], names: Iterable[str]) -> Shelved:
+        """With these shelves, of which only `names` are others than before."""
+        entries = [entry for name in names for entry in shelves[name].entries]
+        before = sum(len(self.shelves[name].entries) for name in names if name in self.shelves)
+        if len(entries) != before or any(entry.id not in self.places for entry in entries):
+            return _arranged(shelves)
+        # When a release was asked for never changes, so it stays where it was: sorting would take longer.
+        newest = list(self.newest)
+        for entry in entries:
+            newest[self.places[entry.id]] = entry
+        return Shelved(shelves, tuple(newest), self.places)
+
+
+def _arranged(shelves: Mapping[str, Shelf]) -> Shelved:
+    every = (entry for one in shelves.values() for entry in one.entries)
+    newest = tuple(sorted(every, key=lambda e: (e.at, e.id), reverse=True))
+    return Shelved(shelves, newest, {entry.id: place for place, entry in enumerate(newest)})
+
+
 class Index:
     """All shelves. Safe for many threads; `monotonic` is the machine's uptime in seconds."""
 
-    def __init__(self, home: Home, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, home: Home, *, monotonic: Callable[[], float] = time.monotonic, keeper: Keeper | None = None
+    ) -> None:
         self._home = home
-        self._monotonic = monotonic
-        self._guarded = threading.Lock()
-        self._looked = float("-inf")
+        self._keeper = keeper
         self._models: dict[str, _Model] = {}
-        self._shelves: dict[str, Shelf] = {}
-        self._newest: tuple[Entry, ...] = ()
+        self._found = Shelved()
+        self._looked = Brief(self._look, seconds=LOOK_SECONDS, monotonic=monotonic, keeper=keeper)
 
-    def shelves(self) -> dict[str, Shelf]:
+    def shelves(self) -> Mapping[str, Shelf]:
         """By model, every model of which there is a file."""
-        self._refresh()
-        return self._shelves
+        return self._looked.get().shelves
 
     def shelf(self, model: str) -> Shelf:
         """One model's; an empty one if nothing is known of it."""
@@ -72,32 +103,28 @@ class Index:
 
     def newest(self) -> tuple[Entry, ...]:
         """Every release of every model, the newest first."""
-        self._refresh()
-        return self._newest
+        return self._looked.get().newest
 
     def find(self, release_id: str) -> Entry | None:
         """The release with this id."""
-        shelf_of = self.shelf(release_id.rpartition("-v")[0])
-        return next((entry for entry in shelf_of.entries if entry.id == release_id), None)
+        found = self._looked.get()
+        place = found.places.get(release_id)
+        return None if place is None else found.newest[place]
 
-    def _refresh(self) -> None:
-        with self._guarded:
-            now = self._monotonic()
-            if now - self._looked < LOOK_SECONDS:
-                return
-            changed = [self._look(model) for model in self._names()]
-            self._looked = now
-            if any(changed):
-                every = (entry for one in self._shelves.values() for entry in one.entries)
-                self._newest = tuple(sorted(every, key=lambda e: (e.at, e.id), reverse=True))
-
-    def _look(self, name: str) -> bool:
-        model = self._models.get(name)
-        if model is None:
-            model = self._models[name] = _Model(self._home, name)
-        if changed := model.refresh():
-            self._shelves = {**self._shelves, name: model.shelf}
-        return changed
+    def _look(self) -> Shelved:
+        changed = []
+        for number, name in enumerate(self._names()):
+            model = self._models.get(name)
+            if model is None:
+                model = self._models[name] = _Model(self._home, name)
+            if model.refresh() or name not in self._found.shelves:
+                changed.append(name)
+            if self._keeper and number % _PIECE == 0:
+                self._keeper.breathe()
+        if changed:
+            shelves = {**self._found.shelves, **{name: self._models[name].shelf for name in changed}}
+            self._found = self._found.changed(shelves, changed)
+        return self._found
 
     def _names(self) -> list[str]:
         return sorted({*_folders(self._home.journal), *_folders(self._home.releases)})
@@ -123,13 +150,16 @@ class _Model:
         lock = journal.get("lock")
         held = lock if isinstance(lock, LockState) else _FREE
         moved = {name: one for name, one in journal.items() if isinstance(one, Moved)}
-        self.shelf = Shelf(
+        made = Shelf(
             self._name,
             shelf.entries(self._asked.files, moved, self._outcomes.files, held),
             tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
             held,
         )
-        return True
+        # A folder that changed a moment ago is read twice; what is made of shelves need not be made twice.
+        is_different = made != self.shelf
+        self.shelf = made if is_different else self.shelf
+        return is_different
 
     def _folders(self) -> tuple[Folder[Any], ...]:
         return (self._moved, self._asked, self._outcomes, self._back)

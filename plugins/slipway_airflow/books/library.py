@@ -13,20 +13,20 @@ from model_store.errors import Permanent
 from serving.freezes import Frozen
 from serving.metrics.base import MetricsSource
 from serving.rollout.journal import UnknownRelease
-from serving.types import Route
 from slipway_airflow import wiring
-from slipway_airflow.books import acts, release_view
-from slipway_airflow.books.acts import Chronicle, Filter, People
-from slipway_airflow.books.brief import Brief
+from slipway_airflow.books import release_view
+from slipway_airflow.books.acts import Chronicle, Filter, Moments, People
+from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.health import Watch
-from slipway_airflow.books.index import Index, Shelf
+from slipway_airflow.books.index import Index
+from slipway_airflow.books.models import ModelRows, Models
 from slipway_airflow.books.rows import Rows
-from slipway_airflow.books.runs import ModelDag, Runs
+from slipway_airflow.books.runs import Runs
 from slipway_airflow.books.series import Series, series_of
 from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.traffic import Traffic
 from slipway_airflow.books.views import (
-    Health,
     History,
     ModelRow,
     Moment,
@@ -34,16 +34,13 @@ from slipway_airflow.books.views import (
     Releases,
     ReleaseView,
     ServingAt,
-    Status,
     page_of,
 )
 from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
 
-MODELS_A_PAGE = 50
 RELEASES_A_PAGE = 50
 SERIES_KEPT = 64
-_UNWELL = (Health.FAILING, Health.DOWN)
 T = TypeVar("T")
 
 
@@ -52,7 +49,10 @@ class NothingThere(Permanent):
 
 
 class Library:
-    """`source` is the proxy, `runs` Airflow; `now` tells the time in UTC."""
+    """`source` is the proxy, `runs` Airflow; `now` tells the time in UTC.
+
+    With a `keeper`, what many pages show is made anew beside those who look.
+    """
 
     def __init__(
         self,
@@ -62,22 +62,35 @@ class Library:
         *,
         now: Callable[[], datetime] = wiring.now,
         monotonic: Callable[[], float] = time.monotonic,
+        keeper: Keeper | None = None,
     ) -> None:
         self.services = services
         self._runs = runs
         self._now = now
         self._sees: Callable[[str], bool] | None = None
-        self._index = Index(services.home, monotonic=monotonic)
+        self._keeper = keeper
+        self._index = Index(services.home, monotonic=monotonic, keeper=keeper)
         self._traffic = Traffic(services.home.route_history)
         self._watch = Watch(source, monotonic=monotonic)
         self._people = People(services.home.audit)
-        self._chronicle = Chronicle()
+        self._chronicle = Chronicle(keeper.breathe if keeper else lambda: None)
         self._drawn: OrderedDict[str, tuple[int, Series]] = OrderedDict()
         # Pages that many people watch ask for the same things several times a second.
-        self._rows = Rows(services, runs, self._traffic, now=now, monotonic=monotonic)
-        self._dags = Brief(runs.models, seconds=5.0, monotonic=monotonic)
-        self._models = Brief(self._every_model, seconds=0.5, monotonic=monotonic)
-        self._moments = Brief(self._every_moment, seconds=0.5, monotonic=monotonic)
+        self._rows = Rows(services, runs, self._traffic, now=now, monotonic=monotonic, keeper=keeper)
+        self._model_rows = ModelRows(services, self._rows, self._traffic, self._watch, now=now, keeper=keeper)
+        self._dags = Brief(runs.models, seconds=5.0, monotonic=monotonic, keeper=keeper)
+        self._models = Brief(self._every_model, seconds=0.5, monotonic=monotonic, keeper=keeper)
+        self._moments = Brief(self._every_moment, seconds=0.5, monotonic=monotonic, keeper=keeper)
+
+    def warm(self) -> None:
+        """Read every file, so that whoever comes first does not wait for it."""
+        self._models.get()
+        self._moments.get()
+
+    def close(self) -> None:
+        """Make nothing anew any more, until somebody asks."""
+        if self._keeper:
+            self._keeper.end()
 
     def shown_to(self, sees: Callable[[str], bool]) -> Library:
         """The same books, of which only models that one `sees` are told; not even counts of others.
@@ -90,22 +103,7 @@ class Library:
 
     def overview(self, *, query: str = "", only: str = "", page: int = 1) -> Overview:
         """All models, `query` in their names; `only`: under_way, waiting, unwell, or "" for all."""
-        rows = self._seen(self._models.get(), lambda row: row.name)
-        matching = [row for row in rows if query.lower() in row.name.lower() and _is_wanted(row, only)]
-        page, pages = page_of(len(matching), size=MODELS_A_PAGE, page=page)
-        return Overview(
-            models=tuple(matching[(page - 1) * MODELS_A_PAGE : page * MODELS_A_PAGE]),
-            total=len(rows),
-            matching=len(matching),
-            page=page,
-            pages=pages,
-            under_way=tuple(row.active for row in rows if row.active),
-            approvals=tuple(row.approval for row in rows if row.approval),
-            serving=sum(1 for row in rows if row.serving),
-            unwell=sum(1 for row in rows if row.health.health in _UNWELL),
-            queued=sum(1 for row in rows if row.queued),
-            at=self._now(),
-        )
+        return self._seen_models().overview(query, only, page)
 
     def now(self) -> datetime:
         """The time by which the views are told."""
@@ -117,11 +115,11 @@ class Library:
 
     def names(self) -> list[str]:
         """Every model there is."""
-        return sorted(row.name for row in self._seen(self._models.get(), lambda row: row.name))
+        return sorted(row.name for row in self._seen_models().rows)
 
     def model(self, name: str) -> ModelRow:
         """Raises `NothingThere`."""
-        for row in self._seen(self._models.get(), lambda row: row.name):
+        for row in self._seen_models().rows:
             if row.name == name:
                 return row
         raise NothingThere(f"there is no model {name}", remedy="the overview lists those there are")
@@ -137,7 +135,7 @@ class Library:
         found = self._index.shelf(model).entries if model else self._index.newest()
         entries = self._seen(found, lambda entry: entry.model)
         if status:
-            entries = [entry for entry in entries if _has(self._rows.standing(entry)[0], status)]
+            entries = self._rows.standing_so(entries, status)
         page, pages = page_of(len(entries), size=RELEASES_A_PAGE, page=page)
         shown = entries[(page - 1) * RELEASES_A_PAGE : page * RELEASES_A_PAGE]
         return Releases(tuple(map(self._rows.row, shown)), len(entries), page, pages)
@@ -182,26 +180,31 @@ class Library:
 
     def history(self, wanted: Filter, *, page: int = 1) -> History:
         """One page of what happened in production."""
-        return acts.history(self._happened(), wanted, page=page)
+        return self._happened().history(wanted, page=page)
 
     def everything(self, wanted: Filter) -> Iterable[Moment]:
         """All that the filter takes, the newest first, for an export."""
-        return (moment for moment in self._happened() if wanted.takes(moment))
+        return (moment for moment in self._happened().newest if wanted.takes(moment))
 
     def people(self) -> list[str]:
         """Who ever did anything."""
-        return sorted({moment.who for moment in self._happened()})
+        return self._happened().people()
 
     def actions(self) -> list[str]:
         """What was ever done."""
-        return sorted({moment.action for moment in self._happened()})
+        return self._happened().actions()
 
     def serving_at(self, moment: datetime) -> ServingAt:
         """What served then."""
         return self._traffic.at(moment, self._sees)
 
-    def _happened(self) -> Sequence[Moment]:
-        return self._seen(self._moments.get(), lambda moment: moment.model)
+    def _seen_models(self) -> Models:
+        every = self._models.get()
+        return every if self._sees is None else Models(tuple(self._seen(every.rows, _name)), every.at)
+
+    def _happened(self) -> Moments:
+        every = self._moments.get()
+        return every if self._sees is None else Moments(self._seen(every.newest, lambda one: one.model))
 
     def _seen(self, found: Sequence[T], model_of: Callable[[T], str]) -> Sequence[T]:
         if (sees := self._sees) is None:
@@ -216,67 +219,12 @@ class Library:
             )
         return entry
 
-    def _every_model(self) -> list[ModelRow]:
-        """Those that need somebody first, then by name."""
-        shelves, dags = self._index.shelves(), self._dags.get()
-        names = {*shelves, *dags, *self.services.router.services()}
-        rows = [self._model_row(name, shelves.get(name) or Shelf(name), dags.get(name)) for name in names]
-        return sorted(rows, key=lambda row: (_urgency(row), row.name))
+    def _every_model(self) -> Models:
+        return self._model_rows.models(self._index.shelves(), self._dags.get())
 
-    def _every_moment(self) -> list[Moment]:
+    def _every_moment(self) -> Moments:
         return self._chronicle.moments(self._index.shelves(), self._people.moments())
 
-    def _model_row(self, name: str, shelf: Shelf, dag: ModelDag | None) -> ModelRow:
-        route = route_of(self.services, name)
-        active, queued, last = shelf.active, shelf.queued or self._beginning(shelf), shelf.last
-        return ModelRow(
-            name=name,
-            description=dag.description if dag else "",
-            serving=self._rows.serving(name, route),
-            health=self._watch.of(route),
-            active=self._rows.row(active) if active else None,
-            queued=self._rows.row(queued) if queued else None,
-            approval=self._rows.approval(active) if active else None,
-            last=self._rows.row(last) if last else None,
-            releases=len(shelf.entries),
-            can_return_to=_previous(shelf, route),
-        )
 
-    def _beginning(self, shelf: Shelf) -> Entry | None:
-        """A release that was just asked for: only Airflow knows yet that it is on its way."""
-        newest = shelf.entries[:3]
-        return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
-
-
-def _is_wanted(row: ModelRow, only: str) -> bool:
-    match only:
-        case "under_way":
-            return row.active is not None or row.queued is not None
-        case "waiting":
-            return row.approval is not None
-        case "unwell":
-            return row.health.health in _UNWELL
-    return True
-
-
-def _urgency(row: ModelRow) -> int:
-    if row.health.health in _UNWELL:
-        return 0
-    if row.approval:
-        return 1
-    return 2 if row.active or row.queued else 3
-
-
-def _has(status: Status, wanted: str) -> bool:
-    return status.is_under_way if wanted == "under_way" else status == wanted
-
-
-def _previous(shelf: Shelf, route: Route | None) -> int | None:
-    """Where a rollback without a version goes, as `slipway_airflow.going_back` finds it."""
-    active = [e.moved for e in shelf.entries if e.moved and e.moved.phase in ("progressing", "watching")]
-    if active:
-        return active[0].previous_version
-    if route is None or route.stable is None:
-        return None
-    done = [e.moved for e in shelf.entries if e.moved and e.moved.phase == "done"]
-    return next((m.previous_version for m in done if m.version == route.stable.version), None)
+def _name(row: ModelRow) -> str:
+    return row.name

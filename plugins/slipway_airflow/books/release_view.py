@@ -69,7 +69,7 @@ def _verdict(services: Services, entry: Entry) -> VerdictNow | None:
     if entry.moved is None:
         return None
     record = services.journal.latest_record(entry.id)
-    exposure = record.candidate.requests if record else 0
+    exposure = record.candidate.requests if record else None
     saved = orjson.loads(services.journal.path(entry.id).read_bytes())["state"]["findings"]
     if saved:
         found = tuple(map(finding_from_json, saved))
@@ -77,7 +77,7 @@ def _verdict(services: Services, entry: Entry) -> VerdictNow | None:
     return _shown(record.verdict, exposure) if record else None
 
 
-def _shown(verdict: Verdict, exposure: int) -> VerdictNow:
+def _shown(verdict: Verdict, exposure: int | None) -> VerdictNow:
     worst_first = sorted(verdict.findings, key=lambda finding: -finding.outcome)
     return VerdictNow(_word(verdict.outcome), verdict.at, tuple(map(_rule, worst_first)), exposure)
 
@@ -133,7 +133,8 @@ def _runtime(services: Services, entry: Entry) -> str:
 def _moments(entry: Entry, people: Sequence[Moment]) -> tuple[Moment, ...]:
     """The newest first. What people did is told by the audit trail, the rest by the journal."""
     moved = [m for m in acts.of_rollout(entry.moved) if m.action not in BY_PEOPLE] if entry.moved else []
-    return tuple(sorted([*moved, *people], key=lambda moment: moment.at, reverse=True))
+    built = acts.of_bundles(entry)
+    return tuple(sorted([*moved, *built, *people], key=lambda moment: moment.at, reverse=True))
 
 
 def _links(services: Services, entry: Entry) -> Iterable[Link]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from serving.freezes import Frozen
 from serving.types import Route
-from slipway_airflow.books.brief import Brief
+from slipway_airflow.books import acts
+from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.runs import Question, Runs, by_run
 from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.traffic import Traffic
-from slipway_airflow.books.views import Approval, ReleaseRow, Serving, Status
+from slipway_airflow.books.views import (
+    Approval,
+    ReleaseRow,
+    Serving,
+)
 from slipway_airflow.freezing import freezes_of
 from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
+
+# What `standing` may tell otherwise than the files do.
+_ASK_AIRFLOW = frozenset({Status.PREPARING, Status.SUPERSEDED, Status.DRY_RUN})
 
 
 class Rows:
@@ -28,14 +37,17 @@ class Rows:
         *,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        keeper: Keeper | None = None,
     ) -> None:
         self._services = services
         self._traffic = traffic
         self._now = now
-        self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic)
-        self._going = Brief(runs.going, seconds=1.0, monotonic=monotonic)
+        self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic, keeper=keeper)
+        self._going = Brief(runs.going, seconds=1.0, monotonic=monotonic, keeper=keeper)
         freezes = freezes_of(services)
-        self._freezes = Brief(lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic)
+        self._freezes = Brief(
+            lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic, keeper=keeper
+        )
 
     def freezes(self) -> list[Frozen]:
         """Those in force that hold all models, or one that somebody froze."""
@@ -78,8 +90,10 @@ class Rows:
     def _weight(self, entry: Entry) -> float:
         """Percent of the requests that this release's version gets now, by the route."""
         route = route_of(self._services, entry.model)
-        arms = self.serving(entry.model, route) if route else ()
-        return sum(arm.weight for arm in arms if arm.version == entry.version)
+        if route is None:
+            return 0.0
+        arms = [(route.stable, route.split.stable), (route.candidate, route.split.candidate)]
+        return sum(weight for arm, weight in arms if arm and arm.version == entry.version)
 
     def standing(self, entry: Entry) -> tuple[Status, str]:
         """Airflow alone knows that a release waits for people."""
@@ -93,6 +107,14 @@ class Rows:
                 return Status.PREPARING, entry.why
             return Status.QUEUED, "its run begins"
         return entry.status, entry.why
+
+    def standing_so(self, entries: Iterable[Entry], wanted: str) -> tuple[Entry, ...]:
+        """Those that stand like that now; `wanted`: one of `Status`, or under_way."""
+        return tuple(entry for entry in entries if _has(self._status(entry), wanted))
+
+    def _status(self, entry: Entry) -> Status:
+        # Of ten thousand releases, files alone tell of most.
+        return self.standing(entry)[0] if entry.status in _ASK_AIRFLOW else entry.status
 
     def _is_going(self, entry: Entry) -> bool:
         return entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._going.get()
@@ -117,10 +139,16 @@ class Rows:
             until=question.until,
             who_may=question.who_may,
             task_id=question.task_id,
+            bundle_id=question.bundle_id,
+            again=acts.asked_again(entry, question.bundle_id),
         )
 
     def _asked_now(self) -> dict[tuple[str, str], Question]:
         return dict(by_run(self._questions.get()))
+
+
+def _has(status: Status, wanted: str) -> bool:
+    return status.is_under_way if wanted == "under_way" else status == wanted
 
 
 def _question(entry: Entry, asked: dict[tuple[str, str], Question]) -> Question | None:

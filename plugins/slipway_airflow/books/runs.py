@@ -44,6 +44,7 @@ class Question:
     asked_at: datetime
     until: datetime | None
     who_may: tuple[str, ...]
+    bundle_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

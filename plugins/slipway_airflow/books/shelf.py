@@ -11,14 +11,17 @@ import orjson
 
 from serving.rollout.lock import Claim, LockState
 from slipway_airflow.books.outcomes import Outcome
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, as `slipway_airflow.releases` keeps it, without its spec."""
+    """A request, as `slipway_airflow.releases` keeps it, without its spec.
+
+    `bundles`: (id, when) of what its run published, the present one last.
+    """
 
     id: str
     model: str
@@ -30,6 +33,7 @@ class Asked:
     run_id: str
     dry_run: bool
     approvals: int
+    bundles: tuple[tuple[str, datetime], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ def parse_asked(content: bytes) -> Asked:
         run_id=request["run_id"],
         dry_run=request["dry_run"],
         approvals=approval["required"] if approval else 0,
+        bundles=tuple((one["id"], _time(one["at"])) for one in saved.get("bundles", ())),
     )
 
 

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 from serving.router.history import RouteChange, RouteHistory, Served
@@ -22,21 +23,43 @@ class Traffic:
         self._offset = 0
         self._stamp = (0, 0)
         self._changes: dict[str, list[RouteChange]] = {}
+        self._first: datetime | None = None
+        # By model, of its changes: what served after so many of them.
+        self._served: dict[str, tuple[list[RouteChange], dict[int, tuple[Serving, ...]]]] = {}
 
     def at(self, moment: datetime, sees: Callable[[str], bool] | None = None) -> ServingAt:
         """What served then, by model that one `sees`. Models that had no version yet are left out."""
-        known = {model: changes for model, changes in self._known().items() if sees is None or sees(model)}
-        first = min((changes[0].at for changes in known.values()), default=None)
-        served = ((model, _serving_at(known[model], moment)) for model in sorted(known))
+        known, first = self._known(), self._first
+        if sees is not None:
+            known = {model: changes for model, changes in known.items() if sees(model)}
+            first = min((changes[0].at for changes in known.values()), default=None)
+        served = (
+            (model, self._after(model, known[model], _past(known[model], moment))) for model in sorted(known)
+        )
         return ServingAt(moment, first, tuple(ServedModel(model, arms) for model, arms in served if arms))
 
     def since(self, model: str) -> dict[int, datetime]:
         """Of each version that gets requests now: since when it has done so without a pause."""
-        return _since(self._known().get(model, []))
+        changes = self._known().get(model, [])
+        arms = self._after(model, changes, len(changes))
+        return {arm.version: arm.since for arm in arms if arm.since}
+
+    def count(self, model: str) -> int:
+        """How often the model's route was changed: what is told of it is as good as this is the same."""
+        return len(self._known().get(model, ()))
 
     def between(self, model: str, start: datetime, end: datetime) -> list[RouteChange]:
         """The changes of one route in a span of time, oldest first."""
         return [change for change in self._known().get(model, []) if start <= change.at <= end]
+
+    def _after(self, model: str, changes: list[RouteChange], count: int) -> tuple[Serving, ...]:
+        """What served after the first `count` of a model's changes."""
+        kept = self._served.get(model)
+        if kept is None or kept[0] is not changes:
+            kept = self._served[model] = (changes, {})
+        if (arms := kept[1].get(count)) is None:
+            arms = kept[1][count] = _serving(changes[:count])
+        return arms
 
     def _known(self) -> dict[str, list[RouteChange]]:
         with self._guarded:
@@ -48,16 +71,19 @@ class Traffic:
     def _read_on(self, stamp: tuple[int, int]) -> None:
         if stamp[0] != self._stamp[0] or stamp[1] < self._offset:
             # Another file than before: somebody archived the old one.
-            self._offset, self._changes = 0, {}
+            self._offset, self._changes, self._served = 0, {}, {}
         new, self._offset = self._history.read(offset=self._offset)
         self._stamp = stamp
-        grown = {model: list(changes) for model, changes in self._changes.items()} if new else self._changes
+        added: dict[str, list[RouteChange]] = {}
         for change in new:
-            grown.setdefault(change.service, []).append(change)
-        for model in {change.service for change in new}:
+            added.setdefault(change.service, []).append(change)
+        grown = dict(self._changes)
+        for model, mine in added.items():
             # A clock that was set back must not hide what came before.
-            grown[model].sort(key=lambda change: (change.at, change.revision))
+            by_time = sorted([*grown.get(model, ()), *mine], key=lambda change: (change.at, change.revision))
+            grown[model] = by_time
         self._changes = grown
+        self._first = min((changes[0].at for changes in grown.values()), default=None)
 
     def _stat(self) -> tuple[int, int]:
         try:
@@ -67,8 +93,12 @@ class Traffic:
         return stat.st_ino, stat.st_size
 
 
-def _serving_at(changes: Sequence[RouteChange], moment: datetime) -> tuple[Serving, ...]:
-    past = changes[: bisect_right(changes, moment, key=lambda change: change.at)]
+def _past(changes: Sequence[RouteChange], moment: datetime) -> int:
+    """How many of the changes had been made then."""
+    return bisect_right(changes, moment, key=attrgetter("at"))
+
+
+def _serving(past: Sequence[RouteChange]) -> tuple[Serving, ...]:
     if not past:
         return ()
     since = _since(past)

@@ -4,74 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
-
-class Status(StrEnum):
-    """Where a release stands. The first seven are under way."""
-
-    QUEUED = "queued"
-    PREPARING = "preparing"
-    FROZEN = "frozen"
-    WAITING = "waiting_for_approval"
-    ROLLING_OUT = "rolling_out"
-    PAUSED = "paused"
-    WATCHING = "watching"
-    PROMOTED = "promoted"
-    ROLLED_BACK = "rolled_back"
-    BLOCKED = "blocked"
-    SUPERSEDED = "superseded"
-    DRY_RUN = "dry_run"
-
-    @property
-    def is_under_way(self) -> bool:
-        return self in UNDER_WAY
-
-    @property
-    def words(self) -> str:
-        """As people read it."""
-        return self.value.replace("_", " ").capitalize()
-
-
-UNDER_WAY = frozenset(
-    {
-        Status.QUEUED,
-        Status.PREPARING,
-        Status.FROZEN,
-        Status.WAITING,
-        Status.ROLLING_OUT,
-        Status.PAUSED,
-        Status.WATCHING,
-    }
-)
-
-
-class Health(StrEnum):
-    """What a model's users get now."""
-
-    HEALTHY = "healthy"
-    FAILING = "failing"
-    DOWN = "down"
-    IDLE = "no_requests"
-    ABSENT = "not_serving"
-    UNKNOWN = "unknown"
-
-    @property
-    def words(self) -> str:
-        return self.value.replace("_", " ").capitalize()
-
-
-@dataclass(frozen=True, slots=True)
-class HealthNow:
-    """`requests` and `errors` are those of the last `seconds`; `pods` are of the arms that serve."""
-
-    health: Health
-    words: str
-    requests: int = 0
-    errors: int = 0
-    seconds: float = 0.0
-    pods: int = 0
-    pods_ready: int = 0
+from slipway_airflow.books.statuses import HealthNow, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +45,10 @@ class ReleaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A question that people have to answer before a release gets traffic."""
+    """A question that people have to answer before a release gets traffic: whether this bundle may.
+
+    `again` says why they are asked although they were asked before; empty if they were not.
+    """
 
     release_id: str
     model: str
@@ -121,6 +58,8 @@ class Approval:
     until: datetime | None
     who_may: tuple[str, ...]
     task_id: str
+    bundle_id: str = ""
+    again: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +173,15 @@ class RuleRow:
 
 @dataclass(frozen=True, slots=True)
 class VerdictNow:
-    """The guard's newest verdict on a rollout, or the one that ended it."""
+    """The guard's newest verdict on a rollout, or the one that ended it.
+
+    `exposure`: how many requests the candidate got; None when the guard's records are gone.
+    """
 
     outcome: str
     at: datetime
     rules: tuple[RuleRow, ...]
-    exposure: int
+    exposure: int | None
 
 
 @dataclass(frozen=True, slots=True)

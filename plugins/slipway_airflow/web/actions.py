@@ -74,6 +74,15 @@ class Back(Body):
     reason: Reason
 
 
+class AnswerTo(Why):
+    """An answer to a request for approval."""
+
+    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")] | None = Field(
+        None,
+        description="The id of the bundle the person was shown; if another one is asked about by now: 409.",
+    )
+
+
 @router.get("/me", responses=problems(), summary="Who am I, and what may I do?")
 def me(person: SignedIn) -> Me:
     """The person whom the token or cookie belongs to, and their rights."""
@@ -145,19 +154,20 @@ def release_version(
 
 
 @router.post("/releases/{release_id}/approve", responses=problems(404, 409, 422), summary="Approve")
-def approve(release_id: ReleasePath, body: Why, person: Approver) -> Answered:
+def approve(release_id: ReleasePath, body: AnswerTo, person: Approver) -> Answered:
     """Let the release onto traffic, as Airflow's own page would: by somebody whom the spec names, who did
-    neither make the version nor approve it before, and in time."""
+    neither make the version nor approve it before, and in time. It counts for the bundle that is asked about
+    and for no other."""
     services, release = _release(release_id)
-    left = approving.answer(services, release, person, body.reason, approve=True)
+    left = approving.answer(services, release, person, body.reason, approve=True, bundle=body.bundle)
     return Answered(release_id=release.id, answer="approved", still_needed=left)
 
 
 @router.post("/releases/{release_id}/reject", responses=problems(404, 409, 422), summary="Reject")
-def reject(release_id: ReleasePath, body: Why, person: Approver) -> Answered:
+def reject(release_id: ReleasePath, body: AnswerTo, person: Approver) -> Answered:
     """End the release before it gets traffic. Who may approve may reject."""
     services, release = _release(release_id)
-    left = approving.answer(services, release, person, body.reason, approve=False)
+    left = approving.answer(services, release, person, body.reason, approve=False, bundle=body.bundle)
     return Answered(release_id=release.id, answer="rejected", still_needed=left)
 
 

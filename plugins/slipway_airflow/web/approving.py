@@ -23,7 +23,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from serving.audit import Entry
-from slipway_airflow.acting import may_not_approve, one_at_a_time, trail_of, who_ended
+from slipway_airflow.acting import approvers_of, may_not_approve, one_at_a_time, trail_of, who_ended
+from slipway_airflow.books.airflow_runs import bundle_shown
 from slipway_airflow.releases import Release
 from slipway_airflow.web import runs
 from slipway_airflow.web.access import Person
@@ -32,13 +33,18 @@ from slipway_airflow.wiring import Services, now
 
 APPROVE, REJECT = "Approve", "Reject"
 _LOOK = "look at the release again"
+# Airflow keeps a request when its task is cleared, with the answer it got, until the task asks again.
+_TO_COME = (None, TaskInstanceState.UP_FOR_RETRY)
 
 
-def answer(services: Services, release: Release, person: Person, reason: str, *, approve: bool) -> int:
+def answer(
+    services: Services, release: Release, person: Person, reason: str, *, approve: bool, bundle: str | None
+) -> int:
     """Answer the open request of this release; returns how many approvals are still missing.
 
-    Raises `Conflict` when there is nothing to answer (any more), saying who did what when, and `Refused`
-    when this person is not one of those who may.
+    `bundle`: the id of the one the person saw, None for whichever is asked about now. Raises `Conflict` when
+    there is nothing to answer (any more) or another bundle is asked about, saying who did what when, and
+    `Refused` when this person is not one of those who may.
     """
     with one_at_a_time(services, release.model), create_session(scoped=False) as session:
         asked = _requests(session, release)
@@ -47,32 +53,35 @@ def answer(services: Services, release: Release, person: Person, reason: str, *,
             raise Conflict(_why_closed(services, session, release, asked), remedy=_LOOK)
         _refuse_late(now_open)
         _refuse_stranger(now_open, person)
+        _refuse_other(release, bundle_shown(now_open.params), bundle)
         if approve:
-            _refuse_self_and_twice(services, release, person, asked)
+            _refuse_self_and_twice(services, release, person, now_open)
         # Written down first: an answer that nobody can account for must not count.
         _note(services, release, person, reason, now_open, approve=approve)
         _respond(session, now_open, person, reason, approve=approve)
+        shown = bundle_shown(now_open.params)
     required = release.spec.approval.required if release.spec.approval else 1
-    return max(0, required - _given(asked)) if approve else 0
+    return max(0, required - len(approvers_of(services, release, shown))) if approve else 0
 
 
 def _requests(session: Session, release: Release) -> list[HITLDetail]:
-    """Of this release's run, in the order in which they are asked."""
+    """Of this release's run, in the order in which they are asked.
+
+    Their tasks are locked, as Airflow does it before it takes an answer or clears a task: none is cleared
+    between what is looked at here and what is written.
+    """
     found = session.scalars(
         select(HITLDetail)
         .join(TaskInstance, HITLDetail.ti_id == TaskInstance.id)
         .where(TaskInstance.dag_id == release.request.dag_id, TaskInstance.run_id == release.request.run_id)
         .order_by(TaskInstance.task_id)
+        .with_for_update(of=TaskInstance)
     )
     return list(found.unique())
 
 
 def _is_open(asked: HITLDetail) -> bool:
     return not asked.response_received and asked.task_instance.state == TaskInstanceState.AWAITING_INPUT
-
-
-def _given(asked: list[HITLDetail]) -> int:
-    return sum(APPROVE in (one.chosen_options or ()) for one in asked if one.response_received)
 
 
 def _refuse_late(asked: HITLDetail) -> None:
@@ -97,18 +106,32 @@ def _refuse_stranger(asked: HITLDetail, person: Person) -> None:
         )
 
 
-def _refuse_self_and_twice(
-    services: Services, release: Release, person: Person, asked: list[HITLDetail]
-) -> None:
-    account = str(person.user.get_id())
-    earlier = [str(by["name"]) for one in asked if (by := one.responded_by_user)]
-    if why := may_not_approve(services, release, who=person.name, account=account, earlier=earlier):
+def _refuse_self_and_twice(services: Services, release: Release, person: Person, asked: HITLDetail) -> None:
+    why = may_not_approve(
+        services,
+        release,
+        who=person.name,
+        account=str(person.user.get_id()),
+        bundle=bundle_shown(asked.params),
+        task=asked.task_instance.task_id,
+    )
+    if why:
         raise Refused(why, remedy="ask somebody else")
+
+
+def _refuse_other(release: Release, shown: str, seen: str | None) -> None:
+    """The run was repeated since this person looked, and built something else."""
+    if seen is not None and seen != shown:
+        raise Conflict(
+            f"{release.id} asks about bundle {shown} now, and you were shown bundle {seen}",
+            remedy="look at the evidence of the new bundle, then answer again",
+        )
 
 
 def _respond(session: Session, asked: HITLDetail, person: Person, reason: str, *, approve: bool) -> None:
     instance = asked.task_instance
-    said = {"reason": reason} if "reason" in (asked.params or {}) else {}
+    fields = {"reason": reason, "bundle": bundle_shown(asked.params)}
+    said = {name: value for name, value in fields.items() if name in (asked.params or {})}
     payload = UpdateHITLDetailPayload(chosen_options=[APPROVE if approve else REJECT], params_input=said)
     try:
         update_hitl_detail(
@@ -129,13 +152,20 @@ def _respond(session: Session, asked: HITLDetail, person: Person, reason: str, *
 def _note(
     services: Services, release: Release, person: Person, reason: str, asked: HITLDetail, *, approve: bool
 ) -> None:
-    detail = {"via": "api", "task": asked.task_instance.task_id, "account": str(person.user.get_id())}
+    detail = {
+        "via": "api",
+        "task": asked.task_instance.task_id,
+        "account": str(person.user.get_id()),
+        "bundle": bundle_shown(asked.params),
+    }
     action = "approve" if approve else "reject"
     entry = Entry(now(), person.name, action, release.model, release.version, release.id, reason, detail)
     trail_of(services).append(entry)
 
 
 def _why_closed(services: Services, session: Session, release: Release, asked: list[HITLDetail]) -> str:
+    if any(one.task_instance.state in _TO_COME for one in asked):
+        return f"{release.id} asks nobody now: its run was repeated, and will ask when it gets there"
     if answered := [one for one in asked if one.response_received]:
         return _answered(answered[-1])
     if said := _ended(session, release) or who_ended(services, release):

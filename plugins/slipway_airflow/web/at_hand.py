@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from functools import cache
 
+from starlette.concurrency import run_in_threadpool
+
 from slipway_airflow.books.library import Library
 from slipway_airflow.web.access import Reader, Right
 
@@ -14,16 +16,33 @@ def _made() -> Library:
     from serving.metrics.envoy import EnvoyAdmin
     from slipway_airflow import wiring
     from slipway_airflow.books.airflow_runs import AirflowRuns
+    from slipway_airflow.books.brief import Keeper
 
     services = wiring.wire()
-    return Library(services, AirflowRuns(), EnvoyAdmin(services.home.envoy_admin_url))
+    source = EnvoyAdmin(services.home.envoy_admin_url)
+    return Library(services, AirflowRuns(), source, keeper=Keeper())
 
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def library(reader: Reader) -> Library:
-    """A dependency of every endpoint that reads: what this person may see of the books."""
+def the_library() -> Library:
+    """All of it, of every model. Waits for who makes it."""
     with _ONE_AT_A_TIME:
-        whole = _made()
+        return _made()
+
+
+async def library(reader: Reader) -> Library:
+    """A dependency of every endpoint that reads: what this person may see of the books.
+
+    What is made already is given without changing threads.
+    """
+    whole = _made() if _made.cache_info().currsize else await run_in_threadpool(the_library)
     return whole if reader.may(Right.VIEW) else whole.shown_to(reader.sees)
+
+
+def forget() -> None:
+    """Let the next who asks make a library anew."""
+    if _made.cache_info().currsize:
+        _made().close()
+    _made.cache_clear()

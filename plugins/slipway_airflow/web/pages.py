@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 
 from slipway_airflow.books.library import Library, NothingThere
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.web import charts
 from slipway_airflow.web.access import Reader, Right, give_csrf_token
 from slipway_airflow.web.answers import tagged

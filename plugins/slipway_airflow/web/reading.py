@@ -11,6 +11,7 @@ from slipway_airflow.books.acts import Filter
 from slipway_airflow.books.export import csv_lines
 from slipway_airflow.books.library import Library, NothingThere
 from slipway_airflow.books.series import Series
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.views import (
     History,
     ModelRow,
@@ -19,10 +20,9 @@ from slipway_airflow.books.views import (
     Releases,
     ReleaseView,
     ServingAt,
-    Status,
 )
 from slipway_airflow.web.access import reads
-from slipway_airflow.web.answers import json_answer
+from slipway_airflow.web.answers import json_answer, kept_answer
 from slipway_airflow.web.app import API
 from slipway_airflow.web.at_hand import library
 from slipway_airflow.web.moments import When
@@ -39,7 +39,7 @@ Text = Annotated[str, Query(max_length=200)]
 Moments = Annotated[When | None, Query(description="ISO 8601; without a zone it is UTC.")]
 
 
-def wanted(
+async def wanted(
     model: Text = "", who: Text = "", action: Text = "", since: Moments = None, until: Moments = None
 ) -> Filter:
     """What part of the history is asked for."""
@@ -58,7 +58,7 @@ def models(
     page: Page = 1,
 ) -> Any:
     """Every model: what serves, its health now, the rollout under way, who waits, and for whom."""
-    return json_answer(request, books.overview(query=q, only=only, page=page))
+    return kept_answer(request, books.overview(query=q, only=only, page=page))
 
 
 @router.get("/models/{model}", response_model=ModelRow, responses=problems(404, 422))
@@ -95,7 +95,7 @@ def release(request: Request, books: Books, release_id: ReleasePath) -> Any:
 def series(request: Request, books: Books, release_id: ReleasePath) -> Any:
     """Both arms' failed and slow answers over time, with confidence bands, and the candidate's share."""
     try:
-        return json_answer(request, books.series(release_id))
+        return kept_answer(request, books.series(release_id))
     except NothingThere as missing:
         raise NotThere(missing.problem, remedy=missing.remedy) from None
 

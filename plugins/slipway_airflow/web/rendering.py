@@ -44,6 +44,8 @@ def environment() -> Environment:
         "ago": ago,
         "number": number,
         "percent": percent,
+        "count": count,
+        "sentence": sentence,
         "utc": utc,
         "iso": iso,
     }
@@ -98,6 +100,16 @@ def ago(moment: datetime, now: datetime) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A measured figure, or a dash."""
     return "–" if value is None else f"{value:.{digits}g}"
+
+
+def count(value: int) -> str:
+    """`10,000`"""
+    return f"{value:,}"
+
+
+def sentence(text: str) -> str:
+    """Words at the beginning of a sentence. What follows stays as it is, names above all."""
+    return text[:1].upper() + text[1:]
 
 
 def percent(value: float) -> str:

@@ -279,6 +279,47 @@ def test_garbage_collection_keeps_named_bundles_and_what_they_came_from(store: S
     assert store.bundle_path("aa").is_dir()
 
 
+def test_what_is_used_while_it_is_removed_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is repeated publishes an old bundle again just when it is found to be garbage."""
+    bundle = store.publish("abc", lambda folder: None)
+    week = time.time() - 7 * 86_400
+    os.utime(bundle, (week, week))
+    rename = Path.rename
+
+    def used_just_before(path: Path, target: Path) -> Path:
+        if path == bundle:
+            store.publish("abc", lambda folder: None)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", used_just_before)
+    assert collect(store, keep=[]).bundles == ()
+    assert bundle.is_dir()
+
+
+def test_a_bundle_that_is_removed_while_it_is_published_is_written_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, utime = store.publish("abc", lambda folder: None), os.utime
+    left = [bundle]
+
+    def gone_first(path: Path) -> None:
+        if left:
+            left.pop().rmdir()
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", gone_first)
+    assert store.publish("abc", lambda folder: None).is_dir()
+
+
+def test_garbage_collection_keeps_the_blobs_it_is_told(store: Store) -> None:
+    digests = [store.put_bytes(content) for content in (b"1", b"2")]
+    for digest in digests:
+        os.utime(store.root / "blobs" / digest.removeprefix("sha256:"), (0, 0))
+    now, grace = datetime.now(UTC), timedelta(hours=1)
+    assert collect_garbage(store, keep=[], blobs=digests[:1], now=now, grace=grace).blobs == 1
+    assert store.get_bytes(digests[0]) == b"1"
+
+
 def test_garbage_collection_spares_what_a_build_in_flight_just_made(store: Store) -> None:
     artifact = keep(store, b"new")
     digest = store.put_bytes(b"answers")

@@ -17,6 +17,7 @@ from serving.analysis.policy import AnalysisPolicy
 from serving.cli.app import app
 from serving.home import Home
 from serving.rollout.journal import Event, Journal, release_id
+from serving.rollout.lock import Claim, ReleaseLock
 from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.router.envoy_file import EnvoyFileRouter
 from serving.stack.prepare import prepare
@@ -150,6 +151,69 @@ def test_what_could_be_removed_is_what_is_removed(home: Home) -> None:
     assert done.size_bytes == size > 38_000
     assert {path.name for path in found.bundles} == set(done.bundles)
     assert reclaimable(home, now=datetime.now(UTC)).size_bytes == 0
+
+
+APPROVAL = NOON - timedelta(days=60)
+
+
+def asked(home: Home, number: int, *, at: datetime = APPROVAL, dry_run: bool = False) -> str:
+    """A release whose run published bundle `number` at that time; returns its id."""
+    name = release_id("credit-risk", number, at=at)
+    digest = home.store / "blobs" / bundle_id(number)
+    digest.parent.mkdir(parents=True, exist_ok=True)
+    digest.write_bytes(b"{}")
+    os.utime(digest, (0, 0))
+    built = {"id": bundle_id(number), "at": at.isoformat(), "gated": [f"sha256:{digest.name}"]}
+    saved = {"id": name, "request": {"dry_run": dry_run}, "bundles": [built]}
+    path = home.releases / "credit-risk" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(saved))
+    return name
+
+
+def ended(home: Home, name: str, at: datetime) -> None:
+    path = home.releases / "credit-risk" / "outcomes" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"at": at.isoformat()}))
+
+
+def test_a_bundle_that_waits_for_people_stays_however_long(home: Home) -> None:
+    asked(home, 7)
+    home.config.write_text('{"retention": {"days": 1, "versions": 2}}')
+    tidy(home, now=datetime.now(UTC))
+    assert left(home) == left(home, "artifacts") == {7}
+    assert left(home, "blobs") == {7}, "its run reads the gates' results again when it ends"
+
+
+def test_what_ended_before_traffic_goes(home: Home) -> None:
+    ended(home, asked(home, 7), APPROVAL + timedelta(hours=1))
+    asked(home, 8, dry_run=True)
+    tidy(home, now=datetime.now(UTC))
+    assert left(home) == left(home, "blobs") == set()
+
+
+def test_a_repeated_run_has_not_ended_by_how_it_ended_before(home: Home) -> None:
+    ended(home, asked(home, 7), APPROVAL - timedelta(hours=1))
+    tidy(home, now=datetime.now(UTC))
+    assert left(home) == {7}
+
+
+def test_what_waits_for_its_turn_again_stays(home: Home) -> None:
+    """A run that was cleared after it ended, and has not come to publish again."""
+    for number, claims in ((7, "holds"), (8, "waits"), (9, "neither")):
+        name = asked(home, number)
+        ended(home, name, APPROVAL + timedelta(hours=1))
+        if claims != "neither":
+            ReleaseLock(home.journal).acquire("credit-risk", Claim(NOON + timedelta(hours=number), name))
+    tidy(home, now=datetime.now(UTC))
+    assert left(home) == {7, 8}
+
+
+def test_a_release_that_cannot_be_read_stops_everything(home: Home) -> None:
+    (home.releases / "credit-risk" / f"{asked(home, 7)}.json").write_text("{")
+    with pytest.raises(ValueError, match="unexpected end of data"):
+        tidy(home, now=datetime.now(UTC))
+    assert left(home) == set(range(20))
 
 
 def test_a_route_that_cannot_be_read_stops_everything(home: Home) -> None:

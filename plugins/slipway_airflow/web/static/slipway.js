@@ -120,7 +120,8 @@ function field(label, input, id) {
   return input;
 }
 function ask(button) {
-  act = button.dataset;
+  // A copy: the page goes on being refreshed, and what counts is what the person saw when they began.
+  act = { ...button.dataset };
   byId("act-title").textContent = act.title;
   byId("act-text").textContent = act.text;
   byId("act-reason").value = "";
@@ -146,6 +147,7 @@ function ask(button) {
 function body() {
   const said = { reason: byId("act-reason").value.trim() };
   if (act.generation !== undefined) said.generation = Number(act.generation);
+  if (act.bundle !== undefined) said.bundle = act.bundle;
   if (byId("act-version")) Object.assign(said, { version: Number(byId("act-version").value), from_version: Number(act.from) });
   if (act.freeze !== undefined) {
     if (act.model) said.model = act.model;

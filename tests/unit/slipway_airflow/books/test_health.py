@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slipway_airflow.books.health import Watch, judge
-from slipway_airflow.books.views import Health
+from slipway_airflow.books.statuses import Health
 
 from model_store.errors import Retryable
 from serving.metrics.base import EndpointCounters

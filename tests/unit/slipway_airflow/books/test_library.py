@@ -13,7 +13,7 @@ from slipway_airflow.books.acts import Filter
 from slipway_airflow.books.library import Library, NothingThere
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.runs import ModelDag, Question, RunSeen, TaskSeen
-from slipway_airflow.books.views import Status
+from slipway_airflow.books.statuses import Status
 from slipway_airflow.wiring import wire
 
 from benchmarks.page.home import Shelf
@@ -181,6 +181,7 @@ def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: Shelf) 
     assert verdict is not None
     assert verdict.outcome == "fail"
     assert verdict.rules[0].reason.startswith("candidate failed 31 of 212")
+    assert verdict.exposure is None, "the guard left no records"
 
 
 def test_the_charts_have_both_arms_with_bands(world: World, fraud: Shelf) -> None:
@@ -256,3 +257,46 @@ def test_pages_stay_within_what_there_is(world: World, fraud: Shelf) -> None:
     assert (first.matching, first.pages, len(first.releases)) == (59, 2, 50)
     assert (last.page, len(last.releases)) == (2, 9)
     assert first.releases[0].version == 59
+
+
+def test_a_row_is_made_anew_only_where_something_is_different(world: World, fraud: Shelf) -> None:
+    other = world.shelf("other")
+    other.release(1, "promoted")
+    other.write_route(ALL_STABLE, None, revision=9)
+    before = {row.name: row for row in world.library.overview().models}
+    fraud.release(2, "blocked")
+    after = {row.name: row for row in world.library.overview().models}
+    assert after["other"] is before["other"]
+    assert (before["fraud"].releases, after["fraud"].releases) == (1, 2)
+
+
+def test_a_route_that_changes_is_seen_though_no_release_did(world: World, fraud: Shelf) -> None:
+    fraud.release(2, "promoted")
+    assert world.library.model("fraud").serving[0].version == 1
+    fraud.write_route(ALL_STABLE, None, revision=20)
+    assert world.library.model("fraud").serving[0].version == 2
+
+
+def test_releases_of_a_status_are_those_and_no_others(world: World, fraud: Shelf) -> None:
+    for version, end in enumerate(("blocked", "rolled_back", "superseded", "rolling_out"), start=2):
+        fraud.at += timedelta(seconds=1)
+        fraud.release(version, end)
+    for status, versions in {"blocked": [2], "superseded": [4], "under_way": [5], "queued": []}.items():
+        assert [row.version for row in world.library.releases(status=status).releases] == versions
+
+
+def test_the_history_stays_in_order_when_a_release_goes_on(world: World, fraud: Shelf) -> None:
+    other = world.shelf("other")
+    other.release(1, "promoted")
+    world.history()
+    for end in ("rolling_out", "rolled_back"):
+        fraud.release(2, end)
+        moments = world.library.history(Filter()).moments
+        assert list(moments) == sorted(moments, key=lambda moment: moment.at, reverse=True)
+        assert len({(m.at, m.action, m.model, m.version) for m in moments}) == len(moments)
+    assert ("Slipway", "rolled back") in world.history(model="fraud")
+    assert world.history(model="other") == [
+        ("Slipway", "finished"),
+        ("Slipway", "promoted"),
+        ("Slipway", "started"),
+    ]

@@ -1,0 +1,186 @@
+"""The overview's row of each model, made anew only where something is different."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from serving.types import Route
+from slipway_airflow.books.brief import Keeper
+from slipway_airflow.books.health import Watch
+from slipway_airflow.books.index import Shelf
+from slipway_airflow.books.rows import Rows
+from slipway_airflow.books.runs import ModelDag
+from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.statuses import Health, Status
+from slipway_airflow.books.traffic import Traffic
+from slipway_airflow.books.views import (
+    ModelRow,
+    Overview,
+    page_of,
+)
+from slipway_airflow.rolling import route_of
+from slipway_airflow.wiring import Services
+
+MODELS_A_PAGE = 50
+UNWELL = (Health.FAILING, Health.DOWN)
+# Models between two breaths, and answers kept of one list.
+_PIECE = 8
+_ANSWERS = 64
+# Airflow alone knows whether these are on their way.
+_SILENT = (Status.SUPERSEDED, Status.DRY_RUN)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Every model's row as of one moment: those that need somebody first, then by name."""
+
+    rows: tuple[ModelRow, ...]
+    at: datetime
+    _told: dict[tuple[str, str, int], Overview] = field(default_factory=dict, compare=False)
+
+    def overview(self, query: str, only: str, page: int) -> Overview:
+        """The same object for the same question: whoever encodes it need not do so twice."""
+        asked = (query, only, page)
+        if (told := self._told.get(asked)) is None:
+            told = self._overview(query, only, page)
+            if len(self._told) < _ANSWERS:
+                self._told[asked] = told
+        return told
+
+    def _overview(self, query: str, only: str, page: int) -> Overview:
+        rows = self.rows
+        matching = [row for row in rows if query.lower() in row.name.lower() and _is_wanted(row, only)]
+        page, pages = page_of(len(matching), size=MODELS_A_PAGE, page=page)
+        return Overview(
+            models=tuple(matching[(page - 1) * MODELS_A_PAGE : page * MODELS_A_PAGE]),
+            total=len(rows),
+            matching=len(matching),
+            page=page,
+            pages=pages,
+            under_way=tuple(row.active for row in rows if row.active),
+            approvals=tuple(row.approval for row in rows if row.approval),
+            serving=sum(1 for row in rows if row.serving),
+            unwell=sum(1 for row in rows if row.health.health in UNWELL),
+            queued=sum(1 for row in rows if row.queued),
+            at=self.at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a row was made of. `changes`: how often the model's route was changed."""
+
+    shelf: Shelf
+    route: Route | None
+    dag: ModelDag | None
+    changes: int
+
+    def is_the_same(self, other: _Seen) -> bool:
+        # Shelves and routes are other objects when they say something else; comparing them takes longer.
+        is_same_file = self.shelf is other.shelf and self.route is other.route
+        return is_same_file and self.changes == other.changes and self.dag == other.dag
+
+
+class ModelRows:
+    """Makes the rows. Only one thread may at a time."""
+
+    def __init__(
+        self,
+        services: Services,
+        rows: Rows,
+        traffic: Traffic,
+        watch: Watch,
+        *,
+        now: Callable[[], datetime],
+        keeper: Keeper | None,
+    ) -> None:
+        self._services = services
+        self._rows = rows
+        self._traffic = traffic
+        self._watch = watch
+        self._now = now
+        self._keeper = keeper
+        self._kept: dict[str, tuple[_Seen, ModelRow]] = {}
+
+    def models(self, shelves: Mapping[str, Shelf], dags: Mapping[str, ModelDag]) -> Models:
+        """All that have files, a DAG or a route."""
+        made = []
+        for number, name in enumerate({*shelves, *dags, *self._services.router.services()}):
+            made.append(self._row(name, shelves.get(name) or Shelf(name), dags.get(name)))
+            if self._keeper and number % _PIECE == 0:
+                self._keeper.breathe()
+        return Models(tuple(sorted(made, key=lambda row: (_urgency(row), row.name))), self._now())
+
+    def _row(self, name: str, shelf: Shelf, dag: ModelDag | None) -> ModelRow:
+        """A model whose releases are over only changes with its files, route, DAG and health."""
+        route = route_of(self._services, name)
+        seen = _Seen(shelf, route, dag, self._traffic.count(name))
+        known = self._kept.get(name)
+        if known and known[0].is_the_same(seen):
+            health = self._watch.of(route)
+            return known[1] if known[1].health == health else replace(known[1], health=health)
+        row = self._made(name, shelf, dag, route)
+        if _is_still(shelf):
+            self._kept[name] = (seen, row)
+        else:
+            self._kept.pop(name, None)
+        return row
+
+    def _made(self, name: str, shelf: Shelf, dag: ModelDag | None, route: Route | None) -> ModelRow:
+        active, queued, last = shelf.active, shelf.queued or self._beginning(shelf), shelf.last
+        return ModelRow(
+            name=name,
+            description=dag.description if dag else "",
+            serving=self._rows.serving(name, route),
+            health=self._watch.of(route),
+            active=self._rows.row(active) if active else None,
+            queued=self._rows.row(queued) if queued else None,
+            approval=self._rows.approval(active) if active else None,
+            last=self._rows.row(last) if last else None,
+            releases=len(shelf.entries),
+            can_return_to=_previous(shelf, route),
+        )
+
+    def _beginning(self, shelf: Shelf) -> Entry | None:
+        """A release that was just asked for: only Airflow knows yet that it is on its way."""
+        newest = shelf.entries[:3]
+        return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
+
+
+def _is_still(shelf: Shelf) -> bool:
+    """Whether nothing of it is on its way, nor could be without a file that says so."""
+    return not any(e.status.is_under_way for e in shelf.entries) and not any(
+        e.status in _SILENT for e in shelf.entries[:3]
+    )
+
+
+def _is_wanted(row: ModelRow, only: str) -> bool:
+    match only:
+        case "under_way":
+            return row.active is not None or row.queued is not None
+        case "waiting":
+            return row.approval is not None
+        case "unwell":
+            return row.health.health in UNWELL
+    return True
+
+
+def _urgency(row: ModelRow) -> int:
+    if row.health.health in UNWELL:
+        return 0
+    if row.approval:
+        return 1
+    return 2 if row.active or row.queued else 3
+
+
+def _previous(shelf: Shelf, route: Route | None) -> int | None:
+    """Where a rollback without a version goes, as `slipway_airflow.going_back` finds it."""
+    active = [e.moved for e in shelf.entries if e.moved and e.moved.phase in ("progressing", "watching")]
+    if active:
+        return active[0].previous_version
+    if route is None or route.stable is None:
+        return None
+    done = [e.moved for e in shelf.entries if e.moved and e.moved.phase == "done"]
+    return next((m.previous_version for m in done if m.version == route.stable.version), None)

@@ -1,0 +1,73 @@
+"""How a release may stand, and how a model's users may fare: in one word each, the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a release stands. The first seven are under way."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    FROZEN = "frozen"
+    WAITING = "waiting_for_approval"
+    ROLLING_OUT = "rolling_out"
+    PAUSED = "paused"
+    WATCHING = "watching"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    BLOCKED = "blocked"
+    SUPERSEDED = "superseded"
+    DRY_RUN = "dry_run"
+
+    @property
+    def is_under_way(self) -> bool:
+        return self in UNDER_WAY
+
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        return self.value.replace("_", " ").capitalize()
+
+
+UNDER_WAY = frozenset(
+    {
+        Status.QUEUED,
+        Status.PREPARING,
+        Status.FROZEN,
+        Status.WAITING,
+        Status.ROLLING_OUT,
+        Status.PAUSED,
+        Status.WATCHING,
+    }
+)
+
+
+class Health(StrEnum):
+    """What a model's users get now."""
+
+    HEALTHY = "healthy"
+    FAILING = "failing"
+    DOWN = "down"
+    IDLE = "no_requests"
+    ABSENT = "not_serving"
+    UNKNOWN = "unknown"
+
+    @property
+    def words(self) -> str:
+        return self.value.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthNow:
+    """`requests` and `errors` are those of the last `seconds`; `pods` are of the arms that serve."""
+
+    health: Health
+    words: str
+    requests: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    pods: int = 0
+    pods_ready: int = 0

@@ -1,0 +1,57 @@
+"""Gets the pages ready while Airflow's API server starts, so that whoever comes first does not wait.
+
+Otherwise the first request makes the app, reads every file and compiles every template: seconds, with ten
+thousand releases.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from slipway_airflow.web.mount import WhenAsked
+
+log = logging.getLogger(__name__)
+# Set for the API server of a Slipway stack (`serving.stack.components`); elsewhere nothing is read unasked.
+SWITCH = "SLIPWAY_WARM_PAGES"
+
+
+class WarmAtStart:
+    """A middleware of Airflow's root app: of all that it sees, the first is that the server starts."""
+
+    def __init__(self, app: ASGIApp, *, pages: WhenAsked) -> None:
+        self.app = app
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" and os.environ.get(SWITCH) == "1":
+            threading.Thread(target=self._warm, name="slipway-warm", daemon=True).start()
+        await self.app(scope, receive, send)
+
+    def _warm(self) -> None:
+        try:
+            _ = self._pages.app
+            warm()
+        except Exception:
+            log.exception("the pages are not warm: the first request will take longer")
+
+
+def warm() -> None:
+    """Read every file and compile every template."""
+    from slipway_airflow.web.at_hand import the_library
+    from slipway_airflow.web.rendering import environment
+
+    templates = environment()
+    for name in templates.list_templates():
+        templates.get_template(name)
+    the_library().warm()
+    # What is alive now stays: to look through a million objects for garbage again and again takes 0.2 s each
+    # time, in which nobody gets an answer.
+    gc.collect()
+    gc.freeze()

@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=5),
     "execution_timeout": timedelta(minutes=30),
+    # Of many releases, those that are nearly done come first: else all would be built before one serves.
+    "weight_rule": "upstream",
 }
 
 

@@ -11,7 +11,7 @@ a release of many costs the scheduler more than 1.1 times one alone.
 
 `--dry` ends each release when its bundle is published: build, gates and bookkeeping, but no pod and no
 rollout. Pods take about 100 MB each and stay, so a hundred releases with pods need 12 GB. With 100 models use
-it; a dry release costs the scheduler about two thirds of a whole one, so compare only dry with dry.
+it; a dry release is cheaper for the scheduler, too, so compare only dry with dry.
 `--every` lets the scheduler examine every run in every loop, as Airflow does by itself.
 
 A release alone must have the processors for itself: on a machine where others work it takes longer, costs

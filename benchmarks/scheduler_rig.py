@@ -63,6 +63,7 @@ class Workers(BaseExecutor):
         self._at_work: dict[Any, list[Any]] = {}
         self._deferred = list[list[Any]]()
         self._verdicts = set[Any]()
+        self.now = 1000.0
         self._slept, self._since = 0.0, time.process_time()
 
     def sleep(self, seconds: float) -> None:
@@ -81,6 +82,7 @@ class Workers(BaseExecutor):
         """What happened since the last loop."""
         began, self.acts = time.process_time(), True
         elapsed, self._slept = self._slept + began - self._since, 0.0
+        self.now += elapsed
         self.counted["loops"] += 1
         pace = min(1.0, CORES / max(1, len(self._at_work)))
         for key, at_work in list(self._at_work.items()):
@@ -135,10 +137,10 @@ class Rig:
     def __init__(self, file: str, how: str) -> None:
         initdb()
         pools.make_missing(SLOTS)
-        if how == "changed":
-            assert due.examine_what_changed()
         self.dag_ids = _serialize(file)
         self.workers = Workers()
+        if how == "changed":
+            assert due.examine_what_changed(due.Looks(clock=lambda: self.workers.now))
         with create_session() as session:
             job = Job()  # type: ignore[no-untyped-call]
             session.add(job)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 KNOWN = "3.3.2"
 RELEASES = r"release\_%"
 # A run in which nothing is seen to happen is examined so often anyway, one run in each loop.
-ANYWAY_SECONDS = 30.0
+ANYWAY_SECONDS = 60.0
 
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 # By the clock: only examining finds out that their delay is over.

@@ -224,3 +224,22 @@ def test_another_airflow_is_left_as_it_is(
     assert not due.examine_what_changed()
     assert DagRun.get_running_dag_runs_to_examine == before
     assert "every run is examined" in caplog.text
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_scheduler_that_starts_examines_what_changed_unless_told_otherwise(
+    airflow_database: Path, monkeypatch: pytest.MonkeyPatch, every: bool
+) -> None:
+    from airflow.jobs.job import Job
+    from airflow.models.dagrun import DagRun
+    from slipway_airflow import pools, warm
+
+    before = DagRun.get_running_dag_runs_to_examine
+    monkeypatch.setattr(DagRun, "get_running_dag_runs_to_examine", before)
+    monkeypatch.setenv("AIRFLOW__SLIPWAY__EXAMINE_EVERY_RUN", str(every))
+    monkeypatch.setattr("sys.argv", ["airflow", "scheduler"])
+    monkeypatch.setattr(warm, "warm_up", list)
+    # Another test is about these, in the same database.
+    monkeypatch.setattr(pools, "make_missing", lambda parallelism: None)
+    warm.BeforeForking().on_starting(Job())  # type: ignore[no-untyped-call]
+    assert (DagRun.get_running_dag_runs_to_examine == before) is every

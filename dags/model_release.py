@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=5),
     "execution_timeout": timedelta(minutes=30),
+    # Of many releases, those that are nearly done come first: else all would be built before one serves.
+    "weight_rule": "upstream",
 }
 
 
@@ -56,7 +58,6 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         catchup=False,
         # Requests wait for the release lock inside their runs, where a newer one can supersede them.
         max_active_runs=16,
-        params=forms.release_params(spec),
         default_args={**DEFAULTS, "owner": spec.owner or "slipway"},
         tags=["slipway", "release", spec.model],
     ) as dag:
@@ -90,6 +91,8 @@ def release_dag(spec: ReleaseSpec) -> DAG:
             roll_out >> promoted >> watch
 
         watch >> settle(release, published, gated).as_teardown(setups=turn)
+    # Not earlier: every task would get a copy, to be parsed and kept in the database with the DAG.
+    dag.params.update(forms.release_params(spec))
     return dag
 
 

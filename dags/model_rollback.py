@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slipway_airflow.building import Told
 
 RELEASES = Path(__file__).parent / "releases"
+URGENT = 1000
 
 
 @step(on_success_callback=Deliver())
@@ -67,6 +68,9 @@ with DAG(
         "retries": 3,
         "retry_delay": timedelta(seconds=5),
         "execution_timeout": timedelta(minutes=10),
+        # More than any task of a release has: users wait for this.
+        "priority_weight": URGENT,
+        "weight_rule": "absolute",
     },
     tags=["slipway", "rollback"],
 ):

@@ -13,9 +13,16 @@ GROUP = "slipway"
 ROLLED_BACK = AssetAlias("slipway_rolled_back", group=GROUP)
 
 
+class ModelAsset(Asset):
+    """Airflow hashes a DAG's schedule for every edge between two tasks, and an asset by way of JSON."""
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+
 def registry_asset(model: str, alias: str) -> Asset:
     """What MLflow's registry says of the model. `alias` names the version that is to be released."""
-    return Asset(
+    return ModelAsset(
         registry_name(model),
         uri=f"slipway://registry/{model}",
         group=GROUP,

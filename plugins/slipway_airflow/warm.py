@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from airflow.listeners import hookimpl
 
-from slipway_airflow import pools
+from slipway_airflow import due, pools
 
 log = logging.getLogger(__name__)
 
@@ -69,5 +69,9 @@ class BeforeForking:
             return
         # Before a task that names one is scheduled: it would wait for ever for a pool that is missing.
         pools.make_missing(conf.getint("core", "parallelism"))
+        if conf.getboolean("slipway", "examine_every_run", fallback=False):
+            log.info("every run is examined in every loop, as set")
+        else:
+            due.examine_what_changed()
         if forks_tasks(sys.argv, conf.get("core", "executor")):
             warm_up()

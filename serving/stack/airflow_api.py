@@ -14,6 +14,8 @@ from serving.home import Home
 from serving.stack.slipway_api import does_not_answer, signed_in
 
 _ENDED = ("success", "failed")
+# Airflow gives no more at a time.
+PAGE = 100
 
 
 class UnknownDag(Permanent):
@@ -58,8 +60,13 @@ class AirflowApi:
 
     def dag_ids(self, tag: str = "slipway") -> list[str]:
         """Active DAGs with this tag."""
-        found = self._call("GET", "/api/v2/dags", params={"tags": tag, "limit": 100})
-        return sorted(dag["dag_id"] for dag in found["dags"])
+        found = list[str]()
+        while True:
+            page = {"tags": tag, "limit": PAGE, "offset": len(found)}
+            answer = self._call("GET", "/api/v2/dags", params=page)
+            found += [dag["dag_id"] for dag in answer["dags"]]
+            if not answer["dags"] or len(found) >= answer["total_entries"]:
+                return sorted(found)
 
     def import_errors(self) -> dict[str, str]:
         """DAG file -> the last line of why it could not be read."""

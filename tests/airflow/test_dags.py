@@ -127,6 +127,45 @@ def test_a_promotion_changes_an_asset_and_builds_leave_room_for_rollouts(bag: Da
     assert tasks["rollout.roll_out"].pool == pools.rollouts("local")
 
 
+def test_a_rollback_comes_before_every_release_and_what_is_nearly_done_before_what_begins(
+    bag: DagBag,
+) -> None:
+    release = {
+        task.task_id: task.weight_rule.get_weight(_instance(task)) for task in _scheduled(bag, RELEASE).tasks
+    }
+    rollback = [
+        task.weight_rule.get_weight(_instance(task)) for task in _scheduled(bag, "model_rollback").tasks
+    ]
+    assert min(rollback) > max(release.values())
+    story = [
+        "intake.take_turn",
+        "intake.export",
+        "candidates.gate",
+        "rollout.deploy",
+        "rollout.promote",
+        "settle",
+    ]
+    assert sorted(story, key=release.__getitem__) == story
+
+
+def test_the_form_is_the_dags_and_no_task_has_a_copy(bag: DagBag) -> None:
+    dag = _scheduled(bag, RELEASE)
+    assert list(dag.params) == ["version", "reason", "dry_run"]
+    assert dag.params.get_param("version").schema["type"] == "string"
+    assert [task.task_id for task in dag.tasks if list(task.params)] == []
+
+
+def test_assets_that_are_equal_have_the_same_hash() -> None:
+    from airflow.sdk import Asset
+    from slipway_airflow.assets import registry_asset
+
+    one, same, other = (registry_asset(*said) for said in (("m", "a"), ("m", "a"), ("m", "b")))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert isinstance(one, Asset)
+
+
 def test_missing_pools_are_made_and_those_that_somebody_changed_are_kept(airflow_database: Path) -> None:
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
@@ -140,6 +179,13 @@ def test_missing_pools_are_made_and_those_that_somebody_changed_are_kept(airflow
         slots = dict(session.execute(select(Pool.pool, Pool.slots)).all())
     assert slots[pools.BUILDS] == 7
     assert {one.name for one in pools.pools(parallelism=4)} <= set(slots)
+
+
+def _instance(task: Any) -> Any:
+    """Enough of a task instance for its weight."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(task=task)
 
 
 def _scheduled(bag: DagBag, dag_id: str) -> Any:

@@ -10,6 +10,9 @@ from serving.runtime.call import Outputs
 from serving.runtime.codec.request import WantedOutput
 from serving.runtime.signature import Signature, TensorSpec
 
+# Clients choose how many rows they ask for.
+_REMEMBERED = 256
+
 
 class ResponseWriter:
     """Knows one model's name, version and outputs, so that a response is little more than a format string."""
@@ -17,6 +20,7 @@ class ResponseWriter:
     def __init__(self, name: str, version: str, signature: Signature) -> None:
         self._signature = signature
         self._positions = range(len(signature.outputs))
+        self._templates: dict[tuple[object, ...], bytes] = {}
         self._start = b'{"model_name":%s,"model_version":%s' % (orjson.dumps(name), orjson.dumps(version))
 
     def plain(self, outputs: Outputs, first: int, rows: int, request_id: str) -> bytes:
@@ -65,6 +69,16 @@ class ResponseWriter:
         return b'%s,"id":%s' % (self._start, orjson.dumps(request_id))
 
     def _template(self, outputs: Outputs, rows: int) -> bytes:
+        """The response but for its numbers: the same for every batch with these shapes."""
+        shapes = (rows, *[array.shape[outputs.is_batched :] for array in outputs.arrays])
+        template = self._templates.get(shapes)
+        if template is None:
+            template = self._made_template(outputs, rows)
+            if len(self._templates) < _REMEMBERED:
+                self._templates[shapes] = template
+        return template
+
+    def _made_template(self, outputs: Outputs, rows: int) -> bytes:
         entries = []
         for spec, array in zip(self._signature.outputs, outputs.arrays, strict=True):
             shape = (rows, *array.shape[1:]) if outputs.is_batched else array.shape

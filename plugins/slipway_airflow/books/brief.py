@@ -60,6 +60,13 @@ class Brief(Generic[T]):
                 self._kept = (self._monotonic(), made)
             return self._kept[1]
 
+    def anew(self) -> T:
+        """The value, made now however young the kept one is: for who must find what they just did."""
+        with self._guarded:
+            made = self._make()
+            self._kept = (self._monotonic(), made)
+            return made
+
     def is_watched(self) -> bool:
         """Whether somebody asked for it lately."""
         return self._monotonic() - self._asked < WATCHED_SECONDS

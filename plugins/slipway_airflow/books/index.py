@@ -106,8 +106,11 @@ class Index:
         return self._looked.get().newest
 
     def find(self, release_id: str) -> Entry | None:
-        """The release with this id."""
+        """The release with this id. One that was asked for a moment ago is there already."""
         found = self._looked.get()
+        if release_id not in found.places:
+            # A page that says "not found" does not look again by itself.
+            found = self._looked.anew()
         place = found.places.get(release_id)
         return None if place is None else found.newest[place]
 

@@ -176,6 +176,13 @@ def test_what_changes_is_seen_at_the_next_look(world: World, fraud: Shelf) -> No
     assert (row.status, row.why) == (Status.BLOCKED, "gate: nothing passed")
 
 
+def test_who_asked_for_a_release_finds_it_at_once(world: World, fraud: Shelf) -> None:
+    library = Library(wire(world.home), world.airflow, Proxy(), now=lambda: NOW, monotonic=lambda: 1.0)
+    assert library.releases().matching == 1
+    name = fraud.release(2, "preparing")
+    assert library.release(name).row.id == name
+
+
 def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: Shelf) -> None:
     verdict = world.library.release(fraud.release(2, "rolled_back")).verdict
     assert verdict is not None

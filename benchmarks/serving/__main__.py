@@ -67,7 +67,7 @@ def _run(part: str, options: argparse.Namespace, kept: dict[str, Any]) -> list[r
         kept[part] = {m: [asdict(one) for one in rows] for m, rows in spoken.items()}
         return [target for m, rows in spoken.items() for target in report.protocols(m, rows)]
     if part == "half":
-        halves = {m: at_half_load(SUBJECTS[m], seconds=round(seconds)) for m in ("mlp", "cnn")}
+        halves = {m: at_half_load(SUBJECTS[m], rounds=rounds, seconds=seconds) for m in ("mlp", "cnn")}
         kept[part] = {m: asdict(one) for m, one in halves.items()}
         return [target for m, one in halves.items() for target in report.half_load(m, one)]
     if part == "cache":

@@ -16,7 +16,10 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run. Latencies in milliseconds; `failed` are answers other than 2xx, and broken connections."""
+    """One run. Latencies in milliseconds; `failed` are answers other than 2xx, and broken connections.
+
+    `per_second` counts what was answered well: a refusal is quick and would pass for speed.
+    """
 
     requests: int
     seconds: float
@@ -26,7 +29,7 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        return self.requests / self.seconds
+        return max(self.requests - self.failed, 0) / self.seconds
 
 
 def need(program: str) -> str:

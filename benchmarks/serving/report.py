@@ -95,7 +95,8 @@ def protocols(model: str, rows: Sequence[Spoken]) -> list[Target]:
 
 def half_load(model: str, found: HalfLoad) -> list[Target]:
     words = f"{found.per_second:,.0f} requests/s: p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms"
-    console.print(f"{model} at half its peak: {words}, {found.failed} refused")
+    bare = f"only computing, on the same machine, p99 {found.bare_p99_ms:.2f} ms"
+    console.print(f"{model} at half its peak: {words}, {found.failed} refused ({bare})")
     return [
         Target(f"{model}: p99 ms at half load", found.p99_ms, found.limit_ms, at_least=False),
         Target(f"{model}: refused at half load", found.failed, 0, at_least=False),
@@ -103,13 +104,15 @@ def half_load(model: str, found: HalfLoad) -> list[Target]:
 
 
 def cache(hits: Sequence[Hits], rate: HitRate) -> list[Target]:
-    columns = ("protocol", "computed/s", "cached/s", "times")
+    columns = ("protocol", "computed/s", "cached/s", "times", "fixed bytes/s", "times")
     rows = [
         (
             h.protocol,
             f"{h.computed_per_second:,.0f}",
             f"{h.cached_per_second:,.0f}",
             f"{h.cached_per_second / h.computed_per_second:.1f}",
+            f"{h.bare_per_second:,.0f}",
+            f"{h.bare_per_second / h.computed_per_second:.1f}",
         )
         for h in hits
     ]

@@ -120,6 +120,17 @@ def pod_server(bundle: Path, body: bytes, *options: str, model: str = "m") -> It
 
 
 @contextmanager
+def bare_server(body: bytes, *model: Path) -> Iterator[Running]:
+    """A server that only reads and answers, after one row of the model if there is one (`bare`)."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.serving.bare", str(port), *map(str, model)]
+    with _started(
+        "bare", command, dict(os.environ), f"http://127.0.0.1:{port}/", body, REPOSITORY
+    ) as running:
+        yield running
+
+
+@contextmanager
 def _started(
     name: str, command: list[str], environment: dict[str, str], url: str, body: bytes, folder: Path
 ) -> Iterator[Running]:

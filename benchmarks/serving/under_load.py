@@ -6,27 +6,35 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks.serving import load
 from benchmarks.serving.arrivals import arrive
 from benchmarks.serving.bundles import bundle_of
-from benchmarks.serving.models import Subject, oip_body
+from benchmarks.serving.models import Subject, model_file, oip_body
 from benchmarks.serving.open_loop import Answers, OpenLoad
 from benchmarks.serving.raw import raw_rows_per_second
-from benchmarks.serving.servers import Running, pod_server
+from benchmarks.serving.servers import Running, bare_server, pod_server
 
 # Open loop sends one body, so sharing of identical requests is switched off: every request is computed.
 _ALONE = {"stochastic": True, "max_batch_size": 8}
 _CONNECTIONS = 64
+# Callers at once when the peak is looked for: too few leave the pod idle, too many are refused.
+_CALLERS = (4, 8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class HalfLoad:
-    """`limit_ms`: three times (one row's compute time plus the batching delay); `failed`: answers but 200."""
+    """`limit_ms`: three times (one row's compute time plus the batching delay); `failed`: answers but 200.
+
+    `bare_p99_ms`: of a server that does nothing but compute, asked the same in the same rounds: what the
+    machine itself adds.
+    """
 
     per_second: float
     p50_ms: float
     p99_ms: float
+    bare_p99_ms: float
     limit_ms: float
     failed: int
 
@@ -48,14 +56,27 @@ class Soak:
     memory_mb: tuple[float, ...]
 
 
-def at_half_load(subject: Subject, *, seconds: int) -> HalfLoad:
-    """Find the peak with a closed loop, then offer half of it in an open one."""
-    with pod_server(bundle_of(subject, **_ALONE), oip_body(subject.requests()[0])) as pod:
+def at_half_load(subject: Subject, *, rounds: int, seconds: float) -> HalfLoad:
+    """Find the peak with a closed loop, then offer half of it in an open one. The median of the rounds."""
+    one = oip_body(subject.requests()[0])
+    ours, bares, failed = list[Answers](), list[Answers](), 0
+    with pod_server(bundle_of(subject, **_ALONE), one) as pod, bare_server(one, model_file(subject)) as bare:
         peak, body = _peak(pod, subject)
-        rate = peak / 2
-        answers, failed = arrive(pod.url, body, per_second=rate, seconds=seconds, connections=_CONNECTIONS)
+        half = {"per_second": peak / 2, "seconds": seconds, "connections": _CONNECTIONS}
+        for number in range(rounds):
+            answers, refused = arrive(pod.url, body, seed=number, **half)
+            ours.append(answers)
+            bares.append(arrive(bare.url, body, seed=number, **half)[0])
+            failed += refused
     compute_ms = 1000 / raw_rows_per_second(subject, 1, 0.5)
-    return HalfLoad(rate, answers.p50_ms, answers.p99_ms, 3 * (compute_ms + 2.0), failed)
+    return HalfLoad(
+        per_second=peak / 2,
+        p50_ms=median(a.p50_ms for a in ours),
+        p99_ms=median(a.p99_ms for a in ours),
+        bare_p99_ms=median(a.p99_ms for a in bares),
+        limit_ms=3 * (compute_ms + 2.0),
+        failed=failed,
+    )
 
 
 def soak(subject: Subject, *, seconds: int) -> Soak:
@@ -97,7 +118,7 @@ def _peak(pod: Running, subject: Subject) -> tuple[float, Path]:
     load.write_script(script, bodies, {"Content-Type": "application/json"})
     body.write_bytes(bodies[0])
     load.wrk(pod.url, script, seconds=1)
-    return load.wrk(pod.url, script, seconds=4).per_second, body
+    return max(load.wrk(pod.url, script, seconds=2, connections=n).per_second for n in _CALLERS), body
 
 
 def _watch_memory(pod: Running, seconds: int) -> tuple[float, ...]:

@@ -4,42 +4,66 @@ Additive increase, multiplicative decrease on the time calls wait for the engine
 batch: a call that arrives waits at most for the batch before its own, so an accepted call takes at most
 about twice the time of a full batch, however many are sent. Source: TCP's AIMD (Chiu and Jain, 1989)
 applied to concurrency, as Netflix's concurrency-limits does.
+
+The limit is for a queue that stands. One that was empty a moment ago is a burst, or what came while the
+machine stalled: it drains by itself, and refusing it helps nobody. Source: CoDel (Nichols and Jacobson, 2012,
+https://queue.acm.org/detail.cfm?id=2209336), as Facebook's servers use it ("Fail at Scale", 2015). "A moment"
+is counted in answers, not seconds: while the machine stalls time passes and nothing drains.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from serving.runtime.urgency import Priority
 
 _SAMPLES = 64
 _DECREASE = 0.8
-# What part of the limit each priority may use. High may exceed it: it goes first in the queue, so it hardly
-# waits behind what is there, and a short stall must not refuse what is most wanted.
+# A queue stands that was not empty while the engine had time for so many times what may wait.
+_STANDS = 4
+# What part of the limit each priority may use, counting what goes before it. High may exceed it: a short
+# stall must not refuse what is most wanted.
 _SHARES = {Priority.HIGH: 2.0, Priority.NORMAL: 1.0, Priority.LOW: 0.7}
 
 
 class LatencyLimit:
-    """`floor` and `ceiling` are requests; `target_seconds` the waiting time to hold."""
+    """`floor` and `ceiling` are requests; `target_seconds` the waiting time to hold; `row_seconds` what a row
+    takes at best."""
 
-    __slots__ = ("_ceiling", "_floor", "_in_flight", "_limits", "_target", "_waits", "limit")
+    __slots__ = (
+        "_burst_limits", "_ceiling", "_floor", "_in_flight", "_limits", "_since_empty", "_stands_after",
+        "_target", "_waits", "limit",
+    )  # fmt: skip
 
-    def __init__(self, *, floor: int, ceiling: int, target_seconds: float) -> None:
+    def __init__(self, *, floor: int, ceiling: int, target_seconds: float, row_seconds: float) -> None:
         self._floor, self._ceiling, self._target = floor, max(ceiling, floor), target_seconds
         self._waits: list[float] = []
         self._in_flight = 0
+        self._stands_after = _STANDS * target_seconds / row_seconds
+        self._since_empty = 0
+        self._burst_limits = _by_priority(self._ceiling)
         self._set(min(float(4 * floor), float(self._ceiling)))
 
-    def admits(self, in_flight: int, priority: int) -> bool:
-        """Whether one more may start."""
-        if in_flight > self._in_flight:
-            self._in_flight = in_flight
-        return in_flight < self._limits[priority]
+    def admits(self, in_flight: Sequence[int], priority: int) -> bool:
+        """Whether one more may start, with so many in flight by priority. Those that wait behind it do not
+        count against it."""
+        total = sum(in_flight)
+        if total > self._in_flight:
+            self._in_flight = total
+        elif total == 0:
+            self._since_empty = 0
+        if self._since_empty < self._stands_after and total < self._burst_limits[priority]:
+            return True
+        return sum(in_flight[: priority + 1]) < self._limits[priority]
 
-    def is_near(self, in_flight: int) -> bool:
+    def is_near(self, in_flight: Sequence[int]) -> bool:
         """Whether the lowest priority is not admitted any more."""
-        return in_flight >= self._limits[Priority.LOW]
+        limits = self._burst_limits if self._since_empty < self._stands_after else self._limits
+        return sum(in_flight) >= limits[Priority.LOW]
 
     def observe(self, waited_seconds: float) -> None:
         """A call reached the engine after waiting this long."""
+        self._since_empty += 1
         self._waits.append(waited_seconds)
         if len(self._waits) >= _SAMPLES:
             self._adjust()
@@ -55,5 +79,9 @@ class LatencyLimit:
 
     def _set(self, limit: float) -> None:
         self.limit = limit
-        # Even a low-priority call is admitted when nothing else is there.
-        self._limits = [max(1.0, limit * _SHARES[priority]) for priority in Priority]
+        self._limits = _by_priority(limit)
+
+
+def _by_priority(limit: float) -> list[float]:
+    # Even a low-priority call is admitted when nothing else is there.
+    return [max(1.0, limit * _SHARES[priority]) for priority in Priority]

@@ -10,43 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.errors import SlipwayError
-from serving.runtime.admission import LatencyLimit
 from serving.runtime.answers import Answers
 from serving.runtime.batching import Batcher
 from serving.runtime.call import Call, Outputs
 from serving.runtime.call_queue import CallQueue
 from serving.runtime.codec.plans import Plans
 from serving.runtime.codec.response import ResponseWriter
-from serving.runtime.engine.base import Engine
-from serving.runtime.engine.registry import open_engine
 from serving.runtime.errors import Abandoned, Expired, ModelFault, Unavailable, status_of
-from serving.runtime.execution import Executed, Executor
+from serving.runtime.execution import Executed
 from serving.runtime.fallback import COVERED, Fallback, RelayedCall
 from serving.runtime.faults import WARMUP_HEADER, Faults, faults_for
 from serving.runtime.logs import FailureLog
-from serving.runtime.manifest import Manifest, read_manifest
+from serving.runtime.manifest import Manifest
+from serving.runtime.opened import OpenedModel
 from serving.runtime.patience import Patience
 from serving.runtime.quick_hits import QuickHits
 from serving.runtime.telemetry import ModelMetrics
-from serving.runtime.warmup import Warmed, warm
+from serving.runtime.urgency import Priority
 
 if TYPE_CHECKING:
     from serving.runtime.cache.link import RedisLink
     from serving.runtime.recording.writer import RequestLog
     from serving.runtime.tracing import Tracer
-
-# Below this, waiting is the event loop's own time and says nothing about the engine.
-_LEAST_TARGET_SECONDS = 0.005
-
-
-class OpenedModel:
-    """A bundle read, its engine loaded and warm: everything that takes long, done off the event loop."""
-
-    def __init__(self, bundle: Path, clock: Callable[[], float], request_log: Path | None = None) -> None:
-        self.manifest: Manifest = read_manifest(bundle)
-        self.engine: Engine = open_engine(self.manifest)
-        self.executor = Executor(self.engine, self.manifest.signature, self.manifest.settings)
-        self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock, request_log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +62,8 @@ class ServedModel:
         self.plans = Plans()
         self.headers = response_headers(manifest, around.slot)
         self.in_flight = 0
-        self.computing = 0
+        # By priority.
+        self.computing = [0] * len(Priority)
         self._loop, self._clock, self._find = around.loop, around.clock, around.relay
         self._faults: Faults | None = faults_for(self.name, self.version, around.faults, around.chance)
         self._failures, self._tracer = FailureLog(around.clock), around.tracer
@@ -87,7 +73,7 @@ class ServedModel:
             self.answers.fill(opened.warmed.answers)
         self.quick_hits = self._make_quick_hits()
         self._fallback = self._make_fallback()
-        self.limit = _limit(opened)
+        self.limit = opened.limit()
         self.batcher = _batcher(opened, self, around)
 
     # The way in
@@ -111,6 +97,10 @@ class ServedModel:
         has_cache = self.answers is not None and self.answers.memory is not None
         return self.limit.is_near(self.computing) and not has_cache and self._fallback is None
 
+    def refuses(self, priority: int) -> bool:
+        """Whether a request of this priority would be shed now."""
+        return not self.limit.admits(self.computing, priority)
+
     def shed_unread(self) -> Unavailable:
         """Count a request shed before it was parsed."""
         self.metrics.drop("shed")
@@ -132,7 +122,7 @@ class ServedModel:
             self.metrics.drop("shed")
             self._fail(call, error)
             return
-        self.computing += 1
+        self.computing[call.priority] += 1
         if shed:
             self._shed(shed)
 
@@ -153,7 +143,8 @@ class ServedModel:
         calls = 0
         for part in executed:
             calls += len(part.calls)
-            self.computing -= len(part.calls)
+            for call in part.calls:
+                self.computing[call.priority] -= 1
             if isinstance(part.outcome, SlipwayError):
                 for call in part.calls:
                     self._fail(call, part.outcome)
@@ -164,13 +155,13 @@ class ServedModel:
     def calls_died(self, calls: list[Call]) -> None:
         """Expired or abandoned in the queue (`batching.Deliver`)."""
         for call in calls:
-            self.computing -= 1
+            self.computing[call.priority] -= 1
             self.metrics.drop("abandoned" if call.is_abandoned else "expired")
             self._fail(call, Abandoned() if call.is_abandoned else Expired())
 
     def _shed(self, calls: list[Call]) -> None:
         for call in calls:
-            self.computing -= 1
+            self.computing[call.priority] -= 1
             self.metrics.drop("shed")
             self._fail(call, Unavailable("shed for a request of higher priority", remedy="try again later"))
 
@@ -270,15 +261,6 @@ def _request_log(manifest: Manifest, around: Surroundings) -> RequestLog | None:
 
 def _too_many() -> Unavailable:
     return Unavailable("more requests than this model can answer in time", remedy="try again later")
-
-
-def _limit(opened: OpenedModel) -> LatencyLimit:
-    settings = opened.manifest.settings
-    floor = settings.min_concurrency or 2 * settings.max_batch_size
-    target = settings.target_queue_ms / 1000 or max(
-        opened.warmed.largest_batch_seconds, _LEAST_TARGET_SECONDS
-    )
-    return LatencyLimit(floor=floor, ceiling=settings.max_queue_rows, target_seconds=target)
 
 
 def _batcher(opened: OpenedModel, model: ServedModel, around: Surroundings) -> Batcher:

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from model_store.errors import Permanent, SlipwayError
 from serving.runtime.errors import Refused, Unavailable
 from serving.runtime.manifest import read_manifest
-from serving.runtime.model import OpenedModel, ServedModel
+from serving.runtime.model import ServedModel
+from serving.runtime.opened import OpenedModel
 
 Admit = Callable[[OpenedModel], ServedModel]
 

@@ -28,7 +28,7 @@ _SIZE_SECONDS = 0.15
 # A batch that takes no longer may run on the event loop: handing it to a thread and back, and sharing the
 # interpreter with that thread, costs more than keeping the next requests waiting for so long.
 _SHORT_SECONDS = 0.0006
-_NEARLY_AS_CHEAP = 1.2
+_NEARLY_AS_CHEAP = 1.5
 
 _CACHE_SECONDS = 10.0
 
@@ -52,13 +52,18 @@ class Warmed:
     def short_batch_rows(self) -> int:
         """The largest batch short enough for the event loop whose rows cost hardly more than in the cheapest
         one; 0 when there is none, so that batches are better large and run elsewhere."""
-        cheapest = min(seconds / rows for rows, seconds in self.seconds_by_rows)
+        cheapest = self.cheapest_row_seconds
         fit = [
             rows
             for rows, seconds in self.seconds_by_rows
             if seconds <= _SHORT_SECONDS and seconds / rows <= _NEARLY_AS_CHEAP * cheapest
         ]
         return max(fit, default=0)
+
+    @property
+    def cheapest_row_seconds(self) -> float:
+        """A row's part of the batch whose rows are cheapest."""
+        return min(seconds / rows for rows, seconds in self.seconds_by_rows)
 
     @property
     def row_seconds(self) -> float:

@@ -110,7 +110,7 @@ def _is_shed_unread(exchange: Exchange, model: ServedModel) -> bool:
     headers = exchange.headers
     if PRIORITY_HEADER not in headers and _PRIORITY_FIELD in exchange.body:
         return False
-    return not model.limit.admits(model.computing, read_priority(headers, {}))
+    return model.refuses(read_priority(headers, {}))
 
 
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:

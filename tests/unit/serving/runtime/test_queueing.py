@@ -92,7 +92,8 @@ def run_limit(limit: LatencyLimit, seconds_per_request: float, offered: int, rou
     """A server that answers one request at a time, and as many callers as the limit lets in."""
     for _ in range(rounds):
         admitted = 0
-        while admitted < offered and limit.admits(admitted, NORMAL):
+        # Never empty: a place in the queue is taken as soon as it is free.
+        while admitted < offered and limit.admits([0, admitted or 1, 0], NORMAL):
             admitted += 1
         for place in range(admitted):
             limit.observe(place * seconds_per_request)
@@ -100,24 +101,44 @@ def run_limit(limit: LatencyLimit, seconds_per_request: float, offered: int, rou
 
 
 def test_the_limit_settles_where_waiting_meets_its_target() -> None:
-    limit = LatencyLimit(floor=4, ceiling=10_000, target_seconds=0.1)
+    limit = LatencyLimit(floor=4, ceiling=10_000, target_seconds=0.1, row_seconds=0.001)
     settled = run_limit(limit, seconds_per_request=0.001, offered=10_000, rounds=200)
     assert 60 <= settled <= 180
 
 
 def test_the_limit_grows_back_when_the_server_recovers() -> None:
-    limit = LatencyLimit(floor=4, ceiling=10_000, target_seconds=0.1)
+    limit = LatencyLimit(floor=4, ceiling=10_000, target_seconds=0.1, row_seconds=0.001)
     low = run_limit(limit, seconds_per_request=0.02, offered=10_000, rounds=100)
     assert low <= 12
     assert run_limit(limit, seconds_per_request=0.0005, offered=10_000, rounds=300) > 5 * low
 
 
 def test_overload_sheds_low_first_and_high_last() -> None:
-    limit = LatencyLimit(floor=10, ceiling=10, target_seconds=1)
-    assert [limit.admits(8, p) for p in (HIGH, NORMAL, LOW)] == [True, True, False]
-    assert [limit.admits(12, p) for p in (HIGH, NORMAL, LOW)] == [True, False, False]
-    assert [limit.admits(20, p) for p in (HIGH, NORMAL, LOW)] == [False, False, False]
-    assert all(limit.admits(0, p) for p in Priority)
+    limit = LatencyLimit(floor=10, ceiling=10, target_seconds=1, row_seconds=0.1)
+    assert admitted(limit, [8, 0, 0]) == [True, True, False]
+    assert admitted(limit, [12, 0, 0]) == [True, False, False]
+    assert admitted(limit, [20, 0, 0]) == [False, False, False]
+    assert admitted(limit, [0, 0, 0]) == [True, True, True]
+    assert admitted(limit, [0, 0, 50]) == [True, True, False], "what waits behind it holds nothing up"
+
+
+def admitted(limit: LatencyLimit, in_flight: list[int]) -> list[bool]:
+    return [limit.admits(in_flight, priority) for priority in (HIGH, NORMAL, LOW)]
+
+
+def test_a_burst_is_taken_whole_and_a_queue_that_stands_is_not() -> None:
+    limit = LatencyLimit(floor=4, ceiling=100, target_seconds=0.01, row_seconds=0.001)
+    run_limit(limit, seconds_per_request=1, offered=100, rounds=100)
+    assert not limit.admits([0, 50, 0], NORMAL)
+    assert limit.is_near([0, 50, 0])
+    assert limit.admits([0, 0, 0], NORMAL), "empty"
+    assert limit.admits([0, 50, 0], NORMAL), "what came during a stall"
+    assert not limit.is_near([0, 50, 0])
+    assert not limit.admits([0, 100, 0], NORMAL), "the queue is bounded all the same"
+    assert limit.is_near([0, 100, 0])
+    for _ in range(40):
+        limit.observe(1)
+    assert not limit.admits([0, 50, 0], NORMAL), "as much was answered, and it is not empty"
 
 
 def test_waiting_for_a_fuller_batch_pays_only_where_batches_cost_the_same() -> None:

@@ -1,0 +1,37 @@
+"""A bundle made ready to serve: what takes long, done off the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.runtime.admission import LatencyLimit
+from serving.runtime.engine.base import Engine
+from serving.runtime.engine.registry import open_engine
+from serving.runtime.execution import Executor
+from serving.runtime.manifest import Manifest, read_manifest
+from serving.runtime.warmup import Warmed, warm
+
+# Below this, waiting is the event loop's own time and says nothing about the engine.
+_LEAST_TARGET_SECONDS = 0.005
+
+
+class OpenedModel:
+    """A bundle read, its engine loaded and warm. Raises `Permanent` where it cannot be served."""
+
+    def __init__(self, bundle: Path, clock: Callable[[], float], request_log: Path | None = None) -> None:
+        self.manifest: Manifest = read_manifest(bundle)
+        self.engine: Engine = open_engine(self.manifest)
+        self.executor = Executor(self.engine, self.manifest.signature, self.manifest.settings)
+        self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock, request_log)
+
+    def limit(self) -> LatencyLimit:
+        """How many requests it may have in flight."""
+        settings, warmed = self.manifest.settings, self.warmed
+        target = settings.target_queue_ms / 1000 or max(warmed.largest_batch_seconds, _LEAST_TARGET_SECONDS)
+        return LatencyLimit(
+            floor=settings.min_concurrency or 2 * settings.max_batch_size,
+            ceiling=settings.max_queue_rows,
+            target_seconds=target,
+            row_seconds=warmed.cheapest_row_seconds,
+        )

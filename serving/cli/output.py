@@ -48,8 +48,9 @@ def _tell(error: SlipwayError, *, as_json: bool) -> None:
         temporary = isinstance(error, Retryable)
         print_json({"error": {"problem": error.problem, "remedy": error.remedy, "retryable": temporary}})
         return
-    errors.print(Text(error.problem, style="bold red"))
-    errors.print(Text.assemble(("  remedy: ", "bold"), error.remedy))
+    # Not broken into lines: in a file or a pipe a path has to stay whole, and a terminal breaks lines itself.
+    errors.print(Text(error.problem, style="bold red"), soft_wrap=True)
+    errors.print(Text.assemble(("  remedy: ", "bold"), error.remedy), soft_wrap=True)
 
 
 def _unexpected(error: Exception) -> Permanent:

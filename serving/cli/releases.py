@@ -63,7 +63,7 @@ def validate(path: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"valid": True, "spec": spec.model_dump(mode="json")})
     else:
-        console.print(f"{path} is a valid spec: it releases {spec.model}.")
+        console.print(f"{path} is a valid spec: it releases {spec.model}.", soft_wrap=True)
 
 
 def _ask(home: Home, model: str, version: str | None, reason: str) -> Any:

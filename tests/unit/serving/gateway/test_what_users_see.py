@@ -32,6 +32,8 @@ kept = []
 
 class Leaky(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Answers leave in one piece, as a pod's do: half an answer is past repeating.
+    wbufsize = -1
 
     def answer(self):
         self.rfile.read(int(self.headers.get("content-length", 0)))

@@ -16,13 +16,21 @@ from serving.home import REPOSITORY
 CHECKS = {
     "style": (sys.executable, "-m", "ruff", "check", "."),
     "format": (sys.executable, "-m", "ruff", "format", "--check", "."),
-    "types": (sys.executable, "-m", "mypy"),
+    "types": (sys.executable, "-m", "mypy", "--num-workers=auto"),
     "imports": (str(Path(sys.executable).with_name("lint-imports")),),
 }
 
-# Fast ones first; a failure in the code shows before the stack is started. Airflow has a process of its own:
+# A third of the time tests wait for a process they have started, so one more runs than there are cores.
+WORKERS = min((os.cpu_count() or 1) + 1, 8)
+
+# Fast ones first; a failure in the code shows before the stack is started. Airflow has processes of its own:
 # once imported, it is in every module that a library walks through, and it reads its settings only once.
-TESTS = (("tests/unit", "tests/contract", "tests/gpu"), ("tests/airflow",), ("tests/e2e",))
+TESTS = (
+    ("tests/unit", "tests/contract", f"-n{WORKERS}", "--dist=worksteal"),
+    ("tests/airflow", f"-n{WORKERS}", "--dist=worksteal"),
+    # One stack keeps two cores busy.
+    ("tests/e2e",),
+)
 
 console = Console(highlight=False)
 
@@ -36,12 +44,8 @@ def main(arguments: list[str]) -> int:
     for name, command in CHECKS.items():
         if status := _run(name, command):
             return status
-    statuses = [_run("tests", (sys.executable, "-m", "pytest", *_present(group))) for group in TESTS]
+    statuses = [_run("tests", (sys.executable, "-m", "pytest", *group)) for group in TESTS]
     return max(statuses)
-
-
-def _present(folders: tuple[str, ...]) -> list[str]:
-    return [folder for folder in folders if (REPOSITORY / folder).is_dir()]
 
 
 def _run(name: str, command: tuple[str, ...]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -12,7 +11,7 @@ from demo.models import MODEL
 from model_store.registry import Registry, UnknownVersion
 from model_store.types import ModelRef
 from serving.home import REPOSITORY
-from tests.e2e.stack import Stack, running_stack
+from tests.e2e.stack import Stack, run, running_stack
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +28,6 @@ def trained(stack: Stack) -> ModelRef:
     try:
         Registry(stack.home.mlflow_url).describe(version)
     except UnknownVersion:
-        subprocess.run(
-            [sys.executable, "-m", "demo.models", "1"],
-            cwd=REPOSITORY,
-            env=stack.environ,
-            check=True,
-            capture_output=True,
-        )
+        done = run([sys.executable, "-m", "demo.models", "1"], environ=stack.environ, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stdout + done.stderr
     return version

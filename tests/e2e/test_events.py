@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,6 @@ from demo.models import MODEL as TRAINED
 from demo.traffic import applications
 from model_store.registry import Registry
 from model_store.types import ModelRef
-from serving.home import REPOSITORY
 from serving.inbound.signature import sign
 from serving.monitoring.config import Options, write
 from serving.rollout.journal import Journal
@@ -128,12 +126,10 @@ def receiver(stack: Stack) -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def parcels(stack: Stack, receiver: Receiver) -> Iterator[Parcels]:
+def parcels(stack: Stack, trained: ModelRef, receiver: Receiver) -> Iterator[Parcels]:
     """Four equal versions in the registry without an alias, and users who ask all the time."""
-    trained = [sys.executable, "-m", "demo.models", "1"]
-    subprocess.run(trained, cwd=REPOSITORY, env=stack.environ, check=True, capture_output=True)
     registry = Registry(stack.home.mlflow_url)
-    register_copies(registry, ModelRef(TRAINED, 1), MODEL, count=4)
+    register_copies(registry, trained, MODEL, count=4)
     with airflow_api(stack.home) as api:
         wait_until(lambda: RELEASE in api.dag_ids(), seconds=120, what=f"the DAG {RELEASE}")
     over = threading.Event()

@@ -21,6 +21,10 @@ _SAMPLES = 64
 _DECREASE = 0.8
 # A queue stands that was not empty while the engine had time for so many times what may wait.
 _STANDS = 4
+# So many times what may wait is taken meanwhile: the start of an overload must not fill the whole queue.
+_BURST = 2
+# What reading and answering a row takes, however quick the model.
+_LEAST_ROW_SECONDS = 0.00005
 # What part of the limit each priority may use, counting what goes before it. High may exceed it: a short
 # stall must not refuse what is most wanted.
 _SHARES = {Priority.HIGH: 2.0, Priority.NORMAL: 1.0, Priority.LOW: 0.7}
@@ -39,9 +43,10 @@ class LatencyLimit:
         self._floor, self._ceiling, self._target = floor, max(ceiling, floor), target_seconds
         self._waits: list[float] = []
         self._in_flight = 0
-        self._stands_after = _STANDS * target_seconds / row_seconds
+        waiting = target_seconds / max(row_seconds, _LEAST_ROW_SECONDS)
+        self._stands_after = _STANDS * waiting
         self._since_empty = 0
-        self._burst_limits = _by_priority(self._ceiling)
+        self._burst_limits = _by_priority(min(max(floor, _BURST * waiting), self._ceiling))
         self._set(min(float(4 * floor), float(self._ceiling)))
 
     def admits(self, in_flight: Sequence[int], priority: int) -> bool:

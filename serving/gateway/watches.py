@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_store.errors import Permanent
+from serving.home import Home
 
 _LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 _SPARE = 4
@@ -27,6 +28,16 @@ def instance_limit() -> int | None:
         return int(_LIMIT.read_text())
     except (OSError, ValueError):
         return None
+
+
+def watched_services(home: Home) -> int:
+    """How many services Envoy watches once it runs."""
+    return len(list(home.routes.glob("*/endpoints.json")))
+
+
+def require_all(home: Home) -> None:
+    """For a stack that does not run. Raises `TooManyWatches` if its Envoy could not start or take one more."""
+    require_spare(watched_services(home) + _SPARE)
 
 
 def require_spare(count: int = _SPARE) -> None:

@@ -19,7 +19,7 @@ import psutil
 
 from model_store.errors import SlipwayError
 from model_store.spec import load_all
-from serving.gateway.watches import instance_limit, require_spare
+from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
 from serving.home import REPOSITORY, Home
 from serving.stack.airflow_api import airflow_api
 from serving.stack.lifecycle import fixed_ports, require_plain_paths, standings
@@ -154,12 +154,15 @@ def _open_files(home: Home) -> Iterator[Diagnosis]:
 
 def _watches(home: Home) -> Iterator[Diagnosis]:
     """Envoy takes one inotify instance for each released model, and ends when it gets none."""
-    limit, models = instance_limit(), len(list(home.routes.glob("*/endpoints.json")))
+    limit, models = instance_limit(), watched_services(home)
     if limit is None:
         return
     found = f"Linux lets this user watch {limit} files, and {models} models are released"
     try:
-        require_spare()
+        if Supervisor(home).is_running():
+            require_spare()
+        else:
+            require_all(home)
     except SlipwayError as error:
         yield _broken("watches", found, error.remedy)
     else:

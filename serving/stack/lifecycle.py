@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import psutil
 
 from model_store.errors import Permanent
+from serving.gateway.watches import require_all
 from serving.home import REPOSITORY, Home
 from serving.inbound import registration
 from serving.stack import supervisor
@@ -54,8 +55,8 @@ def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = S
 
     False: everything was running already.
 
-    Raises `Permanent` before anything starts if a port is taken, and afterwards if a component stays down;
-    then what was started is stopped again.
+    Raises `Permanent` before anything starts if a port is taken or Envoy could not watch every service, and
+    afterwards if a component stays down; then what was started is stopped again.
     """
     with locked(home.run / "lifecycle.lock"):
         if Supervisor(home).is_running():
@@ -74,6 +75,7 @@ def _begin(home: Home) -> None:
     require_plain_paths(home)
     end([owned.process for owned in owned_by(home)], patience_seconds=10)
     require_free({**fixed_ports(home), **_pod_ports(home)})
+    require_all(home)
     prepare(home, components(home).values())
     supervisor.start(home)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from serving.gateway import watches
+from serving.gateway.watches import TooManyWatches
 from serving.home import Home, Ports
-from serving.stack import doctor
+from serving.stack import doctor, lifecycle
 
 
 @pytest.fixture
@@ -28,13 +29,23 @@ def test_the_doctor_says_how_many_models_are_watched_of_how_many(home: Home) -> 
 def test_the_doctor_says_what_to_do_when_no_more_can_be_watched(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As much as asking for more than the limit: there is never room for so many.
     limit = watches.instance_limit()
     assert limit is not None
-    monkeypatch.setattr(doctor, "require_spare", lambda: watches.require_spare(limit + 1))
+    # As much as that many services: there is never room for them.
+    monkeypatch.setattr(watches, "_SPARE", limit + 1)
     (found,) = doctor._watches(home)
     assert found.level is doctor.Level.BROKEN
     assert "fs.inotify.max_user_instances=" in found.remedy
+    with pytest.raises(TooManyWatches, match="watch no more files"):
+        lifecycle.up(home)
+    assert not home.logs.exists()
+
+
+def test_every_service_counts_before_envoy_runs(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(watches, "require_spare", asked.append)
+    watches.require_all(home)
+    assert asked == [2 + watches._SPARE]
 
 
 def test_a_system_without_inotify_is_no_trouble(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

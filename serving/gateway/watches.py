@@ -36,7 +36,7 @@ def watched_services(home: Home) -> int:
 
 
 def require_all(home: Home) -> None:
-    """For a stack that does not run. Raises `TooManyWatches` if its Envoy could not start or take one more."""
+    """For a stack that does not run. Raises `TooManyWatches` if Envoy could not start, or take one more."""
     require_spare(watched_services(home) + _SPARE)
 
 

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-import onnxruntime as ort
 import uvloop
+
+from benchmarks.serving.raw import one_thread_session
 
 _BODY = b'{"model_name":"m","outputs":[]}'
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
@@ -48,9 +49,7 @@ class Bare(asyncio.Protocol):
 
 
 def _engine(path: str) -> Callable[[], object]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = one_thread_session(path)
     (spec,) = session.get_inputs()
     row = {spec.name: np.zeros([n if isinstance(n, int) else 1 for n in spec.shape], np.float32)}
     return lambda: session.run(None, row)

@@ -10,12 +10,17 @@ import onnxruntime as ort
 from benchmarks.serving.models import Subject, model_file
 
 
-def raw_rows_per_second(subject: Subject, rows: int, seconds: float) -> float:
-    """Rows/s of onnxruntime called in a loop with batches of `rows`."""
+def one_thread_session(path: str) -> ort.InferenceSession:
+    """The model on the CPU, with one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    session = ort.InferenceSession(str(model_file(subject)), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def raw_rows_per_second(subject: Subject, rows: int, seconds: float) -> float:
+    """Rows/s of onnxruntime called in a loop with batches of `rows`."""
+    session = one_thread_session(str(model_file(subject)))
     one = subject.requests()[0]
     feeds = {name: np.concatenate([array] * rows) for name, array in one.items()}
     for _ in range(5):

@@ -74,7 +74,7 @@ def scenarios(models: int) -> list[Scenario]:
         Scenario("1 model, 20 % errors", 1, 0.2, 100, 3.0),
         Scenario(f"{models} models at once, 100 % errors", models, 1.0, 100, 1.0),
         Scenario(f"{models} models at once, 20 % errors", models, 0.2, 100, 3.0),
-        # Endpoints that reset or hang are set aside after three failures (decision 35), so that users wait
+        # Endpoints that reset or hang are set aside after two failures (decision 35), so that users wait
         # less and the judge sees less; nobody named a target, and these are ours.
         Scenario("1 model, resets every connection", 1, 1.0, 100, 5.0, "reset"),
         Scenario("1 model, never answers", 1, 1.0, 100, 10.0, "hang"),

@@ -26,8 +26,15 @@ PREVIEW_SUFFIX = ".candidate"
 STREAMS_SUFFIX = ".streams"
 RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)
 
+# Attempts in a row that reach nobody; then an endpoint is set aside.
+_UNREACHED = 2
+
 # Repeats after the first attempt.
 RETRIES = 3
+# Beside a candidate each attempt that helps set a dead stable pod aside, with the repeat on stable behind it,
+# and one more pair, which meets who is left: so a caller who is alone loses nothing either. Always pairs, for
+# the judge counts one repeat on stable for each failure of the candidate.
+RETRIES_BESIDE_A_CANDIDATE = 2 * _UNREACHED + 1
 
 # Envoy's defaults (1024 connections and requests, 3 retries at once) are for someone else's service. With 3
 # retries a failing canary under load lets most of its errors through.
@@ -85,10 +92,9 @@ def retrying_cluster(service: str) -> Message:
     Every other repeat goes to live traffic again, for the case that it is stable that has died: its endpoint
     is set aside there after some failures, and the candidate answers.
     """
-    order = [service + STABLE_SUFFIX, service] * RETRIES
+    pairs = [service, service + STABLE_SUFFIX] * (_UNREACHED + 1)
     config = typed(
-        "envoy.extensions.clusters.composite.v3.ClusterConfig",
-        clusters=[{"name": name} for name in [service, *order[:RETRIES]]],
+        "envoy.extensions.clusters.composite.v3.ClusterConfig", clusters=[{"name": name} for name in pairs]
     )
     return typed(
         "envoy.config.cluster.v3.Cluster",
@@ -164,7 +170,7 @@ _HEALTH_CHECK: Message = {
 # stable pod dies. Errors that an endpoint answers never eject it: that would hide them from the guard.
 _OUTLIERS: Message = {
     "split_external_local_origin_errors": True,
-    "consecutive_local_origin_failure": 3,
+    "consecutive_local_origin_failure": _UNREACHED,
     "enforcing_consecutive_local_origin_failure": 100,
     "enforcing_consecutive_5xx": 0,
     "enforcing_consecutive_gateway_failure": 0,

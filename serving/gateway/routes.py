@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from serving.gateway import grpc, limits
-from serving.gateway.clusters import PREVIEW_SUFFIX, RETRIES, RETRYING_SUFFIX, STREAMS_SUFFIX
+from serving.gateway.clusters import (
+    PREVIEW_SUFFIX,
+    RETRIES,
+    RETRIES_BESIDE_A_CANDIDATE,
+    RETRYING_SUFFIX,
+    STREAMS_SUFFIX,
+)
 from serving.gateway.xds import Message, discovery, seconds, typed
 from serving.types import Route, RouteSettings
 
@@ -62,12 +68,13 @@ def _asked_once(route: Route, match: _Match) -> Message:
 def _live(route: Route, match: _Match) -> Message:
     if not route.settings.idempotent:
         return {"match": match(route.service), "route": _limited(route, _once(route))}
+    # The same beside a candidate: the repeats that come on top are for endpoints that refuse at once.
     timeout = seconds((RETRIES + 1) * route.settings.timeout_ms / 1000 + 1)
     action = {
         **_once(route),
         "cluster": route.service + RETRYING_SUFFIX,
         "timeout": timeout,
-        "retry_policy": _retry_policy(route.settings),
+        "retry_policy": _retry_policy(route),
     }
     return {"match": match(route.service), "route": _limited(route, action)}
 
@@ -84,12 +91,12 @@ def _once(route: Route) -> Message:
     return action
 
 
-def _retry_policy(settings: RouteSettings) -> Message:
+def _retry_policy(route: Route) -> Message:
     """Ask again, soon; where, the retrying cluster says (DESIGN.md, decision 2)."""
     return {
         "retry_on": f"5xx,reset,connect-failure,refused-stream,{grpc.RETRIED}",
-        "num_retries": RETRIES,
-        "per_try_timeout": _attempt(settings),
+        "num_retries": RETRIES_BESIDE_A_CANDIDATE if route.candidate else RETRIES,
+        "per_try_timeout": _attempt(route.settings),
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.050s"},
     }
 

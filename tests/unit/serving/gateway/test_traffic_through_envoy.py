@@ -93,11 +93,24 @@ def test_a_candidate_at_all_traffic_that_dies_costs_users_nothing(service: Servi
     assert service.burst(200) == {200: 200}
 
 
-def test_the_only_stable_pod_dying_during_a_canary_costs_users_nothing(service: Service, pods: Pods) -> None:
+@pytest.mark.parametrize("callers", [1, 2, 8])
+def test_the_only_stable_pod_dying_during_a_canary_costs_users_nothing(
+    service: Service, pods: Pods, callers: int
+) -> None:
     service.shift(5)
     wait_for_candidate(service, pods)
     pods.kill(pods.all[0])
-    assert service.burst(200) == {200: 200}
+    assert service.burst(200, threads=callers) == {200: 200}
+
+
+def test_stable_gets_one_repeat_for_each_failure_of_a_candidate(service: Service, pods: Pods) -> None:
+    """Also where stable fails as well: the judge counts on it (docs/verdicts.md, "Repeats")."""
+    service.shift(100)
+    wait_for_candidate(service, pods)
+    stable, candidate = pods.all
+    stable.fault = candidate.fault = "error"
+    service.burst(50)
+    assert stable.faulty == candidate.faulty > 0
 
 
 def test_requests_marked_non_idempotent_are_never_sent_twice(service: Service, pods: Pods) -> None:

@@ -24,6 +24,8 @@ Data = bytes | memoryview | list[bytes]
 NEVER = float("inf")
 # What a number takes as JSON, its comma included.
 _JSON_BYTES = 12
+# Clients choose the orders and forms of outputs; these live as long as a kept answer.
+_REMEMBERED_TEMPLATES = 8
 
 
 class Call:
@@ -80,7 +82,7 @@ class Call:
 class Outputs:
     """A batch's results, kept whole; each form they are asked for in is made once for the whole batch.
 
-    `templates` is the fronts' memory of response skeletons for this batch's shapes.
+    `templates` is the fronts' memory of response skeletons for this batch's shapes; `remember` adds to it.
     """
 
     __slots__ = ("_raws", "_rows", "arrays", "is_batched", "signature", "templates")
@@ -92,6 +94,11 @@ class Outputs:
         self.templates: dict[object, bytes] = {}
         self._raws: list[bytes | None] = [None] * len(arrays)
         self._rows: list[list[bytes] | None] = [None] * len(arrays)
+
+    def remember(self, key: object, template: bytes) -> None:
+        """Keep a skeleton while there is room for it."""
+        if len(self.templates) < _REMEMBERED_TEMPLATES:
+            self.templates[key] = template
 
     def slice(self, position: int, first: int, rows: int) -> np.ndarray:
         """One output's part for one call, without copying."""

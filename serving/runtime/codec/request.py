@@ -215,7 +215,7 @@ def _wishes(
     if not outputs:
         every = tuple(WantedOutput(i, True) for i in range(len(signature.outputs))) if all_binary else None
         return every, urgency
-    return tuple(_wanted(entry, signature, all_binary) for entry in _listed(outputs)), urgency
+    return _choice(_listed(outputs), signature, all_binary), urgency
 
 
 def _listed(outputs: Any) -> list[dict[str, Any]]:
@@ -224,6 +224,22 @@ def _listed(outputs: Any) -> list[dict[str, Any]]:
             "`outputs` must be a list of objects", remedy="name the outputs you want, or leave it out"
         )
     return outputs
+
+
+def _choice(
+    entries: list[dict[str, Any]], signature: Signature, all_binary: bool
+) -> tuple[WantedOutput, ...]:
+    found: dict[int, WantedOutput] = {}
+    for entry in entries:
+        wanted = _wanted(entry, signature, all_binary)
+        if found.setdefault(wanted.position, wanted) is not wanted:
+            raise asked_twice(entry["name"])
+    return tuple(found.values())
+
+
+def asked_twice(name: str) -> Refused:
+    """Or a small request would have a huge answer."""
+    return Refused(f"output {name!r} is asked for twice", remedy="name each output once")
 
 
 def _wanted(entry: dict[str, Any], signature: Signature, all_binary: bool) -> WantedOutput:

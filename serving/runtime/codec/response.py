@@ -27,7 +27,8 @@ class ResponseWriter:
         """All outputs as JSON: the common case."""
         template = outputs.templates.get(rows)
         if template is None:
-            template = outputs.templates[rows] = self._template(outputs, rows)
+            template = self._template(outputs, rows)
+            outputs.remember(rows, template)
         if rows == 1:
             cells = tuple([outputs.json_rows(i)[first] for i in self._positions])
         else:
@@ -47,7 +48,7 @@ class ResponseWriter:
             entries = self._entries(outputs, first, rows, wanted, blobs)
             if len(blobs) == len(wanted):
                 # No values in it: the same for all calls of this batch with as many rows.
-                outputs.templates[key] = entries
+                outputs.remember(key, entries)
         head = self._with_id(request_id) if request_id else self._start
         return b'%s,"outputs":[%s]}' % (head, entries), b"".join(blobs)
 
@@ -93,4 +94,7 @@ def _entry(spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
 
 def _joined(outputs: Outputs, position: int, first: int, rows: int) -> bytes:
     printed = outputs.json_rows(position)
-    return b",".join(printed[first : first + rows]) if outputs.is_batched else printed[0]
+    if not outputs.is_batched or not outputs.arrays[position].size:
+        # Rows without elements have nothing between them either.
+        return printed[0]
+    return b",".join(printed[first : first + rows])

@@ -9,7 +9,7 @@ import numpy as np
 from serving.runtime.call import Data, Outputs
 from serving.runtime.codec.blob import read_blob
 from serving.runtime.codec.plans import Cuts
-from serving.runtime.codec.request import InferRequest, WantedOutput
+from serving.runtime.codec.request import InferRequest, WantedOutput, asked_twice
 from serving.runtime.errors import Refused
 from serving.runtime.grpc.messages import message
 from serving.runtime.signature import Shape, Signature, TensorSpec
@@ -101,12 +101,17 @@ def _wanted(request: Any, signature: Signature) -> tuple[WantedOutput, ...] | No
     if not request.outputs:
         return None
     names = [spec.name for spec in signature.outputs]
+    found: dict[int, WantedOutput] = {}
     for entry in request.outputs:
         if entry.name not in names:
             raise Refused(f"no output {entry.name[:100]!r}", remedy=f"the model has: {', '.join(names)}")
         if entry.parameters and "classification" in entry.parameters:
             raise Refused("the classification extension is not served", remedy="take the scores")
-    return tuple(WantedOutput(names.index(entry.name), True) for entry in request.outputs)
+        position = names.index(entry.name)
+        if position in found:
+            raise asked_twice(entry.name)
+        found[position] = WantedOutput(position, True)
+    return tuple(found.values())
 
 
 def cuts_of(payload: bytes, request: Any, signature: Signature) -> Cuts | None:
@@ -147,7 +152,8 @@ class MessageWriter:
         key = ("grpc", rows, wanted)
         start = outputs.templates.get(key)
         if start is None:
-            start = outputs.templates[key] = self._start(outputs, first, rows, wanted)
+            start = self._start(outputs, first, rows, wanted)
+            outputs.remember(key, start)
         parts = [start]
         if request.id:
             text = request.id.encode()

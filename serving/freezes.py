@@ -156,14 +156,17 @@ class Freezes:
         path = self.root / CALENDAR
         try:
             stat = path.stat()
+            calendar = _calendar(path, stat.st_mtime_ns, stat.st_size)
+            return _of_windows(calendar.freezes, "calendar", None, at)
         except FileNotFoundError:
             return []
-        try:
-            calendar = _calendar(path, stat.st_mtime_ns, stat.st_size)
         except InvalidSpec as problem:
-            wrong = f"{CALENDAR} cannot be read: {problem.complaints[0]}"
-            return [Frozen("calendar", "calendar", None, wrong, "", None, None)]
-        return _of_windows(calendar.freezes, "calendar", None, at)
+            wrong = str(problem.complaints[0])
+        except Exception as problem:
+            # Whatever it is: an error here would take every page away, and the freeze with them.
+            wrong = str(problem) or type(problem).__name__
+        unreadable = f"{CALENDAR} cannot be read: {wrong}"
+        return [Frozen("calendar", "calendar", None, unreadable, "", None, None)]
 
 
 def load_calendar(path: Path) -> Calendar:

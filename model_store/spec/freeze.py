@@ -84,7 +84,7 @@ class Freeze(Section):
         zone = ZoneInfo(self.timezone)
         local = now.astimezone(zone).replace(tzinfo=None)
         for start, end in self._windows(local):
-            begin, close = (moment.replace(tzinfo=zone).astimezone(UTC) for moment in (start, end))
+            begin, close = _in_utc(start, zone), _in_utc(end, zone)
             if begin <= now < close:
                 return close
         return None
@@ -112,6 +112,14 @@ def _moment(text: str) -> datetime:
         raise ValueError(_DATE_REMEDY) from wrong
 
 
+def _in_utc(local: datetime, zone: ZoneInfo) -> datetime:
+    try:
+        return local.replace(tzinfo=zone).astimezone(UTC)
+    except OverflowError:
+        # "For ever" is written as the last day there is, which in UTC may be a day after it.
+        return datetime.min.replace(tzinfo=UTC) if local.year == 1 else datetime.max.replace(tzinfo=UTC)
+
+
 def _time_of_day(text: str) -> time:
     try:
         return datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - local by meaning
@@ -120,10 +128,16 @@ def _time_of_day(text: str) -> time:
 
 
 def _refuse_bad_cron(cron: str) -> None:
-    from croniter import croniter
+    from croniter import CroniterBadDateError, croniter
 
-    if len(cron.split()) != 5 or not croniter.is_valid(cron):
+    if len(cron.split()) != 5:
         raise ValueError(f"not a cron schedule; {_CRON_REMEDY}")
+    try:
+        croniter(cron, start_time=0.0).get_prev(float)
+    except CroniterBadDateError as never:
+        raise ValueError(f"this date never comes; {_CRON_REMEDY}") from never
+    except ValueError as unreadable:
+        raise ValueError(f"not a cron schedule ({unreadable}); {_CRON_REMEDY}") from unreadable
 
 
 @lru_cache(maxsize=256)

@@ -81,6 +81,8 @@ def test_dates_freeze_from_the_first_to_the_last_moment() -> None:
         ({"at": "16:00", "hours": 1, "cron": "* * * * *"}, "found"),
         ({"at": "25:00", "hours": 1}, "a time of day in quotes"),
         ({"cron": "every friday", "hours": 1}, "not a cron schedule"),
+        ({"cron": "0 0 31 2 *", "hours": 1}, "this date never comes"),
+        ({"cron": "0 0 30 feb *", "hours": 1}, "this date never comes"),
         ({"at": "16:00", "hours": 0}, "greater than 0"),
         ({"at": "16:00", "hours": 1, "timezone": "Berlin"}, "no time zone"),
         ({"at": "16:00", "hours": 1, "timezone": "../../etc/passwd"}, "no time zone"),
@@ -93,6 +95,19 @@ def test_dates_freeze_from_the_first_to_the_last_moment() -> None:
 def test_a_window_that_says_no_time_is_refused(fields: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         freeze(**fields)
+
+
+def test_a_window_may_begin_with_time_and_end_with_it() -> None:
+    for_ever = freeze(starts="0001-01-01", ends="9999-12-31T23:00", timezone="America/New_York")
+    assert for_ever.until(FRIDAY) == datetime.max.replace(tzinfo=UTC)
+    since_ever = freeze(starts="0001-01-01", ends="2026-11-21", timezone="Europe/Berlin")
+    assert since_ever.until(FRIDAY) == datetime(2026, 11, 20, 23, tzinfo=UTC)
+
+
+def test_a_cron_window_may_come_only_in_leap_years() -> None:
+    leap = freeze(cron="0 0 29 2 *", hours=24)
+    assert leap.until(FRIDAY) is None
+    assert leap.until(datetime(2028, 2, 29, 12, tzinfo=UTC)) == datetime(2028, 3, 1, tzinfo=UTC)
 
 
 def test_a_specs_wrong_window_is_told_by_its_line(tmp_path: Path) -> None:

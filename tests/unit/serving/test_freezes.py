@@ -75,6 +75,33 @@ def test_a_calendar_that_cannot_be_read_freezes_everything_and_says_why(
     assert "calendar.yaml cannot be read: freezes.0.at" in found.reason
 
 
+@pytest.mark.parametrize("cron", ["0 0 31 2 *", "0 0 30 2 *"])
+def test_a_window_of_the_calendar_that_never_comes_freezes_everything_and_says_why(
+    freezes: Freezes, tmp_path: Path, cron: str
+) -> None:
+    (tmp_path / "calendar.yaml").write_text(f'freezes: [{{reason: sales, cron: "{cron}", hours: 1}}]')
+    assert (found := holding(freezes))
+    assert "calendar.yaml cannot be read: freezes.0.cron: this date never comes" in found.reason
+
+
+def test_a_calendar_whose_windows_cannot_be_worked_out_freezes_everything_and_says_why(
+    freezes: Freezes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OverflowError("date value out of range")
+
+    (tmp_path / "calendar.yaml").write_text('freezes: [{reason: sales, at: "11:00", hours: 1}]')
+    monkeypatch.setattr(Freeze, "until", fail)
+    assert (found := holding(freezes))
+    assert (found.until, found.reason) == (None, "calendar.yaml cannot be read: date value out of range")
+
+
+def test_a_calendar_that_cannot_even_be_looked_for_freezes_everything(tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    assert (found := holding(Freezes(tmp_path / "a file")))
+    assert "calendar.yaml cannot be read: " in found.reason
+
+
 def test_an_overridden_release_passes_and_no_other(freezes: Freezes) -> None:
     freezes.add(None, by="ada", reason="audit", until=None, at=NOW)
     freezes.override(RELEASE, by="eve", reason="hotfix", at=NOW)

@@ -16,7 +16,7 @@ from model_store.errors import SlipwayError
 from serving.runtime.errors import ModelFault, Refused
 from serving.runtime.grpc import frames
 from serving.runtime.grpc.frames import HEAD, HEAD_BYTES, ConnectionBroken
-from serving.runtime.grpc.header_blocks import MAX_HEADER_LIST_BYTES, HeaderReader
+from serving.runtime.grpc.header_blocks import HeaderFrames, HeaderReader
 from serving.runtime.grpc.outgoing import Outgoing
 from serving.runtime.grpc.service import Service
 from serving.runtime.grpc.stream import Stream
@@ -43,8 +43,7 @@ class GrpcConnection(asyncio.Protocol):
         self._buffer = b""
         self._awaits_preface = True
         self._last_id = self._received = self._nuisance = 0
-        self._block: list[bytes] = []
-        self._block_head = (0, 0)
+        self._block = HeaderFrames()
         self._is_closing = False
         self.receiving_since = 0.0
         self.active_at = front.clock()
@@ -65,7 +64,7 @@ class GrpcConnection(asyncio.Protocol):
             self._break(broken.code, str(broken))
         except HPACKError as error:
             self._break(frames.COMPRESSION_ERROR, str(error))
-        if not (self._buffer or self._block):
+        if not (self._buffer or self._block.parts):
             self.receiving_since = 0.0
         elif not self.receiving_since:
             self.receiving_since = self._front.clock()
@@ -91,12 +90,10 @@ class GrpcConnection(asyncio.Protocol):
     # Frames in
 
     def _read_preface(self, data: bytes) -> int:
-        size = len(frames.PREFACE)
-        if len(data) < size and frames.PREFACE.startswith(data):
+        size = frames.preface_size(data)
+        if not size:
             self._buffer = data
             return len(data)
-        if not data.startswith(frames.PREFACE):
-            raise ConnectionBroken(frames.PROTOCOL_ERROR, "not the HTTP/2 preface")
         self._awaits_preface = False
         return size
 
@@ -118,12 +115,14 @@ class GrpcConnection(asyncio.Protocol):
             self._buffer = data[position:]
 
     def _on_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if self._block and kind != frames.CONTINUATION:
+        if self._block.parts and kind != frames.CONTINUATION:
             raise ConnectionBroken(frames.PROTOCOL_ERROR, "a header block was left unfinished")
         if kind == frames.DATA:
             self._on_data(flags, number, payload)
         elif kind in (frames.HEADERS, frames.CONTINUATION):
-            self._on_headers(kind, flags, number, payload)
+            whole = self._block.add(kind, flags, number, payload)
+            if whole is not None:
+                self._open(*whole)
         elif kind == frames.WINDOW_UPDATE:
             self._on_window_update(number, payload)
         elif kind == frames.PUSH_PROMISE:
@@ -152,22 +151,6 @@ class GrpcConnection(asyncio.Protocol):
             raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "a window update has 4 bytes")
         increment = struct.unpack(">L", payload)[0] & frames.MAX_WINDOW
         self._outgoing.widen(increment, self._streams.get(number), is_connection=number == 0)
-
-    def _on_headers(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if kind == frames.HEADERS:
-            payload = frames.unpadded(flags, payload)
-            self._block_head = (number, flags)
-            self._block = [payload[5:] if flags & frames.HAS_PRIORITY else payload]
-        elif not self._block or number != self._block_head[0]:
-            raise ConnectionBroken(frames.PROTOCOL_ERROR, "a continuation of nothing")
-        else:
-            self._block.append(payload)
-        # An empty continuation costs the sender little: count frames as well as bytes.
-        if sum(map(len, self._block)) > MAX_HEADER_LIST_BYTES or len(self._block) > 16:
-            raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, "header block over the limit")
-        if flags & frames.END_HEADERS:
-            block, self._block = b"".join(self._block), []
-            self._open(number, self._block_head[1], block)
 
     def _open(self, number: int, flags: int, block: bytes) -> None:
         headers = self._reader.read(block)
@@ -208,10 +191,14 @@ class GrpcConnection(asyncio.Protocol):
             self._take_in(stream, data)
 
     def _take_in(self, stream: Stream, data: bytes) -> None:
+        if stream.is_answered:
+            return
         try:
-            for message in stream.received(data, self._front.max_body_bytes):
+            messages = stream.received(data, self._front.max_body_bytes)
+            # All at once: an answer that needs no computing must not seem the last one.
+            stream.open_messages += len(messages)
+            for message in messages:
                 stream.receiving_since = 0.0
-                stream.open_messages += 1
                 stream.method.message(stream, message)
             if stream.held_bytes and not stream.receiving_since:
                 stream.receiving_since = self._front.clock()
@@ -270,12 +257,18 @@ class GrpcConnection(asyncio.Protocol):
     def is_idle(self) -> bool:
         return not self._streams
 
+    @property
+    def is_draining(self) -> bool:
+        return self._front.is_draining
+
     def sweep(self, now: float, arrival_seconds: float, idle_seconds: float) -> None:
         """Once a second: forgive nuisances, end calls whose message comes too slowly, close what is idle."""
         self._nuisance = 0
         for stream in [s for s in self._streams.values() if 0 < s.receiving_since < now - arrival_seconds]:
             problem = f"the message took longer than {arrival_seconds:g} s to arrive"
             self._refuse(stream, Refused(problem, remedy="send it at once", status=408))
+        if self.is_draining:
+            self._leave_quiet_streams()
         if 0 < self.receiving_since < now - arrival_seconds:
             self._break(frames.ENHANCE_YOUR_CALM, "a frame or header block that does not end")
             return
@@ -287,6 +280,11 @@ class GrpcConnection(asyncio.Protocol):
     def drain(self) -> None:
         """Ask the client to go elsewhere; what it has sent or is sending is still answered."""
         self._outgoing.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+        self._leave_quiet_streams()
+
+    def _leave_quiet_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.leave_if_quiet()
 
     def refuse(self, status: int, problem: str) -> None:
         """The front does not want this connection."""

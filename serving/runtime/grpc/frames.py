@@ -44,6 +44,15 @@ class ConnectionBroken(Exception):  # noqa: N818 - a decision, not a fault: GOAW
         self.code = code
 
 
+def preface_size(data: bytes) -> int:
+    """How much of the first data is the preface; 0 when more must come to tell. Raises `ConnectionBroken`."""
+    if data.startswith(PREFACE):
+        return len(PREFACE)
+    if PREFACE.startswith(data):
+        return 0
+    raise ConnectionBroken(PROTOCOL_ERROR, "not the HTTP/2 preface")
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One whole frame."""
     length = len(payload)

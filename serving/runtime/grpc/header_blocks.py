@@ -11,11 +11,44 @@ from collections.abc import Iterable
 
 from hpack import Decoder
 
+from serving.runtime.grpc import frames
+from serving.runtime.grpc.frames import ConnectionBroken
+
 MAX_HEADER_LIST_BYTES = 32 * 1024
+_MAX_FRAMES = 16
 _REMEMBERED = 256
 _STATUS_200 = b"\x88"
 
 Headers = dict[bytes, bytes]
+
+
+class HeaderFrames:
+    """Collects one header block, which may come in several frames. `parts` is empty between blocks."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self._number = self._flags = 0
+
+    def add(self, kind: int, flags: int, number: int, payload: bytes) -> tuple[int, int, bytes] | None:
+        """One frame; with the last, the stream's number, the first frame's flags and the whole block.
+
+        Raises `ConnectionBroken` on a continuation of nothing and on a block over the limit.
+        """
+        if kind == frames.HEADERS:
+            payload = frames.unpadded(flags, payload)
+            self._number, self._flags = number, flags
+            self.parts = [payload[5:] if flags & frames.HAS_PRIORITY else payload]
+        elif not self.parts or number != self._number:
+            raise ConnectionBroken(frames.PROTOCOL_ERROR, "a continuation of nothing")
+        else:
+            self.parts.append(payload)
+        # An empty continuation costs the sender little: count frames as well as bytes.
+        if sum(map(len, self.parts)) > MAX_HEADER_LIST_BYTES or len(self.parts) > _MAX_FRAMES:
+            raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, "header block over the limit")
+        if not flags & frames.END_HEADERS:
+            return None
+        block, self.parts = b"".join(self.parts), []
+        return self._number, self._flags, block
 
 
 class HeaderReader:

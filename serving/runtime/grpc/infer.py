@@ -16,15 +16,24 @@ from serving.runtime.grpc.messages import message
 from serving.runtime.grpc.status import read_timeout_header
 from serving.runtime.grpc.stream import Stream
 from serving.runtime.grpc.tensors import MessageWriter, cuts_of, read_message
+from serving.runtime.keys import KeyRing
 from serving.runtime.model import ServedModel
 from serving.runtime.repository import Repository
-from serving.runtime.urgency import read_priority, read_timeout
+from serving.runtime.urgency import (
+    ENVOY_TIMEOUT_HEADER,
+    PRIORITY_HEADER,
+    TIMEOUT_HEADER,
+    read_priority,
+    read_timeout,
+)
 
 ModelInferRequest = message("ModelInferRequest")
 ModelInferResponse = message("ModelInferResponse")
 ModelStreamInferResponse = message("ModelStreamInferResponse")
 
-_URGENCY = frozenset((b"x-slipway-priority", b"x-slipway-timeout-ms", b"grpc-timeout"))
+_URGENCY = frozenset((PRIORITY_HEADER, TIMEOUT_HEADER, ENVOY_TIMEOUT_HEADER, b"grpc-timeout"))
+# Of a stream's headers; the others limit the whole stream, which may stay open for days.
+_MESSAGE_URGENCY = (PRIORITY_HEADER, TIMEOUT_HEADER)
 
 
 class Written:
@@ -167,15 +176,39 @@ class StreamInferMethod:
     def message(self, stream: Stream, payload: bytes) -> None:
         try:
             written, request = self._single.read(payload)
-            call = _urgent(StreamedCall(stream, written, request), {})
+            call = _urgent(StreamedCall(stream, written, request), _of_each_message(stream.headers))
         except SlipwayError as error:
-            _send_stream_error(stream, "", error)
+            self.refuse(stream, payload, error)
             return
         written.model.infer(call)
+
+    def refuse(self, stream: Stream, payload: bytes, error: SlipwayError) -> None:
+        """Say in the stream that this message is not computed."""
+        _send_stream_error(stream, _id_of(payload), error)
 
     def input_ended(self, stream: Stream) -> None:
         if not stream.open_messages and not stream.is_answered:
             stream.finish()
+
+
+class MeteredStreamInfer:
+    """ModelStreamInfer for one stream of a caller with a key: its messages take tokens, as unary calls do."""
+
+    expects_a_message = False
+
+    def __init__(self, method: StreamInferMethod, keys: KeyRing) -> None:
+        self._method, self._keys = method, keys
+
+    def message(self, stream: Stream, payload: bytes) -> None:
+        try:
+            self._keys.admit(stream.headers, takes_token=True)
+        except SlipwayError as error:
+            self._method.refuse(stream, payload, error)
+            return
+        self._method.message(stream, payload)
+
+    def input_ended(self, stream: Stream) -> None:
+        self._method.input_ended(stream)
 
 
 def _parsed(payload: bytes) -> Any:
@@ -185,13 +218,30 @@ def _parsed(payload: bytes) -> Any:
         raise Refused("the message is not a ModelInferRequest", remedy="use the protocol's") from error
 
 
+def _id_of(payload: bytes) -> str:
+    """As far as it can be told: the message may be anything."""
+    try:
+        return str(ModelInferRequest.FromString(payload).id)
+    except DecodeError:
+        return ""
+
+
+def _of_each_message(headers: Headers) -> Headers:
+    return {name: headers[name] for name in _MESSAGE_URGENCY if name in headers}
+
+
 def _urgent(call: GrpcCall, headers: Headers) -> GrpcCall:
+    """Raises `Refused`, counted, when the headers or parameters mean nothing."""
     model, parameters = call.written.model, call.request.parameters
     call.timeout = model.timeout_seconds
     if parameters or not _URGENCY.isdisjoint(headers):
-        call.priority = read_priority(headers, parameters)
         limit = min(model.timeout_seconds, read_timeout_header(headers.get(b"grpc-timeout")))
-        call.timeout = read_timeout(headers, parameters, limit)
+        try:
+            call.priority = read_priority(headers, parameters)
+            call.timeout = read_timeout(headers, parameters, limit)
+        except SlipwayError as error:
+            model.metrics.finished(status_of(error))
+            raise
     return call
 
 
@@ -204,8 +254,12 @@ def _send_stream_error(stream: Stream, request_id: str, error: SlipwayError) -> 
 
 def _closed_one(stream: Stream) -> None:
     stream.open_messages -= 1
-    if stream.input_ended and not stream.open_messages and not stream.is_answered:
+    if stream.open_messages or stream.is_answered:
+        return
+    if stream.input_ended:
         stream.finish()
+    elif stream.connection.is_draining:
+        stream.leave_if_quiet()
 
 
 def _fields(lines: bytes) -> tuple[tuple[bytes, bytes], ...]:

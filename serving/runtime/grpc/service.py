@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from model_store.errors import SlipwayError
 from serving.runtime.errors import ModelFault, Refused
 from serving.runtime.grpc.header_blocks import Headers
-from serving.runtime.grpc.infer import InferMethod, StreamInferMethod
+from serving.runtime.grpc.infer import InferMethod, MeteredStreamInfer, StreamInferMethod
 from serving.runtime.grpc.messages import PACKAGE, message
 from serving.runtime.grpc.stream import Stream
 from serving.runtime.keys import KeyRing
@@ -147,10 +147,10 @@ def _admitted(method: Method, headers: Headers, keys: KeyRing) -> Method:
     if path.endswith((b"/ServerLive", b"/ServerReady")):
         return method
     try:
-        keys.admit(headers, takes_token=path.endswith(b"Infer"))
+        keys.admit(headers, takes_token=isinstance(method, InferMethod))
     except SlipwayError as error:
         return Refusing(error)
-    return method
+    return MeteredStreamInfer(method, keys) if isinstance(method, StreamInferMethod) else method
 
 
 def _server_metadata(_: Any) -> Any:

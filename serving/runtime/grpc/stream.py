@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from model_store.errors import SlipwayError
-from serving.runtime.errors import Refused
+from serving.runtime.errors import Refused, Unavailable
 from serving.runtime.grpc.header_blocks import Headers, literal_block
 from serving.runtime.grpc.status import grpc_message, grpc_status
 
@@ -19,6 +19,7 @@ _PREFIX = struct.Struct(">BL")
 _PREFIX_BYTES = 5
 _GZIP_OR_ZLIB = 47
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
+_REQUEST_ID = b"x-request-id"
 
 HEADERS_OK = literal_block([_CONTENT_TYPE], status_200=True)
 NOT_GRPC = literal_block([(b":status", b"415"), (b"content-length", b"0")])
@@ -85,18 +86,25 @@ class Stream:
     def reply(self, message: bytes, headers: bytes = HEADERS_OK) -> None:
         """The one answer of a unary call; `headers` is an encoded block."""
         self.is_answered = True
-        self.connection.send(self, headers, message, TRAILERS_OK)
+        self.connection.send(self, self._named(headers), message, TRAILERS_OK)
 
     def send(self, message: bytes) -> None:
         """One of many answers of a streamed call."""
-        headers = None if self.has_sent_headers else HEADERS_OK
+        headers = None if self.has_sent_headers else self._named(HEADERS_OK)
         self.has_sent_headers = True
         self.connection.send(self, headers, message, None)
 
     def finish(self) -> None:
         """End a streamed call."""
         self.is_answered = True
-        self.connection.end(self, None if self.has_sent_headers else HEADERS_OK, TRAILERS_OK)
+        headers = None if self.has_sent_headers else self._named(HEADERS_OK)
+        self.connection.end(self, headers, TRAILERS_OK)
+
+    def leave_if_quiet(self) -> None:
+        """End an open streamed call because the pod leaves, unless something of it is under way."""
+        if self.method.expects_a_message or self.open_messages or self.held_bytes or self.is_answered:
+            return
+        self.reply_error(Unavailable("draining", remedy="open another stream"))
 
     def reply_error(self, error: SlipwayError, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Trailers only: the status, its words, and the model's own headers; to others than gRPC a 415."""
@@ -110,7 +118,12 @@ class Stream:
             self.connection.end(self, None, literal_block([status, words]))
         else:
             block = literal_block([_CONTENT_TYPE, status, words, *fields], status_200=True)
-            self.connection.end(self, None, block)
+            self.connection.end(self, None, self._named(block))
+
+    def _named(self, headers: bytes) -> bytes:
+        """The block with the client's request id, where it sent one."""
+        request_id = self.headers.get(_REQUEST_ID)
+        return headers if request_id is None else headers + literal_block([(_REQUEST_ID, request_id)])
 
     def _inflated(self, message: bytes, limit: int) -> bytes:
         encoding = self.headers.get(b"grpc-encoding", b"identity")

@@ -10,7 +10,7 @@ import orjson
 from model_store.errors import SlipwayError
 from serving.runtime.cache.memory import BodyMemory, MemoryCache
 from serving.runtime.call import Call, Outputs
-from serving.runtime.flights import Flights
+from serving.runtime.flights import Fail, Flights
 from serving.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -21,19 +21,24 @@ FROM_MEMORY = b"x-slipway-cache: memory\r\n"
 _REDIS = b"x-slipway-cache: redis\r\n"
 
 
+def _fail(call: Call, error: SlipwayError) -> None:
+    call.failed(error)
+
+
 class Answers:
-    """One bundle's. `compute` starts a call on the engine."""
+    """One bundle's. `compute` starts a call on the engine; `fail` ends one that shared another's failure."""
 
     def __init__(
         self,
         manifest: Manifest,
         compute: Callable[[Call], None],
         *,
+        fail: Fail,
         link: RedisLink | None,
         clock: Callable[[], float],
     ) -> None:
         self._signature, self.bundle = manifest.signature, manifest.id
-        self._flights = Flights(self._lead_or_follow)
+        self._flights = Flights(self._lead_or_follow, fail)
         self._compute, self._clock = compute, clock
         self.memory: MemoryCache | None = None
         self.bodies: BodyMemory | None = None
@@ -48,11 +53,14 @@ class Answers:
         manifest: Manifest,
         compute: Callable[[Call], None],
         *,
+        fail: Fail = _fail,
         link: RedisLink | None = None,
         clock: Callable[[], float],
     ) -> Answers | None:
         """None for a model whose equal inputs may have different answers."""
-        return None if manifest.settings.stochastic else cls(manifest, compute, link=link, clock=clock)
+        if manifest.settings.stochastic:
+            return None
+        return cls(manifest, compute, fail=fail, link=link, clock=clock)
 
     def settle(self, call: Call, now: float) -> bool:
         """Whether the call is answered, or will be without another computation."""
@@ -69,7 +77,7 @@ class Answers:
 
     def answered(self, call: Call, outputs: Outputs, first: int, now: float) -> None:
         """The engine answered a leader: followers get the same, the caches keep it."""
-        self.shared_in_flight += self._flights.answered(call, outputs, first)
+        self.shared_in_flight += self._flights.answered(call, outputs, first, now)
         if self.memory is not None:
             alone = outputs.alone(first, call.rows)
             self.memory.put(call.identity, alone, now)
@@ -110,11 +118,14 @@ class Answers:
         if outputs is None:
             self._compute(call)
             return
+        now = self._clock()
         if self.memory is not None:
-            self.memory.put(call.identity, outputs, self._clock())
+            self.memory.put(call.identity, outputs, now)
         call.source = _REDIS
-        call.answered(outputs, 0)
-        self._flights.answered(call, outputs, 0)
+        try:
+            call.answered(outputs, 0)
+        finally:
+            self._flights.answered(call, outputs, 0, now)
 
     def _lead_or_follow(self, call: Call) -> None:
         if self._flights.leads(call):

@@ -86,26 +86,31 @@ class Batcher:
         end = began + min(began - self._turn_ended, _TURN_SECONDS)
         # At least one batch, and as much time for the engine as the loop had for reading and refusing: else
         # an overloaded pod would mostly refuse.
-        while self._one_batch(now) and self._queue and (now := self._clock()) < end:
-            pass
-        self._turn_ended = self._clock()
-        self._is_scheduled = bool(self._queue) and not self._is_busy
-        if self._is_scheduled:
-            self._loop.call_soon(self._start_batch)
+        try:
+            while self._one_batch(now) and self._queue and (now := self._clock()) < end:
+                pass
+        finally:
+            # Also after a batch that could not be delivered: what waits behind it must not wait for ever.
+            self._turn_ended = self._clock()
+            self._is_scheduled = bool(self._queue) and not self._is_busy
+            if self._is_scheduled:
+                self._loop.call_soon(self._start_batch)
 
     def _one_batch(self, now: float) -> bool:
         """Whether another may follow in this turn: not where a thread computes this one."""
         calls, dead = self._queue.take(self._max_rows, now)
-        if calls:
-            for call in calls:
-                call.started = now
-            if self._inline and _rows(calls) <= self._max_rows:
-                self._run_inline(calls, now)
-            else:
-                self._run_elsewhere(calls)
-        if dead:
-            # Last, because what waited for their answers may be submitted anew at once.
-            self._deliver.calls_died(dead)
+        try:
+            if calls:
+                for call in calls:
+                    call.started = now
+                if self._inline and _rows(calls) <= self._max_rows:
+                    self._run_inline(calls, now)
+                else:
+                    self._run_elsewhere(calls)
+        finally:
+            if dead:
+                # Last, because what waited for their answers may be submitted anew at once.
+                self._deliver.calls_died(dead)
         return not self._is_busy
 
     def _run_elsewhere(self, calls: list[Call]) -> None:
@@ -136,8 +141,10 @@ class Batcher:
             self._deliver.batch_done(executed, rows, seconds)
         else:
             # The engine first: it computes the next batch while the answers of this one are written.
-            self._start_batch()
-            self._deliver.batch_done(executed, rows, seconds)
+            try:
+                self._start_batch()
+            finally:
+                self._deliver.batch_done(executed, rows, seconds)
 
 
 def _rows(calls: Sequence[Call]) -> int:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 
 from model_store.errors import SlipwayError
 from serving.runtime.call import Call, Outputs
 from serving.runtime.errors import Abandoned, Expired
 
+log = logging.getLogger("slipway.pod")
+
+Fail = Callable[[Call, SlipwayError], None]
+
 
 class Flights:
-    """`relaunch` starts a follower anew when its leader was dropped for reasons of the leader's own."""
+    """`relaunch` starts a follower anew when its leader was dropped for reasons of the leader's own; `fail`
+    is what becomes of one that gets no answer. Neither raises."""
 
-    def __init__(self, relaunch: Callable[[Call], None]) -> None:
-        self._relaunch = relaunch
+    def __init__(self, relaunch: Callable[[Call], None], fail: Fail) -> None:
+        self._relaunch, self._fail = relaunch, fail
         self._leaders: dict[Hashable, Call] = {}
         self._followers: dict[Call, list[Call]] = {}
 
@@ -35,13 +41,20 @@ class Flights:
             del self._leaders[leader.identity]
         return self._followers.pop(leader, []) if self._followers else _NOBODY
 
-    def answered(self, leader: Call, outputs: Outputs, first: int) -> int:
-        """Give the leader's answer to all who waited for it; how many did."""
-        followers = self.landed(leader)
-        for call in followers:
+    def answered(self, leader: Call, outputs: Outputs, first: int, now: float) -> int:
+        """Give the leader's answer to all who waited for it in time; how many did. Never raises."""
+        in_time = 0
+        for call in self.landed(leader):
+            if _is_late(call, leader, now):
+                self._fail(call, Expired())
+                continue
+            in_time += 1
             call.source = b"x-slipway-cache: shared\r\n"
-            call.answered(outputs, first)
-        return len(followers)
+            try:
+                call.answered(outputs, first)
+            except Exception:
+                log.exception("an answer broke the pod's own code")
+        return in_time
 
     def failed(self, leader: Call, error: SlipwayError) -> None:
         """Followers share the model's failure, but not their leader's deadline or closed connection."""
@@ -49,7 +62,12 @@ class Flights:
             if isinstance(error, Abandoned | Expired):
                 self._relaunch(call)
             else:
-                call.failed(error)
+                self._fail(call, error)
+
+
+def _is_late(follower: Call, leader: Call, now: float) -> bool:
+    """As if it had been computed itself: it started with its leader, or else could only start now."""
+    return follower.deadline <= (leader.started if follower.arrived <= leader.started else now)
 
 
 _NOBODY: list[Call] = []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model_store.errors import SlipwayError
@@ -25,28 +22,16 @@ from serving.runtime.manifest import Manifest
 from serving.runtime.opened import OpenedModel
 from serving.runtime.patience import Patience
 from serving.runtime.quick_hits import QuickHits
+from serving.runtime.surroundings import Surroundings
 from serving.runtime.telemetry import ModelMetrics
 from serving.runtime.urgency import Priority
 
 if TYPE_CHECKING:
-    from serving.runtime.cache.link import RedisLink
     from serving.runtime.recording.writer import RequestLog
-    from serving.runtime.tracing import Tracer
 
+log = logging.getLogger("slipway.pod")
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a model shares with its pod. `relay` finds another model by name for a fallback."""
-
-    slot: str
-    faults: str
-    chance: random.Random
-    loop: asyncio.AbstractEventLoop
-    clock: Callable[[], float]
-    relay: Callable[[str], ServedModel]
-    link: RedisLink | None = None
-    request_log: Path | None = None
-    tracer: Tracer | None = None
+_BROKE = "an answer broke the pod's own code"
 
 
 class ServedModel:
@@ -68,7 +53,9 @@ class ServedModel:
         self._faults: Faults | None = faults_for(self.name, self.version, around.faults, around.chance)
         self._failures, self._tracer = FailureLog(around.clock), around.tracer
         self.log = _request_log(manifest, around)
-        self.answers = Answers.of(manifest, self._compute, link=around.link, clock=around.clock)
+        self.answers = Answers.of(
+            manifest, self._compute, fail=self._fail_follower, link=around.link, clock=around.clock
+        )
         if self.answers is not None:
             self.answers.fill(opened.warmed.answers)
         self.quick_hits = self._make_quick_hits()
@@ -114,9 +101,7 @@ class ServedModel:
         """Past the caches: this call needs the engine."""
         try:
             if not self.limit.admits(self.computing, call.priority):
-                raise Unavailable(
-                    "more requests than this model can answer in time", remedy="try again later"
-                )
+                raise _too_many()
             shed = self.batcher.submit(call)
         except SlipwayError as error:
             self.metrics.drop("shed")
@@ -169,16 +154,34 @@ class ServedModel:
         first = 0
         for call in calls:
             self.limit.observe(call.started - call.arrived)
-            call.answered(outputs, first)
-            if self.answers is not None:
-                self.answers.answered(call, outputs, first, self._clock())
+            # What one answer breaks on is its own: the rest of the batch and of the queue gets theirs.
+            try:
+                try:
+                    call.answered(outputs, first)
+                finally:
+                    if self.answers is not None:
+                        self.answers.answered(call, outputs, first, self._clock())
+            except Exception:
+                log.exception(_BROKE)
             first += call.rows
 
     def _fail(self, call: Call, error: SlipwayError) -> None:
+        """Fail a call and those who wait for its answer. Never raises."""
         if self.answers is not None:
             self.answers.failed(call, error)
-        if self._fallback is None or not isinstance(error, COVERED) or not self._fallback.answer(call):
-            call.failed(error)
+        self._fail_alone(call, error)
+
+    def _fail_follower(self, call: Call, error: SlipwayError) -> None:
+        if isinstance(error, Expired):
+            self.metrics.drop("expired")
+        self._fail_alone(call, error)
+
+    def _fail_alone(self, call: Call, error: SlipwayError) -> None:
+        try:
+            if self._fallback is None or not isinstance(error, COVERED) or not self._fallback.answer(call):
+                call.failed(error)
+        except Exception:
+            log.exception(_BROKE)
 
     def record(self, call: Call, code: int, outputs: Outputs | None = None, first: int = 0) -> None:
         """Count a finished request; log and trace it where that is wanted."""

@@ -21,9 +21,10 @@ from serving.runtime.http.connection import Connection
 from serving.runtime.http.front import Front
 from serving.runtime.http.routes import Routes
 from serving.runtime.keys import KeyRing
-from serving.runtime.model import ServedModel, Surroundings
+from serving.runtime.model import ServedModel
 from serving.runtime.opened import OpenedModel
 from serving.runtime.repository import Repository
+from serving.runtime.surroundings import Surroundings
 from serving.runtime.tracing import make_tracer
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ Protocol: https://github.com/kserve/open-inference-protocol and Triton's binary 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import orjson
@@ -173,12 +174,20 @@ def _accept(spec: TensorSpec, entry: dict[str, Any]) -> tuple[Shape, int]:
             remedy=f"send {spec.datatype.name}; the pod never casts",
         )
     if "parameters" in entry:
-        _parameters(entry)
+        expect_own_bytes("input", spec.name, _parameters(entry))
     shape = entry.get("shape")
     try:
         return spec.accepted[tuple(shape)]  # type: ignore[arg-type]
     except (KeyError, TypeError):
         return spec.accept(shape)
+
+
+def expect_own_bytes(kind: str, name: str, parameters: Container[str]) -> None:
+    """Raises `Refused` for a tensor whose bytes are in the client's memory and not in the message."""
+    if "shared_memory_region" in parameters:
+        raise Refused(
+            f"{kind} {name!r}: shared memory is not offered", remedy="let the tensor travel in the message"
+        )
 
 
 def _expect_rows(signature: Signature, shapes: list[Shape]) -> None:
@@ -249,6 +258,7 @@ def _wanted(entry: dict[str, Any], signature: Signature, all_binary: bool) -> Wa
         raise Refused(
             f"no output {str(entry.get('name'))[:100]!r}", remedy=f"the model has: {', '.join(names)}"
         )
+    expect_own_bytes("output", entry["name"], parameters)
     if parameters.get("classification"):
         raise Refused("the classification extension is not served", remedy="take the scores and sort them")
     binary = parameters.get("binary_data", all_binary)

@@ -9,7 +9,7 @@ import numpy as np
 from serving.runtime.call import Data, Outputs
 from serving.runtime.codec.blob import read_blob
 from serving.runtime.codec.plans import Cuts
-from serving.runtime.codec.request import InferRequest, WantedOutput, asked_twice
+from serving.runtime.codec.request import InferRequest, WantedOutput, asked_twice, expect_own_bytes
 from serving.runtime.errors import Refused
 from serving.runtime.grpc.messages import message
 from serving.runtime.signature import Shape, Signature, TensorSpec
@@ -42,7 +42,7 @@ def read_message(signature: Signature, request: Any) -> InferRequest:
     shapes: list[Shape] = []
     for spec, (position, entry) in zip(signature.inputs, entries, strict=True):
         shape, count = _accept(spec, entry)
-        data.append(read_blob(spec, memoryview(raw[position]), count) if raw else _typed(spec, entry, count))
+        data.append(_raw(spec, entry, raw[position], count) if raw else _typed(spec, entry, count))
         shapes.append(shape)
     if len(shapes) > 1 and signature.is_batched and len({shape[0] for shape in shapes}) > 1:
         raise Refused("inputs have different numbers of rows", remedy="give every input the same rows")
@@ -59,6 +59,9 @@ def _entries(inputs: Any, signature: Signature, raw: int) -> list[tuple[int, Any
             f"the inputs are {str([entry.name for entry in inputs])[:200]}",
             remedy=f"send exactly these inputs, each once: {', '.join(signature.positions)}",
         )
+    for entry in inputs:
+        # Before the contents are counted: these have none.
+        expect_own_bytes("input", entry.name, entry.parameters)
     if raw and raw != len(inputs):
         raise Refused(
             f"{raw} raw_input_contents for {len(inputs)} inputs", remedy="send one for each input or none"
@@ -74,6 +77,14 @@ def _accept(spec: TensorSpec, entry: Any) -> tuple[Shape, int]:
         )
     shape = tuple(entry.shape)
     return spec.accepted.get(shape) or spec.accept(shape)
+
+
+def _raw(spec: TensorSpec, entry: Any, raw: bytes, count: int) -> Data:
+    if entry.HasField("contents") and entry.contents.ByteSize():
+        raise Refused(
+            f"input {spec.name!r} has both contents and raw_input_contents", remedy="send one of them"
+        )
+    return read_blob(spec, memoryview(raw), count)
 
 
 def _typed(spec: TensorSpec, entry: Any, count: int) -> Data:
@@ -105,7 +116,8 @@ def _wanted(request: Any, signature: Signature) -> tuple[WantedOutput, ...] | No
     for entry in request.outputs:
         if entry.name not in names:
             raise Refused(f"no output {entry.name[:100]!r}", remedy=f"the model has: {', '.join(names)}")
-        if entry.parameters and "classification" in entry.parameters:
+        expect_own_bytes("output", entry.name, entry.parameters)
+        if "classification" in entry.parameters:
             raise Refused("the classification extension is not served", remedy="take the scores")
         position = names.index(entry.name)
         if position in found:

@@ -53,8 +53,12 @@ class Call:
 
     def identify(self, signature: Signature) -> Hashable:
         """What makes two calls the same: the exact input bytes, and the shapes where those can differ."""
-        if signature.is_fixed and type(self.data[0]) is bytes:
-            self.identity = self.data[0]
+        if signature.is_fixed:
+            data = self.data[0]
+            if type(data) is not bytes:
+                # In place of the view, so that the request it was cut from need not be kept beside it.
+                data = self.data[0] = bytes(data)  # type: ignore[arg-type]
+            self.identity = data
         else:
             parts = tuple(tuple(d) if type(d) is list else bytes(d) for d in self.data)  # type: ignore[arg-type]
             self.identity = (parts, tuple(self.shapes))

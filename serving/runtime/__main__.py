@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 
@@ -66,5 +68,17 @@ def _options(arguments: list[str] | None) -> PodOptions:
     )
 
 
+def end(code: int) -> NoReturn:
+    """Write what is left to write, then go at once.
+
+    A thread may still be inside an engine, for a caller that has left. The interpreter's own way to end takes
+    from it what it computes with, and the process aborts.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

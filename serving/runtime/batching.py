@@ -125,7 +125,12 @@ class Batcher:
 
     def _finished_elsewhere(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:
         # Called on the compute thread.
-        self._loop.call_soon_threadsafe(self._finish, calls, executed, seconds)
+        try:
+            self._loop.call_soon_threadsafe(self._finish, calls, executed, seconds)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            # The pod has ended meanwhile, and nobody waits.
 
     def _finish(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:
         self._is_busy = False

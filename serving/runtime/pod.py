@@ -87,7 +87,7 @@ class Pod:
         self._stop.set()
 
     async def serve(self) -> None:
-        """Listen at once (live, not ready), load, serve until `stop`, drain.
+        """Listen at once (live, not ready), load, serve until `stop` (also while loading), drain.
 
         Raises `SlipwayError` when a bundle cannot be loaded, `OSError` when the port is taken.
         """
@@ -97,14 +97,27 @@ class Pod:
         self.port = server.sockets[0].getsockname()[1]
         self._start(self._sweep())
         try:
-            await self.repository.load_all()
-            if self._link is not None:
-                self._start(follow_invalidations(self._link, self._answers))
-            log.info("ready on %s:%d", self._options.host, self.port)
-            await self._stop.wait()
+            if await self._load():
+                if self._link is not None:
+                    self._start(follow_invalidations(self._link, self._answers))
+                log.info("ready on %s:%d", self._options.host, self.port)
+                await self._stop.wait()
             await self._drain(server)
         finally:
             await self._end(server)
+
+    async def _load(self) -> bool:
+        """Whether everything is loaded: not where `stop` came first."""
+        loading = self._loop.create_task(self.repository.load_all())
+        stopping = self._loop.create_task(self._stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not loading.done():
+            loading.cancel()
+            log.info("stopped while loading")
+            return False
+        loading.result()
+        return True
 
     async def _drain(self, server: asyncio.AbstractServer) -> None:
         self.front.drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -42,6 +43,8 @@ class Repository:
         self._admit, self._clock, self._request_log = admit, clock, request_log
         self._entries = [_entry(bundle) for bundle in bundles]
         self._lock = asyncio.Lock()
+        # Its own, for the event loop's end waits for its default one: a pod told to stop must not load on.
+        self._loader = ThreadPoolExecutor(1, "load")
         self.by_target: dict[bytes, ServedModel] = {}
         # Grows with every model that comes or goes: what was remembered of the models before is void.
         self.generation = 0
@@ -113,7 +116,10 @@ class Repository:
     async def _load(self, entry: Entry) -> None:
         async with self._lock:
             try:
-                opened = await asyncio.to_thread(OpenedModel, entry.bundle, self._clock, self._request_log)
+                loop = asyncio.get_running_loop()
+                opened = await loop.run_in_executor(
+                    self._loader, OpenedModel, entry.bundle, self._clock, self._request_log
+                )
             except SlipwayError as error:
                 entry.reason = error.problem
                 raise

@@ -63,10 +63,18 @@ def _run(home: Home, guard: Guard, router: EnvoyFileRouter, ending: threading.Ev
             guard.tick()
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
-            with guard.apart("reconcile"):
-                router.reconcile()
+            _reconcile(guard, router)
             with guard.apart("access log"):
                 access_log.turn_over(home)
+
+
+def _reconcile(guard: Guard, router: EnvoyFileRouter) -> None:
+    """Counts the routes that cannot be read, of which nothing is derived anew."""
+    with guard.apart("reconcile"):
+        router.reconcile()
+    for service in router.services():
+        with guard.apart(service):
+            router.read(service)
 
 
 def _is_alive(guard: Guard) -> bool:

@@ -102,6 +102,8 @@ class Rollouts:
         for _ in range(_ATTEMPTS):
             route = self._router.read(state.service)
             if state.phase is not Phase.ROLLED_BACK or not apply.holds_candidate(state, route):
+                # It may have been taken out by a call that could not write what follows from it.
+                self._router.reconcile()
                 return route
             try:
                 return self._router.write(
@@ -171,6 +173,7 @@ class Rollouts:
     def _with_candidate(self, candidate: Deployment, settings: RouteSettings) -> Route:
         route = self._route_or_none(candidate.service)
         if route and route.candidate == candidate and route.settings == settings:
+            self._router.reconcile()
             return route
         stable = route.stable if route else None
         at = route.revision if route else 0

@@ -48,9 +48,13 @@ def promote(state: RolloutState, journal: Journal, *, at: datetime) -> RolloutSt
 def finish(
     state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, at: datetime, reason: str
 ) -> RolloutState:
-    """The candidate becomes stable. The route first: a state that said so too early loses the way back."""
+    """The candidate becomes stable. The route first: a state that said so too early loses the way back.
+
+    So with all that follows from the route: once it is done, the previous version's pods are retired.
+    """
     if holds_candidate(state, route):
         router.write(state.service, ALL_STABLE, stable=route.candidate, candidate=None, at=route.revision)
+    router.reconcile()
     done = state.with_phase(Phase.DONE, at=at, reason=reason)
     return journal.save(done, Event(at, "done", reason, 0))
 

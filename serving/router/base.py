@@ -30,6 +30,10 @@ class UnknownService(Permanent):
         )
 
 
+class UnreadableRoute(Permanent):
+    """The record of a route is torn, or was changed by hand into something else."""
+
+
 class TrafficRouter(Protocol):
     """Every write is compare-and-swap on `at`, so a rollback always beats a slower promotion.
 
@@ -41,7 +45,7 @@ class TrafficRouter(Protocol):
         ...
 
     def read(self, service: str) -> Route:
-        """The current route. Raises `Permanent` (UnknownService) listing what exists."""
+        """The current route. Raises `Permanent`: UnknownService listing what exists, or UnreadableRoute."""
         ...
 
     def write(
@@ -59,5 +63,12 @@ class TrafficRouter(Protocol):
         `settings` None keeps what the route has (defaults for a new one).
 
         Raises `StaleRoute` when the route has moved on.
+        """
+        ...
+
+    def reconcile(self) -> None:
+        """Bring what follows from the routes into line with them. Raises while that cannot be written.
+
+        After a `write` that raised, this is what may be missing.
         """
         ...

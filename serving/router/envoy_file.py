@@ -7,6 +7,7 @@ are derived from all records, and `reconcile` makes them again if a crash came b
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,15 +17,17 @@ from pathlib import Path
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.spec import MODEL_NAME
-from serving.gateway import clusters, endpoints, routes
-from serving.gateway.bootstrap import clusters_file, routes_file
+from serving.gateway import clusters, endpoints
 from serving.gateway.watches import require_spare
 from serving.home import Home
-from serving.router.base import StaleRoute, UnknownService
+from serving.router.base import StaleRoute, UnknownService, UnreadableRoute
+from serving.router.derived import derive
 from serving.router.history import RouteHistory
-from serving.types import Deployment, Route, RouteSettings, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, Route, RouteSettings, TrafficSplit
 
 _FILE = "endpoints.json"
+
+log = logging.getLogger(__name__)
 
 
 class EnvoyFileRouter:
@@ -50,7 +53,7 @@ class EnvoyFileRouter:
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             known = self._read.get(service)
             if known is None or known[0] != stamp:
-                known = self._read[service] = stamp, endpoints.parse(self.file(service).read_bytes())
+                known = self._read[service] = stamp, self._parsed(service)
         except FileNotFoundError:
             raise UnknownService(service, known=self.services()) from None
         return known[1]
@@ -80,21 +83,46 @@ class EnvoyFileRouter:
         return after
 
     def reconcile(self) -> None:
-        """Derive clusters and routes from the records; writes only what changed, clusters first."""
+        """Derive clusters and routes from the records; writes only what changed, clusters first.
+
+        What was derived of a record that cannot be read now stays, and keeps nothing else from being derived.
+        """
         with self._exclusive(self._home.envoy / "derived.lock"):
-            known = [self.read(service) for service in self.services()]
+            known, unread = [], []
+            for service in self.services():
+                try:
+                    known.append(self.read(service))
+                except UnreadableRoute as problem:
+                    log.warning("%s stays as it is at the gateway: %s", service, problem)
+                    unread.append(service)
             files = {route.service: self.file(route.service) for route in known}
-            _write_if_changed(clusters_file(self._home), clusters.render(known, endpoint_file=files))
-            _write_if_changed(routes_file(self._home), routes.render(known))
+            derive(self._home, known, unread, endpoint_file=files)
 
     def file(self, service: str) -> Path:
         """The endpoint file of `service`."""
         return self._home.routes / service / _FILE
 
     def _current(self, service: str) -> Route:
-        if self.file(service).exists():
-            return endpoints.parse(self.file(service).read_bytes())
-        return Route(service, 0, TrafficSplit(stable=100, candidate=0), None, None)
+        try:
+            return self._parsed(service)
+        except FileNotFoundError:
+            return Route(service, 0, ALL_STABLE, None, None)
+
+    def _parsed(self, service: str) -> Route:
+        path = self.file(service)
+        try:
+            route = endpoints.parse(path.read_bytes())
+            if route.service != service:
+                raise ValueError(f"it is the record of {route.service}")
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+            raise UnreadableRoute(
+                f"{path} is not the record of a route: {problem!r}",
+                remedy="put a backup in its place, or remove it and release the model again; "
+                "until then the gateway goes on with what it read last",
+            ) from problem
+        return route
 
     @contextmanager
     def _locked(self, service: str) -> Iterator[None]:
@@ -122,8 +150,3 @@ def _require_safe(service: str) -> None:
             f"{service!r} cannot be the name of a service",
             remedy=f"use letters, digits, '_', '-', '.', and end it with none of {endings}",
         )
-
-
-def _write_if_changed(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
-        write_file(path, content)

@@ -41,3 +41,6 @@ class MemoryRouter:
             after = Route(service, at + 1, split, stable, candidate, settings or before.settings)
             self._routes[service] = after
             return after
+
+    def reconcile(self) -> None:
+        """Nothing follows from these routes."""

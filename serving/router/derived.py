@@ -1,0 +1,95 @@
+"""Envoy's clusters and route table, made from all records of routes.
+
+A record that cannot be read must not cost its service what the gateway has of it, nor keep the others' from
+being made: what was derived of it before is taken over from the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from model_store.durable import write_file
+from serving.gateway import clusters, grpc, routes
+from serving.gateway.bootstrap import clusters_file, routes_file
+from serving.gateway.xds import Message, discovery
+from serving.home import Home
+from serving.types import Route
+
+_PATH = "/v2/models/"
+_FILTERS = "typed_per_filter_config"
+
+
+def derive(
+    home: Home, known: list[Route], unread: Collection[str], *, endpoint_file: dict[str, Path]
+) -> None:
+    """Write both files, clusters first, where they differ. Of services in `unread`, what is there stays."""
+    made = clusters.render(known, endpoint_file=endpoint_file)
+    _write_if_changed(clusters_file(home), _with_clusters(made, clusters_file(home), unread))
+    made = routes.render(known)
+    _write_if_changed(routes_file(home), _with_routes(made, routes_file(home), unread))
+
+
+def _with_clusters(made: bytes, path: Path, unread: Collection[str]) -> bytes:
+    kept = [cluster for cluster in _resources(path) if _of_cluster(cluster) in unread]
+    if not kept:
+        return made
+    return discovery(sorted([*orjson.loads(made)["resources"], *kept], key=_of_cluster))
+
+
+def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
+    before = [host for table in _resources(path) for host in table.get("virtual_hosts", ())] if unread else []
+    if not before:
+        return made
+    tables = orjson.loads(made)["resources"]
+    host = tables[0]["virtual_hosts"][0]
+    kept = [route for route in before[0]["routes"] if _of_route(route) in unread]
+    ours = [route for route in host["routes"] if _of_route(route)]
+    others = [route for route in host["routes"] if not _of_route(route)]
+    host["routes"] = [*sorted([*ours, *kept], key=_of_route), *others]
+    for name, config in before[0].get(_FILTERS, {}).items():
+        _keep_buckets(host, name, config, unread)
+    return discovery(tables)
+
+
+def _keep_buckets(host: Message, name: str, config: Message, unread: Collection[str]) -> None:
+    kept = [bucket for bucket in config["descriptors"] if _of_bucket(bucket) in unread]
+    if kept:
+        into = host.setdefault(_FILTERS, {}).setdefault(name, {**config, "descriptors": []})
+        into["descriptors"] = sorted([*into["descriptors"], *kept], key=_of_bucket)
+
+
+def _of_cluster(cluster: Message) -> str:
+    """The service that a cluster is of; none has a name that ends like this."""
+    name: str = cluster["name"]
+    for suffix in clusters.RESERVED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _of_route(route: Message) -> str:
+    """The service that a route is of; "" if it is the gateway's own."""
+    match = route["match"]
+    if path := match.get("path_separated_prefix"):
+        return str(path).removeprefix(_PATH)
+    named = (header for header in match.get("headers", ()) if header["name"] == grpc.MODEL_HEADER)
+    return next((str(header["string_match"]["exact"]) for header in named), "")
+
+
+def _of_bucket(bucket: Message) -> str:
+    return str(bucket["entries"][0]["value"])
+
+
+def _resources(path: Path) -> Iterable[Any]:
+    try:
+        return list(orjson.loads(path.read_bytes())["resources"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return []
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        write_file(path, content)

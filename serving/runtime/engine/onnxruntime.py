@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,12 @@ from serving.runtime.signature import TensorSpec
 
 OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "out of memory", "BFCArena", "bad_alloc")
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+# Operators that fail by nothing but a value, and then not with InvalidArgument: text that is no number, a
+# category nobody knows. The same kinds of error from others say that the model or the machine is broken.
+_BY_VALUE = re.compile(
+    r"while running (Cast node\b.* Status Message: sto\w+\b|OneHotEncoder node\b.* Unknown Category)",
+    re.DOTALL,
+)
 
 
 class OnnxRuntimeEngine:
@@ -37,12 +44,12 @@ class OnnxRuntimeEngine:
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
             return self._run(inputs)
-        except InvalidArgument as error:
-            # The shapes were checked, so it is the values: an index past the end of a table, say.
-            raise Refused(
-                f"the model refuses this input: {str(error)[:300]}", remedy="check the values"
-            ) from error
         except Exception as error:
+            # The shapes were checked, so it is the values: an index past the end of a table, say.
+            if isinstance(error, InvalidArgument) or _BY_VALUE.search(str(error)):
+                raise Refused(
+                    f"the model refuses this input: {str(error)[:300]}", remedy="check the values"
+                ) from error
             if any(words in str(error) for words in OUT_OF_MEMORY):
                 raise EngineOutOfMemory(str(error)) from error
             raise

@@ -23,7 +23,8 @@ import numpy as np
 
 from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.errors import Permanent
-from model_store.records import artifact_record, read_report, report_record, tensor_records
+from model_store.records import artifact_record, read_report, read_tensors, report_record, tensor_records
+from model_store.signature import Signature
 from model_store.signing import Keyring
 from model_store.store import Corrupt, Missing, Store
 from model_store.triton import model_config
@@ -78,15 +79,30 @@ def open_bundle(store: Store, bundle_id: str) -> Bundle:
     Raises `Permanent`: NotSigned when no key of this installation signed it, else as `load_bundle`; Corrupt
     also for another bundle under this name.
     """
+    bundle = load_bundle(store.bundle_path(bundle_id))
+    _signed_manifest(store, bundle_id)
+    return bundle
+
+
+def open_signature(store: Store, bundle_id: str) -> Signature:
+    """What the bundle's model takes and answers, by its signed manifest. Its files are not read, so this is
+    quick however large the model is. Raises `Permanent` as `open_bundle` does of a manifest.
+    """
+    manifest = _signed_manifest(store, bundle_id)
+    inputs, outputs = (read_tensors(manifest[role]) for role in ("inputs", "outputs"))
+    return Signature(int(manifest["model"]["version"]), inputs, outputs)
+
+
+def _signed_manifest(store: Store, bundle_id: str) -> Json:
     path = store.bundle_path(bundle_id)
-    bundle = load_bundle(path)
-    store.keyring().require(_read_manifest(path), path)
-    if bundle.id != bundle_id:
+    manifest = _read_manifest(path)
+    store.keyring().require(manifest, path)
+    if manifest["id"] != bundle_id:
         raise Corrupt(
-            f"{path} holds the bundle {bundle.id}",
+            f"{path} holds the bundle {manifest['id']}",
             remedy=f"remove {path} and release the version again; check who writes there",
         )
-    return bundle
+    return manifest
 
 
 def _is_untrusted(store: Store, bundle_id: str, keys: Keyring) -> bool:

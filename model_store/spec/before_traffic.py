@@ -114,6 +114,14 @@ class SizeLimit(Section):
     max_mb: Annotated[float, Field(gt=0)]
 
 
+class SignatureLimit(Section):
+    """Inputs and outputs against those of the version that serves. `may_break`: the number of that version,
+    when its callers are ready for another signature; it allows nothing once another version serves.
+    """
+
+    may_break: Annotated[int, Field(ge=1)] | None = None
+
+
 class Gates(Section):
     """Limits every candidate must keep. Whatever is written here blocks."""
 
@@ -121,6 +129,7 @@ class Gates(Section):
     auc: Margin | None = Margin(max_drop=0.01)
     slices: SliceMargin | None = None
     champion: Margin | None = None
+    signature: SignatureLimit = SignatureLimit()
     latency: LatencyLimit = LatencyLimit()
     size: SizeLimit | None = None
     export_tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4

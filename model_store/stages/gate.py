@@ -13,13 +13,15 @@ import numpy as np
 from model_store.accuracy import Answers, judge_accuracy
 from model_store.accuracy.gate import Truth
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
+from model_store.bundle import open_bundle, open_signature, serving_model
 from model_store.dataset import Dataset
 from model_store.durable import digest_file
 from model_store.errors import Permanent
 from model_store.inference import answer, fixed_batch, open_session, saved_answers, session_config
 from model_store.profile import Profile, judge_profile, measure
 from model_store.readout import Readout
-from model_store.records import report_record
+from model_store.records import read_tensors, report_record
+from model_store.signature import Signature, changes, judge_signature
 from model_store.stages.inputs import data_key, evaluation_path, evaluation_rows, tools
 from model_store.types import Artifact, Check, GateReport, ModelRef
 
@@ -32,7 +34,7 @@ def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: S
     reasons = (
         [quantized["reason"]] if quantized["reason"] else [one["reason"] for one in compiled if one["reason"]]
     )
-    champion = champion_bundle(ctx) if ctx.spec.gates.champion else None
+    champion = champion_bundle(ctx)
     key = {
         "original": exported["answers"]["blob"],
         "baseline": exported["artifact"]["digest"],
@@ -71,7 +73,8 @@ def _judge(
     rows = evaluation_rows(ctx, exported)
     if quantized["artifact"] is not None:
         judged = _judged(ctx, quantized, built)
-        checks = _accuracy(ctx, exported, judged, rows, champion)
+        checks = signature_checks(ctx, exported, champion) if champion else ()
+        checks += _accuracy(ctx, exported, judged, rows, _yardstick(ctx, exported, champion))
         profile = _profile(ctx, exported, judged, rows) if served and runtime == "onnxruntime" else None
         checks += _profile_checks(ctx, profile) if served else ()
     return {
@@ -113,6 +116,35 @@ def _read_answers(ctx: BuildContext, digest: str) -> Outputs:
         return {name: saved[name] for name in saved.files}
 
 
+def signature_checks(ctx: BuildContext, exported: Exported, champion: str) -> tuple[Check, ...]:
+    """Whether callers of the champion can call this version as they do now, and a limit that cannot be
+    measured because they cannot.
+    """
+    serving, own = open_signature(ctx.store, champion), _signature(ctx, exported)
+    limit = ctx.spec.gates.signature
+    check = judge_signature(serving, own, may_break=limit.may_break)
+    if not (check.passed and ctx.spec.gates.champion and changes(serving, own).inputs):
+        return (check,)
+    why = (
+        f"v{serving.version} takes other inputs and cannot answer the same rows: leave out gates.champion for"
+        " this release, and set gates.accuracy.min"
+    )
+    return check, Check("accuracy against champion measured", 0.0, 1.0, passed=False, detail=why)
+
+
+def _yardstick(ctx: BuildContext, exported: Exported, champion: str | None) -> str | None:
+    """The champion, where accuracy is to be compared with it and it can answer the rows."""
+    if champion is None or ctx.spec.gates.champion is None:
+        return None
+    found = changes(open_signature(ctx.store, champion), _signature(ctx, exported))
+    return None if found.inputs else champion
+
+
+def _signature(ctx: BuildContext, exported: Exported) -> Signature:
+    inputs, outputs = (read_tensors(exported[role]) for role in ("inputs", "outputs"))
+    return Signature(ctx.ref.version, inputs, outputs)
+
+
 def champion_bundle(ctx: BuildContext) -> str | None:
     """Id of the bundle that the champion was released as; None before there is one.
 
@@ -130,8 +162,6 @@ def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
 
     Asked once for all variants: a large model answers a thousand rows in ten seconds.
     """
-    from model_store.bundle import open_bundle, serving_model
-
     bundle = open_bundle(ctx.store, bundle_id)
     path, config = serving_model(bundle)
     key = {

@@ -12,7 +12,10 @@ from model_store import build
 from model_store.build import BuildContext
 from model_store.choose import NothingPassed
 from model_store.errors import Permanent
+from model_store.expectations import validate_checks
+from model_store.signature import Signature, judge_signature
 from model_store.store import Store
+from model_store.types import TensorSpec
 from tests.build_world import a_world, gated, with_spec
 from tests.small_models import Credit
 
@@ -53,6 +56,18 @@ def test_good_data_and_all_variants_are_documented_also_when_none_passes(
     assert {"index.html", "data-evaluation.html", "data-calibration.html"} < pages
     assert {"gates-fp16-for-onnxruntime.html", "gates-fp32-for-onnxruntime.html"} < pages
     assert "failed" in (ctx.docs / "gates-fp16-for-onnxruntime.html").read_text()
+
+
+@pytest.mark.parametrize("may_break", [None, 2])
+def test_what_breaks_callers_is_in_the_docs_blocked_or_allowed(may_break: int | None, tmp_path: Path) -> None:
+    serving, own = (
+        Signature(n, (TensorSpec(name, "FP32", (-1, 4)),), ()) for n, name in ((2, "a"), (3, "b"))
+    )
+    check = judge_signature(serving, own, may_break=may_break)
+    assert validate_checks({"fp32": [check]}, tmp_path).passed == {"fp32": may_break == 2}
+    page = (tmp_path / "gates-fp32.html").read_text()
+    assert "input a FP32[-1, 4] is gone" in page
+    assert f"signature against champion v2 must be at most {check.limit:g}" in page
 
 
 def _impossible():

@@ -100,7 +100,7 @@ def test_an_unknown_metric_is_refused_with_those_there_are(spec_file: Path) -> N
     text = said(spec_file, ("  accuracy:", "  acuracy: {max_drop: 0.1}\n  accuracy:"))
 
     assert f"{spec_file}:9: gates.acuracy: unknown field" in text
-    assert "allowed: accuracy, auc, champion, export_tolerance, latency, size, slices" in text
+    assert "allowed: accuracy, auc, champion, export_tolerance, latency, signature, size, slices" in text
     assert "did you mean `accuracy`?" in text
 
 
@@ -190,6 +190,10 @@ def test_blue_green_takes_no_steps(spec_file: Path) -> None:
         ("gates: {latency: {max_p99_ms: 2000}}", "above serving.timeout_ms 1000"),
         ("gates: {latency: {max_p99_ms: 0}}", "must be above 0"),
         ("gates: {size: {}}", "gates.size.max_mb: is missing"),
+        ("gates: {signature: {may_break: 0}}", "gates.signature.may_break: must be at least 1"),
+        ("gates: {signature: {may_break: true}}", "gates.signature.may_break: must be a whole number"),
+        ("gates: {signature: null}", "gates.signature"),
+        ("gates: {signature: {allow: 3}}", "gates.signature.allow: unknown field"),
         ("gates: 5", "gates: must be `field: value` lines, got `5`"),
     ],
 )

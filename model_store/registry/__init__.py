@@ -56,14 +56,20 @@ class Registry:
         """Version number by alias."""
         return versions.aliases(self._rest, name)
 
-    def author(self, ref: ModelRef) -> str:
-        """Who ran the training, as MLflow recorded it; empty when no run made the version."""
+    def authors(self, ref: ModelRef) -> tuple[str, ...]:
+        """Who ran the training, as MLflow recorded it; nobody when no run made the version.
+
+        Two when the run's tag names somebody else than the run itself: whoever may set tags can change the
+        tag, and only the tag.
+        """
         run_id = self.describe(ref).run_id
         if not run_id:
-            return ""
+            return ()
         run = self._rest.get("/runs/get", run_id=run_id)["run"]
         tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
-        return str(tags.get("mlflow.user", run["info"].get("user_id", "")))
+        named = (str(tags.get("mlflow.user") or ""), str(run["info"].get("user_id") or ""))
+        # MLflow's own word for a run that names nobody.
+        return tuple(dict.fromkeys(name for name in named if name not in ("", "unknown")))
 
     def download(self, ref: ModelRef, folder: Path, *, max_size_mb: float) -> Downloaded:
         """All files of a version into `folder` (replaced), and their digest."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from model_store.errors import Permanent
 from serving.audit import AuditTrail, Entry
+from slipway_airflow import reasons
 from slipway_airflow.wiring import Services, now
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def note_release(services: Services, release: Release) -> None:
         release.model,
         release.version,
         release.id,
-        asked.reason,
+        reasons.cleaned(asked.reason),
         {"via": "airflow", "run_id": asked.run_id},
     )
     if not (asked.cause.is_automatic or asked.by.startswith(_NOBODY)):
@@ -60,7 +61,7 @@ def note_rollback(services: Services, rollback: Rollback) -> None:
         rollback.model,
         rollback.returns,
         None,
-        wish.reason,
+        reasons.cleaned(wish.reason),
         {"via": "airflow", "run_id": wish.run_id, "leaves": str(rollback.leaves)},
     )
     if not (going_back.is_from_alert(wish) or wish.by.startswith(_NOBODY)):
@@ -130,7 +131,7 @@ def may_not_approve(
     if _answers(services, release, bundle, but_in=task).get(who, ("", ""))[1] == "approve":
         return f"{who} approved it before"
     is_by_id = name_in_spec(release.spec.approval, who, account) not in ("", who)
-    return f"{who} made the version" if is_by_id and who == services.registry.author(release.ref) else ""
+    return f"{who} made the version" if is_by_id and who in services.registry.authors(release.ref) else ""
 
 
 def _answers(

@@ -9,7 +9,7 @@ Imported only by DAGs whose spec asks for approval.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from model_store.errors import Permanent
 from model_store.spec import Approval
-from slipway_airflow import links
+from slipway_airflow import links, reasons
 from slipway_airflow.failures import RetryByKind, explained
 
 if TYPE_CHECKING:
@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     from slipway_airflow.wiring import Services
 
 
-_REASON = Param(
-    "",
-    type="string",
-    title="Why",
-    description="For those who read the history of this release later.",
-    format="multiline",
-    maxLength=500,
-    source="task",
-)
+def _unsaid() -> Param:
+    """The form's field for the reason, empty. A new one each time: a parameter keeps what is put into it."""
+    return Param(
+        "",
+        type="string",
+        title="Why",
+        description="For those who read the history of this release later.",
+        format="multiline",
+        maxLength=reasons.LONGEST,
+        source="task",
+    )
 
 
 _NAME_PEOPLE = "name approvers as they log in, not by id: then only those who may approve are asked"
@@ -54,6 +56,12 @@ def _shown(bundle: str) -> Param:
         source="task",
         **({"enum": [bundle]} if bundle else {}),
     )
+
+
+def _readable(given: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer as the trail keeps it: Airflow's REST API takes any, and its page an empty one."""
+    why = reasons.cleaned(given.get("reason")) or "no reason given in Airflow"
+    return {"bundle": "", **given, "reason": why}
 
 
 class NotApproved(Permanent):
@@ -77,7 +85,7 @@ class AskApproval(ApprovalOperator):
         kwargs.setdefault("retry_policy", RetryByKind())
         kwargs.setdefault("doc_md", inspect.cleandoc(type(self).__doc__ or ""))
         # In place of the DAG's own, which are about the release: this is the form of the answer.
-        kwargs["params"] = {"reason": _REASON, "bundle": _shown("")}
+        kwargs["params"] = {"reason": _unsaid(), "bundle": _shown("")}
         super().__init__(
             subject="May this version get traffic?",
             defaults=self.REJECT,
@@ -111,8 +119,9 @@ class AskApproval(ApprovalOperator):
         with explained(context):
             # Here the form has what was answered, which may be about another bundle than this run's.
             self.params["bundle"] = _shown("")
+            self.params["reason"] = _unsaid()
             given = event["params_input"] or {}
-            said = {"reason": "", "bundle": "", **given} if event["responded_by_user"] else given
+            said = _readable(given) if event["responded_by_user"] else given
             answer = super(ApprovalOperator, self).execute_complete(
                 context=context, event={**event, "params_input": said}
             )
@@ -162,11 +171,13 @@ class AskApproval(ApprovalOperator):
         from slipway_airflow.building import recall
         from slipway_airflow.releases import words_for_another
 
-        author = services.registry.author(release.ref)
-        allowed = who_may(self.approval.approvers, [*self.earlier, author])
+        authors = services.registry.authors(release.ref)
+        allowed = who_may(self.approval.approvers, [*self.earlier, *authors])
         self.assigned_users = [{"id": user, "name": user} for user in allowed]
         self.subject = f"May {release.ref} get traffic, as bundle {self.bundle}?"
         self.params["bundle"] = _shown(self.bundle)
+        # Airflow filled it with the run's own, the words of who asked for the release.
+        self.params["reason"] = _unsaid()
         variants = [recall(services.store, digest) for digest in self.gated]
         again = words_for_another(self.bundle, [one.bundle_id for one in release.bundles])
         self.body = evidence_page(variants, self.bundle, again=again)

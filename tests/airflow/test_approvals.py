@@ -350,7 +350,7 @@ def may_not(world: World, release: Any, who: str, account: str, **about: str) ->
 
 
 def test_names_need_no_registry_to_tell_the_author(world: World, release: Any) -> None:
-    world.registry.gone = {"author"}
+    world.registry.gone = {"authors"}
     assert may_not(world, release, "ada", "7") == ""
 
 
@@ -373,3 +373,54 @@ def test_who_approved_is_called_as_the_spec_calls_them(world: World, release: An
         object.__setattr__(asking.task, "approval", approval.model_copy(update={"approvers": approvers}))
         object.__setattr__(release.spec.approval, "approvers", approvers)
         assert asking.about(BUNDLE).hears("anna", BUNDLE, account="7") == called
+
+
+# the reason, in Airflow's own form
+
+
+def test_the_form_has_no_words_that_the_approver_did_not_write(
+    world: World, release: Any, asking: Asking
+) -> None:
+    """Airflow puts what the run was started with into parameters of the same name."""
+    built(world, release, BUNDLE)
+    asking.about(BUNDLE).task.params["reason"] = "the requester's words"
+    assert asking.asks()["params"]["reason"]["value"] == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({"reason": "safe\u202etxt.exe\x07"}, "safetxt.exe"),
+        ({"reason": "x" * 600}, "x" * 500),
+        ({"reason": " \u200d "}, "no reason given in Airflow"),
+        ({"reason": ""}, "no reason given in Airflow"),
+        ({"reason": None}, "no reason given in Airflow"),
+        ({}, "no reason given in Airflow"),
+        ({"reason": "zwei\r\nZeilen"}, "zwei\nZeilen"),
+    ],
+)
+def test_the_trail_keeps_a_readable_reason_whatever_airflow_was_sent(
+    world: World, release: Any, asking: Asking, said: dict[str, Any], kept: str
+) -> None:
+    from slipway_airflow import acting
+    from slipway_airflow.wiring import now
+
+    event = {
+        "chosen_options": ["Approve"],
+        "params_input": {"bundle": BUNDLE, **said},
+        "responded_at": now(),
+        "responded_by_user": {"id": "ada", "name": "ada"},
+    }
+    assert asking.about(BUNDLE).task.execute_complete(asking.context, event) == "ada"
+    (entry,) = acting.trail_of(world.services).entries()
+    assert entry.reason == kept
+
+
+@pytest.mark.parametrize("also", ["ada", "grace"])
+def test_neither_of_two_who_may_have_made_the_version_is_asked(
+    world: World, release: Any, asking: Asking, also: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(world, release, BUNDLE)
+    monkeypatch.setattr(world.registry, "authors", lambda ref: ("linus", also))
+    asked = {one["id"] for one in asking.about(BUNDLE).asks()["assigned_users"]}
+    assert asked == {"ada", "grace"} - {also}

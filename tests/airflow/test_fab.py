@@ -338,7 +338,7 @@ def test_the_author_named_by_id_does_not_approve_nor_anybody_twice(
     release = waiting_for_approval(world, allowed=(account,))
     object.__setattr__(release.spec.approval, "approvers", [account])
     monkeypatch.setattr(world.releases, "load", lambda release_id: release)
-    monkeypatch.setattr(world.registry, "author", lambda ref: "anna")
+    monkeypatch.setattr(world.registry, "authors", lambda ref: ("anna",))
     answer = server.of("anna").post(f"{API}/releases/{release.id}/approve", json=WHY)
     assert (answer.status_code, answer.json()["detail"]) == (403, "anna made the version")
     assert not answer_of(release).response_received

@@ -70,9 +70,9 @@ class Registry:
             raise UnknownVersion(f"there is no model {name}", remedy=f"known: {MODEL}")
         return dict(self.aliases_by_model[name])
 
-    def author(self, ref: ModelRef) -> str:
-        self._called("author")
-        return "linus"
+    def authors(self, ref: ModelRef) -> tuple[str, ...]:
+        self._called("authors")
+        return ("linus",)
 
     def set_alias(self, ref: ModelRef, alias: str) -> None:
         self._called("set_alias")

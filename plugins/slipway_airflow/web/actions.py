@@ -30,6 +30,7 @@ from slipway_airflow.web.replies import (
     StateView,
 )
 from slipway_airflow.web.words import (
+    DIGEST,
     MODEL,
     VERSION,
     Body,
@@ -59,6 +60,14 @@ class Wanted(Body):
     reason: Reason
     dry_run: bool = Field(False, description="Build, gate and publish, then end: no request is moved.")
     override_freeze: bool = Field(False, description="Roll out in spite of a freeze. Needs the right ADMIN.")
+    expected_version: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
+        None,
+        description="The version that the preview showed; if `version` names another one by now: 409.",
+    )
+    expected_digest: Annotated[str, Field(pattern=DIGEST)] | None = Field(
+        None,
+        description="The digest of the spec that the preview showed; if the spec is another by now: 409.",
+    )
 
 
 class Back(Body):
@@ -128,14 +137,16 @@ def release_version(
         ),
     ] = None,
 ) -> Accepted:
-    """Start the model's release DAG. 409 while the same version is on its way, saying who asked for it."""
+    """Start the model's release DAG. 409 while the same version is on its way, saying who asked for it, and
+    when the version or the spec is not what `expected_version` and `expected_digest` say."""
     person.needs(Right.RELEASE, body.model)
     if body.override_freeze:
         person.needs(Right.ADMIN, body.model)
     services = wiring.wire()
     wanted = asking.resolve(services, person, body.model, body.version)
+    seen = asking.Seen(body.expected_version, body.expected_digest)
     release, started = asking.start(
-        services, wanted, person, body.reason, dry_run=body.dry_run, key=idempotency_key
+        services, wanted, person, body.reason, dry_run=body.dry_run, key=idempotency_key, seen=seen
     )
     if release is None:
         raise Conflict("this key was used for a run that is no release", remedy="use another Idempotency-Key")

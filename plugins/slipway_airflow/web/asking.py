@@ -28,16 +28,41 @@ from slipway_airflow.wiring import Services, now
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A version whose number is known, by the spec that would be followed."""
+    """A version whose number is known, by the spec that would be followed. `asked`: as it was asked for."""
 
     spec: ReleaseSpec
     ref: ModelRef
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a preview showed, as far as the person says: the version, and the digest of the spec."""
+
+    version: int | None = None
+    digest: str | None = None
+
+    def refuse_other(self, wanted: Wanted) -> None:
+        """Raises `Conflict` when something else would start by now."""
+        name, number = wanted.ref.name, wanted.ref.version
+        if self.version not in (None, number):
+            raise Conflict(
+                f"{wanted.asked} of {name} is version {number} by now, not version {self.version} as "
+                "previewed",
+                remedy=_PREVIEW,
+            )
+        if self.digest not in (None, wanted.spec.digest):
+            raise Conflict(f"the spec of {name} is another by now than the one previewed", remedy=_PREVIEW)
+
+
+_PREVIEW = "preview it again, then decide"
 
 
 def resolve(services: Services, person: Person, model: str, version: str | None) -> Wanted:
     """Raises `NotThere` without a spec, `UnknownVersion` without a version, `Retryable` without MLflow."""
     spec = runs.spec_of(model, person.sees)
-    return Wanted(spec, services.registry.resolve(model, version or spec.source.alias))
+    asked = version or spec.source.alias
+    return Wanted(spec, services.registry.resolve(model, asked), asked)
 
 
 def preview(services: Services, wanted: Wanted) -> Preview:
@@ -69,9 +94,17 @@ def preview(services: Services, wanted: Wanted) -> Preview:
 
 
 def start(
-    services: Services, wanted: Wanted, person: Person, reason: str, *, dry_run: bool, key: str | None
+    services: Services,
+    wanted: Wanted,
+    person: Person,
+    reason: str,
+    *,
+    dry_run: bool,
+    key: str | None,
+    seen: Seen,
 ) -> tuple[Release | None, runs.Started]:
-    """Start the release's DAG run. Raises `Conflict` while the same version is on its way.
+    """Start the release's DAG run. Raises `Conflict` while the same version is on its way, and when it is
+    another than the person has `seen`.
 
     The release exists from then on, so that it can be aborted before its first task runs. With a `key` that
     this person used before, the run of then is returned and nothing is started.
@@ -82,6 +115,7 @@ def start(
     opened: list[Release] = []
     with one_at_a_time(services, ref.name):
         if key is None or runs.state_of(dag_id, run_id) is None:
+            seen.refuse_other(wanted)
             _refuse_second(services, ref)
 
         def open_it() -> None:
@@ -145,11 +179,11 @@ def _approval(services: Services, wanted: Wanted) -> ApprovalView | None:
     approval = wanted.spec.approval
     if approval is None:
         return None
-    author = services.registry.author(wanted.ref)
+    authors = services.registry.authors(wanted.ref)
     return ApprovalView(
         required=approval.required,
-        approvers=[who for who in approval.approvers if who != author],
-        author=author,
+        approvers=[who for who in approval.approvers if who not in authors],
+        author=", ".join(authors),
         timeout_seconds=approval.timeout_seconds,
     )
 

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from serving.audit import Entry
 from serving.freezes import Freezes, Frozen
-from slipway_airflow import freezing, wiring
+from slipway_airflow import freezing, reasons, wiring
 from slipway_airflow.acting import trail_of
 from slipway_airflow.web.access import Right, SignedIn
 from slipway_airflow.web.app import API
 from slipway_airflow.web.problems import problems
 from slipway_airflow.web.replies import FreezeView
 from slipway_airflow.web.runs import spec_of
-from slipway_airflow.web.words import MODEL, REASON, Body, ModelName, Reason, Why
+from slipway_airflow.web.words import MODEL, Body, ModelName, Reason, Why
 from slipway_airflow.wiring import Services, now
 
 router = APIRouter(prefix=f"{API}/freezes", tags=["freezes"])
@@ -75,7 +75,9 @@ def lift(freeze_id: FreezeId, body: Why, person: SignedIn) -> FreezeView:
 def delete(
     freeze_id: FreezeId,
     person: SignedIn,
-    reason: Annotated[str, Query(pattern=REASON, min_length=1, max_length=500, description="Why.")],
+    reason: Annotated[
+        str, Query(pattern=reasons.PATTERN, min_length=1, max_length=reasons.LONGEST, description="Why.")
+    ],
 ) -> FreezeView:
     """The same as `lift`, for those who like DELETE."""
     return lift(freeze_id, Why(reason=reason), person)

@@ -147,7 +147,9 @@ class ApprovalView(BaseModel):
 
     required: int
     approvers: list[str]
-    author: str = Field(description="Who trained the version; never one of those who may approve it.")
+    author: str = Field(
+        description="Who trained the version, two if its run and its tag differ; none of them may approve it."
+    )
     timeout_seconds: float
 
 

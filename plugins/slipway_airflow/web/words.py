@@ -7,12 +7,20 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
+from slipway_airflow import reasons
+
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
 RELEASE = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-v[0-9]{1,9}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"
 VERSION = r"^([0-9]{1,9}|[A-Za-z_][A-Za-z0-9_\-]{0,63})$"
-# Control characters and those that turn the direction of text hide what was written. One visible at least.
-_HIDING = r"\x00-\x08\x0B-\x1F\x7F-\x9F\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF\uFFF9-\uFFFF"
-REASON = rf"^[^{_HIDING}]*[^{_HIDING}\s][^{_HIDING}]*$"
+DIGEST = r"^sha256:[0-9a-f]{64}$"
+# What a person is told who wrote something else.
+IN_WORDS = {
+    MODEL: "a model's name has letters, digits, _ . and -, 100 at most, and begins with a letter or digit",
+    RELEASE: "a release's id is <model>-v<version>-<time>, as in fraud-v3-20261121T201500Z",
+    VERSION: "a version is a number or an alias of letters, digits, _ and -",
+    DIGEST: "a digest is sha256: and 64 hexadecimal digits, as the preview gives it",
+    reasons.PATTERN: reasons.IN_WORDS,
+}
 
 ModelName = Annotated[str, Field(pattern=MODEL, description="The model's name in the registry.")]
 ModelPath = Annotated[str, Path(pattern=MODEL, description="The model's name in the registry.")]
@@ -30,9 +38,9 @@ VersionName = Annotated[
 Reason = Annotated[
     str,
     Field(
-        pattern=REASON,
+        pattern=reasons.PATTERN,
         min_length=1,
-        max_length=500,
+        max_length=reasons.LONGEST,
         description="Why. It is kept in the audit trail as it is; whoever shows it has to escape it.",
         examples=["better recall on small loans"],
     ),

@@ -79,10 +79,25 @@ def test_a_version_knows_its_run_its_author_and_its_aliases(registry: Registry) 
     assert version.aliases == ("candidate",)
     assert version.description == "retrained"
     assert len(version.run_id) == 32
-    assert registry.author(version.ref) == "ann"
+    assert registry.authors(version.ref) == ("ann",)
     assert registry.run_url(version.run_id).endswith(f"/runs/{version.run_id}")
     assert registry.version_url(version.ref) == f"{registry.url}/#/models/{MODEL}/versions/2"
     assert abs((datetime.now(UTC) - version.created_at).total_seconds()) < 3600
+
+
+def test_an_author_who_is_renamed_in_a_tag_stays_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: Any = {"info": {"user_id": "ann"}, "data": {"tags": [{"key": "mlflow.user", "value": "eve"}]}}
+    monkeypatch.setattr(registry._rest, "get", _get_but_run(registry, run))
+    assert registry.authors(ModelRef(MODEL, 2)) == ("eve", "ann")
+    run["info"]["user_id"] = "unknown"
+    assert registry.authors(ModelRef(MODEL, 2)) == ("eve",)
+
+
+def _get_but_run(registry: Registry, run: Any) -> Any:
+    get = registry._rest.get
+    return lambda path, **query: {"run": run} if path == "/runs/get" else get(path, **query)
 
 
 def test_all_versions_are_listed_with_their_aliases_the_newest_first(registry: Registry) -> None:

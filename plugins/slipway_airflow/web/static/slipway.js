@@ -101,9 +101,14 @@ async function send(url, method, body) {
 function showProblem(box, problem) {
   box.replaceChildren();
   const words = document.createElement("strong");
-  words.textContent = problem.detail ?? "Slipway does not answer.";
+  const isSignedOut = problem.status === 401;
+  words.textContent = isSignedOut ? "You are signed out: your session is over." : problem.detail ?? "Slipway does not answer.";
   box.append(words);
-  if (problem.remedy) box.append(document.createElement("br"), problem.remedy);
+  if (isSignedOut) {
+    // In another tab, so that what was written here stays.
+    const link = Object.assign(document.createElement("a"), { href: `${base}/`, target: "_blank", textContent: "Sign in (in another tab)" });
+    box.append(document.createElement("br"), link, ", then press the button again.");
+  } else if (problem.remedy) box.append(document.createElement("br"), problem.remedy);
   box.hidden = false;
 }
 function toast(words) {
@@ -171,62 +176,6 @@ async function carryOut(event) {
   }
 }
 
-/* ---- the form of a new release ---------------------------------------------------------------------- */
-function element(name, text, ...inside) {
-  const made = document.createElement(name);
-  if (text) made.textContent = text;
-  made.append(...inside);
-  return made;
-}
-function span(seconds) {
-  if (seconds < 60) return `${+seconds.toFixed(1)} s`;
-  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
-}
-function described(run) {
-  const facts = {
-    Version: run.serves_now && run.serves_now !== run.version ? `v${run.version}, in place of v${run.serves_now}` : `v${run.version}`,
-    Traffic: run.steps.map((step) => `${step.weight} % for ${span(step.hold_seconds)}`).join(", then "),
-    Watch: `${span(run.watch_seconds)} with the version before kept warm`,
-    Tries: `${run.precisions.join(", ")} for ${run.targets.join(", ")}`,
-    Approval: run.approval ? `${run.approval.required} of ${run.approval.approvers.join(", ")}` : "none needed",
-    Spec: run.digest.slice(0, 19),
-  };
-  const list = document.createElement("dl");
-  for (const [name, text] of Object.entries(facts)) list.append(element("dt", name), element("dd", text));
-  const box = element("div", "", element("strong", `Release ${run.model} v${run.version}`), list);
-  box.className = "preview-box";
-  for (const text of run.warnings) box.append(Object.assign(element("p", text), { className: "banner warn" }));
-  return box;
-}
-function releaseForm(form) {
-  const problem = byId("release-problem");
-  const chosen = () => {
-    const version = form.version.value.trim();
-    return { model: form.model.value, ...(version ? { version } : {}) };
-  };
-  async function preview() {
-    problem.hidden = true;
-    if (!form.model.reportValidity() || !form.version.reportValidity()) return;
-    try {
-      const said = await fetch(`${form.dataset.api}/preview?${new URLSearchParams(chosen())}`, { headers: { accept: "application/json" } });
-      const found = await said.json();
-      if (!said.ok) throw found;
-      byId("preview").replaceChildren(described(found));
-    } catch (found) { showProblem(problem, found); }
-  }
-  byId("preview-button").addEventListener("click", preview);
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    problem.hidden = true;
-    const go = form.querySelector("button.primary");
-    go.disabled = true;
-    try {
-      const started = await send(form.dataset.api, "POST", { ...chosen(), reason: form.reason.value.trim() });
-      location.assign(`${base}/releases/${encodeURIComponent(started.release_id)}`);
-    } catch (found) { showProblem(problem, found); go.disabled = false; }
-  });
-}
-
 /* ---- charts ----------------------------------------------------------------------------------------- */
 const places = new Map();
 function readOut(figure, share, step = 0) {
@@ -279,18 +228,17 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   readOut(plot.closest("[data-chart]"), 0, event.key === "ArrowLeft" ? -1 : 1);
 });
+// Without this script a moment is read as UTC, as its label says then.
 for (const input of document.querySelectorAll("[data-moment]")) {
-  const hidden = input.form.elements[input.dataset.moment];
-  if (hidden.value) {
-    const at = new Date(hidden.value);
+  if (input.dataset.moment) {
+    const at = new Date(input.dataset.moment);
     input.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
   }
   input.form.querySelector("[data-zone]").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  input.form.addEventListener("submit", () => { hidden.value = new Date(input.value).toISOString(); });
+  input.form.addEventListener("formdata", (event) => event.formData.set(input.name, new Date(input.value).toISOString()));
 }
 if (window.parent === window) for (const link of document.querySelectorAll("[data-standalone]")) link.hidden = false;
 byId("act-form").addEventListener("submit", carryOut);
-if (byId("release-form")) releaseForm(byId("release-form"));
 localTimes(document);
 if (live) {
   waiting = setTimeout(refresh, Number(live.dataset.every));

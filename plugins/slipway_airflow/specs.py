@@ -9,6 +9,7 @@ from pathlib import Path
 from model_store.spec import InvalidSpec, Loaded, ReleaseSpec, load, load_all
 
 PREFIX = "release_"
+REFUSED = "__refused"
 
 
 def dag_id_of(model: str) -> str:
@@ -20,7 +21,7 @@ def dag_id_of_problem(problem: InvalidSpec, good: Sequence[ReleaseSpec]) -> str:
     """Where a refused spec shows up: under the DAG id its file's name promises, unless a good spec has it."""
     promised = PREFIX + re.sub(r"[^A-Za-z0-9_.-]", "_", problem.path.stem)
     taken = {dag_id_of(spec.model) for spec in good}
-    return f"{promised}__refused" if promised in taken else promised
+    return f"{promised}{REFUSED}" if promised in taken else promised
 
 
 def wanted(folder: Path, dag_id: str | None) -> Loaded:

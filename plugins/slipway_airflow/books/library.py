@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from model_store.errors import Permanent
@@ -41,11 +41,16 @@ from slipway_airflow.wiring import Services
 
 RELEASES_A_PAGE = 50
 SERIES_KEPT = 64
+CLOCKS_DIFFER = timedelta(minutes=1)
 T = TypeVar("T")
 
 
 class NothingThere(Permanent):
     """No model or release has this name."""
+
+
+class YetToCome(Permanent):
+    """Nobody knows what will serve."""
 
 
 class Library:
@@ -195,7 +200,11 @@ class Library:
         return self._happened().actions()
 
     def serving_at(self, moment: datetime) -> ServingAt:
-        """What served then."""
+        """What served then. Raises `YetToCome`; whose clock is a little ahead is told of now."""
+        if moment > self._now() + CLOCKS_DIFFER:
+            raise YetToCome(
+                f"{moment:%Y-%m-%d %H:%M:%S} UTC is yet to come", remedy="ask about a moment that is over"
+            )
         return self._traffic.at(moment, self._sees)
 
     def _seen_models(self) -> Models:

@@ -11,7 +11,7 @@ from slipway_airflow.web.problems import answer_with_problems
 PREFIX = "/slipway"
 API = "/api/v1"
 # Every module has a `router`. The order matters where paths overlap: pages match last.
-ROUTERS = ("actions", "freezes", "reading", "inbound", "pages")
+ROUTERS = ("actions", "freezes", "reading", "inbound", "described", "pages")
 
 DESCRIPTION = """\
 Release models, watch, approve, stop and understand their rollouts.
@@ -29,7 +29,7 @@ def make_app() -> FastAPI:
         title="Slipway",
         version="1",
         description=DESCRIPTION,
-        docs_url=f"{API}/docs",
+        docs_url=None,
         redoc_url=None,
         openapi_url=f"{API}/openapi.json",
     )

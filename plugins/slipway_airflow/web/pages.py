@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from slipway_airflow.books.library import Library, NothingThere
+from slipway_airflow.books.library import Library, NothingThere, YetToCome
 from slipway_airflow.books.statuses import Status
-from slipway_airflow.web import charts
+from slipway_airflow.specs import dag_id_of
+from slipway_airflow.web import charts, runs
 from slipway_airflow.web.access import Reader, Right, give_csrf_token
 from slipway_airflow.web.answers import tagged
 from slipway_airflow.web.at_hand import library
@@ -86,7 +87,15 @@ def model(show: Showing, model: str, page: Page = 1) -> Response:
         return _missing(show, missing)
     releases = show.books.releases(model=model, page=page)
     returnable = show.books.returnable(model)
-    return show.page("model", row=row, found=releases, returnable=returnable, model_name=model)
+    return show.page(
+        "model",
+        row=row,
+        found=releases,
+        returnable=returnable,
+        model_name=model,
+        complaints=runs.complaints_about(model),
+        dag_id=dag_id_of(model),
+    )
 
 
 @router.get("/releases")
@@ -117,11 +126,18 @@ def release(show: Showing, release_id: str) -> Response:
 def history(show: Showing, wanted: Wanted, at: Text = "", page: Page = 1) -> Response:
     """What happened, and what served at a moment."""
     moment = _moment(at)
+    served, not_yet = None, None
+    try:
+        served = show.books.serving_at(moment) if moment else None
+    except YetToCome as future:
+        not_yet = future
     return show.page(
         "history",
         found=show.books.history(wanted, page=page),
         wanted=wanted,
-        served=show.books.serving_at(moment) if moment else None,
+        moment=moment,
+        served=served,
+        not_yet=not_yet,
         people=show.books.people(),
         actions=show.books.actions(),
         models=show.books.names(),

@@ -17,6 +17,7 @@ from model_store.registry import UnknownVersion
 from serving.freezes import AlreadyLifted, UnknownFreeze
 from serving.rollout.control import Overtaken
 from serving.rollout.journal import UnknownRelease
+from slipway_airflow.web.words import IN_WORDS
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -53,6 +54,18 @@ _REMEDIES = {
 }
 
 
+def _answer(request: Request, status: int, detail: str, remedy: str = "", headers: Any = None) -> Response:
+    """As a page to who opened a page in a browser, else as a problem."""
+    if not _wants_page(request):
+        return problem(status, detail, remedy, headers)
+    from slipway_airflow.web.rendering import open_page
+
+    said = "Nothing was done. " if request.method != "GET" else ""
+    remedy = said + (remedy or _REMEDIES.get(status, "Go back, change what was asked for, and try again."))
+    title = HTTPStatus(status).phrase
+    return open_page(request, "problem", code=status, title=title, problem=detail, remedy=remedy)
+
+
 def problem(status: int, detail: str, remedy: str = "", headers: Any = None) -> JSONResponse:
     """One problem as a response."""
     content = Problem(
@@ -86,16 +99,16 @@ def answer_with_problems(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.UNAUTHORIZED:
             headers.setdefault("WWW-Authenticate", "Bearer")
-        return problem(error.status_code, str(error.detail), headers=headers)
+        return _answer(request, error.status_code, str(error.detail), headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        return problem(422, "; ".join(_complaint(one) for one in error.errors()))
+        return _answer(request, 422, "; ".join(_complaint(one) for one in error.errors()))
 
     @app.exception_handler(SlipwayError)
     async def _ours(request: Request, error: SlipwayError) -> Response:
         headers = {"Retry-After": f"{error.delay_seconds:.0f}"} if isinstance(error, Retryable) else None
-        return problem(status_of(error), error.problem, error.remedy, headers)
+        return _answer(request, status_of(error), error.problem, error.remedy, headers)
 
 
 def status_of(error: SlipwayError) -> int:
@@ -116,12 +129,16 @@ def status_of(error: SlipwayError) -> int:
 def _complaint(one: Any) -> str:
     """Which field, and why. What was sent is not repeated: it may be long, or a secret."""
     where = ".".join(str(part) for part in one["loc"])
-    return f"{where}: {one['msg']}"
+    pattern = one.get("ctx", {}).get("pattern")
+    return f"{where}: {IN_WORDS.get(pattern) or one['msg'].removeprefix('Value error, ')}"
 
 
 def _is_page(request: Request) -> bool:
-    wants_html = "text/html" in request.headers.get("accept", "")
-    return request.method == "GET" and wants_html and "/api/" not in request.url.path
+    return request.method == "GET" and _wants_page(request)
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and "/api/" not in request.url.path
 
 
 def _to_login(request: Request) -> Response:

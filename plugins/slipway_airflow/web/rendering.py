@@ -8,7 +8,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from slipway_airflow.web.access import Right
 
 HERE = Path(__file__).parent
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -27,6 +30,23 @@ SECURITY = {
 def render(template: str, **values: Any) -> str:
     """The page as HTML."""
     return environment().get_template(template).render(**values)
+
+
+def open_page(request: Request, name: str, *, code: int = 200, **values: Any) -> Response:
+    """A page for everybody: nobody's name and rights are on it, and nothing of any model."""
+    root = str(request.scope.get("root_path", ""))
+    html = render(
+        f"{name}.html",
+        base=root,
+        airflow=root.removesuffix("/slipway"),
+        here=name,
+        reader=None,
+        may=dict.fromkeys(Right, False),
+        freezes=(),
+        **values,
+    )
+    headers = {**SECURITY, "Cache-Control": "private, no-cache"}
+    return Response(html, code, media_type="text/html", headers=headers)
 
 
 @cache

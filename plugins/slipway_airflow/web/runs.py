@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import select
 
-from model_store.spec import ReleaseSpec, load_all
-from slipway_airflow.specs import dag_id_of, wanted
+from model_store.spec import InvalidSpec, ReleaseSpec, load, load_all
+from slipway_airflow.specs import REFUSED, dag_id_of, wanted
 from slipway_airflow.web.problems import Conflict, NotThere
 
 UNDER_WAY = (DagRunState.QUEUED, DagRunState.RUNNING)
@@ -58,6 +59,29 @@ def spec_of(model: str, sees: Callable[[str], bool]) -> ReleaseSpec:
     raise NotThere(
         f"no model {model} is released by Slipway", remedy=f"models with a spec: {known or 'none'}"
     )
+
+
+def complaints_about(model: str) -> tuple[str, ...]:
+    """Why the model's spec is refused; nothing if it is not, or if its file is called otherwise."""
+    folder = Path(conf.get_mandatory_value("core", "dags_folder")) / "releases"
+    path = folder / f"{model.removesuffix(REFUSED)}.yaml"
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return _complaints(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=256)
+def _complaints(path: Path, changed_ns: int, size: int) -> tuple[str, ...]:
+    """Of the file as it was then: to read it takes longer than to show the page."""
+    try:
+        load(path)
+    except InvalidSpec as problem:
+        return tuple(map(str, problem.complaints))
+    except OSError:
+        pass
+    return ()
 
 
 def run_id_of(key: str | None, by: str, at: datetime) -> str:

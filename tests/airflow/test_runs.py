@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from model_store.types import TensorSpec
 from serving.rollout.lock import Claim
 from serving.types import Outcome, TrafficSplit
 from tests.airflow.world import MODEL, World
@@ -100,8 +101,31 @@ def test_a_version_that_misses_every_limit_is_blocked_with_its_shortfalls(world:
     assert (served(world), world.registry.champion) == (1, 1)
     tags = world.registry.tags[2]
     assert tags["slipway.status"] == "blocked"
-    assert "int8: accuracy missed" in tags["slipway.reason"]
+    assert "int8: accuracy -0.02, limit -0.01" in tags["slipway.reason"]
     assert world.lock.read(MODEL).holder is None
+
+
+def test_a_version_that_would_break_callers_is_blocked_and_those_who_go_back_to_one_are_not(
+    world: World, runs: Runs
+) -> None:
+    assert runs.release("1").state == "success"
+    world.inputs[2] = TensorSpec("x", "FP32", (-1, 4))
+    run = runs.release("2")
+    assert run.ended("failed") == {"bundle.choose"}
+    assert (served(world), world.registry.champion) == (1, 1)
+    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    tags = world.registry.tags[2]
+    assert tags["slipway.status"] == "blocked"
+    assert "signature against champion v1 2, limit 0" in tags["slipway.reason"]
+    assert "input input FP32[-1, 4] is gone" in tags["slipway.reason"]
+    (evidence,) = [found for found in world.registry.evidence.values() if found.status == "FAILED"]
+    assert evidence.metrics["fp32/signature against champion v1"] == 2
+    # v1 takes less than v3: as a release it would be refused, going back to it is nobody's to refuse.
+    world.inputs = {3: TensorSpec("input", "FP32", (-1, -1))}
+    assert runs.release("3").state == "success"
+    assert (served(world), world.registry.champion) == (3, 3)
+    assert runs.run("model_rollback", model=MODEL, version="1", reason="users complain").state == "success"
+    assert (served(world), world.registry.champion) == (1, 1)
 
 
 def test_a_failing_canary_is_rolled_back_and_its_pods_are_ended(world: World, runs: Runs) -> None:

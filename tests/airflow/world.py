@@ -14,9 +14,11 @@ from slipway_airflow.wiring import Services, now
 
 from model_store import bundle as bundles
 from model_store.build import BuildContext, Chosen, Compiled, Exported, Gated, Published, Quantized, Variant
-from model_store.choose import NothingPassed
+from model_store.choose import NothingPassed, shortfalls
+from model_store.records import read_report, tensor_records
 from model_store.registry import Evidence, EvidenceRun, ModelVersion, RegistryUnavailable, UnknownVersion
 from model_store.spec import ReleaseSpec, load
+from model_store.stages.gate import champion_bundle, signature_checks
 from model_store.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
 from serving.home import Home, Ports
@@ -32,6 +34,8 @@ from tests.bundles import mlp
 
 MODEL = "fraud"
 SPEC = Path(__file__).parent / "releases" / "fraud.yaml"
+INPUT = TensorSpec("input", "FP32", (-1, 4))
+OUTPUTS = (TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 2)))
 
 
 class Registry:
@@ -142,7 +146,9 @@ class WatchedJournal(Journal):
 
 @dataclass
 class World:
-    """The services, and what tests change about them. `built` counts the stages that ran."""
+    """The services, and what tests change about them. `built` counts the stages that ran; `inputs`: what
+    versions take that take something else than the others.
+    """
 
     root: Path
     registry: Registry = field(default_factory=Registry)
@@ -150,6 +156,7 @@ class World:
     target: MemoryTarget = field(default_factory=MemoryTarget)
     built: list[str] = field(default_factory=list)
     passing: set[str] = field(default_factory=lambda: {"fp32", "fp16", "int8"})
+    inputs: dict[int, TensorSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.home = Home(self.root, Ports())
@@ -174,7 +181,8 @@ class World:
     def _export(self, ctx: BuildContext) -> Any:
         self.built.append("export")
         self.registry.describe(ctx.ref)
-        return {"artifact": {"size_bytes": 1000}}
+        inputs = tensor_records([self.inputs.get(ctx.ref.version, INPUT)])
+        return {"artifact": {"size_bytes": 1000}, "inputs": inputs, "outputs": tensor_records(OUTPUTS)}
 
     def _check_data(self, ctx: BuildContext, exported: Exported) -> Any:
         self.built.append("check_data")
@@ -198,15 +206,19 @@ class World:
     ) -> Any:
         self.built.append("gate")
         passed = quantized["variant"]["precision"] in self.passing
-        check = asdict(Check("accuracy", -0.02, -0.01, passed=passed))
-        report = {"dataset_digest": "sha256:0", "checks": [check]}
+        checks: tuple[Check, ...] = (Check("accuracy", -0.02, -0.01, passed=passed),)
+        if champion := champion_bundle(ctx):
+            checks += signature_checks(ctx, exported, champion)
+        report = {"dataset_digest": "sha256:0", "checks": [asdict(check) for check in checks]}
         return {"variant": quantized["variant"], "report": report, "profile": None, "reasons": []}
 
     def _choose(self, ctx: BuildContext, gated: list[Gated]) -> Chosen:
         for one in gated:
             if all(check["passed"] for check in one["report"]["checks"]):
                 return {"precision": one["variant"]["precision"], "reason": "first that passed"}
-        raise NothingPassed([], [f"{one['variant']['precision']}: accuracy missed" for one in gated])
+        raise NothingPassed(
+            [], [f"{one['variant']['precision']}: {shortfalls(read_report(one['report']))}" for one in gated]
+        )
 
     def _publish(
         self, ctx: BuildContext, exported: Exported, gated: list[Gated], chosen: Chosen
@@ -274,10 +286,10 @@ class World:
         return bundles.Contents(
             model=ModelRef(MODEL, version),
             served=served,
-            inputs=(TensorSpec("input", "FP32", (-1, 4)),),
-            outputs=(TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 2))),
+            inputs=(self.inputs.get(version, INPUT),),
+            outputs=OUTPUTS,
             serving=load(SPEC).serving.model_dump(mode="json"),
             session_config={},
-            warmup={"input": np.zeros((4, 4), "f")},
+            warmup={self.inputs.get(version, INPUT).name: np.zeros((4, 4), "f")},
             report=GateReport("sha256:0", (Check("accuracy", 0.0, -0.01, passed=True),)),
         )

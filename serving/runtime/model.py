@@ -37,12 +37,12 @@ _BROKE = "an answer broke the pod's own code"
 class ServedModel:
     """Lives on the event loop. Every call that enters `infer` is answered or failed exactly once."""
 
-    def __init__(self, opened: OpenedModel, around: Surroundings) -> None:
+    def __init__(self, opened: OpenedModel, around: Surroundings, metrics: ModelMetrics) -> None:
         manifest = self.manifest = opened.manifest
         self.name, self.version = manifest.name, manifest.version
         self.signature, self.engine, self.warmed = manifest.signature, opened.engine, opened.warmed
         self.timeout_seconds = manifest.settings.timeout_ms / 1000
-        self.metrics = ModelMetrics()
+        self.metrics = metrics
         self.writer = ResponseWriter(self.name, self.version, self.signature)
         self.plans = Plans()
         self.headers = response_headers(manifest, around.slot)

@@ -25,6 +25,7 @@ from serving.runtime.model import ServedModel
 from serving.runtime.opened import OpenedModel
 from serving.runtime.repository import Repository
 from serving.runtime.surroundings import Surroundings
+from serving.runtime.telemetry import ModelMetrics
 from serving.runtime.tracing import make_tracer
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ class Pod:
             await asyncio.sleep(1.0)
             self.front.sweep()
 
-    def _admit(self, opened: OpenedModel) -> ServedModel:
-        model = ServedModel(opened, self._around)
+    def _admit(self, opened: OpenedModel, metrics: ModelMetrics) -> ServedModel:
+        model = ServedModel(opened, self._around, metrics)
         if self._link is not None and model.answers is not None:
             self._start(_learn_epoch(self._link, model.name, model.answers))
         return model

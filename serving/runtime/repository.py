@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,19 +14,21 @@ from serving.runtime.errors import Refused, Unavailable
 from serving.runtime.manifest import read_manifest
 from serving.runtime.model import ServedModel
 from serving.runtime.opened import OpenedModel
+from serving.runtime.telemetry import ModelMetrics
 
-Admit = Callable[[OpenedModel], ServedModel]
+Admit = Callable[[OpenedModel, ModelMetrics], ServedModel]
 
 
 @dataclass(slots=True)
 class Entry:
-    """One bundle the pod knows. `reason` says why it is not ready."""
+    """One bundle the pod knows. `reason` says why it is not ready; `metrics` outlive its reloads."""
 
     name: str
     version: str
     bundle: Path
     model: ServedModel | None = None
     reason: str = "not loaded yet"
+    metrics: ModelMetrics = field(default_factory=ModelMetrics)
 
 
 class Repository:
@@ -123,7 +125,7 @@ class Repository:
             except SlipwayError as error:
                 entry.reason = error.problem
                 raise
-            old, entry.model, entry.reason = entry.model, self._admit(opened), ""
+            old, entry.model, entry.reason = entry.model, self._admit(opened, entry.metrics), ""
             self._index()
             if old is not None:
                 await _retire(old)

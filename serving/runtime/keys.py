@@ -48,6 +48,11 @@ class Client:
         self.tokens -= 1
         return True
 
+    @property
+    def wait_seconds(self) -> float:
+        """After a refusal: until there is a token again."""
+        return (1 - self.tokens) / self.rate
+
 
 class KeyRing:
     """The clients of one file. Raises `Permanent` when the file cannot be read at start."""
@@ -83,7 +88,10 @@ class KeyRing:
             raise Refused("no known API key", remedy="send it as `authorization: Bearer KEY`", status=401)
         if takes_token and not client.takes(self._clock()):
             raise Unavailable(
-                f"{client.name} is over its {client.rate:g} requests a second", remedy="slow down", status=429
+                f"{client.name} is over its {client.rate:g} requests a second",
+                remedy="slow down",
+                delay_seconds=client.wait_seconds,
+                status=429,
             )
 
 

@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection: llhttp (httptools) parses, this class frames, limits and keeps answers in order.
 
 Limits are on what a client can make the pod hold: header bytes, body bytes, pipelined requests, and the time
-a request may take to arrive (`Front.sweep` closes the slow).
+a request may take to arrive (`Front.sweep` closes the slow). Who breaks one is told so after the answers to
+what was asked before, and then heard no more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from serving.runtime.http.exchange import Exchange, simple_response
+from serving.runtime.http.lenience import origin_form, without_upgrade
 
 if TYPE_CHECKING:
     from serving.runtime.http.front import Front
@@ -38,6 +40,9 @@ class Connection(asyncio.Protocol):
         self._is_new = True
         self._held = b""
         self._input_ended = False
+        self._last_words: bytes | None = None
+        self._is_reading = self._may_write = True
+        self._unended = 0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.receiving_since = 0.0
         self.active_at = 0.0
@@ -51,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._front.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_discarding = True
+        self._is_discarding, self._last_words = True, None
         if self._current is not None:
             self._current.is_abandoned = True
         self._waiting.clear()
@@ -80,13 +85,27 @@ class Connection(asyncio.Protocol):
             self._front.heads.learn(data, exchange)
 
     def _parse(self, data: bytes) -> None:
+        while data and not self._is_discarding:
+            data = self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Let llhttp read; what it left unread comes back."""
+        if not self.receiving_since:
+            data = without_upgrade(data)
+        before = self._header_bytes, self._body_bytes, self.receiving_since
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.refuse(400, "this server does not switch protocols")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parser = httptools.HttpRequestParser(self)
+            return data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
-            if not self._is_discarding:
-                self.refuse(400, f"not HTTP/1.1: {error}")
+            self.refuse(400, f"not HTTP/1.1: {error}")
+        # llhttp tells of a header once it has all of it, however long that takes.
+        is_stuck = before[2] and before == (self._header_bytes, self._body_bytes, self.receiving_since)
+        self._unended = self._unended + len(data) if is_stuck else 0
+        if self._unended > MAX_HEADER_BYTES:
+            self.refuse(431, f"headers are limited to {MAX_HEADERS} and {MAX_HEADER_BYTES} bytes")
+        return b""
 
     def _speaks_http1(self, data: bytes) -> bool:
         """HTTP/2 with prior knowledge (gRPC) comes to the same port and announces itself."""
@@ -106,11 +125,23 @@ class Connection(asyncio.Protocol):
         return self._current is not None
 
     def pause_writing(self) -> None:
-        self.transport.pause_reading()
+        self._may_write = False
+        self._read_on()
 
     def resume_writing(self) -> None:
-        if not self._is_discarding:
+        self._may_write = True
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read while answers go out and few requests wait; what has arrived by then is answered, too."""
+        may_read = self._may_write and len(self._waiting) < MAX_WAITING
+        if may_read == self._is_reading or self.transport.is_closing():
+            return
+        self._is_reading = may_read
+        if may_read:
             self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
     # httptools callbacks
 
@@ -122,9 +153,10 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes = b""
-        self._chunks: list[bytes] | None = None
+        self._chunks: bytearray | None = None
         self._body_bytes = 0
         self._header_bytes = 0
+        self._has_headers = False
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
@@ -134,16 +166,19 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
-        self._headers[name.lower()] = value
+        # What stands behind a chunked body must not change how the request is read.
+        if not self._has_headers:
+            self._headers[name.lower()] = value
         if self._header_bytes > MAX_HEADER_BYTES or len(self._headers) > MAX_HEADERS:
             self._abort(431, f"headers are limited to {MAX_HEADERS} and {MAX_HEADER_BYTES} bytes")
 
     def on_headers_complete(self) -> None:
+        self._has_headers = True
         length = self._headers.get(b"content-length")
         if length is not None and int(length) > self._front.max_body_bytes:
             self._abort(413, f"a body may have {self._front.max_body_bytes} bytes")
-        if self._headers.get(b"expect", b"").lower() == _EXPECTS and not self._is_discarding:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._headers.get(b"expect", b"").lower() == _EXPECTS and self._parser.get_http_version() == "1.1":
+            self._continue()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -152,29 +187,27 @@ class Connection(asyncio.Protocol):
         if not self._body:
             self._body = body
         elif self._chunks is None:
-            self._chunks = [self._body, body]
+            self._chunks = bytearray(self._body + body)
         else:
-            self._chunks.append(body)
+            self._chunks += body
 
     def on_message_complete(self) -> None:
         if self._is_discarding:
             return
         self.receiving_since = 0.0
-        body = self._body if self._chunks is None else b"".join(self._chunks)
-        parser = self._parser
-        exchange = self._parsed = Exchange(
-            self, parser.get_method(), self._target, self._headers, body, parser.should_keep_alive()
-        )
+        body = self._body if self._chunks is None else bytes(self._chunks)
+        parser, target = self._parser, origin_form(self._target)
+        keep_alive = parser.should_keep_alive() and parser.get_http_version() == "1.1"
+        exchange = self._parsed = Exchange(self, parser.get_method(), target, self._headers, body, keep_alive)
         self._chunks, self._body = None, b""
         self._arrived(exchange)
 
     def _arrived(self, exchange: Exchange) -> None:
         if self._current is None:
             self._start(exchange)
-        elif len(self._waiting) < MAX_WAITING:
-            self._waiting.append(exchange)
         else:
-            self._abort(429, f"{MAX_WAITING} pipelined requests are waiting")
+            self._waiting.append(exchange)
+            self._read_on()
 
     # What the exchange and the front need
 
@@ -184,14 +217,24 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(b"".join(response))
         self._current = None
-        if not exchange.keep_alive or (self._input_ended and not self._waiting):
+        if not exchange.keep_alive:
             self._close_after_writing()
         elif self._waiting:
-            self._start(self._waiting.popleft())
+            following = self._waiting.popleft()
+            self._read_on()
+            self._start(following)
+        elif self._last_words is not None:
+            self.transport.write(self._last_words)
+            self._close_after_writing()
+        elif self._input_ended:
+            self._close_after_writing()
 
     @property
     def is_idle(self) -> bool:
-        return self._current is None and not self.receiving_since
+        """Nobody waits on this connection for a part of a request or of an answer."""
+        if self._current is not None or self.receiving_since:
+            return False
+        return not self.transport.get_write_buffer_size()
 
     def sweep(self, now: float, arrival_seconds: float, idle_seconds: float) -> None:
         """Once a second: close a client that sends too slowly, or has been idle for very long."""
@@ -204,10 +247,14 @@ class Connection(asyncio.Protocol):
         """Nothing to say before the next answer, which will close the connection."""
 
     def refuse(self, status: int, problem: str) -> None:
-        """Answer with an error out of turn and stop listening to this client."""
-        if not self._is_discarding and self._current is None:
-            self.transport.write(b"".join(simple_response(status, problem, keep_alive=False)))
-        self._close_after_writing()
+        """Stop listening to this client, and tell it why, after the answers it still waits for."""
+        if self._is_discarding:
+            return
+        self._is_discarding = True
+        self._last_words = b"".join(simple_response(status, problem, keep_alive=False))
+        if self._current is None:
+            self.transport.write(self._last_words)
+            self._close_after_writing()
 
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
@@ -217,20 +264,31 @@ class Connection(asyncio.Protocol):
         except Exception:
             self._front.broke(exchange)
 
+    def _continue(self) -> None:
+        if self._current is None and not self._is_discarding:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def _abort(self, status: int, problem: str) -> None:
         self.refuse(status, problem)
         raise _Stop
 
     def _close_after_writing(self) -> None:
         """Close, but read on for a moment first: closing on unread input would reset the answer away."""
-        if self._is_discarding or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._is_discarding = True
+        self._is_discarding, self._last_words = True, None
         if self.receiving_since:
             self.transport.write_eof()
-            self._front.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+            self._front.loop.call_later(_LINGER_SECONDS, self._end)
         else:
             self.transport.close()
+
+    def _end(self) -> None:
+        """Throw away what still comes, once all that was written has left."""
+        if self.transport.get_write_buffer_size():
+            self._front.loop.call_later(_LINGER_SECONDS, self._end)
+        else:
+            self.transport.abort()
 
 
 class _Stop(Exception):  # noqa: N818 - httptools turns it into HttpParserCallbackError

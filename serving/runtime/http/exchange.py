@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 from typing import TYPE_CHECKING
 
 import orjson
@@ -17,6 +18,8 @@ JSON = b"content-type: application/json\r\n"
 TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _OK = b"HTTP/1.1 200 OK\r\n"
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+# What RFC 9110 wants beside a status.
+_BESIDE = {401: b"www-authenticate: Bearer\r\n"}
 
 
 class Exchange:
@@ -42,7 +45,12 @@ class Exchange:
         self.is_abandoned = False
 
     def reply(self, body: bytes, *, headers: bytes = JSON, status: int = 200) -> None:
-        """Answer. `headers` are whole header lines; length, connection and request id are added here."""
+        """Answer. `headers` are whole header lines; length, connection and request id are added here.
+
+        For a client that has left there is nothing to write.
+        """
+        if self.is_abandoned:
+            return
         parts = [_OK if status == 200 else _STATUS_LINES[status], headers]
         request_id = self.headers.get(b"x-request-id")
         if request_id is not None:
@@ -57,8 +65,11 @@ class Exchange:
     def reply_error(self, error: SlipwayError, *, headers: bytes = b"") -> None:
         """Answer with an error's status and words; a `Retryable` says when to try again."""
         if isinstance(error, Retryable):
-            headers += b"retry-after: %d\r\n" % max(1, round(error.delay_seconds))
-        self.reply(error_body(error), headers=JSON + headers, status=status_of(error))
+            headers += b"retry-after: %d\r\n" % max(1, ceil(error.delay_seconds))
+        status = status_of(error)
+        if status in _BESIDE:
+            headers += _BESIDE[status]
+        self.reply(error_body(error), headers=JSON + headers, status=status)
 
 
 def error_body(error: SlipwayError) -> bytes:

@@ -14,7 +14,7 @@ from serving.runtime.http.connection import Connection
 from serving.runtime.http.exchange import Exchange
 from serving.runtime.http.heads import Heads
 from serving.runtime.http.infer import infer
-from serving.runtime.http.routes import Routes
+from serving.runtime.http.routes import Routes, asks_to_infer
 from serving.runtime.keys import KeyRing
 from serving.runtime.repository import Repository
 
@@ -66,7 +66,7 @@ class Front:
         if exchange.target.startswith(_OPEN_TO_ALL):
             return True
         try:
-            keys.admit(exchange.headers, takes_token=exchange.target.endswith(b"/infer"))
+            keys.admit(exchange.headers, takes_token=asks_to_infer(exchange.target))
         except SlipwayError as error:
             exchange.reply_error(error)
             return False

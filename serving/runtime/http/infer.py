@@ -25,6 +25,8 @@ from serving.runtime.urgency import (
 )
 
 _GZIP_OR_ZLIB = 47
+# Each costs a copy of what follows it.
+_MOST_MEMBERS = 16
 _PRIORITY_FIELD = b'"priority"'
 _URGENCY = frozenset((PRIORITY_HEADER, TIMEOUT_HEADER, ENVOY_TIMEOUT_HEADER))
 # Bytes of JSON from which remembering the parsed request beats parsing it again.
@@ -118,14 +120,14 @@ def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferR
     if header_length is not None:
         return _read_binary(model, _body(exchange, max_body_bytes), header_length)
     answers = model.answers
-    if answers is None or answers.bodies is None or len(exchange.body) < _WORTH_REMEMBERING:
+    is_small = len(exchange.body) < _WORTH_REMEMBERING
+    if is_small or answers is None or answers.bodies is None or b"content-encoding" in exchange.headers:
         return read_request(model.signature, _body(exchange, max_body_bytes), None)
     digest = blake3(exchange.body).digest()
     request = answers.bodies.get(digest)
     if request is None:
-        request = read_request(model.signature, _body(exchange, max_body_bytes), None)
-        if b"content-encoding" not in exchange.headers:
-            answers.bodies.put(digest, request)
+        request = read_request(model.signature, exchange.body, None)
+        answers.bodies.put(digest, request)
     return request
 
 
@@ -153,8 +155,8 @@ def _header_length(exchange: Exchange) -> int | None:
 
 
 def _body(exchange: Exchange, max_body_bytes: int) -> bytes:
-    encoding = exchange.headers.get(b"content-encoding")
-    if encoding is None or encoding == b"identity":
+    encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
+    if encoding == b"identity":
         return exchange.body
     if encoding not in (b"gzip", b"deflate"):
         raise Refused(
@@ -166,15 +168,27 @@ def _body(exchange: Exchange, max_body_bytes: int) -> bytes:
 
 
 def _inflated(body: bytes, limit: int) -> bytes:
-    reader = zlib.decompressobj(_GZIP_OR_ZLIB)
-    try:
-        inflated = reader.decompress(body, limit)
-    except zlib.error as error:
-        raise Refused(
-            f"the body is not what content-encoding says: {error}", remedy="send it plain"
-        ) from error
-    if reader.unconsumed_tail:
-        raise Refused(f"the body inflates to more than {limit} bytes", remedy="send fewer rows", status=413)
-    if not reader.eof:
-        raise Refused("the compressed body is cut short", remedy="send all of it")
-    return inflated
+    """All members of a gzip body, one after the other (RFC 1952, 2.2)."""
+    parts, room = list[bytes](), limit
+    while body:
+        if len(parts) == _MOST_MEMBERS:
+            raise Refused(
+                f"the body is compressed in more than {_MOST_MEMBERS} members", remedy="compress it as one"
+            )
+        reader = zlib.decompressobj(_GZIP_OR_ZLIB)
+        try:
+            # One byte more than there is room for tells a body that just fits from one that does not.
+            parts.append(reader.decompress(body, room + 1))
+        except zlib.error as error:
+            raise Refused(
+                f"the body is not what content-encoding says: {error}", remedy="send it plain"
+            ) from error
+        room -= len(parts[-1])
+        if room < 0:
+            raise Refused(
+                f"the body inflates to more than {limit} bytes", remedy="send fewer rows", status=413
+            )
+        if not reader.eof:
+            raise Refused("the compressed body is cut short", remedy="send all of it")
+        body = reader.unused_data
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -40,6 +40,8 @@ class Routes:
         """Answer any exchange; a mistake becomes a 4xx that lists what there is."""
         try:
             self._route(exchange, _segments(exchange.target), max_body_bytes)
+        except _WrongMethod as error:
+            exchange.reply_error(error, headers=b"allow: %s\r\n" % error.allowed)
         except SlipwayError as error:
             exchange.reply_error(error)
 
@@ -117,10 +119,25 @@ async def _changed(exchange: Exchange, change: Coroutine[Any, Any, None]) -> Non
         exchange.reply(b"")
 
 
+def asks_to_infer(target: bytes) -> bool:
+    """Whether a request for `target` is one for an inference, however the target is spelt."""
+    try:
+        return _segments(target)[-1:] == ("infer",)
+    except Refused:
+        return False
+
+
+class _WrongMethod(Refused):
+    def __init__(self, method: bytes, *, allowed: bytes) -> None:
+        super().__init__(
+            f"{method.decode()} is not allowed here", remedy=f"use {allowed.decode()}", status=405
+        )
+        self.allowed = allowed
+
+
 def _expect_method(exchange: Exchange, method: bytes) -> None:
     if exchange.method != method and not (method == b"GET" and exchange.method == b"HEAD"):
-        name = method.decode()
-        raise Refused(f"{exchange.method.decode()} is not allowed here", remedy=f"use {name}", status=405)
+        raise _WrongMethod(exchange.method, allowed=method)
 
 
 def _segments(target: bytes) -> tuple[str, ...]:

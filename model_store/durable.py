@@ -53,6 +53,13 @@ def write_file(path: Path, content: bytes, *, area: Path | None = None) -> None:
     _sync_directory(path.parent)
 
 
+def take_place(source: Path, path: Path) -> None:
+    """Replace `path` by a file that `write_file` made beside it earlier. A full disk does not prevent it."""
+    source.replace(path)
+    with suppress(OSError):
+        _sync_directory(path.parent)
+
+
 @contextmanager
 def staging(area: Path) -> Iterator[Path]:
     """A fresh directory under `area`, removed on exit unless it was moved away with `settle`."""

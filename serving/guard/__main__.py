@@ -46,9 +46,7 @@ def main(home: Home) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     with _only_guard(home):
-        server = serve(
-            guard, home.ports.guard, is_alive=lambda: _is_alive(guard), targets=lambda: targets(router)
-        )
+        server = serve(guard, home.ports.guard, ails=lambda: _ails(guard), targets=lambda: targets(router))
         log.info("guarding the releases of %s", home.root)
         _run(home, guard, router, ending)
         server.shutdown()
@@ -77,8 +75,12 @@ def _reconcile(guard: Guard, router: EnvoyFileRouter) -> None:
             router.read(service)
 
 
-def _is_alive(guard: Guard) -> bool:
-    return guard.done.ticks > 0 and time.monotonic() - guard.done.last_tick_at < SILENT_SECONDS
+def _ails(guard: Guard) -> str:
+    """What keeps the guard from guarding; "" if nothing does."""
+    if owed := list(guard.owed):
+        return f"cannot finish the rollback of {', '.join(owed)}"
+    is_alive = guard.done.ticks > 0 and time.monotonic() - guard.done.last_tick_at < SILENT_SECONDS
+    return "" if is_alive else "no tick lately"
 
 
 @contextmanager

@@ -96,9 +96,9 @@ class GuardCollector(Collector):
 
 
 def serve(
-    guard: Guard, port: int, *, is_alive: Callable[[], bool], targets: Callable[[], object] = list
+    guard: Guard, port: int, *, ails: Callable[[], str], targets: Callable[[], object] = list
 ) -> ThreadingHTTPServer:
-    """Answer `/metrics` and `/health` (503 once a tick is overdue) on loopback, on a thread of its own.
+    """Answer `/metrics` and `/health` (503 with what `ails` the guard) on loopback, on a thread of its own.
 
     `/targets` tells Prometheus which pods to scrape: what `targets` returns, as JSON.
     """
@@ -110,8 +110,8 @@ def serve(
             if self.path == "/metrics":
                 self._answer(200, generate_latest(registry), "text/plain; version=0.0.4")
             elif self.path == "/health":
-                alive = is_alive()
-                self._answer(200 if alive else 503, b"ok\n" if alive else b"no tick lately\n", "text/plain")
+                problem = ails()
+                self._answer(503 if problem else 200, f"{problem or 'ok'}\n".encode(), "text/plain")
             elif self.path == "/targets":
                 self._answer(200, json.dumps(targets()).encode(), "application/json")
             else:

@@ -47,6 +47,15 @@ class Limits:
 
 
 @dataclass(slots=True)
+class Owed:
+    """A rollback that is not carried out yet. `is_returned`: users are at stable, the state is to follow."""
+
+    state: RolloutState
+    findings: tuple[Finding, ...]
+    is_returned: bool = False
+
+
+@dataclass(slots=True)
 class Tallies:
     """What the guard did since it started, for its own metrics."""
 
@@ -78,7 +87,7 @@ class Guard:
         self.watches: dict[str, Watch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
-        self._failing: list[tuple[RolloutState, tuple[Finding, ...]]] = []
+        self.owed: dict[str, Owed] = {}
         self.done = Tallies()
 
     def tick(self) -> None:
@@ -185,26 +194,38 @@ class Guard:
         seconds = watch.tally.step_seconds
         match decide(state, Sight(verdict, seconds, waited_seconds=seconds)):
             case Rollback(findings):
-                self._failing.append((state, findings))
+                self._owe(state, findings)
 
     def _miss(self, state: RolloutState, route: Route, watch: Watch, why: str) -> None:
         blind = watch.go_blind(why, at=self._now(), monotonic=self._monotonic())
         has_traffic = state.phase is Phase.PROGRESSING and route.split.candidate > 0
         if has_traffic and blind > self._limits.blind_seconds and not state.is_first:
             reason = f"nobody could count its requests for {blind:.0f} s: {why}"
-            self._failing.append((state, (Finding("observation", Outcome.ERROR, reason),)))
+            self._owe(state, (Finding("observation", Outcome.ERROR, reason),))
         self._write(state, route, watch)
+
+    def _owe(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
+        """What was seen once is owed until it is done: without traffic it may never be seen again."""
+        self.owed.setdefault(state.release_id, Owed(state, findings))
 
     def _roll_back_all(self) -> None:
         """Traffic first, of all of them: the bookkeeping of one must not make the next one wait."""
-        failing, self._failing = self._failing, []
-        returned: list[tuple[RolloutState, tuple[Finding, ...], Route]] = []
-        for state, findings in failing:
-            with self.apart(state.release_id):
-                returned.append((state, findings, apply.return_traffic(state, self._router)))
-        for state, findings, route in returned:
-            with self.apart(state.release_id):
-                self._book(state, findings, route)
+        returned: list[tuple[Owed, Route]] = []
+        for release, owed in self.owed.items():
+            with self.apart(release):
+                returned.append((owed, self._return(owed)))
+        for owed, route in returned:
+            with self.apart(owed.state.release_id):
+                self._book(owed.state, owed.findings, route)
+                del self.owed[owed.state.release_id]
+
+    def _return(self, owed: Owed) -> Route:
+        route = self._router.read(owed.state.service)
+        has_traffic = apply.holds_candidate(owed.state, route) and route.split.candidate > 0
+        if has_traffic or not owed.is_returned:
+            route = apply.return_traffic(owed.state, self._router)
+            owed.is_returned = True
+        return route
 
     def _book(self, state: RolloutState, findings: tuple[Finding, ...], route: Route) -> None:
         reason = "; ".join(finding.reason for finding in findings)

@@ -3,6 +3,8 @@
 A shift saves its state before it writes the route, and a rollback writes the route before and after it saves
 its state. So of a shift and a rollback at the same time the rollback wins, whichever of the four writes comes
 first, and a crash between any two of them is mended by the next `Rollouts.advance` or by the guard.
+
+A full disk takes no state, but traffic still goes back (`serving.router.envoy_file`); the state follows.
 """
 
 from __future__ import annotations
@@ -10,12 +12,17 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from model_store.errors import Retryable
 from serving.rollout.journal import Event, Journal, StaleState
 from serving.rollout.plan import Phase, RolloutState
 from serving.router.base import StaleRoute, TrafficRouter
 from serving.types import ALL_STABLE, Finding, Route
 
 _ATTEMPTS = 100
+
+
+class Unwritten(Retryable):
+    """Users are at stable, and the release does not say so yet."""
 
 
 def shift(
@@ -70,7 +77,14 @@ def roll_back(
 ) -> RolloutState:
     """All traffic to stable, whatever others write meanwhile. A release that is over stays as it is."""
     route = return_traffic(state, router)
-    return book_rollback(state, route, journal, router, at=at, reason=reason, findings=findings)
+    try:
+        return book_rollback(state, route, journal, router, at=at, reason=reason, findings=findings)
+    except OSError as problem:
+        raise Unwritten(
+            f"{state.release_id} is not rolled back yet: all its traffic is at stable, "
+            f"but that could not be written down: {problem}",
+            remedy="make space on the disk; the release is then rolled back by its next look, or do it again",
+        ) from problem
 
 
 def book_rollback(
@@ -93,7 +107,10 @@ def book_rollback(
 
 
 def return_traffic(state: RolloutState, router: TrafficRouter) -> Route:
-    """Write the route at weight 0, even if it is there: a shift decided on the old revision must fail."""
+    """Write the route at weight 0, even if it is there: a shift decided on the old revision must fail.
+
+    Where that cannot be written, weight 0 is enough for now: whoever saves the state afterwards calls again.
+    """
     for _ in range(_ATTEMPTS):
         route = router.read(state.service)
         if not holds_candidate(state, route):
@@ -104,6 +121,11 @@ def return_traffic(state: RolloutState, router: TrafficRouter) -> Route:
             )
         except StaleRoute:
             continue
+        except OSError:
+            route = router.read(state.service)
+            if holds_candidate(state, route) and route.split.candidate > 0:
+                raise
+            return route
     raise StaleRoute(
         f"the route of {state.service} changed {_ATTEMPTS} times while it was rolled back",
         remedy="find out who writes it, and roll back again",

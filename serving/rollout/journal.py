@@ -6,6 +6,7 @@ guard saw. A state is saved only over the generation it was decided on.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -121,8 +122,11 @@ class Journal:
         if path is None:
             path = self._mended[release] = self.counts_path(release)
             _end_last_line(path)
+        line = record.to_line()
         with path.open("ab", buffering=0) as file:
-            file.write(record.to_line())
+            if file.write(line) < len(line):
+                del self._mended[release]
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def records(self, release: str) -> Iterator[Record]:
         """All observations, oldest first. Lines torn by a crash, or of a newer format, are left out."""

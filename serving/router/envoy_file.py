@@ -10,11 +10,12 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model_store.durable import write_file
+from model_store.durable import take_place, write_file
 from model_store.errors import Permanent
 from model_store.spec import MODEL_NAME
 from serving.gateway import clusters, endpoints
@@ -26,6 +27,7 @@ from serving.router.history import RouteHistory
 from serving.types import ALL_STABLE, Deployment, Route, RouteSettings, TrafficSplit
 
 _FILE = "endpoints.json"
+_WAY_BACK = "all-stable.json"
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class EnvoyFileRouter:
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             known = self._read.get(service)
             if known is None or known[0] != stamp:
-                known = self._read[service] = stamp, self._parsed(service)
+                known = self._read[service] = stamp, _parse(self.file(service), service)
         except FileNotFoundError:
             raise UnknownService(service, known=self.services()) from None
         return known[1]
@@ -76,7 +78,7 @@ class EnvoyFileRouter:
             after = Route(service, at + 1, split, stable, candidate, settings or before.settings)
             if before.revision == 0:
                 require_spare()
-            write_file(self.file(service), endpoints.render(after))
+            after = self._put(before, after)
             self._history.append(after, at=self._now())
         if before.revision == 0 or _shape(before) != _shape(after):
             self.reconcile()
@@ -102,27 +104,42 @@ class EnvoyFileRouter:
         """The endpoint file of `service`."""
         return self._home.routes / service / _FILE
 
+    def _put(self, before: Route, after: Route) -> Route:
+        """Write the record. A full disk takes no new file, but a rename: so a candidate with traffic has the
+        file that takes it away ready beside the record, and gets no traffic without.
+        """
+        way_back = self.file(after.service).with_name(_WAY_BACK)
+        if after.split.candidate > 0:
+            back = replace(after, revision=after.revision + 1, split=ALL_STABLE)
+            write_file(way_back, endpoints.render(back))
+        try:
+            write_file(self.file(after.service), endpoints.render(after))
+        except OSError as problem:
+            return self._go_back(way_back, before, after, problem)
+        if after.split.candidate == 0:
+            with suppress(OSError):
+                way_back.unlink(missing_ok=True)
+        return after
+
+    def _go_back(self, way_back: Path, before: Route, after: Route, problem: OSError) -> Route:
+        """Rename the file made earlier, if it says what was to be written now; else raise `problem`."""
+        try:
+            back = _parse(way_back, after.service)
+        except (FileNotFoundError, UnreadableRoute):
+            raise problem from None
+        if replace(back, revision=after.revision) != after or back.revision <= before.revision:
+            raise problem
+        take_place(way_back, self.file(after.service))
+        log.warning(
+            "took the way back of %s that lay ready, for the disk takes no file: %s", after.service, problem
+        )
+        return back
+
     def _current(self, service: str) -> Route:
         try:
-            return self._parsed(service)
+            return _parse(self.file(service), service)
         except FileNotFoundError:
             return Route(service, 0, ALL_STABLE, None, None)
-
-    def _parsed(self, service: str) -> Route:
-        path = self.file(service)
-        try:
-            route = endpoints.parse(path.read_bytes())
-            if route.service != service:
-                raise ValueError(f"it is the record of {route.service}")
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
-            raise UnreadableRoute(
-                f"{path} is not the record of a route: {problem!r}",
-                remedy="put a backup in its place, or remove it and release the model again; "
-                "until then the gateway goes on with what it read last",
-            ) from problem
-        return route
 
     @contextmanager
     def _locked(self, service: str) -> Iterator[None]:
@@ -150,3 +167,20 @@ def _require_safe(service: str) -> None:
             f"{service!r} cannot be the name of a service",
             remedy=f"use letters, digits, '_', '-', '.', and end it with none of {endings}",
         )
+
+
+def _parse(path: Path, service: str) -> Route:
+    """The record of `service` in the file. Raises `UnreadableRoute` if it holds none."""
+    try:
+        route = endpoints.parse(path.read_bytes())
+        if route.service != service:
+            raise ValueError(f"it is the record of {route.service}")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+        raise UnreadableRoute(
+            f"{path} is not the record of a route: {problem!r}",
+            remedy="put a backup in its place, or remove it and release the model again; "
+            "until then the gateway goes on with what it read last",
+        ) from problem
+    return route

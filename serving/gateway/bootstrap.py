@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import access_log, clusters, grpc, limits, routes, tracing
+from serving.gateway import access_log, attempts, clusters, grpc, limits, routes, tracing
 from serving.gateway.xds import Message, extension, typed, watched
 from serving.home import Home
 
@@ -98,6 +98,9 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
         rds={"route_config_name": routes.NAME, "config_source": watched(routes_file(home))},
         normalize_path=True,
         merge_slashes=True,
+        # Whose address a bucket is for: whoever connects, not whom a header names (`serving.gateway.limits`).
+        use_remote_address=True,
+        xff_num_trusted_hops=limits.trusted_proxies(environ),
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
         # The Open Inference Protocol's error shape, also for what Envoy answers itself.
@@ -112,29 +115,11 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
 
 
 def _router() -> Message:
-    return typed("envoy.extensions.filters.http.router.v3.Router", upstream_log=[_slow_counter()])
-
-
-def _slow_counter() -> Message:
-    """Counts slow attempts per endpoint: `slipway.slow.service.<name>.host.<address>`.
-
-    It sees attempts, not requests, so a slow answer that was then retried counts too, as for errors.
-    """
-    tags = [
-        {"name": "service", "value_format": "%UPSTREAM_CLUSTER%"},
-        {"name": "host", "value_format": "%UPSTREAM_HOST%"},
-    ]
-    config = typed(
-        "envoy.extensions.access_loggers.stats.v3.Config",
-        stats_scope={"prefix": "slipway"},
-        counters=[{"stat": {"name": "slow", "tags": tags}, "value_fixed": 1}],
+    return typed(
+        "envoy.extensions.filters.http.router.v3.Router",
+        upstream_log=attempts.counters(),
+        upstream_http_filters=attempts.filters(),
     )
-    slow = "request.duration > duration(xds.upstream_host_metadata.filter_metadata['slipway']['slow'])"
-    only = extension(
-        "envoy.access_loggers.extension_filters.cel",
-        typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=slow),
-    )
-    return {**extension("envoy.access_loggers.stats", config), "filter": {"extension_filter": only}}
 
 
 def _access_log(home: Home) -> Message:

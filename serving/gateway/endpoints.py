@@ -22,6 +22,9 @@ from serving.types import Arm, Deployment, Endpoint, RateLimit, Route, RouteSett
 
 RECORD = "slipway"
 
+# Envoy's timers may be some milliseconds early.
+_NEARLY = 0.9
+
 
 def render(route: Route) -> bytes:
     """The EDS file of `route`."""
@@ -68,8 +71,12 @@ def arm_weights(split: TrafficSplit, *, stable: int, candidate: int) -> tuple[in
 def endpoints_of(route: Route, deployment: Deployment, *, weight: int = 1) -> list[Message]:
     """Envoy's view of a deployment's endpoints, labelled with the arm they belong to."""
     arm = Arm.STABLE if deployment == route.stable else Arm.CANDIDATE
-    # The access logger that counts slow answers reads `slow` from the endpoint that gave the answer.
-    labels = {"arm": arm.value, "slow": seconds(route.settings.latency_objective_ms / 1000)}
+    # `serving.gateway.attempts` reads them from the endpoint that was asked.
+    labels = {
+        "arm": arm.value,
+        "slow": seconds(route.settings.latency_objective_ms / 1000),
+        "limit": seconds(_NEARLY * route.settings.timeout_ms / 1000),
+    }
     canary = {"canary": arm is Arm.CANDIDATE}
     metadata = {"filter_metadata": {"envoy.lb": canary, RECORD: labels}}
     return [

@@ -1,6 +1,7 @@
 """Token buckets at the gateway: one for each service, and one for each of a service's clients.
 
-A client is who sends this `x-api-key`, else this `authorization`, else from this address. Routes say what a
+A client is who sends this `x-api-key`, else this `authorization`, else from this address: the connection's,
+or, with SLIPWAY_TRUSTED_PROXIES=n before the gateway, the n-th last in `x-forwarded-for`. Routes say what a
 request counts as; the virtual host holds the buckets, so that all routes of a service share them. Envoy
 forgets how full they were when the routes change, which happens when a version comes or goes.
 Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/local_rate_limit_filter
@@ -8,13 +9,15 @@ Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from model_store.errors import Permanent
 from serving.gateway.xds import Message, extension, typed
 from serving.types import RateLimit, Route
 
 # Clients first, in a filter of their own: what a greedy one is refused must not empty the service's bucket.
 CLIENTS, SERVICES = "slipway.limits.clients", "slipway.limits.services"
+PROXIES = "SLIPWAY_TRUSTED_PROXIES"
 _CONFIG = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 
 # Clients whose buckets are remembered; beyond, those seen longest ago start anew with a full one.
@@ -24,6 +27,16 @@ _NO_LIMIT = 1_000_000_000
 _KEY, _TOKEN = "x-api-key", "authorization"
 _WITHOUT_KEY = {"name": _KEY, "present_match": False}
 _WITHOUT_TOKEN = {"name": _TOKEN, "present_match": False}
+
+
+def trusted_proxies(environ: Mapping[str, str]) -> int:
+    """How many proxies before the gateway may say whose request it is. Raises `Permanent`."""
+    text = environ.get(PROXIES, "0")
+    if not (text.isascii() and text.isdigit()):
+        raise Permanent(
+            f"{PROXIES}={text!r}", remedy="give how many proxies stand before the gateway: 0, 1, ..."
+        )
+    return int(text)
 
 
 def filters() -> list[Message]:

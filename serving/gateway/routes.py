@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from serving.gateway import grpc, limits
+from serving.gateway import attempts, grpc, limits
 from serving.gateway.clusters import (
     PREVIEW_SUFFIX,
     RETRIES,
@@ -39,6 +39,7 @@ def render(routes: Iterable[Route]) -> bytes:
         "include_attempt_count_in_response": True,
         "request_body_buffer_limit": _REPLAYABLE_BYTES,
         "response_headers_to_add": [_ANSWERED_BY],
+        "response_headers_to_remove": list(attempts.HEADERS),
         **({"typed_per_filter_config": buckets} if buckets else {}),
         "routes": [*chain.from_iterable(_of_service(route) for route in known), *_of_gateway(known)],
     }

@@ -89,7 +89,7 @@ class Watch:
             place=state.place,
             share=self.tally.share,
             settled=self.tally.settled,
-            retries_on_stable=repeats_on_stable(route),
+            retries_on_stable=repeats_on_stable(route) and self.tally.repeated,
             step_seconds=self.tally.step_seconds if self.tally.place == state.place else 0.0,
             stable=self.tally.stable,
             candidate=self.tally.candidate,
@@ -98,7 +98,7 @@ class Watch:
             answers=self.tally.answers,
             least_share=min(self.tally.least_share, self.tally.share),
         )
-        self.tally = replace(self.tally, least_share=1.0)
+        self.tally = replace(self.tally, least_share=1.0, repeated=True)
         return self.written
 
 

@@ -1,7 +1,8 @@
 """Envoy's own counters, read from its admin port.
 
-Errors and requests are per endpoint from `/clusters`: retried failures are visible there and only there. Slow
-answers are per endpoint from a counter that the gateway's access logger keeps (`serving.gateway.bootstrap`).
+Errors and requests are per endpoint from `/clusters`: retried failures are visible there and only there.
+Slow, broken and abandoned attempts are per endpoint from counters that the gateway's log of attempts keeps
+(`serving.gateway.attempts`).
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from urllib.parse import urlsplit
 import orjson
 
 from model_store.errors import Retryable
+from serving.gateway.attempts import ABANDONED, BROKEN, SLOW
 from serving.gateway.clusters import RESERVED_SUFFIXES, STABLE_SUFFIX
 from serving.metrics.base import EndpointCounters
 from serving.types import Endpoint
 
 _CLUSTERS = "/clusters?format=json"
-_SLOW = "/stats?type=Counters&filter=^slipway\\.slow\\."
-_SLOW_PREFIX = "slipway.slow.service."
+_NOTED = "/stats?type=Counters&filter=^slipway\\."
+_NOTED_PREFIX = "slipway."
 _BEGIN, _BETWEEN, _END = b'{\n "cluster_statuses": [\n  {', b"\n  },\n  {", b"\n  }\n ]\n}"
 
 _Hosts = dict[Endpoint, EndpointCounters]
-_Slow = dict[str, int]
-_Sources = tuple[_Hosts, _Hosts, _Slow]  # a service's attempts, its repeats on stable, and its slow answers
+_Noted = dict[tuple[str, str], int]  # by what it is and address
+_Sources = tuple[_Hosts, _Hosts, _Noted]  # attempts, repeats on stable, and what was noted of both
 
 
 class MetricsUnavailable(Retryable):
@@ -49,8 +51,9 @@ class EnvoyAdmin:
         A service of which nothing changed since the last call is the same object as then.
         """
         try:
-            slow = _slow_counts(self._get(_SLOW))
-            return self._endpoint_counters(self._get(_CLUSTERS), slow)
+            # In this order no broken answer is seen before its success.
+            noted = _noted(self._get(_NOTED))
+            return self._endpoint_counters(self._get(_CLUSTERS), noted)
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
             self.close()
             raise MetricsUnavailable(
@@ -59,11 +62,11 @@ class EnvoyAdmin:
                 delay_seconds=1,
             ) from problem
 
-    def _endpoint_counters(self, text: bytes, slow: dict[str, _Slow]) -> dict[str, _Hosts]:
+    def _endpoint_counters(self, text: bytes, noted: dict[str, _Noted]) -> dict[str, _Hosts]:
         self._clusters = {part: self._clusters.get(part) or _cluster(part) for part in _parts(text)}
         hosts = dict(chain.from_iterable(self._clusters.values()))
         sources: dict[str, _Sources] = {
-            name: (attempts, hosts.get(name + STABLE_SUFFIX, {}), slow.get(name, {}))
+            name: (attempts, hosts.get(name + STABLE_SUFFIX, {}), noted.get(name, {}))
             for name, attempts in hosts.items()
             if not name.endswith(RESERVED_SUFFIXES)
         }
@@ -104,13 +107,14 @@ class EnvoyAdmin:
         return body
 
 
-def _slow_counts(text: bytes) -> dict[str, _Slow]:
-    """By cluster and address, from lines like `slipway.slow.service.fraud.host.127.0.0.1:8500: 12`."""
-    counts: dict[str, _Slow] = {}
+def _noted(text: bytes) -> dict[str, _Noted]:
+    """By cluster, from lines like `slipway.slow.service.fraud.host.127.0.0.1:8500: 12`."""
+    counts: dict[str, _Noted] = {}
     for line in text.decode().splitlines():
         name, _, value = line.rpartition(": ")
-        cluster, _, address = name.removeprefix(_SLOW_PREFIX).rpartition(".host.")
-        counts.setdefault(cluster, {})[address] = int(value)
+        what, _, place = name.removeprefix(_NOTED_PREFIX).partition(".service.")
+        cluster, _, address = place.rpartition(".host.")
+        counts.setdefault(cluster, {})[what, address] = int(value)
     return counts
 
 
@@ -133,19 +137,25 @@ def _cluster(text: bytes) -> list[tuple[str, _Hosts]]:
     return [(cluster["name"], dict(map(_counters, cluster.get("host_statuses", ())))) for cluster in clusters]
 
 
-def _combined(attempts: _Hosts, repeats: _Hosts, slow: _Slow) -> _Hosts:
+def _combined(attempts: _Hosts, repeats: _Hosts, noted: _Noted) -> _Hosts:
     """What stable answered a second time comes through a cluster of its own, from the same endpoint."""
     return {
-        endpoint: replace(
-            first,
-            requests=first.requests + again.requests,
-            errors=first.errors + again.errors,
-            active=first.active + again.active,
-            slow=slow.get(str(endpoint), 0),
-        )
+        endpoint: _whole(first, repeats.get(endpoint, _NONE), noted, str(endpoint))
         for endpoint, first in attempts.items()
-        for again in (repeats.get(endpoint, _NONE),)
     }
+
+
+def _whole(first: EndpointCounters, again: EndpointCounters, noted: _Noted, address: str) -> EndpointCounters:
+    slow, broken, abandoned = (noted.get((what, address), 0) for what in (SLOW, BROKEN, ABANDONED))
+    return replace(
+        first,
+        requests=first.requests + again.requests + abandoned,
+        errors=first.errors + again.errors + broken,
+        active=first.active + again.active,
+        slow=slow,
+        abandoned=abandoned,
+        broken=broken,
+    )
 
 
 def _counters(host: dict[str, Any]) -> tuple[Endpoint, EndpointCounters]:

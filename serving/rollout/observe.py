@@ -30,7 +30,9 @@ class Tally:
     that finished in it began under this share or a larger one. `shares` are (uptime, share in force) of the
     looks within one time limit of a request. `seen` is what the last look was given, `least_share`
     the smallest share since the last record, and `answers` (compared, disagreed) since the start.
-    `doubt`: why the last look cannot be trusted, or "".
+    `doubt`: why the last look cannot be trusted, or "". `broken` is what the proxy says of the candidate's
+    answers that did not end, `unheard` how many of those are not among its errors yet, and `repeated` whether
+    the gateway could repeat all that the candidate failed since the last record.
     """
 
     stable: Counts = NO_COUNTS
@@ -46,6 +48,9 @@ class Tally:
     seen: tuple[Route, Mapping[Endpoint, EndpointCounters]] | None = None
     least_share: float = 1.0
     answers: tuple[int, int] = (0, 0)
+    broken: int = 0
+    unheard: int = 0
+    repeated: bool = True
 
     @classmethod
     def of(cls, record: Record) -> Tally:
@@ -81,6 +86,8 @@ def look(
     raw, stable, candidate, now_in_force = _counted(tally, route, counters, seconds)
     shares = _lately(tally, now_in_force, monotonic, route.settings.timeout_ms / 1000)
     share = min(now_in_force, shares[-2][1])
+    broken, unheard = _broken(tally, route, counters)
+    told = min(unheard, candidate.errors)
     after = Tally(
         stable=tally.stable + stable,
         candidate=tally.candidate + candidate,
@@ -95,13 +102,17 @@ def look(
         seen=(route, counters),
         least_share=min(tally.least_share, share),
         answers=(tally.answers[0] + answers[0], tally.answers[1] + answers[1]),
+        broken=broken,
+        unheard=unheard - told,
+        repeated=tally.repeated and not told,
     )
     increment = Increment(
         stable,
         candidate,
         share=share,
         step=state.place,
-        retries_on_stable=repeats_on_stable(route),
+        # Taking repeats that never were from stable's counts would leave nothing to compare with.
+        retries_on_stable=repeats_on_stable(route) and not told,
         settled=after.settled,
         compared=answers[0],
         disagreed=answers[1],
@@ -144,6 +155,14 @@ def share_in_force(route: Route, counters: Mapping[Endpoint, EndpointCounters]) 
 def repeats_on_stable(route: Route) -> bool:
     """Whether the gateway asks stable what the candidate failed."""
     return route.settings.idempotent and route.stable is not None
+
+
+def _broken(tally: Tally, route: Route, counters: Mapping[Endpoint, EndpointCounters]) -> tuple[int, int]:
+    """The candidate's answers that did not end: as the proxy says, and how many are not among errors yet."""
+    theirs = route.candidate.endpoints if route.candidate else ()
+    now = sum(counters[endpoint].broken for endpoint in theirs if endpoint in counters)
+    more = now - tally.broken if tally.seen else 0
+    return now, tally.unheard + max(more, 0)
 
 
 def between(before: Record | None, after: Record) -> Increment:
@@ -193,7 +212,7 @@ def _arm(
             continue
         before = raw.get(endpoint) or _first_sight(now, joined_late)
         more = _growth(before, now)
-        raw[endpoint] = (now.requests, now.errors, _slow_counted(before, now, more[2]))
+        raw[endpoint] = _stand(before, now, more)
         requests, errors, slow = requests + more[0], errors + more[1], slow + more[2]
     return Counts(requests, errors, slow, seconds)
 
@@ -201,9 +220,9 @@ def _arm(
 def _first_sight(now: EndpointCounters, joined_late: bool) -> tuple[int, int, int]:
     """Where to count from. A candidate's endpoint is new to the proxy: all it has done is this release's.
 
-    Not so its slow answers, which the proxy counts by address, and addresses are used again.
+    Not so what the proxy counts by address, for addresses are used again.
     """
-    return (now.requests, now.errors, now.slow) if joined_late else (0, 0, now.slow)
+    return (now.requests, now.errors, now.slow) if joined_late else (now.abandoned, now.broken, now.slow)
 
 
 def _growth(before: tuple[int, int, int], now: EndpointCounters) -> tuple[int, int, int]:
@@ -211,12 +230,21 @@ def _growth(before: tuple[int, int, int], now: EndpointCounters) -> tuple[int, i
     requests, errors = now.requests - before[0], now.errors - before[1]
     if requests < 0 or errors < 0:
         requests = errors = 0
-    # Slow answers come from another counter, read a moment later: the surplus waits for the next look.
-    return requests, errors, min(max(now.slow - before[2], 0), requests)
+    # An answer may break or turn out slow some looks after Envoy took it for a success: the surplus waits.
+    waiting = min(max(errors - requests, 0), now.broken)
+    return requests, errors - waiting, min(max(now.slow - before[2], 0), requests)
 
 
-def _slow_counted(before: tuple[int, int, int], now: EndpointCounters, counted: int) -> int:
-    return before[2] + counted if now.slow >= before[2] else now.slow
+def _stand(
+    before: tuple[int, int, int], now: EndpointCounters, counted: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """Up to where the counters have been counted."""
+    goes_on = now.requests >= before[0] and now.errors >= before[1]
+    return (
+        now.requests,
+        before[1] + counted[1] if goes_on else now.errors,
+        before[2] + counted[2] if now.slow >= before[2] else now.slow,
+    )
 
 
 def _doubt(before: Raw, now: Raw) -> str:

@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 
 from serving.types import Deployment, Endpoint, Slot
 
+LARGE = 20_000_000
+
 
 @dataclass
 class Upstream:
     """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), unparsable.
+
+    After headers that promise a good answer: half and half_chunk (a part, then reset), stalled (a part, then
+    nothing), large (all of 20 MB).
 
     One request in `every` meets it.
     """
@@ -78,6 +83,18 @@ class Upstream:
         if self.fault == "unparsable":
             writer.write(b"\x16\x03\x01 what is this\r\n\r\n")
             return False
+        if self.fault in ("half", "half_chunk", "stalled"):
+            is_chunked = self.fault == "half_chunk"
+            length = "transfer-encoding: chunked" if is_chunked else "content-length: 99"
+            part = "1\r\n{\r\n" if is_chunked else "{"
+            writer.write(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n{part}".encode())
+            await writer.drain()
+            await asyncio.sleep(20 if self.fault == "stalled" else 0.02)
+            writer.transport.abort()
+            return False
+        if self.fault == "large":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % LARGE + b"y" * LARGE)
+            return True
         if self.fault in ("hang", "slow"):
             await asyncio.sleep(0.2 if self.fault == "slow" else 20)
         return self._reply(writer, {"error": 500, "overloaded": 503}.get(self.fault, 200))

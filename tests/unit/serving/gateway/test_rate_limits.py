@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
-from serving.gateway.limits import SERVICES, buckets
+from model_store.errors import Permanent
+from serving.gateway.limits import SERVICES, buckets, trusted_proxies
 from serving.types import ALL_STABLE, RateLimit, Route, RouteSettings
 from tests.unit.serving.gateway_process import Gateway, gateway_running
 from tests.unit.serving.upstream import Pods, deployment, pods_running
@@ -125,3 +127,27 @@ def test_a_bucket_fills_at_the_rate_that_was_asked_for(per_second: float) -> Non
 
 def test_without_limits_the_routes_say_nothing_of_them() -> None:
     assert buckets([Route("m", 1, ALL_STABLE, None, None)]) == {}
+
+
+def spoofed(gateway: Gateway, name: str) -> Counter[int]:
+    return Counter(
+        gateway.infer(name, {"x-forwarded-for": f"192.0.2.{number}"}).status_code for number in range(8)
+    )
+
+
+def test_an_invented_forwarded_address_is_no_other_client(gateway: Gateway, pods: Pods) -> None:
+    assert spoofed(gateway, serve(gateway, pods, client_rate_limit=FIVE)) == {200: 5, 429: 3}
+
+
+def test_a_proxy_before_the_gateway_may_say_whose_request_it_is(tmp_path: Path, pods: Pods) -> None:
+    with gateway_running(tmp_path, {"SLIPWAY_TRUSTED_PROXIES": "1"}) as behind:
+        name = serve(behind, pods, client_rate_limit=FIVE)
+        assert spoofed(behind, name) == {200: 8}
+        mine = [{"x-forwarded-for": f"192.0.2.{number}, 198.51.100.7"} for number in range(8)]
+        assert Counter(behind.infer(name, each).status_code for each in mine) == {200: 5, 429: 3}
+
+
+@pytest.mark.parametrize("text", ["-1", "one", ""])
+def test_a_number_of_proxies_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Permanent, match="SLIPWAY_TRUSTED_PROXIES"):
+        trusted_proxies({"SLIPWAY_TRUSTED_PROXIES": text})

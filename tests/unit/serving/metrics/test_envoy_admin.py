@@ -140,6 +140,18 @@ def test_requests_are_attempts_that_ended(admin: tuple[HTTPServer, dict[str, byt
     assert seen == EndpointCounters(requests=6, errors=1, slow=3, active=0, healthy=True)
 
 
+def test_broken_answers_are_errors_and_abandoned_attempts_are_requests(
+    admin: tuple[HTTPServer, dict[str, bytes]],
+) -> None:
+    lines = [
+        f"slipway.{what}.service.m.host.127.0.0.1:9: {number}"
+        for what, number in (("slow", 3), ("broken", 2), ("abandoned", 4))
+    ]
+    seen = read(admin, clusters(), "\n".join(lines).encode())
+    assert (seen.requests, seen.errors, seen.slow) == (6 + 4, 1 + 2, 3)
+    assert (seen.abandoned, seen.broken) == (4, 2)
+
+
 @pytest.mark.parametrize(
     ("answer", "stats"),
     [

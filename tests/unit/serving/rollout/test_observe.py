@@ -1,15 +1,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.analysis import Increment, begin, observe, verdict
 from serving.metrics.base import EndpointCounters
 from serving.rollout.observe import LONGEST_LOOK_SECONDS, Tally, look, share_in_force
 from serving.rollout.plan import Phase, RolloutState
-from serving.types import ALL_STABLE, Counts, Deployment, Endpoint, Route, RouteSettings, Slot, TrafficSplit
+from serving.types import (
+    ALL_STABLE,
+    Counts,
+    Deployment,
+    Endpoint,
+    Outcome,
+    Route,
+    RouteSettings,
+    Slot,
+    TrafficSplit,
+)
 from tests.unit.serving.world import PLAN, World, deployed
 
 STABLE, CANDIDATE = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
@@ -165,3 +177,54 @@ def test_repeats_go_to_stable_only_where_requests_may_be_repeated() -> None:
     ]
     assert kept == [True, False, False]
     assert PLAN.steps[0].split != ALL_STABLE
+
+
+def candidate_of(requests: int, errors: int, *, broken: int = 0, abandoned: int = 0) -> EndpointCounters:
+    return EndpointCounters(requests, errors, 0, active=0, healthy=True, abandoned=abandoned, broken=broken)
+
+
+def told(*looks: EndpointCounters, stable: int = 0) -> list[Increment]:
+    """The increments of a candidate with these counters, stable answering `stable` requests a look."""
+    tally, found = Tally(), []
+    for number, seen in enumerate(looks):
+        both = counters(stable=(number * stable, 0, 0)) | {CANDIDATE.endpoints[0]: seen}
+        tally, increment = look(tally, STATE, ROUTE, both, monotonic=100 + number)
+        found.append(increment)
+    return found
+
+
+def test_an_answer_that_breaks_later_than_it_began_is_an_error_of_the_next_request() -> None:
+    looks = [
+        candidate_of(0, 0),
+        candidate_of(1, 0),
+        candidate_of(1, 1, broken=1),
+        candidate_of(2, 1, broken=1),
+    ]
+    found = told(*looks)
+    assert [each.problem for each in found] == [""] * 4
+    assert [(each.candidate.requests, each.candidate.errors) for each in found] == [
+        (0, 0),
+        (1, 0),
+        (0, 0),
+        (1, 1),
+    ]
+
+
+def test_what_broke_at_an_address_before_is_not_the_candidates() -> None:
+    first, second = told(candidate_of(7, 5, broken=4, abandoned=3), candidate_of(8, 5, broken=4, abandoned=3))
+    assert (first.candidate.requests, first.candidate.errors) == (4, 1)
+    assert (second.candidate.requests, second.candidate.errors) == (1, 0)
+
+
+def test_answers_that_broke_are_not_taken_for_repeated_ones() -> None:
+    found = told(
+        candidate_of(0, 0), candidate_of(2, 1), candidate_of(4, 3, broken=2), candidate_of(5, 3, broken=2)
+    )
+    assert [each.retries_on_stable for each in found] == [True, True, False, True]
+
+
+def test_a_candidate_whose_answers_all_break_fails_at_half_of_the_traffic() -> None:
+    belief = begin()
+    for increment in told(*(candidate_of(n, n, broken=n) for n in range(30)), stable=1):
+        belief = observe(PLAN.policy, belief, increment)
+    assert verdict(PLAN.policy, belief, at=datetime.now(UTC)).outcome is Outcome.FAIL

@@ -1,0 +1,112 @@
+"""What Envoy counts of attempts only when told to: `slipway.<what>.service.<name>.host.<address>`.
+
+- `slow`: the endpoint took longer than the latency objective. Counted from the last byte of the request to
+  the answer's first, and to its last where that can only be the endpoint's doing: what a client takes to send
+  and to read is not the endpoint's slowness.
+- `broken`: an answer that began well and did not end. Envoy's own count of successes has it.
+- `abandoned`: the client gave up before an answer began, later than the objective. Envoy counts it nowhere.
+
+They are of attempts, so what was then repeated elsewhere counts too. Healthy traffic costs two headers.
+Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/advanced/attributes. Here they are
+seen from the endpoint: `request.total_size` is what came from it, `response.size` what was sent to it.
+"""
+
+from __future__ import annotations
+
+from serving.gateway.xds import Message, extension, typed
+
+SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
+
+# Only formatted text has these two times, and expressions read text from headers only. Never sent to clients.
+WAITED, SENT = "x-slipway-waited", "x-slipway-sent"
+HEADERS = (WAITED, SENT)
+
+# Smaller answers fit into Envoy's buffers (1 MiB), so a client that does not read cannot hold them up.
+_BUFFERED_BYTES = 512 * 1024
+
+# Reset or cut off by the endpoint, or against the protocol.
+_BREAKS = ["UC", "UR", "UPE"]
+
+_LABELS = "xds.upstream_host_metadata.filter_metadata['slipway']"
+_OBJECTIVE, _NEARLY_THE_LIMIT = f"duration({_LABELS}['slow'])", f"duration({_LABELS}['limit'])"
+_ANSWERED = f"('{SENT}' in response.headers)"
+_TOOK = f"(request.duration - duration(response.headers['{SENT}']))"
+_HELD_UP_BY_NOBODY = f"(request.total_size < {_BUFFERED_BYTES})"
+_GRPC = (
+    "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
+)
+# Without a length only a message that is sent in one piece is taken for whole.
+_WHOLE = (
+    "('content-length' in request.headers ?"
+    " response.size >= int(request.headers['content-length']) :"
+    f" (request.method == 'GET' || {_GRPC}))"
+)
+
+_IS_SLOW = (
+    f"({_ANSWERED} && (duration(response.headers['{WAITED}']) > {_OBJECTIVE}"
+    f" || ({_HELD_UP_BY_NOBODY} && {_TOOK} > {_OBJECTIVE})))"
+    f" || (!{_ANSWERED} && {_WHOLE} && request.duration > {_OBJECTIVE})"
+)
+# Of gRPC Envoy counts a success only when the answer has ended.
+_BEGAN_WELL = f"has(response.code) && response.code < 500 && !{_GRPC}"
+_STANDS_STILL = f"{_BEGAN_WELL} && {_HELD_UP_BY_NOBODY} && {_TOOK} > {_NEARLY_THE_LIMIT}"
+# What lasted until the limit ended by the limit, and Envoy has counted it.
+_IS_ABANDONED = (
+    f"!has(response.code) && response.flags == 0 && {_WHOLE}"
+    f" && request.duration > {_OBJECTIVE} && request.duration < {_NEARLY_THE_LIMIT}"
+)
+
+
+def counters() -> list[Message]:
+    """For the router's log of attempts."""
+    cut_off = {"and_filter": {"filters": [{"response_flag_filter": {"flags": _BREAKS}}, _where(_BEGAN_WELL)]}}
+    return [
+        _counter(SLOW, _where(_IS_SLOW)),
+        _counter(BROKEN, {"or_filter": {"filters": [cut_off, _where(_STANDS_STILL)]}}),
+        _counter(ABANDONED, _where(_IS_ABANDONED)),
+    ]
+
+
+def filters() -> list[Message]:
+    """For the router, around each attempt: they note how long it took, in headers of its answer."""
+    times = {WAITED: "US_TX_END:US_RX_BEG", SENT: "US_TX_BEG:US_TX_END"}
+    noted = [
+        {
+            "append": {
+                "header": {"key": header, "value": f"%COMMON_DURATION({span}:us)%us"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        }
+        for header, span in times.items()
+    ]
+    return [
+        extension(
+            "envoy.filters.http.header_mutation",
+            typed(
+                "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                mutations={"response_mutations": noted},
+            ),
+        ),
+        extension(
+            "envoy.filters.http.upstream_codec",
+            typed("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"),
+        ),
+    ]
+
+
+def _counter(name: str, chosen: Message) -> Message:
+    tags = [
+        {"name": "service", "value_format": "%UPSTREAM_CLUSTER%"},
+        {"name": "host", "value_format": "%UPSTREAM_HOST%"},
+    ]
+    config = typed(
+        "envoy.extensions.access_loggers.stats.v3.Config",
+        stats_scope={"prefix": "slipway"},
+        counters=[{"stat": {"name": name, "tags": tags}, "value_fixed": 1}],
+    )
+    return {**extension("envoy.access_loggers.stats", config), "filter": chosen}
+
+
+def _where(expression: str) -> Message:
+    config = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
+    return {"extension_filter": extension("envoy.access_loggers.extension_filters.cel", config)}

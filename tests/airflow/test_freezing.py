@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from slipway_airflow import freezing, rolling, triggers
 from slipway_airflow.admission import Turn, take_turn
 from slipway_airflow.releases import Release
@@ -104,6 +105,45 @@ def test_what_a_person_paused_stays_paused_when_a_freeze_ends(world: World) -> N
     lift(world, frozen)
     look(release)
     assert world.journal.load(release.id).paused == "by bob: lunch"
+
+
+def test_a_person_may_take_a_pause_over_from_the_freeze(world: World) -> None:
+    from serving.rollout.control import Overtaken, Wish
+
+    release = under_way(world)
+    look(release)
+    frozen = freeze(world)
+    look(release)
+    seen = world.journal.load(release.id).generation
+    freezing.pause(world.services, release.id, Wish("bob", "not on Monday", seen))
+    lift(world, frozen)
+    look(release)
+    assert world.journal.load(release.id).paused == "by bob: not on Monday"
+    with pytest.raises(Overtaken, match="paused by bob: not on Monday"):
+        freezing.pause(world.services, release.id, Wish("eve", "me too"))
+
+
+def test_a_person_who_saw_no_freeze_takes_nothing_over(world: World) -> None:
+    from serving.rollout.control import Overtaken, Wish
+
+    release = under_way(world)
+    look(release)
+    seen = world.journal.load(release.id).generation
+    freeze(world)
+    look(release)
+    with pytest.raises(Overtaken, match="paused by the freeze"):
+        freezing.pause(world.services, release.id, Wish("bob", "lunch", seen))
+
+
+def test_a_rollout_that_is_let_pass_says_by_whom(world: World) -> None:
+    release = under_way(world)
+    look(release)
+    freeze(world)
+    look(release)
+    freezing.freezes_of(world.services).override(release.id, by="eve", reason="hotfix", at=now())
+    look(release)
+    kinds = [(event.kind, event.detail) for event in world.journal.timeline(release.id)]
+    assert ("resumed", "by the freeze: eve let it pass: hotfix") in kinds
 
 
 def test_a_rollback_takes_its_turn_from_a_release_that_waits_for_a_freeze(world: World) -> None:

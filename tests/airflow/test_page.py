@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slipway_airflow import wiring
+from slipway_airflow import freezing, wiring
 from slipway_airflow.acting import trail_of
 from slipway_airflow.releases import Request
 from slipway_airflow.web import at_hand
@@ -84,6 +84,27 @@ def test_html_in_names_and_reasons_is_text(server: ApiServer, world: World) -> N
             page = browser.get(f"/slipway/{path}{part}").text
             assert "<script>" not in page, path
     assert "&lt;script&gt;" in browser.get("/slipway/history").text
+
+
+def test_what_a_freeze_holds_half_way_may_be_overridden_or_paused_but_not_resumed(
+    server: ApiServer, world: World
+) -> None:
+    release = under_way(world)
+    freezing.freezes_of(world.services).add(MODEL, by="ada", reason="audit", until=None, at=wiring.now())
+    freezing.keep_still(world.services, release)
+    path = f"releases/{release.id}"
+    admin, releaser = (server.browser_of(name).get(f"/slipway/{path}").text for name in ("ada", "rita"))
+    assert '<span class="pill warn">' in releaser
+    assert "Frozen</span>" in releaser
+    assert "Frozen.</strong> frozen until somebody lifts it: audit (ada)" in releaser
+    assert ("Override freeze</button>" in admin, "Override freeze</button>" in releaser) == (True, False)
+    assert "Resume</button>" not in admin + releaser
+    assert "Pause</button>" in releaser
+    why = {"reason": "not before Monday", "generation": world.journal.load(release.id).generation}
+    answer = server.of("rita").post(f"{API}/{path}/pause", json=why)
+    assert (answer.status_code, answer.json()["paused"]) == (200, "by rita: not before Monday")
+    at_hand.forget()
+    assert "Resume</button>" in server.browser_of("rita").get(f"/slipway/{path}").text
 
 
 def test_only_what_changed_is_sent_again(server: ApiServer, world: World) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from serving.audit import AuditTrail
 from serving.audit import Entry as Act
-from serving.rollout.control import BY_PEOPLE
+from serving.rollout.control import BY_PEOPLE, PAUSED, RESUMED
 from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.shelf import Entry, Moved, WentBack
 from slipway_airflow.books.views import History, Moment, page_of
+from slipway_airflow.freezing import words_of_freeze
 from slipway_airflow.releases import words_for_another
 
 _Mark = tuple[str, str, int]
@@ -23,6 +24,8 @@ _Told = tuple[Moment, ...]
 
 BY_ITSELF = "Slipway"
 _ENDS = {"promoted": "promoted", "rolled back": "rolled back", "done": "finished", "started": "started"}
+
+_OF_FREEZES = {PAUSED: "frozen", RESUMED: "let go"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +100,26 @@ def asked_again(entry: Entry, bundle_id: str) -> str:
 
 
 def _is_news(moment: Moment) -> bool:
-    """Not every shift of a rollout; and what people did to it the audit trail tells."""
-    return moment.action != "shift" and moment.action not in BY_PEOPLE
+    """Not every shift of a rollout."""
+    return moment.action != "shift"
 
 
 def _with_asker(entry: Entry, moment: Moment) -> Moment:
-    """What Slipway did by itself, it did because somebody asked for the release."""
-    if entry.asked is None:
+    """What Slipway did by itself, it did because somebody asked for the release; or for a freeze."""
+    if entry.asked is None or moment.action in _OF_FREEZES.values():
         return moment
     reason = entry.asked.reason if moment.action in ("started", "promoted") else moment.reason
     return replace(moment, reason=reason, detail=f"asked for by {entry.asked.by}")
 
 
 def of_rollout(moved: Moved) -> Iterator[Moment]:
-    """Each event of a rollout, oldest first."""
+    """Each event of a rollout, oldest first: without what people did to it, which the audit trail tells."""
     for at, kind, detail, weight in moved.events:
+        if kind in BY_PEOPLE:
+            if (said := words_of_freeze(detail)) is not None:
+                what = _OF_FREEZES.get(kind, kind)
+                yield Moment(at, BY_ITSELF, what, moved.model, moved.version, moved.id, said)
+            continue
         words = f"{weight:g} % to v{moved.version}" if kind == "shift" else ""
         reason = detail if kind != "promoted" else ""
         action = _ENDS.get(kind, kind)

@@ -85,6 +85,7 @@ class Library:
         self._model_rows = ModelRows(services, self._rows, self._traffic, self._watch, now=now, keeper=keeper)
         self._dags = Brief(runs.models, seconds=5.0, monotonic=monotonic, keeper=keeper)
         self._models = Brief(self._every_model, seconds=0.5, monotonic=monotonic, keeper=keeper)
+        self._of_specs = Brief(self._every_spec_freeze, seconds=0.5, monotonic=monotonic, keeper=keeper)
         self._moments = Brief(self._every_moment, seconds=0.5, monotonic=monotonic, keeper=keeper)
 
     def warm(self) -> None:
@@ -115,8 +116,9 @@ class Library:
         return self._now()
 
     def freezes(self) -> Sequence[Frozen]:
-        """Those in force that hold all models, or one that somebody froze."""
-        return self._seen(self._rows.freezes(), lambda one: one.model or "")
+        """Those in force that hold all models or one that somebody froze, and of specs those that hold
+        what is on its way."""
+        return self._seen([*self._rows.freezes(), *self._of_specs.get()], lambda one: one.model or "")
 
     def names(self) -> list[str]:
         """Every model there is."""
@@ -230,6 +232,12 @@ class Library:
 
     def _every_model(self) -> Models:
         return self._model_rows.models(self._index.shelves(), self._dags.get())
+
+    def _every_spec_freeze(self) -> list[Frozen]:
+        on_its_way = [shelf.active for shelf in self._index.shelves().values()]
+        # What is promoted already no freeze holds.
+        held = (self._rows.holding(e) for e in on_its_way if e and e.status is not Status.WATCHING)
+        return [one for one in held if one and one.source == "spec"]
 
     def _every_moment(self) -> Moments:
         return self._chronicle.moments(self._index.shelves(), self._people.moments())

@@ -11,7 +11,6 @@ import orjson
 
 from model_store.build import Gated
 from model_store.errors import SlipwayError
-from serving.rollout.control import BY_PEOPLE
 from serving.rollout.record import finding_from_json
 from serving.types import Finding, Outcome, Route, Verdict
 from slipway_airflow.books import acts
@@ -132,7 +131,7 @@ def _runtime(services: Services, entry: Entry) -> str:
 
 def _moments(entry: Entry, people: Sequence[Moment]) -> tuple[Moment, ...]:
     """The newest first. What people did is told by the audit trail, the rest by the journal."""
-    moved = [m for m in acts.of_rollout(entry.moved) if m.action not in BY_PEOPLE] if entry.moved else []
+    moved = acts.of_rollout(entry.moved) if entry.moved else ()
     built = acts.of_bundles(entry)
     return tuple(sorted([*moved, *built, *people], key=lambda moment: moment.at, reverse=True))
 

@@ -100,7 +100,7 @@ class Rows:
         if entry.status is Status.PREPARING and (question := _question(entry, self._asked_now())):
             who = ", ".join(question.who_may) or "anyone with the right"
             return Status.WAITING, f"waits for approval by {who}"
-        if entry.status is Status.PREPARING and (frozen := self._holding(entry)):
+        if entry.status is Status.PREPARING and (frozen := self.holding(entry)):
             return Status.FROZEN, frozen.words
         if entry.status in (Status.SUPERSEDED, Status.DRY_RUN) and self._is_going(entry):
             if entry.status is Status.DRY_RUN:
@@ -119,12 +119,12 @@ class Rows:
     def _is_going(self, entry: Entry) -> bool:
         return entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._going.get()
 
-    def _holding(self, entry: Entry) -> Frozen | None:
-        """The freeze for which a release waits, unless somebody let it pass."""
-        holding = [one for one in self._freezes.get() if one.model in (None, entry.model)]
-        if not holding or freezes_of(self._services).override_of(entry.id):
+    def holding(self, entry: Entry) -> Frozen | None:
+        """The freeze for which a release waits, its spec's too, unless somebody let it pass."""
+        windows = entry.asked.windows if entry.asked else ()
+        if not windows and not any(one.model in (None, entry.model) for one in self._freezes.get()):
             return None
-        return holding[0]
+        return freezes_of(self._services).holding(entry.id, windows, at=self._now())
 
     def approval(self, entry: Entry) -> Approval | None:
         question = _question(entry, self._asked_now())

@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import orjson
 
+from model_store.spec import Freeze
 from serving.rollout.lock import Claim, LockState
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.statuses import Status
+from slipway_airflow.freezing import words_of_freeze
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
 
@@ -20,7 +23,7 @@ _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
 class Asked:
     """A request, as `slipway_airflow.releases` keeps it, without its spec.
 
-    `bundles`: (id, when) of what its run published, the present one last.
+    `bundles`: (id, when) of what its run published, the present one last; `windows`: its spec's freezes.
     """
 
     id: str
@@ -34,6 +37,7 @@ class Asked:
     dry_run: bool
     approvals: int
     bundles: tuple[tuple[str, datetime], ...] = ()
+    windows: tuple[Freeze, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,14 @@ def parse_asked(content: bytes) -> Asked:
         dry_run=request["dry_run"],
         approvals=approval["required"] if approval else 0,
         bundles=tuple((one["id"], _time(one["at"])) for one in saved.get("bundles", ())),
+        windows=_windows(orjson.dumps(saved["spec"].get("freezes") or [])),
     )
+
+
+@lru_cache(maxsize=1024)
+def _windows(saved: bytes) -> tuple[Freeze, ...]:
+    """The same object for every release of a spec that stayed the same."""
+    return tuple(map(Freeze.model_validate, orjson.loads(saved)))
 
 
 def parse_moved(content: bytes) -> Moved:
@@ -214,6 +225,8 @@ def _standing(
 
 def _of_rollout(moved: Moved) -> tuple[Status, str]:
     match moved.phase:
+        case "progressing" if frozen := words_of_freeze(moved.paused):
+            return Status.FROZEN, frozen
         case "progressing" if moved.paused:
             return Status.PAUSED, f"paused {moved.paused}"
         case "progressing":

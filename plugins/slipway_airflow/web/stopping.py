@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from model_store.errors import Permanent
 from serving.audit import Entry
@@ -28,7 +29,7 @@ _LOOK = "look at the release again, then decide"
 
 
 def pause(services: Services, release: Release, wish: Wish, person: Person) -> RolloutState:
-    return _interfere(services, release, wish, "pause", freezing.control_of(services).pause)
+    return _interfere(services, release, wish, "pause", partial(freezing.pause, services))
 
 
 def resume(services: Services, release: Release, wish: Wish, person: Person) -> RolloutState:

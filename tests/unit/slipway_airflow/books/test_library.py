@@ -84,6 +84,10 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def fraud(world: World) -> Shelf:
+    return standing_model(world)
+
+
+def standing_model(world: World) -> Shelf:
     """v1 serves."""
     shelf = world.shelf("fraud")
     shelf.release(1, "promoted")

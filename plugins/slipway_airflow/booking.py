@@ -16,6 +16,7 @@ from slipway_airflow import (
     going_back,
     links,
     notifications,
+    rollback_books,
     rolling,
     settling,
     wiring,
@@ -87,13 +88,15 @@ def switch_back(rollback_id: str, deployment: str) -> Told:
 def book_rollback(context: Context, rollback_id: str) -> Told:
     services = wiring.wire()
     rollback = going_back.load(services, rollback_id)
-    run = going_back.book(services, rollback, at=wiring.now())
-    links.point(context, links.EvidenceLink, run.url)
-    version = ModelRef(rollback.model, rollback.returns)
-    links.point(context, links.ModelVersionLink, services.registry.version_url(version))
+    booked = rollback_books.book(services, rollback, at=wiring.now())
+    if booked.evidence:
+        links.point(context, links.EvidenceLink, booked.evidence.url)
+    if booked.has_returned:
+        version = ModelRef(rollback.model, rollback.returns)
+        links.point(context, links.ModelVersionLink, services.registry.version_url(version))
     changed = assets.serving_asset(rollback.model)
     context["outlet_events"][assets.ROLLED_BACK].add(changed, extra={"version": str(rollback.returns)})
-    return Told(rollback.id, f"version {rollback.returns} is champion")
+    return Told(rollback.id, booked.words)
 
 
 def let_go(rollback_id: str) -> Told:

@@ -16,19 +16,16 @@ from typing import Any
 from model_store.bundle import open_bundle
 from model_store.durable import canonical_json
 from model_store.errors import Permanent
-from model_store.registry import Evidence, EvidenceRun
-from model_store.types import ModelRef
 from serving.rollout.journal import UnknownRelease
 from serving.rollout.lock import Claim, Standing
 from serving.rollout.plan import Phase, RolloutState
 from serving.types import ALL_STABLE, Deployment, Slot
 from slipway_airflow.acting import one_at_a_time
 from slipway_airflow.releases import write_new_file
-from slipway_airflow.rolling import CHAMPION, clear_the_way, deployment_of, route_of
-from slipway_airflow.settling import REASON, STATUS, Status
+from slipway_airflow.rolling import clear_the_way, deployment_of, route_of
 from slipway_airflow.wiring import Services
 
-INCIDENT = "slipway.incident"
+DAG_ID = "model_rollback"
 # What the runs that alerts start are named by; no person's run is.
 ALERT_RUN = "alert__"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -70,6 +67,11 @@ def is_from_alert(wish: Wish) -> bool:
     return wish.run_id.startswith(ALERT_RUN)
 
 
+def is_rollback(model: str, name: str) -> bool:
+    """Whether the id is a rollback's, and not a release's."""
+    return name.startswith(f"{model}-rollback-")
+
+
 def begin(services: Services, wish: Wish) -> Rollback:
     """Fix from where to where, and give traffic back at once if the version is warm. May be repeated.
 
@@ -79,7 +81,7 @@ def begin(services: Services, wish: Wish) -> Rollback:
     for state in _active(services, rollback.model):
         # Not what began since: this may be an old run, cleared by somebody.
         if state.started_at <= wish.at:
-            services.rollouts.roll_back(state.release_id, reason=_why(wish))
+            services.rollouts.roll_back(state.release_id, reason=why(wish))
     return rollback
 
 
@@ -152,20 +154,6 @@ def let_go(services: Services, rollback: Rollback) -> None:
             if pods.id not in named:
                 services.target.retire(pods)
     services.lock.release(rollback.model, rollback.id)
-
-
-def book(services: Services, rollback: Rollback, *, at: datetime) -> EvidenceRun:
-    """Alias, tags and evidence. Needs MLflow."""
-    leaves, returns = (ModelRef(rollback.model, number) for number in (rollback.leaves, rollback.returns))
-    evidence = services.registry.log_evidence(leaves, _evidence(rollback, at=at))
-    services.registry.set_tags(
-        leaves,
-        {STATUS: Status.ROLLED_BACK.value, REASON: _why(rollback.wish), INCIDENT: rollback.wish.incident},
-    )
-    came_back = f"came back when version {rollback.leaves} was rolled back: {rollback.wish.reason}"
-    services.registry.set_tags(returns, {STATUS: Status.PROMOTED.value, REASON: came_back})
-    services.registry.set_alias(returns, CHAMPION)
-    return evidence
 
 
 def bundle_of(services: Services, model: str, version: int) -> str:
@@ -248,7 +236,7 @@ def _last_change_back(services: Services, model: str) -> datetime:
 
 def _has_not_begun(services: Services, model: str, holder: Claim) -> bool:
     """Whether it is a release without a rollout."""
-    if holder.release_id.startswith(f"{model}-rollback-"):
+    if is_rollback(model, holder.release_id):
         return False
     try:
         services.journal.load(holder.release_id)
@@ -283,19 +271,7 @@ def _read(path: Path) -> Rollback:
     return Rollback(saved["id"], wish, saved["leaves"], saved["returns"])
 
 
-def _why(wish: Wish) -> str:
+def why(wish: Wish) -> str:
+    """Who wanted it and why, as it is written down everywhere."""
     incident = f", incident {wish.incident}" if wish.incident else ""
     return f"{wish.reason} (asked for by {wish.by}{incident})"
-
-
-def _evidence(rollback: Rollback, *, at: datetime) -> Evidence:
-    return Evidence(
-        release_id=rollback.id,
-        status="FINISHED",
-        started_at=rollback.wish.at,
-        ended_at=at,
-        description=f"**{rollback.model}: version {rollback.leaves} was rolled back to {rollback.returns}.** "
-        f"{_why(rollback.wish)}",
-        params={"leaves": rollback.leaves, "returns": rollback.returns, "by": rollback.wish.by},
-        tags={REASON: rollback.wish.reason, INCIDENT: rollback.wish.incident},
-    )

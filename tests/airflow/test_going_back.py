@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from slipway_airflow import going_back, rolling
+from slipway_airflow import going_back, rollback_books, rolling
 from slipway_airflow.admission import Turn, give_up, require_turn, take_turn
 from slipway_airflow.going_back import Overtaken, Wish
 from slipway_airflow.releases import Release
 
 from model_store.errors import Permanent
+from model_store.registry import RegistryUnavailable
 from serving.rollout.lock import Claim
 from serving.rollout.plan import Phase
 from serving.types import TrafficSplit
@@ -119,11 +120,59 @@ def test_alias_tags_and_evidence_follow(world: World) -> None:
     world.serve(1)
     released(world, 2, steps=3)
     rollback = going_back.begin(world.services, wish())
-    going_back.book(world.services, rollback, at=datetime.now(UTC))
+    booked = rollback_books.book(world.services, rollback, at=datetime.now(UTC))
+    assert (booked.words, booked.evidence is not None) == ("version 1 is champion", True)
     assert world.registry.champion == 1
     assert world.registry.tags[2]["slipway.status"] == "rolled_back"
     assert world.registry.tags[2]["slipway.incident"] == "INC-7"
     assert "users complain" in world.registry.evidence[rollback.id].description
+
+
+def test_a_version_that_mlflow_no_longer_has_comes_back_and_is_no_champion(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    world.registry.aliases_by_model[MODEL]["champion"] = 2
+    rollback = going_back.begin(world.services, wish())
+    world.registry.versions_known.discard(1)
+    for _ in range(2):
+        booked = rollback_books.book(world.services, rollback, at=datetime.now(UTC))
+        assert booked.words == (
+            "version 1 serves, and no version is champion: the registry no longer has version 1"
+        )
+        assert (world.registry.champion, booked.has_returned) == (None, False)
+        assert world.registry.tags[2]["slipway.status"] == "rolled_back"
+        assert rollback.id in world.registry.evidence
+
+
+def test_leaving_a_version_that_mlflow_no_longer_has_is_booked_on_the_other(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = going_back.begin(world.services, wish())
+    world.registry.versions_known.discard(2)
+    booked = rollback_books.book(world.services, rollback, at=datetime.now(UTC))
+    assert booked.words == "version 1 is champion; the registry no longer has version 2, which left"
+    assert (world.registry.champion, rollback.id in world.registry.evidence) == (1, True)
+
+
+def test_a_rollback_between_versions_that_mlflow_forgot_is_still_carried_out(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = going_back.begin(world.services, wish())
+    del world.registry.aliases_by_model[MODEL]
+    world.registry.versions_known.clear()
+    booked = rollback_books.book(world.services, rollback, at=datetime.now(UTC))
+    assert (booked.evidence, booked.has_returned) == (None, False)
+    assert booked.words.startswith("version 1 serves, and no version is champion")
+    assert "version 2, which left" in booked.words
+
+
+def test_mlflow_that_is_away_is_no_version_that_is_gone(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = going_back.begin(world.services, wish())
+    world.registry.gone = {"set_alias"}
+    with pytest.raises(RegistryUnavailable):
+        rollback_books.book(world.services, rollback, at=datetime.now(UTC))
 
 
 def test_beginning_twice_is_beginning_once(world: World) -> None:

@@ -80,14 +80,17 @@ class Registry:
 
     def set_alias(self, ref: ModelRef, alias: str) -> None:
         self._called("set_alias")
+        self._require(ref)
         self.aliases_by_model[ref.name][alias] = ref.version
 
     def delete_alias(self, name: str, alias: str) -> None:
-        self._called("delete_alias")
-        self.aliases_by_model[name].pop(alias, None)
+        if alias in self.aliases(name):
+            self._called("delete_alias")
+            del self.aliases_by_model[name][alias]
 
     def set_tags(self, ref: ModelRef, tags: Mapping[str, str]) -> None:
         self._called("set_tags")
+        self._require(ref)
         self.tags.setdefault(ref.version, {}).update(tags)
 
     def note(self, ref: ModelRef, text: str) -> None:
@@ -96,11 +99,16 @@ class Registry:
 
     def log_evidence(self, ref: ModelRef, found: Evidence) -> EvidenceRun:
         self._called("log_evidence")
+        self._require(ref)
         self.evidence[found.release_id] = found
         return EvidenceRun("run-1", f"{self.url}/run-1")
 
     def version_url(self, ref: ModelRef) -> str:
         return f"{self.url}/{ref.name}/{ref.version}"
+
+    def _require(self, ref: ModelRef) -> None:
+        if ref.version not in self.versions_known:
+            raise UnknownVersion(f"{ref} is gone", remedy=f"newest: {self.versions_known}")
 
     @property
     def champion(self) -> int | None:

@@ -5,16 +5,18 @@ During a freeze nobody's turn comes; the newest request is the one that goes on 
 
 from __future__ import annotations
 
+import logging
 import re
 from enum import StrEnum
 from typing import NamedTuple
 
 from model_store.errors import Permanent
 from serving.rollout.lock import Claim, LockState, Standing
-from slipway_airflow import flapping, freezing
+from slipway_airflow import flapping, freezing, going_back, run_states
 from slipway_airflow.releases import Release
 from slipway_airflow.wiring import Services
 
+_log = logging.getLogger(__name__)
 _VERSION = re.compile(r"-v(\d+)-")
 
 
@@ -27,10 +29,11 @@ class Turn(StrEnum):
 
 
 class Place(NamedTuple):
-    """Where a release stands in the queue of its model, in a word and in words."""
+    """Where a release stands in the queue of its model, in a word and in words. `winner`: whom it lost to."""
 
     turn: Turn
     words: str
+    winner: str = ""
 
 
 def take_turn(services: Services, release: Release) -> Place:
@@ -39,14 +42,16 @@ def take_turn(services: Services, release: Release) -> Place:
     before = services.lock.read(release.model)
     if (holder := before.holder) and holder != claim and _version(holder) == release.version:
         services.lock.release(release.model, release.id)
-        return Place(Turn.OVER, f"superseded by {holder.release_id}, which releases the same version")
+        words = f"superseded by {holder.release_id}, which releases the same version"
+        return Place(Turn.OVER, words, holder.release_id)
     if (
         (waiting := before.waiting)
         and before.holder == claim
         and (frozen := freezing.holding(services, release))
     ):
         services.lock.release(release.model, release.id)
-        return Place(Turn.OVER, f"superseded by {waiting.release_id} while it was {frozen.words}")
+        words = f"superseded by {waiting.release_id} while it was {frozen.words}"
+        return Place(Turn.OVER, words, waiting.release_id)
     standing = services.lock.acquire(release.model, claim)
     if standing is Standing.HELD and (frozen := freezing.holding(services, release)):
         return Place(Turn.WAITING, frozen.words)
@@ -73,6 +78,29 @@ def give_up(services: Services, release: Release) -> None:
     services.lock.release(release.model, release.id)
 
 
+def pass_over_the_dead(services: Services, model: str) -> None:
+    """Free the lock, and the place in front of it, of those whose DAG run is over: nobody else would.
+
+    Asks Airflow, so only a task or a trigger can.
+    """
+    state = services.lock.read(model)
+    for claim in filter(None, (state.holder, state.waiting)):
+        if (run := _run_of(services, model, claim.release_id)) and run_states.is_over(*run):
+            _log.warning("%s is passed over: its run %s is over", claim.release_id, run[1])
+            services.lock.release(model, claim.release_id)
+
+
+def _run_of(services: Services, model: str, name: str) -> tuple[str, str] | None:
+    """The DAG and the run of a release or rollback, None if nothing is known of it."""
+    try:
+        if going_back.is_rollback(model, name):
+            return going_back.DAG_ID, going_back.load(services, name).wish.run_id
+        request = services.releases.load(name).request
+    except Permanent:
+        return None
+    return request.dag_id, request.run_id
+
+
 def _place(standing: Standing, claim: Claim, state: LockState) -> Place:
     holder = state.holder.release_id if state.holder else "nobody"
     match standing:
@@ -82,7 +110,8 @@ def _place(standing: Standing, claim: Claim, state: LockState) -> Place:
             return Place(Turn.WAITING, f"waits for {holder}")
         case Standing.SUPERSEDED:
             newer = [other for other in (state.waiting, state.holder) if other and other > claim]
-            return Place(Turn.OVER, f"superseded by {newer[0].release_id if newer else holder}")
+            winner = newer[0].release_id if newer else holder
+            return Place(Turn.OVER, f"superseded by {winner}", winner)
 
 
 def _version(claim: Claim) -> int | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from serving.rollout.plan import RolloutState
+    from slipway_airflow.admission import Place
     from slipway_airflow.releases import Release, Request
     from slipway_airflow.wiring import Services
 
@@ -91,7 +92,7 @@ class TakeTurn(WaitingOperator):
         self.spec = spec
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import acting
+        from slipway_airflow import acting, turns
         from slipway_airflow.causes import request_of
         from slipway_airflow.wiring import wire
 
@@ -99,11 +100,13 @@ class TakeTurn(WaitingOperator):
         release = services.releases.open(
             request, self.spec, lambda version: self._admitted(context, services, request, version)
         )
-        acting.note_release(services, release)
         self.log.info("%s: release %s", release.ref, release.id)
-        links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
-        if not release.request.dry_run:
-            self._take_turn(context, services, release)
+        with turns.given_back_on_failure(context, services, release):
+            acting.note_release(services, release)
+            links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
+            place = None if release.request.dry_run else turns.take(services, release)
+        if place is not None:
+            self._wait_or_end(context, services, release, place)
         return release.id
 
     def _admitted(self, context: Context, services: Services, request: Request, version: str) -> int:
@@ -129,27 +132,17 @@ class TakeTurn(WaitingOperator):
         context["ti"].xcom_push("ended", words)
         raise AirflowSkipException(words)
 
-    def _take_turn(self, context: Context, services: Services, release: Release) -> None:
-        from slipway_airflow import flapping
-        from slipway_airflow.admission import Turn, give_up, take_turn
-        from slipway_airflow.settling import mark_releasing
+    def _wait_or_end(self, context: Context, services: Services, release: Release, place: Place) -> None:
+        from slipway_airflow import turns
+        from slipway_airflow.admission import Turn
 
-        place = take_turn(services, release)
         self.log.info("%s", place.words)
         match place.turn:
             case Turn.WAITING:
                 self.wait_for(triggers.TurnTrigger(release.id))
             case Turn.OVER:
-                winner = place.words.removeprefix("superseded by ").partition(",")[0]
-                flapping.superseded(services, release, winner)
+                turns.superseded(services, release, place)
                 self._end(context, place.words)
-        try:
-            mark_releasing(services, release)
-        except BaseException:
-            # No task of this run would give it back: those that do run only after this one succeeded.
-            give_up(services, release)
-            flapping.not_begun(services, release)
-            raise
 
 
 class Deploy(WaitingOperator):
@@ -199,7 +192,7 @@ class MakeReady(WaitingOperator):
         self.rollback = rollback
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import going_back
+        from slipway_airflow import admission, going_back
         from slipway_airflow.wiring import wire
 
         services = wire()
@@ -207,6 +200,7 @@ class MakeReady(WaitingOperator):
         if standing := going_back.serving(services, rollback):
             self.log.info("version %d has all traffic: one weight change was enough", rollback.returns)
             return standing.id
+        admission.pass_over_the_dead(services, rollback.model)
         if not going_back.take_turn(services, rollback):
             self.wait_for(triggers.RollbackTurnTrigger(rollback.id))
         deployment = going_back.place(services, rollback)

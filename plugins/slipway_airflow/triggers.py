@@ -19,6 +19,7 @@ from model_store.errors import Retryable
 
 if TYPE_CHECKING:
     from slipway_airflow.releases import Release
+    from slipway_airflow.wiring import Services
 
 PACKAGE = "slipway_airflow.triggers"
 # The one event that a task could not find out by itself.
@@ -26,6 +27,8 @@ LATE = "late"
 # Of looking for missed versions: a request to MLflow.
 SECONDS_PER_SPEC = 0.1
 TELL_AGAIN_SECONDS = 60.0
+# So seldom is Airflow asked whether those who are waited for are still on their way.
+DEAD_LOOK_SECONDS = 30.0
 
 
 class LookingTrigger(BaseTrigger):
@@ -62,8 +65,24 @@ class LookingTrigger(BaseTrigger):
         """What there is to wake up for, or None."""
 
 
-class TurnTrigger(LookingTrigger):
-    """Waits for the release lock of a model. Looking is also what keeps the place in the queue."""
+class QueueingTrigger(LookingTrigger):
+    """Waits for the release lock of a model, and for nobody who cannot give it up any more."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._asked = time.monotonic()
+
+    def pass_over_the_dead(self, services: Services, model: str) -> None:
+        """Every so often. The task did when it began to wait."""
+        from slipway_airflow import admission
+
+        if time.monotonic() - self._asked >= DEAD_LOOK_SECONDS:
+            admission.pass_over_the_dead(services, model)
+            self._asked = time.monotonic()
+
+
+class TurnTrigger(QueueingTrigger):
+    """Waits for the turn of a release. Looking is also what keeps the place in the queue."""
 
     def __init__(self, release: str) -> None:
         super().__init__(release=release)
@@ -73,7 +92,9 @@ class TurnTrigger(LookingTrigger):
         from slipway_airflow.wiring import wire
 
         services = wire()
-        place = take_turn(services, services.releases.load(self.kwargs["release"]))
+        release = services.releases.load(self.kwargs["release"])
+        self.pass_over_the_dead(services, release.model)
+        place = take_turn(services, release)
         return None if place.turn is Turn.WAITING else place.words
 
     async def on_kill(self) -> None:
@@ -88,7 +109,7 @@ class TurnTrigger(LookingTrigger):
         give_up(services, services.releases.load(self.kwargs["release"]))
 
 
-class RollbackTurnTrigger(LookingTrigger):
+class RollbackTurnTrigger(QueueingTrigger):
     """Waits until the release that was rolled back has been settled and gave the lock up."""
 
     seconds = 0.25
@@ -102,6 +123,7 @@ class RollbackTurnTrigger(LookingTrigger):
 
         services = wire()
         rollback = going_back.load(services, self.kwargs["rollback"])
+        self.pass_over_the_dead(services, rollback.model)
         return "holds the release lock" if going_back.take_turn(services, rollback) else None
 
     async def on_kill(self) -> None:

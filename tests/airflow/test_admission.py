@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
-from slipway_airflow.admission import Turn, give_up, take_turn
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+from slipway_airflow import freezing, going_back, links, run_states, triggers
+from slipway_airflow.admission import Turn, give_up, pass_over_the_dead, take_turn
+from slipway_airflow.books import outcomes
+from slipway_airflow.going_back import Wish
+from slipway_airflow.operators import TakeTurn
+from slipway_airflow.releases import Release
+from slipway_airflow.wiring import now
+
+from model_store.errors import Permanent, Retryable
+from serving.rollout.lock import Claim
 from tests.airflow.world import MODEL, World
+
+
+class TaskInstance(SimpleNamespace):
+    """The running one, at its first try of two."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(try_number=1, max_tries=1, said={}, **values)
+
+    def xcom_push(self, key: str, value: str) -> None:
+        self.said[key] = value
+
+
+def look(world: World, release: Release, ti: TaskInstance | None = None) -> Any:
+    """The task's look at where the release stands."""
+    task = TakeTurn(task_id="take_turn", spec=release.spec)
+    links.forget(task)
+    asked, ti = release.request, ti or TaskInstance()
+    ti.task = task
+    run = SimpleNamespace(
+        dag_id=asked.dag_id,
+        run_id=asked.run_id,
+        run_after=asked.at,
+        run_type="manual",
+        triggering_user_name="ada",
+    )
+    params = {"version": asked.version, "reason": asked.reason, "dry_run": False}
+    context: Any = {"ti": ti, "dag_run": run, "params": params}
+    return task.look(context)
+
+
+@pytest.fixture
+def over(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Run ids of runs that are over; add to it."""
+    ended: set[str] = set()
+    monkeypatch.setattr(run_states, "is_over", lambda dag_id, run_id: run_id in ended)
+    return ended
 
 
 def test_the_first_request_takes_the_lock(world: World) -> None:
@@ -67,3 +117,118 @@ def test_a_run_that_starts_again_is_the_same_release_though_the_alias_moved(worl
     first = world.release(1, run_id="a")
     again = world.releases.open(first.request, world.spec, lambda wanted: 2)
     assert (again.id, again.version) == (first.id, 1)
+
+
+def test_a_holder_whose_run_is_over_is_passed_over(world: World, over: set[str]) -> None:
+    first, second = world.release(1), world.release(2, second=1)
+    take_turn(world.services, first)
+    pass_over_the_dead(world.services, MODEL)
+    assert take_turn(world.services, second).turn is Turn.WAITING
+    over.add(first.request.run_id)
+    pass_over_the_dead(world.services, MODEL)
+    assert take_turn(world.services, second).turn is Turn.TAKEN
+
+
+def test_one_that_waits_and_whose_run_is_over_is_passed_over(world: World, over: set[str]) -> None:
+    first, dead, older = world.release(1), world.release(3, second=2), world.release(2, second=1)
+    for release in (first, dead):
+        take_turn(world.services, release)
+    over.add(dead.request.run_id)
+    pass_over_the_dead(world.services, MODEL)
+    assert take_turn(world.services, older).turn is Turn.WAITING
+
+
+def test_a_rollback_whose_run_is_over_is_passed_over_and_what_nobody_knows_stays(
+    world: World, over: set[str]
+) -> None:
+    world.serve(1)
+    world.serve(2)
+    over |= {"run-back", "somebody"}
+    rollback = going_back.begin(world.services, Wish(MODEL, 1, "wrong", "", "ada", "run-back", now()))
+    going_back.take_turn(world.services, rollback)
+    pass_over_the_dead(world.services, MODEL)
+    assert world.lock.read(MODEL).holder is None
+    world.lock.acquire(MODEL, Claim(now(), "somebody"))
+    pass_over_the_dead(world.services, MODEL)
+    assert world.lock.read(MODEL).holder is not None
+
+
+def test_the_same_version_is_released_again_when_the_run_that_holds_it_is_over(
+    world: World, over: set[str]
+) -> None:
+    dead, again = world.release(1), world.release(1, second=1)
+    take_turn(world.services, dead)
+    over.add(dead.request.run_id)
+    assert look(world, again) == again.id
+
+
+def test_who_waits_for_a_run_that_ends_without_a_word_goes_on(
+    world: World, over: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triggers, "DEAD_LOOK_SECONDS", 0.0)
+    dead, second = world.release(1), world.release(2, second=1)
+    take_turn(world.services, dead)
+    trigger = triggers.TurnTrigger(second.id)
+    assert trigger.look() is None
+    over.add(dead.request.run_id)
+    assert trigger.look() == "holds the release lock"
+
+
+def fails(problem: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise problem
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["holding", "note_release", "mark_releasing"])
+def test_a_turn_that_fails_leaves_nobody_behind_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from slipway_airflow import acting, settling
+
+    release = world.release(1)
+    take_turn(world.services, release)
+    module = {"holding": freezing, "note_release": acting, "mark_releasing": settling}[where]
+    monkeypatch.setattr(module, where, fails(Permanent("the disk is full", remedy="make room")))
+    with pytest.raises(Permanent):
+        look(world, release)
+    assert world.lock.read(MODEL).holder is None
+
+
+@pytest.mark.parametrize(("tries", "kept"), [(1, False), (2, True)])
+def test_a_turn_that_failed_for_good_says_why(
+    world: World, monkeypatch: pytest.MonkeyPatch, tries: int, kept: bool
+) -> None:
+    release, ti = world.release(1), TaskInstance()
+    ti.try_number = tries
+    away = Retryable("the disk is away", remedy="wait", delay_seconds=0)
+    monkeypatch.setattr(freezing, "holding", fails(away))
+    with pytest.raises(Retryable):
+        look(world, release, ti)
+    path = outcomes.path_of(world.releases.root, MODEL, release.id)
+    assert path.exists() is kept
+    if kept:
+        outcome = outcomes.parse(path.read_bytes())
+        assert outcome.status == "blocked"
+        assert outcome.reason.startswith("take_turn: the disk is away")
+
+
+def test_a_superseded_release_is_shown_with_the_words_of_its_end(world: World) -> None:
+    first, again, ti = world.release(1), world.release(1, second=1), TaskInstance()
+    take_turn(world.services, first)
+    with pytest.raises(AirflowSkipException):
+        look(world, again, ti)
+    outcome = outcomes.parse(outcomes.path_of(world.releases.root, MODEL, again.id).read_bytes())
+    words = f"superseded by {first.id}, which releases the same version"
+    assert (outcome.status, outcome.reason, ti.said["ended"]) == ("superseded", words, words)
+
+
+def test_a_place_that_is_lost_names_the_one_who_took_it(world: World) -> None:
+    first, again = world.release(1), world.release(1, second=1)
+    take_turn(world.services, first)
+    assert take_turn(world.services, again).winner == first.id
+    freezing.freezes_of(world.services).add(None, by="ada", reason="audit", until=None, at=now())
+    newer = world.release(2, second=2)
+    take_turn(world.services, newer)
+    assert take_turn(world.services, first).winner == newer.id

@@ -220,7 +220,7 @@ def _standing(
         return Status(outcome.status), outcome.reason
     if asked and asked.dry_run:
         return Status.DRY_RUN, "a dry run: traffic is not touched"
-    return Status.SUPERSEDED, "ended before its turn came: a newer request took its place"
+    return Status.SUPERSEDED, "ended before its turn came"
 
 
 def _of_rollout(moved: Moved) -> tuple[Status, str]:

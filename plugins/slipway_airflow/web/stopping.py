@@ -22,7 +22,7 @@ from slipway_airflow.web.access import Person
 from slipway_airflow.web.problems import Conflict, NotThere
 from slipway_airflow.wiring import Services, now
 
-ROLLBACK = "model_rollback"
+ROLLBACK = going_back.DAG_ID
 # Two people who see the same trouble press the same button within this time; the second one means no more.
 _SAME_TROUBLE = timedelta(seconds=60)
 _LOOK = "look at the release again, then decide"

@@ -180,6 +180,15 @@ def test_what_changes_is_seen_at_the_next_look(world: World, fraud: Shelf) -> No
     assert (row.status, row.why) == (Status.BLOCKED, "gate: nothing passed")
 
 
+def test_one_that_never_came_to_its_turn_names_nobody_who_took_it(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "superseded")
+    assert world.library.release(name).row.why == "ended before its turn came"
+    words = "superseded by fraud-v2-x, which releases the same version"
+    outcomes.keep(world.home.releases, "fraud", Outcome(name, "superseded", words, NOW))
+    row = world.library.release(name).row
+    assert (row.status, row.why) == (Status.SUPERSEDED, words)
+
+
 def test_who_asked_for_a_release_finds_it_at_once(world: World, fraud: Shelf) -> None:
     library = Library(wire(world.home), world.airflow, Proxy(), now=lambda: NOW, monotonic=lambda: 1.0)
     assert library.releases().matching == 1

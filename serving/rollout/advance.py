@@ -11,6 +11,7 @@ from serving.rollout import apply
 from serving.rollout.decide import Sight, decide
 from serving.rollout.from_spec import first_plan_of
 from serving.rollout.journal import Event, Journal, StaleState, UnknownRelease
+from serving.rollout.moment import Moment, boot_id
 from serving.rollout.plan import (
     Action,
     Finish,
@@ -35,7 +36,8 @@ _ATTEMPTS = 5
 class Rollouts:
     """All releases of one installation: their journal and their routes.
 
-    `now` tells the time, in UTC; `monotonic` the machine's uptime in seconds, which no clock change moves.
+    `now` tells the time, in UTC; `monotonic` the machine's uptime in seconds, which no clock change moves;
+    `boot` names the start of the machine that it counts from.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Rollouts:
         *,
         now: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
+        boot: Callable[[], str] = boot_id,
     ) -> None:
         self._journal = journal
         self._router = router
         self._now = now
         self._monotonic = monotonic
+        self._boot = boot
 
     def start(
         self, release_id: str, plan: RolloutPlan, candidate: Deployment, settings: RouteSettings
@@ -64,8 +68,9 @@ class Rollouts:
         except UnknownRelease:
             self._end_watch_of_others(candidate.service)
         route = self._with_candidate(candidate, settings)
-        state = _new_state(release_id, plan, candidate, route, at=self._now())
-        return self._journal.create(state, Event(self._now(), "started", f"in slot {candidate.slot}", 0))
+        now = self._moment()
+        state = _new_state(release_id, plan, candidate, route, at=now.at).begun(now)
+        return self._journal.create(state, Event(now.at, "started", f"in slot {candidate.slot}", 0))
 
     def advance(self, release_id: str) -> tuple[RolloutState, Action]:
         """One look: decide on the guard's latest record and carry it out. Safe to repeat and to run twice."""
@@ -121,12 +126,13 @@ class Rollouts:
         return self._carry_out(action, state, route), action
 
     def _carry_out(self, action: Action, state: RolloutState, route: Route) -> RolloutState:
-        at = self._now()
+        now = self._moment()
+        at = now.at
         match action:
             case Shift(step):
-                return apply.shift(step, state, route, self._journal, self._router, at=at)
+                return apply.shift(step, state, route, self._journal, self._router, now=now)
             case Promote():
-                return apply.promote(state, self._journal, at=at)
+                return apply.promote(state, self._journal, now=now)
             case Finish():
                 why = "the watch ended well"
                 return apply.finish(state, route, self._journal, self._router, at=at, reason=why)
@@ -156,7 +162,7 @@ class Rollouts:
     def _sight(self, state: RolloutState) -> Sight:
         now = self._now()
         record = self._journal.latest_record(state.release_id)
-        waited = (now - state.step_started_at).total_seconds()
+        waited = state.waited(self._moment())
         silent = self._age(record) if record else waited
         if record is None or silent > FRESH_SECONDS[state.pace]:
             unseen = _unseen(now, Outcome.ERROR, "the guard is silent")
@@ -164,6 +170,9 @@ class Rollouts:
         if record.place != state.place:
             return Sight(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, 0)
         return Sight(record.verdict, record.step_seconds, record.step_seconds)
+
+    def _moment(self) -> Moment:
+        return Moment(self._now(), self._monotonic(), self._boot())
 
     def _age(self, record: Record) -> float:
         """In seconds, by the clock that says less: wall clocks are set, and uptime begins anew."""

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from model_store.errors import Retryable
 from serving.rollout.journal import Event, Journal, StaleState
+from serving.rollout.moment import Moment
 from serving.rollout.plan import Phase, RolloutState
 from serving.router.base import StaleRoute, TrafficRouter
 from serving.types import ALL_STABLE, Finding, Route
@@ -26,13 +27,13 @@ class Unwritten(Retryable):
 
 
 def shift(
-    step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, at: datetime
+    step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, now: Moment
 ) -> RolloutState:
     """Give the candidate the weight of `step`. Raises `StaleState` or `StaleRoute` if others were faster."""
-    before = state.left_alone()
-    decided = replace(before, step=step, step_started_at=at, route_revision=route.revision, reason="")
+    before = state.left_alone().begun(now)
+    decided = replace(before, step=step, route_revision=route.revision, reason="")
     weight = decided.split.candidate
-    event = Event(at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
+    event = Event(now.at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
     saved = journal.save(decided, event)
     apply_split(saved, route, router)
     return saved
@@ -46,10 +47,12 @@ def apply_split(state: RolloutState, route: Route, router: TrafficRouter) -> Non
         )
 
 
-def promote(state: RolloutState, journal: Journal, *, at: datetime) -> RolloutState:
+def promote(state: RolloutState, journal: Journal, *, now: Moment) -> RolloutState:
     """The candidate passed at all traffic: from now on it is only watched."""
-    watching = state.with_phase(Phase.WATCHING, at=at, reason="passed every step")
-    return journal.save(watching, Event(at, "promoted", f"version {state.version}", state.split.candidate))
+    watching = state.with_phase(Phase.WATCHING, at=now.at, reason="passed every step").begun(now)
+    return journal.save(
+        watching, Event(now.at, "promoted", f"version {state.version}", state.split.candidate)
+    )
 
 
 def finish(

@@ -8,12 +8,14 @@ skipped hold is only time that need not pass, never a verdict. To stop a rollout
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from model_store.errors import Permanent
 from serving.rollout.journal import Event, Journal, StaleState
+from serving.rollout.moment import Moment, boot_id
 from serving.rollout.plan import RolloutState
 from serving.types import Outcome
 
@@ -43,11 +45,18 @@ class Wish:
 
 
 class Control:
-    """`now` tells the time, in UTC."""
+    """The clocks are those of `serving.rollout.advance.Rollouts`."""
 
-    def __init__(self, journal: Journal, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+        boot: Callable[[], str] = boot_id,
+    ) -> None:
         self._journal = journal
-        self._now = now
+        self._now, self._monotonic, self._boot = now, monotonic, boot
 
     def pause(self, release_id: str, wish: Wish) -> RolloutState:
         """Keep the split as it is until somebody resumes. Raises `Overtaken` if it is paused or over."""
@@ -69,8 +78,8 @@ class Control:
                 raise Overtaken(
                     f"{release_id} is not paused, {self._last(release_id, RESUMED)}", remedy=_LOOK
                 )
-            spent = (self._now() - state.step_started_at).total_seconds()
-            return replace(state, paused="", patience_from=max(0.0, spent))
+            spent = state.waited(Moment(self._now(), self._monotonic(), self._boot()))
+            return replace(state, paused="", patience_from=spent)
 
         return self._change(release_id, wish, RESUMED, resumed)
 

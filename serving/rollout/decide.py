@@ -14,7 +14,7 @@ class Sight:
     """What is known now. `seconds` were observed in this step.
 
     Only observed time counts, so that a clock that jumps, or a guard that was down, shortens no hold. But
-    while nobody watches no time is observed: then `waited_seconds` is the wall's. `silent_seconds` is how
+    while nobody watches no time is observed: then `waited_seconds` is the uptime's. `silent_seconds` is how
     old the guard's last word is, 0 while that is fresh.
     """
 

@@ -32,7 +32,7 @@ _TAIL_BYTES = 64 * 1024
 # Grows only when an older Slipway would take a state for something it is not; see `serving.rollout.record`.
 _SCHEMA = 1
 # Written only while they say something: a guard of before they were added takes no names it does not know.
-_SAID_IF_SET = ("paused", "hold_skipped", "patience_from")
+_SAID_IF_SET = ("paused", "hold_skipped", "patience_from", "step_uptime", "boot")
 
 log = logging.getLogger("slipway.journal")
 

@@ -210,7 +210,7 @@ def test_observations_are_bounded(world: World) -> None:
 
 def test_a_pause_has_a_tenth_of_the_observations_and_no_silence(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1)
-    control = Control(world.journal, now=world.now)
+    control = Control(world.journal, now=world.now, monotonic=world.monotonic)
     control.pause(RELEASE, Wish("ada", "lunch"))
     before, looked = len(list(world.journal.records(RELEASE))), len(world.actions)
     world.tick(400)

@@ -22,7 +22,7 @@ def world() -> World:
 
 @pytest.fixture
 def control(world: World) -> Control:
-    return Control(world.journal, now=world.now)
+    return Control(world.journal, now=world.now, monotonic=world.monotonic)
 
 
 def test_a_paused_rollout_keeps_its_split_however_good_it_is(world: World, control: Control) -> None:
@@ -77,7 +77,7 @@ def test_a_pause_after_a_pause_does_not_keep_traffic_that_nobody_watches(
 
 def test_a_paused_candidate_without_traffic_can_wait_for_the_guard() -> None:
     world = World()
-    Control(world.journal, now=world.now).pause(RELEASE, ADA)
+    Control(world.journal, now=world.now, monotonic=world.monotonic).pause(RELEASE, ADA)
     world.guard_is_up = False
     world.tick(100, seconds=10)
     assert (world.phase, world.state.step) == (Phase.PROGRESSING, -1)
@@ -191,7 +191,7 @@ def test_of_two_buttons_at_the_same_moment_one_wins(world: World, control: Contr
         together = Barrier(2)
 
         def press(act: str, wish: Wish, said: list[str] = said, together: Barrier = together) -> None:
-            mine = Control(world.journal, now=world.now)
+            mine = Control(world.journal, now=world.now, monotonic=world.monotonic)
             seen = world.state.generation
             together.wait()
             try:

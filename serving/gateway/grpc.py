@@ -26,7 +26,8 @@ def model_filter() -> Message:
     )
 
 
-# Streams are left alone (their end may be far away), and so are compressed messages: both need the header.
+# Streams are left alone (their end may be far away), and so are compressed messages: both need the header. So
+# do messages over 16 MiB: Envoy holds no more for a filter.
 _NAME_THE_MODEL = Template(
     """
 local prefix, stream = "$prefix", "$stream"

@@ -152,7 +152,8 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
             **_answer(
                 404,
                 f"no such model: a call names it in its message, and in the header {grpc.MODEL_HEADER} "
-                f"where that is streamed or compressed; this gateway serves: {shown or 'none yet'}",
+                "where that is streamed, compressed or over 16 MiB; "
+                f"this gateway serves: {shown or 'none yet'}",
             ),
         },
         {

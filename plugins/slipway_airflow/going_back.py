@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model_store.bundle import open_bundle
-from model_store.durable import canonical_json
+from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
 from serving.rollout.journal import UnknownRelease
 from serving.rollout.lock import Claim, Standing
@@ -133,12 +133,14 @@ def switch(services: Services, rollback: Rollback, deployment_id: str) -> None:
     """All traffic to the deployment, by one write."""
     deployment = deployment_of(services, rollback.model, deployment_id)
     route = route_of(services, rollback.model)
-    if route and route.stable == deployment:
-        return
-    at = route.revision if route else 0
-    services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
-    # Its time says when traffic went back (`_last_change_back`).
-    _path(services, rollback.model, rollback.id).touch()
+    if route is None or route.stable != deployment:
+        at = route.revision if route else 0
+        services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
+    path = _path(services, rollback.model, rollback.id)
+    saved = json.loads(path.read_bytes())
+    if "switched_at" not in saved:
+        # The file's own time, too, says when traffic went back (`_last_change_back`).
+        write_file(path, canonical_json({**saved, "switched_at": datetime.now(UTC).isoformat()}))
 
 
 def let_go(services: Services, rollback: Rollback) -> None:
@@ -198,7 +200,7 @@ def _new(services: Services, wish: Wish) -> Rollback:
             f"{wish.model} was rolled back since this was asked for",
             remedy="to go back further, name the version",
         )
-    leaves, before = _present(services, wish.model)
+    leaves, before = present(services, wish.model)
     returns = wish.version if wish.version is not None else before
     if returns is None:
         raise Permanent(
@@ -215,7 +217,7 @@ def _new(services: Services, wish: Wish) -> Rollback:
     raise AssertionError("counting never ends")
 
 
-def _present(services: Services, model: str) -> tuple[int, int | None]:
+def present(services: Services, model: str) -> tuple[int, int | None]:
     """The version users are given now (the candidate of a release under way), and the one before it."""
     route = services.router.read(model)
     if active := _active(services, model):

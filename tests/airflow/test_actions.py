@@ -464,8 +464,9 @@ def test_two_who_roll_back_do_not_go_back_two_versions(world: World, post: Any) 
 
 
 def test_an_abort_before_there_was_traffic_is_no_rollback(world: World, post: Any) -> None:
-    world.serve(1)
-    _, asked = post("rita", "/releases", model=MODEL, version="2")
+    for version in (1, 2):
+        released(world, version, steps=4)
+    _, asked = post("rita", "/releases", model=MODEL, version="3")
     assert post("rita", f"/releases/{asked['release_id']}/abort")[0] == 200
     assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
     assert run_states("model_rollback") == ["queued"]
@@ -485,8 +486,8 @@ def test_a_rollback_that_got_no_further_than_its_entry_may_be_asked_for_again(
 def test_a_rollback_whose_run_was_never_started_may_be_asked_for_again(
     world: World, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.serve(1)
-    world.serve(2)
+    for version in (1, 2):
+        released(world, version, steps=4)
 
     def crash(*_: Any, before: Any, **__: Any) -> Any:
         before()

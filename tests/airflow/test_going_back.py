@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from slipway_airflow import going_back, rollback_books, rolling
 from slipway_airflow.admission import Turn, give_up, require_turn, take_turn
+from slipway_airflow.books import shelf
 from slipway_airflow.going_back import Overtaken, Wish
 from slipway_airflow.releases import Release
 
@@ -85,6 +86,22 @@ def test_a_version_that_stands_no_more_is_started_from_its_bundle(world: World) 
     going_back.switch(world.services, rollback, deployment.id)
     assert going_back.serving(world.services, rollback)
     assert world.built == []
+
+
+def test_a_rollback_keeps_when_the_traffic_went_back(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = going_back.begin(world.services, wish())
+    path = world.releases.root / MODEL / "rollbacks" / f"{rollback.id}.json"
+    assert shelf.parse_went_back(path.read_bytes()).switched_at is None
+    going_back.take_turn(world.services, rollback)
+    deployment = going_back.place(world.services, rollback)
+    going_back.switch(world.services, rollback, deployment.id)
+    switched = shelf.parse_went_back(path.read_bytes()).switched_at
+    assert switched is not None
+    going_back.switch(world.services, rollback, deployment.id)
+    assert shelf.parse_went_back(path.read_bytes()).switched_at == switched
+    assert going_back.load(world.services, rollback.id) == rollback
 
 
 def test_a_named_version_is_found_among_the_bundles(world: World) -> None:

@@ -155,7 +155,7 @@ class _Model:
         moved = {name: one for name, one in journal.items() if isinstance(one, Moved)}
         made = Shelf(
             self._name,
-            shelf.entries(self._asked.files, moved, self._outcomes.files, held),
+            shelf.entries(self._asked.files, moved, self._outcomes.files, held, self._back.files.values()),
             tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
             held,
         )

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -128,12 +129,12 @@ class Library:
         """Raises `NothingThere`."""
         for row in self._seen_models().rows:
             if row.name == name:
-                return row
+                return self._with_way_back(row)
         raise NothingThere(f"there is no model {name}", remedy="the overview lists those there are")
 
     def returnable(self, name: str) -> list[int]:
-        """Versions that served once, the newest first: those to which a rollback can go."""
-        served = {e.version for e in self._index.shelf(name).entries if e.status is Status.PROMOTED}
+        """Versions that served once and whose bundle is there, the newest first: where a rollback can go."""
+        served = {e.version for e in self._index.shelf(name).entries if _has_way_back(self.services, e)}
         now_serving = {arm.version for arm in self._rows.serving(name, route_of(self.services, name))}
         return sorted(served - now_serving, reverse=True)
 
@@ -213,6 +214,15 @@ class Library:
         every = self._models.get()
         return every if self._sees is None else Models(tuple(self._seen(every.rows, _name)), every.at)
 
+    def _with_way_back(self, row: ModelRow) -> ModelRow:
+        """What is warm comes back without its bundle; what is not, and has none any more, not at all."""
+        shelf, version = self._index.shelf(row.name), row.can_return_to
+        is_warm = any(e.moved and e.moved.phase in ("progressing", "watching") for e in shelf.entries)
+        if version is None or is_warm:
+            return row
+        is_there = any(e.version == version and _has_bundle(self.services, e) for e in shelf.entries)
+        return row if is_there else replace(row, can_return_to=None)
+
     def _happened(self) -> Moments:
         every = self._moments.get()
         return every if self._sees is None else Moments(self._seen(every.newest, lambda one: one.model))
@@ -241,6 +251,16 @@ class Library:
 
     def _every_moment(self) -> Moments:
         return self._chronicle.moments(self._index.shelves(), self._people.moments())
+
+
+def _has_way_back(services: Services, entry: Entry) -> bool:
+    return entry.moved is not None and entry.moved.phase == "done" and _has_bundle(services, entry)
+
+
+def _has_bundle(services: Services, entry: Entry) -> bool:
+    """Whether the bundle that this release rolled out is still in the store."""
+    bundle = entry.moved.bundle_id if entry.moved else ""
+    return bool(bundle) and (services.store.bundle_path(bundle) / "manifest.json").is_file()
 
 
 def _name(row: ModelRow) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -12,6 +12,7 @@ import orjson
 
 from model_store.spec import Freeze
 from serving.rollout.lock import Claim, LockState
+from serving.types import bundle_in
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.statuses import Status
 from slipway_airflow.freezing import words_of_freeze
@@ -59,11 +60,15 @@ class Moved:
     strategy: str
     holds: tuple[float, ...]
     events: tuple[tuple[datetime, str, str, float], ...]
+    bundle_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class WentBack:
-    """A rollback that somebody asked for (`slipway_airflow.going_back`)."""
+    """A rollback that somebody asked for (`slipway_airflow.going_back`).
+
+    `switched_at`: when it gave the traffic to a version that had to be started, None if it did not (yet).
+    """
 
     id: str
     model: str
@@ -73,6 +78,7 @@ class WentBack:
     by: str
     reason: str
     incident: str
+    switched_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,7 @@ def parse_moved(content: bytes) -> Moved:
         strategy=state["plan"]["strategy"],
         holds=tuple(float(step["hold_seconds"]) for step in state["plan"]["steps"]),
         events=events,
+        bundle_id=bundle_in(state["deployment_id"]),
     )
 
 
@@ -154,6 +161,7 @@ def parse_went_back(content: bytes) -> WentBack:
         by=wish["by"],
         reason=wish["reason"],
         incident=wish["incident"],
+        switched_at=_time(saved["switched_at"]) if saved.get("switched_at") else None,
     )
 
 
@@ -169,13 +177,32 @@ def entries(
     moved: Mapping[str, Moved],
     outcomes: Mapping[str, Outcome],
     lock: LockState,
+    back: Iterable[WentBack] = (),
 ) -> tuple[Entry, ...]:
     """All releases of one model, the newest first."""
-    found = [
-        _entry(name, asked.get(name), moved.get(name), outcomes.get(name), lock)
+    found = {
+        name: _entry(name, asked.get(name), moved.get(name), outcomes.get(name), lock)
         for name in asked.keys() | moved.keys()
-    ]
-    return tuple(sorted(found, key=lambda entry: (entry.at, entry.id), reverse=True))
+    }
+    for entry in _left(found.values(), back):
+        found[entry.id] = entry
+    return tuple(sorted(found.values(), key=lambda entry: (entry.at, entry.id), reverse=True))
+
+
+def _left(found: Collection[Entry], back: Iterable[WentBack]) -> Iterator[Entry]:
+    """Of each version that rollbacks left and did not return to, the newest release, as it stands now."""
+    carried_out = [(one.switched_at, one) for one in back if one.switched_at]
+    last: dict[int, tuple[datetime, WentBack]] = {}
+    for at, one in sorted(carried_out, key=lambda each: each[0]):
+        last |= {one.leaves: (at, one), one.returns: (at, one)}
+    for version, (at, one) in last.items():
+        of_version = [e for e in found if e.moved and e.version == version and e.moved.started_at < at]
+        newest = max(
+            of_version, key=lambda entry: entry.moved.started_at if entry.moved else at, default=None
+        )
+        if newest and newest.status is Status.PROMOTED and one.leaves == version:
+            why = f"rolled back later by {one.by} to version {one.returns}: {one.reason}"
+            yield replace(newest, status=Status.ROLLED_BACK, why=why, changed_at=at)
 
 
 def version_in(release_id: str) -> int | None:

@@ -73,6 +73,8 @@ def override(services: Services, release: Release, person: Person, reason: str) 
         state = state_of(services, release)
         if state and state.phase.is_final:
             raise Conflict(_over(state), remedy=_LOOK)
+        if state is None and (said := who_ended(services, release) or _run_ended(release)):
+            raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
         _note(services, release, person.name, "override freeze", reason)
         return freezes.override(release.id, by=person.name, reason=reason, at=now())
 
@@ -87,10 +89,15 @@ def roll_back(
         present = _serving(services, model, person)
         _refuse_overtaken(services, model, present, version=version, leaves=leaves)
         active = [state for state in services.journal.releases(model) if not state.phase.is_final]
-        if active and version in (None, active[-1].previous_version):
+        first, before = going_back.present(services, model)
+        target = version if version is not None else before
+        if target is None:
+            raise Conflict(
+                f"{model} v{first} is the first: no version served before it", remedy=_nothing_before(active)
+            )
+        if active and target == before:
             return _return_traffic(services, active[-1], person, reason), None
-        if version is not None:
-            _refuse_useless(services, model, version, present)
+        _refuse_useless(services, model, target, present)
         return None, _start(services, model, person, reason, version, present)
 
 
@@ -151,14 +158,20 @@ def _last_rollback(services: Services, model: str) -> Entry | None:
 
 
 def _came_true(services: Services, entry: Entry) -> bool:
-    """Whether traffic was taken back: an entry precedes its act, and a release may end before traffic."""
+    """Whether traffic was or is being taken back: an entry precedes its act, which may fail, or find none."""
     if entry.release_id is None:
         run_id = entry.detail.get("run_id")
-        return run_id is None or runs.state_of(ROLLBACK, run_id) is not None
+        return run_id is None or runs.state_of(ROLLBACK, run_id) in (*runs.UNDER_WAY, "success")
     try:
         return services.journal.load(entry.release_id).phase is Phase.ROLLED_BACK
     except UnknownRelease:
         return False
+
+
+def _nothing_before(active: list[RolloutState]) -> str:
+    if active:
+        return f"abort {active[-1].release_id} if nothing shall serve, or name a version to go back to"
+    return "name the version to go back to, or release another one"
 
 
 def _refuse_useless(services: Services, model: str, version: int, present: int) -> None:

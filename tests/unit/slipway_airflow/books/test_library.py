@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 from slipway_airflow.books import outcomes
 from slipway_airflow.books.acts import Filter
@@ -320,3 +321,69 @@ def test_the_history_stays_in_order_when_a_release_goes_on(world: World, fraud: 
         ("Slipway", "promoted"),
         ("Slipway", "started"),
     ]
+
+
+def stored(world: World, shelf: Shelf, version: int) -> Path:
+    """The bundle of a version, as far as it has to be there."""
+    path = world.home.store / "bundles" / shelf.deployment(version).bundle_id / "manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    return path
+
+
+def test_a_rollback_is_offered_to_versions_whose_bundle_is_still_there(world: World, fraud: Shelf) -> None:
+    for version in (2, 3):
+        fraud.at += timedelta(hours=2)
+        fraud.release(version, "promoted")
+    fraud.write_route(ALL_STABLE, None, revision=30)
+    first, second = stored(world, fraud, 1), stored(world, fraud, 2)
+    assert (world.library.returnable("fraud"), world.library.model("fraud").can_return_to) == ([2, 1], 2)
+    second.unlink()
+    assert (world.library.returnable("fraud"), world.library.model("fraud").can_return_to) == ([1], None)
+    first.unlink()
+    assert world.library.returnable("fraud") == []
+
+
+def test_a_version_that_is_warm_needs_no_bundle_to_come_back(world: World, fraud: Shelf) -> None:
+    fraud.release(2, "watching")
+    assert world.library.model("fraud").can_return_to == 1
+
+
+def went_back(world: World, leaves: int, returns: int, at: datetime, *, switched: bool = True) -> None:
+    wish = {"model": "fraud", "at": at.isoformat(), "by": "grace", "reason": "users complain", "incident": ""}
+    saved = {"id": f"fraud-rollback-{at:%H%M%S}", "wish": wish, "leaves": leaves, "returns": returns}
+    if switched:
+        saved["switched_at"] = (at + timedelta(seconds=3)).isoformat()
+    path = world.home.releases / "fraud" / "rollbacks" / f"{saved['id']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(saved))
+
+
+def test_a_release_whose_version_was_left_later_says_so_everywhere(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "promoted")
+    at = NOW + timedelta(hours=3)
+    went_back(world, 2, 1, at, switched=False)
+    assert world.library.release(name).row.status is Status.PROMOTED, "it was asked for, and failed"
+    went_back(world, 2, 1, at + timedelta(seconds=60))
+    row = world.library.release(name).row
+    assert row.status is Status.ROLLED_BACK
+    assert row.why == "rolled back later by grace to version 1: users complain"
+    assert row.changed_at == at + timedelta(seconds=63)
+    last = world.library.model("fraud").last
+    assert (last.id, last.status) == (name, Status.ROLLED_BACK) if last else False
+    assert [one.id for one in world.library.releases(status="rolled_back").releases] == [name]
+    stored(world, fraud, 2)
+    fraud.serving = 1
+    fraud.write_route(ALL_STABLE, None, revision=40)
+    assert world.library.returnable("fraud") == [2], "who went back may go forward again"
+    went_back(world, 1, 2, at + timedelta(hours=1))
+    assert world.library.release(name).row.status is Status.PROMOTED
+
+
+def test_only_the_newest_release_of_a_version_is_told_to_be_left(world: World, fraud: Shelf) -> None:
+    first = fraud.release(2, "promoted")
+    fraud.at += timedelta(hours=3)
+    second = fraud.release(2, "promoted")
+    went_back(world, 2, 1, fraud.at + timedelta(hours=3))
+    status = {name: world.library.release(name).row.status for name in (first, second)}
+    assert status == {first: Status.PROMOTED, second: Status.ROLLED_BACK}

@@ -19,6 +19,7 @@ from serving.home import Home
 from serving.rollout.journal import Event, Journal, release_id
 from serving.rollout.lock import Claim, ReleaseLock
 from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.router.base import UnreadableRoute
 from serving.router.envoy_file import EnvoyFileRouter
 from serving.stack.prepare import prepare
 from serving.target.pods import PodRecord, write_record
@@ -220,7 +221,7 @@ def test_a_route_that_cannot_be_read_stops_everything(home: Home) -> None:
     router = EnvoyFileRouter(home)
     router.write("credit-risk", ALL_STABLE, stable=deployment(1), candidate=None, at=0)
     router.file("credit-risk").write_text("{")
-    with pytest.raises(ValueError, match="unexpected end of data"):
+    with pytest.raises(UnreadableRoute, match="put a backup in its place"):
         tidy(home, now=datetime.now(UTC))
     assert left(home) == set(range(20))
 

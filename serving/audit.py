@@ -1,12 +1,14 @@
 """Who did what in production, when and why: one line for each act of a person, never changed afterwards.
 
 `<root>/YYYY-MM.jsonl`, by the month of the act in UTC. A line is on the disk before `append` returns, so an
-act is written down before it has its effect, and a crash can only leave an act that came to nothing.
+act is written down before it has its effect, and a crash can only leave an act that came to nothing. Only
+what takes users away from a version does not wait for its line (`append_if_possible`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +19,8 @@ from pathlib import Path
 import orjson
 
 LONGEST_REASON = 1000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,15 @@ class AuditTrail:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(line if _ends_whole(file.fileno()) else b"\n" + line)
             os.fsync(file.fileno())
+
+    def append_if_possible(self, entry: Entry) -> str:
+        """Append, or say why not: a full disk keeps no user from stable, and the log gets the line."""
+        try:
+            self.append(entry)
+        except OSError as problem:
+            log.exception("not in the audit trail: %s", orjson.dumps(asdict(entry)).decode())
+            return str(problem)
+        return ""
 
     def entries(
         self,

@@ -183,7 +183,8 @@ def _note(home: Home, state: RolloutState, reason: str) -> None:
         reason,
         detail,
     )
-    AuditTrail(home.audit).append(entry)
+    if problem := AuditTrail(home.audit).append_if_possible(entry):
+        errors.print(Text(f"not in the audit trail: {problem}", style="yellow"))
 
 
 def _say_returned(state: RolloutState, *, as_json: bool) -> None:

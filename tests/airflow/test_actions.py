@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -14,7 +16,7 @@ from slipway_airflow.web import approving, runs, stopping
 from slipway_airflow.wiring import now
 
 from model_store.registry import RegistryUnavailable
-from serving.audit import Entry
+from serving.audit import AuditTrail, Entry
 from serving.rollout.plan import Phase
 from serving.types import ALL_STABLE, Outcome
 from tests.airflow.desk import (
@@ -365,6 +367,20 @@ def test_an_abort_takes_the_traffic_back_at_once(world: World, post: Any) -> Non
     assert acts(world) == [("rita", "abort", "wrong data")]
     status, said = post("bob", f"/releases/{release.id}/abort")
     assert (status, "rolled back, aborted by rita: wrong data" in said["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize("asked", ["abort", "rollback"])
+def test_traffic_goes_back_also_when_the_audit_trail_takes_no_line(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def full(trail: AuditTrail, entry: Entry) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    release = under_way(world)
+    monkeypatch.setattr(AuditTrail, "append", full)
+    path = f"/releases/{release.id}/abort" if asked == "abort" else f"/models/{MODEL}/rollback"
+    assert post("rita", path, reason="slow")[0] < 300
+    assert world.router.read(MODEL).split == ALL_STABLE
 
 
 def test_an_abort_before_there_is_traffic_ends_the_run_and_frees_the_queue(world: World, post: Any) -> None:

@@ -56,7 +56,7 @@ def abort(services: Services, release: Release, person: Person, reason: str) -> 
             # Said is not done: whoever wrote it down may have got no further.
             _end_run(services, release)
             raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
-        _note(services, release, person.name, "abort", reason)
+        trail_of(services).append_if_possible(_entry(release, person.name, "abort", reason))
         if state is not None:
             return services.rollouts.roll_back(release.id, reason=f"aborted by {person.name}: {reason}")
         _end_run(services, release)
@@ -112,7 +112,7 @@ def _return_traffic(services: Services, state: RolloutState, person: Person, rea
         reason,
         {"via": "api", "leaves": str(state.version)},
     )
-    trail_of(services).append(entry)
+    trail_of(services).append_if_possible(entry)
     flapping.let_go(services, state.service)
     return services.rollouts.roll_back(state.release_id, reason=f"rolled back by {person.name}: {reason}")
 
@@ -218,8 +218,11 @@ def _end_run(services: Services, release: Release) -> None:
 
 
 def _note(services: Services, release: Release, who: str, action: str, reason: str) -> None:
-    entry = Entry(now(), who, action, release.model, release.version, release.id, reason, {"via": "api"})
-    trail_of(services).append(entry)
+    trail_of(services).append(_entry(release, who, action, reason))
+
+
+def _entry(release: Release, who: str, action: str, reason: str) -> Entry:
+    return Entry(now(), who, action, release.model, release.version, release.id, reason, {"via": "api"})
 
 
 def _run_ended(release: Release) -> str:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -315,6 +318,18 @@ def test_while_airflow_is_down_a_rollback_returns_the_traffic_itself(
     assert (entry.action, entry.model, entry.version, entry.reason) == ("rollback", "m", 1, "slow")
     assert entry.who.endswith("on the command line")
     assert EnvoyFileRouter(home).read("m").split == ALL_STABLE
+
+
+def test_a_rollback_does_not_wait_for_its_line_in_the_audit_trail(
+    home: Home, release_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("serving.audit.os", SimpleNamespace(**{**vars(os), "fsync": full}))
+    status, _, err = run("rollback", "m", "--reason", "slow")
+    assert (status, "not in the audit trail: [Errno 28]" in err) == (0, True)
+    assert Journal(home.journal).load(release_id).phase is Phase.ROLLED_BACK
 
 
 @pytest.mark.parametrize("asked", [["m", "7"], ["other"]])

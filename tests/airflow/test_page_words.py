@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from slipway_airflow import wiring
 from slipway_airflow.web import at_hand
+from slipway_airflow.web.rendering import code
 
 from tests.airflow.desk import API, forget_runs
 from tests.airflow.people import SIMPLE, ApiServer, api_server
@@ -157,3 +158,9 @@ def test_the_api_is_described_without_another_host(server: ApiServer) -> None:
         for method in methods:
             assert f"<b>{method.upper()}</b> <code>{path}</code>" in page.text, path
     assert "expected_digest" in page.text
+    assert "<code>POST /auth/token</code>" in page.text
+
+
+def test_code_among_words_is_set_as_code_and_escaped() -> None:
+    assert code("a `<b>` & c") == "a <code>&lt;b&gt;</code> &amp; c"
+    assert code("one ` alone") == "one ` alone"

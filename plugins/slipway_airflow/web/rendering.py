@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from slipway_airflow.web.access import Right
 
@@ -66,6 +67,7 @@ def environment() -> Environment:
         "percent": percent,
         "count": count,
         "sentence": sentence,
+        "code": code,
         "utc": utc,
         "iso": iso,
     }
@@ -130,6 +132,17 @@ def count(value: int) -> str:
 def sentence(text: str) -> str:
     """Words at the beginning of a sentence. What follows stays as it is, names above all."""
     return text[:1].upper() + text[1:]
+
+
+def code(text: str) -> Markup:
+    """Words with their `code` set as such, and everything in them escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    spans = (
+        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
+    )
+    return Markup("").join(spans)
 
 
 def percent(value: float) -> str:

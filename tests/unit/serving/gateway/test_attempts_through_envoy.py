@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import count
@@ -15,25 +14,13 @@ import pytest
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
 from serving.types import RouteSettings, Slot, TrafficSplit
-from tests.unit.serving.gateway_process import Gateway, gateway_running
-from tests.unit.serving.upstream import LARGE, Pods, Upstream, deployment, pods_running
+from tests.unit.serving.gateway_process import Gateway
+from tests.unit.serving.upstream import LARGE, Pods, Upstream, deployment
 
 SETTINGS = RouteSettings(timeout_ms=300, latency_objective_ms=150)
 PATIENT = RouteSettings(timeout_ms=3000, latency_objective_ms=150)
 ONCE = {"x-slipway-idempotent": "false"}
 names = (f"attempts{number}" for number in count())
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway_running(tmp_path_factory.mktemp("home")) as running:
-        yield running
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    with pods_running() as running:
-        yield running
 
 
 class Service:

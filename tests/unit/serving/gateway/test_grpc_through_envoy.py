@@ -17,17 +17,11 @@ from serving.metrics.envoy import EnvoyAdmin
 from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
-from tests.unit.serving.gateway_process import Gateway, gateway_running
+from tests.unit.serving.gateway_process import Gateway
 
 ROW = np.array([[1, 2, 3, 4]], np.float32)
 BODY = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
 FAILING = "wine@2:error_rate=1"
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway_running(tmp_path_factory.mktemp("home")) as running:
-        yield running
 
 
 class Service:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,23 +12,11 @@ from model_store.errors import Permanent
 from serving.gateway.limits import SERVICES, buckets, trusted_proxies
 from serving.types import ALL_STABLE, RateLimit, Route, RouteSettings
 from tests.unit.serving.gateway_process import Gateway, gateway_running
-from tests.unit.serving.upstream import Pods, deployment, pods_running
+from tests.unit.serving.upstream import Pods, deployment
 
 # So slow to fill that a test never sees a token come back.
 FIVE = RateLimit(per_second=0.01, burst=5)
 names = (f"limited{number}" for number in count())
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway_running(tmp_path_factory.mktemp("home")) as running:
-        yield running
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    with pods_running() as running:
-        yield running
 
 
 def serve(

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from serving.types import ALL_STABLE, RouteSettings, Slot, TrafficSplit
-from tests.unit.serving.gateway_process import Gateway, gateway_running
-from tests.unit.serving.upstream import Pods, Upstream, deployment, pods_running
+from tests.unit.serving.gateway_process import Gateway
+from tests.unit.serving.upstream import Pods, Upstream, deployment
 
 FAST = RouteSettings(timeout_ms=300, latency_objective_ms=100)
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway_running(tmp_path_factory.mktemp("home")) as running:
-        yield running
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    with pods_running() as running:
-        yield running
 
 
 class Service:

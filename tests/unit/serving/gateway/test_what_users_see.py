@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +21,7 @@ from serving.metrics.envoy import EnvoyAdmin
 from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import elementwise, make_bundle, model_of
 from tests.pods import running_pod
-from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
+from tests.unit.serving.gateway_process import Gateway, free_ports
 
 REQUESTS = 200
 LEAKY = """
@@ -52,12 +51,6 @@ class Leaky(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Leaky).serve_forever()
 """
 MOST_MEMORY = 120_000_000
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway_running(tmp_path_factory.mktemp("home")) as running:
-        yield running
 
 
 class Half:

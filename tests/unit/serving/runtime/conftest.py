@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
@@ -21,3 +24,9 @@ def mlp_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pod(mlp_bundle: Path) -> Iterator[RunningPod]:
     with running_pod(mlp_bundle, slot="blue", max_body_bytes=1024 * 1024) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def stub(pod: RunningPod) -> Iterator[Any]:
+    with grpc.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
-import grpc
 import numpy as np
 import orjson
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from serving.runtime.call import Outputs
 from serving.runtime.codec.request import WantedOutput
@@ -20,30 +19,9 @@ from serving.runtime.grpc.tensors import MessageWriter, read_message
 from serving.runtime.signature import Signature, tensor_spec
 from tests.bundles import make_bundle, model_of
 from tests.pods import RunningPod, running_pod
+from tests.unit.serving.runtime.unary import message, refusal
 
 INPUT = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
-
-
-@pytest.fixture(scope="module")
-def stub(pod: RunningPod) -> Iterator[Any]:
-    with grpc.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
-        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-
-def message(*outputs: str) -> Any:
-    asked = service_pb2.ModelInferRequest(model_name="credit_risk")
-    asked.inputs.add(name="input", datatype="FP32", shape=[1, 4])
-    asked.raw_input_contents.append(np.array([1, 2, 3, 4], np.float32).tobytes())
-    for name in outputs:
-        asked.outputs.add(name=name)
-    return asked
-
-
-def refusal(stub: Any, asked: Any) -> str:
-    with pytest.raises(grpc.RpcError) as refused:
-        stub.ModelInfer(asked)
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
-    return str(refused.value.details())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("binary", [True, False])

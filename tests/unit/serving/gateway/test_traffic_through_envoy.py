@@ -12,7 +12,10 @@ from serving.types import ALL_STABLE, RouteSettings, Slot, TrafficSplit
 from tests.unit.serving.gateway_process import Gateway
 from tests.unit.serving.upstream import Pods, Upstream, deployment
 
-FAST = RouteSettings(timeout_ms=300, latency_objective_ms=100)
+# Time enough for a machine that stands still for a while: two attempts in a row that time out set a pod aside.
+PATIENT = RouteSettings(timeout_ms=5000, latency_objective_ms=100)
+# For pods that hang.
+HASTY = RouteSettings(timeout_ms=300, latency_objective_ms=100)
 
 
 class Service:
@@ -23,7 +26,7 @@ class Service:
         self.stable = deployment(name, 1, stable)
         self.candidate = deployment(name, 2, candidate, slot=Slot.GREEN)
 
-    def shift(self, weight: float, settings: RouteSettings | None = FAST) -> None:
+    def shift(self, weight: float, settings: RouteSettings | None = PATIENT) -> None:
         revision = 0
         if self.name in self.gateway.router.services():
             revision = self.gateway.router.read(self.name).revision
@@ -65,10 +68,11 @@ def wait_for_candidate(service: Service, pods: Pods) -> None:
 def test_a_failing_candidate_costs_users_nothing(
     service: Service, pods: Pods, weight: float, fault: str
 ) -> None:
-    service.shift(weight)
+    waits = fault in ("hang", "slow")
+    service.shift(weight, HASTY if waits else PATIENT)
     wait_for_candidate(service, pods)
     candidate_of(pods).fault = fault
-    count = 60 if fault in ("hang", "slow") else 300
+    count = 60 if waits else 300
     assert service.burst(count) == {200: count}
     assert candidate_of(pods).faulty > 0
 
@@ -111,7 +115,7 @@ def test_requests_marked_non_idempotent_are_never_sent_twice(service: Service, p
 
 
 def test_a_service_whose_spec_says_non_idempotent_is_never_retried(service: Service, pods: Pods) -> None:
-    service.shift(50, RouteSettings(timeout_ms=300, idempotent=False))
+    service.shift(50, RouteSettings(timeout_ms=5000, idempotent=False))
     wait_for_candidate(service, pods)
     candidate_of(pods).fault = "error"
     service.gateway.wait(lambda: service.gateway.infer(service.name).status_code == 500)

@@ -70,8 +70,8 @@ def test_a_demo_told_to_end_puts_everything_away(demo: Demo) -> None:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    # 130 to a shell in either case. CPython ends by the signal itself, whatever the exit status asked for, where
-    # the interrupt came while it ran a string of code, as in an import that makes a dataclass (run_eval_code_obj).
+    # 130 to a shell in either case: CPython ends by the signal itself, whatever the exit status asked for,
+    # where the interrupt came while it ran a string of code, as an import that makes a dataclass does.
     assert process.returncode in (130, -signal.SIGINT)
     assert err.endswith("\nInterrupted.\n")
     assert out == ""

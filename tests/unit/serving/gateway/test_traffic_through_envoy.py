@@ -12,10 +12,10 @@ from serving.types import ALL_STABLE, RouteSettings, Slot, TrafficSplit
 from tests.unit.serving.gateway_process import Gateway
 from tests.unit.serving.upstream import Pods, Upstream, deployment
 
-# Time enough for a machine that stands still for a while: two attempts in a row that time out set a pod aside.
+# For a machine that stands still for a while: two attempts in a row that time out set a pod aside.
 PATIENT = RouteSettings(timeout_ms=5000, latency_objective_ms=100)
 # For pods that hang.
-HASTY = RouteSettings(timeout_ms=300, latency_objective_ms=100)
+HASTY = RouteSettings(timeout_ms=500, latency_objective_ms=100)
 
 
 class Service:

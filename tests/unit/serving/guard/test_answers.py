@@ -79,7 +79,7 @@ class Scene:
         return self.journal.load(RELEASE)
 
     def guard_until(self, condition: Callable[[], bool]) -> None:
-        metrics = EnvoyAdmin(self.gateway.home.envoy_admin_url)
+        metrics = EnvoyAdmin(self.gateway.home.envoy_admin_url, timeout_seconds=10)
         guard = Guard(
             self.journal,
             self.gateway.router,

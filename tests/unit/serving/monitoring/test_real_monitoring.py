@@ -65,7 +65,7 @@ class Observatory:
         ports = Ports(airflow=airflow, guard=guard_port, gateway=usual.gateway, envoy_admin=usual.envoy_admin)
         self.home, self.gateway, self.pods = Home(gateway.home.root, ports), gateway, pods
         self.url = f"http://127.0.0.1:{prometheus}"
-        self.metrics = EnvoyAdmin(self.home.envoy_admin_url)
+        self.metrics = EnvoyAdmin(self.home.envoy_admin_url, timeout_seconds=10)
         stack.callback(self.metrics.close)
         self.door, self.guard = Door(airflow), self._guard()
         stack.callback(self.door.server.server_close)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from serving.home import REPOSITORY
@@ -20,7 +21,7 @@ UV = """
 echo "$@" >> {log}
 case "$1" in
 venv) for last; do :; done; {python} -m venv --without-pip "$last" ;;
-pip) sleep {seconds} ;;
+pip) exec sleep {seconds} ;;
 esac
 """
 
@@ -57,6 +58,17 @@ class Clone:
         pipe = subprocess.PIPE
         command: Sequence[str | Path] = [self.root / "slipway", *arguments]
         return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+    def start_installing(self, *arguments: str) -> subprocess.Popen[str]:
+        """Started, and its uv is asleep: a signal to the group misses nothing that is just being forked."""
+        process = self.start(*arguments)
+        deadline = time.monotonic() + 60
+        while not any(
+            child.name() == "sleep" for child in psutil.Process(process.pid).children(recursive=True)
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return process
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environ)
@@ -114,11 +126,7 @@ def test_tests_need_more_and_what_they_need_is_kept_up_to_date(clone: Clone) -> 
 
 def test_an_interrupted_installation_is_started_afresh(clone: Clone) -> None:
     clone.with_uv(seconds=60)
-    process = clone.start("up")
-    deadline = time.monotonic() + 30
-    while not clone.installs():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = clone.start_installing("up")
     (clone.environment / "half-a-package").mkdir()
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -129,11 +137,7 @@ def test_an_interrupted_installation_is_started_afresh(clone: Clone) -> None:
 
 def test_ctrl_c_says_how_to_go_on(clone: Clone) -> None:
     clone.with_uv(seconds=60)
-    process = clone.start("up")
-    deadline = time.monotonic() + 30
-    while not clone.installs():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = clone.start_installing("up")
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -49,7 +49,9 @@ _IS_SLOW = (
 )
 # Of gRPC Envoy counts a success only when the answer has ended.
 _BEGAN_WELL = f"has(response.code) && response.code < 500 && !{_GRPC}"
-_STANDS_STILL = f"{_BEGAN_WELL} && {_HELD_UP_BY_NOBODY} && {_TOOK} > {_NEARLY_THE_LIMIT}"
+# Known once the answer's last byte is there: what lasted as long and ended is slow, and its caller has it.
+_ENDED = "has(response.backend_latency)"
+_STANDS_STILL = f"{_BEGAN_WELL} && !{_ENDED} && {_HELD_UP_BY_NOBODY} && {_TOOK} > {_NEARLY_THE_LIMIT}"
 # What lasted until the limit ended by the limit, and Envoy has counted it.
 _IS_ABANDONED = (
     f"!has(response.code) && response.flags == 0 && {_WHOLE}"

@@ -19,7 +19,7 @@ class Upstream:
     """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), unparsable.
 
     After headers that promise a good answer: half and half_chunk (a part, then reset), stalled (a part, then
-    nothing), large (all of 20 MB).
+    nothing), trickle (a part, the rest 0.6 s later), large (all of 20 MB).
 
     One request in `every` meets it.
     """
@@ -92,6 +92,11 @@ class Upstream:
             await asyncio.sleep(20 if self.fault == "stalled" else 0.02)
             writer.transport.abort()
             return False
+        if self.fault == "trickle":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{")
+            await asyncio.sleep(0.6)
+            writer.write(b"}")
+            return True
         if self.fault == "large":
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % LARGE + b"y" * LARGE)
             return True

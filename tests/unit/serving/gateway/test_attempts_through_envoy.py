@@ -132,6 +132,13 @@ def test_a_slow_pod_is_slow(gateway: Gateway, pods: Pods) -> None:
     assert service.since() == (3, 0, 3)
 
 
+def test_an_answer_that_ends_late_is_slow_and_no_failure(gateway: Gateway, pods: Pods) -> None:
+    service = Service(gateway, pods)
+    service.candidate.fault = "trickle"
+    assert gateway.infer(service.name).text == "{}"
+    assert service.since() == (1, 0, 1)
+
+
 @pytest.mark.parametrize("headers", [{}, ONCE])
 def test_a_request_its_client_gave_up_on_late_counts_as_a_slow_one(
     gateway: Gateway, pods: Pods, headers: dict[str, str]

@@ -6,7 +6,8 @@ being made: what was derived of it before is taken over from the files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,30 @@ from serving.types import Route
 _PATH = "/v2/models/"
 _FILTERS = "typed_per_filter_config"
 
+_Keep = Callable[[bytes, Path, Collection[str]], bytes]
+
+log = logging.getLogger(__name__)
+
 
 def derive(
     home: Home, known: list[Route], unread: Collection[str], *, endpoint_file: dict[str, Path]
 ) -> None:
     """Write both files, clusters first, where they differ. Of services in `unread`, what is there stays."""
     made = clusters.render(known, endpoint_file=endpoint_file)
-    _write_if_changed(clusters_file(home), _with_clusters(made, clusters_file(home), unread))
+    _write_if_changed(clusters_file(home), _with_kept(_with_clusters, made, clusters_file(home), unread))
     made = routes.render(known)
-    _write_if_changed(routes_file(home), _with_routes(made, routes_file(home), unread))
+    _write_if_changed(routes_file(home), _with_kept(_with_routes, made, routes_file(home), unread))
+
+
+def _with_kept(keep: _Keep, made: bytes, path: Path, unread: Collection[str]) -> bytes:
+    """What was made of the others must not wait for a file that is no longer one of ours."""
+    if not unread:
+        return made
+    try:
+        return keep(made, path, unread)
+    except (ValueError, LookupError, TypeError, AttributeError) as problem:
+        log.warning("%s is not Slipway's: of %s nothing is kept: %r", path, ", ".join(unread), problem)
+        return made
 
 
 def _with_clusters(made: bytes, path: Path, unread: Collection[str]) -> bytes:
@@ -41,7 +57,7 @@ def _with_clusters(made: bytes, path: Path, unread: Collection[str]) -> bytes:
 
 
 def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
-    before = [host for table in _resources(path) for host in table.get("virtual_hosts", ())] if unread else []
+    before = [host for table in _resources(path) for host in table.get("virtual_hosts", ())]
     if not before:
         return made
     tables = orjson.loads(made)["resources"]
@@ -86,7 +102,7 @@ def _of_bucket(bucket: Message) -> str:
 def _resources(path: Path) -> Iterable[Any]:
     try:
         return list(orjson.loads(path.read_bytes())["resources"])
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except FileNotFoundError:
         return []
 
 

@@ -120,6 +120,24 @@ def test_derived_files_that_are_gone_too_are_made_of_the_others(home: Home, rout
     assert "/v2/models/c" in routes_file(home).read_text()
 
 
+@pytest.mark.parametrize("is_torn", [False, True])
+@pytest.mark.parametrize(
+    "resources", ["[1]", "[{}]", '{"a": 1}', '[{"virtual_hosts": null}]', '[{"virtual_hosts": [{}]}]', "null"]
+)
+def test_derived_files_of_somebody_else_are_made_again(
+    home: Home, router: EnvoyFileRouter, resources: str, is_torn: bool
+) -> None:
+    before = derived(home)
+    if is_torn:
+        tear(router, "b")
+    for path in (clusters_file(home), routes_file(home)):
+        path.write_text(f'{{"resources": {resources}}}')
+        router.reconcile()
+    assert "/v2/models/c" in routes_file(home).read_text()
+    assert '"c.stable"' in clusters_file(home).read_text()
+    assert is_torn or derived(home) == before
+
+
 def test_a_mended_file_counts_at_once(router: EnvoyFileRouter) -> None:
     whole = tear(router, "b")
     router.file("b").write_bytes(whole)

@@ -48,7 +48,7 @@ class Tally:
     seen: tuple[Route, Mapping[Endpoint, EndpointCounters]] | None = None
     least_share: float = 1.0
     answers: tuple[int, int] = (0, 0)
-    broken: int = 0
+    broken: Mapping[Endpoint, int] = field(default_factory=dict)
     unheard: int = 0
     repeated: bool = True
 
@@ -157,12 +157,17 @@ def repeats_on_stable(route: Route) -> bool:
     return route.settings.idempotent and route.stable is not None
 
 
-def _broken(tally: Tally, route: Route, counters: Mapping[Endpoint, EndpointCounters]) -> tuple[int, int]:
-    """The candidate's answers that did not end: as the proxy says, and how many are not among errors yet."""
+def _broken(
+    tally: Tally, route: Route, counters: Mapping[Endpoint, EndpointCounters]
+) -> tuple[Mapping[Endpoint, int], int]:
+    """The candidate's answers that did not end: as the proxy says, and how many are not among errors yet.
+
+    As in `_first_sight`, what is there when an address is first seen is not this release's.
+    """
     theirs = route.candidate.endpoints if route.candidate else ()
-    now = sum(counters[endpoint].broken for endpoint in theirs if endpoint in counters)
-    more = now - tally.broken if tally.seen else 0
-    return now, tally.unheard + max(more, 0)
+    now = {endpoint: counters[endpoint].broken for endpoint in theirs if endpoint in counters}
+    more = (count - tally.broken.get(endpoint, count) for endpoint, count in now.items())
+    return now, tally.unheard + sum(max(each, 0) for each in more)
 
 
 def between(before: Record | None, after: Record) -> Increment:

@@ -22,7 +22,7 @@ from serving.types import (
     Slot,
     TrafficSplit,
 )
-from tests.unit.serving.world import PLAN, World, deployed
+from tests.unit.serving.world import NOTHING, PLAN, World, deployed
 
 STABLE, CANDIDATE = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
 ROUTE = Route("fraud", 3, TrafficSplit(50, 50), STABLE, CANDIDATE)
@@ -221,6 +221,15 @@ def test_answers_that_broke_are_not_taken_for_repeated_ones() -> None:
         candidate_of(0, 0), candidate_of(2, 1), candidate_of(4, 3, broken=2), candidate_of(5, 3, broken=2)
     )
     assert [each.retries_on_stable for each in found] == [True, True, False, True]
+
+
+def test_what_broke_at_an_address_before_it_got_traffic_takes_no_repeat_away() -> None:
+    alone = {STABLE.endpoints[0]: NOTHING}
+    tally, _ = look(Tally(), STATE, replace(ROUTE, split=ALL_STABLE), alone, monotonic=100)
+    for number in (1, 2):
+        seen = alone | {CANDIDATE.endpoints[0]: candidate_of(number, 4 + number, broken=4)}
+        tally, increment = look(tally, STATE, ROUTE, seen, monotonic=100 + number)
+        assert (increment.candidate.errors, increment.retries_on_stable) == (1, True)
 
 
 def test_a_candidate_whose_answers_all_break_fails_at_half_of_the_traffic() -> None:

@@ -12,6 +12,7 @@ from serving.runtime.cache.memory import BodyMemory, MemoryCache
 from serving.runtime.call import Call, Outputs
 from serving.runtime.flights import Fail, Flights
 from serving.runtime.manifest import Manifest
+from serving.runtime.telemetry import ModelMetrics
 
 if TYPE_CHECKING:
     from serving.runtime.cache.link import Epoch, RedisLink
@@ -34,6 +35,7 @@ class Answers:
         compute: Callable[[Call], None],
         *,
         fail: Fail,
+        metrics: ModelMetrics,
         link: RedisLink | None,
         clock: Callable[[], float],
     ) -> None:
@@ -43,7 +45,7 @@ class Answers:
         self.memory: MemoryCache | None = None
         self.bodies: BodyMemory | None = None
         self.shared: SharedCache | None = None
-        self.shared_in_flight = 0
+        self._metrics = metrics
         if manifest.settings.cache is not None:
             self._add_caches(manifest, link)
 
@@ -54,13 +56,14 @@ class Answers:
         compute: Callable[[Call], None],
         *,
         fail: Fail = _fail,
+        metrics: ModelMetrics | None = None,
         link: RedisLink | None = None,
         clock: Callable[[], float],
     ) -> Answers | None:
         """None for a model whose equal inputs may have different answers."""
         if manifest.settings.stochastic:
             return None
-        return cls(manifest, compute, fail=fail, link=link, clock=clock)
+        return cls(manifest, compute, fail=fail, metrics=metrics or ModelMetrics(), link=link, clock=clock)
 
     def settle(self, call: Call, now: float) -> bool:
         """Whether the call is answered, or will be without another computation."""
@@ -77,7 +80,7 @@ class Answers:
 
     def answered(self, call: Call, outputs: Outputs, first: int, now: float) -> None:
         """The engine answered a leader: followers get the same, the caches keep it."""
-        self.shared_in_flight += self._flights.answered(call, outputs, first, now)
+        self._metrics.shared_in_flight += self._flights.answered(call, outputs, first, now)
         if self.memory is not None:
             alone = outputs.alone(first, call.rows)
             self.memory.put(call.identity, alone, now)
@@ -135,13 +138,14 @@ class Answers:
         settings = manifest.settings.cache
         assert settings is not None
         capacity = int(settings.max_mb * 1024 * 1024)
-        self.memory = MemoryCache(capacity, settings.ttl_seconds)
+        self.memory = MemoryCache(capacity, settings.ttl_seconds, self._metrics.level("memory"))
         self.bodies = BodyMemory(capacity // 4)
         if link is not None and settings.shared:
             # Imported here: redis takes a tenth of a second that pods without it need not spend.
             from serving.runtime.cache.shared import SharedCache
 
-            self.shared = SharedCache(link, manifest.id, self._signature, settings.ttl_seconds)
+            counts = self._metrics.level("redis")
+            self.shared = SharedCache(link, manifest.id, self._signature, settings.ttl_seconds, counts)
 
 
 async def follow_invalidations(link: RedisLink, models: Callable[[], dict[str, list[Answers]]]) -> None:

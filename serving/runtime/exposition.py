@@ -39,7 +39,10 @@ def exposition(
     page.family("slipway_engine_memory_bytes", "gauge", "Device memory of the engine", engine)
     page.family("slipway_dropped_total", "counter", "Requests not computed, by reason", _dropped(named))
     page.family(
-        "slipway_fallbacks_total", "counter", "Answers of a fallback", [(at, m.fallbacks) for at, m in named]
+        "slipway_fallbacks_total",
+        "counter",
+        "Answers of a fallback",
+        [(at, m.metrics.fallbacks) for at, m in named],
     )
     limits = [(at, round(m.limit.limit, 1)) for at, m in named]
     page.family("slipway_concurrency_limit", "gauge", "Requests admitted at once", limits)
@@ -73,22 +76,16 @@ def _dropped(named: Named) -> Iterator[tuple[str, float]]:
 
 def _hits(named: Named) -> Iterator[tuple[str, float]]:
     for at, model in named:
-        answers = model.answers
-        if answers is None:
-            continue
-        yield f'{at},level="in_flight"', answers.shared_in_flight
-        if answers.memory is not None:
-            yield f'{at},level="memory"', answers.memory.hits
-        if answers.shared is not None:
-            yield f'{at},level="redis"', answers.shared.hits
+        if model.answers is not None:
+            yield f'{at},level="in_flight"', model.metrics.shared_in_flight
+        for level, counts in model.metrics.caches.items():
+            yield f'{at},level="{level}"', counts.hits
 
 
 def _misses(named: Named) -> Iterator[tuple[str, float]]:
     for at, model in named:
-        if model.answers is not None and model.answers.memory is not None:
-            yield f'{at},level="memory"', model.answers.memory.misses
-        if model.answers is not None and model.answers.shared is not None:
-            yield f'{at},level="redis"', model.answers.shared.misses
+        for level, counts in model.metrics.caches.items():
+            yield f'{at},level="{level}"', counts.misses
 
 
 def _cache_entries(named: Named) -> Iterator[tuple[str, float]]:

@@ -15,6 +15,7 @@ from model_store.errors import Permanent, SlipwayError
 from serving.runtime.call import Call, Outputs
 from serving.runtime.errors import Expired, ModelFault, Unavailable, status_of
 from serving.runtime.signature import Signature, TensorSpec
+from serving.runtime.telemetry import ModelMetrics
 
 # Only what the model or the load did; a client's own mistake is answered as such.
 COVERED = (Unavailable, ModelFault, Expired)
@@ -28,6 +29,7 @@ class Fallback:
         self,
         wish: dict[str, Any],
         signature: Signature,
+        metrics: ModelMetrics,
         *,
         stale: Callable[[Call], Outputs | None],
         relay: Callable[[str, Call], None],
@@ -35,10 +37,9 @@ class Fallback:
         unknown = set(wish) - set(KINDS)
         if unknown or len(wish) != 1:
             raise Permanent(f"serving.fallback is {wish}", remedy=f"name exactly one of {', '.join(KINDS)}")
-        self._signature, self._stale, self._relay = signature, stale, relay
+        self._signature, self._metrics, self._stale, self._relay = signature, metrics, stale, relay
         self._model = str(wish.get("model", ""))
         self._constant = _constant_row(wish["constant"], signature) if "constant" in wish else None
-        self.used = 0
 
     def answer(self, call: Call) -> bool:
         """Answer instead of failing; False when there is nothing to answer with."""
@@ -55,7 +56,7 @@ class Fallback:
                 return False
             call.source = b"x-slipway-fallback: stale\r\n"
             call.answered(outputs, 0)
-        self.used += 1
+        self._metrics.fallbacks += 1
         return True
 
 

@@ -54,7 +54,12 @@ class ServedModel:
         self._failures, self._tracer = FailureLog(around.clock), around.tracer
         self.log = _request_log(manifest, around)
         self.answers = Answers.of(
-            manifest, self._compute, fail=self._fail_follower, link=around.link, clock=around.clock
+            manifest,
+            self._compute,
+            fail=self._fail_follower,
+            metrics=metrics,
+            link=around.link,
+            clock=around.clock,
         )
         if self.answers is not None:
             self.answers.fill(opened.warmed.answers)
@@ -206,10 +211,6 @@ class ServedModel:
 
     # Making and ending
 
-    @property
-    def fallbacks(self) -> int:
-        return self._fallback.used if self._fallback is not None else 0
-
     def close(self) -> None:
         """Only when nothing is in flight."""
         self.batcher.close()
@@ -227,7 +228,7 @@ class ServedModel:
         wish = self.manifest.settings.fallback
         if wish is None:
             return None
-        return Fallback(wish, self.signature, stale=self._stale, relay=self._relay)
+        return Fallback(wish, self.signature, self.metrics, stale=self._stale, relay=self._relay)
 
     def _stale(self, call: Call) -> Outputs | None:
         return self.answers.stale(call) if self.answers is not None else None

@@ -37,11 +37,25 @@ class Histogram:
         return 0.0
 
 
+class LookUps:
+    """What became of looking into one level of the caches."""
+
+    __slots__ = ("hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = self.misses = 0
+
+
 class ModelMetrics:
-    """Of one model version. `codes` counts finished requests by HTTP status."""
+    """Of one model version, however often it is loaded: counters only ever grow.
+
+    `codes` counts finished requests by HTTP status, `caches` look-ups by level, for levels there have been.
+    """
 
     def __init__(self) -> None:
         self.codes: dict[int, int] = {200: 0}
+        self.caches: dict[str, LookUps] = {}
+        self.shared_in_flight = self.fallbacks = 0
         self.total = Histogram(SECONDS)
         self.queued = Histogram(SECONDS)
         self.computed = Histogram(SECONDS)
@@ -54,6 +68,10 @@ class ModelMetrics:
         self.computed.observe(seconds)
         self.batch_rows.observe(rows)
         self.rows += rows
+
+    def level(self, name: str) -> LookUps:
+        """The counts of one level of the caches, which go on where the model before left them."""
+        return self.caches.setdefault(name, LookUps())
 
     def finished(self, code: int) -> None:
         self.codes[code] = self.codes.get(code, 0) + 1

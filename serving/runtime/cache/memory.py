@@ -13,6 +13,7 @@ from moka_py import Moka
 
 from serving.runtime.call import Outputs
 from serving.runtime.codec.request import InferRequest
+from serving.runtime.telemetry import LookUps
 
 # Python objects around an entry: the tuple, the Outputs, the array headers, moka's node.
 _ENTRY_BYTES = 700
@@ -29,16 +30,15 @@ class Stored(NamedTuple):
 class MemoryCache:
     """One bundle's answers by `Call.identity`. Entries past their time stay, to be taken stale."""
 
-    def __init__(self, capacity_bytes: int, ttl_seconds: float) -> None:
-        self._ttl = ttl_seconds
+    def __init__(self, capacity_bytes: int, ttl_seconds: float, counts: LookUps) -> None:
+        self._ttl, self.counts = ttl_seconds, counts
         self._entries: Moka[Hashable, Stored] = Moka(capacity_bytes, weigher=_weigh)
-        self.hits = self.misses = 0
 
     def get(self, identity: Hashable, now: float) -> Outputs | None:
         """The fresh answer, if kept; counts a hit or a miss."""
         outputs = self.hit(identity, now)
         if outputs is None:
-            self.misses += 1
+            self.counts.misses += 1
         return outputs
 
     def hit(self, identity: Hashable, now: float) -> Outputs | None:
@@ -46,7 +46,7 @@ class MemoryCache:
         stored = self._entries.get(identity)
         if stored is None or now - stored.at > self._ttl:
             return None
-        self.hits += 1
+        self.counts.hits += 1
         return stored.outputs
 
     def stale(self, identity: Hashable) -> Outputs | None:

@@ -14,16 +14,18 @@ from serving.runtime.call import Call, Outputs
 from serving.runtime.codec.parcel import unwrap, wrap
 from serving.runtime.identity import digest
 from serving.runtime.signature import Signature
+from serving.runtime.telemetry import LookUps
 
 
 class SharedCache:
     """`epoch` is set when the pod learns it; before that nothing is looked up or kept."""
 
-    def __init__(self, link: RedisLink, bundle_id: str, signature: Signature, ttl_seconds: float) -> None:
-        self._link, self._signature, self._ttl = link, signature, ttl_seconds
+    def __init__(
+        self, link: RedisLink, bundle_id: str, signature: Signature, ttl_seconds: float, counts: LookUps
+    ) -> None:
+        self._link, self._signature, self._ttl, self.counts = link, signature, ttl_seconds, counts
         self._prefix = f"slipway:answer:{bundle_id}:"
         self.epoch: Epoch | None = None
-        self.hits = self.misses = 0
 
     def look_up(self, call: Call, found: Callable[[Call, Outputs | None], None]) -> bool:
         """Ask Redis; `found` follows. False: it will not, compute."""
@@ -41,9 +43,9 @@ class SharedCache:
     ) -> None:
         outputs = unwrap(value, self._signature) if value is not None else None
         if outputs is None:
-            self.misses += 1
+            self.counts.misses += 1
         else:
-            self.hits += 1
+            self.counts.hits += 1
         found(call, outputs)
 
     def _key(self, call: Call) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
+from tests.unit.serving.runtime.held_engine import SIZE, answer, ask, busy, eventually, send, slow_model
 
 BODY = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
 
@@ -29,3 +31,32 @@ def test_counters_go_on_after_a_reload_and_after_an_unload(tmp_path: Path) -> No
             if reloads == 1:
                 assert pod.http.post(f"{base}/unload").status_code == 200
             assert pod.http.post(f"{base}/load").status_code == 200
+
+
+def test_what_caches_and_fallbacks_counted_goes_on_after_a_reload(tmp_path: Path) -> None:
+    serving = {
+        "max_batch_size": 4,
+        "timeout_ms": 20_000,
+        "cache": {"max_mb": 1},
+        "fallback": {"constant": {"y": [0.5] * SIZE}},
+    }
+    counters = (
+        ("slipway_cache_hits_total", {"level": "memory"}),
+        ("slipway_cache_misses_total", {"level": "memory"}),
+        ("slipway_cache_hits_total", {"level": "in_flight"}),
+        ("slipway_fallbacks_total", {}),
+    )
+    with running_pod(make_bundle(tmp_path, slow_model(), serving=serving)) as pod:
+        model = pod.pod.repository.models[0]
+        with busy(pod) as engine:
+            follower = send(pod, -1)
+            assert eventually(lambda: model.in_flight == 2)
+            engine.release()
+            assert answer(follower)[0] == 200
+        assert pod.infer(ask(-1)).headers["x-slipway-cache"] == "memory"
+        model.engine.run = Mock(side_effect=RuntimeError("told to fail"))  # type: ignore[method-assign]
+        assert pod.infer(ask(1)).headers["x-slipway-fallback"] == "constant"
+        before = [counted(pod, name, **labels) for name, labels in counters]
+        assert min(before) == 1
+        assert pod.http.post("/v2/repository/models/credit_risk/load").status_code == 200
+        assert [counted(pod, name, **labels) for name, labels in counters] == before

@@ -53,7 +53,7 @@ def test_followers_get_the_fallback_as_their_leader_does(
         assert [status for status, _ in answers] == [200] * 4
         assert [headers.get("x-slipway-fallback") for _, headers in answers] == [source] * 4
         # The request that kept the engine busy got one too.
-        assert pod.pod.repository.models[0].fallbacks == 5
+        assert pod.pod.repository.models[0].metrics.fallbacks == 5
         assert eventually(lambda: all(model.in_flight == 0 for model in pod.pod.repository.models))
 
 
@@ -68,7 +68,7 @@ def test_followers_that_are_late_are_told_so(tmp_path: Path) -> None:
         model = pod.pod.repository.models[0]
         assert model.metrics.dropped == {"expired": 1}
         assert model.answers is not None
-        assert model.answers.shared_in_flight == 1
+        assert model.metrics.shared_in_flight == 1
 
 
 def test_a_late_follower_of_what_is_being_computed_already_is_told_so(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_replicas_share_answers_and_forget_them_together(bundle: Path, redis_ser
         eventually(lambda: two.infer(row(1, 2, 3, 4)).headers.get("x-slipway-cache") in ("redis", "memory"))
         assert two.infer(row(1, 2, 3, 4)).json() == first.json()
         assert two.infer(row(1, 2, 3, 4)).headers["x-slipway-cache"] == "memory"
-        assert two.pod.repository.models[0].answers.shared.hits >= 1  # type: ignore[union-attr]
+        assert two.pod.repository.models[0].answers.shared.counts.hits >= 1  # type: ignore[union-attr]
 
         assert invalidate(redis_server.url, "credit_risk") == 1
         eventually(lambda: not one.infer(row(1, 2, 3, 4)).headers.get("x-slipway-cache"))
@@ -136,12 +136,12 @@ def test_after_redis_comes_back_it_is_used_again(
         assert pod.infer(row(1, 2, 3, 4)).status_code == 200
         redis_server.start()
         shared = pod.pod.repository.models[0].answers.shared  # type: ignore[union-attr]
-        before = shared.misses  # type: ignore[union-attr]
+        before = shared.counts.misses  # type: ignore[union-attr]
 
         def is_asked(number: list[int] = [0]) -> bool:  # noqa: B006
             number[0] += 1
             pod.infer(row(5, number[0], 0, 0))
-            return bool(shared.misses > before and not pod.pod._link.is_resting)  # type: ignore[union-attr]
+            return bool(shared.counts.misses > before and not pod.pod._link.is_resting)  # type: ignore[union-attr]
 
         eventually(is_asked)
 

@@ -66,7 +66,7 @@ class EnvoyAdmin:
         self._clusters = {part: self._clusters.get(part) or _cluster(part) for part in _parts(text)}
         hosts = dict(chain.from_iterable(self._clusters.values()))
         sources: dict[str, _Sources] = {
-            name: (attempts, hosts.get(name + STABLE_SUFFIX, {}), noted.get(name, {}))
+            name: (attempts, hosts.get(name + STABLE_SUFFIX, {}), noted.get(_as_noted(name), {}))
             for name, attempts in hosts.items()
             if not name.endswith(RESERVED_SUFFIXES)
         }
@@ -116,6 +116,11 @@ def _noted(text: bytes) -> dict[str, _Noted]:
         cluster, _, address = place.rpartition(".host.")
         counts.setdefault(cluster, {})[what, address] = int(value)
     return counts
+
+
+def _as_noted(service: str) -> str:
+    """Envoy leaves out a dot at the end of a part of a counter's name. Addresses tell `a` and `a.` apart."""
+    return service.removesuffix(".")
 
 
 def _parts(text: bytes) -> list[bytes]:

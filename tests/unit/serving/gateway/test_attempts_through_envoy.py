@@ -27,9 +27,15 @@ class Service:
     """A new service; both pods have answered health checks. Counts are the candidate's since then."""
 
     def __init__(
-        self, gateway: Gateway, pods: Pods, *, weight: float = 100, settings: RouteSettings = SETTINGS
+        self,
+        gateway: Gateway,
+        pods: Pods,
+        *,
+        name: str = "",
+        weight: float = 100,
+        settings: RouteSettings = SETTINGS,
     ) -> None:
-        self.gateway, self.name = gateway, next(names)
+        self.gateway, self.name = gateway, name or next(names)
         self.stable, self.candidate = pods.start("stable"), pods.start("candidate")
         gateway.router.write(
             self.name,
@@ -137,6 +143,14 @@ def test_an_answer_that_ends_late_is_slow_and_no_failure(gateway: Gateway, pods:
     service.candidate.fault = "trickle"
     assert gateway.infer(service.name).text == "{}"
     assert service.since() == (1, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["dot.at.the.end.", "a.host.b", "slipway.slow.service.a"])
+def test_it_is_counted_whatever_the_service_is_called(gateway: Gateway, pods: Pods, name: str) -> None:
+    service = Service(gateway, pods, name=name)
+    service.candidate.fault = "slow"
+    service.ask(3)
+    assert service.since() == (3, 0, 3)
 
 
 @pytest.mark.parametrize("headers", [{}, ONCE])

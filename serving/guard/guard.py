@@ -237,8 +237,14 @@ class Guard:
             log.warning("rolled back %s: %s", state.release_id, reason)
 
     def _return_orphaned_traffic(self, states: list[RolloutState]) -> None:
-        """A crash may have left weight on a candidate whose release is rolled back (see `apply`)."""
+        """A crash may have left weight on a candidate whose release is rolled back (see `apply`).
+
+        Not while another release is under way, which may be of the same deployment and, by a clock that was
+        set back, look older.
+        """
         if not states or states[-1].phase is not Phase.ROLLED_BACK:
+            return
+        if not all(state.phase.is_final for state in states):
             return
         route = self._router.read(states[-1].service)
         if route.split.candidate > 0 and apply.holds_candidate(states[-1], route):

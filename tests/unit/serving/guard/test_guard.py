@@ -102,6 +102,19 @@ def test_a_wall_clock_that_jumps_decides_nothing(world: World, jump: float) -> N
     world.until(Phase.DONE)
 
 
+def test_a_clock_that_went_back_makes_no_older_release_the_latest(world: World) -> None:
+    world.until(Phase.PROGRESSING, step=1).candidate_errors(1.0).until(Phase.ROLLED_BACK)
+    world.candidate_errors(0.0).clock_jumps(-7200)
+    del world.counters_by_endpoint[world.candidate.endpoints[0]]  # as the proxy does when it is taken out
+    again = "fraud-v2-20261121T100000Z"
+    world.rollouts.start(again, PLAN, world.candidate, RouteSettings())
+    for _ in range(200):
+        world.tick()
+        world.rollouts.advance(again)
+    state = world.journal.load(again)
+    assert (state.phase, state.step) == (Phase.WATCHING, 2)
+
+
 def test_without_the_guard_nothing_moves_on(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1)
     world.guard_is_up = False

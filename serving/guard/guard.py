@@ -19,6 +19,7 @@ from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.rollout import apply
 from serving.rollout.decide import Sight, decide
 from serving.rollout.journal import Journal
+from serving.rollout.moment import boot_id
 from serving.rollout.observe import look
 from serving.rollout.plan import Phase, Rollback, RolloutState
 from serving.router.base import TrafficRouter
@@ -67,7 +68,7 @@ class Tallies:
 
 
 class Guard:
-    """`now` tells the time in UTC, `monotonic` the uptime in seconds; `shadow` compares answers."""
+    """The clocks are those of `serving.rollout.advance.Rollouts`; `shadow` compares answers."""
 
     def __init__(
         self,
@@ -77,11 +78,12 @@ class Guard:
         *,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        boot: Callable[[], str] = boot_id,
         limits: Limits = Limits(),
         shadow: Shadow | None = None,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
-        self._now, self._monotonic, self._limits = now, monotonic, limits
+        self._now, self._monotonic, self._boot, self._limits = now, monotonic, boot, limits
         self._releases = Releases(journal, self.apart)
         self._shadow = shadow
         self.watches: dict[str, Watch] = {}
@@ -252,7 +254,9 @@ class Guard:
             apply.return_traffic(states[-1], self._router)
 
     def _write(self, state: RolloutState, route: Route, watch: Watch) -> None:
-        record = watch.record_due(state, route, at=self._now(), monotonic=self._monotonic())
+        record = watch.record_due(
+            state, route, at=self._now(), monotonic=self._monotonic(), boot=self._boot()
+        )
         if record:
             self._journal.append(state.release_id, record)
 

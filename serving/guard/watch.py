@@ -69,7 +69,7 @@ class Watch:
         return monotonic - self.blind_since
 
     def record_due(
-        self, state: RolloutState, route: Route, *, at: datetime, monotonic: float
+        self, state: RolloutState, route: Route, *, at: datetime, monotonic: float, boot: str
     ) -> Record | None:
         """The line to write now, if the last one is old or no longer true."""
         if self.verdict is None:
@@ -97,6 +97,7 @@ class Watch:
             verdict=self.verdict,
             answers=self.tally.answers,
             least_share=min(self.tally.least_share, self.tally.share),
+            boot=boot,
         )
         self.tally = replace(self.tally, least_share=1.0, repeated=True)
         return self.written

@@ -175,9 +175,13 @@ class Rollouts:
         return Moment(self._now(), self._monotonic(), self._boot())
 
     def _age(self, record: Record) -> float:
-        """In seconds, by the clock that says less: wall clocks are set, and uptime begins anew."""
-        by_wall = abs((self._now() - record.at).total_seconds())
-        return min(by_wall, abs(self._monotonic() - record.monotonic))
+        """In seconds. The wall's clock is asked only where the machine was started anew since."""
+        now = self._moment()
+        by_wall = abs((now.at - record.at).total_seconds())
+        by_uptime = abs(now.uptime - record.monotonic)
+        if not record.boot:
+            return min(by_wall, by_uptime)
+        return by_uptime if record.boot == now.boot else by_wall
 
     def _with_candidate(self, candidate: Deployment, settings: RouteSettings) -> Route:
         route = self._route_or_none(candidate.service)

@@ -32,8 +32,9 @@ class Record:
     `share` is the candidate's part (0-1) of the weight in force, `settled` whether it has been so for as
     long as a request may take. `stable` and `candidate` are since the start; `raw` are the proxy's own
     (requests, errors, slow) per endpoint, from which a guard that was restarted goes on. `monotonic` is the
-    machine's uptime clock. `answers` are (compared, disagreed) since the start (`serving.shadow`);
-    `least_share` the smallest share of the looks since the line before.
+    machine's uptime clock and `boot` the start it counts from ("": of before that was noted). `answers` are
+    (compared, disagreed) since the start (`serving.shadow`); `least_share` the smallest share of the looks
+    since the line before.
     """
 
     at: datetime
@@ -49,6 +50,7 @@ class Record:
     verdict: Verdict
     answers: tuple[int, int] = (0, 0)
     least_share: float | None = None
+    boot: str = ""
 
     def to_line(self) -> bytes:
         """One JSON object and a newline."""
@@ -57,6 +59,7 @@ class Record:
                 "format": FORMAT,
                 "at": self.at,
                 "monotonic": self.monotonic,
+                "boot": self.boot,
                 "place": self.place,
                 "share": self.share,
                 "settled": self.settled,
@@ -97,6 +100,7 @@ class Record:
             candidate=Counts(*saved["candidate"]),
             answers=tuple(saved.get("answers", (0, 0))),
             least_share=saved.get("least_share"),
+            boot=saved.get("boot", ""),
             raw={_endpoint(name): tuple(values) for name, values in saved["raw"].items()},
             verdict=Verdict(
                 Outcome[saved["verdict"]["outcome"]],

@@ -10,7 +10,7 @@ import pytest
 from serving.rollout.advance import Rollouts
 from serving.rollout.control import Control, Wish
 from serving.rollout.plan import Phase, RolloutState
-from serving.types import ALL_STABLE
+from serving.types import ALL_STABLE, Outcome
 from tests.unit.serving.world import RELEASE, World
 
 JUMPS = [-7200.0, 7200.0]
@@ -79,6 +79,31 @@ def test_after_a_restart_with_a_clock_that_went_back_nothing_has_waited_yet() ->
     control.pause(RELEASE, Wish("ada", "lunch"))
     control.resume(RELEASE, Wish("ada", "back"))
     assert world.state.patience_from == 0
+
+
+def test_a_guard_that_is_silent_since_a_restart_of_the_machine_moves_nothing_on() -> None:
+    world = World().until(Phase.PROGRESSING, step=1)
+    world.airflow_is_up = False
+    world.tick(12)
+    world.guard_is_up = False
+    after_a_restart_of_the_machine(world)
+    record = world.journal.latest_record(RELEASE)
+    assert record
+    assert record.verdict.outcome is Outcome.PASS
+    world.uptime = record.monotonic
+    world.clock_jumps(600)
+    world.rollouts.advance(RELEASE)
+    assert world.state.step == 1
+
+
+def test_a_clock_that_went_back_makes_no_silent_guard_heard() -> None:
+    world = World().until(Phase.PROGRESSING, step=1)
+    world.airflow_is_up = False
+    world.tick(12)
+    world.guard_is_up = False
+    world.tick(60, seconds=1).clock_jumps(-60)
+    world.rollouts.advance(RELEASE)
+    assert world.state.step == 1
 
 
 def test_a_state_of_before_uptime_was_noted_is_read_and_goes_by_the_wall(tmp_path: Path) -> None:

@@ -19,7 +19,11 @@ class Refused(Permanent):
 class Unavailable(Retryable):
     """The pod cannot take the request now (full, draining, not loaded): 503 with Retry-After."""
 
-    def __init__(self, problem: str, *, remedy: str, delay_seconds: float = 1.0, status: int = 503) -> None:
+    status = 503
+
+    def __init__(
+        self, problem: str, *, remedy: str, delay_seconds: float = 1.0, status: int = status
+    ) -> None:
         super().__init__(problem, remedy=remedy, delay_seconds=delay_seconds)
         self.status = status
 

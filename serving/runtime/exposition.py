@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from serving.runtime.model import ServedModel
+from serving.runtime.repository import Entry, Repository
 from serving.runtime.telemetry import Exposition, label
 
 if TYPE_CHECKING:
@@ -16,13 +17,11 @@ if TYPE_CHECKING:
 Named = list[tuple[str, ServedModel]]
 
 
-def exposition(
-    models: Sequence[ServedModel], *, connections: int, is_ready: bool, link: RedisLink | None
-) -> bytes:
+def exposition(repository: Repository, *, connections: int, is_ready: bool, link: RedisLink | None) -> bytes:
     """Prometheus text, version 0.0.4."""
     page = Exposition()
-    named = [(_labels(model), model) for model in models]
-    page.family("slipway_requests_total", "counter", "Infer requests by HTTP status", _codes(named))
+    named = [(_labels(model), model) for model in repository.models]
+    page.family("slipway_requests_total", "counter", "Infer requests by HTTP status", _codes(repository))
     page.family("slipway_rows_total", "counter", "Rows computed", [(at, m.metrics.rows) for at, m in named])
     page.histograms(
         "slipway_request_seconds", "From arrival to answer", [(at, m.metrics.total) for at, m in named]
@@ -109,11 +108,13 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _labels(model: ServedModel) -> str:
+def _labels(model: ServedModel | Entry) -> str:
     return f'model="{label(model.name)}",version="{label(model.version)}"'
 
 
-def _codes(named: Named) -> Iterator[tuple[str, float]]:
-    for at, model in named:
-        for code, count in sorted(model.metrics.codes.items()):
-            yield f'{at},code="{code}"', count
+def _codes(repository: Repository) -> Iterator[tuple[str, float]]:
+    """Also of bundles that are not loaded, and of no model under a name that no model can have."""
+    for entry in repository.entries:
+        for code, count in sorted(entry.metrics.codes.items()):
+            yield f'{_labels(entry)},code="{code}"', count
+    yield 'model="(unknown)",version="",code="404"', repository.not_found

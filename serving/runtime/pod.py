@@ -175,9 +175,7 @@ class Pod:
 
     def _metrics(self) -> bytes:
         connections = self.front.connections
-        return exposition(
-            self.repository.models, connections=connections, is_ready=self.is_ready, link=self._link
-        )
+        return exposition(self.repository, connections=connections, is_ready=self.is_ready, link=self._link)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

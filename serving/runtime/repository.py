@@ -48,6 +48,8 @@ class Repository:
         # Its own, for the event loop's end waits for its default one: a pod told to stop must not load on.
         self._loader = ThreadPoolExecutor(1, "load")
         self.by_target: dict[bytes, ServedModel] = {}
+        # Inferences asked of what is not here. Under no name: clients may invent any number of them.
+        self.not_found = 0
         # Grows with every model that comes or goes: what was remembered of the models before is void.
         self.generation = 0
 
@@ -90,6 +92,17 @@ class Repository:
                 f"{name} v{entry.version} is not ready: {entry.reason}", remedy="wait, or load it"
             )
         return entry.model
+
+    def asked(self, name: str, version: str | None) -> ServedModel:
+        """`model` for an inference: one that finds none is counted here, for no model will count it."""
+        try:
+            entry = self.find(name, version)
+        except Refused:
+            self.not_found += 1
+            raise
+        if entry.model is None:
+            entry.metrics.finished(Unavailable.status)
+        return self.model(name, version)
 
     async def load_all(self) -> None:
         """Load every bundle. Raises the first one's `SlipwayError` that cannot be loaded."""

@@ -137,7 +137,7 @@ class InferMethod:
         if plan is not None:
             return self._planned[plan.rest], plan.read(payload)
         found = _parsed(payload)
-        model = self._repository.model(found.model_name, found.model_version or None)
+        model = self._repository.asked(found.model_name, found.model_version or None)
         try:
             request = read_message(model.signature, found)
         except SlipwayError as error:

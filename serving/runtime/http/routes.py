@@ -98,7 +98,7 @@ class Routes:
 
     def _infer(self, exchange: Exchange, name: str, version: str | None, max_body_bytes: int) -> None:
         _expect_method(exchange, b"POST")
-        infer(exchange, self._repository.model(name, version), max_body_bytes)
+        infer(exchange, self._repository.asked(name, version), max_body_bytes)
 
     def _change(self, exchange: Exchange, name: str, verb: str) -> None:
         _expect_method(exchange, b"POST")

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.runtime.held_engine import SIZE, answer, ask, busy, eventually, send, slow_model
@@ -40,7 +44,7 @@ def test_what_caches_and_fallbacks_counted_goes_on_after_a_reload(tmp_path: Path
         "cache": {"max_mb": 1},
         "fallback": {"constant": {"y": [0.5] * SIZE}},
     }
-    counters = (
+    counters: tuple[tuple[str, dict[str, str]], ...] = (
         ("slipway_cache_hits_total", {"level": "memory"}),
         ("slipway_cache_misses_total", {"level": "memory"}),
         ("slipway_cache_hits_total", {"level": "in_flight"}),
@@ -60,3 +64,30 @@ def test_what_caches_and_fallbacks_counted_goes_on_after_a_reload(tmp_path: Path
         assert min(before) == 1
         assert pod.http.post("/v2/repository/models/credit_risk/load").status_code == 200
         assert [counted(pod, name, **labels) for name, labels in counters] == before
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_requests_for_models_that_are_not_loaded_are_counted(tmp_path: Path, protocol: str) -> None:
+    with (
+        running_pod(make_bundle(tmp_path, mlp())) as pod,
+        grpc.insecure_channel(f"127.0.0.1:{pod.port}") as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def ask_for(model: str) -> None:
+            if protocol == "http":
+                assert pod.infer(BODY, model).status_code >= 400
+                return
+            with pytest.raises(grpc.RpcError):
+                stub.ModelInfer(service_pb2.ModelInferRequest(model_name=model), timeout=10)
+
+        assert pod.http.post("/v2/repository/models/credit_risk/unload").status_code == 200
+        for model in ("credit_risk", "credit_risk", "invented", 'in"vented'):
+            ask_for(model)
+        page = pod.http.get("/metrics").text
+        assert counted(pod, "slipway_requests_total", model="credit_risk", version=1, code=503) == 2
+        assert counted(pod, "slipway_requests_total", model="[(]unknown[)]", code=404) == 2
+        assert "vented" not in page
+        # What asks about a model is no inference.
+        assert pod.http.get("/v2/models/credit_risk/ready").status_code == 503
+        assert counted(pod, "slipway_requests_total", model="credit_risk", code=503) == 2

@@ -7,6 +7,7 @@ guard too), each by one write of less than a page, which the kernel does not int
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,8 +56,9 @@ class RouteHistory:
         line = orjson.dumps(_to_json(route, at), option=orjson.OPT_APPEND_NEWLINE)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                file.write(line)
+            with self.path.open("a+b", buffering=0) as file:
+                # What a full disk or a crash cut off stays a line of its own.
+                file.write(line if _ends_whole(file.fileno()) else b"\n" + line)
         except OSError as problem:
             log.warning("the history of %s misses revision %d: %s", route.service, route.revision, problem)
 
@@ -73,6 +75,11 @@ class RouteHistory:
             return [], 0
         whole, _, rest = content.rpartition(b"\n")
         return list(_changes(whole)), offset + len(content) - len(rest)
+
+
+def _ends_whole(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def _changes(content: bytes) -> Iterator[RouteChange]:

@@ -52,6 +52,16 @@ def test_a_line_half_written_waits_and_a_torn_one_is_skipped(home: Home) -> None
     assert len(history.read(offset=offset)[0]) == 1
 
 
+def test_a_line_that_a_full_disk_cut_off_costs_the_next_one_nothing(home: Home) -> None:
+    router = EnvoyFileRouter(home, now=lambda: START)
+    router.write("m", ALL_STABLE, stable=deployment(1, Slot.BLUE), candidate=None, at=0)
+    with home.route_history.open("ab") as file:
+        file.write(b'{"at": "2026')
+    router.write("m", ALL_STABLE, stable=deployment(2, Slot.GREEN), candidate=None, at=1)
+    router.write("m", ALL_STABLE, stable=deployment(3, Slot.BLUE), candidate=None, at=2)
+    assert [change.revision for change in RouteHistory(home.route_history).read()[0]] == [1, 2, 3]
+
+
 def test_traffic_moves_though_no_line_can_be_written(home: Home) -> None:
     home.route_history.parent.parent.mkdir(exist_ok=True)
     home.route_history.parent.write_text("a file where the folder should be")

@@ -70,9 +70,10 @@ def _reconcile(guard: Guard, router: EnvoyFileRouter) -> None:
     """Counts the routes that cannot be read, of which nothing is derived anew."""
     with guard.apart("reconcile"):
         router.reconcile()
-    for service in router.services():
-        with guard.apart(service):
-            router.read(service)
+    with guard.apart("routes"):
+        for service in router.services():
+            with guard.apart(service):
+                router.read(service)
 
 
 def _ails(guard: Guard) -> str:

@@ -29,3 +29,16 @@ def test_a_torn_route_is_counted_and_the_others_are_derived(
     assert guard.done.errors == 1
     assert "b: the guard could not finish its look" in caplog.text
     assert all(f"/v2/models/{service}" in routes_file(home).read_text() for service in ("a", "c"))
+
+
+def test_a_folder_that_cannot_be_listed_does_not_end_the_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, guard = EnvoyFileRouter(Home(tmp_path, Ports())), World().guard
+
+    def unlisted(_: Path, __: str) -> None:
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(Path, "glob", unlisted)
+    _reconcile(guard, router)
+    assert guard.done.errors == 2

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
+from serving.runtime.http.ending import end_later
 from serving.runtime.http.exchange import Exchange, simple_response
 from serving.runtime.http.lenience import origin_form, without_upgrade
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_WAITING = 64
-_LINGER_SECONDS = 1.0
 _EXPECTS = b"100-continue"
 _HTTP2 = b"PRI "
 
@@ -37,9 +37,8 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()
         self._is_discarding = False
         self._parsed: Exchange | None = None
-        self._is_new = True
-        self._held = b""
-        self._input_ended = False
+        self._is_new, self._held = True, b""
+        self._input_ended = self._is_starting = False
         self._last_words: bytes | None = None
         self._is_reading = self._may_write = True
         self._unended = 0
@@ -74,14 +73,10 @@ class Connection(asyncio.Protocol):
             head, body = known
             self._arrived(Exchange(self, head.method, head.target, head.headers, body, keep_alive=True))
             return
-        is_start, self._parsed = not self.receiving_since, None
+        is_start = not self.receiving_since
         self._parse(data)
-        if is_start:
-            self._learn(data)
-
-    def _learn(self, data: bytes) -> None:
         exchange, self._parsed = self._parsed, None
-        if exchange is not None:
+        if is_start and exchange is not None:
             self._front.heads.learn(data, exchange)
 
     def _parse(self, data: bytes) -> None:
@@ -154,8 +149,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes = b""
         self._chunks: bytearray | None = None
-        self._body_bytes = 0
-        self._header_bytes = 0
+        self._body_bytes = self._header_bytes = 0
         self._has_headers = False
 
     def on_url(self, url: bytes) -> None:
@@ -213,21 +207,35 @@ class Connection(asyncio.Protocol):
 
     def finished(self, exchange: Exchange, response: list[bytes]) -> None:
         """Send the current exchange's answer and go on with the next."""
-        if self.transport.is_closing():
+        if self._current is not exchange or self.transport.is_closing():
             return
         self.transport.write(b"".join(response))
         self._current = None
         if not exchange.keep_alive:
             self._close_after_writing()
-        elif self._waiting:
-            following = self._waiting.popleft()
+        elif not self._is_starting:
+            self._go_on()
+
+    def broke(self, exchange: Exchange) -> None:
+        """Our own code failed on the answer. Close after a 500, for nobody knows what it left undone."""
+        if self._current is not exchange or self.transport.is_closing():
+            return
+        self._current = None
+        self.transport.write(b"".join(simple_response(500, "internal error", keep_alive=False)))
+        self._close_after_writing()
+
+    def _go_on(self) -> None:
+        # In a loop: hundreds that are answered at once would, one within the other, fill the stack.
+        while self._waiting and self._current is None and not self.transport.is_closing():
+            self._start(self._waiting.popleft())
             self._read_on()
-            self._start(following)
-        elif self._last_words is not None:
+        if self._current is not None or self._waiting or self.transport.is_closing():
+            return
+        if self._last_words is not None:
             self.transport.write(self._last_words)
-            self._close_after_writing()
-        elif self._input_ended:
-            self._close_after_writing()
+        elif not self._input_ended:
+            return
+        self._close_after_writing()
 
     @property
     def is_idle(self) -> bool:
@@ -257,12 +265,14 @@ class Connection(asyncio.Protocol):
             self._close_after_writing()
 
     def _start(self, exchange: Exchange) -> None:
-        self._current = exchange
+        self._current, self._is_starting = exchange, True
         self.active_at = self._front.clock()
         try:
             self._front.dispatch(exchange)
         except Exception:
             self._front.broke(exchange)
+        finally:
+            self._is_starting = False
 
     def _continue(self) -> None:
         if self._current is None and not self._is_discarding:
@@ -277,18 +287,12 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         self._is_discarding, self._last_words = True, None
+        self._waiting.clear()
         if self.receiving_since:
             self.transport.write_eof()
-            self._front.loop.call_later(_LINGER_SECONDS, self._end)
+            end_later(self.transport, self._front.loop)
         else:
             self.transport.close()
-
-    def _end(self) -> None:
-        """Throw away what still comes, once all that was written has left."""
-        if self.transport.get_write_buffer_size():
-            self._front.loop.call_later(_LINGER_SECONDS, self._end)
-        else:
-            self.transport.abort()
 
 
 class _Stop(Exception):  # noqa: N818 - httptools turns it into HttpParserCallbackError

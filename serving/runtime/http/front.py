@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 
 from model_store.errors import SlipwayError
-from serving.runtime.errors import ModelFault
 from serving.runtime.grpc.connection import GrpcConnection
 from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
@@ -73,9 +72,9 @@ class Front:
         return True
 
     def broke(self, exchange: Exchange) -> None:
-        """A bug of ours, met while dispatching: log it, and answer rather than leave the client hanging."""
+        """A bug of ours, met while dispatching: log it, and do not leave the client hanging."""
         log.exception("request to %r broke the pod's own code", exchange.target[:200])
-        exchange.reply_error(ModelFault("internal error", remedy="look at the pod's log"))
+        exchange.connection.broke(exchange)
 
     def opened(self, connection: Connection) -> None:
         """A connection was made; one too many is told so and closed."""

@@ -61,12 +61,20 @@ class HttpCall(Call):
                 error if isinstance(error, SlipwayError) else ModelFault(f"cannot be written: {error}")
             )
             return
-        self.model.record(self, 200, outputs, first)
-        self.exchange.reply(body, headers=headers)
+        try:
+            self.model.record(self, 200, outputs, first)
+            self.exchange.reply(body, headers=headers)
+        except Exception:
+            self.exchange.connection.broke(self.exchange)
+            raise
 
     def failed(self, error: SlipwayError) -> None:
-        self.model.record_failure(self, error)
-        self.exchange.reply_error(error, headers=self.model.headers)
+        try:
+            self.model.record_failure(self, error)
+            self.exchange.reply_error(error, headers=self.model.headers)
+        except Exception:
+            self.exchange.connection.broke(self.exchange)
+            raise
 
     def _written(self, outputs: Outputs, first: int) -> tuple[bytes, bytes]:
         request, model = self.request, self.model

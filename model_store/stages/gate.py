@@ -73,8 +73,11 @@ def _judge(
     rows = evaluation_rows(ctx, exported)
     if quantized["artifact"] is not None:
         judged = _judged(ctx, quantized, built)
-        checks = signature_checks(ctx, exported, champion) if champion else ()
-        checks += _accuracy(ctx, exported, judged, rows, _yardstick(ctx, exported, champion))
+        # Read and its signature checked once: between two looks it could become another one.
+        serving = open_signature(ctx.store, champion) if champion else None
+        checks = signature_checks(ctx, exported, serving) if serving else ()
+        yardstick = champion if serving and _is_comparable(ctx, exported, serving) else None
+        checks += _accuracy(ctx, exported, judged, rows, yardstick)
         profile = _profile(ctx, exported, judged, rows) if served and runtime == "onnxruntime" else None
         checks += _profile_checks(ctx, profile) if served else ()
     return {
@@ -116,11 +119,11 @@ def _read_answers(ctx: BuildContext, digest: str) -> Outputs:
         return {name: saved[name] for name in saved.files}
 
 
-def signature_checks(ctx: BuildContext, exported: Exported, champion: str) -> tuple[Check, ...]:
+def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) -> tuple[Check, ...]:
     """Whether callers of the champion can call this version as they do now, and a limit that cannot be
     measured because they cannot.
     """
-    serving, own = open_signature(ctx.store, champion), _signature(ctx, exported)
+    own = _signature(ctx, exported)
     limit = ctx.spec.gates.signature
     check = judge_signature(serving, own, may_break=limit.may_break)
     if not (check.passed and ctx.spec.gates.champion and changes(serving, own).inputs):
@@ -132,12 +135,11 @@ def signature_checks(ctx: BuildContext, exported: Exported, champion: str) -> tu
     return check, Check("accuracy against champion measured", 0.0, 1.0, passed=False, detail=why)
 
 
-def _yardstick(ctx: BuildContext, exported: Exported, champion: str | None) -> str | None:
-    """The champion, where accuracy is to be compared with it and it can answer the rows."""
-    if champion is None or ctx.spec.gates.champion is None:
-        return None
-    found = changes(open_signature(ctx.store, champion), _signature(ctx, exported))
-    return None if found.inputs else champion
+def _is_comparable(ctx: BuildContext, exported: Exported, serving: Signature) -> bool:
+    """Whether accuracy is to be compared with the champion's, and that can answer the rows."""
+    if ctx.spec.gates.champion is None:
+        return False
+    return not changes(serving, _signature(ctx, exported)).inputs
 
 
 def _signature(ctx: BuildContext, exported: Exported) -> Signature:

@@ -14,6 +14,7 @@ from slipway_airflow.wiring import Services, now
 
 from model_store import bundle as bundles
 from model_store.build import BuildContext, Chosen, Compiled, Exported, Gated, Published, Quantized, Variant
+from model_store.bundle import open_signature
 from model_store.choose import NothingPassed, shortfalls
 from model_store.records import read_report, tensor_records
 from model_store.registry import Evidence, EvidenceRun, ModelVersion, RegistryUnavailable, UnknownVersion
@@ -216,7 +217,7 @@ class World:
         passed = quantized["variant"]["precision"] in self.passing
         checks: tuple[Check, ...] = (Check("accuracy", -0.02, -0.01, passed=passed),)
         if champion := champion_bundle(ctx):
-            checks += signature_checks(ctx, exported, champion)
+            checks += signature_checks(ctx, exported, open_signature(ctx.store, champion))
         report = {"dataset_digest": "sha256:0", "checks": [asdict(check) for check in checks]}
         return {"variant": quantized["variant"], "report": report, "profile": None, "reasons": []}
 

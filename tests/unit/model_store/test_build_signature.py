@@ -15,6 +15,7 @@ from model_store import build
 from model_store.build import BuildContext
 from model_store.bundle import open_signature
 from model_store.choose import NothingPassed
+from model_store.signature import Signature
 from model_store.signing import NotSigned
 from model_store.store import Corrupt, Missing, Store
 from model_store.types import Bundle, ModelRef, TensorSpec
@@ -82,6 +83,21 @@ def test_every_variant_is_compared_and_one_more_answer_breaks_nobody(
     ctx = replace(ctx, spec=ctx.spec.model_copy(update={"precisions": ("int8", "fp16", "fp32")}))
     assert [check_of(one)["name"] for one in gated(ctx)] == [NAME] * 3
     assert NAME in [check.name for check in built(ctx).report.checks]
+
+
+def test_the_champions_manifest_is_read_once_for_a_variant(
+    world: BuildContext, credit: Credit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = succeeding(world, credit, more_answers, built(world), champion={"max_drop": 0.02})
+    read: list[str] = []
+
+    def counted(store: Store, bundle_id: str) -> Signature:
+        read.append(bundle_id)
+        return open_signature(store, bundle_id)
+
+    monkeypatch.setattr("model_store.stages.gate.open_signature", counted)
+    assert failed(gated(ctx)[0]) == []
+    assert len(read) == 1
 
 
 def test_a_planned_break_is_written_in_the_spec_for_the_version_it_leaves(

@@ -14,7 +14,7 @@ from model_store.spec.before_traffic import (
     Source,
 )
 from model_store.spec.complaint import Complaint, InvalidSpec
-from model_store.spec.freeze import Freeze
+from model_store.spec.freeze import STORED, Freeze
 from model_store.spec.in_traffic import Analysis, Approval, Rollout, Serving, Step
 from model_store.spec.load import Loaded, load, load_all
 from model_store.spec.notify import Notify
@@ -24,6 +24,7 @@ from model_store.spec.section import Section
 
 __all__ = [
     "MODEL_NAME",
+    "STORED",
     "Analysis",
     "Approval",
     "Column",

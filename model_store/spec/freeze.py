@@ -7,12 +7,14 @@ from functools import lru_cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from model_store.spec.contradictions import Found, repeated
 from model_store.spec.section import Section
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+# Validation context of what was taken once: rules that are stricter by now must not take history away.
+STORED = {"is_stored": True}
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CRON_REMEDY = 'five fields as in crontab, e.g. "0 16 * * fri"'
 _DATE_REMEDY = 'a date or a local time in quotes, e.g. "2026-12-20" or "2026-12-20T18:00"'
@@ -59,9 +61,9 @@ class Freeze(Section):
 
     @field_validator("cron")
     @classmethod
-    def _comes_round(cls, cron: str | None) -> str | None:
+    def _comes_round(cls, cron: str | None, about: ValidationInfo) -> str | None:
         if cron is not None:
-            _refuse_bad_cron(cron)
+            _refuse_bad_cron(cron, may_never_come=about.context == STORED)
         return cron
 
     def contradictions(self) -> list[Found]:
@@ -94,7 +96,7 @@ class Freeze(Section):
         if self.starts and self.ends:
             return [(_moment(self.starts), _moment(self.ends))]
         length = timedelta(hours=self.hours or 0)
-        starts = [_cron_before(self.cron, local)] if self.cron else self._daily_starts(local, length)
+        starts = _cron_before(self.cron, local) if self.cron else self._daily_starts(local, length)
         return [(start, start + length) for start in starts]
 
     def _daily_starts(self, local: datetime, length: timedelta) -> list[datetime]:
@@ -127,23 +129,35 @@ def _time_of_day(text: str) -> time:
         raise ValueError('a time of day in quotes, e.g. "16:00"') from wrong
 
 
-def _refuse_bad_cron(cron: str) -> None:
-    from croniter import CroniterBadDateError, croniter
-
+def _refuse_bad_cron(cron: str, *, may_never_come: bool) -> None:
     if len(cron.split()) != 5:
         raise ValueError(f"not a cron schedule; {_CRON_REMEDY}")
     try:
-        croniter(cron, start_time=0.0).get_prev(float)
-    except CroniterBadDateError as never:
-        raise ValueError(f"this date never comes; {_CRON_REMEDY}") from never
+        comes = _ever_comes(cron)
     except ValueError as unreadable:
         raise ValueError(f"not a cron schedule ({unreadable}); {_CRON_REMEDY}") from unreadable
+    if not comes and not may_never_come:
+        raise ValueError(f"this date never comes; {_CRON_REMEDY}")
 
 
 @lru_cache(maxsize=256)
-def _cron_before(cron: str, local: datetime) -> datetime:
-    """The last time it came round, `local` itself included."""
+def _ever_comes(cron: str) -> bool:
+    """To find out that there is no such day takes long."""
+    from croniter import CroniterBadDateError, croniter
+
+    try:
+        croniter(cron, start_time=0.0).get_prev(float)
+    except CroniterBadDateError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _cron_before(cron: str, local: datetime) -> list[datetime]:
+    """The last time it came round, `local` itself included; nothing if it never does."""
     from croniter import croniter
 
+    if not _ever_comes(cron):
+        return []
     found = croniter(cron, local + timedelta(seconds=1)).get_prev(datetime)
-    return found if isinstance(found, datetime) else local
+    return [found if isinstance(found, datetime) else local]

@@ -7,11 +7,11 @@ import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from model_store.spec.before_traffic import Data, Gates, Source
 from model_store.spec.contradictions import Found, repeated
-from model_store.spec.freeze import Freeze
+from model_store.spec.freeze import STORED, Freeze
 from model_store.spec.in_traffic import Approval, Rollout, Serving
 from model_store.spec.notify import Notify
 from model_store.spec.schedule import refuse_bad_schedule
@@ -52,8 +52,9 @@ class ReleaseSpec(Section):
 
     @field_validator("schedule")
     @classmethod
-    def _schedule_comes_round(cls, schedule: str | None) -> str | None:
-        return schedule if schedule is None else refuse_bad_schedule(schedule)
+    def _schedule_comes_round(cls, schedule: str | None, about: ValidationInfo) -> str | None:
+        is_stored = about.context == STORED
+        return schedule if schedule is None or is_stored else refuse_bad_schedule(schedule)
 
     def contradictions(self) -> list[Found]:
         found = repeated("precisions", self.precisions) + repeated("targets", self.targets)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
-from model_store.spec import ReleaseSpec
+from model_store.spec import STORED, ReleaseSpec
 from model_store.types import ModelRef
 from serving.rollout.journal import release_id
 
@@ -209,7 +209,7 @@ def _read(path: Path) -> Release:
     return Release(
         id=saved["id"],
         ref=ModelRef(saved["model"], saved["version"]),
-        spec=ReleaseSpec.model_validate(saved["spec"]),
+        spec=ReleaseSpec.model_validate(saved["spec"], context=STORED),
         request=Request(
             **{
                 **request,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import orjson
 import pytest
 from slipway_airflow import freezing, rolling, triggers
 from slipway_airflow.admission import Turn, take_turn
@@ -159,3 +160,16 @@ def test_a_rollback_takes_its_turn_from_a_release_that_waits_for_a_freeze(world:
     rollback = going_back.begin(world.services, wish)
     assert going_back.take_turn(world.services, rollback)
     assert take_turn(world.services, waiting).turn is Turn.OVER
+
+
+def test_a_release_whose_window_never_comes_is_read_and_held_by_nothing(world: World) -> None:
+    """Specs took such windows and schedules once; nobody can write them any more."""
+    release = world.release(2)
+    path = world.releases.root / MODEL / f"{release.id}.json"
+    saved = orjson.loads(path.read_bytes())
+    saved["spec"]["freezes"] = [{"reason": "never", "cron": "0 0 31 2 *", "hours": 1}]
+    saved["spec"]["schedule"] = "0 0 30 2 *"
+    path.write_bytes(orjson.dumps(saved))
+    again = world.releases.load(release.id)
+    assert (again.ref, again.spec.freezes[0].reason) == (release.ref, "never")
+    assert take_turn(world.services, again).turn is Turn.TAKEN

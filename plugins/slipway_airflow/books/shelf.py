@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import orjson
 
-from model_store.spec import Freeze
+from model_store.spec import STORED, Freeze
 from serving.rollout.lock import Claim, LockState
 from serving.types import bundle_in
 from slipway_airflow.books.outcomes import Outcome
@@ -120,7 +120,7 @@ def parse_asked(content: bytes) -> Asked:
 @lru_cache(maxsize=1024)
 def _windows(saved: bytes) -> tuple[Freeze, ...]:
     """The same object for every release of a spec that stayed the same."""
-    return tuple(map(Freeze.model_validate, orjson.loads(saved)))
+    return tuple(Freeze.model_validate(one, context=STORED) for one in orjson.loads(saved))
 
 
 def parse_moved(content: bytes) -> Moved:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from model_store.spec import Freeze, InvalidSpec, load
+from model_store.spec import STORED, Freeze, InvalidSpec, load
 
 FRIDAY = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)  # 16:00 in Berlin
 WEEKEND: dict[str, Any] = {
@@ -118,3 +118,10 @@ def test_a_specs_wrong_window_is_told_by_its_line(tmp_path: Path) -> None:
         InvalidSpec, match=rf"credit_risk.yaml:{good.count(chr(10)) + 3}: freezes.0.weekdays.0"
     ):
         load(spec)
+
+
+def test_a_window_that_was_taken_once_and_never_comes_is_read_and_is_never_in_force() -> None:
+    stored = {"reason": "quiet", "cron": "0 0 31 2 *", "hours": 1}
+    assert Freeze.model_validate(stored, context=STORED).until(FRIDAY) is None
+    with pytest.raises(ValidationError, match="not a cron schedule"):
+        Freeze.model_validate({**stored, "cron": "every day"}, context=STORED)

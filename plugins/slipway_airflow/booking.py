@@ -26,6 +26,7 @@ from slipway_airflow.building import Told, opened
 from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
 from slipway_airflow.going_back import Wish
+from slipway_airflow.reasons import cleaned
 from slipway_airflow.settling import Ending, Status
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def _wish(context: Context) -> Wish:
     return Wish(
         model=params["model"],
         version=int(params["version"]) if params.get("version") else None,
-        reason=params.get("reason") or "no reason given",
-        incident=params.get("incident") or "",
+        reason=cleaned(params.get("reason")) or "no reason given",
+        incident=cleaned(params.get("incident")),
         by=asked_by(run),
         run_id=run.run_id,
         at=run.run_after,

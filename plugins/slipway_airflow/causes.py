@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from slipway_airflow import reasons
 from slipway_airflow.releases import Cause, Request
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def request_of(context: Context, spec: ReleaseSpec) -> Request:
         run_id=run.run_id,
         at=run.run_after,
         version=str(params.get("version") or spec.source.alias),
-        reason=str(params.get("reason") or "") or _what_happened(context, cause),
+        # Airflow's own form checks no characters: cleaned here, everybody reads the same words.
+        reason=reasons.cleaned(params.get("reason")) or _what_happened(context, cause),
         by=asked_by(run),
         dry_run=bool(params.get("dry_run")),
         cause=cause,

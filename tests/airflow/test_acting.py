@@ -35,6 +35,13 @@ def test_a_release_asked_for_in_airflows_form_is_noted_once(world: World) -> Non
     assert entry.detail == {"via": "airflow", "run_id": release.request.run_id}
 
 
+def test_what_hides_words_is_left_out_of_a_reason_for_every_reader(world: World, bag: DagBag) -> None:
+    """Airflow's own form checks no characters."""
+    Runs(bag).release("2", reason="better\u202e \x1b[31mrecall\u200b", dry_run=True)
+    (release,) = world.releases.of_model(MODEL)
+    assert release.request.reason == "better [31mrecall" == trail(world)[0].reason
+
+
 def test_two_requests_for_one_version_are_two_acts(world: World) -> None:
     for second in (0, 1):
         acting.note_release(world.services, world.release(2, second=second))

@@ -220,7 +220,7 @@ def refused_dag(dag_id: str, problem: InvalidSpec) -> DAG:
     with DAG(
         dag_id=dag_id,
         dag_display_name=f"⚠ {problem.path.name} is refused",
-        description="This spec is refused: open the DAG's documentation",
+        description=forms.refused_line(problem),
         doc_md=forms.refused_page(problem),
         schedule=None,
         tags=["slipway", "spec refused"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from model_store.errors import SlipwayError
-from model_store.spec import Analysis, ReleaseSpec, Rollout
+from model_store.spec import Analysis, InvalidSpec, ReleaseSpec, Rollout
 
 VERSION = r"^([0-9]{1,9}|[A-Za-z_][A-Za-z0-9_-]{0,63})$"
 
@@ -120,6 +120,13 @@ def _verdict(analysis: Analysis) -> str:
         f"and was slower than {analysis.latency_objective_ms:g} ms in no more than "
         f"{analysis.max_slow_share:.1%}"
     )
+
+
+def refused_line(problem: InvalidSpec) -> str:
+    """What lists show of the model: the first complaint and what to do, not where these are to be found."""
+    first, more = problem.complaints[0], len(problem.complaints) - 1
+    others = f" (and {more} more)" if more else ""
+    return f"Refused: {problem.path.name}:{first.line}: {first}{others}. Fix it, then: ./slipway validate"
 
 
 def refused_page(problem: SlipwayError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_a_bad_spec_hides_no_good_one_and_says_what_is_wrong(bag: DagBag) -> Non
     assert "broken.yaml:" in refused.doc_md
     assert "rollout.strategy" in refused.doc_md
     assert "canary" in refused.doc_md
+    line = refused.description or ""
+    assert re.match(r"Refused: broken\.yaml:\d+: rollout\.s", line), line
+    assert line.endswith("Fix it, then: ./slipway validate")
 
 
 def test_the_story_is_told_in_order(bag: DagBag) -> None:

@@ -6,7 +6,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from slipway_airflow.books.acts import Chronicle, Filter, Moments, People
 from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.health import Watch
 from slipway_airflow.books.index import Index
-from slipway_airflow.books.models import ModelRows, Models
+from slipway_airflow.books.models import ModelRows, Models, has_bundle
 from slipway_airflow.books.rows import Rows
 from slipway_airflow.books.runs import Runs
 from slipway_airflow.books.series import Series, series_of
@@ -129,7 +128,7 @@ class Library:
         """Raises `NothingThere`."""
         for row in self._seen_models().rows:
             if row.name == name:
-                return self._with_way_back(row)
+                return row
         raise NothingThere(f"there is no model {name}", remedy="the overview lists those there are")
 
     def returnable(self, name: str) -> list[int]:
@@ -214,15 +213,6 @@ class Library:
         every = self._models.get()
         return every if self._sees is None else Models(tuple(self._seen(every.rows, _name)), every.at)
 
-    def _with_way_back(self, row: ModelRow) -> ModelRow:
-        """What is warm comes back without its bundle; what is not, and has none any more, not at all."""
-        shelf, version = self._index.shelf(row.name), row.can_return_to
-        is_warm = any(e.moved and e.moved.phase in ("progressing", "watching") for e in shelf.entries)
-        if version is None or is_warm:
-            return row
-        is_there = any(e.version == version and _has_bundle(self.services, e) for e in shelf.entries)
-        return row if is_there else replace(row, can_return_to=None)
-
     def _happened(self) -> Moments:
         every = self._moments.get()
         return every if self._sees is None else Moments(self._seen(every.newest, lambda one: one.model))
@@ -244,9 +234,12 @@ class Library:
         return self._model_rows.models(self._index.shelves(), self._dags.get())
 
     def _every_spec_freeze(self) -> list[Frozen]:
-        on_its_way = [shelf.active for shelf in self._index.shelves().values()]
+        found = [shelf.active for shelf in self._index.shelves().values()]
         # What is promoted already no freeze holds.
-        held = (self._rows.holding(e) for e in on_its_way if e and e.status is not Status.WATCHING)
+        on_its_way = [
+            e for e in found if e and e.status is not Status.WATCHING and self._rows.is_under_way(e)
+        ]
+        held = map(self._rows.holding, on_its_way)
         return [one for one in held if one and one.source == "spec"]
 
     def _every_moment(self) -> Moments:
@@ -254,13 +247,7 @@ class Library:
 
 
 def _has_way_back(services: Services, entry: Entry) -> bool:
-    return entry.moved is not None and entry.moved.phase == "done" and _has_bundle(services, entry)
-
-
-def _has_bundle(services: Services, entry: Entry) -> bool:
-    """Whether the bundle that this release rolled out is still in the store."""
-    bundle = entry.moved.bundle_id if entry.moved else ""
-    return bool(bundle) and (services.store.bundle_path(bundle) / "manifest.json").is_file()
+    return entry.moved is not None and entry.moved.phase == "done" and has_bundle(services, entry)
 
 
 def _name(row: ModelRow) -> str:

@@ -120,16 +120,31 @@ class ModelRows:
         known = self._kept.get(name)
         if known and known[0].is_the_same(seen):
             health = self._watch.of(route)
-            return known[1] if known[1].health == health else replace(known[1], health=health)
-        row = self._made(name, shelf, dag, route)
-        if _is_still(shelf):
-            self._kept[name] = (seen, row)
+            row = known[1] if known[1].health == health else replace(known[1], health=health)
         else:
-            self._kept.pop(name, None)
-        return row
+            row = self._made(name, shelf, dag, route)
+            if _is_still(shelf):
+                self._kept[name] = (seen, row)
+            else:
+                self._kept.pop(name, None)
+        # Asked every time: a bundle goes without a word in any file that is looked at.
+        return self._with_way_back(row, shelf)
+
+    def _with_way_back(self, row: ModelRow, shelf: Shelf) -> ModelRow:
+        """What is warm comes back without its bundle; what is not, and has none any more, not at all."""
+        version = row.can_return_to
+        is_warm = any(e.moved and e.moved.phase in ("progressing", "watching") for e in shelf.entries)
+        if version is None or is_warm:
+            return row
+        is_there = any(e.version == version and has_bundle(self._services, e) for e in shelf.entries)
+        return row if is_there else replace(row, can_return_to=None)
 
     def _made(self, name: str, shelf: Shelf, dag: ModelDag | None, route: Route | None) -> ModelRow:
-        active, queued, last = shelf.active, shelf.queued or self._beginning(shelf), shelf.last
+        active, queued, last = self._going(shelf.active), self._going(shelf.queued), shelf.last
+        left = [e for e in (shelf.active, shelf.queued) if e and e not in (active, queued)]
+        # The newest that is over, also if only Airflow knows that it is.
+        last = max([*left, *([last] if last else [])], key=lambda e: (e.at, e.id), default=None)
+        queued = queued or self._beginning(shelf)
         return ModelRow(
             name=name,
             description=dag.description if dag else "",
@@ -143,10 +158,19 @@ class ModelRows:
             can_return_to=_previous(shelf, route),
         )
 
+    def _going(self, entry: Entry | None) -> Entry | None:
+        return entry if entry and self._rows.is_under_way(entry) else None
+
     def _beginning(self, shelf: Shelf) -> Entry | None:
         """A release that was just asked for: only Airflow knows yet that it is on its way."""
         newest = shelf.entries[:3]
         return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
+
+
+def has_bundle(services: Services, entry: Entry) -> bool:
+    """Whether the bundle that this release rolled out is still in the store."""
+    bundle = entry.moved.bundle_id if entry.moved else ""
+    return bool(bundle) and (services.store.bundle_path(bundle) / "manifest.json").is_file()
 
 
 def _is_still(shelf: Shelf) -> bool:

@@ -23,7 +23,14 @@ from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
 
 # What `standing` may tell otherwise than the files do.
-_ASK_AIRFLOW = frozenset({Status.PREPARING, Status.SUPERSEDED, Status.DRY_RUN})
+_ASK_AIRFLOW = frozenset({Status.QUEUED, Status.PREPARING, Status.SUPERSEDED, Status.DRY_RUN})
+# Those that have the model's lock, or the place in front of it.
+_BY_LOCK = (Status.QUEUED, Status.PREPARING)
+# What Airflow said of runs may be older than a request for one.
+_NEWS_SECONDS = 10.0
+# It never got traffic.
+_OVER = Status.BLOCKED
+_LEFT = "its DAG run is over without having settled it; the next release of the model takes its place"
 
 
 class Rows:
@@ -96,7 +103,11 @@ class Rows:
         return sum(weight for arm, weight in arms if arm and arm.version == entry.version)
 
     def standing(self, entry: Entry) -> tuple[Status, str]:
-        """Airflow alone knows that a release waits for people."""
+        """Airflow alone knows that a release waits for people, and that the run of one that holds the model's
+        lock is over: the lock is its own until another release passes it over.
+        """
+        if self._was_left(entry):
+            return (Status(entry.outcome.status), entry.outcome.reason) if entry.outcome else (_OVER, _LEFT)
         if entry.status is Status.PREPARING and (question := _question(entry, self._asked_now())):
             who = ", ".join(question.who_may) or "anyone with the right"
             return Status.WAITING, f"waits for approval by {who}"
@@ -115,6 +126,14 @@ class Rows:
     def _status(self, entry: Entry) -> Status:
         # Of ten thousand releases, files alone tell of most.
         return self.standing(entry)[0] if entry.status in _ASK_AIRFLOW else entry.status
+
+    def is_under_way(self, entry: Entry) -> bool:
+        """Whether it is, by Airflow too."""
+        return entry.status.is_under_way and not self._was_left(entry)
+
+    def _was_left(self, entry: Entry) -> bool:
+        is_old = (self._now() - entry.at).total_seconds() > _NEWS_SECONDS
+        return entry.status in _BY_LOCK and entry.asked is not None and is_old and not self._is_going(entry)
 
     def _is_going(self, entry: Entry) -> bool:
         return entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._going.get()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,12 +31,13 @@ SPEC = load(REPOSITORY / "dags" / "releases" / "credit_risk.yaml").model_dump(mo
 
 
 class Airflow:
-    """Knows what the test tells it."""
+    """Knows what the test tells it. Untold, the runs of those that the locks name are at work."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home) -> None:
+        self.home = home
         self.asked: list[Question] = []
         self.seen: RunSeen | None = None
-        self.at_work: set[tuple[str, str]] = set()
+        self.at_work: set[tuple[str, str]] | None = None
 
     def run(self, dag_id: str, run_id: str) -> RunSeen | None:
         return self.seen
@@ -45,10 +46,20 @@ class Airflow:
         return self.asked
 
     def going(self) -> frozenset[tuple[str, str]]:
-        return frozenset(self.at_work)
+        return frozenset(_by_locks(self.home) if self.at_work is None else self.at_work)
 
     def models(self) -> dict[str, ModelDag]:
         return {"new": ModelDag("release_new", "never released", False)}
+
+
+def _by_locks(home: Home) -> Iterator[tuple[str, str]]:
+    for path in home.journal.glob("*/lock.json"):
+        claims = orjson.loads(path.read_bytes())
+        for claim in filter(None, (claims["holder"], claims["waiting"])):
+            asked = home.releases / path.parent.name / f"{claim['release_id']}.json"
+            if asked.exists():
+                request = orjson.loads(asked.read_bytes())["request"]
+                yield request["dag_id"], request["run_id"]
 
 
 class Proxy:
@@ -61,7 +72,7 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.home = Home(root, Ports())
-        self.airflow = Airflow()
+        self.airflow = Airflow(self.home)
         self.ticks = 0.0
         self.library = Library(wire(self.home), self.airflow, Proxy(), now=lambda: NOW, monotonic=self._tick)
 
@@ -338,7 +349,9 @@ def test_a_rollback_is_offered_to_versions_whose_bundle_is_still_there(world: Wo
     fraud.write_route(ALL_STABLE, None, revision=30)
     first, second = stored(world, fraud, 1), stored(world, fraud, 2)
     assert (world.library.returnable("fraud"), world.library.model("fraud").can_return_to) == ([2, 1], 2)
+    assert world.library.overview(query="fraud").models[0].can_return_to == 2
     second.unlink()
+    assert world.library.overview(query="fraud").models[0].can_return_to is None, "in the list too"
     assert (world.library.returnable("fraud"), world.library.model("fraud").can_return_to) == ([1], None)
     first.unlink()
     assert world.library.returnable("fraud") == []
@@ -347,6 +360,53 @@ def test_a_rollback_is_offered_to_versions_whose_bundle_is_still_there(world: Wo
 def test_a_version_that_is_warm_needs_no_bundle_to_come_back(world: World, fraud: Shelf) -> None:
     fraud.release(2, "watching")
     assert world.library.model("fraud").can_return_to == 1
+
+
+def test_a_holder_of_the_lock_whose_run_is_over_is_not_on_its_way(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "preparing")
+    assert world.library.overview(only="under_way").matching == 1
+    world.airflow.at_work = set()
+    row = world.library.release(name).row
+    assert (row.status, row.why) == (
+        Status.BLOCKED,
+        "its DAG run is over without having settled it; the next release of the model takes its place",
+    )
+    model = world.library.model("fraud")
+    assert (model.active, model.queued, model.last and model.last.id) == (None, None, name)
+    overview = world.library.overview(only="under_way")
+    assert (overview.matching, overview.under_way) == (0, ())
+    assert world.library.releases(status="under_way").matching == 0
+    assert [one.id for one in world.library.releases(status="blocked").releases] == [name]
+    kept = Outcome(name, "blocked", "gate: 12 MB, at most 10", NOW)
+    outcomes.keep(world.home.releases, "fraud", kept)
+    assert world.library.release(name).row.why == kept.reason, "its own words where it left some"
+
+
+def test_one_that_waits_and_whose_run_is_over_is_not_queued(world: World, fraud: Shelf) -> None:
+    first = fraud.release(2, "preparing")
+    holding = list(_by_locks(world.home))
+    fraud.at += timedelta(minutes=1)
+    second = fraud.release(3, "superseded")
+    ReleaseLock(world.home.journal).acquire("fraud", Claim(fraud.at, second))
+    assert world.library.release(second).row.status is Status.QUEUED
+    world.airflow.at_work = set(holding)
+    assert world.library.release(second).row.status is Status.BLOCKED
+    model = world.library.model("fraud")
+    assert (model.active and model.active.id, model.queued) == (first, None)
+
+
+def test_airflow_may_not_have_heard_yet_of_a_run_that_was_just_asked_for(world: World, fraud: Shelf) -> None:
+    fraud.at = NOW - timedelta(seconds=5)
+    world.airflow.at_work = set()
+    assert world.library.release(fraud.release(2, "preparing")).row.status is Status.PREPARING
+
+
+def test_a_release_with_a_window_that_never_comes_is_still_shown(world: World, fraud: Shelf) -> None:
+    """Specs took such windows once."""
+    fraud.spec = {**fraud.spec, "freezes": [{"reason": "never", "cron": "0 0 31 2 *", "hours": 1}]}
+    row = world.library.release(fraud.release(2, "preparing")).row
+    assert (row.status, row.by) == (Status.PREPARING, world.library.releases(model="fraud").releases[0].by)
+    assert row.by, "its request was read"
 
 
 def went_back(world: World, leaves: int, returns: int, at: datetime, *, switched: bool = True) -> None:

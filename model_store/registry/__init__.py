@@ -71,6 +71,14 @@ class Registry:
         # MLflow's own word for a run that names nobody.
         return tuple(dict.fromkeys(name for name in named if name not in ("", "unknown")))
 
+    def parameters(self, ref: ModelRef) -> dict[str, str] | None:
+        """What the run that made the version was given (`mlflow.log_param`); None when no run made it."""
+        run_id = self.describe(ref).run_id
+        if not run_id:
+            return None
+        run = self._rest.get("/runs/get", run_id=run_id)["run"]
+        return {param["key"]: str(param["value"]) for param in run["data"].get("params", [])}
+
     def download(self, ref: ModelRef, folder: Path, *, max_size_mb: float) -> Downloaded:
         """All files of a version into `folder` (replaced), and their digest."""
         query = {"name": versions.safe_name(ref.name), "version": ref.version}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -21,11 +22,13 @@ from model_store.errors import Permanent
 from model_store.spec import Approval
 from slipway_airflow import links, reasons
 from slipway_airflow.failures import RetryByKind, explained
+from slipway_airflow.page_url import release_page
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.build import Gated
+    from slipway_airflow.comparing import Comparison
     from slipway_airflow.releases import Release
     from slipway_airflow.wiring import Services
 
@@ -180,7 +183,12 @@ class AskApproval(ApprovalOperator):
         self.params["reason"] = _unsaid()
         variants = [recall(services.store, digest) for digest in self.gated]
         again = words_for_another(self.bundle, [one.bundle_id for one in release.bundles])
-        self.body = evidence_page(variants, self.bundle, again=again)
+        compared = next((one.compared for one in release.bundles if one.bundle_id == self.bundle), None)
+        where = {
+            "This release": release_page(services.home, release.id),
+            "The version in MLflow": services.registry.version_url(release.ref),
+        }
+        self.body = evidence_page(variants, self.bundle, again=again, compared=compared, links=where)
         notifications.tell_of_approval(
             services,
             release,
@@ -236,12 +244,20 @@ def who_may(approvers: Iterable[str], not_these: Iterable[str]) -> list[str]:
     return allowed
 
 
-def evidence_page(variants: Sequence[Gated], bundle: str, *, again: str = "") -> str:
-    """Markdown: every check of every variant, beside its limit.
+def evidence_page(
+    variants: Sequence[Gated],
+    bundle: str,
+    *,
+    again: str = "",
+    compared: Comparison | None = None,
+    links: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Markdown: what changes for users, and every check of every variant beside its limit.
 
-    `again`: why people are asked although they were asked before.
+    `again`: why people are asked although they were asked before; `links`: addresses by what is there.
     """
     from slipway_airflow.building import name_of
+    from slipway_airflow.comparing import in_markdown
 
     rows = [
         f"| {name_of(gated['variant'])} | {check['name']} | {check['observed']:.4g} | {check['limit']:.4g} "
@@ -251,8 +267,11 @@ def evidence_page(variants: Sequence[Gated], bundle: str, *, again: str = "") ->
     ]
     why = ["", f"**Asked again**: {again}."] if again else []
     head = [
-        f"Bundle `{bundle}`",
+        " · ".join([f"Bundle `{bundle}`", *(f"[{name}]({url})" for name, url in links.items())]),
         *why,
+        "",
+        *(in_markdown(compared) if compared else []),
+        "### Checks",
         "",
         "| candidate | check | observed | limit | |",
         "|---|---|---|---|---|",

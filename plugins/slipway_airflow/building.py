@@ -16,7 +16,7 @@ from model_store.durable import canonical_json
 from model_store.records import read_report
 from model_store.store import Store
 from model_store.types import TargetName
-from slipway_airflow import wiring
+from slipway_airflow import comparing, wiring
 from slipway_airflow.releases import Release
 from slipway_airflow.wiring import Services
 
@@ -106,7 +106,10 @@ def publish(services: Services, release: Release, exported: str, gated: Iterable
     results = list(gated)
     reports: list[Gated] = [recall(ctx.store, digest) for digest in results]
     published: Published = build.publish_stage(ctx, original, reports, recall(ctx.store, chosen))
-    services.releases.built(release.id, published["bundle"], at=wiring.now(), gated=results)
+    compared = comparing.compare(ctx, services.registry, reports, published["precision"])
+    services.releases.built(
+        release.id, published["bundle"], at=wiring.now(), gated=results, compared=compared
+    )
     size = published["size_bytes"] / 1e6
     return Told(published["bundle"], f"bundle {published['bundle']}: {published['precision']}, {size:.2f} MB")
 

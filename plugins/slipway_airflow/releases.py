@@ -22,6 +22,8 @@ from model_store.errors import Permanent
 from model_store.spec import STORED, ReleaseSpec
 from model_store.types import ModelRef
 from serving.rollout.journal import release_id
+from slipway_airflow import comparing
+from slipway_airflow.comparing import Comparison
 
 
 class Cause(StrEnum):
@@ -56,11 +58,13 @@ class Built:
     """A bundle that a run of the release published, and when it last did.
 
     `gated`: digests of the gates' results, which the run reads again when it writes what became of it.
+    `compared`: with what served then; None of bundles published before there were comparisons.
     """
 
     bundle_id: str
     at: datetime
     gated: tuple[str, ...] = ()
+    compared: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,15 @@ class Releases:
                 return self._keep(replace(known, spec=spec, request=request))
         return self._create(ModelRef(spec.model, resolve(request.version)), spec, request)
 
-    def built(self, release: str, bundle_id: str, *, at: datetime, gated: Iterable[str] = ()) -> Release:
+    def built(
+        self,
+        release: str,
+        bundle_id: str,
+        *,
+        at: datetime,
+        gated: Iterable[str] = (),
+        compared: Comparison | None = None,
+    ) -> Release:
         """Write down that the release's run published this bundle. Raises `Permanent` as `load` does.
 
         `serving.upkeep` keeps what is written here until the release has ended.
@@ -108,7 +120,8 @@ class Releases:
             known = self.load(release)
             is_same = bool(known.bundles) and known.bundles[-1].bundle_id == bundle_id
             before = known.bundles[:-1] if is_same else known.bundles
-            return self._keep(replace(known, bundles=(*before, Built(bundle_id, at, tuple(gated)))))
+            built = Built(bundle_id, at, tuple(gated), compared)
+            return self._keep(replace(known, bundles=(*before, built)))
 
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""
@@ -198,7 +211,13 @@ def _to_json(release: Release) -> dict[str, object]:
         "spec": release.spec.model_dump(mode="json"),
         "request": {**asdict(release.request), "at": release.request.at.isoformat()},
         "bundles": [
-            {"id": one.bundle_id, "at": one.at.isoformat(), "gated": one.gated} for one in release.bundles
+            {
+                "id": one.bundle_id,
+                "at": one.at.isoformat(),
+                "gated": one.gated,
+                "compared": comparing.to_json(one.compared) if one.compared else None,
+            }
+            for one in release.bundles
         ],
     }
 
@@ -218,7 +237,12 @@ def _read(path: Path) -> Release:
             }
         ),
         bundles=tuple(
-            Built(one["id"], datetime.fromisoformat(one["at"]), tuple(one["gated"]))
+            Built(
+                one["id"],
+                datetime.fromisoformat(one["at"]),
+                tuple(one["gated"]),
+                comparing.from_json(one["compared"]) if one.get("compared") else None,
+            )
             for one in saved.get("bundles", ())
         ),
     )

@@ -70,6 +70,18 @@ def test_approvers_see_every_check_beside_its_limit() -> None:
     assert "| int8 for onnxruntime | accuracy | -0.02 | -0.01 | **missed** |" in page
 
 
+def test_approvers_see_what_changes_and_where_more_is_to_be_read() -> None:
+    from slipway_airflow.approvals import evidence_page
+    from slipway_airflow.comparing import Comparison, Figure
+
+    compared = Comparison("v1 as fp32", "v2 as int8", (Figure("latency p99", "ms", 4.0, 1.0),), (), ())
+    page = evidence_page([], "abc", compared=compared, links={"This release": "http://here/r"})
+    assert "[This release](http://here/r)" in page
+    assert "| | v1 as fp32 | v2 as int8 | |" in page
+    assert "| latency p99 (ms) | 4 | 1 | -75 % |" in page
+    assert "The parameters of the training are the same." in page
+
+
 def answer(
     world: World, release: Any, who: str, account: str = "", *, bundle: str = BUNDLE, approved: bool = True
 ) -> None:

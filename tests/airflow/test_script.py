@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from slipway_airflow import wiring
+from slipway_airflow.comparing import Comparison, Figure, Parameter
 from slipway_airflow.web import at_hand
 from starlette.testclient import TestClient
 
-from tests.airflow.desk import forget_runs, run_states, under_way
+from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import BASE, SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World
 
@@ -146,3 +147,53 @@ def test_without_script_a_moment_is_asked_for_in_utc_and_no_form_acts(
         page.get_by_role("button", name="Release", exact=True).click()
         expect(page.locator("main")).to_contain_text("Nothing was done")
         assert "secret" not in page.url
+
+
+FOUND = Comparison(
+    before="v1 as fp32",
+    after="v2 as int8",
+    figures=(
+        Figure("accuracy", "", 0.9123, 0.9101),
+        Figure("latency p50", "ms", 0.51, 0.23),
+        Figure("latency p99", "ms", 1.2, 0.7),
+        Figure("size", "MB", 12.5, None),
+        Figure("cost", "core-hours per million rows", 0.021, 0.009),
+    ),
+    lost=("accuracy [age=young]: 0.9000 -> 0.8900", "auc [age=old]: 0.9500 -> 0.9400, missed its limit"),
+    parameters=(Parameter("depth", "6", "8"), Parameter("<b>max_bins</b>", "", "255" * 30)),
+    more=3,
+)
+
+
+def test_a_release_says_what_it_changes(rita: Visitor, server: ApiServer, world: World) -> None:
+    release = under_way(world)
+    world.releases.built(release.id, "b" * 24, at=release.request.at, compared=FOUND)
+    rita.page.goto(f"/slipway/releases/{release.id}")
+    section = rita.page.get_by_role("region", name="What changes")
+    section.get_by_text("5 parameters of the training changed").click()
+    words = section.inner_text()
+    for said in (
+        "0.9123",
+        "-0.0022",
+        "-55 %",
+        "2 slices answered worse",
+        "<b>max_bins</b>: not set",
+        "and 3 more",
+    ):
+        assert said in words, said
+    rita.page.set_viewport_size({"width": 380, "height": 900})
+    assert rita.page.evaluate("document.documentElement.scrollWidth") <= 380
+    answer = server.of("rita").get(f"{API}/releases/{release.id}").json()["comparison"]
+    assert answer["figures"][1] == {"name": "latency p50", "unit": "ms", "before": 0.51, "after": 0.23}
+    assert answer["parameters"][0] == {"name": "depth", "before": "6", "after": "8"}
+
+
+def test_a_release_from_before_there_were_comparisons_has_none(
+    rita: Visitor,
+    server: ApiServer,
+    world: World,
+) -> None:
+    release = under_way(world)
+    rita.page.goto(f"/slipway/releases/{release.id}")
+    assert rita.page.get_by_role("region", name="What changes").count() == 0
+    assert server.of("rita").get(f"{API}/releases/{release.id}").json()["comparison"] is None

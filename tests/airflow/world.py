@@ -79,6 +79,10 @@ class Registry:
         self._called("authors")
         return ("linus",)
 
+    def parameters(self, ref: ModelRef) -> dict[str, str] | None:
+        self._called("parameters")
+        return {"depth": str(ref.version), "seed": "7"}
+
     def set_alias(self, ref: ModelRef, alias: str) -> None:
         self._called("set_alias")
         self._require(ref)

@@ -13,6 +13,7 @@ from model_store.build import Gated
 from model_store.errors import SlipwayError
 from serving.rollout.record import finding_from_json
 from serving.types import Finding, Outcome, Route, Verdict
+from slipway_airflow import comparing
 from slipway_airflow.books import acts
 from slipway_airflow.books.candidates import candidate_rows
 from slipway_airflow.books.runs import RunSeen
@@ -29,6 +30,7 @@ from slipway_airflow.books.views import (
     VerdictNow,
 )
 from slipway_airflow.building import recall
+from slipway_airflow.comparing import Comparison
 from slipway_airflow.wiring import Services
 
 
@@ -54,6 +56,7 @@ def release_view(
         split_candidate=route.split.candidate if is_in_route and route else 0.0,
         verdict=_verdict(services, entry),
         candidates=_candidates(services, entry, run),
+        comparison=_comparison(services, entry),
         steps=step_rows(run, dag_id=asked.dag_id, run_id=asked.run_id, at=at) if run and asked else (),
         moments=_moments(entry, people),
         links=tuple(_links(services, entry)),
@@ -121,10 +124,22 @@ def _precision(services: Services, bundle_id: str) -> str | None:
         return None
 
 
-def _runtime(services: Services, entry: Entry) -> str:
-    path = services.home.releases / entry.model / f"{entry.id}.json"
+def _comparison(services: Services, entry: Entry) -> Comparison | None:
+    """Of the bundle that was published last."""
     try:
-        return str(orjson.loads(path.read_bytes())["spec"]["serving"]["runtime"])
+        built = _saved(services, entry)["bundles"]
+        return comparing.from_json(built[-1]["compared"]) if built and built[-1].get("compared") else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _saved(services: Services, entry: Entry) -> Any:
+    return orjson.loads((services.home.releases / entry.model / f"{entry.id}.json").read_bytes())
+
+
+def _runtime(services: Services, entry: Entry) -> str:
+    try:
+        return str(_saved(services, entry)["spec"]["serving"]["runtime"])
     except (OSError, ValueError, KeyError, TypeError):
         return "onnxruntime"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from slipway_airflow.books.statuses import HealthNow, Status
+from slipway_airflow.comparing import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseView:
-    """Everything about one release."""
+    """Everything about one release. `comparison`: with what served when its bundle was published."""
 
     row: ReleaseRow
     holds: tuple[float, ...]
@@ -210,6 +211,7 @@ class ReleaseView:
     approvals: tuple[Approval, ...]
     generation: int | None
     airflow_state: str = ""
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from slipway_airflow.comparing import change
 from slipway_airflow.web.access import Right
 
 HERE = Path(__file__).parent
@@ -64,6 +65,7 @@ def environment() -> Environment:
         "brief": brief,
         "ago": ago,
         "number": number,
+        "change": change,
         "percent": percent,
         "count": count,
         "sentence": sentence,

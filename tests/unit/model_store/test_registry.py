@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +46,7 @@ for number in (1, 2):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     rows = np.zeros((1, 64), np.float32)
     with mlflow.start_run(tags={"mlflow.user": "ann"}):
+        mlflow.log_params({"weight": number, "seed": 7})
         mlflow.onnx.log_model(model, name="model", registered_model_name=sys.argv[2],
                               signature=infer_signature({"x": rows}, {"y": rows}), pip_requirements=["onnx"])
 client = mlflow.MlflowClient()
@@ -83,6 +85,15 @@ def test_a_version_knows_its_run_its_author_and_its_aliases(registry: Registry) 
     assert registry.run_url(version.run_id).endswith(f"/runs/{version.run_id}")
     assert registry.version_url(version.ref) == f"{registry.url}/#/models/{MODEL}/versions/2"
     assert abs((datetime.now(UTC) - version.created_at).total_seconds()) < 3600
+
+
+def test_a_version_knows_what_its_training_was_given(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert registry.parameters(ModelRef(MODEL, 2)) == {"weight": "2", "seed": "7"}
+    without_run = replace(registry.describe(ModelRef(MODEL, 2)), run_id="")
+    monkeypatch.setattr(registry, "describe", lambda ref: without_run)
+    assert registry.parameters(ModelRef(MODEL, 2)) is None
 
 
 def test_an_author_who_is_renamed_in_a_tag_stays_one(

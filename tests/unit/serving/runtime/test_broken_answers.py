@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from serving.runtime.call import Call
+from serving.runtime.http.exchange import Exchange
 from serving.runtime.model import ServedModel
 from tests.pods import RunningPod
 from tests.unit.serving.runtime.held_engine import busy, eventually, send
@@ -51,4 +52,23 @@ def test_a_connection_whose_answer_broke_is_told_so_and_closed(
     assert everything.startswith(b"HTTP/1.1 500")
     assert everything.count(b"HTTP/1.1") == 1
     assert b"connection: close" in everything
+    expect_health(slow_pod)
+
+
+@pytest.mark.parametrize("name", ["credit_risk", "unknown"], ids=["loaded", "refused"])
+def test_a_load_whose_answer_broke_is_told_so_and_closed(
+    slow_pod: RunningPod, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    honest = Exchange.reply
+
+    def reply(self: Exchange, *given: Any, **named: Any) -> None:
+        if self.headers.get(b"x-request-id") == b"unanswerable":
+            raise RuntimeError("the answer cannot be sent")
+        honest(self, *given, **named)
+
+    monkeypatch.setattr(Exchange, "reply", reply)
+    lines = [f"POST /v2/repository/models/{name}/load HTTP/1.1", "host: x", "x-request-id: unanswerable"]
+    with slow_pod.connect() as client, client.makefile("rb") as answer:
+        client.sendall("\r\n".join([*lines, "content-length: 0", "", ""]).encode())
+        assert answer.read().startswith(b"HTTP/1.1 500")
     expect_health(slow_pod)

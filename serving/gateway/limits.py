@@ -32,7 +32,8 @@ _WITHOUT_TOKEN = {"name": _TOKEN, "present_match": False}
 def trusted_proxies(environ: Mapping[str, str]) -> int:
     """How many proxies before the gateway may say whose request it is. Raises `Permanent`."""
     text = environ.get(PROXIES, "0")
-    if not (text.isascii() and text.isdigit()):
+    # More than two digits are a slip, and past 32 bits Envoy would not start.
+    if not (text.isascii() and text.isdigit() and len(text) <= 2):
         raise Permanent(
             f"{PROXIES}={text!r}", remedy="give how many proxies stand before the gateway: 0, 1, ..."
         )

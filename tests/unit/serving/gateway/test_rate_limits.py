@@ -134,7 +134,7 @@ def test_a_proxy_before_the_gateway_may_say_whose_request_it_is(tmp_path: Path, 
         assert Counter(behind.infer(name, each).status_code for each in mine) == {200: 5, 429: 3}
 
 
-@pytest.mark.parametrize("text", ["-1", "one", ""])
+@pytest.mark.parametrize("text", ["-1", "one", "", "4294967296"])
 def test_a_number_of_proxies_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(Permanent, match="SLIPWAY_TRUSTED_PROXIES"):
         trusted_proxies({"SLIPWAY_TRUSTED_PROXIES": text})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -15,6 +16,8 @@ from serving.runtime.http.exchange import TEXT, Exchange
 from serving.runtime.http.infer import infer
 from serving.runtime.metadata import model_metadata, repository_index, server_metadata
 from serving.runtime.repository import Repository
+
+log = logging.getLogger("slipway.pod")
 
 Answer = bytes
 Handler = Callable[[Exchange], Answer]
@@ -110,13 +113,17 @@ class Routes:
 
 async def _changed(exchange: Exchange, change: Coroutine[Any, Any, None]) -> None:
     try:
-        await change
-    except SlipwayError as error:
-        exchange.reply_error(error)
-    except Exception as error:
-        exchange.reply_error(ModelFault(f"{type(error).__name__}: {error}"))
-    else:
-        exchange.reply(b"")
+        try:
+            await change
+        except SlipwayError as error:
+            exchange.reply_error(error)
+        except Exception as error:
+            exchange.reply_error(ModelFault(f"{type(error).__name__}: {error}"))
+        else:
+            exchange.reply(b"")
+    except Exception:
+        log.exception("request to %r broke the pod's own code", exchange.target[:200])
+        exchange.connection.broke(exchange)
 
 
 def asks_to_infer(target: bytes) -> bool:

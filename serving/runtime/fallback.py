@@ -77,13 +77,17 @@ class RelayedCall(Call):
         return self._original.is_abandoned
 
     def answered(self, outputs: Outputs, first: int) -> None:
-        self._record(self, 200, outputs, first)
-        self._original.answered(outputs, first)
+        try:
+            self._record(self, 200, outputs, first)
+        finally:
+            self._original.answered(outputs, first)
 
     def failed(self, error: SlipwayError) -> None:
-        self._record(self, status_of(error), None, 0)
-        self._original.source = b""
-        self._original.failed(error)
+        try:
+            self._record(self, status_of(error), None, 0)
+        finally:
+            self._original.source = b""
+            self._original.failed(error)
 
 
 def _constant_row(values: dict[str, Any], signature: Signature) -> list[np.ndarray]:

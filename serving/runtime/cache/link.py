@@ -105,10 +105,14 @@ class RedisLink:
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 values = await self._client.mget([key for key, _ in wanted])
             self._rest_seconds = _REST_SECONDS[0]
-        except (redis.RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Whatever it is, somebody waits for every one of these.
             self._failed(error)
         for (_, found), value in zip(wanted, values, strict=True):
-            found(value)
+            try:
+                found(value)
+            except Exception:
+                log.exception("what Redis said broke the pod's own code")
 
     async def _write(self) -> None:
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from typing import TYPE_CHECKING
 
 from hpack import HPACKError
@@ -138,19 +137,14 @@ class GrpcConnection(asyncio.Protocol):
             self._outgoing.settings(payload, self._streams.values())
             self._outgoing.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
         elif kind == frames.PING and not flags & frames.ACK:
-            if len(payload) != 8:
-                raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "a ping has 8 bytes")
-            self._outgoing.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self._outgoing.write(frames.pong(payload))
         elif kind == frames.RST_STREAM:
             stream = self._streams.pop(number, None)
             if stream is not None:
                 stream.is_abandoned = True
 
     def _on_window_update(self, number: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "a window update has 4 bytes")
-        increment = struct.unpack(">L", payload)[0] & frames.MAX_WINDOW
-        self._outgoing.widen(increment, self._streams.get(number), is_connection=number == 0)
+        self._outgoing.widen(frames.increment(payload), self._streams.get(number), is_connection=not number)
 
     def _open(self, number: int, flags: int, block: bytes) -> None:
         headers = self._reader.read(block)
@@ -243,6 +237,12 @@ class GrpcConnection(asyncio.Protocol):
         if stream.is_abandoned or self._is_closing:
             return
         self._outgoing.end(stream, headers, trailers)
+
+    def broke(self, stream: Stream) -> None:
+        """Our own code failed on an answer: end the call, unless it has ended already."""
+        if self._streams.pop(stream.id, None) is not None:
+            stream.is_abandoned = True
+            self._outgoing.write(frames.reset(stream.id, frames.INTERNAL_ERROR))
 
     def _sent_all(self, stream: Stream) -> None:
         self._streams.pop(stream.id, None)

@@ -68,6 +68,20 @@ def window_update(stream: int, increment: int) -> bytes:
     return frame(WINDOW_UPDATE, 0, stream, struct.pack(">L", increment))
 
 
+def increment(payload: bytes) -> int:
+    """What a window update grants. Raises `ConnectionBroken` when it is none."""
+    if len(payload) != 4:
+        raise ConnectionBroken(FRAME_SIZE_ERROR, "a window update has 4 bytes")
+    return int.from_bytes(payload) & MAX_WINDOW
+
+
+def pong(payload: bytes) -> bytes:
+    """The answer to a ping. Raises `ConnectionBroken` when it is none."""
+    if len(payload) != 8:
+        raise ConnectionBroken(FRAME_SIZE_ERROR, "a ping has 8 bytes")
+    return frame(PING, ACK, 0, payload)
+
+
 def reset(stream: int, code: int) -> bytes:
     return frame(RST_STREAM, 0, stream, struct.pack(">L", code))
 

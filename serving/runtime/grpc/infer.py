@@ -78,12 +78,20 @@ class GrpcCall(Call):
         except Exception as error:
             self.failed(ModelFault(f"the answer cannot be written: {error}"))
             return
-        self.written.model.record(self, 200, outputs, first)
-        self.reply(body)
+        try:
+            self.written.model.record(self, 200, outputs, first)
+            self.reply(body)
+        except Exception:
+            self.stream.broke()
+            raise
 
     def failed(self, error: SlipwayError) -> None:
-        self.written.model.record_failure(self, error)
-        self.reply_error(error)
+        try:
+            self.written.model.record_failure(self, error)
+            self.reply_error(error)
+        except Exception:
+            self.stream.broke()
+            raise
 
     def reply(self, body: bytes) -> None:
         self.stream.reply(body, self.written.headers(self.source))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from serving.runtime.grpc.stream import Stream
 from serving.runtime.keys import KeyRing
 from serving.runtime.metadata import EXTENSIONS, VERSION, model_metadata, repository_index
 from serving.runtime.repository import Repository
+
+log = logging.getLogger("slipway.pod")
 
 _ServerMetadata = message("ServerMetadataResponse")
 _ModelMetadata = message("ModelMetadataResponse")
@@ -159,10 +162,14 @@ def _server_metadata(_: Any) -> Any:
 
 async def _later(stream: Stream, answer: Coroutine[Any, Any, Any]) -> None:
     try:
-        found = await answer
-    except SlipwayError as error:
-        stream.reply_error(error)
-    except Exception as error:
-        stream.reply_error(ModelFault(f"{type(error).__name__}: {error}"))
-    else:
-        stream.reply(found.SerializeToString())
+        try:
+            found = await answer
+        except SlipwayError as error:
+            stream.reply_error(error)
+        except Exception as error:
+            stream.reply_error(ModelFault(f"{type(error).__name__}: {error}"))
+        else:
+            stream.reply(found.SerializeToString())
+    except Exception:
+        log.exception("a gRPC request broke the pod's own code")
+        stream.broke()

@@ -120,6 +120,10 @@ class Stream:
             block = literal_block([_CONTENT_TYPE, status, words, *fields], status_200=True)
             self.connection.end(self, None, self._named(block))
 
+    def broke(self) -> None:
+        """Our own code failed on an answer. INTERNAL for the client, whatever of it has been sent."""
+        self.connection.broke(self)
+
     def _named(self, headers: bytes) -> bytes:
         """The block with the client's request id, where it sent one."""
         request_id = self.headers.get(_REQUEST_ID)

@@ -43,7 +43,7 @@ class GrpcConnection(asyncio.Protocol):
         self._awaits_preface = True
         self._last_id = self._received = self._nuisance = 0
         self._block = HeaderFrames()
-        self._is_closing = False
+        self._is_closing = self._input_ended = False
         self.receiving_since = 0.0
         self.active_at = front.clock()
         self._outgoing.write(frames.greeting())
@@ -76,6 +76,11 @@ class GrpcConnection(asyncio.Protocol):
         self._front.closed(self)
 
     def eof_received(self) -> bool:
+        # A client may close its half and still wait for answers, but what it has begun to ask is all it asks.
+        self._input_ended = True
+        for stream in list(self._streams.values()):
+            stream.end_input()
+        self._outgoing.flush()
         self._is_closing = not self._streams
         return bool(self._streams)
 
@@ -149,7 +154,7 @@ class GrpcConnection(asyncio.Protocol):
     def _open(self, number: int, flags: int, block: bytes) -> None:
         headers = self._reader.read(block)
         if number in self._streams:
-            self._end_input(self._streams[number])  # trailers from the client
+            self._streams[number].end_input()  # trailers from the client
             return
         if number % 2 == 0 or number <= self._last_id:
             raise ConnectionBroken(frames.PROTOCOL_ERROR, f"stream {number} cannot be opened")
@@ -162,7 +167,7 @@ class GrpcConnection(asyncio.Protocol):
         stream.receiving_since = self._front.clock() if method.expects_a_message else 0.0
         self._streams[number] = stream
         if flags & frames.END_STREAM:
-            self._end_input(stream)
+            stream.end_input()
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
@@ -179,7 +184,7 @@ class GrpcConnection(asyncio.Protocol):
         if flags & frames.END_STREAM:
             stream.input_ended = True
             self._take_in(stream, data)
-            self._end_input(stream)
+            stream.end_input()
         else:
             self._account(stream, size)
             self._take_in(stream, data)
@@ -197,10 +202,10 @@ class GrpcConnection(asyncio.Protocol):
             if stream.held_bytes and not stream.receiving_since:
                 stream.receiving_since = self._front.clock()
         except SlipwayError as error:
-            self._refuse(stream, error)
+            stream.refuse(error)
         except Exception as error:
             log.exception("a gRPC request broke the pod's own code")
-            self._refuse(stream, ModelFault(f"internal error: {type(error).__name__}"))
+            stream.refuse(ModelFault(f"internal error: {type(error).__name__}"))
 
     def _account(self, stream: Stream, size: int) -> None:
         stream.consumed += size
@@ -208,21 +213,10 @@ class GrpcConnection(asyncio.Protocol):
             return
         held = sum(other.held_bytes for other in self._streams.values())
         if held > 4 * self._front.max_body_bytes:
-            self._refuse(stream, Refused("too many large messages at once", remedy="send fewer", status=429))
+            stream.refuse(Refused("too many large messages at once", remedy="send fewer", status=429))
             return
         self._outgoing.write(frames.window_update(stream.id, stream.consumed))
         stream.consumed = 0
-
-    def _end_input(self, stream: Stream) -> None:
-        stream.input_ended = True
-        if stream.held_bytes:
-            self._refuse(stream, Refused("the message is cut short", remedy="send all of it"))
-        else:
-            stream.method.input_ended(stream)
-
-    def _refuse(self, stream: Stream, error: SlipwayError) -> None:
-        if not stream.is_answered:
-            stream.reply_error(error)
 
     # Answers out
 
@@ -266,7 +260,7 @@ class GrpcConnection(asyncio.Protocol):
         self._nuisance = 0
         for stream in [s for s in self._streams.values() if 0 < s.receiving_since < now - arrival_seconds]:
             problem = f"the message took longer than {arrival_seconds:g} s to arrive"
-            self._refuse(stream, Refused(problem, remedy="send it at once", status=408))
+            stream.refuse(Refused(problem, remedy="send it at once", status=408))
         if self.is_draining:
             self._leave_quiet_streams()
         if 0 < self.receiving_since < now - arrival_seconds:
@@ -274,7 +268,11 @@ class GrpcConnection(asyncio.Protocol):
             return
         if self._streams:
             self.active_at = now
-        if now - self.active_at > (arrival_seconds if self._awaits_preface else idle_seconds):
+        if self._input_ended and all(stream.unsent for stream in self._streams.values()):
+            # All is answered, or waits for windows that nobody will widen.
+            self._outgoing.flush()
+            self.transport.close()
+        elif now - self.active_at > (arrival_seconds if self._awaits_preface else idle_seconds):
             self.transport.close()
 
     def drain(self) -> None:

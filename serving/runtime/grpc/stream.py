@@ -120,6 +120,19 @@ class Stream:
             block = literal_block([_CONTENT_TYPE, status, words, *fields], status_200=True)
             self.connection.end(self, None, self._named(block))
 
+    def end_input(self) -> None:
+        """The client sends no more on this call."""
+        self.input_ended = True
+        if self.held_bytes:
+            self.refuse(Refused("the message is cut short", remedy="send all of it"))
+        else:
+            self.method.input_ended(self)
+
+    def refuse(self, error: SlipwayError) -> None:
+        """End the call with this error, unless it has its answer."""
+        if not self.is_answered:
+            self.reply_error(error)
+
     def broke(self) -> None:
         """Our own code failed on an answer. INTERNAL for the client, whatever of it has been sent."""
         self.connection.broke(self)

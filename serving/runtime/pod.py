@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.pod")
 
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 20_000
+_FIRST_REQUEST_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,17 @@ class Pod:
         loading.result()
         return True
 
-    async def _drain(self, server: asyncio.AbstractServer) -> None:
+    async def _drain(self, server: asyncio.Server) -> None:
         self.front.drain()
         await asyncio.sleep(self._options.lame_duck_seconds)
-        server.close()
-        deadline = self._clock() + self._options.drain_seconds
-        while not self.front.is_quiet and self._clock() < deadline:
+        for waiting in _close_port(server):
+            with contextlib.suppress(OSError):
+                await self._loop.connect_accepted_socket(lambda: Connection(self.front), waiting)
+        closed = self._clock()
+        # Who has just been let in is about to ask, and has not been told yet to go elsewhere.
+        while (waited := self._clock() - closed) < self._options.drain_seconds and (
+            not self.front.is_quiet or (self.front.has_newcomers and waited < _FIRST_REQUEST_SECONDS)
+        ):
             await asyncio.sleep(0.01)
         self.front.close_idle()
         await asyncio.sleep(0)
@@ -190,6 +198,20 @@ def _open_link(url: str, clock: Callable[[], float]) -> RedisLink | None:
     from serving.runtime.cache.link import RedisLink
 
     return RedisLink(url, clock)
+
+
+def _close_port(server: asyncio.Server) -> list[socket.socket]:
+    """Stop listening. What comes back are connections that were made and not taken yet: libuv takes one a
+    turn, so under load many wait, and closing would reset them."""
+    ports = [socket.socket(fileno=os.dup(port.fileno())) for port in server.sockets]
+    server.close()
+    waiting = []
+    for port in ports:
+        with port, contextlib.suppress(OSError):
+            port.setblocking(False)
+            while True:
+                waiting.append(port.accept()[0])
+    return waiting
 
 
 async def _learn_epoch(link: RedisLink, model: str, answers: Answers) -> None:

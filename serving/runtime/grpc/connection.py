@@ -40,7 +40,7 @@ class GrpcConnection(asyncio.Protocol):
         self._streams: dict[int, Stream] = {}
         self._outgoing = Outgoing(transport, front.loop, self._sent_all)
         self._buffer = b""
-        self._awaits_preface = True
+        self._awaits_preface = self.is_new = True
         self._last_id = self._received = self._nuisance = 0
         self._block = HeaderFrames()
         self._is_closing = self._input_ended = False
@@ -158,7 +158,9 @@ class GrpcConnection(asyncio.Protocol):
             return
         if number % 2 == 0 or number <= self._last_id:
             raise ConnectionBroken(frames.PROTOCOL_ERROR, f"stream {number} cannot be opened")
-        self._last_id = number
+        if self.is_new and self.is_draining:
+            self._outgoing.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+        self._last_id, self.is_new = number, False
         if len(self._streams) >= frames.OUR_MAX_STREAMS:
             self._outgoing.write(frames.reset(number, frames.REFUSED_STREAM))
             return

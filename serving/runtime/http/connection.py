@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()
         self._is_discarding = False
         self._parsed: Exchange | None = None
-        self._is_new, self._held = True, b""
+        self.is_new, self._held = True, b""
         self._input_ended = self._is_starting = False
         self._last_words: bytes | None = None
         self._is_reading = self._may_write = True
@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_discarding:
             return
-        if self._is_new and not self._speaks_http1(data):
+        if self.is_new and not self._speaks_http1(data):
             return
         data = self._held + data if self._held else data
         self._held = b""
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
                 self._is_discarding = True
                 self._front.switch_to_grpc(self, self._held)
             return False
-        self._is_new = False
+        self.is_new = False
         self._held = self._held[: -len(data)]
         return True
 

@@ -91,6 +91,11 @@ class Front:
         return all(connection.is_idle for connection in self._connections)
 
     @property
+    def has_newcomers(self) -> bool:
+        """Whether a connection has been made on which nothing has been asked yet."""
+        return any(connection.is_new for connection in self._connections)
+
+    @property
     def connections(self) -> int:
         return len(self._connections)
 

@@ -71,7 +71,7 @@ class Shelf:
             self._roll(name, version, end)
         if end in ("promoted", "rolled_back", "blocked"):
             self._outcome(name, end)
-        if end in ("rolling_out", "watching", "paused"):
+        if end in ("preparing", "rolling_out", "watching", "paused"):
             self._lock(name)
         if end == "promoted":
             self.before, self.serving = self.serving, version

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from model_store.build import Gated
 from model_store.choose import shortfalls
 from model_store.records import read_report
 from model_store.types import Check
 from slipway_airflow.books.views import CandidateRow, CheckRow
+from slipway_airflow.comparing import accuracy_of
 
 CHOSEN, PASSED, MISSED, NONE = "chosen", "passed", "missed", "none"
 
@@ -28,7 +29,7 @@ def _rows(gated: Gated, runtime: str, chosen: str | None) -> list[CandidateRow]:
     verdict = PASSED if report.passed else MISSED if report.checks else NONE
     words = "every limit kept" if report.passed else f"missed {shortfalls(report)}" if report.checks else ""
     checks = tuple(CheckRow(check.name, _in_words(check), check.passed) for check in report.checks)
-    accuracy, before = _accuracy(report.checks)
+    accuracy, before = accuracy_of(report.checks)
     rows = []
     if served := gated["served"]:
         profile = gated["profile"] or {}
@@ -57,14 +58,6 @@ def _rows(gated: Gated, runtime: str, chosen: str | None) -> list[CandidateRow]:
         target = reason.rpartition(" for ")[2] if " is not for " in reason else runtime
         rows.append(CandidateRow(precision, target, NONE, reason, None, None, None, None, None))
     return rows
-
-
-def _accuracy(checks: Sequence[Check]) -> tuple[float | None, float | None]:
-    """The first comparison that is not of a slice: the candidate's figure and the original's."""
-    for check in checks:
-        if check.value is not None and "[" not in check.name and "champion" not in check.name:
-            return check.value, check.reference
-    return None, None
 
 
 def _in_words(check: Check) -> str:

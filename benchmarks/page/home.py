@@ -62,14 +62,16 @@ class Shelf:
     at: datetime
     serving: int | None = None
     before: int | None = None
+    dry_run: bool = False
 
     def release(self, version: int, end: str) -> str:
-        """One release. `end`: promoted, rolled_back, blocked, superseded, or where it stands now."""
+        """One release. `end`: promoted, rolled_back, blocked, superseded, or where it stands now; `asked`: no
+        file says more than that it was asked for."""
         name = f"{self.model}-v{version}-{self.at:%Y%m%dT%H%M%SZ}"
         self._ask(name, version)
         if end in ("promoted", "rolled_back", "rolling_out", "watching", "paused"):
             self._roll(name, version, end)
-        if end in ("promoted", "rolled_back", "blocked"):
+        if end in ("promoted", "rolled_back", "blocked", "superseded"):
             self._outcome(name, end)
         if end in ("preparing", "rolling_out", "watching", "paused"):
             self._lock(name)
@@ -102,7 +104,7 @@ class Shelf:
             "version": str(version),
             "reason": self.chance.choice(REASONS),
             "by": self.chance.choice(PEOPLE),
-            "dry_run": False,
+            "dry_run": self.dry_run,
         }
         saved = {"schema": 1, "id": name, "model": self.model, "version": version, "request": request}
         write(self.home.releases / self.model / f"{name}.json", {**saved, "spec": self.spec})
@@ -201,6 +203,7 @@ class Shelf:
         reasons = {
             "promoted": "the watch ended well",
             "rolled_back": "the candidate failed too often",
+            "superseded": f"superseded by a newer release of {self.model}",
             "blocked": "gate: no candidate kept every limit: int8 missed accuracy non-inferiority",
         }
         outcome = {

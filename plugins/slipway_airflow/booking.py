@@ -22,6 +22,8 @@ from slipway_airflow import (
     wiring,
 )
 from slipway_airflow.admission import give_up
+from slipway_airflow.books import outcomes
+from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.building import Told, opened
 from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
@@ -58,12 +60,20 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
         ending = Ending(Status.BLOCKED, said)
     give_up(services, release)
     if release.request.dry_run and not failures:
-        return Told(release.id, "dry run: nothing to settle")
+        return _end_dry_run(services, release, bundle, gated)
     if ending.status is not Status.PROMOTED:
         # Before the books: people are told also while MLflow is down.
         notifications.tell_of_ending(services, release, ending, at=wiring.now())
     _write_down(context, services, release, ending, bundle, gated)
     return Told(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
+
+
+def _end_dry_run(services: Services, release: Release, bundle: str | None, gated: Sequence[str]) -> Told:
+    """Nothing was moved, so there is nothing to settle; but that it ended well is nobody's to guess."""
+    words = f"a dry run: bundle {bundle} is published, traffic is not touched"
+    ended = Outcome(release.id, "dry_run", words, wiring.now(), bundle or "", tuple(gated or ()))
+    outcomes.keep(services.releases.root, release.model, ended)
+    return Told(release.id, words)
 
 
 def begin_rollback(context: Context) -> Told:

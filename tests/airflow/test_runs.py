@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from slipway_airflow.books import outcomes
 
 from model_store.types import TensorSpec
 from serving.rollout.lock import Claim
@@ -182,6 +183,9 @@ def test_a_superseded_request_ends_as_skipped_and_says_by_whom(world: World, run
 def test_a_dry_run_publishes_and_touches_no_traffic(world: World, runs: Runs) -> None:
     world.serve(1)
     run = runs.release("2", dry_run=True)
+    (release,) = world.releases.of_model(MODEL)
+    ended = outcomes.parse(outcomes.path_of(world.releases.root, MODEL, release.id).read_bytes())
+    assert (ended.status, ended.bundle_id) == ("dry_run", world.bundle(2).id), "it ended, and said so"
     assert run.state == "success"
     assert run.tasks["bundle.publish"] == {"success"}
     assert run.tasks["rollout.deploy"] == {"skipped"}

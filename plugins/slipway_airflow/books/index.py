@@ -47,7 +47,7 @@ class Shelf:
     @property
     def last(self) -> Entry | None:
         """The newest that is over and meant traffic."""
-        over = (e for e in self.entries if not e.status.is_under_way)
+        over = (e for e in self.entries if e.status.is_over)
         return next((e for e in over if e.status not in (Status.DRY_RUN, Status.SUPERSEDED)), None)
 
 

@@ -28,8 +28,6 @@ UNWELL = (Health.FAILING, Health.DOWN)
 # Models between two breaths, and answers kept of one list.
 _PIECE = 8
 _ANSWERS = 64
-# Airflow alone knows whether these are on their way.
-_SILENT = (Status.SUPERSEDED, Status.DRY_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +174,7 @@ def has_bundle(services: Services, entry: Entry) -> bool:
 def _is_still(shelf: Shelf) -> bool:
     """Whether nothing of it is on its way, nor could be without a file that says so."""
     return not any(e.status.is_under_way for e in shelf.entries) and not any(
-        e.status in _SILENT for e in shelf.entries[:3]
+        e.status is Status.UNKNOWN for e in shelf.entries[:3]
     )
 
 

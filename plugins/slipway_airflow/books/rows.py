@@ -23,14 +23,16 @@ from slipway_airflow.rolling import route_of
 from slipway_airflow.wiring import Services
 
 # What `standing` may tell otherwise than the files do.
-_ASK_AIRFLOW = frozenset({Status.QUEUED, Status.PREPARING, Status.SUPERSEDED, Status.DRY_RUN})
+_ASK_AIRFLOW = frozenset({Status.QUEUED, Status.PREPARING, Status.UNKNOWN})
 # Those that have the model's lock, or the place in front of it.
 _BY_LOCK = (Status.QUEUED, Status.PREPARING)
 # What Airflow said of runs may be older than a request for one.
 _NEWS_SECONDS = 10.0
 # It never got traffic.
 _OVER = Status.BLOCKED
+_DRY = "a dry run: traffic is not touched"
 _LEFT = "its DAG run is over without having settled it; the next release of the model takes its place"
+_SAID_NOTHING = "its DAG run is over, or deleted, and left no word of how it ended; it never got traffic"
 
 
 class Rows:
@@ -113,11 +115,18 @@ class Rows:
             return Status.WAITING, f"waits for approval by {who}"
         if entry.status is Status.PREPARING and (frozen := self.holding(entry)):
             return Status.FROZEN, frozen.words
-        if entry.status in (Status.SUPERSEDED, Status.DRY_RUN) and self._is_going(entry):
-            if entry.status is Status.DRY_RUN:
-                return Status.PREPARING, entry.why
-            return Status.QUEUED, "its run begins"
+        if entry.status is Status.UNKNOWN:
+            return self._by_airflow_alone(entry)
         return entry.status, entry.why
+
+    def _by_airflow_alone(self, entry: Entry) -> tuple[Status, str]:
+        """No file says how it stands. Only a run that Airflow says is over has ended."""
+        is_dry = bool(entry.asked and entry.asked.dry_run)
+        if self._is_going(entry):
+            return (Status.PREPARING, _DRY) if is_dry else (Status.QUEUED, "its run begins")
+        if self._is_news(entry):
+            return Status.QUEUED, "asked for a moment ago; its run begins"
+        return (Status.DRY_RUN, _DRY) if is_dry else (_OVER, _SAID_NOTHING)
 
     def standing_so(self, entries: Iterable[Entry], wanted: str) -> tuple[Entry, ...]:
         """Those that stand like that now; `wanted`: one of `Status`, or under_way."""
@@ -132,8 +141,12 @@ class Rows:
         return entry.status.is_under_way and not self._was_left(entry)
 
     def _was_left(self, entry: Entry) -> bool:
-        is_old = (self._now() - entry.at).total_seconds() > _NEWS_SECONDS
-        return entry.status in _BY_LOCK and entry.asked is not None and is_old and not self._is_going(entry)
+        is_known = entry.status in _BY_LOCK and entry.asked is not None and not self._is_news(entry)
+        return is_known and not self._is_going(entry)
+
+    def _is_news(self, entry: Entry) -> bool:
+        """Whether Airflow may not have heard of it yet."""
+        return (self._now() - entry.at).total_seconds() <= _NEWS_SECONDS
 
     def _is_going(self, entry: Entry) -> bool:
         return entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._going.get()

@@ -245,9 +245,7 @@ def _standing(
         return Status.QUEUED, f"waits for {lock.holder.release_id if lock.holder else 'its turn'}"
     if outcome:
         return Status(outcome.status), outcome.reason
-    if asked and asked.dry_run:
-        return Status.DRY_RUN, "a dry run: traffic is not touched"
-    return Status.SUPERSEDED, "ended before its turn came"
+    return Status.UNKNOWN, "its files do not say how it stands"
 
 
 def _of_rollout(moved: Moved) -> tuple[Status, str]:

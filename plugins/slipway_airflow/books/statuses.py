@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a release stands. The first seven are under way."""
+    """Where a release stands. The first seven are under way; UNKNOWN is neither that nor an ending."""
 
     QUEUED = "queued"
     PREPARING = "preparing"
@@ -21,10 +21,17 @@ class Status(StrEnum):
     BLOCKED = "blocked"
     SUPERSEDED = "superseded"
     DRY_RUN = "dry_run"
+    # What its files do not say and Airflow was not asked yet. Nobody is shown this: `books.rows` asks.
+    UNKNOWN = "unknown"
 
     @property
     def is_under_way(self) -> bool:
         return self in UNDER_WAY
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known to have ended: to know nothing of a release is no ending."""
+        return not self.is_under_way and self is not Status.UNKNOWN
 
     @property
     def words(self) -> str:

@@ -103,7 +103,13 @@ def releases(show: Showing, model: Text = "", status: Text = "", page: Page = 1)
     """Releases of all models."""
     known = status if status in (*Status, "under_way") else ""
     found = show.books.releases(model=model, status=known, page=page)
-    return show.page("releases", found=found, model=model, status=known, statuses=list(Status))
+    return show.page(
+        "releases",
+        found=found,
+        model=model,
+        status=known,
+        statuses=[one for one in Status if one is not Status.UNKNOWN],
+    )
 
 
 @router.get("/releases/{release_id}")

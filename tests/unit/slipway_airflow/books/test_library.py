@@ -142,7 +142,7 @@ def test_a_release_is_shown_where_it_stands(
 def test_one_that_waits_for_its_turn_says_for_whom(world: World, fraud: Shelf) -> None:
     first = fraud.release(2, "rolling_out")
     fraud.at += timedelta(minutes=1)
-    second = fraud.release(3, "superseded")
+    second = fraud.release(3, "asked")
     lock = ReleaseLock(world.home.journal)
     assert lock.acquire("fraud", Claim(fraud.at, second)) == "waiting"
     row = world.library.release(second).row
@@ -151,13 +151,52 @@ def test_one_that_waits_for_its_turn_says_for_whom(world: World, fraud: Shelf) -
 
 
 def test_one_that_was_asked_for_this_moment_is_on_its_way(world: World, fraud: Shelf) -> None:
-    name = fraud.release(2, "superseded")
+    name = fraud.release(2, "asked")
     world.airflow.at_work = {("release_fraud", f"manual__{fraud.at.isoformat()}")}
     row = world.library.release(name).row
     assert (row.status, row.why) == (Status.QUEUED, "its run begins")
     queued = world.library.model("fraud").queued
     assert queued is not None
     assert queued.id == name
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_is_not_known_yet_is_never_shown_as_an_ending(world: World, fraud: Shelf, dry_run: bool) -> None:
+    """Neither its files nor Airflow say more of it than that somebody asked for it a moment ago."""
+    fraud.at, fraud.dry_run = NOW - timedelta(seconds=1), dry_run
+    world.airflow.at_work = set()
+    name = fraud.release(2, "asked")
+    row = world.library.release(name).row
+    assert (row.status, row.why) == (Status.QUEUED, "asked for a moment ago; its run begins")
+    last = world.library.model("fraud").last
+    assert last is not None
+    assert last.version == 1
+    for status in Status:
+        listed = [one.id for one in world.library.releases(status=status.value).releases]
+        assert (name in listed) == (status is Status.QUEUED)
+    assert all(entry.status.is_over or entry.id == name for entry in world.library._index.newest())
+
+
+def test_a_release_that_left_no_word_is_told_to_be_over_only_when_airflow_says_so(
+    world: World, fraud: Shelf
+) -> None:
+    name = fraud.release(2, "asked")
+    run = ("release_fraud", f"manual__{fraud.at.isoformat()}")
+    world.airflow.at_work = {run}
+    assert world.library.release(name).row.status is Status.QUEUED
+    world.airflow.at_work = set()
+    row = world.library.release(name).row
+    assert row.status is Status.BLOCKED
+    assert "left no word of how it ended" in row.why
+
+
+def test_a_dry_run_is_on_its_way_until_airflow_says_that_it_is_over(world: World, fraud: Shelf) -> None:
+    fraud.dry_run = True
+    name = fraud.release(2, "asked")
+    world.airflow.at_work = {("release_fraud", f"manual__{fraud.at.isoformat()}")}
+    assert world.library.release(name).row.status is Status.PREPARING
+    world.airflow.at_work = set()
+    assert world.library.release(name).row.status is Status.DRY_RUN
 
 
 def test_only_airflow_knows_that_people_are_asked(world: World, fraud: Shelf) -> None:
@@ -192,9 +231,8 @@ def test_what_changes_is_seen_at_the_next_look(world: World, fraud: Shelf) -> No
     assert (row.status, row.why) == (Status.BLOCKED, "gate: nothing passed")
 
 
-def test_one_that_never_came_to_its_turn_names_nobody_who_took_it(world: World, fraud: Shelf) -> None:
-    name = fraud.release(2, "superseded")
-    assert world.library.release(name).row.why == "ended before its turn came"
+def test_one_that_never_came_to_its_turn_says_to_whom_it_lost_it(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "asked")
     words = "superseded by fraud-v2-x, which releases the same version"
     outcomes.keep(world.home.releases, "fraud", Outcome(name, "superseded", words, NOW))
     row = world.library.release(name).row
@@ -386,7 +424,7 @@ def test_one_that_waits_and_whose_run_is_over_is_not_queued(world: World, fraud:
     first = fraud.release(2, "preparing")
     holding = list(_by_locks(world.home))
     fraud.at += timedelta(minutes=1)
-    second = fraud.release(3, "superseded")
+    second = fraud.release(3, "asked")
     ReleaseLock(world.home.journal).acquire("fraud", Claim(fraud.at, second))
     assert world.library.release(second).row.status is Status.QUEUED
     world.airflow.at_work = set(holding)

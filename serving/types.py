@@ -114,16 +114,19 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one arm did in a window: completed requests, failures among them, and slow ones.
+    """What one arm did in a window: completed requests, and what became of them.
 
     `errors` counts every attempt that failed on this arm, also those Envoy then retried elsewhere.
-    `window_seconds` is the time the counts cover.
+    `refused` were well-formed, and the model itself refused them; `malformed` got any other 4xx.
+    `slow` may be any of these. `window_seconds` is the time the counts cover.
     """
 
     requests: int
     errors: int
     slow: int
     window_seconds: float
+    refused: int = 0
+    malformed: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -131,7 +134,30 @@ class Counts:
             self.errors + other.errors,
             self.slow + other.slow,
             self.window_seconds + other.window_seconds,
+            self.refused + other.refused,
+            self.malformed + other.malformed,
         )
+
+    def __sub__(self, other: Counts) -> Counts:
+        """What happened between two cumulative counts."""
+        return Counts(
+            self.requests - other.requests,
+            self.errors - other.errors,
+            self.slow - other.slow,
+            self.window_seconds - other.window_seconds,
+            self.refused - other.refused,
+            self.malformed - other.malformed,
+        )
+
+    @property
+    def rejected(self) -> int:
+        """4xx, whoever's doing."""
+        return self.refused + self.malformed
+
+    @property
+    def answered(self) -> int:
+        """2xx: what callers asked for."""
+        return max(self.requests - self.errors - self.rejected, 0)
 
 
 NO_COUNTS = Counts(0, 0, 0, 0.0)

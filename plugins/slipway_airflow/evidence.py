@@ -127,9 +127,13 @@ def _rollout_metrics(services: Services, release: Release) -> dict[str, float]:
         "exposure": record.candidate.requests,
         "candidate/errors": record.candidate.errors,
         "candidate/slow": record.candidate.slow,
+        "candidate/refused": record.candidate.refused,
+        "candidate/malformed": record.candidate.malformed,
         "stable/requests": record.stable.requests,
         "stable/errors": record.stable.errors,
         "stable/slow": record.stable.slow,
+        "stable/refused": record.stable.refused,
+        "stable/malformed": record.stable.malformed,
     }
 
 

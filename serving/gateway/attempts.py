@@ -4,6 +4,8 @@
   the answer's first, and to its last where that can only be the endpoint's doing: what a client takes to send
   and to read is not the endpoint's slowness.
 - `broken`: an answer that began well and did not end. Envoy's own count of successes has it.
+- `refused`: a well-formed request that the model itself refuses: the pod says so in a header.
+- `malformed`: any other 4xx, and what says the same in gRPC.
 - `abandoned`: the client gave up before an answer began, later than the objective. Envoy counts it nowhere.
 
 They are of attempts, so what was then repeated elsewhere counts too. Healthy traffic costs two headers.
@@ -16,6 +18,10 @@ from __future__ import annotations
 from serving.gateway.xds import Message, extension, typed
 
 SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
+REFUSED, MALFORMED = "refused", "malformed"
+
+# What the pod says of a request that its model refuses (`serving.runtime.errors`).
+REFUSED_HEADER = "x-slipway-refused"
 
 # Only formatted text has these two times, and expressions read text from headers only. Never sent to clients.
 WAITED, SENT = "x-slipway-waited", "x-slipway-sent"
@@ -42,6 +48,15 @@ _WHOLE = (
     f" (request.method == 'GET' || {_GRPC}))"
 )
 
+_IS_REFUSED = f"'{REFUSED_HEADER}' in response.headers"
+# INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
+# ABORTED, OUT_OF_RANGE and UNAUTHENTICATED: what Envoy takes for a success (UNIMPLEMENTED it does not).
+_CALLERS_FAULTS = "[3, 5, 6, 7, 8, 9, 10, 11, 16]"
+_IS_MALFORMED = (
+    f"has(response.code) && !({_IS_REFUSED}) && ((response.code >= 400 && response.code < 500)"
+    f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status in {_CALLERS_FAULTS}))"
+)
+
 _IS_SLOW = (
     f"({_ANSWERED} && (duration(response.headers['{WAITED}']) > {_OBJECTIVE}"
     f" || ({_HELD_UP_BY_NOBODY} && {_TOOK} > {_OBJECTIVE})))"
@@ -66,6 +81,8 @@ def counters() -> list[Message]:
         _counter(SLOW, _where(_IS_SLOW)),
         _counter(BROKEN, {"or_filter": {"filters": [cut_off, _where(_STANDS_STILL)]}}),
         _counter(ABANDONED, _where(_IS_ABANDONED)),
+        _counter(REFUSED, _where(_IS_REFUSED)),
+        _counter(MALFORMED, _where(_IS_MALFORMED)),
     ]
 
 

@@ -52,6 +52,9 @@ class GuardCollector(Collector):
                 ("requests", "Attempts completed since the release started"),
                 ("errors", "Attempts that failed"),
                 ("slow", "Attempts slower than the objective"),
+                ("answered", "Attempts answered with 2xx"),
+                ("refused", "Well-formed requests that the model refused (4xx)"),
+                ("malformed", "Attempts answered with any other 4xx"),
             )
         }
         for state, _ in list(self._guard.active):

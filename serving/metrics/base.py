@@ -14,9 +14,10 @@ class EndpointCounters:
 
     `requests` completed attempts, `errors` failed ones (5xx, reset, timeout, connect failure, an answer that
     did not end), also those that were retried elsewhere. `slow` ones took longer than the service's latency
-    objective, failed or not. Part of `requests` are those `abandoned` by a client that had waited for longer
-    than the objective, part of `errors` those `broken` after the answer began, which nothing repeats: like
-    `slow` the proxy keeps these two by address, and they do not restart with a re-add.
+    objective, failed or not. The model itself `refused` some that were well-formed; `malformed` ones got any
+    other 4xx. Part of `requests` are those `abandoned` by a client that had waited for longer than the
+    objective, part of `errors` those `broken` after the answer began, which nothing repeats: like `slow` the
+    proxy keeps these four by address, and they do not restart with a re-add.
     `active` requests are in flight now. `healthy` is the proxy's view of the endpoint. `weight` and
     `priority` (0 first) are what the proxy applies now, which is a moment later than what the route says.
     """
@@ -30,6 +31,8 @@ class EndpointCounters:
     priority: int = 0
     abandoned: int = 0
     broken: int = 0
+    refused: int = 0
+    malformed: int = 0
 
 
 class MetricsSource(Protocol):

@@ -1,8 +1,8 @@
 """Envoy's own counters, read from its admin port.
 
 Errors and requests are per endpoint from `/clusters`: retried failures are visible there and only there.
-Slow, broken and abandoned attempts are per endpoint from counters that the gateway's log of attempts keeps
-(`serving.gateway.attempts`).
+Slow, broken, abandoned, refused and malformed attempts are per endpoint from counters that the gateway's log
+of attempts keeps (`serving.gateway.attempts`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from model_store.errors import Retryable
-from serving.gateway.attempts import ABANDONED, BROKEN, SLOW
+from serving.gateway.attempts import ABANDONED, BROKEN, MALFORMED, REFUSED, SLOW
 from serving.gateway.clusters import RESERVED_SUFFIXES, STABLE_SUFFIX
 from serving.metrics.base import EndpointCounters
 from serving.types import Endpoint
@@ -151,7 +151,9 @@ def _combined(attempts: _Hosts, repeats: _Hosts, noted: _Noted) -> _Hosts:
 
 
 def _whole(first: EndpointCounters, again: EndpointCounters, noted: _Noted, address: str) -> EndpointCounters:
-    slow, broken, abandoned = (noted.get((what, address), 0) for what in (SLOW, BROKEN, ABANDONED))
+    slow, broken, abandoned, refused, malformed = (
+        noted.get((what, address), 0) for what in (SLOW, BROKEN, ABANDONED, REFUSED, MALFORMED)
+    )
     return replace(
         first,
         requests=first.requests + again.requests + abandoned,
@@ -160,6 +162,8 @@ def _whole(first: EndpointCounters, again: EndpointCounters, noted: _Noted, addr
         slow=slow,
         abandoned=abandoned,
         broken=broken,
+        refused=refused,
+        malformed=malformed,
     )
 
 

@@ -13,7 +13,7 @@ from operator import itemgetter
 from serving.analysis import Increment
 from serving.metrics.base import EndpointCounters
 from serving.rollout.plan import RolloutState
-from serving.rollout.record import Raw, Record
+from serving.rollout.record import Raw, Record, Stand
 from serving.types import NO_COUNTS, Counts, Deployment, Endpoint, Route
 
 # A longer gap between two looks is time nobody watched.
@@ -175,8 +175,8 @@ def between(before: Record | None, after: Record) -> Increment:
     least = min(after.share, before.share if before else 0.0)
     asked, differed = before.answers if before else (0, 0)
     return Increment(
-        _difference(before.stable if before else NO_COUNTS, after.stable),
-        _difference(before.candidate if before else NO_COUNTS, after.candidate),
+        after.stable - (before.stable if before else NO_COUNTS),
+        after.candidate - (before.candidate if before else NO_COUNTS),
         share=least if after.least_share is None else after.least_share,
         step=after.place,
         retries_on_stable=after.retries_on_stable,
@@ -211,61 +211,63 @@ def _arm(
     *,
     joined_late: bool,
 ) -> Counts:
-    requests = errors = slow = 0
+    counts = Counts(0, 0, 0, seconds)
     for endpoint in deployment.endpoints if deployment else ():
         if (now := counters.get(endpoint)) is None:
             continue
         before = raw.get(endpoint) or _first_sight(now, joined_late)
         more = _growth(before, now)
         raw[endpoint] = _stand(before, now, more)
-        requests, errors, slow = requests + more[0], errors + more[1], slow + more[2]
-    return Counts(requests, errors, slow, seconds)
+        counts += more
+    return counts
 
 
-def _first_sight(now: EndpointCounters, joined_late: bool) -> tuple[int, int, int]:
+def _first_sight(now: EndpointCounters, joined_late: bool) -> Stand:
     """Where to count from. A candidate's endpoint is new to the proxy: all it has done is this release's.
 
     Not so what the proxy counts by address, for addresses are used again.
     """
-    return (now.requests, now.errors, now.slow) if joined_late else (now.abandoned, now.broken, now.slow)
+    requests, errors = (now.requests, now.errors) if joined_late else (now.abandoned, now.broken)
+    return Stand(requests, errors, now.slow, now.refused, now.malformed)
 
 
-def _growth(before: tuple[int, int, int], now: EndpointCounters) -> tuple[int, int, int]:
-    """More requests, errors and slow answers. Lower counters began again at 0, who knows when: no growth."""
-    requests, errors = now.requests - before[0], now.errors - before[1]
+def _growth(before: Stand, now: EndpointCounters) -> Counts:
+    """What came on top. Lower counters began again at 0, who knows when: no growth."""
+    requests, errors = now.requests - before.requests, now.errors - before.errors
     if requests < 0 or errors < 0:
         requests = errors = 0
-    # An answer may break or turn out slow some looks after Envoy took it for a success: the surplus waits.
-    waiting = min(max(errors - requests, 0), now.broken)
-    return requests, errors - waiting, min(max(now.slow - before[2], 0), requests)
+    # What became of an answer may be known some looks after Envoy took it for a success: the surplus waits.
+    errors -= min(max(errors - requests, 0), now.broken)
+    well = max(requests - errors, 0)
+    refused = min(_more(before.refused, now.refused), well)
+    malformed = min(_more(before.malformed, now.malformed), well - refused)
+    return Counts(requests, errors, min(_more(before.slow, now.slow), requests), 0.0, refused, malformed)
 
 
-def _stand(
-    before: tuple[int, int, int], now: EndpointCounters, counted: tuple[int, int, int]
-) -> tuple[int, int, int]:
+def _stand(before: Stand, now: EndpointCounters, more: Counts) -> Stand:
     """Up to where the counters have been counted."""
-    goes_on = now.requests >= before[0] and now.errors >= before[1]
-    return (
+    goes_on = now.requests >= before.requests and now.errors >= before.errors
+    return Stand(
         now.requests,
-        before[1] + counted[1] if goes_on else now.errors,
-        before[2] + counted[2] if now.slow >= before[2] else now.slow,
+        before.errors + more.errors if goes_on else now.errors,
+        _reached(before.slow, now.slow, more.slow),
+        _reached(before.refused, now.refused, more.refused),
+        _reached(before.malformed, now.malformed, more.malformed),
     )
+
+
+def _more(before: int | None, now: int) -> int:
+    return 0 if before is None else max(now - before, 0)
+
+
+def _reached(before: int | None, now: int, counted: int) -> int:
+    return now if before is None or now < before else before + counted
 
 
 def _doubt(before: Raw, now: Raw) -> str:
-    if any(value < 0 for values in now.values() for value in values):
+    if any(value is not None and value < 0 for values in now.values() for value in values):
         return "a counter is negative"
-    if any(
-        new < old for endpoint in before for new, old in zip(now[endpoint], before[endpoint], strict=True)
-    ):
+    pairs = (pair for endpoint in before for pair in zip(now[endpoint], before[endpoint], strict=True))
+    if any(old is not None and new is not None and new < old for new, old in pairs):
         return "counters began again, so this look counts nothing"
     return ""
-
-
-def _difference(before: Counts, after: Counts) -> Counts:
-    return Counts(
-        after.requests - before.requests,
-        after.errors - before.errors,
-        after.slow - before.slow,
-        after.window_seconds - before.window_seconds,
-    )

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 
-Raw = dict[Endpoint, tuple[int, int, int]]
+
+class Stand(NamedTuple):
+    """Up to where one endpoint's counters were counted; None: by a guard that did not know them."""
+
+    requests: int
+    errors: int
+    slow: int
+    refused: int | None = None
+    malformed: int | None = None
+
+
+Raw = dict[Endpoint, Stand]
 
 # Grows only when an older reader would take a line for something it is not. What is merely added is left out
 # by older readers, and has a default for newer ones, so that an upgrade under a running stack converges.
@@ -31,7 +42,7 @@ class Record:
 
     `share` is the candidate's part (0-1) of the weight in force, `settled` whether it has been so for as
     long as a request may take. `stable` and `candidate` are since the start; `raw` are the proxy's own
-    (requests, errors, slow) per endpoint, from which a guard that was restarted goes on. `monotonic` is the
+    counters per endpoint, from which a guard that was restarted goes on. `monotonic` is the
     machine's uptime clock and `boot` the start it counts from ("": of before that was noted). `answers` are
     (compared, disagreed) since the start (`serving.shadow`); `least_share` the smallest share of the looks
     since the line before.
@@ -69,7 +80,9 @@ class Record:
                 "candidate": _counts(self.candidate),
                 "answers": self.answers,
                 "least_share": self.least_share,
-                "raw": {str(endpoint): values for endpoint, values in self.raw.items()},
+                "rejected": {"stable": _rejected(self.stable), "candidate": _rejected(self.candidate)},
+                "raw": {str(endpoint): stand[:3] for endpoint, stand in self.raw.items()},
+                "raw_rejected": {str(endpoint): stand[3:] for endpoint, stand in self.raw.items()},
                 "verdict": {
                     "outcome": self.verdict.outcome.name,
                     "at": self.verdict.at,
@@ -88,6 +101,8 @@ class Record:
         saved = dict(orjson.loads(line))
         if saved.get("format", 1) > FORMAT:
             raise NewerFormat(f"format {saved['format']}, and this Slipway knows formats up to {FORMAT}")
+        # In places of their own: an older reader takes only lines whose counts are as many as it knows.
+        rejected, raw_rejected = saved.get("rejected", {}), saved.get("raw_rejected", {})
         return cls(
             at=datetime.fromisoformat(saved["at"]),
             monotonic=saved["monotonic"],
@@ -96,12 +111,15 @@ class Record:
             settled=saved["settled"],
             retries_on_stable=saved["retries_on_stable"],
             step_seconds=saved["step_seconds"],
-            stable=Counts(*saved["stable"]),
-            candidate=Counts(*saved["candidate"]),
+            stable=Counts(*saved["stable"], *rejected.get("stable", ())),
+            candidate=Counts(*saved["candidate"], *rejected.get("candidate", ())),
             answers=tuple(saved.get("answers", (0, 0))),
             least_share=saved.get("least_share"),
             boot=saved.get("boot", ""),
-            raw={_endpoint(name): tuple(values) for name, values in saved["raw"].items()},
+            raw={
+                _endpoint(name): Stand(*values, *raw_rejected.get(name, ()))
+                for name, values in saved["raw"].items()
+            },
             verdict=Verdict(
                 Outcome[saved["verdict"]["outcome"]],
                 tuple(finding_from_json(finding) for finding in saved["verdict"]["findings"]),
@@ -129,6 +147,10 @@ def finding_from_json(saved: dict[str, Any]) -> Finding:
 
 def _counts(counts: Counts) -> list[float]:
     return [counts.requests, counts.errors, counts.slow, counts.window_seconds]
+
+
+def _rejected(counts: Counts) -> list[int]:
+    return [counts.refused, counts.malformed]
 
 
 def _endpoint(name: str) -> Endpoint:

@@ -1,4 +1,4 @@
-"""The three ways the pod says no: the client's mistake, a full or draining pod, a broken model.
+"""How the pod says no: a client's mistake, values the model refuses, a full or draining pod, a broken model.
 
 Each carries the HTTP status it becomes; `serving.runtime.http.replies` and the gRPC front translate.
 """
@@ -14,6 +14,13 @@ class Refused(Permanent):
     def __init__(self, problem: str, *, remedy: str, status: int = 400) -> None:
         super().__init__(problem, remedy=remedy)
         self.status = status
+
+
+class RefusedByModel(Refused):
+    """The request is as the signature wants it, and this version's model does not take its values.
+
+    Another version may, so the answer says whose doing it is: the gateway counts it against this one.
+    """
 
 
 class Unavailable(Retryable):
@@ -55,6 +62,14 @@ class Expired(Permanent):
         super().__init__(
             "the deadline passed before the model could start", remedy="allow more time, or add replicas"
         )
+
+
+def said_beside(error: SlipwayError) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers that go with an error, for the gateway (`serving.gateway.attempts.REFUSED_HEADER`)."""
+    return _BY_MODEL if isinstance(error, RefusedByModel) else ()
+
+
+_BY_MODEL = ((b"x-slipway-refused", b"model"),)
 
 
 def status_of(error: SlipwayError) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from model_store.errors import SlipwayError
 from serving.runtime.call import Call, Data, Outputs
 from serving.runtime.engine.base import Engine, EngineOutOfMemory
-from serving.runtime.errors import ModelFault, Refused
+from serving.runtime.errors import ModelFault, RefusedByModel
 from serving.runtime.manifest import Settings
 from serving.runtime.signature import Shape, Signature, TensorSpec
 
@@ -156,7 +156,7 @@ def _is_finite(array: np.ndarray, spec: TensorSpec) -> bool:
 def _expect_finite_inputs(signature: Signature, inputs: Sequence[np.ndarray]) -> None:
     for spec, array in zip(signature.inputs, inputs, strict=True):
         if not _is_finite(array, spec):
-            raise Refused(
+            raise RefusedByModel(
                 f"input {spec.name!r} holds NaN or infinity",
                 remedy="send finite numbers (the spec's serving.finite_inputs allows others)",
             )

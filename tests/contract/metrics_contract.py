@@ -17,7 +17,9 @@ class Scene(Protocol):
 
     def candidate_fault(self, fault: str) -> None: ...
 
-    def serve(self, requests: int) -> None: ...
+    def serve(self, requests: int, status: int | None = 200) -> None:
+        """Each is answered with `status` (None: with any)."""
+        ...
 
     def stop_proxy(self) -> None: ...
 
@@ -49,6 +51,16 @@ class MetricsContract:
         stable, candidate = scene.read()
         assert (stable.slow, candidate.slow) == (0, candidate.requests)
         assert candidate.slow > 0
+
+    def test_what_a_model_refuses_and_what_is_malformed_are_counted_apart(self, scene: Scene) -> None:
+        scene.candidate_fault("refused")
+        scene.serve(10, status=None)
+        scene.candidate_fault("malformed")
+        scene.serve(20, status=None)
+        stable, candidate = scene.read()
+        assert (stable.refused, stable.malformed) == (0, 0)
+        assert candidate.refused > 0 < candidate.malformed
+        assert (candidate.errors, candidate.refused + candidate.malformed) == (0, candidate.requests)
 
     def test_counters_never_shrink(self, scene: Scene) -> None:
         scene.serve(5)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from model_store.errors import Retryable
 from serving.metrics.base import EndpointCounters, MetricsSource
-from serving.types import Deployment, Endpoint, Route
+from serving.types import Counts, Deployment, Endpoint, Route
 from slipway_airflow.books.statuses import Health, HealthNow
 
 Counters = dict[str, dict[Endpoint, EndpointCounters]]
@@ -19,6 +19,8 @@ LOOK_SECONDS = 2.0
 # Fewer failures than this say little; more than this share of the attempts are called failing.
 FEW_ERRORS = 3
 FAILING_SHARE = 0.01
+# Some of these are what callers send, at any version; this many are worth a look, whosever doing it is.
+REFUSING_SHARE = 0.1
 
 
 class Watch:
@@ -78,25 +80,52 @@ def judge(
     endpoints = [endpoint for arm in arms for endpoint in arm.endpoints]
     newest = samples[-1][1]
     ready = sum(1 for endpoint in endpoints if endpoint in newest and newest[endpoint].healthy)
-    requests, errors = _growth(samples[0][1], newest, endpoints)
-    seconds = samples[-1][0] - samples[0][0]
-    health, words = _verdict(ready, len(endpoints), requests, errors, seconds)
-    return HealthNow(health, words, requests, errors, seconds, len(endpoints), ready)
+    seen = _growth(samples[0][1], newest, endpoints, samples[-1][0] - samples[0][0])
+    health, words = _verdict(ready, len(endpoints), seen)
+    return HealthNow(
+        health,
+        words,
+        seen.requests,
+        seen.errors,
+        seen.window_seconds,
+        len(endpoints),
+        ready,
+        seen.refused,
+        seen.malformed,
+    )
 
 
-def _verdict(ready: int, pods: int, requests: int, errors: int, seconds: float) -> tuple[Health, str]:
+def _verdict(ready: int, pods: int, seen: Counts) -> tuple[Health, str]:
     pods_words = f"{ready} of {pods} {'pod' if pods == 1 else 'pods'} ready"
-    span = "the last minute" if seconds > WINDOW_SECONDS / 2 else f"the last {max(seconds, 1):.0f} s"
+    is_minute = seen.window_seconds > WINDOW_SECONDS / 2
+    span = "the last minute" if is_minute else f"the last {max(seen.window_seconds, 1):.0f} s"
     if not ready:
         return Health.DOWN, f"no pod answers ({pods_words})"
     missing = f"; {pods_words}" if ready < pods else ""
-    if errors >= FEW_ERRORS and errors > FAILING_SHARE * requests:
-        share = f"{errors / requests:.1%}"
-        return Health.FAILING, f"{errors} of {requests} attempts failed in {span} ({share}){missing}"
-    if not requests:
+    if not seen.requests:
         return Health.IDLE, f"no requests in {span}{missing or f'; {pods_words}'}"
-    failed = errors or "none"
-    return Health.HEALTHY, f"{failed} of {requests} attempts failed in {span}{missing}"
+    health = Health.FAILING if _is_failing(seen) else Health.HEALTHY
+    return health, f"{_told(seen)} in {span}{missing}"
+
+
+def _is_failing(seen: Counts) -> bool:
+    limits = ((seen.errors, FAILING_SHARE), (seen.refused, REFUSING_SHARE))
+    return any(count >= FEW_ERRORS and count > share * seen.requests for count, share in limits)
+
+
+def _told(seen: Counts) -> str:
+    """What became of the requests; without a failure what else kept them from an answer comes first."""
+    kinds = (
+        (seen.errors, "attempts failed"),
+        (seen.refused, "requests were refused by the model"),
+        (seen.malformed, "requests were malformed"),
+    )
+    told = [f"{count} of {seen.requests} {words}{_share(count, seen)}" for count, words in kinds if count]
+    return ", ".join(told) or f"none of {seen.requests} attempts failed"
+
+
+def _share(count: int, seen: Counts) -> str:
+    return f" ({count / seen.requests:.1%})" if count >= FEW_ERRORS else ""
 
 
 def _serving(route: Route | None) -> list[Deployment]:
@@ -110,14 +139,18 @@ def _growth(
     before: Mapping[Endpoint, EndpointCounters],
     now: Mapping[Endpoint, EndpointCounters],
     endpoints: list[Endpoint],
-) -> tuple[int, int]:
-    """Attempts that ended and that failed. Counters that are lower than before began again at 0."""
-    requests = errors = 0
+    seconds: float,
+) -> Counts:
+    """Attempts that ended, and what became of them. Counters lower than before began again at 0."""
+    seen = Counts(0, 0, 0, seconds)
     for endpoint in endpoints:
         if (new := now.get(endpoint)) is None:
             continue
         old = before.get(endpoint)
         began_again = old is None or old.requests > new.requests or old.errors > new.errors
-        requests += new.requests - (0 if began_again or old is None else old.requests)
-        errors += new.errors - (0 if began_again or old is None else old.errors)
-    return requests, errors
+        seen += _counts(new) if began_again or old is None else _counts(new) - _counts(old)
+    return seen
+
+
+def _counts(now: EndpointCounters) -> Counts:
+    return Counts(now.requests, now.errors, now.slow, 0.0, now.refused, now.malformed)

@@ -35,10 +35,34 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of an arm's attempts, at each of the series' times since the release started (cumulative).
+
+    `answered`: 2xx. `refused`: 4xx by the model, of well-formed requests. `malformed`: any other 4xx.
+    `failed`: 5xx, timeouts, resets; repeated on stable where the spec allows it.
+    """
+
+    answered: tuple[int, ...]
+    refused: tuple[int, ...]
+    malformed: tuple[int, ...]
+    failed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, counts: Sequence[Counts]) -> Outcomes:
+        return cls(
+            answered=tuple(each.answered for each in counts),
+            refused=tuple(each.refused for each in counts),
+            malformed=tuple(each.malformed for each in counts),
+            failed=tuple(each.errors for each in counts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """`seconds` since `started_at`, one for each entry of everything else. `share` in percent.
 
-    `failed` and `slow` are bands by arm. Limits in percent: what the verdict allows the candidate.
+    `failed` and `slow` are bands by arm, `outcomes` counts by arm. Limits in percent: what the verdict allows
+    the candidate.
     """
 
     release_id: str
@@ -52,6 +76,7 @@ class Series:
     slow_limit: float
     latency_objective_ms: float
     requests: dict[str, int]
+    outcomes: dict[str, Outcomes]
 
 
 def series_of(release_id: str, records: Iterable[Record], policy: AnalysisPolicy) -> Series:
@@ -71,6 +96,7 @@ def series_of(release_id: str, records: Iterable[Record], policy: AnalysisPolicy
         slow_limit=100 * policy.max_slow_share,
         latency_objective_ms=policy.latency_objective_ms,
         requests={arm.value: _counts(points[-1], arm).requests if points else 0 for arm in Arm},
+        outcomes={arm.value: Outcomes.of([_counts(point, arm) for point in points]) for arm in Arm},
     )
 
 

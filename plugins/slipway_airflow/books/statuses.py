@@ -69,7 +69,10 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HealthNow:
-    """`requests` and `errors` are those of the last `seconds`; `pods` are of the arms that serve."""
+    """`requests` and what became of them are those of the last `seconds`; `pods` are of the arms that serve.
+
+    `refused` were well-formed, and the model refused them; `malformed` got any other 4xx.
+    """
 
     health: Health
     words: str
@@ -78,3 +81,5 @@ class HealthNow:
     seconds: float = 0.0
     pods: int = 0
     pods_ready: int = 0
+    refused: int = 0
+    malformed: int = 0

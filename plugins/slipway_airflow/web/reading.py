@@ -93,7 +93,7 @@ def release(request: Request, books: Books, release_id: ReleasePath) -> Any:
 
 @router.get("/releases/{release_id}/series", response_model=Series, responses=problems(404, 422))
 def series(request: Request, books: Books, release_id: ReleasePath) -> Any:
-    """Both arms' failed and slow answers over time, with confidence bands, and the candidate's share."""
+    """Both arms over time: failed and slow answers with bands, what became of all, the candidate's share."""
     try:
         return kept_answer(request, books.series(release_id))
     except NothingThere as missing:

@@ -13,7 +13,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from model_store.errors import Permanent
 from serving.runtime.engine.base import Engine, EngineOutOfMemory
-from serving.runtime.errors import Refused
+from serving.runtime.errors import RefusedByModel
 from serving.runtime.manifest import Manifest
 from serving.runtime.signature import TensorSpec
 
@@ -47,7 +47,7 @@ class OnnxRuntimeEngine:
         except Exception as error:
             # The shapes were checked, so it is the values: an index past the end of a table, say.
             if isinstance(error, InvalidArgument) or _BY_VALUE.search(str(error)):
-                raise Refused(
+                raise RefusedByModel(
                     f"the model refuses this input: {str(error)[:300]}", remedy="check the values"
                 ) from error
             if any(words in str(error) for words in OUT_OF_MEMORY):
@@ -114,12 +114,12 @@ def _expect_names(manifest: Manifest, session: ort.InferenceSession) -> None:
 
 
 def as_text(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
-    """BYTES as the text onnxruntime takes. Raises `Refused` on bytes that are not UTF-8."""
+    """BYTES as the text onnxruntime takes. Raises `RefusedByModel` on bytes that are not UTF-8."""
     text = np.empty(array.size, dtype=object)
     try:
         text[:] = [item.decode() for item in array.ravel()]
     except UnicodeDecodeError as error:
-        raise Refused(
+        raise RefusedByModel(
             f"input {spec.name!r}: onnxruntime takes text only: {error}", remedy="send UTF-8"
         ) from error
     return text.reshape(array.shape)

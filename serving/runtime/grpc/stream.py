@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from model_store.errors import SlipwayError
-from serving.runtime.errors import Refused, Unavailable
+from serving.runtime.errors import Refused, Unavailable, said_beside
 from serving.runtime.grpc.header_blocks import Headers, literal_block
 from serving.runtime.grpc.status import grpc_message, grpc_status
 
@@ -117,7 +117,9 @@ class Stream:
         elif self.has_sent_headers:
             self.connection.end(self, None, literal_block([status, words]))
         else:
-            block = literal_block([_CONTENT_TYPE, status, words, *fields], status_200=True)
+            block = literal_block(
+                [_CONTENT_TYPE, status, words, *said_beside(error), *fields], status_200=True
+            )
             self.connection.end(self, None, self._named(block))
 
     def end_input(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from model_store.errors import Retryable, SlipwayError
-from serving.runtime.errors import status_of
+from serving.runtime.errors import said_beside, status_of
 
 if TYPE_CHECKING:
     from serving.runtime.http.connection import Connection
@@ -66,6 +66,8 @@ class Exchange:
         """Answer with an error's status and words; a `Retryable` says when to try again."""
         if isinstance(error, Retryable):
             headers += b"retry-after: %d\r\n" % max(1, ceil(error.delay_seconds))
+        for name, value in said_beside(error):
+            headers += b"%s: %s\r\n" % (name, value)
         status = status_of(error)
         if status in _BESIDE:
             headers += _BESIDE[status]

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from serving.types import Deployment, Endpoint, Slot
 
 LARGE = 20_000_000
+_STATUSES = {"error": 500, "overloaded": 503, "malformed": 400, "refused": 400}
 
 
 @dataclass
 class Upstream:
-    """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), unparsable.
+    """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), unparsable, malformed
+    (400), refused (400, and says that it is the model that refuses).
 
     After headers that promise a good answer: half and half_chunk (a part, then reset), stalled (a part, then
     nothing), trickle (a part, the rest 0.6 s later), large (all of 20 MB).
@@ -102,12 +104,13 @@ class Upstream:
             return True
         if self.fault in ("hang", "slow"):
             await asyncio.sleep(0.2 if self.fault == "slow" else 20)
-        return self._reply(writer, {"error": 500, "overloaded": 503}.get(self.fault, 200))
+        refusal = "x-slipway-refused: model\r\n" if self.fault == "refused" else ""
+        return self._reply(writer, _STATUSES.get(self.fault, 200), refusal)
 
-    def _reply(self, writer: asyncio.StreamWriter, status: int) -> bool:
+    def _reply(self, writer: asyncio.StreamWriter, status: int, headers: str = "") -> bool:
         body = f'{{"from":"{self.name}"}}'.encode()
-        head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\ncontent-type: application/json\r\n\r\n"
-        writer.write(head.encode() + body)
+        headers += f"content-length: {len(body)}\r\ncontent-type: application/json\r\n"
+        writer.write(f"HTTP/1.1 {status} X\r\n{headers}\r\n".encode() + body)
         return True
 
 

@@ -42,9 +42,10 @@ class EnvoyScene:
             self.pods.kill(self.candidate)
         self.candidate.fault = fault
 
-    def serve(self, requests: int) -> None:
+    def serve(self, requests: int, status: int | None = 200) -> None:
         for _ in range(requests):
-            assert self.gateway.infer(SERVICE).status_code == 200
+            found = self.gateway.infer(SERVICE).status_code
+            assert status in (None, found)
 
     def stop_proxy(self) -> None:
         self.gateway.kill()
@@ -61,6 +62,8 @@ class EnvoyScene:
             after.slow - before.slow,
             after.active,
             after.healthy,
+            refused=after.refused - before.refused,
+            malformed=after.malformed - before.malformed,
         )
 
     def _now(self) -> list[EndpointCounters]:

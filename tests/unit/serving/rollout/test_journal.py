@@ -6,12 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 
 from model_store.errors import Permanent
 from serving.rollout.journal import Event, Journal, StaleState, UnknownRelease, release_id
 from serving.rollout.plan import Phase
-from serving.rollout.record import Record
+from serving.rollout.record import Record, Stand
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 from tests.unit.serving.world import RELEASE, World
 
@@ -34,9 +35,9 @@ def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
         settled=True,
         retries_on_stable=True,
         step_seconds=3.25,
-        stable=Counts(100, 1, 0, 9.5),
+        stable=Counts(100, 1, 0, 9.5, refused=6, malformed=7),
         candidate=Counts(requests, 0, 2, 9.5),
-        raw={Endpoint("127.0.0.1", 8500): (1, 2, 3)},
+        raw={Endpoint("127.0.0.1", 8500): Stand(1, 2, 3, 4, 5)},
         verdict=Verdict.of([finding], at=NOON),
     )
 
@@ -107,6 +108,20 @@ def test_observations_come_back_as_they_were_written(world: World) -> None:
         world.journal.append(RELEASE, line)
     assert list(world.journal.records(RELEASE)) == lines
     assert world.journal.latest_record(RELEASE) == lines[-1]
+
+
+def test_a_line_of_before_refusals_were_counted_reads_as_without_any(world: World) -> None:
+    line = orjson.loads(record(1).to_line())
+    del line["rejected"], line["raw_rejected"]
+    found = Record.from_line(orjson.dumps(line))
+    assert (found.stable.requests, found.stable.refused, found.stable.malformed) == (100, 0, 0)
+    assert found.raw[Endpoint("127.0.0.1", 8500)] == Stand(1, 2, 3, None, None)
+
+
+def test_a_reader_of_before_finds_as_many_counts_as_it_knows(world: World) -> None:
+    line = orjson.loads(record(1).to_line())
+    assert len(line["stable"]) == len(line["candidate"]) == 4
+    assert [len(stand) for stand in line["raw"].values()] == [3]
 
 
 def test_a_line_torn_by_a_crash_is_skipped_and_does_not_spoil_the_next(world: World) -> None:

@@ -11,6 +11,7 @@ from serving.analysis import Increment, begin, observe, verdict
 from serving.metrics.base import EndpointCounters
 from serving.rollout.observe import LONGEST_LOOK_SECONDS, Tally, look, share_in_force
 from serving.rollout.plan import Phase, RolloutState
+from serving.rollout.record import Stand
 from serving.types import (
     ALL_STABLE,
     Counts,
@@ -106,14 +107,42 @@ def test_impossible_counters_are_never_taken_for_health(bad: tuple[int, int, int
     assert again.candidate.requests == 0
 
 
+def rejecting(requests: int, refused: int, malformed: int) -> dict[Endpoint, EndpointCounters]:
+    seen = counters(candidate=(requests, 0, 0))
+    ours = CANDIDATE.endpoints[0]
+    return {**seen, ours: replace(seen[ours], refused=refused, malformed=malformed)}
+
+
+def test_refusals_are_neither_answers_nor_errors() -> None:
+    tally = after(rejecting(0, 40, 2), rejecting(10, 44, 5))
+    assert tally.candidate == Counts(10, 0, 0, 0.25, refused=4, malformed=3)
+    assert tally.candidate.answered == 3
+
+
+def test_a_refusal_known_before_its_request_waits_for_it() -> None:
+    tally = after(rejecting(0, 0, 0), rejecting(0, 1, 0), rejecting(1, 1, 0))
+    assert tally.candidate == Counts(1, 0, 0, 0.5, refused=1)
+
+
+def test_a_guard_goes_on_from_a_record_of_before_refusals_were_counted() -> None:
+    tally = after(rejecting(10, 0, 0))
+    raw = {endpoint: Stand(*stand[:3]) for endpoint, stand in tally.raw.items()}
+    tally, _ = look(replace(tally, raw=raw), STATE, ROUTE, rejecting(20, 300, 9), monotonic=101)
+    assert (tally.candidate.requests, tally.candidate.rejected, tally.doubt) == (20, 0, "")
+    tally, _ = look(tally, STATE, ROUTE, rejecting(22, 302, 9), monotonic=102)
+    assert tally.candidate.refused == 2
+
+
 values = st.integers(0, 50)
 
 
-@given(st.lists(st.tuples(values, values, values, values), min_size=1, max_size=30))
-def test_counts_never_shrink_whatever_the_counters_do(raws: list[tuple[int, int, int, int]]) -> None:
+@given(st.lists(st.tuples(*[values] * 6), min_size=1, max_size=30))
+def test_counts_never_shrink_whatever_the_counters_do(raws: list[tuple[int, ...]]) -> None:
     tally = Tally()
-    for number, (requests, errors, slow, stable) in enumerate(raws):
+    for number, (requests, errors, slow, stable, refused, malformed) in enumerate(raws):
         seen = counters(stable=(stable, 0, 0), candidate=(max(requests, errors), errors, slow))
+        ours = CANDIDATE.endpoints[0]
+        seen[ours] = replace(seen[ours], refused=refused, malformed=malformed)
         before = tally
         tally, increment = look(tally, STATE, ROUTE, seen, monotonic=number)
         assert tally.candidate.requests >= before.candidate.requests

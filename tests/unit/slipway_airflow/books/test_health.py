@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from slipway_airflow.books.health import Watch, judge
-from slipway_airflow.books.statuses import Health
+from slipway_airflow.books.statuses import Health, HealthNow
 
 from model_store.errors import Retryable
 from serving.metrics.base import EndpointCounters
@@ -40,6 +42,27 @@ def test_what_failed_before_the_minute_does_not_count() -> None:
 
 def test_a_single_failure_among_few_requests_is_not_failing() -> None:
     assert over_a_minute(counters(0), counters(10, 2)) is Health.HEALTHY
+
+
+def refusing(refused: int, malformed: int = 0) -> HealthNow:
+    now = replace(counters(300), refused=refused, malformed=malformed)
+    return judge(ROUTE, [(0.0, {ONE: counters(0)}), (60.0, {ONE: now})])
+
+
+def test_a_version_that_refuses_everything_is_not_healthy() -> None:
+    found = refusing(300)
+    assert found.health is Health.FAILING
+    assert found.words == "300 of 300 requests were refused by the model (100.0%) in the last minute"
+    assert (found.requests, found.errors, found.refused) == (300, 0, 300)
+
+
+def test_what_callers_send_wrong_is_told_and_is_nobodys_failing() -> None:
+    found = refusing(2, malformed=300 - 2)
+    assert found.health is Health.HEALTHY
+    assert found.words == (
+        "2 of 300 requests were refused by the model, 298 of 300 requests were malformed (99.3%) "
+        "in the last minute"
+    )
 
 
 def test_no_pod_no_requests_no_version_and_no_gateway_have_words_of_their_own() -> None:

@@ -270,6 +270,14 @@ def test_the_charts_have_both_arms_with_bands(world: World, fraud: Shelf) -> Non
     assert len(series.seconds) == len(band.high) == len(series.step) <= 260
 
 
+def test_the_charts_tell_what_became_of_every_attempt(world: World, fraud: Shelf) -> None:
+    series = world.library.series(fraud.release(2, "rolling_out"))
+    for arm, counts in series.outcomes.items():
+        kinds = (counts.answered, counts.refused, counts.malformed, counts.failed)
+        assert {len(kind) for kind in kinds} == {len(series.seconds)}
+        assert sum(kind[-1] for kind in kinds) == series.requests[arm] > 0
+
+
 def test_a_release_without_traffic_has_no_charts(world: World, fraud: Shelf) -> None:
     with pytest.raises(NothingThere, match="has had no traffic"):
         world.library.series(fraud.release(2, "preparing"))

@@ -98,6 +98,8 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
         rds={"route_config_name": routes.NAME, "config_source": watched(routes_file(home))},
         normalize_path=True,
         merge_slashes=True,
+        # What this proxy and a pod might read differently is read by neither.
+        path_with_escaped_slashes_action="REJECT_REQUEST",
         # Whose address a bucket is for: whoever connects, not whom a header names (`serving.gateway.limits`).
         use_remote_address=True,
         xff_num_trusted_hops=limits.trusted_proxies(environ),

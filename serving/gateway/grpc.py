@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from string import Template
 
+from serving.gateway.methods import GRPC_SERVICE
 from serving.gateway.xds import Message, typed
 
 FILTER = "envoy.filters.http.lua"
 MODEL_HEADER = "x-slipway-model"
-PREFIX = "/inference.GRPCInferenceService/"
+PREFIX = f"/{GRPC_SERVICE}/"
 STREAM = PREFIX + "ModelStreamInfer"
 
 # Answers that REST gives as 5xx. Errors come as headers alone, so Envoy sees them before it passes them on.

@@ -2,7 +2,7 @@
 
 `/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`). With
 `x-slipway-arm: candidate` it goes to the candidate at any weight; with `x-slipway-idempotent: false` (or a
-spec that says so) it is sent exactly once.
+spec that says so) it is sent exactly once. What is no method of inference is refused before (`methods`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from serving.gateway import attempts, grpc, limits
+from serving.gateway import attempts, grpc, limits, methods
 from serving.gateway.clusters import (
     PREVIEW_SUFFIX,
     RETRIES,
@@ -41,7 +41,11 @@ def render(routes: Iterable[Route]) -> bytes:
         "response_headers_to_add": [_ANSWERED_BY],
         "response_headers_to_remove": list(attempts.HEADERS),
         **({"typed_per_filter_config": buckets} if buckets else {}),
-        "routes": [*chain.from_iterable(_of_service(route) for route in known), *_of_gateway(known)],
+        "routes": [
+            *methods.refusals(),
+            *chain.from_iterable(_of_service(route) for route in known),
+            *_of_gateway(known),
+        ],
     }
     return discovery([typed("envoy.config.route.v3.RouteConfiguration", name=NAME, virtual_hosts=[host])])
 
@@ -160,7 +164,6 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
             "match": {"prefix": "/v2/models/"},
             **_answer(404, f"unknown model; this gateway serves: {shown or 'none yet'}"),
         },
-        {"match": {"prefix": "/"}, **_answer(404, "unknown path; models are under /v2/models/<name>")},
     ]
 
 

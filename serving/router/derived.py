@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import clusters, grpc, routes
+from serving.gateway import clusters, grpc, methods, routes
 from serving.gateway.bootstrap import clusters_file, routes_file
 from serving.gateway.xds import Message, discovery
 from serving.home import Home
@@ -63,9 +63,11 @@ def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
     tables = orjson.loads(made)["resources"]
     host = tables[0]["virtual_hosts"][0]
     kept = [route for route in before[0]["routes"] if _of_route(route) in unread]
-    ours = [route for route in host["routes"] if _of_route(route)]
-    others = [route for route in host["routes"] if not _of_route(route)]
-    host["routes"] = [*sorted([*ours, *kept], key=_of_route), *others]
+    first = len(methods.refusals())
+    refusals, rest = host["routes"][:first], host["routes"][first:]
+    ours = [route for route in rest if _of_route(route)]
+    others = [route for route in rest if not _of_route(route)]
+    host["routes"] = [*refusals, *sorted([*ours, *kept], key=_of_route), *others]
     for name, config in before[0].get(_FILTERS, {}).items():
         _keep_buckets(host, name, config, unread)
     return discovery(tables)

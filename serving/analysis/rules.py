@@ -10,6 +10,7 @@ from serving.analysis.belief import LOST_SHARE, begin, observe, shown
 from serving.analysis.evidence import reserve
 from serving.analysis.policy import AnalysisPolicy
 from serving.analysis.state import PLACES, Increment, JudgeState, Memory
+from serving.figures import percent, setting
 from serving.types import Counts, Finding, Outcome, Verdict
 
 SUSPICION = 5.0  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
@@ -145,45 +146,45 @@ def _numbers(state: JudgeState) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _rate(part: float, whole: float) -> str:
-    return f"{part} of {whole} ({part / whole:.2%})" if whole else "none of 0"
+def _rate(part: int, whole: int, of_what: str = "") -> str:
+    return f"{part:,} of {whole:,}{of_what} ({percent(part / whole)})" if whole else "none of 0"
 
 
 def _told_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate, stable = state.candidate, state.stable
     return (
-        f"candidate failed {_rate(candidate.errors, candidate.requests)}, stable "
-        f"{_rate(stable.errors, stable.requests)}, tolerance {policy.error_tolerance:.2%}"
+        f"candidate failed {_rate(candidate.errors, candidate.requests, ' requests')}, stable "
+        f"{_rate(stable.errors, stable.requests)}, tolerance {setting(policy.error_tolerance)}"
     )
 
 
 def _told_limit(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate = state.candidate
-    return (
-        f"candidate failed {_rate(candidate.errors, candidate.requests)}, limit {policy.max_error_rate:.2%}"
-    )
+    failed = _rate(candidate.errors, candidate.requests, " requests")
+    return f"candidate failed {failed}, limit {setting(policy.max_error_rate)}"
 
 
 def _told_slow(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate, stable = state.candidate, state.stable
+    slow = _rate(candidate.slow, candidate.requests, " requests")
     return (
-        f"candidate took over {policy.latency_objective_ms:g} ms for "
-        f"{_rate(candidate.slow, candidate.requests)}, stable for {_rate(stable.slow, stable.requests)}, "
-        f"limit {policy.max_slow_share:.2%}"
+        f"candidate took over {policy.latency_objective_ms:g} ms for {slow}, "
+        f"stable for {_rate(stable.slow, stable.requests)}, "
+        f"limit {setting(policy.max_slow_share)}"
     )
 
 
 def _told_traffic(policy: AnalysisPolicy, state: JudgeState) -> str:
     return (
         f"candidate finished {state.step_candidate.requests} requests in this step at a share of "
-        f"{state.share:.2%}, at least {LOST_SHARE:.0%} of which is expected"
+        f"{setting(state.share)}, at least {setting(LOST_SHARE)} of which is expected"
     )
 
 
 def _told_disagreement(policy: AnalysisPolicy, state: JudgeState) -> str:
     compared, disagreed = state.compared
     limit = 0.0 if policy.max_disagreement is None else policy.max_disagreement
-    return f"answers differ on {_rate(disagreed, compared)} compared requests, limit {limit:.2%}"
+    return f"answers differ on {_rate(disagreed, compared)} compared requests, limit {setting(limit)}"
 
 
 def _over_stable(policy: AnalysisPolicy, state: JudgeState) -> bool:

@@ -96,7 +96,7 @@ def test_what_a_freeze_holds_half_way_may_be_overridden_or_paused_but_not_resume
     admin, releaser = (server.browser_of(name).get(f"/slipway/{path}").text for name in ("ada", "rita"))
     assert '<span class="pill warn">' in releaser
     assert "Frozen</span>" in releaser
-    assert "Frozen.</strong> frozen until somebody lifts it: audit (ada)" in releaser
+    assert "Frozen.</strong> Frozen until somebody lifts it: audit (ada)" in releaser
     assert ("Override freeze</button>" in admin, "Override freeze</button>" in releaser) == (True, False)
     assert "Resume</button>" not in admin + releaser
     assert "Pause</button>" in releaser

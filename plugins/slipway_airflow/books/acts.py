@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -121,7 +121,7 @@ def of_rollout(moved: Moved) -> Iterator[Moment]:
                 yield Moment(at, BY_ITSELF, what, moved.model, moved.version, moved.id, said)
             continue
         words = f"{weight:g} % to v{moved.version}" if kind == "shift" else ""
-        reason = detail if kind != "promoted" else ""
+        reason = detail if kind not in ("promoted", "started") else ""
         action = _ENDS.get(kind, kind)
         yield Moment(at, BY_ITSELF, action, moved.model, moved.version, moved.id, reason, words)
 
@@ -225,7 +225,7 @@ def _mark(moment: Moment, seconds_late: int) -> _Mark:
 
 
 def _of_entry(entry: Act) -> Moment:
-    detail = ", ".join(f"{name}: {value}" for name, value in entry.detail.items())
+    detail = ", ".join(filter(None, (_in_words(*each) for each in entry.detail.items())))
     return Moment(
         entry.at,
         entry.who,
@@ -236,3 +236,22 @@ def _of_entry(entry: Act) -> Moment:
         entry.reason,
         detail,
     )
+
+
+def _in_words(name: str, value: str) -> str:
+    """Part of an entry's detail as people read it; what only the trail has to keep comes to nothing."""
+    match name:
+        case "via" | "run_id" | "task" | "account" | "bundle":
+            return ""
+        case "leaves":
+            return f"from v{value}"
+        case "until":
+            return value if value.startswith("until") else f"until {_in_utc(value)}"
+    return f"{name}: {value}"
+
+
+def _in_utc(moment: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return moment

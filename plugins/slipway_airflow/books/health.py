@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from model_store.errors import Retryable
+from serving.figures import percent
 from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.types import Counts, Deployment, Endpoint, Route
 from slipway_airflow.books.statuses import Health, HealthNow
@@ -125,7 +126,7 @@ def _told(seen: Counts) -> str:
 
 
 def _share(count: int, seen: Counts) -> str:
-    return f" ({count / seen.requests:.1%})" if count >= FEW_ERRORS else ""
+    return f" ({percent(count / seen.requests)})" if count >= FEW_ERRORS else ""
 
 
 def _serving(route: Route | None) -> list[Deployment]:

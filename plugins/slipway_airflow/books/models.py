@@ -48,11 +48,14 @@ class Models:
         return told
 
     def _overview(self, query: str, only: str, page: int) -> Overview:
-        rows = self.rows
+        rows = [row for row in self.rows if not _is_unreleased(row)]
         matching = [row for row in rows if query.lower() in row.name.lower() and _is_wanted(row, only)]
         page, pages = page_of(len(matching), size=MODELS_A_PAGE, page=page)
         return Overview(
             models=tuple(matching[(page - 1) * MODELS_A_PAGE : page * MODELS_A_PAGE]),
+            unreleased=tuple(
+                row for row in self.rows if _is_unreleased(row) and query.lower() in row.name.lower()
+            ),
             total=len(rows),
             matching=len(matching),
             page=page,
@@ -187,6 +190,11 @@ def _is_wanted(row: ModelRow, only: str) -> bool:
         case "unwell":
             return row.health.health in UNWELL
     return True
+
+
+def _is_unreleased(row: ModelRow) -> bool:
+    """A spec alone: nothing was ever asked for, nothing serves."""
+    return not (row.serving or row.releases or row.active or row.queued)
 
 
 def _urgency(row: ModelRow) -> int:

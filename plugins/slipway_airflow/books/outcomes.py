@@ -20,8 +20,9 @@ FOLDER = "outcomes"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`status`: promoted, blocked, rolled_back, superseded or dry_run. `gated`: digests of the gates' results in the store.
+    """`status`: promoted, blocked, rolled_back, superseded or dry_run.
 
+    `gated`: digests of the gates' results in the store.
     `evidence_url` and `data_docs_url` lead to MLflow; empty while it has not taken the evidence.
     """
 

@@ -16,6 +16,7 @@ from serving.types import Finding, Outcome, Route, Verdict
 from slipway_airflow import comparing
 from slipway_airflow.books import acts
 from slipway_airflow.books.candidates import candidate_rows
+from slipway_airflow.books.progress import ending_of
 from slipway_airflow.books.runs import RunSeen
 from slipway_airflow.books.shelf import Entry
 from slipway_airflow.books.steps import step_rows
@@ -47,6 +48,7 @@ def release_view(
 ) -> ReleaseView:
     """`people`: what was done to this release, by the audit trail; `run`: None when Airflow forgot it."""
     asked, moved = entry.asked, entry.moved
+    ended_by = _findings(services, entry)
     is_in_route = row.status.is_under_way and moved is not None and route is not None
     return ReleaseView(
         row=row,
@@ -54,7 +56,8 @@ def release_view(
         strategy=moved.strategy if moved else "",
         split_stable=route.split.stable if is_in_route and route else 0.0,
         split_candidate=route.split.candidate if is_in_route and route else 0.0,
-        verdict=_verdict(services, entry),
+        verdict=_verdict(services, entry, ended_by),
+        ending=ending_of(moved, ended_by) if moved else None,
         candidates=_candidates(services, entry, run),
         comparison=_comparison(services, entry),
         steps=step_rows(run, dag_id=asked.dag_id, run_id=asked.run_id, at=at) if run and asked else (),
@@ -66,16 +69,22 @@ def release_view(
     )
 
 
-def _verdict(services: Services, entry: Entry) -> VerdictNow | None:
+def _findings(services: Services, entry: Entry) -> tuple[Finding, ...]:
+    """Those that ended the rollout; none if it goes on, ended well or was ended by a person."""
+    if entry.moved is None:
+        return ()
+    saved = orjson.loads(services.journal.path(entry.id).read_bytes())["state"]["findings"]
+    return tuple(map(finding_from_json, saved))
+
+
+def _verdict(services: Services, entry: Entry, ended_by: tuple[Finding, ...]) -> VerdictNow | None:
     """What ended the rollout, if a verdict did; else the guard's newest one."""
     if entry.moved is None:
         return None
     record = services.journal.latest_record(entry.id)
     exposure = record.candidate.requests if record else None
-    saved = orjson.loads(services.journal.path(entry.id).read_bytes())["state"]["findings"]
-    if saved:
-        found = tuple(map(finding_from_json, saved))
-        return _shown(Verdict.of(found, at=entry.moved.changed_at), exposure)
+    if ended_by:
+        return _shown(Verdict.of(ended_by, at=entry.moved.changed_at), exposure)
     return _shown(record.verdict, exposure) if record else None
 
 

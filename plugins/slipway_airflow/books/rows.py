@@ -9,6 +9,7 @@ from serving.freezes import Frozen
 from serving.types import Route
 from slipway_airflow.books import acts
 from slipway_airflow.books.brief import Brief, Keeper
+from slipway_airflow.books.progress import plan_of
 from slipway_airflow.books.runs import Question, Runs, by_run
 from slipway_airflow.books.shelf import Entry
 from slipway_airflow.books.statuses import Status
@@ -94,6 +95,7 @@ class Rows:
             seconds=max(0.0, (end - entry.at).total_seconds()),
             changed_at=entry.changed_at,
             dry_run=bool(asked and asked.dry_run),
+            plan=plan_of(moved) if moved else (),
         )
 
     def _weight(self, entry: Entry) -> float:

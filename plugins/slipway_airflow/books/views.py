@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from slipway_airflow.books.progress import Ending, PlanStep
 from slipway_airflow.books.statuses import HealthNow, Status
 from slipway_airflow.comparing import Comparison
 
@@ -23,7 +24,8 @@ class Serving:
 class ReleaseRow:
     """A release in a list. `weight` is the percent its version gets now, `step` counts from 1 (0: none yet).
 
-    `seconds` is how long it took, or has taken so far; `why` how it ended or what it waits for.
+    `seconds` is how long it took, or has taken so far; `why` how it ended or what it waits for. `plan` has
+    what became of every step, empty before it had traffic.
     """
 
     id: str
@@ -42,6 +44,7 @@ class ReleaseRow:
     seconds: float
     changed_at: datetime
     dry_run: bool = False
+    plan: tuple[PlanStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,13 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All models, those that need somebody first. The counts are of all, whatever `models` shows."""
+    """All models, those that need somebody first. The counts are of all, whatever `models` shows.
+
+    `unreleased` have a release spec and no release yet: they are in no count.
+    """
 
     models: tuple[ModelRow, ...]
+    unreleased: tuple[ModelRow, ...]
     total: int
     matching: int
     page: int
@@ -196,7 +203,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseView:
-    """Everything about one release. `comparison`: with what served when its bundle was published."""
+    """Everything about one release. `comparison`: with what served when its bundle was published.
+
+    `ending`: what took it out of traffic, None if nothing did.
+    """
 
     row: ReleaseRow
     holds: tuple[float, ...]
@@ -212,6 +222,7 @@ class ReleaseView:
     generation: int | None
     airflow_state: str = ""
     comparison: Comparison | None = None
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
@@ -17,6 +18,16 @@ from slipway_airflow.web.access import Right
 
 HERE = Path(__file__).parent
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+_RELEASE_ID = re.compile(r"\b([A-Za-z0-9][\w.\-]*?)-v([0-9]+)-[0-9]{8}T[0-9]{6}Z(?:-[0-9]+)?\b")
+# Runs that no person started (`slipway_airflow.causes.asked_by`).
+_BY_AIRFLOW = {
+    "airflow (asset_triggered)": "Airflow, on an event",
+    "airflow (scheduled)": "Airflow, on schedule",
+    "airflow (backfill)": "Airflow, on schedule",
+    "airflow (operator_triggered)": "Airflow, comparing with MLflow",
+    "airflow (manual)": "Airflow",
+}
 
 # Nothing is run or loaded that does not come from here; Airflow's own page may show ours in a frame.
 SECURITY = {
@@ -70,6 +81,9 @@ def environment() -> Environment:
         "count": count,
         "sentence": sentence,
         "code": code,
+        "told": told,
+        "named": named,
+        "who": who,
         "utc": utc,
         "iso": iso,
     }
@@ -145,6 +159,26 @@ def code(text: str) -> Markup:
         Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
     )
     return Markup("").join(spans)
+
+
+def named(text: str) -> str:
+    """Words with `fraud v3` in place of the id of its release."""
+    return _RELEASE_ID.sub(r"\1 v\2", text)
+
+
+def told(text: str, base: str) -> Markup:
+    """The same, each a link to its release, and everything else escaped."""
+    words, end = Markup(""), 0
+    for found in _RELEASE_ID.finditer(text):
+        link = Markup('<a href="{}/releases/{}">{} v{}</a>').format(base, found[0], found[1], found[2])
+        words += escape(text[end : found.start()]) + link
+        end = found.end()
+    return words + escape(text[end:])
+
+
+def who(name: str) -> str:
+    """Somebody's name; what Airflow started by itself, in words."""
+    return _BY_AIRFLOW.get(name, name)
 
 
 def percent(value: float) -> str:

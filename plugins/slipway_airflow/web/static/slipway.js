@@ -5,7 +5,9 @@ const base = document.body.dataset.base;
 const byId = (id) => document.getElementById(id);
 
 /* ---- times, in the reader's own zone ---------------------------------------------------------------- */
-const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const exact = new Intl.DateTimeFormat(undefined, {
+  year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit", timeZoneName: "short",
+});
 function localTimes(root) {
   for (const time of root.querySelectorAll("time")) {
     const at = new Date(time.dateTime);

@@ -202,7 +202,9 @@ def test_every_judgement_carries_numbers_reason_and_source() -> None:
     found = finding(told, "error rate against stable")
     assert dict(found.numbers)["candidate_errors"] == 20
     assert dict(found.numbers)["e_value"] > dict(found.numbers)["e_value_needed"]
-    assert "candidate failed 20 of 100 (20.00%), stable 1 of 900" in found.reason
+    assert (
+        "candidate failed 20 of 100 requests (20%), stable 1 of 900 (0.11%), tolerance 0.5%" in found.reason
+    )
     assert "arXiv" in found.source
 
 

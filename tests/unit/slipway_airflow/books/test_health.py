@@ -52,7 +52,7 @@ def refusing(refused: int, malformed: int = 0) -> HealthNow:
 def test_a_version_that_refuses_everything_is_not_healthy() -> None:
     found = refusing(300)
     assert found.health is Health.FAILING
-    assert found.words == "300 of 300 requests were refused by the model (100.0%) in the last minute"
+    assert found.words == "300 of 300 requests were refused by the model (100%) in the last minute"
     assert (found.requests, found.errors, found.refused) == (300, 0, 300)
 
 
@@ -60,7 +60,7 @@ def test_what_callers_send_wrong_is_told_and_is_nobodys_failing() -> None:
     found = refusing(2, malformed=300 - 2)
     assert found.health is Health.HEALTHY
     assert found.words == (
-        "2 of 300 requests were refused by the model, 298 of 300 requests were malformed (99.3%) "
+        "2 of 300 requests were refused by the model, 298 of 300 requests were malformed (99%) "
         "in the last minute"
     )
 

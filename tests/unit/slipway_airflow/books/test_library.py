@@ -108,10 +108,13 @@ def standing_model(world: World) -> Shelf:
     return shelf
 
 
-def test_every_model_is_there_also_one_that_was_never_released(world: World, fraud: Shelf) -> None:
+def test_a_spec_that_was_never_released_is_told_apart_from_models(world: World, fraud: Shelf) -> None:
     overview = world.library.overview()
-    assert [row.name for row in overview.models] == ["fraud", "new"]
-    assert (overview.total, overview.serving) == (2, 1)
+    assert [row.name for row in overview.models] == ["fraud"]
+    assert [row.name for row in overview.unreleased] == ["new"]
+    assert (overview.total, overview.serving) == (1, 1)
+    assert [row.name for row in world.library.overview(query="NEW").unreleased] == ["new"]
+    assert world.library.model("new").releases == 0
     assert [(arm.version, arm.weight) for arm in overview.models[0].serving] == [(1, 100)]
     assert world.library.overview(query="FRAU").matching == 1
 
@@ -247,11 +250,16 @@ def test_who_asked_for_a_release_finds_it_at_once(world: World, fraud: Shelf) ->
 
 
 def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: Shelf) -> None:
-    verdict = world.library.release(fraud.release(2, "rolled_back")).verdict
+    name = fraud.release(2, "rolled_back")
+    verdict = world.library.release(name).verdict
     assert verdict is not None
     assert verdict.outcome == "fail"
-    assert verdict.rules[0].reason.startswith("candidate failed 31 of 212")
-    assert verdict.exposure is None, "the guard left no records"
+    assert verdict.rules[0].reason.startswith("candidate failed 5 of 9 requests")
+    assert verdict.exposure == 9
+    (world.home.journal / "fraud" / f"{name}.counts.jsonl").unlink()
+    left = world.library.release(name).verdict
+    assert left is not None
+    assert left.exposure is None, "the guard's records are gone"
 
 
 def test_the_charts_have_both_arms_with_bands(world: World, fraud: Shelf) -> None:

@@ -1,0 +1,119 @@
+"""Pages as HTML: what stands first, in whose words, and which button counts."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slipway_airflow.books.runs import Question
+from slipway_airflow.books.views import Moment
+from slipway_airflow.web import charts
+from slipway_airflow.web.access import Right
+from slipway_airflow.web.rendering import named, render, told, who
+
+from benchmarks.page.home import Shelf
+from serving.audit import AuditTrail, Entry
+from serving.freezes import Frozen
+from tests.unit.slipway_airflow.books.test_library import NOW, World, standing_model
+
+pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+MAY = {right.value: True for right in Right}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def fraud(world: World) -> Shelf:
+    return standing_model(world)
+
+
+def live(name: str, **values: Any) -> str:
+    """The live part of a page, for somebody with every right."""
+    frozen: list[Frozen] = []
+    return render(
+        f"live/{name}.html", base="/slipway", airflow="", may=MAY, now=NOW, freezes=frozen, **values
+    )
+
+
+def release_page(world: World, name: str) -> str:
+    return live("release", view=world.library.release(name), charts=charts.all_of(world.library.series(name)))
+
+
+def words(html: str) -> str:
+    """What is read, without the markup."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+def test_a_rolled_back_release_says_first_what_took_it_out(world: World, fraud: Shelf) -> None:
+    page = release_page(world, fraud.release(2, "rolled_back"))
+    first = words(page.split("</h2>")[0])
+    assert "Rolled back at 5 %: candidate failed 5 of 9 requests (56%), stable 0 of 599 (0%)" in first
+    assert "All requests went back to v1." in words(page)
+    assert '<li class="failed">5 %' in page
+    assert "rolled back here" in page
+
+
+def test_approve_is_the_primary_button_beside_the_question(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "preparing")
+    run = f"manual__{fraud.at.isoformat()}"
+    question = Question("release_fraud", run, "approve_1", "May fraud v2?", NOW, None, ("amina",), "b" * 24)
+    world.airflow.asked = [question]
+    view = world.library.release(name)
+    asked = live("release", view=view, charts=[]).split("May fraud v2?")[1].split("</section>")[0]
+    assert re.search(r'class="button primary"[^>]*data-title="Approve fraud v2"', asked)
+    assert "Reject fraud v2" in asked
+    card = live("overview", found=world.library.overview(), q="", only="").split("May fraud v2?")[1]
+    assert re.search(r'class="button primary"[^>]*data-title="Approve fraud v2"', card.split("</li>")[0])
+
+
+def test_specs_that_were_never_released_are_in_a_list_of_their_own(world: World, fraud: Shelf) -> None:
+    page = live("overview", found=world.library.overview(), q="", only="")
+    table, _, rest = page.partition('<details id="unreleased"')
+    assert "/models/new" not in table
+    assert "/models/new" in rest
+    assert "1 model has a release spec and has never been released" in words(rest)
+    assert "Register a version in MLflow" in rest
+    assert " open" not in rest.split(">")[0]
+
+
+def test_ids_and_the_way_an_act_came_are_not_for_readers(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "paused")
+    detail = {"via": "api", "run_id": "manual__x", "leaves": "2", "account": "17", "task": "approve_1"}
+    trail = AuditTrail(world.home.audit)
+    trail.append(Entry(NOW, "bo", "rollback", "fraud", 1, name, f"because of {name}", detail))
+    (moment, *_) = [each for each in world.library.release(name).moments if each.who == "bo"]
+    assert moment.detail == "from v2"
+    page = release_page(world, name)
+    assert "via" not in words(page)
+    assert f'because of <a href="/slipway/releases/{name}">fraud v2</a>' in page
+
+
+def test_an_id_among_words_is_a_link_that_reads_like_a_name() -> None:
+    text = "waits for my-model.b-v12-20261121T201500Z-2, <b>"
+    assert named(text) == "waits for my-model.b v12, <b>"
+    link = '<a href="/s/releases/my-model.b-v12-20261121T201500Z-2">my-model.b v12</a>'
+    assert told(text, "/s") == f"waits for {link}, &lt;b&gt;"
+    assert told("no id: fraud-v2, 2026", "/s") == "no id: fraud-v2, 2026"
+
+
+def test_what_airflow_started_by_itself_is_said_in_words() -> None:
+    assert who("airflow (asset_triggered)") == "Airflow, on an event"
+    assert who("amina") == "amina"
+
+
+def test_a_freeze_says_until_when_with_the_zone(world: World, fraud: Shelf) -> None:
+    until = (NOW + timedelta(hours=2)).isoformat()
+    trail = AuditTrail(world.home.audit)
+    trail.append(Entry(NOW, "bo", "freeze", "fraud", None, None, "sale", {"via": "api", "until": until}))
+    from slipway_airflow.books.acts import Filter
+
+    (moment,) = world.library.history(Filter(action="freeze")).moments
+    assert isinstance(moment, Moment)
+    assert moment.detail == "until 2026-11-21 14:00 UTC"

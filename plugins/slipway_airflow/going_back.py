@@ -20,9 +20,11 @@ from serving.rollout.journal import UnknownRelease
 from serving.rollout.lock import Claim, Standing
 from serving.rollout.plan import Phase, RolloutState
 from serving.types import ALL_STABLE, Deployment, Slot
+from slipway_airflow import pausing
 from slipway_airflow.acting import one_at_a_time
 from slipway_airflow.releases import write_new_file
 from slipway_airflow.rolling import clear_the_way, deployment_of, route_of
+from slipway_airflow.specs import dag_id_of
 from slipway_airflow.wiring import Services
 
 DAG_ID = "model_rollback"
@@ -103,13 +105,14 @@ def serving(services: Services, rollback: Rollback) -> Deployment | None:
 def take_turn(services: Services, rollback: Rollback) -> bool:
     """Take the release lock. A rollback is always the newest request: releases that wait are superseded.
 
-    So is a holder that still builds or waits for people, as it has no traffic: users would wait with it.
+    So is a holder that still builds or waits for people, as it has no traffic: users would wait with it. And
+    so is one that has none any more and that nobody will settle, because its DAG is paused.
     """
     with one_at_a_time(services, rollback.model):
         holder = services.lock.read(rollback.model).holder
         if holder and holder.release_id == rollback.id:
             return True
-        if holder and _has_not_begun(services, rollback.model, holder):
+        if holder and (_has_not_begun(services, rollback.model, holder) or _is_stuck(services, holder)):
             services.lock.release(rollback.model, holder.release_id)
         # Asked for now, at every look: whoever came meanwhile does not come before a rollback.
         claim = Claim(datetime.now(UTC), rollback.id)
@@ -245,6 +248,15 @@ def _has_not_begun(services: Services, model: str, holder: Claim) -> bool:
     except UnknownRelease:
         return True
     return False
+
+
+def _is_stuck(services: Services, holder: Claim) -> bool:
+    """Whether its rollout is over and Airflow, which starts no task of a paused DAG, will not settle it."""
+    try:
+        state = services.journal.load(holder.release_id)
+    except UnknownRelease:
+        return False
+    return state.phase.is_final and dag_id_of(state.service) in pausing.paused(services.home)
 
 
 def _known(services: Services, wish: Wish) -> Rollback | None:

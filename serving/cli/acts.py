@@ -10,7 +10,11 @@ from rich.text import Text
 
 from serving.cli.output import console, print_json
 from serving.home import Home
+from serving.stack.airflow_api import airflow_api
 from serving.stack.slipway_api import slipway_api
+
+# Those that no model has for itself.
+SHARED_DAGS = ("model_rollback", "registry_reconcile", "deliver_notifications", "store_upkeep")
 
 
 def act(
@@ -53,6 +57,15 @@ def freezes(home: Home, model: str | None, *, as_json: bool) -> None:
         said = api.get("/freezes", model=model)
     rows = ((one["id"], one["model"] or "every model", one["words"]) for one in said)
     _table(said, ("id", "model", "until when, and why"), rows, as_json=as_json)
+
+
+def unpause(home: Home, name: str, *, as_json: bool) -> None:
+    """Let the DAG of a model (or one of Slipway's own) go on. It is Airflow's act, and in Airflow's log."""
+    with airflow_api(home) as api:
+        dag_id = name if name in SHARED_DAGS else f"release_{name}"
+        was_paused = api.unpause(dag_id)
+    words = f"{dag_id} goes on." if was_paused else f"{dag_id} was not paused."
+    _tell({"dag_id": dag_id, "was_paused": was_paused}, words, as_json=as_json)
 
 
 def audit(home: Home, model: str | None, limit: int, *, as_json: bool) -> None:

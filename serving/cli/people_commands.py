@@ -121,6 +121,16 @@ def freezes(model: OneModel = None, as_json: Json = False) -> None:
 
 
 @commands.command()
+def unpause(
+    name: Annotated[str, typer.Argument(help="A model, or a DAG such as model_rollback.")],
+    as_json: Json = False,
+) -> None:
+    """Let the DAG that releases a model go on after somebody paused it in Airflow."""
+    with telling_failures(as_json=as_json):
+        acts.unpause(Home.locate(), name, as_json=as_json)
+
+
+@commands.command()
 def audit(
     model: OneModel = None,
     limit: Annotated[int, typer.Option("--limit", help="At most so many.")] = 20,

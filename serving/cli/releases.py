@@ -38,6 +38,9 @@ def release(home: Home, model: str, version: str | None, reason: str, *, wait: b
     """Ask for the release of a version. Raises `RunFailed` when waited for and it does not get there."""
     said = _ask(home, model, version, reason)
     run = DagRun(said["run"]["dag_id"], said["run"]["run_id"], "queued")
+    if said.get("stands_still"):
+        errors.print(Text(f"{said['stands_still']}.", style="yellow"), soft_wrap=True)
+        errors.print(Text.assemble(("  to go on: ", "bold"), said["way_out"]), soft_wrap=True)
     _report(home, run, wait=wait, as_json=as_json, release=said["release_id"])
 
 

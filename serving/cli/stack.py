@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from model_store.errors import Retryable
+from model_store.errors import Retryable, SlipwayError
 from serving.cli.output import console, errors, print_json
 from serving.home import Home
 from serving.stack import lifecycle
 from serving.stack.credentials import credentials_of
 from serving.stack.lifecycle import Standing, Watcher
 from serving.stack.processes import owned_by, proportional_memory_bytes
+from serving.stack.slipway_api import slipway_api
 
 
 def up(home: Home, *, as_json: bool) -> None:
@@ -44,15 +46,20 @@ def down(home: Home, *, as_json: bool) -> None:
 
 
 def status(home: Home, *, as_json: bool) -> None:
-    """Every program, its health and its memory. Raises `Retryable` (in JSON: exits 1) if one is unhealthy."""
+    """Every program, its health and its memory, and what stands still.
+
+    Raises `Retryable` (in JSON: exits 1) if a program is unhealthy.
+    """
     standings, memory = lifecycle.standings(home), _memory_by_program(home)
+    still = _standing_still(home)
     unwell = [standing.name for standing in standings if standing.problem]
     if as_json:
         programs = [_as_dict(standing, memory) for standing in standings]
-        print_json({"healthy": not unwell, "programs": programs, **addresses(home)})
+        print_json({"healthy": not unwell, "programs": programs, "standing_still": still, **addresses(home)})
         raise typer.Exit(1 if unwell else 0)
     console.print(_table(standings, memory))
     _print_addresses(home)
+    _print_standing_still(still)
     if unwell:
         raise Retryable(
             f"not healthy: {', '.join(unwell)}", remedy=f"Wait a moment, or read {home.logs}/<name>.log."
@@ -81,6 +88,25 @@ def _print_addresses(home: Home) -> None:
     rows.add_row("Envoy admin", home.envoy_admin_url)
     rows.add_row("Data and logs", str(home.root))
     console.print(rows)
+
+
+def _standing_still(home: Home) -> list[dict[str, Any]] | None:
+    """What does not go on by itself, as the API tells it; None while it does not answer."""
+    try:
+        with slipway_api(home) as api:
+            found: list[dict[str, Any]] = api.get("/standing-still")
+    except SlipwayError:
+        return None
+    return found
+
+
+def _print_standing_still(still: list[dict[str, Any]] | None) -> None:
+    if still is None:
+        console.print("What stands still is not known: Airflow does not answer.")
+    for one in still or ():
+        name = one["release_id"] or one["model"] or "every model"
+        console.print(Text.assemble((f"{name}: ", "bold"), f"{one['words']}."), soft_wrap=True)
+        console.print(Text.assemble(("  to go on: ", "bold"), one["way_out"]), soft_wrap=True)
 
 
 def _as_dict(standing: Standing, memory: dict[str, int]) -> dict[str, object]:

@@ -82,8 +82,21 @@ class AirflowApi:
         try:
             return _run(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body))
         except _NotFound as error:
-            known = ", ".join(self.dag_ids()) or "none yet"
-            raise UnknownDag(f"Airflow has no DAG {dag_id!r}", remedy=f"DAGs of Slipway: {known}.") from error
+            raise self._unknown(dag_id) from error
+
+    def unpause(self, dag_id: str) -> bool:
+        """Let the DAG's runs go on; whether it was paused. Raises `UnknownDag` listing what exists."""
+        path = f"/api/v2/dags/{dag_id}"
+        try:
+            was_paused = bool(self._call("GET", path)["is_paused"])
+            self._call("PATCH", path, json={"is_paused": False})
+        except _NotFound as error:
+            raise self._unknown(dag_id) from error
+        return was_paused
+
+    def _unknown(self, dag_id: str) -> UnknownDag:
+        known = ", ".join(self.dag_ids()) or "none yet"
+        return UnknownDag(f"Airflow has no DAG {dag_id!r}", remedy=f"DAGs of Slipway: {known}.")
 
     def run(self, run: DagRun) -> DagRun:
         """The same run, as it is now."""

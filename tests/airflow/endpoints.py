@@ -11,6 +11,7 @@ from tests.airflow.world import MODEL
 PAGES = ("", "releases", "history", "new", "freezes-page", f"models/{MODEL}", "releases/{release}")
 READ = (
     "/models",
+    "/standing-still",
     f"/models/{MODEL}",
     "/releases",
     "/releases/{release}",

@@ -16,7 +16,7 @@ from serving.rollout.control import BY_PEOPLE, PAUSED, RESUMED
 from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.shelf import Entry, Moved, WentBack
 from slipway_airflow.books.views import History, Moment, page_of
-from slipway_airflow.freezing import words_of_freeze
+from slipway_airflow.freezing import FREEZE, PAUSED_DAG, held_by_itself
 from slipway_airflow.releases import words_for_another
 
 _Mark = tuple[str, str, int]
@@ -25,7 +25,13 @@ _Told = tuple[Moment, ...]
 BY_ITSELF = "Slipway"
 _ENDS = {"promoted": "promoted", "rolled back": "rolled back", "done": "finished", "started": "started"}
 
-_OF_FREEZES = {PAUSED: "frozen", RESUMED: "let go"}
+# What holds rollouts by itself, and what is said of it.
+_HELD = {
+    (FREEZE, PAUSED): "frozen",
+    (FREEZE, RESUMED): "let go",
+    (PAUSED_DAG, PAUSED): "held",
+    (PAUSED_DAG, RESUMED): "let go",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ def _is_news(moment: Moment) -> bool:
 
 def _with_asker(entry: Entry, moment: Moment) -> Moment:
     """What Slipway did by itself, it did because somebody asked for the release; or for a freeze."""
-    if entry.asked is None or moment.action in _OF_FREEZES.values():
+    if entry.asked is None or moment.action in _HELD.values():
         return moment
     reason = entry.asked.reason if moment.action in ("started", "promoted") else moment.reason
     return replace(moment, reason=reason, detail=f"asked for by {entry.asked.by}")
@@ -116,9 +122,9 @@ def of_rollout(moved: Moved) -> Iterator[Moment]:
     """Each event of a rollout, oldest first: without what people did to it, which the audit trail tells."""
     for at, kind, detail, weight in moved.events:
         if kind in BY_PEOPLE:
-            if (said := words_of_freeze(detail)) is not None:
-                what = _OF_FREEZES.get(kind, kind)
-                yield Moment(at, BY_ITSELF, what, moved.model, moved.version, moved.id, said)
+            if held := held_by_itself(detail):
+                what = _HELD.get((held[0], kind), kind)
+                yield Moment(at, BY_ITSELF, what, moved.model, moved.version, moved.id, held[1])
             continue
         words = f"{weight:g} % to v{moved.version}" if kind == "shift" else ""
         reason = detail if kind not in ("promoted", "started") else ""

@@ -5,7 +5,6 @@ Runs in Airflow's API server, which may use its database; the columns that are r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,7 +18,8 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from slipway_airflow.books.runs import ModelDag, Question, RunSeen, TaskSeen
+from slipway_airflow.books import airflow_situation
+from slipway_airflow.books.runs import ModelDag, Question, RunSeen, Situation, TaskSeen
 from slipway_airflow.specs import PREFIX
 
 GATE, PUBLISH = "candidates.gate", "bundle.publish"
@@ -52,13 +52,9 @@ class AirflowRuns:
         with create_session() as session:
             return [_question(*found) for found in session.execute(_waiting())]
 
-    def going(self) -> frozenset[tuple[str, str]]:
-        """(DAG id, run id) of every run of a release that is queued or running."""
-        wanted = select(DagRun.dag_id, DagRun.run_id).where(
-            DagRun.dag_id.startswith(PREFIX), DagRun.state.in_(["queued", "running"])
-        )
-        with create_session() as session:
-            return frozenset((dag_id, run_id) for dag_id, run_id in session.execute(wanted))
+    def situation(self) -> Situation:
+        """What of Airflow can keep releases from going on; and every run of theirs that is not over."""
+        return airflow_situation.situation()
 
     def models(self) -> dict[str, ModelDag]:
         """By model, every DAG that releases one."""
@@ -96,7 +92,7 @@ def _values(session: Session, dag_id: str, run_id: str) -> list[tuple[str, str]]
         .where(xcom.task_id.in_([GATE, PUBLISH]))
         .order_by(xcom.map_index)
     )
-    return [(task, _text(value)) for task, value in session.execute(wanted)]
+    return [(task, airflow_situation.text_of(value)) for task, value in session.execute(wanted)]
 
 
 def _waiting() -> Any:
@@ -137,15 +133,6 @@ def bundle_shown(params: Mapping[str, Any] | None) -> str:
     """The bundle that a request's form names; empty in requests of before that was so."""
     field = (params or {}).get("bundle")
     return str((field.get("value") if isinstance(field, Mapping) else field) or "")
-
-
-def _text(value: Any) -> str:
-    """XCom keeps JSON, as text or decoded, as the database has it."""
-    try:
-        decoded = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return str(value)
-    return decoded if isinstance(decoded, str) else str(decoded)
 
 
 def _or_empty(value: Any) -> Any:

@@ -13,7 +13,7 @@ from model_store.errors import Permanent
 from serving.freezes import Frozen
 from serving.metrics.base import MetricsSource
 from serving.rollout.journal import UnknownRelease
-from slipway_airflow import wiring
+from slipway_airflow import standstill, wiring
 from slipway_airflow.books import release_view
 from slipway_airflow.books.acts import Chronicle, Filter, Moments, People
 from slipway_airflow.books.brief import Brief, Keeper
@@ -31,12 +31,15 @@ from slipway_airflow.books.views import (
     ModelRow,
     Moment,
     Overview,
+    ReleaseRow,
     Releases,
     ReleaseView,
     ServingAt,
+    Still,
     page_of,
 )
 from slipway_airflow.rolling import route_of
+from slipway_airflow.standstill import Standstill
 from slipway_airflow.wiring import Services
 
 RELEASES_A_PAGE = 50
@@ -119,6 +122,14 @@ class Library:
         """Those in force that hold all models or one that somebody froze, and of specs those that hold
         what is on its way."""
         return self._seen([*self._rows.freezes(), *self._of_specs.get()], lambda one: one.model or "")
+
+    def standing_still(self) -> list[Still]:
+        """Everything that does not go on by itself, why, and the way out: what holds all models first."""
+        found = [_still("", one) for one in standstill.of_installation(self._rows.situation())]
+        for row in self._seen_models().rows:
+            found += [_still(row.name, one) for one in row.stands_still]
+            found += [_of_row(one) for one in (row.active, row.queued) if one and one.stands_still]
+        return found
 
     def names(self) -> list[str]:
         """Every model there is."""
@@ -248,6 +259,14 @@ class Library:
 
 def _has_way_back(services: Services, entry: Entry) -> bool:
     return entry.moved is not None and entry.moved.phase == "done" and has_bundle(services, entry)
+
+
+def _still(model: str, one: Standstill) -> Still:
+    return Still(model, None, None, one.kind, one.words, one.way_out)
+
+
+def _of_row(row: ReleaseRow) -> Still:
+    return Still(row.model, row.version, row.id, row.stands_still, row.why, row.way_out)
 
 
 def _name(row: ModelRow) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from serving.types import Route
+from slipway_airflow import standstill
 from slipway_airflow.books.brief import Keeper
 from slipway_airflow.books.health import Watch
 from slipway_airflow.books.index import Shelf
@@ -21,6 +22,7 @@ from slipway_airflow.books.views import (
     page_of,
 )
 from slipway_airflow.rolling import route_of
+from slipway_airflow.standstill import Standstill
 from slipway_airflow.wiring import Services
 
 MODELS_A_PAGE = 50
@@ -128,8 +130,13 @@ class ModelRows:
                 self._kept[name] = (seen, row)
             else:
                 self._kept.pop(name, None)
-        # Asked every time: a bundle goes without a word in any file that is looked at.
-        return self._with_way_back(row, shelf)
+        # Asked every time: a bundle goes without a word in any file that is looked at, and so does Airflow.
+        return _with_standstills(self._with_way_back(row, shelf), tuple(self._still(name, shelf)))
+
+    def _still(self, name: str, shelf: Shelf) -> Iterator[Standstill]:
+        """What keeps releases and rollbacks of the model from beginning or going on."""
+        situation = self._rows.situation()
+        yield from standstill.of_model(name, situation)
 
     def _with_way_back(self, row: ModelRow, shelf: Shelf) -> ModelRow:
         """What is warm comes back without its bundle; what is not, and has none any more, not at all."""
@@ -166,6 +173,10 @@ class ModelRows:
         """A release that was just asked for: only Airflow knows yet that it is on its way."""
         newest = shelf.entries[:3]
         return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
+
+
+def _with_standstills(row: ModelRow, still: tuple[Standstill, ...]) -> ModelRow:
+    return row if row.stands_still == still else replace(row, stands_still=still)
 
 
 def has_bundle(services: Services, entry: Entry) -> bool:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from serving.freezes import Frozen
-from serving.types import Route
+from serving.rollout.advance import FRESH_SECONDS
+from serving.rollout.plan import Phase
+from serving.types import Outcome, Route
+from slipway_airflow import standstill
 from slipway_airflow.books import acts
 from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.progress import plan_of
-from slipway_airflow.books.runs import Question, Runs, by_run
+from slipway_airflow.books.runs import Question, Runs, Situation, by_run
 from slipway_airflow.books.shelf import Entry
 from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.traffic import Traffic
@@ -21,6 +24,7 @@ from slipway_airflow.books.views import (
 )
 from slipway_airflow.freezing import freezes_of
 from slipway_airflow.rolling import route_of
+from slipway_airflow.standstill import Facts, Seen, Standstill
 from slipway_airflow.wiring import Services
 
 # What `standing` may tell otherwise than the files do.
@@ -29,6 +33,8 @@ _ASK_AIRFLOW = frozenset({Status.QUEUED, Status.PREPARING, Status.UNKNOWN})
 _BY_LOCK = (Status.QUEUED, Status.PREPARING)
 # What Airflow said of runs may be older than a request for one.
 _NEWS_SECONDS = 10.0
+# Records are this much older at times without anything being wrong: pages may show what is a second old.
+_MARGIN_SECONDS = 10.0
 # It never got traffic.
 _OVER = Status.BLOCKED
 _DRY = "a dry run: traffic is not touched"
@@ -53,7 +59,7 @@ class Rows:
         self._traffic = traffic
         self._now = now
         self._questions = Brief(runs.questions, seconds=1.0, monotonic=monotonic, keeper=keeper)
-        self._going = Brief(runs.going, seconds=1.0, monotonic=monotonic, keeper=keeper)
+        self._situation = Brief(runs.situation, seconds=1.0, monotonic=monotonic, keeper=keeper)
         freezes = freezes_of(services)
         self._freezes = Brief(
             lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic, keeper=keeper
@@ -76,6 +82,7 @@ class Rows:
 
     def row(self, entry: Entry) -> ReleaseRow:
         status, why = self.standing(entry)
+        still = self._standstill(entry, status, why)
         asked, moved = entry.asked, entry.moved
         end = self._now() if status.is_under_way else entry.changed_at
         return ReleaseRow(
@@ -88,7 +95,7 @@ class Rows:
             asked_at=entry.at,
             by=asked.by if asked else "",
             reason=asked.reason if asked else "",
-            why=why,
+            why=still.words if still else why,
             weight=self._weight(entry),
             step=moved.step + 1 if moved else 0,
             steps=moved.steps if moved else (),
@@ -96,6 +103,35 @@ class Rows:
             changed_at=entry.changed_at,
             dry_run=bool(asked and asked.dry_run),
             plan=plan_of(moved) if moved else (),
+            stands_still=still.kind if still else "",
+            way_out=still.way_out if still else "",
+        )
+
+    def situation(self) -> Situation:
+        """What of Airflow can keep releases from going on."""
+        return self._situation.get()
+
+    def _standstill(self, entry: Entry, status: Status, why: str) -> Standstill | None:
+        if not status.is_under_way:
+            return None
+        run = (entry.asked.dag_id, entry.asked.run_id) if entry.asked else None
+        seen = self._seen(entry) if status in (Status.ROLLING_OUT, Status.WATCHING) else None
+        facts = Facts(entry.id, entry.model, status, why, run, self._situation.get(), seen)
+        return standstill.of_release(facts)
+
+    def _seen(self, entry: Entry) -> Seen | None:
+        """The guard's last word on a rollout; of one that began a moment ago there may be none yet."""
+        if (moved := entry.moved) is None:
+            return None
+        record = self._services.journal.latest_record(entry.id)
+        silent = (self._now() - (record.at if record else moved.started_at)).total_seconds()
+        hold = moved.holds[moved.step] if 0 <= moved.step < len(moved.holds) else 0.0
+        findings = record.verdict.findings if record else ()
+        return Seen(
+            silent_seconds=silent,
+            is_silent=silent > FRESH_SECONDS[Phase(moved.phase)] + _MARGIN_SECONDS,
+            overdue=standstill.overdue(moved.changed_at, hold, at=self._now()),
+            open_points="; ".join(one.reason for one in findings if one.outcome > Outcome.PASS),
         )
 
     def _weight(self, entry: Entry) -> float:
@@ -151,7 +187,9 @@ class Rows:
         return (self._now() - entry.at).total_seconds() <= _NEWS_SECONDS
 
     def _is_going(self, entry: Entry) -> bool:
-        return entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._going.get()
+        return (
+            entry.asked is not None and (entry.asked.dag_id, entry.asked.run_id) in self._situation.get().runs
+        )
 
     def holding(self, entry: Entry) -> Frozen | None:
         """The freeze for which a release waits, its spec's too, unless somebody let it pass."""

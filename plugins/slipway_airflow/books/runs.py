@@ -7,6 +7,40 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+# DAG id, run id.
+RunKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWaiting:
+    """A task that waits for something of Airflow's. `state`: scheduled, queued, deferred or up_for_retry.
+
+    `failure`: why its last try failed, if it is to be tried again.
+    """
+
+    task_id: str
+    state: str
+    pool: str
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What of Airflow itself can keep a release from going on.
+
+    `dags`: whether each DAG that it has is paused; `unreadable`: by file, why it cannot be read; `silent`:
+    parts that are down, and when they were last heard of; `full_pools`: how many slots those without a free
+    one have; `runs`: whether each run that is not over is queued or running; `waiting`: by run, its tasks
+    that wait.
+    """
+
+    dags: Mapping[str, bool] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+    full_pools: Mapping[str, int] = field(default_factory=dict)
+    runs: Mapping[RunKey, str] = field(default_factory=dict)
+    waiting: Mapping[RunKey, tuple[TaskWaiting, ...]] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSeen:
@@ -69,8 +103,8 @@ class Runs(Protocol):
         """Everything of releases that waits for people, the oldest first."""
         ...
 
-    def going(self) -> frozenset[tuple[str, str]]:
-        """(DAG id, run id) of every run of a release that is queued or running."""
+    def situation(self) -> Situation:
+        """What of Airflow can keep releases from going on; and every run of theirs that is not over."""
         ...
 
     def models(self) -> dict[str, ModelDag]:

@@ -15,7 +15,7 @@ from serving.rollout.lock import Claim, LockState
 from serving.types import bundle_in
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.statuses import Status
-from slipway_airflow.freezing import words_of_freeze
+from slipway_airflow.freezing import FREEZE, held_by_itself
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
 
@@ -250,8 +250,8 @@ def _standing(
 
 def _of_rollout(moved: Moved) -> tuple[Status, str]:
     match moved.phase:
-        case "progressing" if frozen := words_of_freeze(moved.paused):
-            return Status.FROZEN, frozen
+        case "progressing" if held := held_by_itself(moved.paused):
+            return Status.FROZEN if held[0] == FREEZE else Status.PAUSED, held[1]
         case "progressing" if moved.paused:
             return Status.PAUSED, f"paused {moved.paused}"
         case "progressing":

@@ -8,6 +8,7 @@ from datetime import datetime
 from slipway_airflow.books.progress import Ending, PlanStep
 from slipway_airflow.books.statuses import HealthNow, Status
 from slipway_airflow.comparing import Comparison
+from slipway_airflow.standstill import Standstill
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class ReleaseRow:
 
     `seconds` is how long it took, or has taken so far; `why` how it ended or what it waits for. `plan` has
     what became of every step, empty before it had traffic.
+
+    What it waits for is of a kind (`stands_still`: `slipway_airflow.standstill.Kind`, "" while it goes on by
+    itself), and `way_out` is what a person can do about it.
     """
 
     id: str
@@ -45,6 +49,8 @@ class ReleaseRow:
     changed_at: datetime
     dry_run: bool = False
     plan: tuple[PlanStep, ...] = ()
+    stands_still: str = ""
+    way_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,11 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A model in the overview. `queued` waits behind `active`; `last` is the newest that is over."""
+    """A model in the overview. `queued` waits behind `active`; `last` is the newest that is over.
+
+    `stands_still`: what keeps its releases and rollbacks from beginning or going on, beside what single
+    releases wait for.
+    """
 
     name: str
     description: str
@@ -80,6 +90,19 @@ class ModelRow:
     last: ReleaseRow | None
     releases: int
     can_return_to: int | None
+    stands_still: tuple[Standstill, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """Something that does not go on by itself. `model` is empty where it keeps all models."""
+
+    model: str
+    version: int | None
+    release_id: str | None
+    kind: str
+    words: str
+    way_out: str
 
 
 @dataclass(frozen=True, slots=True)

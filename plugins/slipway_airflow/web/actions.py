@@ -155,12 +155,15 @@ def release_version(
         with suppress(Conflict) if started.again else nullcontext():
             stopping.override(services, release, person, body.reason)
     response.headers["Location"] = f"/slipway{API}/releases/{release.id}"
+    still = asking.why_it_does_not_begin(started.dag_id)
     return Accepted(
         release_id=release.id,
         model=release.model,
         version=release.version,
         run=RunView.of(started),
         repeated=started.again,
+        stands_still=still.words if still else "",
+        way_out=still.way_out if still else "",
     )
 
 

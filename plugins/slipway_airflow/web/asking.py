@@ -14,11 +14,12 @@ from serving.rollout.from_spec import first_plan_of, plan_of
 from serving.rollout.lock import Claim
 from serving.rollout.plan import Phase
 from serving.types import Route
-from slipway_airflow import flapping, freezing
+from slipway_airflow import flapping, freezing, pausing
 from slipway_airflow.acting import one_at_a_time, trail_of
 from slipway_airflow.releases import Release, Request
 from slipway_airflow.rolling import route_of, state_of
 from slipway_airflow.specs import dag_id_of
+from slipway_airflow.standstill import Kind, Standstill
 from slipway_airflow.web import runs
 from slipway_airflow.web.access import Person
 from slipway_airflow.web.problems import Conflict
@@ -133,6 +134,14 @@ def start(
     return (opened or _of_run(services, ref.name, started.run_id) or [None])[0], started
 
 
+def why_it_does_not_begin(dag_id: str) -> Standstill | None:
+    """What keeps the run of a release that was just asked for from beginning by itself."""
+    if not runs.is_paused(dag_id):
+        return None
+    words = f"{pausing.words_for(dag_id)}: the release begins when it is unpaused"
+    return Standstill(Kind.DAG_PAUSED, words, pausing.way_out(dag_id))
+
+
 def _admitted(services: Services, wanted: Wanted, request: Request) -> int:
     """As `TakeTurn` asks; a person's request is always admitted, and ends what kept the model still."""
     flapping.admit(services, wanted.spec, wanted.ref, request, at=request.at)
@@ -227,5 +236,5 @@ def _warnings(services: Services, ref: ModelRef, shown: Preview) -> Iterator[str
     if shown.queue.replaces:
         yield f"{shown.queue.replaces}, which waits, will not run any more"
     yield from (f"nothing rolls out now, {freeze.words}" for freeze in shown.freezes)
-    if runs.is_paused(shown.dag_id):
-        yield f"somebody paused the DAG {shown.dag_id} in Airflow: the run only queues"
+    if still := why_it_does_not_begin(shown.dag_id):
+        yield f"{still.words}. To go on: {still.way_out}"

@@ -20,6 +20,7 @@ from slipway_airflow.books.views import (
     Releases,
     ReleaseView,
     ServingAt,
+    Still,
 )
 from slipway_airflow.web.access import reads
 from slipway_airflow.web.answers import json_answer, kept_answer
@@ -59,6 +60,13 @@ def models(
 ) -> Any:
     """Every model: what serves, its health now, the rollout under way, who waits, and for whom."""
     return kept_answer(request, books.overview(query=q, only=only, page=page))
+
+
+@router.get("/standing-still", response_model=list[Still])
+def standing_still(request: Request, books: Books) -> Any:
+    """Everything that does not go on by itself: what keeps all models, a model, or a release, why, and what a
+    person can do about it. Of models that you may see."""
+    return json_answer(request, books.standing_still())
 
 
 @router.get("/models/{model}", response_model=ModelRow, responses=problems(404, 422))

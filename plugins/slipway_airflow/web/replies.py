@@ -33,6 +33,10 @@ class Accepted(BaseModel):
     version: int
     run: RunView
     repeated: bool = Field(description="The same Idempotency-Key came before: this is that release.")
+    stands_still: str = Field(
+        "", description="Why it does not begin by itself, such as a DAG that is paused; empty: it does."
+    )
+    way_out: str = Field("", description="What a person can do about that.")
 
 
 class StateView(BaseModel):

@@ -12,7 +12,7 @@ from serving.freezes import Override
 from serving.rollout.control import Wish
 from serving.rollout.journal import UnknownRelease
 from serving.rollout.plan import Phase, RolloutState
-from slipway_airflow import flapping, freezing, going_back
+from slipway_airflow import flapping, freezing, going_back, pausing
 from slipway_airflow.acting import one_at_a_time, trail_of, who_ended
 from slipway_airflow.admission import give_up
 from slipway_airflow.releases import Release
@@ -33,8 +33,12 @@ def pause(services: Services, release: Release, wish: Wish, person: Person) -> R
 
 
 def resume(services: Services, release: Release, wish: Wish, person: Person) -> RolloutState:
-    """Raises `Conflict` for what a freeze holds."""
-    state = state_of(services, release)
+    """Raises `Conflict` for what a freeze or a paused DAG holds."""
+    state, dag_id = state_of(services, release), release.request.dag_id
+    if state and freezing.holder_of(state) == freezing.PAUSED_DAG and runs.is_paused(dag_id):
+        raise Conflict(
+            f"{pausing.words_for(dag_id)}: its rollout goes on with it", remedy=pausing.way_out(dag_id)
+        )
     if state and freezing.is_frozen(state) and (frozen := freezing.holding(services, release)):
         raise Conflict(
             f"{release.id} is {frozen.words}", remedy="wait, or ask an admin to override the freeze for it"

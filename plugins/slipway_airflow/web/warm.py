@@ -1,4 +1,5 @@
-"""Gets the pages ready while Airflow's API server starts, so that whoever comes first does not wait.
+"""What Airflow's API server does from its start on: it gets the pages ready, so that whoever comes first does
+not wait, and writes down which DAGs are paused (`slipway_airflow.pausing`), as nobody else may ask.
 
 Otherwise the first request makes the app, reads every file and compiles every template: seconds, with ten
 thousand releases.
@@ -35,11 +36,21 @@ class WarmAtStart:
         await self.app(scope, receive, send)
 
     def _warm(self) -> None:
+        note_paused_dags()
         try:
             _ = self._pages.app
             warm()
         except Exception:
             log.exception("the pages are not warm: the first request will take longer")
+
+
+def note_paused_dags() -> None:
+    """From now on, beside everything else."""
+    from serving.home import Home
+    from slipway_airflow import pausing
+    from slipway_airflow.books.airflow_situation import paused_dags
+
+    pausing.watch(Home.locate(), paused_dags)
 
 
 def warm() -> None:

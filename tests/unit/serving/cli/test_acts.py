@@ -169,3 +169,62 @@ def test_a_password_from_standard_input_is_not_repeated(server: Server) -> None:
     )
     assert done.exit_code == 0
     assert "a long word" not in done.stdout
+
+
+STILL = {
+    "model": "m",
+    "version": 2,
+    "release_id": RELEASE,
+    "kind": "dag_paused",
+    "words": "release_m is paused in Airflow: the split stays as it is",
+    "way_out": "unpause it: ./slipway unpause m",
+}
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack whose programs are all well."""
+    monkeypatch.setattr("serving.stack.lifecycle.standings", lambda home: [])
+
+
+@pytest.mark.usefixtures("running")
+def test_status_says_what_stands_still_and_how_it_goes_on(server: Server) -> None:
+    server.answers["GET /standing-still"] = (200, [STILL, {**STILL, "release_id": None, "version": None}])
+    _, out, _ = run("status")
+    assert f"{RELEASE}: {STILL['words']}.\n  to go on: {STILL['way_out']}" in out
+    assert f"m: {STILL['words']}." in out
+    _, told, _ = run("status", "--json")
+    assert json.loads(told)["standing_still"][0] == STILL
+
+
+@pytest.mark.usefixtures("running")
+def test_status_does_not_take_silence_for_nothing_standing_still(server: Server) -> None:
+    server.answers["GET /standing-still"] = (503, {"detail": "busy", "remedy": "wait"})
+    assert "What stands still is not known" in run("status")[1]
+    assert json.loads(run("status", "--json")[1])["standing_still"] is None
+
+
+@pytest.mark.parametrize(("name", "dag_id"), [("m", "release_m"), ("model_rollback", "model_rollback")])
+def test_a_dag_is_unpaused(server: Server, name: str, dag_id: str) -> None:
+    path = f"/api/v2/dags/{dag_id}"
+    server.answers |= {
+        f"GET {path}": (200, {"is_paused": True}),
+        f"PATCH {path}": (200, {"is_paused": False}),
+    }
+    status, out, _ = run("unpause", name)
+    assert (status, out) == (0, f"{dag_id} goes on.\n")
+    assert server.asked[-1][:2] == (f"PATCH {path}", {"is_paused": False})
+
+
+def test_who_asks_for_a_release_of_a_paused_dag_is_told_so(server: Server) -> None:
+    run_asked = {"dag_id": "release_m", "run_id": "r", "url": "u"}
+    said = {
+        "release_id": RELEASE,
+        "run": run_asked,
+        "stands_still": "release_m is paused in Airflow",
+        "way_out": "./slipway unpause m",
+    }
+    server.answers["POST /releases"] = (202, said)
+    status, out, err = run("release", "m", "2")
+    assert (status, RELEASE in out) == (0, True)
+    assert "release_m is paused in Airflow.\n  to go on: ./slipway unpause m" in err

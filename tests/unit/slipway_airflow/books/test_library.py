@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from slipway_airflow.books import outcomes
 from slipway_airflow.books.acts import Filter
 from slipway_airflow.books.library import Library, NothingThere
 from slipway_airflow.books.outcomes import Outcome
-from slipway_airflow.books.runs import ModelDag, Question, RunSeen, TaskSeen
+from slipway_airflow.books.runs import ModelDag, Question, RunSeen, Situation, TaskSeen
 from slipway_airflow.books.statuses import Status
 from slipway_airflow.wiring import wire
 
@@ -38,6 +39,9 @@ class Airflow:
         self.asked: list[Question] = []
         self.seen: RunSeen | None = None
         self.at_work: set[tuple[str, str]] | None = None
+        self.state = "running"
+        self.dags: dict[str, bool] = {}
+        self.of_airflow = Situation()
 
     def run(self, dag_id: str, run_id: str) -> RunSeen | None:
         return self.seen
@@ -45,8 +49,10 @@ class Airflow:
     def questions(self) -> list[Question]:
         return self.asked
 
-    def going(self) -> frozenset[tuple[str, str]]:
-        return frozenset(_by_locks(self.home) if self.at_work is None else self.at_work)
+    def situation(self) -> Situation:
+        runs = set(_by_locks(self.home)) if self.at_work is None else self.at_work
+        dags = {"release_new": False, **{dag_id: False for dag_id, _ in runs}, **self.dags}
+        return replace(self.of_airflow, dags=dags, runs=dict.fromkeys(runs, self.state))
 
     def models(self) -> dict[str, ModelDag]:
         return {"new": ModelDag("release_new", "never released", False)}

@@ -14,11 +14,13 @@ from typing import Any
 import httpx
 import uvloop
 
+from serving.runtime.management import Address
 from serving.runtime.pod import Pod, PodOptions
 
 
 class RunningPod:
-    """`http` is a client of the pod; `pod` its object (touch it only through `call`)."""
+    """`http` is a client of the pod, `management` one of where it is managed; `pod` its object (touch it only
+    through `call`)."""
 
     def __init__(self, options: PodOptions) -> None:
         self._options = replace(options, lame_duck_seconds=0.02)
@@ -33,17 +35,22 @@ class RunningPod:
         unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         base = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=base, timeout=10, limits=unlimited)
+        self.management = httpx.Client(base_url=f"http://127.0.0.1:{self.management_port}", timeout=10)
 
     @property
     def port(self) -> int:
         return self.pod.port
 
+    @property
+    def management_port(self) -> int:
+        return self.pod.management_port
+
     def infer(self, body: dict[str, Any], model: str = "credit_risk", **options: Any) -> httpx.Response:
         return self.http.post(f"/v2/models/{model}/infer", json=body, **options)
 
-    def connect(self) -> socket.socket:
+    def connect(self, port: int | None = None) -> socket.socket:
         """A bare connection, for saying things no HTTP client would."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", port or self.port), timeout=10)
 
     def stop(self) -> None:
         """Drain and wait for the end. Calling it twice is fine."""
@@ -51,6 +58,7 @@ class RunningPod:
             self.loop.call_soon_threadsafe(self.pod.stop)
         self._thread.join(20)
         self.http.close()
+        self.management.close()
         assert not self._thread.is_alive(), "the pod did not end"
 
     def _run(self) -> None:
@@ -74,7 +82,8 @@ class RunningPod:
 @contextlib.contextmanager
 def running_pod(*bundles: Path, **options: Any) -> Iterator[RunningPod]:
     """A pod that serves `bundles`, ready, until the block ends."""
-    pod = RunningPod(PodOptions(bundles=bundles, **options))
+    managed: dict[str, Any] = {"management": Address(host="127.0.0.1"), **options}
+    pod = RunningPod(PodOptions(bundles=bundles, **managed))
     try:
         yield pod
     finally:

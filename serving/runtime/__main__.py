@@ -14,6 +14,7 @@ import uvloop
 
 from model_store.errors import SlipwayError
 from serving.runtime.logs import write_json_lines
+from serving.runtime.management import parse
 from serving.runtime.pod import PodOptions, run
 
 _SWITCH_SECONDS = 0.0005
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         logging.getLogger("slipway.pod").error(
-            "cannot listen on %s:%d: %s", options.host, options.port, error
+            "cannot listen on %s:%d%s: %s",
+            *(options.host, options.port, f" and {options.management}" if options.management else "", error),
         )
         return 2
     return 0
@@ -45,6 +47,9 @@ def _options(arguments: list[str] | None) -> PodOptions:
     )
     parser.add_argument("--port", type=int, required=True, help="0 takes a free port")
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument(
+        "--management", type=parse, help="unix:PATH or HOST:PORT, where models are loaded and unloaded"
+    )
     parser.add_argument("--slot", default="", help="blue or green, answered as x-slipway-slot")
     parser.add_argument("--max-body-mb", type=float, default=64)
     parser.add_argument("--drain-seconds", type=float, default=20)
@@ -58,6 +63,7 @@ def _options(arguments: list[str] | None) -> PodOptions:
         bundles=tuple(found.bundle),
         host=found.host,
         port=found.port,
+        management=found.management,
         slot=found.slot,
         faults=os.environ.get("SLIPWAY_FAULTS", ""),
         redis=found.redis,

@@ -11,11 +11,15 @@ from serving.runtime.repository import Repository
 from serving.runtime.signature import TensorSpec
 
 VERSION = "0.1.0"
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
 
 
-def server_metadata() -> bytes:
-    return orjson.dumps({"name": "slipway", "version": VERSION, "extensions": EXTENSIONS})
+def extensions(*, manages: bool) -> list[str]:
+    """Of the protocol, as offered where the model repository is managed, or not."""
+    return ["binary_tensor_data", *(["model_repository"] if manages else [])]
+
+
+def server_metadata(*, manages: bool) -> bytes:
+    return orjson.dumps({"name": "slipway", "version": VERSION, "extensions": extensions(manages=manages)})
 
 
 def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:

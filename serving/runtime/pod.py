@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.runtime import management
 from serving.runtime.answers import Answers, follow_invalidations
 from serving.runtime.exposition import exposition
 from serving.runtime.grpc.service import Service
@@ -23,6 +24,7 @@ from serving.runtime.http.connection import Connection
 from serving.runtime.http.front import Front
 from serving.runtime.http.routes import Routes
 from serving.runtime.keys import KeyRing
+from serving.runtime.management import Address
 from serving.runtime.model import ServedModel
 from serving.runtime.opened import OpenedModel
 from serving.runtime.repository import Repository
@@ -46,6 +48,7 @@ class PodOptions:
     bundles: tuple[Path, ...]
     host: str = "127.0.0.1"
     port: int = 0
+    management: Address | None = None
     slot: str = ""
     faults: str = ""
     redis: str = ""
@@ -67,24 +70,24 @@ class Pod:
         self.repository = Repository(
             list(options.bundles), admit=self._admit, clock=self._clock, request_log=options.request_log
         )
-        self.front = Front(
-            self.repository,
-            Routes(self.repository, is_ready=lambda: self.is_ready, metrics=self._metrics),
-            Service(self.repository, is_ready=lambda: self.is_ready),
-            loop=loop,
-            clock=self._clock,
-            max_body_bytes=options.max_body_bytes,
-            max_connections=options.max_connections,
+        self.front = self._front(
+            managed_at=management.words(options.management),
             keys=KeyRing(options.api_keys, self._clock) if options.api_keys else None,
         )
+        self.management = self._front(managed_at=None)
         self._around = self._surroundings()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._management_listener = management.Listener(options.management)
         self.port = 0
 
     @property
     def is_ready(self) -> bool:
         return self.repository.is_ready and not self.front.is_draining
+
+    @property
+    def management_port(self) -> int:
+        return self._management_listener.port
 
     def stop(self) -> None:
         """Begin to drain. Safe to call twice."""
@@ -93,7 +96,7 @@ class Pod:
     async def serve(self) -> None:
         """Listen at once (live, not ready), load, serve until `stop` (also while loading), drain.
 
-        Raises `SlipwayError` when a bundle cannot be loaded, `OSError` when the port is taken.
+        Raises `SlipwayError` when a bundle cannot be loaded, `OSError` when an address is taken.
         """
         server = await self._loop.create_server(
             lambda: Connection(self.front), self._options.host, self._options.port, backlog=1024
@@ -101,6 +104,7 @@ class Pod:
         self.port = server.sockets[0].getsockname()[1]
         self._start(self._sweep())
         try:
+            await self._management_listener.open(self._loop, lambda: Connection(self.management))
             if await self._load():
                 if self._link is not None:
                     self._start(follow_invalidations(self._link, self._answers))
@@ -125,6 +129,7 @@ class Pod:
 
     async def _drain(self, server: asyncio.Server) -> None:
         self.front.drain()
+        self.management.drain()
         await asyncio.sleep(self._options.lame_duck_seconds)
         for waiting in _close_port(server):
             with contextlib.suppress(OSError):
@@ -136,11 +141,13 @@ class Pod:
         ):
             await asyncio.sleep(0.01)
         self.front.close_idle()
+        self.management.close_idle()
         await asyncio.sleep(0)
         log.info("drained")
 
     async def _end(self, server: asyncio.AbstractServer) -> None:
         server.close()
+        self._management_listener.close()
         for task in list(self._tasks):
             task.cancel()
         for model in self.repository.models:
@@ -154,6 +161,22 @@ class Pod:
         while True:
             await asyncio.sleep(1.0)
             self.front.sweep()
+            self.management.sweep()
+
+    def _front(self, *, managed_at: str | None, keys: KeyRing | None = None) -> Front:
+        def is_ready() -> bool:
+            return self.is_ready
+
+        return Front(
+            self.repository,
+            Routes(self.repository, is_ready=is_ready, metrics=self._metrics, managed_at=managed_at),
+            Service(self.repository, is_ready=is_ready, managed_at=managed_at),
+            loop=self._loop,
+            clock=self._clock,
+            max_body_bytes=self._options.max_body_bytes,
+            max_connections=self._options.max_connections,
+            keys=keys,
+        )
 
     def _admit(self, opened: OpenedModel, metrics: ModelMetrics) -> ServedModel:
         model = ServedModel(opened, self._around, metrics)

@@ -63,10 +63,8 @@ class Repository:
 
     @property
     def is_ready(self) -> bool:
-        """Every known bundle that was not unloaded on request answers."""
-        return bool(self._entries) and all(
-            entry.model or entry.reason == "unloaded" for entry in self._entries
-        )
+        """Whether every bundle that the pod was started with answers, whatever took it away."""
+        return bool(self._entries) and all(entry.model for entry in self._entries)
 
     def find(self, name: str, version: str | None) -> Entry:
         """The bundle of a name and version (None: the newest). Raises `Refused` (404) listing what exists."""

@@ -15,6 +15,7 @@ import httpx
 
 from serving.home import Home
 from serving.stack.supervisor import RUNNING, ProgramState
+from serving.target import pods
 
 # A probe says None when all is well, otherwise what is missing.
 Probe = Callable[[httpx.Client, Home, ProgramState], str | None]
@@ -39,13 +40,25 @@ def _shortcoming(client: httpx.Client, home: Home, program: ProgramState) -> str
     if program.state != RUNNING:
         return f"{program.state.lower()} {program.problem}".strip()
     try:
-        return _PROBES.get(program.group, _is_a_process)(client, home, program)
+        usual = _answers_for_its_models if pods.is_pod(program) else _is_a_process
+        return _PROBES.get(program.group, usual)(client, home, program)
     except httpx.HTTPError as error:
         return f"does not answer ({type(error).__name__})"
 
 
 def _is_a_process(client: httpx.Client, home: Home, program: ProgramState) -> str | None:
     return None
+
+
+def _answers_for_its_models(client: httpx.Client, home: Home, program: ProgramState) -> str | None:
+    """A pod says itself what it was started for and does not answer."""
+    endpoint = pods.endpoint_of(home, program)
+    if endpoint is None:
+        return None
+    answer = client.get(f"http://{endpoint}/v2/health/ready")
+    return (
+        None if answer.status_code == httpx.codes.OK else f"answers {answer.status_code}: {answer.text[:300]}"
+    )
 
 
 def _answers(url: Callable[[Home], str]) -> Probe:

@@ -20,8 +20,8 @@ from serving.stack.locks import locked
 from serving.stack.ports import require_free
 from serving.stack.prepare import prepare
 from serving.stack.processes import end, owned_by, wait_for_end
-from serving.stack.supervisor import ENDED, ProgramState, Supervisor
-from serving.target import redis
+from serving.stack.supervisor import ENDED, RUNNING, ProgramState, Supervisor
+from serving.target import pods, redis
 from serving.target.pods import records
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
@@ -145,13 +145,18 @@ def _wait_until_healthy(home: Home, watch: Watcher, timeout_seconds: float) -> N
     while True:
         now = standings(home)
         watch(now)
-        unhealthy = [standing for standing in now if standing.problem]
+        unhealthy = [standing for standing in now if standing.problem and not _only_lacks_a_model(standing)]
         if not unhealthy:
             return
         fatal = [standing for standing in unhealthy if standing.state == "FATAL"]
         if fatal or time.monotonic() > deadline:
             raise _did_not_start(home, (fatal or unhealthy)[0])
         time.sleep(POLL_SECONDS)
+
+
+def _only_lacks_a_model(standing: Standing) -> bool:
+    """A pod that runs and is not ready: no reason to keep the stack from starting, or to end it."""
+    return standing.state == RUNNING and standing.name.startswith(pods.GROUP)
 
 
 def _did_not_start(home: Home, standing: Standing) -> Permanent:
@@ -198,7 +203,7 @@ def standings_without_health(control: Supervisor) -> list[Standing]:
 
 
 def _serves(program: ProgramState) -> bool:
-    return program.group.startswith("pod-") or program.group == redis.PROGRAM
+    return pods.is_pod(program) or program.group == redis.PROGRAM
 
 
 def _carries_traffic(program: ProgramState) -> bool:

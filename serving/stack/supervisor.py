@@ -49,11 +49,14 @@ class ProgramState:
 
 
 def socket_path(home: Home) -> Path:
+    return private_socket(home.run / "supervisor.sock", named_after=home.root)
+
+
+def private_socket(usual: Path, *, named_after: Path) -> Path:
     """In the home, or where that is too long for a socket, in a private folder under the machine's /tmp."""
-    usual = home.run / "supervisor.sock"
     if len(os.fsencode(usual)) <= LONGEST_SOCKET_PATH:
         return usual
-    digest = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(named_after)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"slipway-{getpass.getuser()}" / f"{digest}.sock"
 
 

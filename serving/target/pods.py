@@ -17,12 +17,14 @@ from model_store.durable import write_file
 from model_store.errors import Permanent
 from serving.home import Home
 from serving.stack.components import Component
-from serving.stack.supervisor import launch_command, program_section
+from serving.stack.supervisor import ProgramState, launch_command, private_socket, program_section
 from serving.target import redis
 from serving.types import Deployment, Endpoint, Slot
 
 # A pod goes on answering what it has accepted for this long after SIGTERM.
 DRAIN_SECONDS = 15
+
+GROUP = "pod-"
 
 # Pods take theirs from `Ports.pods_from` and the next so many.
 PORT_COUNT = 400
@@ -67,7 +69,7 @@ def wishes_of(bundle: Path) -> Wishes:
 
 
 def group_of(service: str, slot: Slot) -> str:
-    return f"pod-{service}-{slot}"
+    return f"{GROUP}{service}-{slot}"
 
 
 def read_record(home: Home, service: str, slot: Slot) -> PodRecord | None:
@@ -148,6 +150,7 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
     argv = (
         *(sys.executable, "-m", "serving.runtime", "--bundle", str(record.bundle)),
         *("--host", endpoint.host, "--port", str(endpoint.port)),
+        *("--management", f"unix:{_management_socket(home, f'{record.group}-{number}')}"),
         *("--slot", slot.value, "--drain-seconds", str(DRAIN_SECONDS)),
         *("--request-log", str(home.requests)),
         *(("--redis", redis.url_of(home)) if wishes.shared_cache else ()),
@@ -155,6 +158,26 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
     )
     env = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
     return Component(f"{record.group}-{number}", argv, env=env)
+
+
+def endpoint_of(home: Home, process: ProgramState) -> Endpoint | None:
+    """Where the pod that is this process answers; None if nothing is written down of it."""
+    service, _, slot = process.group.removeprefix(GROUP).rpartition("-")
+    record = read_record(home, service, Slot(slot))
+    number = int(process.name.rpartition("-")[2])
+    return record.deployment.endpoints[number] if record and number < record.replicas else None
+
+
+def is_pod(process: ProgramState) -> bool:
+    return process.group.startswith(GROUP)
+
+
+def _management_socket(home: Home, name: str) -> Path:
+    """The pod's own, for whoever may read the home."""
+    usual = home.run / f"{name}.sock"
+    path = private_socket(usual, named_after=usual)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 def _record_path(home: Home, service: str, slot: Slot) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -85,6 +86,15 @@ def over_grpc(pod: RunningPod) -> Iterator[Any]:
 @pytest.fixture(params=["http", "grpc"])
 def client(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(f"over_{request.param}")
+
+
+@pytest.fixture(params=["http", "grpc"])
+def manager(request: pytest.FixtureRequest, pod: RunningPod) -> Iterator[Any]:
+    """A client of where the pod is managed."""
+    words = triton_http if request.param == "http" else triton_grpc
+    client = words.InferenceServerClient(f"127.0.0.1:{pod.management_port}")
+    yield client
+    client.close()
 
 
 def words_of(client: Any) -> Any:
@@ -241,26 +251,45 @@ def test_a_stream_answers_each_message_and_an_error_does_not_end_it(pod: Running
     assert sum(isinstance(word, InferenceServerException) for word in got) == 1
 
 
-def test_a_model_can_be_unloaded_and_loaded_again(client: Any, pod: RunningPod) -> None:
+def test_a_model_can_be_unloaded_and_loaded_again(client: Any, manager: Any) -> None:
     def states() -> dict[str, str]:
-        index = client.get_model_repository_index()
+        index = manager.get_model_repository_index()
         rows = (
             index if isinstance(index, list) else [{"name": m.name, "state": m.state} for m in index.models]
         )
         return {row["name"]: row["state"] for row in rows}
 
     sent = tensor(client, "input", "FP32", np.zeros((1, 4), np.float32))
-    client.unload_model("credit_risk")
+    manager.unload_model("credit_risk")
     assert states()["credit_risk"] == "UNAVAILABLE"
     assert not client.is_model_ready("credit_risk")
-    assert client.is_server_ready(), "a model unloaded on request does not make the pod unready"
+    assert not client.is_server_ready(), "the pod does not answer what it was started for"
     with pytest.raises(InferenceServerException):
         client.infer("credit_risk", [sent])
-    client.load_model("credit_risk")
+    manager.load_model("credit_risk")
+    assert client.is_server_ready()
     assert states()["credit_risk"] == "READY"
     assert client.infer("credit_risk", [sent]).as_numpy("label").shape == (1,)
     with pytest.raises(InferenceServerException):
-        client.load_model("nope")
+        manager.load_model("nope")
+
+
+def test_callers_of_models_do_not_manage_them(client: Any) -> None:
+    named = [partial(each, "credit_risk") for each in (client.unload_model, client.load_model)]
+    for call in (client.get_model_repository_index, *named):
+        with pytest.raises(InferenceServerException, match="not managed here") as refused:
+            call()
+        assert refused.value.status() in ("404", "StatusCode.UNIMPLEMENTED")
+    assert client.is_model_ready("credit_risk")
+
+
+@pytest.mark.parametrize("managed", [False, True])
+def test_the_repository_is_an_extension_only_where_it_is_managed(pod: RunningPod, managed: bool) -> None:
+    port = pod.management_port if managed else pod.port
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        assert ("model_repository" in client.get_server_metadata().extensions) is managed
+    answer = (pod.management if managed else pod.http).get("/v2").json()
+    assert ("model_repository" in answer["extensions"]) is managed
 
 
 def test_bundles_tell_grpc_callers_who_answered(pod: RunningPod) -> None:

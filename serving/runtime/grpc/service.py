@@ -16,7 +16,7 @@ from serving.runtime.grpc.infer import InferMethod, MeteredStreamInfer, StreamIn
 from serving.runtime.grpc.messages import PACKAGE, message
 from serving.runtime.grpc.stream import Stream
 from serving.runtime.keys import KeyRing
-from serving.runtime.metadata import EXTENSIONS, VERSION, model_metadata, repository_index
+from serving.runtime.metadata import VERSION, extensions, model_metadata, repository_index
 from serving.runtime.repository import Repository
 
 log = logging.getLogger("slipway.pod")
@@ -88,10 +88,16 @@ class Refusing:
 
 
 class Service:
-    """Finds a stream's method by its path."""
+    """Finds a stream's method by its path.
 
-    def __init__(self, repository: Repository, *, is_ready: Callable[[], bool]) -> None:
+    `managed_at` says where the model repository is managed instead; None: here.
+    """
+
+    def __init__(
+        self, repository: Repository, *, is_ready: Callable[[], bool], managed_at: str | None
+    ) -> None:
         self._repository, self._is_ready = repository, is_ready
+        self._extensions = extensions(manages=managed_at is None)
         infer, streamed = InferMethod(repository), StreamInferMethod(repository)
         methods: dict[str, Method] = {
             "ServerLive": UnaryMethod(
@@ -99,15 +105,21 @@ class Service:
             ),
             "ServerReady": UnaryMethod("ServerReadyRequest", self._ready),
             "ModelReady": UnaryMethod("ModelReadyRequest", self._model_ready),
-            "ServerMetadata": UnaryMethod("ServerMetadataRequest", _server_metadata),
+            "ServerMetadata": UnaryMethod("ServerMetadataRequest", self._server_metadata),
             "ModelMetadata": UnaryMethod("ModelMetadataRequest", self._model_metadata),
             "ModelInfer": infer,
             "ModelStreamInfer": streamed,
+        }
+        managing: dict[str, Method] = {
             "RepositoryIndex": UnaryMethod("RepositoryIndexRequest", self._index),
             "RepositoryModelLoad": UnaryMethod("RepositoryModelLoadRequest", self._load),
             "RepositoryModelUnload": UnaryMethod("RepositoryModelUnloadRequest", self._unload),
         }
-        self._methods = {f"/{PACKAGE}.GRPCInferenceService/{n}".encode(): m for n, m in methods.items()}
+        if managed_at is not None:
+            elsewhere = Refused("the model repository is not managed here", remedy=managed_at, status=501)
+            managing = dict.fromkeys(managing, Refusing(elsewhere))
+        found = {**methods, **managing}
+        self._methods = {f"/{PACKAGE}.GRPCInferenceService/{n}".encode(): m for n, m in found.items()}
         self._known = ", ".join(sorted(methods))
 
     def method(self, headers: Headers, keys: KeyRing | None) -> Method:
@@ -121,6 +133,9 @@ class Service:
 
     def _ready(self, _: Any) -> Any:
         return message("ServerReadyResponse")(ready=self._is_ready())
+
+    def _server_metadata(self, _: Any) -> Any:
+        return _ServerMetadata(name="slipway", version=VERSION, extensions=self._extensions)
 
     def _model_ready(self, request: Any) -> Any:
         entry = self._repository.find(request.name, request.version or None)
@@ -154,10 +169,6 @@ def _admitted(method: Method, headers: Headers, keys: KeyRing) -> Method:
     except SlipwayError as error:
         return Refusing(error)
     return MeteredStreamInfer(method, keys) if isinstance(method, StreamInferMethod) else method
-
-
-def _server_metadata(_: Any) -> Any:
-    return _ServerMetadata(name="slipway", version=VERSION, extensions=EXTENSIONS)
 
 
 async def _later(stream: Stream, answer: Coroutine[Any, Any, Any]) -> None:

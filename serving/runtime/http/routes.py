@@ -24,15 +24,24 @@ Handler = Callable[[Exchange], Answer]
 
 
 class Routes:
-    """`is_ready` says whether the pod wants traffic; `metrics` prints the Prometheus text."""
+    """`is_ready` says whether the pod wants traffic; `metrics` prints the Prometheus text.
+
+    `managed_at` says where the model repository is managed instead; None: here.
+    """
 
     def __init__(
-        self, repository: Repository, *, is_ready: Callable[[], bool], metrics: Callable[[], bytes]
+        self,
+        repository: Repository,
+        *,
+        is_ready: Callable[[], bool],
+        metrics: Callable[[], bytes],
+        managed_at: str | None,
     ) -> None:
         self._repository, self._is_ready, self._metrics = repository, is_ready, metrics
+        self._managed_at = managed_at
         self._tasks: set[asyncio.Task[None]] = set()
         self._fixed: dict[tuple[str, ...], tuple[bytes, Callable[[Exchange], None]]] = {
-            ("v2",): (b"GET", lambda exchange: exchange.reply(server_metadata())),
+            ("v2",): (b"GET", lambda exchange: exchange.reply(server_metadata(manages=managed_at is None))),
             ("v2", "health", "live"): (b"GET", lambda exchange: exchange.reply(b"")),
             ("v2", "health", "ready"): (b"GET", self._ready),
             ("v2", "repository", "index"): (b"POST", self._list),
@@ -49,6 +58,8 @@ class Routes:
             exchange.reply_error(error)
 
     def _route(self, exchange: Exchange, path: tuple[str, ...], max_body_bytes: int) -> None:
+        if path[:2] == ("v2", "repository") and self._managed_at is not None:
+            raise Refused("the model repository is not managed here", remedy=self._managed_at, status=404)
         fixed = self._fixed.get(path)
         if fixed is not None:
             _expect_method(exchange, fixed[0])
@@ -74,7 +85,8 @@ class Routes:
 
     def _ready(self, exchange: Exchange) -> None:
         if not self._is_ready():
-            raise Unavailable("not ready", remedy="wait; GET /v2/repository/index says what is loading")
+            missing = [f"{e.name} v{e.version}: {e.reason}" for e in self._repository.entries if not e.model]
+            raise Unavailable(f"not ready: {'; '.join(missing) or 'draining'}", remedy="wait, or load it")
         exchange.reply(b"")
 
     def _list(self, exchange: Exchange) -> None:

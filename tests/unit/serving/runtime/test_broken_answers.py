@@ -68,7 +68,7 @@ def test_a_load_whose_answer_broke_is_told_so_and_closed(
 
     monkeypatch.setattr(Exchange, "reply", reply)
     lines = [f"POST /v2/repository/models/{name}/load HTTP/1.1", "host: x", "x-request-id: unanswerable"]
-    with slow_pod.connect() as client, client.makefile("rb") as answer:
+    with slow_pod.connect(slow_pod.management_port) as client, client.makefile("rb") as answer:
         client.sendall("\r\n".join([*lines, "content-length: 0", "", ""]).encode())
         assert answer.read().startswith(b"HTTP/1.1 500")
     expect_health(slow_pod)

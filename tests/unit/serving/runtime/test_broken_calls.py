@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.runtime.cache.link import RedisLink
 from serving.runtime.call import Call, Outputs
@@ -137,11 +137,14 @@ def test_a_call_whose_answer_breaks_ends_as_internal(
 
 
 def test_a_unary_method_whose_later_answer_breaks_ends_as_internal(
-    pod: RunningPod, stub: Any, monkeypatch: pytest.MonkeyPatch
+    pod: RunningPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named: dict[str, Any] = {"metadata": (("x-request-id", BROKEN.decode()),), "timeout": 20}
     asked = service_pb2.RepositoryModelLoadRequest(model_name="credit_risk")
     break_reply(monkeypatch, pod)
-    with pytest.raises(grpc.RpcError) as ended:
-        stub.RepositoryModelLoad(asked, **named)
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{pod.management_port}") as channel,
+        pytest.raises(grpc.RpcError) as ended,
+    ):
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryModelLoad(asked, **named)
     assert ended.value.code() is grpc.StatusCode.INTERNAL  # type: ignore[attr-defined]

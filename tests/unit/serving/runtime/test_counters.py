@@ -33,8 +33,8 @@ def test_counters_go_on_after_a_reload_and_after_an_unload(tmp_path: Path) -> No
             assert counted(pod, "slipway_request_seconds_count") == reloads
             assert pod.infer(BODY).status_code == 200
             if reloads == 1:
-                assert pod.http.post(f"{base}/unload").status_code == 200
-            assert pod.http.post(f"{base}/load").status_code == 200
+                assert pod.management.post(f"{base}/unload").status_code == 200
+            assert pod.management.post(f"{base}/load").status_code == 200
 
 
 def test_what_caches_and_fallbacks_counted_goes_on_after_a_reload(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_caches_and_fallbacks_counted_goes_on_after_a_reload(tmp_path: Path
         assert pod.infer(ask(1)).headers["x-slipway-fallback"] == "constant"
         before = [counted(pod, name, **labels) for name, labels in counters]
         assert min(before) == 1
-        assert pod.http.post("/v2/repository/models/credit_risk/load").status_code == 200
+        assert pod.management.post("/v2/repository/models/credit_risk/load").status_code == 200
         assert [counted(pod, name, **labels) for name, labels in counters] == before
 
 
@@ -81,7 +81,7 @@ def test_requests_for_models_that_are_not_loaded_are_counted(tmp_path: Path, pro
             with pytest.raises(grpc.RpcError):
                 stub.ModelInfer(service_pb2.ModelInferRequest(model_name=model), timeout=10)
 
-        assert pod.http.post("/v2/repository/models/credit_risk/unload").status_code == 200
+        assert pod.management.post("/v2/repository/models/credit_risk/unload").status_code == 200
         for model in ("credit_risk", "credit_risk", "invented", 'in"vented'):
             ask_for(model)
         page = pod.http.get("/metrics").text

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -24,13 +25,14 @@ from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
 from serving.runtime.keys import add_key
 from serving.stack import supervisor
+from serving.stack.health import shortcomings
 from serving.stack.lifecycle import down
 from serving.stack.processes import owned_by
-from serving.stack.supervisor import Supervisor
+from serving.stack.supervisor import RUNNING, Supervisor
 from serving.target import pods
 from serving.target import redis as target_redis
 from serving.target.local import LocalTarget, PodDoesNotStart
-from serving.types import Deployment, Slot
+from serving.types import Deployment, Endpoint, Slot
 from tests.bundles import make_bundle, mlp
 from tests.contract.target_contract import Bundles, TargetContract, wait_until_ready
 
@@ -357,3 +359,41 @@ def test_an_unreadable_record_says_what_to_do(home: Home, target: LocalTarget, b
         record.write_text(whole)
         target.retire(deployment)
     assert list((home.pods / "torn").iterdir()) == []
+
+
+def test_a_pod_is_managed_over_its_socket_and_health_tells_what_it_lacks(
+    home: Home, target: LocalTarget, bundles: Bundles
+) -> None:
+    deployment = target.deploy(bundles("managed", 1), Slot.BLUE, replicas=1)
+    wait_until_ready(target, deployment)
+    # supervisord calls it so after ten seconds.
+    (process,) = (
+        replace(p, state=RUNNING) for p in Supervisor(home).programs() if p.group == "pod-managed-blue"
+    )
+    assert shortcomings(home, [process]) == {process.full_name: None}
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(home.run / f"{process.name}.sock"))) as client:
+        assert client.post("http://pod/v2/repository/models/managed/unload").status_code == 200
+    (problem,) = shortcomings(home, [process]).values()
+    assert problem
+    assert "managed v1: unloaded" in problem
+    assert not target.is_ready(deployment)
+
+
+def test_a_home_too_deep_for_a_socket_has_its_pods_sockets_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    home = Home(tmp_path / ("deep" * 30), Ports())
+    argv = set[str]()
+    for service in ("a", "b"):
+        path = make_bundle(tmp_path, mlp(), name=service)
+        endpoint = Endpoint("127.0.0.1", 1)
+        deployment = Deployment(f"{service}-blue-1", service, "1", 1, Slot.BLUE, (endpoint,))
+        pods.write_record(home, pods.PodRecord(deployment, path, ""))
+        component = pods.pod(home, service, Slot.BLUE, 0)
+        argv.add(component.argv[component.argv.index("--management") + 1])
+    assert len(argv) == 2
+    for address in argv:
+        folder = Path(address.removeprefix("unix:")).parent
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o777 == 0o700

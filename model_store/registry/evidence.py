@@ -29,7 +29,7 @@ class Evidence:
     """
 
     release_id: str
-    status: Literal["FINISHED", "FAILED"]
+    status: Literal["FINISHED", "FAILED", "KILLED"]
     started_at: datetime
     ended_at: datetime
     description: str = ""

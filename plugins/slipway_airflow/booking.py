@@ -28,6 +28,7 @@ from slipway_airflow.building import Told, opened
 from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
 from slipway_airflow.going_back import Wish
+from slipway_airflow.operators import ENDED, ENDED_AS
 from slipway_airflow.reasons import cleaned
 from slipway_airflow.settling import Ending, Status
 
@@ -58,6 +59,8 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
     if ending.status is Status.BLOCKED and (said := acting.who_ended(services, release)):
         # Tasks that were ended have no words of their own.
         ending = Ending(Status.BLOCKED, said)
+    elif ending.status is Status.BLOCKED and not failures:
+        ending = _ended_before_traffic(context) or ending
     give_up(services, release)
     if release.request.dry_run and not failures:
         return _end_dry_run(services, release, bundle, gated)
@@ -66,6 +69,15 @@ def settle(context: Context, release_id: str, bundle: str | None, gated: Sequenc
         notifications.tell_of_ending(services, release, ending, at=wiring.now())
     _write_down(context, services, release, ending, bundle, gated)
     return Told(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
+
+
+def _ended_before_traffic(context: Context) -> Ending | None:
+    """What the task said that found that nothing was to be rolled out."""
+    for task_id in ("rollout.deploy", "rollout.roll_out"):
+        said, status = (context["ti"].xcom_pull(task_ids=task_id, key=key) for key in (ENDED, ENDED_AS))
+        if said and status:
+            return Ending(Status(status), said)
+    return None
 
 
 def _end_dry_run(services: Services, release: Release, bundle: str | None, gated: Sequence[str]) -> Told:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from model_store.build import Gated
 from model_store.registry import Evidence, EvidenceRun
@@ -30,6 +30,11 @@ from slipway_airflow.settling import Ending, Status
 from slipway_airflow.wiring import Services
 
 PAGE = "slipway.page"
+# In MLflow's words.
+_RUN_STATUS: dict[Status, Literal["FINISHED", "KILLED"]] = {
+    Status.PROMOTED: "FINISHED",
+    Status.SUPERSEDED: "KILLED",
+}
 
 
 def write(
@@ -54,7 +59,7 @@ def write(
     with _files(services, release, variants) as artifacts:
         found = Evidence(
             release_id=release.id,
-            status="FINISHED" if ending.status is Status.PROMOTED else "FAILED",
+            status=_RUN_STATUS.get(ending.status, "FAILED"),
             started_at=release.request.at,
             ended_at=at,
             description=_description(release, ending),

@@ -95,7 +95,7 @@ def run_of(request: Request) -> str:
 def why_not(services: Services, ref: ModelRef) -> str:
     """Why a version is not released by itself; empty if it may be."""
     tags = services.registry.describe(ref).tags
-    if status := tags.get(STATUS):
+    if (status := tags.get(STATUS)) and status != Status.SUPERSEDED:
         why = f": {reason}" if (reason := tags.get(REASON)) else ""
         return f"{ref} was tried, and is {status}{why}. A person may release it again, and say why"
     route = route_of(services, ref.name)

@@ -95,6 +95,19 @@ def load(services: Services, rollback_id: str) -> Rollback:
     return _read(path)
 
 
+@dataclass(frozen=True, slots=True)
+class CarriedOut:
+    """A rollback, and when it gave the traffic to a version that had to be started; None if it did not."""
+
+    rollback: Rollback
+    switched_at: datetime | None
+
+
+def all_of(services: Services, model: str) -> list[CarriedOut]:
+    """Every rollback of a model that was asked for."""
+    return [CarriedOut(_read(path), _switched_at(path)) for path in _folder(services, model).glob("*.json")]
+
+
 def serving(services: Services, rollback: Rollback) -> Deployment | None:
     """The deployment of the version that was asked for, if it has all traffic already."""
     route = route_of(services, rollback.model)
@@ -283,6 +296,11 @@ def _read(path: Path) -> Rollback:
     saved = json.loads(path.read_bytes())
     wish = Wish(**{**saved["wish"], "at": datetime.fromisoformat(saved["wish"]["at"])})
     return Rollback(saved["id"], wish, saved["leaves"], saved["returns"])
+
+
+def _switched_at(path: Path) -> datetime | None:
+    at = json.loads(path.read_bytes()).get("switched_at")
+    return datetime.fromisoformat(at) if at else None
 
 
 def why(wish: Wish) -> str:

@@ -35,6 +35,8 @@ PROGRESS_LOOK_SECONDS = 0.25
 WATCH_LOOK_SECONDS = 2.0
 # Of a rollback, which has no spec at hand.
 READY_SECONDS = 60.0
+# What a task that ends as skipped hands on: why, and what became of the release (`settling.Status`).
+ENDED, ENDED_AS = "ended", "ended_as"
 
 
 class NotReady(Permanent):
@@ -75,6 +77,21 @@ class WaitingOperator(BaseOperator):
     @abstractmethod
     def look(self, context: Context) -> Any:
         """Return the task's result, fail, or `wait_for` something."""
+
+    def end(self, context: Context, words: str, *, status: str = "superseded") -> NoReturn:
+        """Nothing went wrong, and nothing more is to be done. `settle` finds how the release ended."""
+        context["ti"].xcom_push(ENDED, words)
+        context["ti"].xcom_push(ENDED_AS, status)
+        raise AirflowSkipException(words)
+
+    def end_if_moved_on(self, context: Context, services: Services, release: Release) -> None:
+        """Before traffic: whether the alias that led to the release still names its version."""
+        from slipway_airflow import aliases, flapping
+
+        if words := aliases.moved_on(services, release):
+            # If the alias comes back, so may a release of it.
+            flapping.not_begun(services, release)
+            self.end(context, words)
 
     def wait_for(self, trigger: triggers.LookingTrigger) -> NoReturn:
         """Give the worker slot back until `trigger` wakes this task."""
@@ -121,16 +138,11 @@ class TakeTurn(WaitingOperator):
             raise
         match answer.admission:
             case flapping.Admission.NEVER:
-                self._end(context, answer.words)
+                self.end(context, answer.words)
             case flapping.Admission.LATER if answer.until:
                 self.log.info("%s", answer.words)
                 self.wait_for(triggers.CooledDownTrigger(until=answer.until.timestamp()))
         return ref.version
-
-    def _end(self, context: Context, words: str) -> NoReturn:
-        """Nothing went wrong, and nothing is to be done."""
-        context["ti"].xcom_push("ended", words)
-        raise AirflowSkipException(words)
 
     def _wait_or_end(self, context: Context, services: Services, release: Release, place: Place) -> None:
         from slipway_airflow import turns
@@ -142,7 +154,7 @@ class TakeTurn(WaitingOperator):
                 self.wait_for(triggers.TurnTrigger(release.id))
             case Turn.OVER:
                 turns.superseded(services, release, place)
-                self._end(context, place.words)
+                self.end(context, place.words)
 
 
 class Deploy(WaitingOperator):
@@ -170,8 +182,9 @@ class Deploy(WaitingOperator):
         if not (has_begun := rolling.state_of(services, release) is not None):
             acting.require_approvals(services, release, self.bundle)
         if rolling.serves_already(services, release, self.bundle):
-            raise AirflowSkipException(f"{release.ref} serves already, as bundle {self.bundle}")
+            self.end(context, f"{release.ref} serves already, as bundle {self.bundle}", status="promoted")
         if not has_begun:
+            self.end_if_moved_on(context, services, release)
             require_turn(services, release)
         deployment = rolling.place(services, release, self.bundle)
         limit = release.spec.serving.ready_timeout_seconds
@@ -229,6 +242,8 @@ class RollOut(WaitingOperator):
 
         services = wire()
         release = services.releases.load(self.release)
+        if rolling.state_of(services, release) is None:
+            self.end_if_moved_on(context, services, release)
         # A rollback that takes the turn looks for a rollout under the same lock.
         with acting.one_at_a_time(services, release.model):
             if rolling.state_of(services, release) is None:

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from model_store.errors import Permanent
 from model_store.spec import ReleaseSpec
 from model_store.types import ModelRef
-from slipway_airflow import flapping
+from slipway_airflow import aliases
 from slipway_airflow.wiring import Services
 
 log = logging.getLogger(__name__)
+BY = "the reconciler"
 
 # Training registers a version, sets its alias and tags, and perhaps asks for its release: give it the time.
 GRACE = timedelta(seconds=10)
@@ -25,24 +26,12 @@ def missed(services: Services, specs: Iterable[ReleaseSpec], *, at: datetime) ->
     """
     for spec in specs:
         try:
-            ref = wanted(services, spec.model, spec.source.alias)
+            ref = aliases.look(services, spec.model, spec.source.alias, told_by=BY, at=at).ref
         except Permanent as problem:
             log.info("%s is passed over: %s", spec.model, problem.problem)
             continue
         if ref and not services.tries.was_asked(ref, at=at) and not _is_young(services, ref, at=at):
             yield ref
-
-
-def wanted(services: Services, model: str, alias: str) -> ModelRef | None:
-    """The version that the alias names, if it should be on its way to users and is not.
-
-    Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
-    """
-    number = services.registry.aliases(model).get(alias)
-    ref = ModelRef(model, number) if number is not None else None
-    if ref is None or services.tries.of(ref) or flapping.held(services, model):
-        return None
-    return None if flapping.why_not(services, ref) else ref
 
 
 def _is_young(services: Services, ref: ModelRef, *, at: datetime) -> bool:

@@ -27,6 +27,7 @@ class Status(StrEnum):
     PROMOTED = "promoted"
     BLOCKED = "blocked"
     ROLLED_BACK = "rolled_back"
+    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)

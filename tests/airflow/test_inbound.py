@@ -65,7 +65,7 @@ class Mlflow:
 def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
     """The models that were looked at, by which kind of event."""
     seen: list[tuple[str, str]] = []
-    looks = Looks(lambda model, kind: seen.append((model, kind)))
+    looks = Looks(lambda model, kind: f"{seen.append((model, kind))}")
     monkeypatch.setattr(inbound, "LOOKS", looks)
     yield seen
     assert looks.wait(seconds=5)

@@ -11,6 +11,8 @@ from typing import Any
 
 from serving.home import Home
 from serving.rollout.lock import LockState
+from slipway_airflow import aliases
+from slipway_airflow.aliases import Note
 from slipway_airflow.books import outcomes, shelf
 from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.folders import Folder
@@ -33,6 +35,7 @@ class Shelf:
     entries: tuple[Entry, ...] = ()
     rollbacks: tuple[WentBack, ...] = ()
     lock: LockState = _FREE
+    alias: Note | None = None
 
     @property
     def active(self) -> Entry | None:
@@ -134,7 +137,7 @@ class Index:
 
 
 class _Model:
-    """The four folders of one model."""
+    """The five folders of one model."""
 
     def __init__(self, home: Home, name: str) -> None:
         self._name = name
@@ -142,6 +145,7 @@ class _Model:
         self._outcomes: Folder[Outcome] = Folder(home.releases / name / outcomes.FOLDER, outcomes.parse)
         self._back: Folder[WentBack] = Folder(home.releases / name / "rollbacks", shelf.parse_went_back)
         self._moved: Folder[Moved | LockState] = Folder(home.journal / name, _state_or_lock)
+        self._notes: Folder[Note] = Folder(aliases.folder(home.releases, name), aliases.parse)
         self.shelf = Shelf(name)
 
     def refresh(self) -> bool:
@@ -158,6 +162,7 @@ class _Model:
             shelf.entries(self._asked.files, moved, self._outcomes.files, held, self._back.files.values()),
             tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
             held,
+            self._notes.files.get("alias"),
         )
         # A folder that changed a moment ago is read twice; what is made of shelves need not be made twice.
         is_different = made != self.shelf
@@ -165,7 +170,7 @@ class _Model:
         return is_different
 
     def _folders(self) -> tuple[Folder[Any], ...]:
-        return (self._moved, self._asked, self._outcomes, self._back)
+        return (self._moved, self._asked, self._outcomes, self._back, self._notes)
 
 
 def _state_or_lock(content: bytes) -> Moved | LockState:

@@ -22,7 +22,7 @@ from slipway_airflow.books.views import (
     page_of,
 )
 from slipway_airflow.rolling import route_of
-from slipway_airflow.standstill import Standstill
+from slipway_airflow.standstill import Kind, Standstill
 from slipway_airflow.wiring import Services
 
 MODELS_A_PAGE = 50
@@ -137,6 +137,8 @@ class ModelRows:
         """What keeps releases and rollbacks of the model from beginning or going on."""
         situation = self._rows.situation()
         yield from standstill.of_model(name, situation)
+        if note := shelf.alias:
+            yield Standstill(Kind.ALIAS, note.words, note.way_out)
 
     def _with_way_back(self, row: ModelRow, shelf: Shelf) -> ModelRow:
         """What is warm comes back without its bundle; what is not, and has none any more, not at all."""

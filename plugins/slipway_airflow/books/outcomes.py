@@ -47,6 +47,14 @@ def keep(root: Path, model: str, outcome: Outcome) -> None:
     write_file(path_of(root, model, outcome.release_id), content)
 
 
+def of(root: Path, model: str, release_id: str) -> Outcome | None:
+    """The outcome of a release, None while it has none."""
+    try:
+        return parse(path_of(root, model, release_id).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
 def parse(content: bytes) -> Outcome:
     """What `keep` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     saved = orjson.loads(content)

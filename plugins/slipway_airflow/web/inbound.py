@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
@@ -85,9 +85,10 @@ async def mlflow(request: Request) -> Taken:
     event = read_event(body)
     if event.is_ours:
         return Taken(answer="ignored")
-    if not await run_in_threadpool(inbox(home.root / "inbox" / "mlflow").take, stamp, now=at):
+    deliveries = inbox(home.root / "inbox" / "mlflow")
+    if not await run_in_threadpool(deliveries.take, stamp, now=at):
         return Taken(answer="repeated")
-    LOOKS.ask(event.data.name, event.kind)
+    LOOKS.ask(event.data.name, event.kind, partial(deliveries.note, stamp))
     return Taken(answer="accepted")
 
 

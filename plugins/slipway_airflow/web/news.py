@@ -19,21 +19,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Looks:
-    """Calls `look(model, kind)` in a thread of its own, for one model after the other."""
+Tell = Callable[[str], None]
 
-    def __init__(self, look: Callable[[str, str], None]) -> None:
+
+class Looks:
+    """Calls `look(model, kind)` in a thread of its own, for one model after the other.
+
+    `look` returns what came of it in words, which everybody is told who asked for it.
+    """
+
+    def __init__(self, look: Callable[[str, str], str]) -> None:
         self._look = look
         # In the order of asking, each once; the newest kind of event is kept for the record.
-        self._asked: dict[str, str] = {}
+        self._asked: dict[str, tuple[str, list[Tell]]] = {}
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_looking = False
 
-    def ask(self, model: str, kind: str) -> None:
-        """Look at this model soon."""
+    def ask(self, model: str, kind: str, tell: Tell = lambda words: None) -> None:
+        """Look at this model soon, and `tell` what came of it."""
         with self._change:
-            self._asked[model] = kind
+            _, others = self._asked.get(model, (kind, []))
+            self._asked[model] = kind, [*others, tell]
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="slipway-looks", daemon=True)
                 self._thread.start()
@@ -49,38 +56,55 @@ class Looks:
             with self._change:
                 self._change.wait_for(lambda: bool(self._asked))
                 model = next(iter(self._asked))
-                kind, self._is_looking = self._asked.pop(model), True
-            self._look_once(model, kind)
+                (kind, asked), self._is_looking = self._asked.pop(model), True
+            words = self._look_once(model, kind)
+            log.info("%s of %s: %s", kind, model, words)
+            for tell in asked:
+                _tell(tell, words)
             with self._change:
                 self._is_looking = False
                 self._change.notify_all()
 
-    def _look_once(self, model: str, kind: str) -> None:
+    def _look_once(self, model: str, kind: str) -> str:
         try:
-            self._look(model, kind)
+            return self._look(model, kind)
         except SlipwayError as problem:
             # The reconciler looks, too, and again and again.
-            log.warning("%s of %s came to nothing for now: %s", kind, model, problem)
-        except Exception:
+            return f"came to nothing for now, the reconciler looks again: {problem}"
+        except Exception as problem:
             log.exception("%s of %s came to nothing for now", kind, model)
+            return f"came to nothing for now, the reconciler looks again: {type(problem).__name__}"
 
 
-def look(model: str, kind: str) -> None:
+def _tell(tell: Tell, words: str) -> None:
+    try:
+        tell(words)
+    except OSError as problem:
+        log.warning("what came of a delivery is not written down: %s", problem)
+
+
+def look(model: str, kind: str) -> str:
     """Tell Airflow of the version that the model's alias names, if nobody tried it or asked for it yet.
+
+    Returns what came of it, in words.
 
     Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
     """
-    from slipway_airflow import reconciling, wiring
+    from slipway_airflow import aliases, wiring
 
-    services = wiring.wire()
+    services, at = wiring.wire(), wiring.now()
     alias = alias_of(model)
     if alias is None:
-        log.info("%s of %s: no spec releases it", kind, model)
-        return
-    ref = reconciling.wanted(services, model, alias)
-    if ref and services.tries.ask(ref, at=wiring.now()):
-        announce(ref, kind)
-        log.info("%s: asked Airflow for %s", kind, ref)
+        return f"no spec releases {model}"
+    found = aliases.look(services, model, alias, told_by=kind, at=at)
+    if found.note:
+        return found.note.words
+    if found.ref is None:
+        return f"the version that {alias} names serves, or is on its way"
+    if not services.tries.ask(found.ref, at=at):
+        return f"Airflow was asked for {found.ref} a moment ago"
+    announce(found.ref, kind)
+    return f"asked Airflow for {found.ref}"
 
 
 def alias_of(model: str) -> str | None:

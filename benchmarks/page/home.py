@@ -17,9 +17,10 @@ from serving.analysis import AnalysisPolicy
 from serving.figures import percent
 from serving.gateway import endpoints
 from serving.home import Home
+from serving.metrics.latency import bucket_of
 from serving.rollout.journal import Event
 from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.rollout.record import Record, finding_to_json
+from serving.rollout.record import Record, Stand, finding_to_json
 from serving.router.history import RouteHistory
 from serving.types import (
     ALL_STABLE,
@@ -182,15 +183,20 @@ class Shelf:
         path = self.home.journal / self.model / f"{state.release_id}.counts.jsonl"
         is_over = state.phase is Phase.ROLLED_BACK
         stable = candidate = Counts(0, 0, 0, 0.0)
+        times: tuple[dict[int, int], dict[int, int]] = ({}, {})
         lines = []
+        stand = Stand(0, 0, 0, 0, 0)
         whole = int((events[-1].at - events[0].at).total_seconds()) + (0 if is_over else 30)
         for second in range(whole):
             at = events[0].at + timedelta(seconds=second)
             place, weight = _where(events, at)
             left = whole - second
             fails = FAILS[-left] if is_over and left <= len(FAILS) else None
+            had = stable, candidate
             candidate += Counts(*fails, 0, 1.0) if fails else self._counts(0 if is_over else weight)
-            stable += Counts(46, 0, 0, 1.0) if is_over else self._counts(100 - weight)
+            stable += Counts(46 + (not second), 0, 0, 1.0) if is_over else self._counts(100 - weight)
+            for arm, before, now in ((0, had[0], stable), (1, had[1], candidate)):
+                self._time(times[arm], now.requests - before.requests)
             record = Record(
                 at=at,
                 monotonic=float(second),
@@ -201,17 +207,25 @@ class Shelf:
                 step_seconds=float(second % 65),
                 stable=stable,
                 candidate=candidate,
-                raw={},
+                raw=dict.fromkeys(self.deployment(state.version).endpoints, stand),
                 verdict=_verdict(stable, candidate, at),
+                latency=(dict(times[0]), dict(times[1])) if second % 5 == 4 else None,
             )
             lines.append(record.to_line())
         path.write_bytes(b"".join(lines))
+
+    def _time(self, buckets: dict[int, int], answers: int) -> None:
+        """About 4 ms each."""
+        for _ in range(answers):
+            number = bucket_of(self.chance.lognormvariate(1.4, 0.4))
+            buckets[number] = buckets.get(number, 0) + 1
 
     def _counts(self, weight: float) -> Counts:
         requests = int(weight / 100 * self.chance.randint(40, 60))
         errors = sum(self.chance.random() < 0.002 for _ in range(requests))
         slow = sum(self.chance.random() < 0.004 for _ in range(requests))
-        return Counts(requests, errors, slow, 1.0)
+        malformed = sum(self.chance.random() < 0.01 for _ in range(requests - errors))
+        return Counts(requests, errors, slow, 1.0, malformed=malformed)
 
     def _outcome(self, name: str, end: str) -> None:
         reasons = {

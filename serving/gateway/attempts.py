@@ -8,7 +8,12 @@
 - `malformed`: any other 4xx, and what says the same in gRPC.
 - `abandoned`: the client gave up before an answer began, later than the objective. Envoy counts it nowhere.
 
-They are of attempts, so what was then repeated elsewhere counts too. Healthy traffic costs two headers.
+And two distributions of how long attempts took, where `slow` alone says too little:
+
+- `answered`: from the last byte of the request to the answer's first, in microseconds.
+- `unanswered`: how long those waited that got no answer in the objective's time, in milliseconds.
+
+All are of attempts, so what was then repeated elsewhere counts too. Healthy traffic costs two headers.
 Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/advanced/attributes. Here they are
 seen from the endpoint: `request.total_size` is what came from it, `response.size` what was sent to it.
 """
@@ -19,6 +24,7 @@ from serving.gateway.xds import Message, extension, typed
 
 SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
 REFUSED, MALFORMED = "refused", "malformed"
+ANSWERED, UNANSWERED = "answered", "unanswered"
 
 # What the pod says of a request that its model refuses (`serving.runtime.errors`).
 REFUSED_HEADER = "x-slipway-refused"
@@ -86,6 +92,15 @@ def counters() -> list[Message]:
     ]
 
 
+def distributions() -> list[Message]:
+    """For the router's log of attempts. Without the second kind, an endpoint that hangs would look quick."""
+    unanswered = f"!{_ANSWERED} && {_WHOLE} && request.duration > {_OBJECTIVE}"
+    return [
+        _distribution(ANSWERED, "Microseconds", "%COMMON_DURATION(US_TX_END:US_RX_BEG:us)%", _ANSWERED),
+        _distribution(UNANSWERED, "Milliseconds", "%DURATION%", unanswered),
+    ]
+
+
 def filters() -> list[Message]:
     """For the router, around each attempt: they note how long it took, in headers of its answer."""
     times = {WAITED: "US_TX_END:US_RX_BEG", SENT: "US_TX_BEG:US_TX_END"}
@@ -114,16 +129,24 @@ def filters() -> list[Message]:
 
 
 def _counter(name: str, chosen: Message) -> Message:
-    tags = [
-        {"name": "service", "value_format": "%UPSTREAM_CLUSTER%"},
-        {"name": "host", "value_format": "%UPSTREAM_HOST%"},
-    ]
+    return _kept(chosen, counters=[{"stat": _named(name), "value_fixed": 1}])
+
+
+def _distribution(name: str, unit: str, value: str, expression: str) -> Message:
+    histogram = {"stat": _named(name), "unit": unit, "value_format": value}
+    return _kept(_where(expression), histograms=[histogram])
+
+
+def _kept(chosen: Message, **stats: list[Message]) -> Message:
     config = typed(
-        "envoy.extensions.access_loggers.stats.v3.Config",
-        stats_scope={"prefix": "slipway"},
-        counters=[{"stat": {"name": name, "tags": tags}, "value_fixed": 1}],
+        "envoy.extensions.access_loggers.stats.v3.Config", stats_scope={"prefix": "slipway"}, **stats
     )
     return {**extension("envoy.access_loggers.stats", config), "filter": chosen}
+
+
+def _named(name: str) -> Message:
+    tags = {"service": "%UPSTREAM_CLUSTER%", "host": "%UPSTREAM_HOST%"}
+    return {"name": name, "tags": [{"name": tag, "value_format": value} for tag, value in tags.items()]}
 
 
 def _where(expression: str) -> Message:

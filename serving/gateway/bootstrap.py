@@ -119,7 +119,7 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
 def _router() -> Message:
     return typed(
         "envoy.extensions.filters.http.router.v3.Router",
-        upstream_log=attempts.counters(),
+        upstream_log=[*attempts.counters(), *attempts.distributions()],
         upstream_http_filters=attempts.filters(),
     )
 

@@ -16,6 +16,7 @@ from model_store.errors import Permanent, SlipwayError
 from serving.gateway import access_log
 from serving.guard.exposition import serve
 from serving.guard.guard import Guard
+from serving.guard.timing import Timing
 from serving.home import Home
 from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.targets import targets
@@ -41,6 +42,8 @@ def main(home: Home) -> None:
         now=_utc,
         monotonic=time.monotonic,
         shadow=Shadow(home.requests),
+        # Asked last in a tick, and not for long: it must never keep the next one waiting.
+        timing=Timing(EnvoyAdmin(home.envoy_admin_url, timeout_seconds=0.2), monotonic=time.monotonic),
     )
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,6 +14,7 @@ from serving.analysis import AnalysisPolicy, Increment, JudgeState, observe_all
 from serving.analysis.rules import needed
 from serving.analysis.state import PLACES
 from serving.guard.releases import Releases
+from serving.guard.timing import Timing
 from serving.guard.watch import Watch, missing
 from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.rollout import apply
@@ -68,7 +69,10 @@ class Tallies:
 
 
 class Guard:
-    """The clocks are those of `serving.rollout.advance.Rollouts`; `shadow` compares answers."""
+    """The clocks are those of `serving.rollout.advance.Rollouts`.
+
+    `shadow` compares answers, `timing` tells how long they took.
+    """
 
     def __init__(
         self,
@@ -81,11 +85,12 @@ class Guard:
         boot: Callable[[], str] = boot_id,
         limits: Limits = Limits(),
         shadow: Shadow | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
         self._now, self._monotonic, self._boot, self._limits = now, monotonic, boot, limits
         self._releases = Releases(journal, self.apart)
-        self._shadow = shadow
+        self._shadow, self._timing = shadow, timing
         self.watches: dict[str, Watch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
@@ -104,6 +109,9 @@ class Guard:
         for service, states in every.items():
             with self.apart(service):
                 self._return_orphaned_traffic(states)
+        if self._timing:
+            with self.apart("latencies"):
+                self._timing.look(self.active, self.watches)
         self.done.ticks += 1
         self.done.last_tick_at = self._monotonic()
         self.done.tick_seconds = self.done.last_tick_at - began

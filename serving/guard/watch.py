@@ -7,6 +7,7 @@ from datetime import datetime
 
 from serving.analysis import JudgeState, begin, observe, verdict
 from serving.metrics.base import EndpointCounters
+from serving.metrics.latency import Buckets, Latencies
 from serving.rollout.journal import Journal
 from serving.rollout.observe import Tally, between, repeats_on_stable
 from serving.rollout.plan import Phase, RolloutState
@@ -31,6 +32,8 @@ class Watch:
     written: Record | None = None
     blind_since: float | None = None
     unwell_since: float | None = None
+    latencies: Latencies = field(default_factory=Latencies)
+    latencies_written: tuple[Buckets, Buckets] = field(default=({}, {}))
 
     @classmethod
     def resume(cls, journal: Journal, state: RolloutState) -> Watch:
@@ -40,6 +43,8 @@ class Watch:
             watch.belief = observe(state.plan.policy, watch.belief, between(watch.written, record))
             watch.written = record
             watch.tally = Tally.of(record)
+            if record.latency:
+                watch.latencies = Latencies(*record.latency)
         return watch
 
     def note_health(
@@ -98,9 +103,17 @@ class Watch:
             answers=self.tally.answers,
             least_share=min(self.tally.least_share, self.tally.share),
             boot=boot,
+            latency=self._latency_due(),
         )
         self.tally = replace(self.tally, least_share=1.0, repeated=True)
         return self.written
+
+    def _latency_due(self) -> tuple[Buckets, Buckets] | None:
+        """Of both arms, if more is known than was written."""
+        now = self.latencies.stable, self.latencies.candidate
+        is_new = now != self.latencies_written and any(now)
+        self.latencies_written = now
+        return now if is_new else None
 
 
 def _is_well(deployment: Deployment | None, counters: dict[Endpoint, EndpointCounters]) -> bool:

@@ -8,6 +8,8 @@ of attempts keeps (`serving.gateway.attempts`).
 from __future__ import annotations
 
 import http.client
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -18,7 +20,9 @@ import orjson
 from model_store.errors import Retryable
 from serving.gateway.attempts import ABANDONED, BROKEN, MALFORMED, REFUSED, SLOW
 from serving.gateway.clusters import RESERVED_SUFFIXES, STABLE_SUFFIX
+from serving.metrics import envoy_latency
 from serving.metrics.base import EndpointCounters
+from serving.metrics.latency import Buckets
 from serving.types import Endpoint
 
 _CLUSTERS = "/clusters?format=json"
@@ -50,14 +54,24 @@ class EnvoyAdmin:
 
         A service of which nothing changed since the last call is the same object as then.
         """
-        try:
+        with self._understood("counters"):
             # In this order no broken answer is seen before its success.
             noted = _noted(self._get(_NOTED))
             return self._endpoint_counters(self._get(_CLUSTERS), noted)
+
+    def latencies(self, services: Iterable[str]) -> dict[str, dict[Endpoint, Buckets]]:
+        """How long answers took, by service and endpoint (`LatencySource`). Raises `MetricsUnavailable`."""
+        with self._understood("latencies"):
+            return envoy_latency.parsed(self._get(envoy_latency.path_of(services)))
+
+    @contextmanager
+    def _understood(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
             self.close()
             raise MetricsUnavailable(
-                f"Envoy's admin port {self._url} gave no counters: {problem!r}",
+                f"Envoy's admin port {self._url} gave no {what}: {problem!r}",
                 remedy="check that Envoy runs: slipway status",
                 delay_seconds=1,
             ) from problem

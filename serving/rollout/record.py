@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from serving.metrics.latency import Buckets
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 
 
@@ -45,7 +46,8 @@ class Record:
     counters per endpoint, from which a guard that was restarted goes on. `monotonic` is the
     machine's uptime clock and `boot` the start it counts from ("": of before that was noted). `answers` are
     (compared, disagreed) since the start (`serving.shadow`); `least_share` the smallest share of the looks
-    since the line before.
+    since the line before. `latency` is of (stable, candidate) since the start, None where no more was
+    known than before.
     """
 
     at: datetime
@@ -62,6 +64,7 @@ class Record:
     answers: tuple[int, int] = (0, 0)
     least_share: float | None = None
     boot: str = ""
+    latency: tuple[Buckets, Buckets] | None = None
 
     def to_line(self) -> bytes:
         """One JSON object and a newline."""
@@ -80,6 +83,7 @@ class Record:
                 "candidate": _counts(self.candidate),
                 "answers": self.answers,
                 "least_share": self.least_share,
+                **({"latency": _latency(self.latency)} if self.latency else {}),
                 "rejected": {"stable": _rejected(self.stable), "candidate": _rejected(self.candidate)},
                 "raw": {str(endpoint): stand[:3] for endpoint, stand in self.raw.items()},
                 "raw_rejected": {str(endpoint): stand[3:] for endpoint, stand in self.raw.items()},
@@ -116,6 +120,7 @@ class Record:
             answers=tuple(saved.get("answers", (0, 0))),
             least_share=saved.get("least_share"),
             boot=saved.get("boot", ""),
+            latency=_latency_of(saved["latency"]) if "latency" in saved else None,
             raw={
                 _endpoint(name): Stand(*values, *raw_rejected.get(name, ()))
                 for name, values in saved["raw"].items()
@@ -151,6 +156,18 @@ def _counts(counts: Counts) -> list[float]:
 
 def _rejected(counts: Counts) -> list[int]:
     return [counts.refused, counts.malformed]
+
+
+def _latency(arms: tuple[Buckets, Buckets]) -> dict[str, dict[str, int]]:
+    named = zip(("stable", "candidate"), arms, strict=True)
+    return {arm: {str(number): count for number, count in sorted(each.items())} for arm, each in named}
+
+
+def _latency_of(saved: dict[str, dict[str, int]]) -> tuple[Buckets, Buckets]:
+    stable, candidate = (
+        {int(number): count for number, count in saved[arm].items()} for arm in ("stable", "candidate")
+    )
+    return stable, candidate
 
 
 def _endpoint(name: str) -> Endpoint:

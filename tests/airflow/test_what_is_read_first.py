@@ -8,6 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from slipway_airflow.books.runs import Question
 from slipway_airflow.books.views import Moment
@@ -43,7 +44,9 @@ def live(name: str, **values: Any) -> str:
 
 
 def release_page(world: World, name: str) -> str:
-    return live("release", view=world.library.release(name), charts=charts.all_of(world.library.series(name)))
+    series = world.library.series(name)
+    view = world.library.release(name)
+    return live("release", view=view, charts=charts.all_of(series), steps=series.steps)
 
 
 def words(html: str) -> str:
@@ -66,7 +69,7 @@ def test_approve_is_the_primary_button_beside_the_question(world: World, fraud: 
     question = Question("release_fraud", run, "approve_1", "May fraud v2?", NOW, None, ("amina",), "b" * 24)
     world.airflow.asked = [question]
     view = world.library.release(name)
-    asked = live("release", view=view, charts=[]).split("May fraud v2?")[1].split("</section>")[0]
+    asked = live("release", view=view, charts=[], steps=()).split("May fraud v2?")[1].split("</section>")[0]
     assert re.search(r'class="button primary"[^>]*data-title="Approve fraud v2"', asked)
     assert "Reject fraud v2" in asked
     card = live("overview", found=world.library.overview(), q="", only="").split("May fraud v2?")[1]
@@ -117,3 +120,51 @@ def test_a_freeze_says_until_when_with_the_zone(world: World, fraud: Shelf) -> N
     (moment,) = world.library.history(Filter(action="freeze")).moments
     assert isinstance(moment, Moment)
     assert moment.detail == "until 2026-11-21 14:00 UTC"
+
+
+def figures(page: str) -> dict[str, str]:
+    """Each chart of a page, by its title."""
+    drawn = [one.split("</figure>")[0] for one in page.split("<figure")[1:]]
+    return {words(one.split('chart-title">')[1].split("</span>")[0]): one for one in drawn}
+
+
+def test_the_charts_show_the_failures_and_the_moment_it_was_rolled_back(world: World, fraud: Shelf) -> None:
+    page = release_page(world, fraud.release(2, "rolled_back"))
+    drawn = figures(page)
+    assert list(drawn) == [
+        "Failed attempts, since the start",
+        "Requests per second",
+        "Latency, p50 and p99",
+        "Slower than 250 ms, since the start",
+        "Answers of stable",
+        "Answers of candidate",
+    ]
+    assert "candidate 56 % (5 of 9)" in words(drawn["Failed attempts, since the start"])
+    assert "5xx or none 5" in words(drawn["Answers of candidate"])
+    for one in drawn.values():
+        assert '<path class="ended"' in one
+        assert "rolled back</text>" in one
+        assert ">5 %</text>" in one
+        assert 'role="img" aria-label="' in one
+    assert "too few" not in page
+
+
+def test_the_same_is_in_a_table_step_by_step(world: World, fraud: Shelf) -> None:
+    page = release_page(world, fraud.release(2, "rolled_back"))
+    table = page.split('id="steps-in-numbers"')[1].split("</table>")[0]
+    (row,) = [words(one) for one in table.split("<tr>") if ">5 %, candidate" in one]
+    assert row.startswith("5 %, candidate 4 s to 12 s 9 1.1 4 0 0 5 0")
+
+
+def test_what_an_older_guard_did_not_record_is_said_not_drawn_as_zero(world: World, fraud: Shelf) -> None:
+    name = fraud.release(2, "rolled_back")
+    path = world.home.journal / "fraud" / f"{name}.counts.jsonl"
+    kept = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    for line in kept:
+        for added in ("rejected", "raw_rejected", "latency"):
+            line.pop(added, None)
+    path.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
+    drawn = figures(release_page(world, name))
+    assert "not recorded" in words(drawn["Latency, p50 and p99"])
+    assert "2xx and 4xx not recorded" in words(drawn["Answers of candidate (2xx and 4xx not recorded)"])
+    assert "candidate 56 % (5 of 9)" in words(drawn["Failed attempts, since the start"])

@@ -82,7 +82,7 @@ class Library:
         self._watch = Watch(source, monotonic=monotonic)
         self._people = People(services.home.audit)
         self._chronicle = Chronicle(keeper.breathe if keeper else lambda: None)
-        self._drawn: OrderedDict[str, tuple[int, Series]] = OrderedDict()
+        self._drawn: OrderedDict[str, tuple[tuple[int, int], Series]] = OrderedDict()
         # Pages that many people watch ask for the same things several times a second.
         self._rows = Rows(services, runs, self._traffic, now=now, monotonic=monotonic, keeper=keeper)
         self._model_rows = ModelRows(services, self._rows, self._traffic, self._watch, now=now, keeper=keeper)
@@ -187,11 +187,14 @@ class Library:
             ) from None
         counts = journal.counts_path(release_id)
         size = counts.stat().st_size if counts.exists() else 0
-        if (drawn := self._drawn.get(entry.id)) and drawn[0] == size:
+        # Records are only ever added, and the state is another with every generation.
+        mark = size, entry.moved.generation if entry.moved else 0
+        if (drawn := self._drawn.get(entry.id)) and drawn[0] == mark:
             return drawn[1]
-        # Only ever appended to, so its size tells whether there is more to draw.
-        series = series_of(entry.id, journal.records(release_id), policy)
-        self._drawn[entry.id] = (size, series)
+        series = series_of(
+            entry.id, journal.records(release_id), policy, entry.moved.events if entry.moved else ()
+        )
+        self._drawn[entry.id] = (mark, series)
         if len(self._drawn) > SERIES_KEPT:
             self._drawn.popitem(last=False)
         return series

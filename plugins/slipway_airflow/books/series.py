@@ -1,7 +1,7 @@
-"""Both arms over time: failed and slow answers with their confidence bands, and the candidate's share.
+"""Both arms over time: failed and slow answers with their confidence bands, what was answered, and how fast.
 
-As `serving.analysis.plot` draws it: counts begin anew with every step, as the verdicts do, and the bands hold
-at every look at once.
+What the bands are of is counted since the release began, as the verdict counts it, and they hold at every
+look at once; so the newest is what the verdict says.
 """
 
 from __future__ import annotations
@@ -9,20 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
+from serving.analysis.evidence import Array
 from serving.analysis.intervals import confidence_sequence
 from serving.analysis.policy import AnalysisPolicy
 from serving.rollout.record import Record
 from serving.types import Arm, Counts
+from slipway_airflow.books.flow import (
+    Flow,
+    Latency,
+    Numbers,
+    StepFlow,
+    are_refusals_counted,
+    counts_of,
+    edges_of,
+    flow_of,
+    latency_of,
+    steps_of,
+)
 
 MOST_POINTS = 240
-# Before so many requests a band says nothing but that nothing is known.
+# Before so many requests a rate would jump about; unless it is as high as that many failures make it.
 ENOUGH_REQUESTS = 10
+ENOUGH_FAILURES = 3
 
-Numbers = tuple[float | None, ...]
+Events = Sequence[tuple[datetime, str, str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +73,13 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """`seconds` since `started_at`, one for each entry of everything else. `share` in percent.
+    """`seconds` since `started_at`, one for each entry of `step`, `share` and the bands. `share` in percent.
 
-    `failed` and `slow` are bands by arm, `outcomes` counts by arm. Limits in percent: what the verdict allows
-    the candidate.
+    `failed` and `slow` are bands by arm, of all that was answered since the release began, as the verdict
+    counts; `outcomes` are counts by arm. Limits in percent: what the verdict allows the candidate.
+
+    `flow` is of the intervals that end at `intervals`, the first of which begins at 0. `shifts` are (when,
+    the candidate's percent from then on), `ended`: when it was rolled back, None if it was not.
     """
 
     release_id: str
@@ -77,17 +94,34 @@ class Series:
     latency_objective_ms: float
     requests: dict[str, int]
     outcomes: dict[str, Outcomes]
+    intervals: tuple[float, ...]
+    flow: dict[str, Flow]
+    latency: dict[str, Latency]
+    steps: tuple[StepFlow, ...]
+    shifts: tuple[tuple[float, float], ...]
+    ended: float | None
+
+    @property
+    def end(self) -> float:
+        """Seconds that there is something to draw of."""
+        return max([0.0, *self.seconds[-1:], *([self.ended] if self.ended else [])])
 
 
-def series_of(release_id: str, records: Iterable[Record], policy: AnalysisPolicy) -> Series:
-    """From the guard's records, oldest first. Thinned to what a chart can show, keeping each step's ends."""
+def series_of(
+    release_id: str, records: Iterable[Record], policy: AnalysisPolicy, events: Events = ()
+) -> Series:
+    """From the guard's records, oldest first, and the rollout's events (when, what, why, weight).
+
+    Thinned to what a chart can show, keeping each step's ends.
+    """
     every = list(records)
     points = _thinned(every)
     start = every[0].at if every else None
+    edges, with_refusals = edges_of(every), are_refusals_counted(every)
     return Series(
         release_id=release_id,
         started_at=start,
-        seconds=tuple(round((p.at - start).total_seconds(), 2) if start else 0.0 for p in points),
+        seconds=tuple(_since(start, point.at) for point in points),
         step=tuple(point.place for point in points),
         share=tuple(round(100 * point.share, 2) for point in points),
         failed={arm.value: _bands(points, arm, "errors") for arm in Arm},
@@ -95,9 +129,19 @@ def series_of(release_id: str, records: Iterable[Record], policy: AnalysisPolicy
         failed_limit=100 * policy.max_error_rate,
         slow_limit=100 * policy.max_slow_share,
         latency_objective_ms=policy.latency_objective_ms,
-        requests={arm.value: _counts(points[-1], arm).requests if points else 0 for arm in Arm},
-        outcomes={arm.value: Outcomes.of([_counts(point, arm) for point in points]) for arm in Arm},
+        requests={arm.value: counts_of(points[-1], arm).requests if points else 0 for arm in Arm},
+        outcomes={arm.value: Outcomes.of([counts_of(point, arm) for point in points]) for arm in Arm},
+        intervals=tuple(_since(start, edge.at) for edge in edges[1:]),
+        flow={arm.value: flow_of(edges, arm, with_refusals=with_refusals) for arm in Arm},
+        latency={arm.value: latency_of(every, arm) for arm in Arm},
+        steps=steps_of(every),
+        shifts=tuple((_since(start, at), weight) for at, kind, _, weight in events if kind == "shift"),
+        ended=next((_since(start, at) for at, kind, _, _ in events if kind == "rolled back"), None),
     )
+
+
+def _since(start: datetime | None, at: datetime) -> float:
+    return round(max((at - start).total_seconds(), 0.0), 2) if start else 0.0
 
 
 def _thinned(records: Sequence[Record]) -> list[Record]:
@@ -110,24 +154,16 @@ def _thinned(records: Sequence[Record]) -> list[Record]:
 
 
 def _bands(points: Sequence[Record], arm: Arm, kind: str) -> Band:
-    rate: list[float | None] = []
-    low: list[float | None] = []
-    high: list[float | None] = []
-    before: Counts | None = None
-    for _, part in groupby(points, key=lambda point: point.place):
-        counts = [_counts(point, arm) for point in part]
-        first = before or Counts(0, 0, 0, 0.0)
-        requests = np.array([each.requests - first.requests for each in counts], dtype=float)
-        bad = np.array([getattr(each, kind) - getattr(first, kind) for each in counts], dtype=float)
-        below, above = confidence_sequence(requests, np.minimum(bad, requests))
-        for n, e, lower, upper in zip(requests, bad, below, above, strict=True):
-            is_known = n >= ENOUGH_REQUESTS
-            rate.append(round(100 * float(e / n), 3) if is_known else None)
-            low.append(round(100 * float(lower), 3) if is_known else None)
-            high.append(round(100 * float(upper), 3) if is_known else None)
-        before = counts[-1]
-    return Band(tuple(rate), tuple(low), tuple(high))
+    counts = [counts_of(point, arm) for point in points]
+    requests = np.array([each.requests for each in counts], dtype=float)
+    bad = np.minimum(np.array([getattr(each, kind) for each in counts], dtype=float), requests)
+    below, above = confidence_sequence(requests, bad)
+    is_known = (requests >= ENOUGH_REQUESTS) | (bad >= ENOUGH_FAILURES)
+    rates = np.divide(bad, requests, out=np.zeros_like(bad), where=requests > 0)
+    return Band(*(_percents(values, is_known) for values in (rates, below, above)))
 
 
-def _counts(point: Record, arm: Arm) -> Counts:
-    return point.stable if arm is Arm.STABLE else point.candidate
+def _percents(shares: Array, is_known: NDArray[np.bool_]) -> Numbers:
+    return tuple(
+        round(100 * float(share), 3) if known else None for share, known in zip(shares, is_known, strict=True)
+    )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from slipway_airflow.books.flow import StepFlow
 from slipway_airflow.books.library import Library, NothingThere, YetToCome
 from slipway_airflow.books.statuses import Status
 from slipway_airflow.specs import dag_id_of
@@ -123,9 +124,10 @@ def release(show: Showing, release_id: str) -> Response:
         series = show.books.series(release_id)
     except NothingThere:
         drawn: list[charts.Chart] = []
+        steps: tuple[StepFlow, ...] = ()
     else:
-        drawn = charts.all_of(series)
-    return show.page("release", view=view, charts=drawn, model_name=view.row.model)
+        drawn, steps = charts.all_of(series), series.steps
+    return show.page("release", view=view, charts=drawn, steps=steps, model_name=view.row.model)
 
 
 @router.get("/history")

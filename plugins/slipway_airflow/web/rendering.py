@@ -13,6 +13,7 @@ from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from serving.figures import figures
 from slipway_airflow.comparing import change
 from slipway_airflow.web.access import Right
 
@@ -135,9 +136,9 @@ def ago(moment: datetime, now: datetime) -> str:
     return "now" if seconds < 1 else f"{brief(seconds)} ago"
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A measured figure, or a dash."""
-    return "–" if value is None else f"{value:.{digits}g}"
+def number(value: float | None, digits: int = 2) -> str:
+    """A measurement, or a dash. Small differences of an accuracy count, so it is shown with four digits."""
+    return "–" if value is None else figures(value, digits)
 
 
 def count(value: int) -> str:

@@ -182,14 +182,15 @@ async function carryOut(event) {
 const places = new Map();
 function readOut(figure, share, step = 0) {
   const points = JSON.parse(figure.dataset.points);
-  const last = points.seconds.at(-1) || 1;
+  if (!points.seconds.length) return;
+  const last = points.end || 1;
   const name = figure.querySelector(".chart-title").textContent;
   let place = step ? (places.get(name) ?? points.seconds.length - 1) + step
     : points.seconds.reduce((best, at, n) => (Math.abs(at - share * last) < Math.abs(points.seconds[best] - share * last) ? n : best), 0);
   place = Math.max(0, Math.min(points.seconds.length - 1, place));
   places.set(name, place);
-  const said = ["stable", "candidate"].filter((arm) => points[arm])
-    .map((arm) => `${arm} ${points[arm][place] === null ? "too few" : `${points[arm][place]} %`}`);
+  const said = Object.entries(points.lines)
+    .map(([name, values]) => `${name} ${(values[place] ?? null) === null ? "–" : `${values[place]} ${points.unit}`}`);
   const out = figure.querySelector(".readout");
   out.setAttribute("aria-live", step ? "polite" : "off");
   out.textContent = `${points.seconds[place].toFixed(0)} s: ${said.join(", ")}`;
@@ -219,13 +220,13 @@ function leaveFrame(event, link) {
   } catch { /* somebody else's frame: let the browser decide */ }
 }
 document.addEventListener("pointermove", (event) => {
-  const plot = event.target.closest?.(".plot svg");
+  const plot = event.target.closest?.(".plot .frame");
   if (!plot) return;
   const box = plot.getBoundingClientRect();
   readOut(plot.closest("[data-chart]"), (event.clientX - box.left) / box.width);
 });
 document.addEventListener("keydown", (event) => {
-  const plot = event.target.closest?.(".plot svg");
+  const plot = event.target.closest?.(".plot .frame");
   if (!plot || (event.key !== "ArrowLeft" && event.key !== "ArrowRight")) return;
   event.preventDefault();
   readOut(plot.closest("[data-chart]"), 0, event.key === "ArrowLeft" ? -1 : 1);

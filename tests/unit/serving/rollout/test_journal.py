@@ -39,6 +39,7 @@ def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
         candidate=Counts(requests, 0, 2, 9.5),
         raw={Endpoint("127.0.0.1", 8500): Stand(1, 2, 3, 4, 5)},
         verdict=Verdict.of([finding], at=NOON),
+        latency=({15: 90, 24: 1}, {14: requests}),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from slipway_airflow import wiring
+from slipway_airflow import freezing, wiring
 from slipway_airflow.comparing import Comparison, Figure, Parameter
 from slipway_airflow.web import at_hand
 from starlette.testclient import TestClient
@@ -197,3 +198,22 @@ def test_a_release_from_before_there_were_comparisons_has_none(
     rita.page.goto(f"/slipway/releases/{release.id}")
     assert rita.page.get_by_role("region", name="What changes").count() == 0
     assert server.of("rita").get(f"{API}/releases/{release.id}").json()["comparison"] is None
+
+
+def test_what_the_reader_opened_stays_open_when_something_appears_above_it(
+    rita: Visitor, world: World
+) -> None:
+    release = under_way(world)
+    world.releases.built(release.id, "b" * 24, at=release.request.at, compared=FOUND)
+    rita.page.goto(f"/slipway/releases/{release.id}")
+    rita.page.get_by_text("5 parameters of the training changed").click()
+    freezing.freezes_of(world.services).add(MODEL, by="ada", reason="audit", until=None, at=wiring.now())
+    freezing.keep_still(world.services, release)
+    expect(rita.page.locator("#live")).to_contain_text("frozen until somebody lifts it", ignore_case=True)
+    expect(rita.page.locator("#parameters-changed")).to_have_attribute("open", "")
+
+
+def test_times_are_told_in_the_readers_zone_and_name_it(rita: Visitor, world: World) -> None:
+    release = under_way(world)
+    rita.page.goto(f"/slipway/releases/{release.id}")
+    expect(rita.page.locator("time[data-exact]").first).to_have_text(re.compile(r"(GMT\+[12]|CES?T)$"))

@@ -55,18 +55,26 @@ function put(html) {
   const says = live.querySelector("[data-announce]")?.dataset.announce;
   if (says && says !== said) byId("announcer").textContent = says;
 }
+// What has a name is found again by it, also when something appeared or went above it.
+const keyOf = (node) => node?.id || (node?.hasAttribute?.("aria-labelledby") ? `by ${node.getAttribute("aria-labelledby")}` : "");
 function merge(old, fresh) {
-  const olds = [...old.childNodes];
   const news = [...fresh.childNodes];
-  news.forEach((node, place) => {
-    const was = olds[place];
-    if (!was) old.append(node);
-    else if (was.nodeType !== node.nodeType || was.nodeName !== node.nodeName || was.id !== node.id) was.replaceWith(node);
+  const wanted = new Set(news.map(keyOf));
+  let was = old.firstChild;
+  for (const node of news) {
+    const key = keyOf(node);
+    let same = key ? was : null;
+    while (same && keyOf(same) !== key) same = same.nextSibling;
+    while (same && was !== same) { const gone = was; was = was.nextSibling; gone.remove(); }
+    if (!was || (keyOf(was) && keyOf(was) !== key && wanted.has(keyOf(was)))) { old.insertBefore(node, was); continue; }
+    const next = was.nextSibling;
+    if (was.nodeType !== node.nodeType || was.nodeName !== node.nodeName || keyOf(was) !== key) was.replaceWith(node);
     else if (node.nodeType !== Node.ELEMENT_NODE) { if (was.data !== node.data) was.data = node.data; }
     // What the reader points at on a chart stays.
     else if (!was.matches(".cursor, .readout")) { attributes(was, node); merge(was, node); }
-  });
-  for (const gone of olds.slice(news.length)) gone.remove();
+    was = next;
+  }
+  while (was) { const gone = was; was = was.nextSibling; gone.remove(); }
 }
 function attributes(was, node) {
   for (const { name, value } of node.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);

@@ -73,7 +73,7 @@ def _route(service: str) -> Route:
         Deployment(f"{service}-{slot}-x", service, "x", version, slot, (endpoint,))
         for version, slot, endpoint in ((1, Slot.BLUE, BLUE), (2, Slot.GREEN, GREEN))
     ]
-    return Route(service, 1, ALL_STABLE, *arms)
+    return Route(service, 1, ALL_STABLE, arms[0], arms[1])
 
 
 def test_what_both_arms_took_since_the_first_look_is_kept() -> None:

@@ -123,7 +123,7 @@ def test_an_address_that_is_taken_is_named(
     with socket.socket(socket.AF_UNIX if form == "unix" else socket.AF_INET) as other:
         other.bind(str(path) if form == "unix" else ("127.0.0.1", 0))
         other.listen()
-        address = f"unix:{path}" if form == "unix" else "127.0.0.1:{}".format(other.getsockname()[1])
+        address = f"unix:{path}" if form == "unix" else f"127.0.0.1:{other.getsockname()[1]}"
         arguments = ["--bundle", str(mlp_bundle), "--port", "0", "--management", address]
         assert pod_command.main(arguments) == 2
         assert path.exists() is (form == "unix")

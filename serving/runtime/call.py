@@ -6,6 +6,7 @@ whole computation (docs/decisions/0021-callbacks-on-the-hot-path.md).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,8 @@ NEVER = float("inf")
 _JSON_BYTES = 12
 # Clients choose the orders and forms of outputs; these live as long as a kept answer.
 _REMEMBERED_TEMPLATES = 8
+_NULL = re.compile(b"null")
+_WORDS = {"nan": b'"NaN"', "inf": b'"Infinity"', "-inf": b'"-Infinity"'}
 
 
 class Call:
@@ -114,7 +117,7 @@ class Outputs:
         whole = self._raws[position]
         if whole is None:
             spec = self.signature.outputs[position]
-            if not self.is_batched or not spec.datatype.size:
+            if not self.is_batched or not spec.datatype.size or not rows:
                 return write_blob(self.slice(position, first, rows), spec.datatype.name)
             whole = self._raws[position] = self.arrays[position].tobytes()
         row = len(whole) // len(self.arrays[position])
@@ -149,7 +152,26 @@ class Outputs:
             flat = widen_bf16(flat) if spec.datatype.name == "BF16" else flat.astype(np.float32)
         # One call prints the whole batch; rows cannot hold "],[" themselves because they are numbers.
         printed = orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY)
+        if spec.datatype.is_float and b"n" in printed:
+            printed = _with_words(printed, flat)
         return printed[2:-2].split(b"],[")
+
+
+def nothing(signature: Signature) -> Outputs:
+    """The outputs of no rows, which are the same whatever the model; a free dimension has no size either."""
+    shapes = [(0, *(max(size, 0) for size in spec.shape[1:])) for spec in signature.outputs]
+    specs = signature.outputs
+    arrays = [np.empty(shape, spec.datatype.dtype) for shape, spec in zip(shapes, specs, strict=True)]
+    return Outputs(arrays, signature)
+
+
+def _with_words(printed: bytes, values: np.ndarray) -> bytes:
+    """The numbers that JSON has not, which orjson prints as null, as what clients read as such.
+
+    docs/decisions/0107-nan-in-json.md says why these words.
+    """
+    words = iter([_WORDS[str(value)] for value in values[~np.isfinite(values)].tolist()])
+    return _NULL.sub(lambda _: next(words), printed)
 
 
 def _size_bytes(array: np.ndarray) -> int:

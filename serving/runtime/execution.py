@@ -157,8 +157,8 @@ def _expect_finite_inputs(signature: Signature, inputs: Sequence[np.ndarray]) ->
     for spec, array in zip(signature.inputs, inputs, strict=True):
         if not _is_finite(array, spec):
             raise RefusedByModel(
-                f"input {spec.name!r} holds NaN or infinity",
-                remedy="send finite numbers (the spec's serving.finite_inputs allows others)",
+                f"input {spec.name!r} holds NaN (null in JSON) or infinity",
+                remedy="send finite numbers (the spec's serving.finite_inputs: false allows others)",
             )
 
 

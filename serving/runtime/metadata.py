@@ -8,14 +8,17 @@ import orjson
 
 from serving.runtime.model import ServedModel
 from serving.runtime.repository import Repository
-from serving.runtime.signature import TensorSpec
+from serving.runtime.signature import Signature, TensorSpec
 
 VERSION = "0.1.0"
+# What the protocol calls them; Triton's configuration has other names for them.
+_PLATFORMS = {".onnx": "onnx_onnxv1", ".plan": "tensorrt_plan"}
 
 
 def extensions(*, manages: bool) -> list[str]:
     """Of the protocol, as offered where the model repository is managed, or not."""
-    return ["binary_tensor_data", *(["model_repository"] if manages else [])]
+    managing = ["model_repository"] if manages else []
+    return ["binary_tensor_data", "model_configuration", *managing, "statistics"]
 
 
 def server_metadata(*, manages: bool) -> bytes:
@@ -27,11 +30,43 @@ def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": versions,
-        "platform": f"{model.manifest.platform}_{model.manifest.file.suffix.lstrip('.')}",
+        "platform": _PLATFORMS.get(model.manifest.file.suffix, _backend_format(model)),
         "inputs": [_tensor(spec) for spec in model.signature.inputs],
         "outputs": [_tensor(spec) for spec in model.signature.outputs],
-        "parameters": {"bundle": model.manifest.id, "precision": model.manifest.precision},
+        "properties": {"bundle": model.manifest.id, "precision": model.manifest.precision},
     }
+
+
+def model_config(model: ServedModel) -> dict[str, Any]:
+    """As `GET /v2/models/<m>/config` and `ModelConfig` answer: what of Triton's configuration is true here.
+
+    Source: https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
+    """
+    settings, signature = model.manifest.settings, model.signature
+    config: dict[str, Any] = {
+        "name": model.name,
+        "platform": _backend_format(model),
+        "backend": model.manifest.platform,
+        "max_batch_size": settings.max_batch_size if signature.is_batched else 0,
+        "input": [_tensor_config(spec, signature) for spec in signature.inputs],
+        "output": [_tensor_config(spec, signature) for spec in signature.outputs],
+        "default_model_filename": model.manifest.file.name,
+    }
+    if signature.is_batched:
+        delay = round(settings.max_queue_delay_ms * 1000)
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
+    return config
+
+
+def _backend_format(model: ServedModel) -> str:
+    return f"{model.manifest.platform}_{model.manifest.file.suffix.lstrip('.')}"
+
+
+def _tensor_config(spec: TensorSpec, signature: Signature) -> dict[str, Any]:
+    """Without the dimension of the rows, as Triton has it where it batches."""
+    kind = "STRING" if spec.datatype.name == "BYTES" else spec.datatype.name
+    dims = list(spec.shape[1:] if signature.is_batched else spec.shape)
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": dims}
 
 
 def repository_index(repository: Repository, *, only_ready: bool) -> list[dict[str, str]]:

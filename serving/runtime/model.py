@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from model_store.errors import SlipwayError
 from serving.runtime.answers import Answers
 from serving.runtime.batching import Batcher
-from serving.runtime.call import Call, Outputs
+from serving.runtime.call import Call, Outputs, nothing
 from serving.runtime.call_queue import CallQueue
 from serving.runtime.codec.plans import Plans
 from serving.runtime.codec.response import ResponseWriter
@@ -99,6 +99,9 @@ class ServedModel:
         return _too_many()
 
     def _look_up(self, call: Call, now: float) -> None:
+        if not call.rows:
+            self._hand_out([call], nothing(self.signature))
+            return
         if self.answers is None or not self.answers.settle(call, now):
             self._compute(call)
 
@@ -194,6 +197,8 @@ class ServedModel:
         now, metrics = self._clock(), self.metrics
         metrics.finished(code)
         metrics.total.observe(now - call.arrived)
+        if code != 200:
+            metrics.failed_seconds += now - call.arrived
         if call.started:
             metrics.queued.observe(call.started - call.arrived)
         if self.log is not None:

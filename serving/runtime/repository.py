@@ -82,6 +82,14 @@ class Repository:
             f"{name} has no version {version[:100]!r}", remedy=f"this pod has: {versions}", status=404
         )
 
+    def described(self, name: str, version: str | None) -> list[Entry]:
+        """The bundles of a name ("": all there are) and version (None: all). Raises `Refused` (404)."""
+        if version is not None:
+            return [self.find(name, version)]
+        if name:
+            self.find(name, None)
+        return [entry for entry in self._entries if name in ("", entry.name)]
+
     def model(self, name: str, version: str | None) -> ServedModel:
         """The loaded model. Raises `Refused` (404) or `Unavailable` (503) with the reason it is not ready."""
         entry = self.find(name, version)

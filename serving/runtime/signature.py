@@ -43,15 +43,14 @@ class TensorSpec:
         return found
 
     def _checked(self, shape: object) -> Shape:
-        # 1.0 and true equal 1 and so find the remembered shape; taking them always keeps answers consistent.
         if not isinstance(shape, list | tuple) or not all(map(_is_size, shape)):
-            raise self._refusal(f"`shape` must be a list of integers >= 1, got {str(shape)[:100]}")
+            raise self._refusal(f"`shape` must be a list of integers >= 0, got {str(shape)[:100]}")
         fits = len(shape) == len(self.shape) and all(
             want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
         )
         if not fits:
             raise self._refusal(f"shape {str(list(shape))[:100]} does not fit {list(self.shape)}")
-        return tuple(map(int, shape))
+        return tuple(shape)
 
     def _refusal(self, problem: str) -> Refused:
         return Refused(
@@ -61,7 +60,8 @@ class TensorSpec:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, int | float) and size >= 1 and size == int(size)
+    # JSON's true and 1.0 equal 1 in Python, but are no sizes.
+    return type(size) is int and size >= 0
 
 
 @dataclass(frozen=True, slots=True)

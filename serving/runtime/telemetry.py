@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from time import time
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -61,6 +62,11 @@ class ModelMetrics:
         self.computed = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.rows = 0
+        # A batch's seconds count for each of its calls.
+        self.computed_calls, self.computed_call_seconds = 0, 0.0
+        self.failed_seconds = 0.0
+        # Of the wall's clock.
+        self.last_batch_at = 0.0
         self.dropped: dict[str, int] = {}
 
     def batch(self, calls: int, rows: int, seconds: float) -> None:
@@ -68,6 +74,9 @@ class ModelMetrics:
         self.computed.observe(seconds)
         self.batch_rows.observe(rows)
         self.rows += rows
+        self.computed_calls += calls
+        self.computed_call_seconds += calls * seconds
+        self.last_batch_at = time()
 
     def level(self, name: str) -> LookUps:
         """The counts of one level of the caches, which go on where the model before left them."""

@@ -64,6 +64,8 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
         for kind, (element, _) in KINDS.items()
     ]
     bundles.append(make_bundle(folder, mlp()))
+    odd = {"finite_inputs": False, "finite_outputs": False}
+    bundles.append(make_bundle(folder, elementwise(), name="odd", serving=odd))
     bundles.append(make_bundle(folder, two_by_two(), name="two"))
     with running_pod(*bundles) as running:
         yield running
@@ -131,6 +133,70 @@ def test_a_model_says_what_it_takes_and_gives(client: Any) -> None:
     ]
 
 
+def test_a_models_configuration_is_tritons(over_http: Any, over_grpc: Any) -> None:
+    expected = {
+        "name": "two",
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "max_batch_size": 32,
+        "input": [
+            {"name": "a", "data_type": "TYPE_INT64", "dims": [-1]},
+            {"name": "b", "data_type": "TYPE_INT64", "dims": []},
+        ],
+        "output": [
+            {"name": "sum", "data_type": "TYPE_INT64", "dims": [-1]},
+            {"name": "text", "data_type": "TYPE_STRING", "dims": [-1]},
+        ],
+        "default_model_filename": "model.onnx",
+        "dynamic_batching": {"max_queue_delay_microseconds": 2000},
+    }
+    for version in ("", "1"):
+        assert over_http.get_model_config("two", version) == expected
+        config = over_grpc.get_model_config("two", version).config
+        assert (config.max_batch_size, config.backend) == (32, "onnxruntime")
+        assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("a", 9, [-1]), ("b", 9, [])]
+    with pytest.raises(InferenceServerException, match="no model"):
+        over_grpc.get_model_config("nope")
+
+
+def test_statistics_count_what_was_asked(over_http: Any, over_grpc: Any) -> None:
+    def now() -> dict[str, Any]:
+        (found,) = over_http.get_inference_statistics("echo_uint16")["model_stats"]
+        return found
+
+    before, array = now(), KINDS["UINT16"][1]
+    for _ in range(3):
+        over_http.infer("echo_uint16", [tensor(over_http, "x", "UINT16", array)])
+    with pytest.raises(InferenceServerException):
+        over_http.infer("echo_uint16", [tensor(over_http, "x", "UINT16", array[:, :1])])
+    after = now()
+    assert after["inference_count"] - before["inference_count"] == 3 * len(array)
+    assert after["execution_count"] - before["execution_count"] == 3
+    assert after["last_inference"] > 1_600_000_000_000
+    counts = {
+        name: [
+            after["inference_stats"][name][unit] - before["inference_stats"][name][unit]
+            for unit in ("count", "ns")
+        ]
+        for name in after["inference_stats"]
+    }
+    assert (counts["success"][0], counts["fail"][0]) == (3, 1)
+    assert (counts["queue"][0], counts["compute_infer"][0]) == (3, 3)
+    assert counts["success"][1] > counts["compute_infer"][1] > 0
+    (same,) = over_grpc.get_inference_statistics("echo_uint16").model_stats
+    assert (same.inference_count, same.inference_stats.success.count) == (
+        after["inference_count"],
+        after["inference_stats"]["success"]["count"],
+    )
+
+
+def test_statistics_of_all_models_are_had_at_once(client: Any) -> None:
+    found = client.get_inference_statistics()
+    stats = found["model_stats"] if isinstance(found, dict) else found.model_stats
+    names = [one["name"] if isinstance(one, dict) else one.name for one in stats]
+    assert {"two", "echo_uint16", "credit_risk"} <= set(names)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_datatype_comes_back_as_it_went(client: Any, kind: str) -> None:
     array = KINDS[kind][1]
@@ -152,6 +218,19 @@ def _as_json(array: np.ndarray) -> np.ndarray:
     if array.dtype != object:
         return array
     return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
+
+
+def test_numbers_that_are_none_pass_through_tritons_json(over_http: Any) -> None:
+    array = np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32)
+    for binary in (True, False):
+        asked = triton_http.InferRequestedOutput("y", binary_data=binary)
+        sent = tensor(over_http, "x", "FP32", array, binary_data=binary)
+        np.testing.assert_array_equal(over_http.infer("odd", [sent], outputs=[asked]).as_numpy("y"), array)
+
+
+def test_tritons_client_may_ask_with_no_rows(client: Any) -> None:
+    sent = tensor(client, "x", "FP32", np.zeros((0, 2), np.float32))
+    assert client.infer("echo_fp32", [sent]).as_numpy("y").shape == (0, 2)
 
 
 def test_half_precisions_travel_as_json_numbers(pod: RunningPod) -> None:

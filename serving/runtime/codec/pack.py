@@ -21,6 +21,15 @@ from serving.runtime.signature import Shape, TensorSpec
 _PACKERS: dict[tuple[str, int], Callable[..., bytes]] = {}
 _REMEMBERED_PACKERS = 4096
 _NUMBERS = {int, float}
+# What a bare word becomes before the text is parsed: an object with one field, its sign. Longest first.
+_BARE = "no number"
+BARE_WORDS = {
+    word: b'{"%s":%d}' % (_BARE.encode(), sign)
+    for word, sign in ((b"-Infinity", -1), (b"Infinity", 1), (b"NaN", 0))
+}
+_SIGNED = {-1: float("-inf"), 1: float("inf"), 0: float("nan")}
+_WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_KINDS = {dict: "NaN, infinity or an object", type(None): "null", str: "text", bool: "true or false"}
 _FAULTS = (struct.error, OverflowError, TypeError, ValueError, RecursionError)
 
 
@@ -81,16 +90,28 @@ def _pack_flat(datatype: Datatype, flat: list[Any]) -> Data:
         return [text.encode() for text in flat]
     if datatype.name == "BOOL":
         _expect(kinds, {bool}, "true or false")
+    elif datatype.is_float:
+        if not kinds <= _NUMBERS:
+            flat = [value if type(value) is float else _number(value) for value in flat]
+            kinds = set(map(type, flat))
+        _expect(kinds, _NUMBERS, "numbers")
     else:
-        _expect(
-            kinds, _NUMBERS if datatype.is_float else {int}, "numbers" if datatype.is_float else "integers"
-        )
+        _expect(kinds, {int}, "integers")
     if datatype.name == "BF16":
         return narrow_bf16(np.array(flat, np.float32)).tobytes()
     return _packer(datatype, len(flat))(*flat)
 
 
+def _number(value: Any) -> Any:
+    """NaN and infinity as they travel in JSON: bare, by name as the pod writes them, or (NaN) as null."""
+    if value is None:
+        return _SIGNED[0]
+    if type(value) is dict and value.keys() == {_BARE}:
+        return _SIGNED.get(value[_BARE], value)
+    return _WORDS.get(value, value) if type(value) is str else value
+
+
 def _expect(kinds: set[type], allowed: set[type], words: str) -> None:
     if not kinds <= allowed:
-        others = sorted(kind.__name__ for kind in kinds - allowed)
+        others = sorted(_KINDS.get(kind, kind.__name__) for kind in kinds - allowed)
         raise TypeError(f"`data` must be {words}, got {', '.join(others)}")

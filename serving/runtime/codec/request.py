@@ -5,6 +5,7 @@ Protocol: https://github.com/kserve/open-inference-protocol and Triton's binary 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from typing import Any, NamedTuple
 
@@ -12,13 +13,16 @@ import orjson
 
 from serving.runtime.call import Data
 from serving.runtime.codec.blob import read_blob
-from serving.runtime.codec.pack import pack
+from serving.runtime.codec.pack import BARE_WORDS, pack
 from serving.runtime.errors import Refused
 from serving.runtime.signature import Shape, Signature, TensorSpec
 
 _NONE: dict[str, Any] = {}
+_SIZES = {int}
 # So many letters of names are looked at before a body is taken to hold anything.
 _LETTERS = 32
+# Numbers that JSON has not, and strings, which may hold the same letters.
+_STRING_OR_WORD = re.compile(rb'"(?:[^"\\]|\\.)*"|-?Infinity|NaN', re.DOTALL)
 # The request parameters anybody downstream reads.
 URGENCY = frozenset(("priority", "timeout"))
 
@@ -53,8 +57,11 @@ def read_request(signature: Signature, body: bytes, header_length: int | None) -
     for spec, entry in zip(signature.inputs, entries, strict=True):
         shape, count = _accept(spec, entry)
         values = entry.get("data")
-        if values is None:
+        if values is None and (count or blobs.exist):
             data.append(read_blob(spec, blobs.take(spec, entry), count))
+        elif values is None:
+            # Clients of the binary extension send neither data nor bytes for a tensor without elements.
+            data.append(b"" if spec.datatype.size else [])
         else:
             data.append(pack(spec, values, shape, count, may_hold_bools=may_hold_bools))
         shapes.append(shape)
@@ -134,12 +141,37 @@ def _document(body: bytes, header_length: int | None) -> tuple[dict[str, Any], _
             remedy="set it to the length of the JSON part",
         )
     try:
-        document = orjson.loads(text)
+        document = _parsed(text)
     except orjson.JSONDecodeError as error:
         raise Refused(f"the body is not JSON: {error}", remedy="send an OIP v2 infer request") from error
     if type(document) is not dict:
         raise Refused("the body is not a JSON object", remedy="send an OIP v2 infer request")
     return document, blobs
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON, and the numbers that Python and Triton write but JSON has not: NaN, Infinity, -Infinity."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if b"NaN" not in text and b"Infinity" not in text:
+            raise
+        return orjson.loads(_without_bare_words(text))
+
+
+def _without_bare_words(text: bytes) -> bytes:
+    if b"\\" in text:
+        return _STRING_OR_WORD.sub(_wrapped, text)
+    # Every other part is inside quotes. Five times as fast as the regular expression.
+    parts = text.split(b'"')
+    for at in range(0, len(parts), 2):
+        for word, number in BARE_WORDS.items():
+            parts[at] = parts[at].replace(word, number)
+    return b'"'.join(parts)
+
+
+def _wrapped(found: re.Match[bytes]) -> bytes:
+    return BARE_WORDS.get(found[0], found[0])
 
 
 def _tensor_entries(document: dict[str, Any], signature: Signature) -> list[dict[str, Any]]:
@@ -174,12 +206,19 @@ def _accept(spec: TensorSpec, entry: dict[str, Any]) -> tuple[Shape, int]:
             remedy=f"send {spec.datatype.name}; the pod never casts",
         )
     if "parameters" in entry:
-        expect_own_bytes("input", spec.name, _parameters(entry))
-    shape = entry.get("shape")
+        parameters = _parameters(entry)
+        expect_own_bytes("input", spec.name, parameters)
+        if "binary_data_size" in parameters and entry.get("data") is not None:
+            raise Refused(
+                f"input {spec.name!r} has both data and binary_data_size", remedy="send one of them"
+            )
+    shape: Any = entry.get("shape")
     try:
-        return spec.accepted[tuple(shape)]  # type: ignore[arg-type]
+        found = spec.accepted[tuple(shape)]
     except (KeyError, TypeError):
         return spec.accept(shape)
+    # 1.0 and true equal 1, and so find what was remembered of it.
+    return found if _SIZES.issuperset(map(type, shape)) else spec.accept(shape)
 
 
 def expect_own_bytes(kind: str, name: str, parameters: Container[str]) -> None:
@@ -199,7 +238,9 @@ def _expect_rows(signature: Signature, shapes: list[Shape]) -> None:
 
 
 def _text(document: dict[str, Any], field: str) -> str:
-    value = document.get(field, "")
+    value = document.get(field)
+    if value is None:
+        return ""
     if type(value) is not str:
         raise Refused(f"`{field}` must be a string", remedy=f"send `{field}` as a string or leave it out")
     return value
@@ -218,7 +259,7 @@ def _wishes(
     document: dict[str, Any], signature: Signature
 ) -> tuple[tuple[WantedOutput, ...] | None, dict[str, Any]]:
     parameters = _parameters(document)
-    all_binary = parameters.get("binary_data_output") is True
+    all_binary = parameters is not _NONE and _flag(parameters, "binary_data_output")
     urgency = _NONE if URGENCY.isdisjoint(parameters) else parameters
     outputs = document.get("outputs")
     if not outputs:
@@ -261,5 +302,12 @@ def _wanted(entry: dict[str, Any], signature: Signature, all_binary: bool) -> Wa
     expect_own_bytes("output", entry["name"], parameters)
     if parameters.get("classification"):
         raise Refused("the classification extension is not served", remedy="take the scores and sort them")
-    binary = parameters.get("binary_data", all_binary)
-    return WantedOutput(names.index(str(entry["name"])), binary is True)
+    binary = _flag(parameters, "binary_data", default=all_binary)
+    return WantedOutput(names.index(str(entry["name"])), binary)
+
+
+def _flag(parameters: dict[str, Any], name: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise Refused(f"parameter `{name}` is {str(value)[:40]}", remedy="send true or false")
+    return value

@@ -96,5 +96,5 @@ def _joined(outputs: Outputs, position: int, first: int, rows: int) -> bytes:
     printed = outputs.json_rows(position)
     if not outputs.is_batched or not outputs.arrays[position].size:
         # Rows without elements have nothing between them either.
-        return printed[0]
+        return printed[0] if printed else b""
     return b",".join(printed[first : first + rows])

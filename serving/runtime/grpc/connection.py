@@ -1,4 +1,4 @@
-"""One HTTP/2 connection with prior knowledge, serving gRPC. Source: RFC 9113 and gRPC over HTTP/2.
+"""One HTTP/2 connection with prior knowledge, serving gRPC and REST. Source: RFC 9113 and gRPC over HTTP/2.
 
 What is not here is refused or ignored as the RFC allows: push, priorities, TLS (Envoy's part).
 """
@@ -15,10 +15,11 @@ from model_store.errors import SlipwayError
 from serving.runtime.errors import ModelFault, Refused
 from serving.runtime.grpc import frames
 from serving.runtime.grpc.frames import HEAD, HEAD_BYTES, ConnectionBroken
-from serving.runtime.grpc.header_blocks import HeaderFrames, HeaderReader
-from serving.runtime.grpc.outgoing import Outgoing
+from serving.runtime.grpc.header_blocks import HeaderFrames, HeaderReader, Headers
+from serving.runtime.grpc.outgoing import NO_TRAILERS, Outgoing
+from serving.runtime.grpc.rest import RestStream
 from serving.runtime.grpc.service import Service
-from serving.runtime.grpc.stream import Stream
+from serving.runtime.grpc.stream import Stream, speaks_grpc, with_prefix
 
 if TYPE_CHECKING:
     from serving.runtime.http.front import Front
@@ -164,12 +165,17 @@ class GrpcConnection(asyncio.Protocol):
         if len(self._streams) >= frames.OUR_MAX_STREAMS:
             self._outgoing.write(frames.reset(number, frames.REFUSED_STREAM))
             return
-        method = self._service.method(headers, self._front.keys)
-        stream = Stream(self, number, headers, method, self._outgoing.initial_window)
-        stream.receiving_since = self._front.clock() if method.expects_a_message else 0.0
+        stream = self._stream(number, headers)
+        stream.receiving_since = self._front.clock() if stream.method.expects_a_message else 0.0
         self._streams[number] = stream
         if flags & frames.END_STREAM:
             stream.end_input()
+
+    def _stream(self, number: int, headers: Headers) -> Stream:
+        window = self._outgoing.initial_window
+        if not speaks_grpc(headers):
+            return RestStream(self, number, headers, self._front, window)
+        return Stream(self, number, headers, self._service.method(headers, self._front.keys), window)
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
@@ -226,7 +232,16 @@ class GrpcConnection(asyncio.Protocol):
         """A message, with headers before it and trailers after it where given."""
         if stream.is_abandoned or self._is_closing:
             return
-        self._outgoing.send(stream, headers, message, trailers)
+        self._outgoing.send(stream, headers, with_prefix(message), trailers)
+
+    def send_body(self, stream: Stream, headers: bytes, body: bytes) -> None:
+        """A whole answer to what is no gRPC."""
+        if stream.is_abandoned or self._is_closing:
+            return
+        if body:
+            self._outgoing.send(stream, headers, body, NO_TRAILERS)
+        else:
+            self._outgoing.end(stream, None, headers)
 
     def end(self, stream: Stream, headers: bytes | None, trailers: bytes) -> None:
         """Trailers without a message; on its own, `trailers` is a whole response."""
@@ -252,6 +267,11 @@ class GrpcConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return not self._streams
+
+    @property
+    def is_half_closed(self) -> bool:
+        """Whether the client has closed its half: who only listens may have gone for good."""
+        return self._input_ended
 
     @property
     def is_draining(self) -> bool:

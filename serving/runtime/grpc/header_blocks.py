@@ -105,6 +105,12 @@ def _read_integer(block: bytes, position: int, prefix: int) -> tuple[int, int]:
             return value, position
 
 
+def header_fields(lines: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Whole HTTP/1 header lines as name and value pairs."""
+    pairs = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
+    return tuple((name, value) for name, value in pairs)
+
+
 def literal_block(fields: Iterable[tuple[bytes, bytes]], *, status_200: bool = False) -> bytes:
     """Encode fields as literals without indexing or Huffman coding (RFC 7541, 6.2.2)."""
     parts = [_STATUS_200] if status_200 else []

@@ -11,7 +11,7 @@ from serving.runtime.call import Call, Outputs
 from serving.runtime.codec.plans import Plan, Plans, is_plannable, rest_of
 from serving.runtime.codec.request import InferRequest
 from serving.runtime.errors import ModelFault, Refused, status_of
-from serving.runtime.grpc.header_blocks import Headers, literal_block
+from serving.runtime.grpc.header_blocks import Headers, header_fields, literal_block
 from serving.runtime.grpc.messages import message
 from serving.runtime.grpc.status import read_timeout_header
 from serving.runtime.grpc.stream import Stream
@@ -42,7 +42,7 @@ class Written:
     def __init__(self, model: ServedModel) -> None:
         self.model = model
         self.writer = MessageWriter(model.name, model.version, model.signature)
-        self.fields = _fields(model.headers)
+        self.fields = header_fields(model.headers)
         self._blocks: dict[bytes, bytes] = {}
 
     def headers(self, source: bytes) -> bytes:
@@ -50,7 +50,7 @@ class Written:
         block = self._blocks.get(source)
         if block is None:
             content_type = (b"content-type", b"application/grpc")
-            block = literal_block([content_type, *self.fields, *_fields(source)], status_200=True)
+            block = literal_block([content_type, *self.fields, *header_fields(source)], status_200=True)
             self._blocks[source] = block
         return block
 
@@ -268,9 +268,3 @@ def _closed_one(stream: Stream) -> None:
         stream.finish()
     elif stream.connection.is_draining:
         stream.leave_if_quiet()
-
-
-def _fields(lines: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Whole HTTP/1 header lines as name and value pairs."""
-    pairs = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
-    return tuple((name, value) for name, value in pairs)

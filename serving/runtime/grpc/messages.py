@@ -1,15 +1,18 @@
-"""The protocol's protobuf messages, in a descriptor pool of their own.
+"""The messages and services a pod speaks in gRPC, in a descriptor pool of their own.
 
 Of their own, because tritonclient and others register the same names in the default pool, and a process may
-hold both. Source: Triton's grpc_service.proto (package `inference`); fields are numbered in order from 1, and
-tests/unit/serving/runtime/test_grpc_messages.py compares every one with tritonclient's.
+hold both. tests/unit/serving/runtime/test_grpc_messages.py compares every field with what the owners of these
+protocols publish. Sources: Triton's grpc_service.proto and model_config.proto, the Open Inference Protocol's
+open_inference_grpc.proto, and grpc's health.proto and reflection.proto.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory
+
+from serving.runtime.grpc.descriptors import ProtoFile, descriptor
 
 PACKAGE = "inference"
 _TENSOR = "name:string datatype:string *shape:int64"
@@ -26,7 +29,8 @@ _MESSAGES = {
     "ModelMetadataRequest": "name:string version:string",
     "ModelMetadataResponse.TensorMetadata": _TENSOR,
     "ModelMetadataResponse": "name:string *versions:string platform:string "
-    "*inputs:ModelMetadataResponse.TensorMetadata *outputs:ModelMetadataResponse.TensorMetadata",
+    "*inputs:ModelMetadataResponse.TensorMetadata *outputs:ModelMetadataResponse.TensorMetadata "
+    "%properties:string",
     "InferParameter": "|bool_param:bool |int64_param:int64 |string_param:string |double_param:double "
     "|uint64_param:uint64",
     "InferTensorContents": "*bool_contents:bool *int_contents:int32 *int64_contents:int64 "
@@ -53,56 +57,101 @@ _MESSAGES = {
     "RepositoryModelUnloadRequest": "repository_name:string model_name:string "
     "%parameters:ModelRepositoryParameter",
     "RepositoryModelUnloadResponse": "",
+    # The part of Triton's model_config.proto that is true of a model here.
+    "ModelConfigRequest": "name:string version:string",
+    "ModelInput": "name:string data_type:DataType *dims=4:int64",
+    "ModelOutput": "name:string data_type:DataType *dims:int64",
+    "ModelDynamicBatching": "*preferred_batch_size:int32 max_queue_delay_microseconds:uint64",
+    "ModelConfig": "name:string platform:string max_batch_size=4:int32 *input:ModelInput *output:ModelOutput "
+    "default_model_filename=8:string |dynamic_batching=11:ModelDynamicBatching backend=17:string",
+    "ModelConfigResponse": "config:ModelConfig",
+    "ModelStatisticsRequest": "name:string version:string",
+    "StatisticDuration": "count:uint64 ns:uint64",
+    "InferStatistics": "success:StatisticDuration fail:StatisticDuration queue:StatisticDuration "
+    "compute_input:StatisticDuration compute_infer:StatisticDuration compute_output:StatisticDuration "
+    "cache_hit:StatisticDuration cache_miss:StatisticDuration",
+    "ModelStatistics": "name:string version:string last_inference:uint64 inference_count:uint64 "
+    "execution_count:uint64 inference_stats:InferStatistics",
+    "ModelStatisticsResponse": "*model_stats:ModelStatistics",
 }
-_Field = descriptor_pb2.FieldDescriptorProto
-
-
-def _file() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="slipway/inference.proto", package=PACKAGE, syntax="proto3"
+_METHODS = " ".join(
+    (
+        *(f"{name}({name}Request){name}Response" for name in (
+            "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer",
+        )),
+        "ModelStreamInfer(*ModelInferRequest)*ModelStreamInferResponse",
+        *(f"{name}({name}Request){name}Response" for name in (
+            "ModelConfig", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad",
+            "RepositoryModelUnload",
+        )),
     )
-    made: dict[str, descriptor_pb2.DescriptorProto] = {}
-    for path in sorted(_MESSAGES, key=lambda path: path.count(".")):
-        parent, _, name = path.rpartition(".")
-        message = made[parent].nested_type.add() if parent else file.message_type.add()
-        message.name = name
-        made[path] = message
-    for path, fields in _MESSAGES.items():
-        for number, words in enumerate(fields.split(), start=1):
-            _add_field(made[path], path, number, words)
-    return file
+)  # fmt: skip
+_DATA_TYPES = (
+    "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8",
+    "TYPE_INT16", "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
+    "TYPE_BF16",
+)  # fmt: skip
+HEALTH = "grpc.health.v1"
+_LOOKS = ("Check(HealthCheckRequest)", "Watch(HealthCheckRequest)*")
+_STATUS = "HealthCheckResponse.ServingStatus"
+# The second is what clients ask for that are older than 2022.
+REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+_REFLECTION = {
+    "ServerReflectionRequest": "host:string |file_by_filename=3:string |file_containing_symbol:string "
+    "|file_containing_extension:ExtensionRequest |all_extension_numbers_of_type:string "
+    "|list_services:string",
+    "ExtensionRequest": "containing_type:string extension_number:int32",
+    "ServerReflectionResponse": "valid_host:string original_request:ServerReflectionRequest "
+    "|file_descriptor_response=4:FileDescriptorResponse "
+    "|all_extension_numbers_response:ExtensionNumberResponse "
+    "|list_services_response:ListServiceResponse |error_response:ErrorResponse",
+    "FileDescriptorResponse": "*file_descriptor_proto:bytes",
+    "ExtensionNumberResponse": "base_type_name:string *extension_number:int32",
+    "ListServiceResponse": "*service:ServiceResponse",
+    "ServiceResponse": "name:string",
+    "ErrorResponse": "error_code:int32 error_message:string",
+}
+FILES = (
+    ProtoFile(
+        "slipway/inference.proto",
+        PACKAGE,
+        _MESSAGES,
+        {"GRPCInferenceService": _METHODS},
+        {"DataType": _DATA_TYPES},
+        {"ModelConfig": "scheduling_choice"},
+    ),
+    ProtoFile(
+        "slipway/health.proto",
+        HEALTH,
+        {"HealthCheckRequest": "service:string", "HealthCheckResponse": f"status:{_STATUS}"},
+        {"Health": " ".join(f"{how}HealthCheckResponse" for how in _LOOKS)},
+        {_STATUS: ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")},
+    ),
+    *(
+        ProtoFile(
+            f"slipway/{package.replace('.', '/')}.proto",
+            package,
+            _REFLECTION,
+            {"ServerReflection": "ServerReflectionInfo(*ServerReflectionRequest)*ServerReflectionResponse"},
+            choices={
+                "ServerReflectionRequest": "message_request",
+                "ServerReflectionResponse": "message_response",
+            },
+        )
+        for package in REFLECTIONS
+    ),
+)
+
+POOL = descriptor_pool.DescriptorPool()
+for _file in FILES:
+    POOL.Add(descriptor(_file))
 
 
-def _add_field(message: descriptor_pb2.DescriptorProto, path: str, number: int, words: str) -> None:
-    mark, (name, kind) = words[0], words.lstrip("*%|").split(":")
-    field = message.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
-    if mark in "*%":
-        field.label = _Field.LABEL_REPEATED
-    if mark == "|":
-        if not message.oneof_decl:
-            message.oneof_decl.add(name="parameter_choice")
-        field.oneof_index = 0
-    if mark == "%":
-        kind = _add_entry(message, path, kind)
-    if kind[0].isupper():
-        field.type, field.type_name = _Field.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
-    else:
-        field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
+def message(name: str, package: str = PACKAGE) -> Any:
+    """The class of a message, e.g. `message("ModelInferRequest")`."""
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"{package}.{name}"))
 
 
-def _add_entry(message: descriptor_pb2.DescriptorProto, path: str, kind: str) -> str:
-    """What protobuf makes of a map field: a repeated nested message of key and value."""
-    entry = message.nested_type.add(name="ParametersEntry")
-    entry.options.map_entry = True
-    _add_field(entry, path, 1, "key:string")
-    _add_field(entry, path, 2, f"value:{kind}")
-    return f"{path}.ParametersEntry"
-
-
-_pool = descriptor_pool.DescriptorPool()
-_pool.Add(_file())
-
-
-def message(name: str) -> Any:
-    """The class of a message of the protocol, e.g. `message("ModelInferRequest")`."""
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+def services() -> list[str]:
+    """The whole names of the services there are."""
+    return [f"{file.package}.{name}" for file in FILES for name in file.services]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 
 from serving.runtime.grpc import frames
 from serving.runtime.grpc.frames import ConnectionBroken, frame
-from serving.runtime.grpc.stream import Stream, with_prefix
+from serving.runtime.grpc.stream import Stream
 
 _LAST_HEADERS = frames.END_HEADERS | frames.END_STREAM
 _SETTING = struct.Struct(">HL")
+NO_TRAILERS = b""
 
 
 class Outgoing:
@@ -45,9 +46,9 @@ class Outgoing:
         if parts and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
 
-    def send(self, stream: Stream, headers: bytes | None, message: bytes, trailers: bytes | None) -> None:
-        """Headers, message, trailers; whatever does not fit the windows follows when they widen."""
-        body = with_prefix(message)
+    def send(self, stream: Stream, headers: bytes | None, body: bytes, trailers: bytes | None) -> None:
+        """Headers, data, trailers (`NO_TRAILERS` ends the stream without); what does not fit the windows
+        follows when they widen."""
         size = len(body)
         head = frame(frames.HEADERS, frames.END_HEADERS, stream.id, headers) if headers is not None else b""
         if size > min(self._window, stream.send_window, self._max_frame) or stream.unsent:
@@ -61,7 +62,7 @@ class Outgoing:
         if trailers is None:
             self.write(head + data)
             return
-        self.write(head + data + frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
+        self.write(head + data + _end(stream, trailers))
         self._sent_all(stream)
 
     def end(self, stream: Stream, headers: bytes | None, trailers: bytes) -> None:
@@ -119,7 +120,7 @@ class Outgoing:
                 return
             stream.unsent.pop(0)
             if trailers is not None:
-                self.write(frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers))
+                self.write(_end(stream, trailers))
                 self._sent_all(stream)
                 return
 
@@ -133,3 +134,9 @@ class Outgoing:
             stream.send_window -= size
             data = data[size:]
         return data
+
+
+def _end(stream: Stream, trailers: bytes) -> bytes:
+    if trailers:
+        return frame(frames.HEADERS, _LAST_HEADERS, stream.id, trailers)
+    return frame(frames.DATA, frames.END_STREAM, stream.id)

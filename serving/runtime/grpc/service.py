@@ -1,4 +1,4 @@
-"""The methods of inference.GRPCInferenceService."""
+"""The methods of the services there are: inference, health and reflection."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from google.protobuf.message import DecodeError
 from model_store.errors import SlipwayError
 from serving.runtime.errors import ModelFault, Refused
 from serving.runtime.grpc.header_blocks import Headers
+from serving.runtime.grpc.health import Health, WatchMethod
 from serving.runtime.grpc.infer import InferMethod, MeteredStreamInfer, StreamInferMethod
-from serving.runtime.grpc.messages import PACKAGE, message
+from serving.runtime.grpc.messages import HEALTH, PACKAGE, REFLECTIONS, message
+from serving.runtime.grpc.reflection import ReflectionMethod
 from serving.runtime.grpc.stream import Stream
 from serving.runtime.keys import KeyRing
-from serving.runtime.metadata import VERSION, extensions, model_metadata, repository_index
+from serving.runtime.metadata import VERSION, extensions, model_config, model_metadata, repository_index
 from serving.runtime.repository import Repository
+from serving.runtime.statistics import model_statistics
 
 log = logging.getLogger("slipway.pod")
 
 _ServerMetadata = message("ServerMetadataResponse")
 _ModelMetadata = message("ModelMetadataResponse")
+_ModelConfig = message("ModelConfigResponse")
+_Statistics = message("ModelStatisticsResponse")
 _Index = message("RepositoryIndexResponse")
+# Kubernetes and load balancers send no keys.
+_OPEN_TO_ALL = (b"/ServerLive", b"/ServerReady", b".Health/Check", b".Health/Watch")
 
 
 class Method(Protocol):
@@ -45,8 +52,8 @@ class UnaryMethod:
 
     expects_a_message = True
 
-    def __init__(self, request: str, answer: Callable[[Any], Any]) -> None:
-        self._request, self._answer = message(request), answer
+    def __init__(self, request: str, answer: Callable[[Any], Any], package: str = PACKAGE) -> None:
+        self._request, self._answer = message(request, package), answer
         self._tasks: set[asyncio.Task[None]] = set()
 
     def message(self, stream: Stream, payload: bytes) -> None:
@@ -98,8 +105,22 @@ class Service:
     ) -> None:
         self._repository, self._is_ready = repository, is_ready
         self._extensions = extensions(manages=managed_at is None)
-        infer, streamed = InferMethod(repository), StreamInferMethod(repository)
-        methods: dict[str, Method] = {
+        managing = self._managing()
+        if managed_at is not None:
+            elsewhere = Refused("the model repository is not managed here", remedy=managed_at, status=501)
+            managing = dict.fromkeys(managing, Refusing(elsewhere))
+        inference = {**self._inference(), **managing}
+        methods = {f"/{PACKAGE}.GRPCInferenceService/{name}": method for name, method in inference.items()}
+        health = Health(repository, is_ready=is_ready)
+        methods[f"/{HEALTH}.Health/Check"] = UnaryMethod("HealthCheckRequest", health.check, HEALTH)
+        methods[f"/{HEALTH}.Health/Watch"] = WatchMethod(health)
+        for package in REFLECTIONS:
+            methods[f"/{package}.ServerReflection/ServerReflectionInfo"] = ReflectionMethod(package)
+        self._methods = {path.encode(): method for path, method in methods.items()}
+        self._known = ", ".join(sorted(methods))
+
+    def _inference(self) -> dict[str, Method]:
+        return {
             "ServerLive": UnaryMethod(
                 "ServerLiveRequest", lambda _: message("ServerLiveResponse")(live=True)
             ),
@@ -107,29 +128,27 @@ class Service:
             "ModelReady": UnaryMethod("ModelReadyRequest", self._model_ready),
             "ServerMetadata": UnaryMethod("ServerMetadataRequest", self._server_metadata),
             "ModelMetadata": UnaryMethod("ModelMetadataRequest", self._model_metadata),
-            "ModelInfer": infer,
-            "ModelStreamInfer": streamed,
+            "ModelConfig": UnaryMethod("ModelConfigRequest", self._model_config),
+            "ModelStatistics": UnaryMethod("ModelStatisticsRequest", self._model_statistics),
+            "ModelInfer": InferMethod(self._repository),
+            "ModelStreamInfer": StreamInferMethod(self._repository),
         }
-        managing: dict[str, Method] = {
+
+    def _managing(self) -> dict[str, Method]:
+        return {
             "RepositoryIndex": UnaryMethod("RepositoryIndexRequest", self._index),
             "RepositoryModelLoad": UnaryMethod("RepositoryModelLoadRequest", self._load),
             "RepositoryModelUnload": UnaryMethod("RepositoryModelUnloadRequest", self._unload),
         }
-        if managed_at is not None:
-            elsewhere = Refused("the model repository is not managed here", remedy=managed_at, status=501)
-            managing = dict.fromkeys(managing, Refusing(elsewhere))
-        found = {**methods, **managing}
-        self._methods = {f"/{PACKAGE}.GRPCInferenceService/{n}".encode(): m for n, m in found.items()}
-        self._known = ", ".join(sorted(methods))
 
     def method(self, headers: Headers, keys: KeyRing | None) -> Method:
         """The method a stream's headers ask for; a refusing one for what there is not or may not be."""
-        found = self._methods.get(headers.get(b":path", b""))
-        if found is not None and headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            return found if keys is None else _admitted(found, headers, keys)
-        path = headers.get(b":path", b"")[:100]
-        remedy = f"call gRPC methods of {PACKAGE}.GRPCInferenceService: {self._known}; REST is HTTP/1.1"
-        return Refusing(Refused(f"no method {path!r}", remedy=remedy, status=501))
+        path = headers.get(b":path", b"")
+        found = self._methods.get(path)
+        if found is None:
+            asked = path[:100].decode("ascii", "replace")
+            return Refusing(Refused(f"no method {asked}", remedy=f"call one of {self._known}", status=501))
+        return found if keys is None else _admitted(found, headers, keys)
 
     def _ready(self, _: Any) -> Any:
         return message("ServerReadyResponse")(ready=self._is_ready())
@@ -144,9 +163,15 @@ class Service:
     def _model_metadata(self, request: Any) -> Any:
         model = self._repository.model(request.name, request.version or None)
         versions = [e.version for e in self._repository.entries if e.name == request.name and e.model]
-        found = model_metadata(model, versions)
-        found.pop("parameters")
-        return _ModelMetadata(**found)
+        return _ModelMetadata(**model_metadata(model, versions))
+
+    def _model_config(self, request: Any) -> Any:
+        model = self._repository.model(request.name, request.version or None)
+        return _ModelConfig(config=model_config(model))
+
+    def _model_statistics(self, request: Any) -> Any:
+        found = self._repository.described(request.name, request.version or None)
+        return _Statistics(model_stats=[model_statistics(entry) for entry in found])
 
     def _index(self, request: Any) -> Any:
         return _Index(models=repository_index(self._repository, only_ready=request.ready))
@@ -162,7 +187,7 @@ class Service:
 
 def _admitted(method: Method, headers: Headers, keys: KeyRing) -> Method:
     path = headers[b":path"]
-    if path.endswith((b"/ServerLive", b"/ServerReady")):
+    if path.endswith(_OPEN_TO_ALL):
         return method
     try:
         keys.admit(headers, takes_token=isinstance(method, InferMethod))

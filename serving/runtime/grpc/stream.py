@@ -22,7 +22,6 @@ _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _REQUEST_ID = b"x-request-id"
 
 HEADERS_OK = literal_block([_CONTENT_TYPE], status_200=True)
-NOT_GRPC = literal_block([(b":status", b"415"), (b"content-length", b"0")])
 TRAILERS_OK = literal_block([(b"grpc-status", b"0")])
 
 
@@ -107,14 +106,11 @@ class Stream:
         self.reply_error(Unavailable("draining", remedy="open another stream"))
 
     def reply_error(self, error: SlipwayError, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        """Trailers only: the status, its words, and the model's own headers; to others than gRPC a 415."""
+        """Trailers only: the status, its words, and the model's own headers."""
         status = (b"grpc-status", b"%d" % grpc_status(error))
         words = (b"grpc-message", grpc_message(error))
         self.is_answered = True
-        if not self.headers.get(b"content-type", b"").startswith(_CONTENT_TYPE[1]):
-            # Source: gRPC over HTTP/2. Whoever speaks no gRPC takes its 200 for success, and so does Envoy.
-            self.connection.end(self, None, NOT_GRPC)
-        elif self.has_sent_headers:
+        if self.has_sent_headers:
             self.connection.end(self, None, literal_block([status, words]))
         else:
             block = literal_block(
@@ -158,6 +154,11 @@ class Stream:
                 f"the message inflates over {limit} bytes or is cut", remedy="send less", status=413
             )
         return inflated
+
+
+def speaks_grpc(headers: Headers) -> bool:
+    """Source: gRPC over HTTP/2. Whoever does not would take its 200 for success, and so would Envoy."""
+    return headers.get(b"content-type", b"").startswith(_CONTENT_TYPE[1])
 
 
 def with_prefix(message: bytes) -> bytes:

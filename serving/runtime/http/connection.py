@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from serving.runtime.http.ending import end_later
-from serving.runtime.http.exchange import Exchange, simple_response
+from serving.runtime.http.exchange import Exchange, response, simple_response
 from serving.runtime.http.lenience import origin_form, without_upgrade
 
 if TYPE_CHECKING:
@@ -205,11 +205,11 @@ class Connection(asyncio.Protocol):
 
     # What the exchange and the front need
 
-    def finished(self, exchange: Exchange, response: list[bytes]) -> None:
+    def finished(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None:
         """Send the current exchange's answer and go on with the next."""
         if self._current is not exchange or self.transport.is_closing():
             return
-        self.transport.write(b"".join(response))
+        self.transport.write(b"".join(response(exchange, status, headers, body)))
         self._current = None
         if not exchange.keep_alive:
             self._close_after_writing()

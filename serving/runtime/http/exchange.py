@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import orjson
 
 from model_store.errors import Retryable, SlipwayError
 from serving.runtime.errors import said_beside, status_of
-
-if TYPE_CHECKING:
-    from serving.runtime.http.connection import Connection
 
 JSON = b"content-type: application/json\r\n"
 TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
@@ -22,6 +19,18 @@ _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 _BESIDE = {401: b"www-authenticate: Bearer\r\n"}
 
 
+class Carrier(Protocol):
+    """What a request came on, and its answer goes back on."""
+
+    def finished(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None:
+        """Send the answer. `headers` are whole header lines of HTTP/1."""
+        ...
+
+    def broke(self, exchange: Exchange) -> None:
+        """Our own code failed on the answer."""
+        ...
+
+
 class Exchange:
     """A request that has arrived whole. Exactly one reply follows."""
 
@@ -29,7 +38,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Carrier,
         method: bytes,
         target: bytes,
         headers: dict[bytes, bytes],
@@ -51,16 +60,7 @@ class Exchange:
         """
         if self.is_abandoned:
             return
-        parts = [_OK if status == 200 else _STATUS_LINES[status], headers]
-        request_id = self.headers.get(b"x-request-id")
-        if request_id is not None:
-            parts += (b"x-request-id: ", request_id, b"\r\n")
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(body))
-        if self.method != b"HEAD":
-            parts.append(body)
-        self.connection.finished(self, parts)
+        self.connection.finished(self, status, headers, body)
 
     def reply_error(self, error: SlipwayError, *, headers: bytes = b"") -> None:
         """Answer with an error's status and words; a `Retryable` says when to try again."""
@@ -72,6 +72,20 @@ class Exchange:
         if status in _BESIDE:
             headers += _BESIDE[status]
         self.reply(error_body(error), headers=JSON + headers, status=status)
+
+
+def response(exchange: Exchange, status: int, headers: bytes, body: bytes) -> list[bytes]:
+    """An answer as HTTP/1.1 has it."""
+    parts = [_OK if status == 200 else _STATUS_LINES[status], headers]
+    request_id = exchange.headers.get(b"x-request-id")
+    if request_id is not None:
+        parts += (b"x-request-id: ", request_id, b"\r\n")
+    if not exchange.keep_alive:
+        parts.append(b"connection: close\r\n")
+    parts.append(b"content-length: %d\r\n\r\n" % len(body))
+    if exchange.method != b"HEAD":
+        parts.append(body)
+    return parts
 
 
 def error_body(error: SlipwayError) -> bytes:

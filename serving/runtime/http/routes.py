@@ -12,13 +12,17 @@ import orjson
 
 from model_store.errors import SlipwayError
 from serving.runtime.errors import ModelFault, Refused, Unavailable
-from serving.runtime.http.exchange import TEXT, Exchange
+from serving.runtime.http.exchange import JSON, TEXT, Exchange
 from serving.runtime.http.infer import infer
-from serving.runtime.metadata import model_metadata, repository_index, server_metadata
+from serving.runtime.metadata import model_config, model_metadata, repository_index, server_metadata
 from serving.runtime.repository import Repository
+from serving.runtime.statistics import model_statistics
 
 log = logging.getLogger("slipway.pod")
 
+LIVE = b'{"live":true}'
+# The protocol's text calls it `live` here too, its clients read `ready`.
+READY = b'{"live":true,"ready":true}'
 Answer = bytes
 Handler = Callable[[Exchange], Answer]
 
@@ -42,8 +46,9 @@ class Routes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fixed: dict[tuple[str, ...], tuple[bytes, Callable[[Exchange], None]]] = {
             ("v2",): (b"GET", lambda exchange: exchange.reply(server_metadata(manages=managed_at is None))),
-            ("v2", "health", "live"): (b"GET", lambda exchange: exchange.reply(b"")),
+            ("v2", "health", "live"): (b"GET", lambda exchange: exchange.reply(LIVE)),
             ("v2", "health", "ready"): (b"GET", self._ready),
+            ("v2", "models", "stats"): (b"GET", lambda exchange: self._counted(exchange, "", None)),
             ("v2", "repository", "index"): (b"POST", self._list),
             ("metrics",): (b"GET", lambda exchange: exchange.reply(self._metrics(), headers=TEXT)),
         }
@@ -70,6 +75,14 @@ class Routes:
                 self._describe(exchange, name, None)
             case ("v2", "models", name, "versions", version):
                 self._describe(exchange, name, version)
+            case ("v2", "models", name, "config"):
+                self._configured(exchange, name, None)
+            case ("v2", "models", name, "versions", version, "config"):
+                self._configured(exchange, name, version)
+            case ("v2", "models", name, "stats"):
+                self._counted(exchange, name, None)
+            case ("v2", "models", name, "versions", version, "stats"):
+                self._counted(exchange, name, version)
             case ("v2", "models", name, "ready"):
                 self._model_ready(exchange, name, None)
             case ("v2", "models", name, "versions", version, "ready"):
@@ -87,7 +100,7 @@ class Routes:
         if not self._is_ready():
             missing = [f"{e.name} v{e.version}: {e.reason}" for e in self._repository.entries if not e.model]
             raise Unavailable(f"not ready: {'; '.join(missing) or 'draining'}", remedy="wait, or load it")
-        exchange.reply(b"")
+        exchange.reply(READY)
 
     def _list(self, exchange: Exchange) -> None:
         only_ready = False
@@ -106,10 +119,20 @@ class Routes:
         versions = [e.version for e in self._repository.entries if e.name == name and e.model]
         exchange.reply(orjson.dumps(model_metadata(model, versions)))
 
+    def _configured(self, exchange: Exchange, name: str, version: str | None) -> None:
+        _expect_method(exchange, b"GET")
+        exchange.reply(orjson.dumps(model_config(self._repository.model(name, version))))
+
+    def _counted(self, exchange: Exchange, name: str, version: str | None) -> None:
+        _expect_method(exchange, b"GET")
+        found = self._repository.described(name, version)
+        exchange.reply(orjson.dumps({"model_stats": [model_statistics(entry) for entry in found]}))
+
     def _model_ready(self, exchange: Exchange, name: str, version: str | None) -> None:
         _expect_method(exchange, b"GET")
         model = self._repository.model(name, version)
-        exchange.reply(b"", headers=model.headers)
+        body = orjson.dumps({"name": model.name, "ready": True})
+        exchange.reply(body, headers=JSON + model.headers)
 
     def _infer(self, exchange: Exchange, name: str, version: str | None, max_body_bytes: int) -> None:
         _expect_method(exchange, b"POST")

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import access_log, attempts, clusters, grpc, limits, routes, tracing
+from serving.gateway import access_log, attempts, clusters, grpc, limits, replies, routes, tracing
 from serving.gateway.xds import Message, extension, typed, watched
 from serving.home import Home
 
@@ -105,8 +105,9 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
         xff_num_trusted_hops=limits.trusted_proxies(environ),
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
-        # The Open Inference Protocol's error shape, also for what Envoy answers itself.
-        local_reply_config={"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}}},
+        local_reply_config=replies.formats(),
+        # Health checks of older load balancers.
+        http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "slipway"},
         access_log=[_access_log(home)],
         http_filters=[
             extension(grpc.FILTER, grpc.model_filter()),

@@ -6,6 +6,7 @@
 - `<service>.retrying`: the first attempt from the first, every other repeat from the second.
 - `<service>.candidate`: the preview, while a candidate is deployed.
 - `<service>.streams`: the stable version's endpoints again, for streams, which no verdict counts.
+- `(any)`: all of those, one after the other, for what names no model: any pod can answer it.
 
 Only the first is watched: a watch costs one inotify instance and Linux allows a user 128 of them by default.
 The endpoints of the others change with a deployment, not with a weight, and stand in the cluster itself.
@@ -24,6 +25,8 @@ STABLE_SUFFIX = ".stable"
 RETRYING_SUFFIX = ".retrying"
 PREVIEW_SUFFIX = ".candidate"
 STREAMS_SUFFIX = ".streams"
+# No service can have these names.
+ANY, _NOBODY = "(any)", "(nobody)"
 RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)
 
 # Attempts in a row that reach nobody; then an endpoint is set aside.
@@ -56,7 +59,23 @@ def render(routes: Iterable[Route], *, endpoint_file: dict[str, Path]) -> bytes:
             resources.append(streams_cluster(route))
         if route.candidate:
             resources.append(fixed_cluster(route.service + PREVIEW_SUFFIX, route, route.candidate))
-    return discovery(resources)
+    return discovery(with_any(resources))
+
+
+def with_any(resources: Iterable[Message]) -> list[Message]:
+    """`resources` and the cluster that asks the first of their streams' clusters that can be reached."""
+    known = [cluster for cluster in resources if cluster["name"] != ANY]
+    streams = [cluster["name"] for cluster in known if cluster["name"].endswith(STREAMS_SUFFIX)]
+    # It has to have a member. One that does not exist has no endpoint either.
+    config = typed("envoy.extensions.clusters.aggregate.v3.ClusterConfig", clusters=streams or [_NOBODY])
+    found = typed(
+        "envoy.config.cluster.v3.Cluster",
+        name=ANY,
+        lb_policy="CLUSTER_PROVIDED",
+        cluster_type=extension("envoy.clusters.aggregate", config),
+        **_CONNECTIONS,
+    )
+    return [*known, found]
 
 
 def service_cluster(route: Route, endpoint_file: Path) -> Message:
@@ -108,7 +127,7 @@ def retrying_cluster(service: str) -> Message:
 
 
 def streams_cluster(route: Route) -> Message:
-    """Stable's endpoints without those that cannot be reached.
+    """Stable's endpoints without those that cannot be reached, or say that they are not ready.
 
     Not the cluster for repeats: what is counted there is stable's traffic, and streams, of which the
     candidate gets none, would make the candidate's look lost.
@@ -116,6 +135,7 @@ def streams_cluster(route: Route) -> Message:
     return {
         **fixed_cluster(route.service + STREAMS_SUFFIX, route, route.stable),
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "health_checks": [_HEALTH_CHECK],
         "outlier_detection": _OUTLIERS,
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from string import Template
 
-from serving.gateway.methods import GRPC_SERVICE
+from serving.gateway.methods import GRPC_SERVICE, HEALTH_CALLS
 from serving.gateway.xds import Message, typed
 
 FILTER = "envoy.filters.http.lua"
@@ -31,7 +31,7 @@ def model_filter() -> Message:
 # do messages over 16 MiB: Envoy holds no more for a filter.
 _NAME_THE_MODEL = Template(
     """
-local prefix, stream = "$prefix", "$stream"
+local prefix, stream, health = "$prefix", "$stream", "$health"
 
 local function varint(text, at)
   local value, factor = 0, 1
@@ -46,7 +46,8 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path")
-  if path:sub(1, #prefix) ~= prefix or path == stream or headers:get("$header") then return end
+  local names_model = path:sub(1, #prefix) == prefix or path:sub(1, #health) == health
+  if not names_model or path == stream or headers:get("$header") then return end
   local body = handle:body(true)
   if body == nil or body:length() < 7 then return end
   local start = body:getBytes(0, math.min(body:length(), 300))
@@ -60,4 +61,4 @@ function envoy_on_request(handle)
   handle:clearRouteCache()
 end
 """
-).substitute(prefix=PREFIX, stream=STREAM, header=MODEL_HEADER)
+).substitute(prefix=PREFIX, stream=STREAM, health=HEALTH_CALLS, header=MODEL_HEADER)

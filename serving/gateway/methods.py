@@ -2,43 +2,68 @@
 
 The routes of `refusals` stand before all others. What is not named here is answered by the gateway itself: a
 404 (gRPC: UNIMPLEMENTED), a 405 for another HTTP method, a 403 (PERMISSION_DENIED) for the model repository.
-Source of the names: https://github.com/kserve/open-inference-protocol
+Source of the names: https://github.com/kserve/open-inference-protocol, Triton's extensions for configuration
+and statistics, and grpc's own services for health and reflection.
 """
 
 from __future__ import annotations
 
 import re
 
+from serving.gateway.replies import IS_GRPC
 from serving.gateway.xds import Message
 
 GRPC_SERVICE = "inference.GRPCInferenceService"
-GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata")
+# They name a model, and go to its pods.
+GRPC_METHODS = (
+    "ModelInfer",
+    "ModelStreamInfer",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+)
+# They name none, and any pod can answer.
+SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")
+HEALTH_CALLS = "/grpc.health.v1.Health/"
+HEALTH_METHODS = ("Check", "Watch")
+REFLECTIONS = tuple(
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
+)
 
 # What may follow a model's path, and its version's. An empty one is the model's metadata.
 REST_POSTS = ("/infer",)
-REST_READS = ("", "/ready")
-# Read too, and answered by the gateway.
-OWN_READS = ("/v2/health/live", "/v2/health/ready")
+REST_READS = ("", "/ready", "/config", "/stats")
+# Read too, and answered by the gateway, or by any pod.
+LIVE = "/v2/health/live"
+SERVER_READS = ("/v2/health/ready", "/v2", "/v2/")
 
 _REPOSITORIES = ("/v2/repository", f"/{GRPC_SERVICE}/Repository")
 
 
 def refusals() -> list[Message]:
     """Routes that answer whatever is not admitted. Envoy has normalised the path they look at."""
-    reads = (_of_models(REST_READS), *map(re.escape, OWN_READS))
+    reads = (_of_models(REST_READS), *map(re.escape, (LIVE, *SERVER_READS)))
     posts = (_of_models(REST_POSTS),)
-    calls = (rf"/{re.escape(GRPC_SERVICE)}/({'|'.join(GRPC_METHODS)})",)
+    unknown = [_unless(":path", _path(each)) for each in (*reads, *posts, *_calls())]
+    words = (
+        "unknown path or method; models are under /v2/models/<name> and in the gRPC service "
+        f"{GRPC_SERVICE}, with the methods of inference"
+    )
     return [
         *(_of_repository(prefix) for prefix in _REPOSITORIES),
-        _refused(
-            404,
-            "unknown path or method; models are under /v2/models/<name> and in the gRPC service "
-            f"{GRPC_SERVICE}, with the methods of inference",
-            *(_unless(":path", _path(each)) for each in (*reads, *posts, *calls)),
-        ),
+        _refused(501, words, IS_GRPC, *unknown),
+        _refused(404, words, *unknown),
         *(_of_another_method(each, "POST") for each in posts),
         *(_of_another_method(each, "GET", "HEAD") for each in reads),
     ]
+
+
+def _calls() -> tuple[str, ...]:
+    """gRPC paths. Each pattern is small, as Envoy wants them."""
+    inference = (rf"/{re.escape(GRPC_SERVICE)}/({'|'.join(of)})" for of in (GRPC_METHODS, SERVER_METHODS))
+    health = rf"{re.escape(HEALTH_CALLS)}({'|'.join(HEALTH_METHODS)})"
+    return (*inference, health, *map(re.escape, REFLECTIONS))
 
 
 def _of_repository(prefix: str) -> Message:

@@ -12,6 +12,7 @@ from itertools import chain
 
 from serving.gateway import attempts, grpc, limits, methods
 from serving.gateway.clusters import (
+    ANY,
     PREVIEW_SUFFIX,
     RETRIES,
     RETRIES_BESIDE_A_CANDIDATE,
@@ -27,6 +28,9 @@ NAME = "models"
 _REPLAYABLE_BYTES = 64 * 1024 * 1024
 _NAMES_SHOWN = 20
 _IDLE_STREAM = "300s"
+# Of what a client may listen to for as long as it lives: nothing has to come on it.
+_LASTING: Message = {"timeout": "0s", "idle_timeout": "3600s"}
+_UNREACHED = "reset-before-request,connect-failure,refused-stream"
 
 
 def render(routes: Iterable[Route]) -> bytes:
@@ -52,7 +56,11 @@ def render(routes: Iterable[Route]) -> bytes:
 
 def _of_service(route: Route) -> list[Message]:
     makes = (_preview, _asked_once, _live)
-    return [_streamed(route), *(make(route, match) for match in (_rest, _grpc) for make in makes)]
+    return [
+        _watched(route),
+        _streamed(route),
+        *(make(route, match) for match in (_rest, _grpc) for make in makes),
+    ]
 
 
 def _preview(route: Route, match: _Match) -> Message:
@@ -141,6 +149,17 @@ def _streamed(route: Route) -> Message:
     return {"match": match, "route": _limited(route, action)}
 
 
+def _watched(route: Route) -> Message:
+    """grpc.health.v1 of a model, asked of stable's pods like a stream, for a watch lasts as long as one."""
+    match = {
+        "prefix": methods.HEALTH_CALLS,
+        "headers": [_header(grpc.MODEL_HEADER, route.service)],
+        "grpc": {},
+    }
+    cluster = route.service + (STREAMS_SUFFIX if route.stable else "")
+    return {"match": match, "route": {"cluster": cluster, **_LASTING}}
+
+
 def _header(name: str, value: str) -> Message:
     return {"name": name, "string_match": {"exact": value, "ignore_case": name != grpc.MODEL_HEADER}}
 
@@ -149,22 +168,36 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
     names = [route.service for route in routes]
     shown = ", ".join(names[:_NAMES_SHOWN]) + (" and more" if len(names) > _NAMES_SHOWN else "")
     return [
-        {"match": {"path": "/v2/health/live"}, **_answer(200, "")},
-        {"match": {"path": "/v2/health/ready"}, **_answer(200, "")},
+        {"match": {"path": methods.LIVE}, **_answer(200, '{"live":true}')},
+        *_of_any_pod(),
+        {
+            "match": {
+                "prefix": grpc.PREFIX,
+                "headers": [{"name": grpc.MODEL_HEADER, "present_match": False}],
+            },
+            **_answer(
+                400,
+                f"the call names no model: name it in the message, and in the header {grpc.MODEL_HEADER} "
+                "where that is streamed, compressed or over 16 MiB",
+            ),
+        },
         {
             "match": {"prefix": grpc.PREFIX},
-            **_answer(
-                404,
-                f"no such model: a call names it in its message, and in the header {grpc.MODEL_HEADER} "
-                "where that is streamed, compressed or over 16 MiB; "
-                f"this gateway serves: {shown or 'none yet'}",
-            ),
+            **_answer(404, f"unknown model; this gateway serves: {shown or 'none yet'}"),
         },
         {
             "match": {"prefix": "/v2/models/"},
             **_answer(404, f"unknown model; this gateway serves: {shown or 'none yet'}"),
         },
     ]
+
+
+def _of_any_pod() -> list[Message]:
+    """What names no model."""
+    calls = (*(grpc.PREFIX + name for name in methods.SERVER_METHODS), *methods.REFLECTIONS)
+    health = (methods.HEALTH_CALLS + name for name in methods.HEALTH_METHODS)
+    asked = {"cluster": ANY, "retry_policy": {"retry_on": _UNREACHED, "num_retries": RETRIES}, **_LASTING}
+    return [{"match": {"path": path}, "route": asked} for path in (*methods.SERVER_READS, *calls, *health)]
 
 
 def _answer(status: int, text: str) -> Message:

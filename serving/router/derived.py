@@ -53,7 +53,8 @@ def _with_clusters(made: bytes, path: Path, unread: Collection[str]) -> bytes:
     kept = [cluster for cluster in _resources(path) if _of_cluster(cluster) in unread]
     if not kept:
         return made
-    return discovery(sorted([*orjson.loads(made)["resources"], *kept], key=_of_cluster))
+    ours = [cluster for cluster in orjson.loads(made)["resources"] if cluster["name"] != clusters.ANY]
+    return discovery(clusters.with_any(sorted([*ours, *kept], key=_of_cluster)))
 
 
 def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
@@ -94,7 +95,7 @@ def _of_route(route: Message) -> str:
     if path := match.get("path_separated_prefix"):
         return str(path).removeprefix(_PATH)
     named = (header for header in match.get("headers", ()) if header["name"] == grpc.MODEL_HEADER)
-    return next((str(header["string_match"]["exact"]) for header in named), "")
+    return next((str(header["string_match"]["exact"]) for header in named if "string_match" in header), "")
 
 
 def _of_bucket(bucket: Message) -> str:

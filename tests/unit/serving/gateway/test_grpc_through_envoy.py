@@ -160,7 +160,8 @@ def test_an_unknown_model_is_named_to_a_grpc_caller_with_what_there_is(
 ) -> None:
     with pytest.raises(triton.InferenceServerException, match="wine") as refused:
         client.infer("nobody", tensor())
-    assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
+    assert refused.value.status() == "StatusCode.NOT_FOUND"
+    assert refused.value.message() == "unknown model; this gateway serves: wine"
 
 
 def test_a_compressed_message_needs_the_model_in_a_header(
@@ -228,4 +229,5 @@ def test_messages_that_are_no_protobuf_are_refused_not_routed(service: Service) 
         for message in (b"", b"\n", b"\n\xff\xff\xff\xff\xff", b"\n\x04wi", b"\n\x04../x", b"\x00" * 400):
             with pytest.raises(grpc.RpcError) as refused:
                 call(message, timeout=5)
-            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert refused.value.details().startswith("the call names no model: ")

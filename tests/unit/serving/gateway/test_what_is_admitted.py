@@ -140,7 +140,7 @@ def test_the_model_repository_is_closed_however_it_is_spelt(
     ("path", "status"),
     [
         ("/", 404),
-        ("/v2", 404),
+        ("/v2/server", 404),
         ("/metrics", 404),
         ("/v2/models", 404),
         ("/v2/models/guarded/unload", 404),

@@ -47,11 +47,11 @@ def test_a_name_that_could_leave_its_folder_or_hide_another_is_refused(
 
 def test_a_preview_cluster_exists_only_while_a_candidate_does(home: Home, router: EnvoyFileRouter) -> None:
     router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=0)
-    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams"]
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "(any)"]
     router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1)
-    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "m.candidate"]
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "m.candidate", "(any)"]
     router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=2)
-    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams"]
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "(any)"]
 
 
 def test_a_weight_change_touches_one_file(home: Home, router: EnvoyFileRouter) -> None:

@@ -79,12 +79,20 @@ def begin(services: Services, wish: Wish) -> Rollback:
 
     Raises `Overtaken` when no version was named and somebody went back since.
     """
-    rollback = _known(services, wish) or _new(services, wish)
+    rollback = fix(services, wish)
     for state in _active(services, rollback.model):
         # Not what began since: this may be an old run, cleared by somebody.
         if state.started_at <= wish.at:
             services.rollouts.roll_back(state.release_id, reason=why(wish))
     return rollback
+
+
+def fix(services: Services, wish: Wish) -> Rollback:
+    """Write down from where to where. The run of a wish that was fixed before takes what is written.
+
+    Raises `Overtaken` as `begin`.
+    """
+    return _known(services, wish) or _new(services, wish)
 
 
 def load(services: Services, rollback_id: str) -> Rollback:
@@ -93,6 +101,14 @@ def load(services: Services, rollback_id: str) -> Rollback:
     if not path.is_file():
         raise Permanent(f"nothing is known of {rollback_id}", remedy="trigger model_rollback again")
     return _read(path)
+
+
+def of_run(services: Services, model: str, run_id: str) -> Rollback:
+    """The rollback that a run is about. Raises `Permanent` while it is not fixed."""
+    for one in all_of(services, model):
+        if one.rollback.wish.run_id == run_id:
+            return one.rollback
+    raise Permanent(f"nothing is known of the run {run_id}", remedy="trigger model_rollback again")
 
 
 @dataclass(frozen=True, slots=True)

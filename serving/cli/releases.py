@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,25 @@ from typing import Any
 from rich.text import Text
 
 from model_store.errors import Permanent, Retryable
-from model_store.spec import load, load_all
+from model_store.spec import load
 from serving.audit import AuditTrail, Entry
+from serving.cli import returning
+from serving.cli.following import POLL_SECONDS, RunFailed, follow, why
 from serving.cli.output import console, errors, print_json
 from serving.home import Home
 from serving.rollout.advance import Rollouts
 from serving.rollout.journal import Journal
 from serving.rollout.plan import RolloutState
 from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, UnknownDag, airflow_api
+from serving.stack.airflow_api import DagRun
 from serving.stack.slipway_api import Overtaken, slipway_api
 
-POLL_SECONDS = 1.0
 NEW_DAG_SECONDS = 60.0
-SILENT_SECONDS = 120.0
-_NEWS = ("running", "deferred", "success", "failed", "up_for_retry", "upstream_failed", "skipped")
-_STYLES = {"success": "green", "failed": "bold red", "up_for_retry": "yellow", "upstream_failed": "dim"}
-
-
-class RunFailed(Permanent):
-    """The DAG run ended badly."""
 
 
 def release(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
     """Ask for the release of a version. Raises `RunFailed` when waited for and it does not get there."""
-    said = _ask(home, model, version, reason)
+    said = _asked(home, "/releases", model=model, version=version, reason=reason)
     run = DagRun(said["run"]["dag_id"], said["run"]["run_id"], "queued")
     if said.get("stands_still"):
         errors.print(Text(f"{said['stands_still']}.", style="yellow"), soft_wrap=True)
@@ -45,15 +38,17 @@ def release(home: Home, model: str, version: str | None, reason: str, *, wait: b
 
 
 def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
-    """Ask Airflow to go back; while it is down, return the traffic of a release under way by ourselves."""
-    conf = {"model": model, "version": version, "reason": reason}
+    """Go back over the REST API; while it is down, return the traffic of a release under way by ourselves.
+
+    Raises `RunFailed` when waited for and requests do not go back.
+    """
     try:
-        run = _start(home, "model_rollback", conf)
+        said = _asked(home, f"/models/{model}/rollback", version=_number(version), reason=reason)
     except Retryable as airflow_is_down:
         state = _return_traffic(home, model, version, reason, airflow_is_down)
         _say_returned(state, as_json=as_json)
     else:
-        _report(home, run, wait=wait, as_json=as_json)
+        returning.report(home, said, wait=wait, as_json=as_json)
 
 
 def validate(path: Path, *, as_json: bool) -> None:
@@ -69,36 +64,23 @@ def validate(path: Path, *, as_json: bool) -> None:
         console.print(f"{path} is a valid spec: it releases {spec.model}.", soft_wrap=True)
 
 
-def _ask(home: Home, model: str, version: str | None, reason: str) -> Any:
+def _number(version: str | None) -> int | None:
+    if version is None or version.isdecimal():
+        return int(version) if version else None
+    raise Permanent(f"{version!r} is no version", remedy="name its number, as the model's page shows it")
+
+
+def _asked(home: Home, path: str, **body: Any) -> Any:
     """Over the REST API. A DAG that Airflow has not read yet is waited for: a fresh stack needs seconds."""
     deadline = time.monotonic() + NEW_DAG_SECONDS
     with slipway_api(home) as api:
         while True:
             try:
-                return api.post("/releases", model=model, version=version, reason=reason)
+                return api.post(path, **body)
             except Overtaken as problem:
                 if not problem.problem.endswith("yet") or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)
-
-
-def _start(home: Home, dag_id: str, conf: Mapping[str, str | None]) -> DagRun:
-    """Trigger the DAG. One that is in the repository but not yet in Airflow is waited for."""
-    deadline = time.monotonic() + NEW_DAG_SECONDS
-    with airflow_api(home) as api:
-        while True:
-            try:
-                return api.trigger(dag_id, conf)
-            except UnknownDag:
-                if dag_id not in _promised_dags(home) or time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_SECONDS)
-
-
-def _promised_dags(home: Home) -> set[str]:
-    """What Airflow has as soon as it has read the folder: a fresh stack needs some seconds for it."""
-    specs = load_all(home.dags / "releases").specs
-    return {"model_rollback", *(f"release_{spec.model}" for spec in specs)}
 
 
 def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool, release: str | None = None) -> None:
@@ -107,53 +89,14 @@ def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool, release: str 
         name = f"{run.dag_id} ({release})" if release else run.dag_id
         console.print(f"{name} has started: {url}", soft_wrap=True)
     if wait:
-        run = _follow(home, run, quiet=as_json)
+        run = follow(home, run, quiet=as_json)
     if run.state == "failed":
-        raise RunFailed("\n".join([f"{run.dag_id} failed", *_why(home, run)]), remedy=f"See {url}")
+        raise RunFailed("\n".join([f"{run.dag_id} failed", *why(home, run)]), remedy=f"See {url}")
     if as_json:
         known = {"release_id": release} if release else {}
         print_json({"dag_id": run.dag_id, "run_id": run.run_id, "state": run.state, "url": url, **known})
     elif wait:
         console.print(f"{run.dag_id}: {run.state}")
-
-
-def _follow(home: Home, run: DagRun, *, quiet: bool) -> DagRun:
-    """Say what each task does until the run has ended. An API server that is restarted is waited for."""
-    said: dict[str, str | None] = {}
-    answered = time.monotonic()
-    while True:
-        try:
-            with airflow_api(home) as api:
-                while not run.has_ended:
-                    run, tasks = api.run(run), api.tasks(run)
-                    answered = time.monotonic()
-                    if not quiet:
-                        _say_news(tasks, said)
-                    time.sleep(0 if run.has_ended else POLL_SECONDS)
-                return run
-        except Retryable:
-            if time.monotonic() > answered + SILENT_SECONDS:
-                raise
-            time.sleep(POLL_SECONDS)
-
-
-def _say_news(tasks: list[TaskRun], said: dict[str, str | None]) -> None:
-    for task in tasks:
-        if task.state in _NEWS and said.get(task.name) != task.state:
-            errors.print(Text(f"  {task.name}: {task.state}", style=_STYLES.get(task.state or "", "")))
-        said[task.name] = task.state
-
-
-def _why(home: Home, run: DagRun) -> Iterator[str]:
-    with airflow_api(home) as api:
-        for task in api.tasks(run):
-            if task.state == "failed":
-                yield f"  {task.name}: {_reason(api, run, task)}"
-
-
-def _reason(api: AirflowApi, run: DagRun, task: TaskRun) -> str:
-    """What the task left behind for this, or the last words of its log."""
-    return api.xcom(run, task, "failure") or next(iter(api.log(run, task)[-1:]), "its log is empty")
 
 
 def _return_traffic(

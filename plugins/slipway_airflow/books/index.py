@@ -104,6 +104,10 @@ class Index:
         """One model's; an empty one if nothing is known of it."""
         return self.shelves().get(model) or Shelf(model)
 
+    def anew(self, model: str) -> Shelf:
+        """One model's as it is this moment: for who asks about what was written just now."""
+        return self._looked.anew().shelves.get(model) or Shelf(model)
+
     def newest(self) -> tuple[Entry, ...]:
         """Every release of every model, the newest first."""
         return self._looked.get().newest

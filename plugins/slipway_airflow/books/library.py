@@ -34,6 +34,7 @@ from slipway_airflow.books.views import (
     ReleaseRow,
     Releases,
     ReleaseView,
+    RollbackRow,
     ServingAt,
     Still,
     page_of,
@@ -173,6 +174,16 @@ class Library:
             people=mine,
             approvals=(approval,) if approval else (),
             at=self._now(),
+        )
+
+    def rollback(self, model: str, rollback_id: str) -> RollbackRow:
+        """How far one has come. Raises `NothingThere`."""
+        known = self._index.anew(model).rollbacks if self._seen([model], str) else ()
+        for back in known:
+            if back.id == rollback_id:
+                return self._rows.rollback(back)
+        raise NothingThere(
+            f"there is no rollback {rollback_id} of {model}", remedy="the history lists those there were"
         )
 
     def series(self, release_id: str) -> Series:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from serving.types import Route
 from slipway_airflow import standstill
+from slipway_airflow.books import rollbacks
 from slipway_airflow.books.brief import Keeper
 from slipway_airflow.books.health import Watch
 from slipway_airflow.books.index import Shelf
@@ -19,6 +20,7 @@ from slipway_airflow.books.traffic import Traffic
 from slipway_airflow.books.views import (
     ModelRow,
     Overview,
+    RollbackRow,
     page_of,
 )
 from slipway_airflow.rolling import route_of
@@ -30,6 +32,8 @@ UNWELL = (Health.FAILING, Health.DOWN)
 # Models between two breaths, and answers kept of one list.
 _PIECE = 8
 _ANSWERS = 64
+# Of a rollback that was asked for before that nobody needs to be told where the model is.
+_OLD = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +135,24 @@ class ModelRows:
             else:
                 self._kept.pop(name, None)
         # Asked every time: a bundle goes without a word in any file that is looked at, and so does Airflow.
-        return _with_standstills(self._with_way_back(row, shelf), tuple(self._still(name, shelf)))
+        row = _with_rollback(self._with_way_back(row, shelf), self._rollback(shelf))
+        return _with_standstills(row, tuple(self._still(name, shelf, row.rollback)))
 
-    def _still(self, name: str, shelf: Shelf) -> Iterator[Standstill]:
+    def _rollback(self, shelf: Shelf) -> RollbackRow | None:
+        """The newest, while it is worth a line."""
+        if not shelf.rollbacks or self._now() - shelf.rollbacks[0].at > _OLD:
+            return None
+        row = self._rows.rollback(shelf.rollbacks[0])
+        return row if rollbacks.is_shown(row, now=self._now()) else None
+
+    def _still(self, name: str, shelf: Shelf, back: RollbackRow | None) -> Iterator[Standstill]:
         """What keeps releases and rollbacks of the model from beginning or going on."""
         situation = self._rows.situation()
         yield from standstill.of_model(name, situation)
         if note := shelf.alias:
             yield Standstill(Kind.ALIAS, note.words, note.way_out)
+        if back and back.stands_still:
+            yield Standstill(Kind(back.stands_still), back.words, back.way_out)
 
     def _with_way_back(self, row: ModelRow, shelf: Shelf) -> ModelRow:
         """What is warm comes back without its bundle; what is not, and has none any more, not at all."""
@@ -175,6 +189,10 @@ class ModelRows:
         """A release that was just asked for: only Airflow knows yet that it is on its way."""
         newest = shelf.entries[:3]
         return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
+
+
+def _with_rollback(row: ModelRow, back: RollbackRow | None) -> ModelRow:
+    return row if row.rollback == back else replace(row, rollback=back)
 
 
 def _with_standstills(row: ModelRow, still: tuple[Standstill, ...]) -> ModelRow:

@@ -10,16 +10,17 @@ from serving.rollout.advance import FRESH_SECONDS
 from serving.rollout.plan import Phase
 from serving.types import Outcome, Route
 from slipway_airflow import standstill
-from slipway_airflow.books import acts
+from slipway_airflow.books import acts, rollbacks
 from slipway_airflow.books.brief import Brief, Keeper
 from slipway_airflow.books.progress import plan_of
 from slipway_airflow.books.runs import Question, Runs, Situation, by_run
-from slipway_airflow.books.shelf import Entry
+from slipway_airflow.books.shelf import Entry, WentBack
 from slipway_airflow.books.statuses import Status
 from slipway_airflow.books.traffic import Traffic
 from slipway_airflow.books.views import (
     Approval,
     ReleaseRow,
+    RollbackRow,
     Serving,
 )
 from slipway_airflow.freezing import freezes_of
@@ -105,6 +106,17 @@ class Rows:
             plan=plan_of(moved) if moved else (),
             stands_still=still.kind if still else "",
             way_out=still.way_out if still else "",
+        )
+
+    def rollback(self, back: WentBack) -> RollbackRow:
+        """How far a rollback has come."""
+        now = self._now()
+        return rollbacks.rollback_row(
+            back,
+            route=route_of(self._services, back.model),
+            changes=self._traffic.between(back.model, back.at, now),
+            situation=self._situation.get(),
+            now=now,
         )
 
     def situation(self) -> Situation:

@@ -79,6 +79,7 @@ class WentBack:
     reason: str
     incident: str
     switched_at: datetime | None = None
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ def parse_went_back(content: bytes) -> WentBack:
         reason=wish["reason"],
         incident=wish["incident"],
         switched_at=_time(saved["switched_at"]) if saved.get("switched_at") else None,
+        run_id=wish.get("run_id", ""),
     )
 
 

@@ -52,6 +52,19 @@ UNDER_WAY = frozenset(
 )
 
 
+class Return(StrEnum):
+    """How far a rollback has come."""
+
+    REQUESTED = "requested"
+    UNDER_WAY = "under_way"
+    RETURNED = "traffic_returned"
+    FAILED = "failed"
+
+    @property
+    def words(self) -> str:
+        return self.value.replace("_", " ").capitalize()
+
+
 class Health(StrEnum):
     """What a model's users get now."""
 

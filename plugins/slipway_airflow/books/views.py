@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from slipway_airflow.books.progress import Ending, PlanStep
-from slipway_airflow.books.statuses import HealthNow, Status
+from slipway_airflow.books.statuses import HealthNow, Return, Status
 from slipway_airflow.comparing import Comparison
 from slipway_airflow.standstill import Standstill
 
@@ -73,11 +73,34 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class RollbackRow:
+    """A rollback that somebody asked for.
+
+    `returned_at`: since when all requests go to the version `returns`, by the route; None while they do not.
+    """
+
+    id: str
+    model: str
+    leaves: int
+    returns: int
+    asked_at: datetime
+    by: str
+    reason: str
+    state: Return
+    words: str
+    returned_at: datetime | None
+    dag_id: str
+    run_id: str
+    stands_still: str = ""
+    way_out: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRow:
     """A model in the overview. `queued` waits behind `active`; `last` is the newest that is over.
 
     `stands_still`: what keeps its releases and rollbacks from beginning or going on, beside what single
-    releases wait for.
+    releases wait for. `rollback`: the newest, while it is under way and some minutes after.
     """
 
     name: str
@@ -91,6 +114,7 @@ class ModelRow:
     releases: int
     can_return_to: int | None
     stands_still: tuple[Standstill, ...] = ()
+    rollback: RollbackRow | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from serving.rollout.control import Wish
 from slipway_airflow import wiring
 from slipway_airflow.acting import trail_of
 from slipway_airflow.releases import Release
-from slipway_airflow.web import approving, asking, stopping
+from slipway_airflow.web import answers_to_rollback, approving, asking, stopping
 from slipway_airflow.web.access import Person, Right, SignedIn, requires
 from slipway_airflow.web.app import API
 from slipway_airflow.web.moments import When
@@ -231,19 +231,20 @@ def override(release_id: ReleasePath, body: Why, person: Admin) -> OverrideView:
     responses=problems(404, 409, 422, 503),
     summary="Roll a model back",
 )
-def roll_back(model: ModelPath, body: Back, person: Releaser) -> Gone:
+def roll_back(model: ModelPath, body: Back, person: Releaser, response: Response) -> Gone:
     """Back to the version before, or to a chosen one. A release under way is rolled back at once; any other
-    version returns by the DAG `model_rollback`. No freeze holds this."""
+    version returns by the DAG `model_rollback`. `Location` leads to how far it has come. No freeze holds it.
+    """
     services = wiring.wire()
     state, started = stopping.roll_back(
         services, model, person, body.reason, version=body.version, leaves=body.from_version
     )
-    return Gone(
-        model=model,
-        at_once=state is not None,
-        release_id=state.release_id if state else None,
-        run=RunView.of(started) if started else None,
+    told = answers_to_rollback.told(services, model, state, started)
+    where = (
+        f"models/{model}/rollbacks/{told.rollback_id}" if told.rollback_id else f"releases/{told.release_id}"
     )
+    response.headers["Location"] = f"/slipway{API}/{where}"
+    return told
 
 
 @router.get("/audit", responses=problems(422), summary="Who did what?")

@@ -19,6 +19,7 @@ from slipway_airflow.books.views import (
     Overview,
     Releases,
     ReleaseView,
+    RollbackRow,
     ServingAt,
     Still,
 )
@@ -28,7 +29,7 @@ from slipway_airflow.web.app import API
 from slipway_airflow.web.at_hand import library
 from slipway_airflow.web.moments import When
 from slipway_airflow.web.problems import NotThere, problems
-from slipway_airflow.web.words import ModelPath, ReleasePath
+from slipway_airflow.web.words import ModelPath, ReleasePath, RollbackPath
 
 router = APIRouter(prefix=API, tags=["reading"], dependencies=[Depends(reads)])
 
@@ -74,6 +75,18 @@ def model(request: Request, books: Books, model: ModelPath) -> Any:
     """One model."""
     try:
         return json_answer(request, books.model(model))
+    except NothingThere as missing:
+        raise NotThere(missing.problem, remedy=missing.remedy) from None
+
+
+@router.get(
+    "/models/{model}/rollbacks/{rollback_id}", response_model=RollbackRow, responses=problems(404, 422)
+)
+def rollback(request: Request, books: Books, model: ModelPath, rollback_id: RollbackPath) -> Any:
+    """How far a rollback has come, by the route: requested, under way, or since when all requests go to the
+    version that was wanted."""
+    try:
+        return json_answer(request, books.rollback(model, rollback_id))
     except NothingThere as missing:
         raise NotThere(missing.problem, remedy=missing.remedy) from None
 

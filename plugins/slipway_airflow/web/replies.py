@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from serving.audit import Entry
 from serving.freezes import Frozen
 from serving.rollout.plan import RolloutState
+from slipway_airflow.books.statuses import Return
 from slipway_airflow.web.access import Right
 from slipway_airflow.web.runs import Started
 
@@ -80,12 +81,28 @@ class Answered(BaseModel):
 
 
 class Gone(BaseModel):
-    """A rollback that was asked for. `at_once`: traffic is back already, and `run` is None."""
+    """A rollback that was asked for. `at_once`: traffic is back already, and `run` is None.
+
+    Otherwise `Location` leads to how far it has come.
+    """
 
     model: str
     at_once: bool
     release_id: str | None = Field(description="The release that was rolled back at once.")
     run: RunView | None
+    rollback_id: str | None = Field(default=None, description="Of one that is not done at once.")
+    returns: int | None = Field(
+        default=None, description="The version that all requests go, or are to go, to."
+    )
+    state: Return = Field(description="How far it has come, by the route.")
+    words: str = Field(description="The same in words.")
+    returned_at: datetime | None = Field(
+        default=None, description="Since when all requests go to that version."
+    )
+    stands_still: str = Field(
+        default="", description="What keeps it, such as a DAG that is paused; empty: nothing."
+    )
+    way_out: str = Field(default="", description="What a person can do about that.")
 
 
 class OverrideView(BaseModel):

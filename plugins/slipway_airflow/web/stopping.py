@@ -129,9 +129,14 @@ def _start(
     detail = {"via": "api", "run_id": run_id, "leaves": str(present)}
     entry = Entry(at, person.name, "rollback", model, version, None, reason, detail)
     said = {"model": model, "version": str(version) if version is not None else None, "reason": reason}
-    return runs.start(
-        ROLLBACK, run_id, said, by=person.name, at=at, before=lambda: trail_of(services).append(entry)
-    )
+    wish = going_back.Wish(model, version, reason, "", person.name, run_id, at)
+
+    def fix() -> None:
+        trail_of(services).append(entry)
+        # From now on its two versions are known, and how far it has come can be asked.
+        going_back.fix(services, wish)
+
+    return runs.start(ROLLBACK, run_id, said, by=person.name, at=at, before=fix)
 
 
 def _refuse_overtaken(

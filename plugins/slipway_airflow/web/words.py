@@ -11,12 +11,14 @@ from slipway_airflow import reasons
 
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
 RELEASE = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-v[0-9]{1,9}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"
+ROLLBACK = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-rollback-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"
 VERSION = r"^([0-9]{1,9}|[A-Za-z_][A-Za-z0-9_\-]{0,63})$"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 # What a person is told who wrote something else.
 IN_WORDS = {
     MODEL: "a model's name has letters, digits, _ . and -, 100 at most, and begins with a letter or digit",
     RELEASE: "a release's id is <model>-v<version>-<time>, as in fraud-v3-20261121T201500Z",
+    ROLLBACK: "a rollback's id is <model>-rollback-<time>, as in fraud-rollback-20261121T201500Z",
     VERSION: "a version is a number or an alias of letters, digits, _ and -",
     DIGEST: "a digest is sha256: and 64 hexadecimal digits, as the preview gives it",
     reasons.PATTERN: reasons.IN_WORDS,
@@ -30,6 +32,14 @@ ReleasePath = Annotated[
         pattern=RELEASE,
         description="The release's id: `<model>-v<version>-<time>`.",
         examples=["fraud-v3-20261121T201500Z"],
+    ),
+]
+RollbackPath = Annotated[
+    str,
+    Path(
+        pattern=ROLLBACK,
+        description="The rollback's id: `<model>-rollback-<time>`.",
+        examples=["fraud-rollback-20261121T201500Z"],
     ),
 ]
 VersionName = Annotated[

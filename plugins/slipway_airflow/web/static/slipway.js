@@ -175,9 +175,10 @@ async function carryOut(event) {
   const go = byId("act-go");
   go.disabled = true;
   try {
-    await send(act.url, "POST", body());
+    const said = await send(act.url, "POST", body());
     dialog.close();
-    toast(`${act.confirm}: done`);
+    // What was asked for is not always done yet: then the answer says how far it is.
+    toast(said.words ? `${act.confirm}: ${said.words}` : `${act.confirm}: done`);
     if (live) await refresh(); else location.reload();
   } catch (problem) {
     showProblem(byId("act-problem"), problem);

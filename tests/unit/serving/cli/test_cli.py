@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serving.audit import AuditTrail
-from serving.cli import releases, stack
+from serving.cli import following, releases, returning, stack
 from serving.cli.app import app
 from serving.home import REPOSITORY, Home
 from serving.rollout.advance import Rollouts
@@ -138,16 +138,28 @@ def test_the_doctor_names_a_broken_thing_and_fails(home: Home, monkeypatch: pyte
 # -- with an Airflow that answers from a table ---------------------------------------------------------------
 
 
+BACK = "m-rollback-20260101T000000Z"
+ASKED = {"state": "requested", "words": "asked for; version 3 is not started yet", "returned_at": None}
+STARTING = {"state": "under_way", "words": "version 3 is being started", "returned_at": None}
+BACK_SINCE = {
+    "state": "traffic_returned",
+    "words": "all requests go to version 3 since 2026-01-01 12:00:00 UTC",
+    "returned_at": "2026-01-01T12:00:00Z",
+}
+
+
 class Airflow:
     """Answers as Airflow's REST API does; `runs` are the states that one run goes through."""
 
     def __init__(self, *states: str) -> None:
         self.states = list(states)
-        self.triggered: list[tuple[str, dict[str, Any]]] = []
         self.asked: list[dict[str, Any]] = []
         # So many requests come before Airflow has read the DAG's file, and so many find it restarting.
         self.unread = self.restarting = 0
         self.failure: str | None = "accuracy dropped by 3 % (limit 1 %)"
+        # How far a rollback is, each time that somebody asks; what asking for it answers at once.
+        self.returning: list[dict[str, Any]] = []
+        self.at_once: dict[str, Any] | None = None
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -156,8 +168,12 @@ class Airflow:
             raise httpx.ConnectError("refused")
         if path == "/slipway/api/v1/releases":
             return self._release(json.loads(request.content))
-        if path.endswith("/dagRuns"):
-            return self._trigger(path.split("/")[4], json.loads(request.content))
+        if path.endswith("/rollback"):
+            return self._roll_back(path, json.loads(request.content))
+        if "/rollbacks/" in path:
+            return httpx.Response(200, json=self.returning.pop(0))
+        if path.startswith("/slipway/api/v1/releases/"):
+            return httpx.Response(200, json={"airflow_state": self.states.pop(0)})
         if path.endswith("/taskInstances"):
             return httpx.Response(
                 200, json={"task_instances": [self._task("gate", "failed"), self._task("a", "success")]}
@@ -183,12 +199,11 @@ class Airflow:
         run = {"dag_id": f"release_{body['model']}", "run_id": "r1", "url": ""}
         return httpx.Response(202, json={"release_id": "m-v7-20260101T000000Z", "run": run})
 
-    def _trigger(self, dag_id: str, body: dict[str, Any]) -> httpx.Response:
-        if dag_id == "release_nobody" or self.unread > 0:
-            self.unread -= 1
-            return httpx.Response(404)
-        self.triggered.append((dag_id, body["conf"]))
-        return httpx.Response(200, json={"dag_id": dag_id, "dag_run_id": "r1", "state": "queued"})
+    def _roll_back(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        self.asked.append({"path": path.removeprefix("/slipway/api/v1"), **body})
+        run = {"dag_id": "model_rollback", "run_id": "r1", "url": "/dags/model_rollback/runs/r1"}
+        said = {"model": "m", "run": run, "release_id": None, "rollback_id": BACK, **ASKED}
+        return httpx.Response(202, json=self.at_once or said)
 
     def _task(self, name: str, state: str) -> dict[str, Any]:
         when = {"start_date": "2026-01-01", "end_date": "2026-01-02"}
@@ -205,7 +220,8 @@ def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Airflow]
 
         monkeypatch.setattr(airflow_api, "signed_in", signed_in)
         monkeypatch.setattr(slipway_api, "signed_in", signed_in)
-        monkeypatch.setattr(releases, "POLL_SECONDS", 0)
+        for module in (following, releases, returning):
+            monkeypatch.setattr(module, "POLL_SECONDS", 0)
         return airflow
 
     return answer
@@ -273,10 +289,55 @@ def test_a_restarting_airflow_does_not_end_the_wait(answering: Callable[[Airflow
     assert run("release", "m", "--wait")[0] == 0
 
 
-def test_a_rollback_goes_through_airflow_when_it_answers(answering: Callable[[Airflow], Airflow]) -> None:
+def test_a_rollback_that_was_asked_for_is_not_called_done(answering: Callable[[Airflow], Airflow]) -> None:
     airflow = answering(Airflow("success"))
-    assert run("rollback", "m", "3", "--reason", "slow")[0] == 0
-    assert airflow.triggered == [("model_rollback", {"model": "m", "version": "3", "reason": "slow"})]
+    status, out, _ = run("rollback", "m", "3", "--reason", "slow")
+    assert (status, out) == (0, "Requested: asked for; version 3 is not started yet.\n")
+    assert airflow.asked == [{"path": "/models/m/rollback", "version": 3, "reason": "slow"}]
+
+
+def test_a_rollback_that_is_waited_for_says_when_requests_went_back(
+    answering: Callable[[Airflow], Airflow],
+) -> None:
+    airflow = answering(Airflow("running", "success"))
+    airflow.returning = [ASKED, STARTING, STARTING, BACK_SINCE]
+    status, out, _ = run("rollback", "m", "3", "--wait")
+    assert status == 0
+    assert out.splitlines() == [
+        "Requested: asked for; version 3 is not started yet.",
+        "Under way: version 3 is being started.",
+        "Traffic returned: all requests go to version 3 since 2026-01-01 12:00:00 UTC.",
+    ]
+    airflow.returning, airflow.states = [BACK_SINCE], ["success"]
+    told = json.loads(run("rollback", "m", "3", "--wait", "--json")[1])
+    assert (told["state"], told["returned_at"]) == ("traffic_returned", "2026-01-01T12:00:00Z")
+
+
+def test_a_rollback_whose_run_ends_without_moving_requests_fails(
+    answering: Callable[[Airflow], Airflow],
+) -> None:
+    airflow = answering(Airflow("failed"))
+    airflow.returning = [{"state": "failed", "words": "its run ended", "returned_at": None}]
+    status, _, err = run("rollback", "m", "--wait")
+    assert status == 1
+    assert "failed: its run ended" in err
+    assert "gate: accuracy dropped" in err
+
+
+def test_a_rollback_that_is_done_at_once_is_waited_for_until_it_is_settled(
+    answering: Callable[[Airflow], Airflow],
+) -> None:
+    airflow = answering(Airflow("running", "running", "failed"))
+    airflow.at_once = {"model": "m", "run": None, "release_id": "m-v3-20260101T000000Z", **BACK_SINCE}
+    status, out, _ = run("rollback", "m", "--wait")
+    assert (status, airflow.states) == (0, [])
+    assert out == "Traffic returned: all requests go to version 3 since 2026-01-01 12:00:00 UTC.\n"
+
+
+def test_a_version_that_is_no_number_is_not_gone_back_to(answering: Callable[[Airflow], Airflow]) -> None:
+    airflow = answering(Airflow("running"))
+    assert run("rollback", "m", "champion")[0] == 1
+    assert airflow.asked == []
 
 
 # -- with Airflow down ---------------------------------------------------------------------------------------

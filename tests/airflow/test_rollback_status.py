@@ -1,0 +1,120 @@
+"""Asking for a rollback over the API, and how far it is told to have come: by the route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slipway_airflow import booking, going_back, wiring
+from slipway_airflow.books import airflow_situation
+from slipway_airflow.web import at_hand
+
+from tests.airflow.desk import API, forget_runs, under_way
+from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.test_pausing import set_paused
+from tests.airflow.world import MODEL, World
+
+pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
+        yield server
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
+    forget_runs()
+    made = World(tmp_path)
+    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    # No scheduler runs in these tests, which is told, and would be the reason for everything.
+    monkeypatch.setattr(airflow_situation, "_silent", dict)
+    at_hand.forget()
+    yield made
+    at_hand.forget()
+    set_paused("model_rollback", paused=False)
+
+
+def serving_again(world: World) -> None:
+    """Version 2 was released, 3 serves."""
+    release = under_way(world)
+    for _ in range(20):
+        world.rollouts.advance(release.id)
+    world.lock.release(MODEL, release.id)
+    world.serve(3)
+
+
+def set_run(run_id: str, state: str) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=state))
+
+
+def test_a_rollback_is_requested_then_under_way_and_done_when_the_route_says_so(
+    server: ApiServer, world: World
+) -> None:
+    serving_again(world)
+    asking = {"version": 2, "reason": "users complain"}
+    answer = server.of("rita").post(f"{API}/models/{MODEL}/rollback", json=asking)
+    said: dict[str, Any] = answer.json()
+    assert (answer.status_code, said["at_once"], said["state"]) == (202, False, "requested")
+    assert said["returned_at"] is None
+    place = answer.headers["location"]
+    assert place == f"{API}/models/{MODEL}/rollbacks/{said['rollback_id']}"
+
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = server.of("vera").get(place).json()
+        return found
+
+    assert told()["state"] == "requested"
+    set_run(said["run"]["run_id"], "running")
+    at_hand.forget()
+    assert told()["state"] == "under_way"
+    page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
+    assert "Rollback to v2: under way." in page
+    rollback = going_back.load(world.services, said["rollback_id"])
+    wish = rollback.wish
+    assert going_back.begin(world.services, wish) == rollback, "the run takes what was written down"
+    assert going_back.take_turn(world.services, rollback)
+    deployment = going_back.place(world.services, rollback)
+    assert told()["state"] == "under_way", "pods are no traffic"
+    booking.switch_back(rollback.id, deployment.id)
+    done = told()
+    assert (done["state"], done["returned_at"] is not None) == ("traffic_returned", True)
+    assert done["words"].startswith("all requests go to version 2 since ")
+    at_hand.forget()
+    row = server.of("vera").get(f"{API}/models/{MODEL}").json()
+    assert row["rollback"]["state"] == "traffic_returned"
+
+
+def test_one_that_is_done_at_once_says_since_when(server: ApiServer, world: World) -> None:
+    release = under_way(world)
+    answer = server.of("rita").post(f"{API}/models/{MODEL}/rollback", json={"reason": "slow"})
+    said = answer.json()
+    assert (said["at_once"], said["state"], said["returns"]) == (True, "traffic_returned", 1)
+    assert said["words"].startswith("all requests go to version 1 since ")
+    assert answer.headers["location"] == f"{API}/releases/{release.id}"
+
+
+def test_a_paused_rollback_dag_is_said_to_whoever_asks(server: ApiServer, world: World) -> None:
+    serving_again(world)
+    set_paused("model_rollback", paused=True)
+    asking = {"version": 2, "reason": "users complain"}
+    said = server.of("rita").post(f"{API}/models/{MODEL}/rollback", json=asking).json()
+    assert said["stands_still"] == "dag_paused"
+    assert "./slipway unpause model_rollback" in said["way_out"]
+    still = server.of("vera").get(f"{API}/standing-still").json()
+    assert {one["model"] for one in still if "model_rollback is paused" in one["words"]} == {"", MODEL}
+
+
+def test_a_rollback_that_nobody_asked_for_is_not_there(server: ApiServer, world: World) -> None:
+    under_way(world)
+    path = f"{API}/models/{MODEL}/rollbacks/{MODEL}-rollback-20260101T000000Z"
+    assert server.of("vera").get(path).status_code == 404
+    assert server.of("vera").get(f"{API}/models/{MODEL}/rollbacks/none").status_code == 422

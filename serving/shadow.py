@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import orjson
 
+from serving.gateway.attempts import REFUSED_HEADER
 from serving.rollout.plan import RolloutState
 from serving.types import Endpoint, Route
 
@@ -114,11 +115,17 @@ class Pods:
         return {tensor["name"]: tensor["datatype"] for tensor in answer.json()["inputs"]}
 
     def agree_on(self, request: Recorded) -> bool | None:
-        """None if one of them gave no answer of its own: failures are counted where users meet them."""
-        answers = [self._ask(endpoint, request) for endpoint in self._arms]
-        return agree(*answers) if all(answers) else None
+        """Whether the candidate answers as stable does; it does not where its model refuses the request.
 
-    def _ask(self, endpoint: Endpoint, request: Recorded) -> list[dict[str, Any]]:
+        None if one of them gave no answer of its own: failures are counted where users meet them.
+        """
+        (ours, _), (theirs, refused) = (self._ask(endpoint, request) for endpoint in self._arms)
+        if ours and refused:
+            return False
+        return agree(ours, theirs) if ours and theirs else None
+
+    def _ask(self, endpoint: Endpoint, request: Recorded) -> tuple[list[dict[str, Any]], bool]:
+        """The outputs, empty without an answer, and whether the model refused."""
         body, head = request.body()
         answer = self._client.post(
             f"http://{endpoint}/v2/models/{self._model}/infer",
@@ -126,9 +133,8 @@ class Pods:
             headers={_HEADER_LENGTH: str(head), "x-slipway-priority": "low"},
         )
         if answer.status_code != httpx.codes.OK or "x-slipway-fallback" in answer.headers:
-            return []
-        outputs: list[dict[str, Any]] = answer.json()["outputs"]
-        return outputs
+            return [], REFUSED_HEADER in answer.headers
+        return answer.json()["outputs"], False
 
 
 class Comparison:

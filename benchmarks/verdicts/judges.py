@@ -63,9 +63,10 @@ class Ours:
         held, zero = self._held[some], np.zeros(len(some))
         counts = (tick.candidate, tick.candidate_errors, tick.candidate_slow)
         candidate = np.stack([count[some] for count in counts], axis=1)
+        no_refusals = np.zeros((len(some), 2))
         return Ticks(
-            stable=held[:, :3],
-            candidate=candidate.astype(float),
+            stable=np.hstack([held[:, :3], no_refusals]),
+            candidate=np.hstack([candidate.astype(float), no_refusals]),
             compared=np.zeros((len(some), 2)),
             share=np.full(len(some), self._share),
             step=zero,

@@ -27,20 +27,31 @@ from serving.analysis.evidence import (
     two_arm_log_factors,
 )
 from serving.analysis.policy import AnalysisPolicy
-from serving.analysis.state import SIZE, Increment, JudgeState, Memory
+from serving.analysis.state import (
+    ARM,
+    ERRORS,
+    MALFORMED,
+    REFUSED,
+    REQUESTS,
+    SIZE,
+    SLOW,
+    Increment,
+    JudgeState,
+    Memory,
+)
 
 RECORD_DOUBT = float(np.log(20.0))  # stable's record is taken at its 95 % upper bound
 LOST_SHARE = 0.5  # finishing less than half of its share is traffic lost
 WAIT_SECONDS = 5.0  # at most, for stable's part of a comparison
 WAIT_PART = 0.6  # of stable's expected part is enough
-ARM_KINDS = [1, 1, 2]  # what the two-arm tests count: errors, errors, slow
 SLOW_TESTS = [2, 4]
+BY_RECORD = [0, 3]  # of the two-arm tests: alone, the candidate is held to what stable did before
 SLOW_NATS_A_SECOND = 1.0  # a pause makes all that is in flight slow at once: one event, not many
 
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """Increments of many services as arrays: counts are (services, 3), the rest (services,)."""
+    """Increments of many services as arrays: counts are (services, 5), the rest (services,)."""
 
     stable: Array
     candidate: Array
@@ -54,16 +65,16 @@ class Ticks:
     @classmethod
     def of(cls, ticks: Sequence[Increment]) -> Ticks:
         table = np.array([_row(tick) for tick in ticks], dtype=float)
-        stable, candidate, compared = table[:, :3], table[:, 3:6], table[:, 6:8]
-        share, step, retries, seconds, settled = table[:, 8:].T
+        stable, candidate, compared, rest = np.split(table, np.cumsum([len(ARM), len(ARM), 2]), axis=1)
+        share, step, retries, seconds, settled = rest.T
         return cls(stable, candidate, compared, share, step, retries > 0, seconds, settled > 0)
 
 
 def _row(tick: Increment) -> tuple[float, ...]:
     stable, candidate = tick.stable, tick.candidate
     return (
-        *(stable.requests, stable.errors, stable.slow),
-        *(candidate.requests, candidate.errors, candidate.slow),
+        *(stable.requests, stable.errors, stable.slow, stable.refused, stable.malformed),
+        *(candidate.requests, candidate.errors, candidate.slow, candidate.refused, candidate.malformed),
         *(tick.compared, tick.disagreed, tick.share, tick.step, tick.retries_on_stable),
         candidate.window_seconds,
         tick.settled,
@@ -130,17 +141,17 @@ def _count(memory: Memory, ticks: Ticks) -> None:
 
 
 def _part_repeats(memory: Memory, ticks: Ticks) -> tuple[Array, Array]:
-    """Part stable's counts into its own traffic and (number, failures) of repeats of candidate failures.
+    """Part stable's counts into its own traffic and (number, failures) of repeats for the candidate.
 
     Unparted, stable's count would grow with the candidate's errors, and the arms' sizes would no longer be
     independent of their outcomes. Whose failures stable's are cannot be told, so both parts get them all,
     which can only speak for the candidate.
     """
-    owed = memory["owed"] + np.where(ticks.retries, ticks.candidate[:, 1], 0)
+    owed = memory["owed"] + np.where(ticks.retries, _repeated(ticks.candidate), 0)
     number = np.minimum(owed, ticks.stable[:, 0])
     memory["owed"] = owed - number
     own = np.minimum(ticks.stable, (ticks.stable[:, 0] - number)[:, None])
-    repeats = np.stack([number, np.minimum(ticks.stable[:, 1], number)], axis=1)
+    repeats = np.stack([number, np.minimum(_unanswered(ticks.stable), number)], axis=1)
     repeats *= (ticks.share >= 1)[:, None]
     memory["repeats"] += repeats
     return own, repeats
@@ -150,22 +161,26 @@ def _log_factors(limits: Limits, memory: Memory, ticks: Ticks, own: Array, repea
     """Growth of every bet in this tick: (services, tests, levels)."""
     alone, candidate = ticks.share >= 1, ticks.candidate
     ceilings = fixed_log_factors(
-        (candidate[:, [0, 0], None], candidate[:, 1:, None]), limits.fixed[:, :2, None], limits.levels[:, :2]
+        (candidate[:, [REQUESTS, REQUESTS], None], candidate[:, [ERRORS, SLOW], None]),
+        limits.fixed[:, :2, None],
+        limits.levels[:, :2],
     )
     disagreement = fixed_log_factors(
         (ticks.compared[:, :1], ticks.compared[:, 1:]), limits.fixed[:, 2:], limits.levels[:, 2]
     )
     repeated = repeat_log_factors(
-        (candidate[:, :1], candidate[:, 1:2]), (repeats[:, :1], repeats[:, 1:]), limits.repeats
+        (candidate[:, :1], _repeated(candidate)[:, None]), (repeats[:, :1], repeats[:, 1:]), limits.repeats
     )
     traffic = _of_traffic(own[:, 0], candidate[:, 0], ticks.share)
+    against_stable = _against_stable(limits, memory, ticks, own)
     factors = np.concatenate(
         [
-            _against_stable(limits, memory, ticks, own),
+            against_stable[:, :-1],
             ceilings,
             disagreement[:, None],
             np.where(ticks.settled[:, None], traffic, 0.0)[:, None],
             np.where(alone[:, None], repeated, 0.0)[:, None],
+            against_stable[:, -1:],
         ],
         axis=1,
     )
@@ -191,19 +206,50 @@ def _against_stable(limits: Limits, memory: Memory, ticks: Ticks, own: Array) ->
 def _comparison(
     limits: Limits, record: Array, stable: Array, candidate: Array, alone: NDArray[np.bool_]
 ) -> Array:
-    usual = (record[:, ARM_KINDS] + USUAL_RATE * PRIOR_REQUESTS) / (record[:, :1] + PRIOR_REQUESTS)
+    recorded = _bad_of_stable(record)
+    usual = (recorded + USUAL_RATE * PRIOR_REQUESTS) / (record[:, :1] + PRIOR_REQUESTS)
     limit = np.broadcast_to(limits.alone, (len(record), TWO_ARM)).copy()
-    limit[:, 0] = np.minimum(_at_most(record[:, 0], record[:, 1]) + limits.tolerance[:, 0], 1)
+    for test in BY_RECORD:
+        most = _at_most(record[:, REQUESTS], recorded[:, test])
+        limit[:, test] = np.minimum(most + limits.tolerance[:, test], 1)
     edge = np.where(alone[:, None], limit, np.minimum(usual + limits.tolerance, 1))
     return two_arm_log_factors(
-        (stable[:, :1, None], stable[:, ARM_KINDS, None]),
-        (candidate[:, :1, None], candidate[:, ARM_KINDS, None]),
+        (stable[:, :1, None], _bad_of_stable(stable)[..., None]),
+        (candidate[:, :1, None], _bad_of_candidate(candidate, alone)[..., None]),
         usual=usual[..., None],
         tolerance=limits.tolerance[..., None],
         levels=levels_over(edge),
         alone=alone[:, None, None],
         limit=limit[..., None],
     )
+
+
+def _bad_of_stable(counts: Array) -> Array:
+    """What each two-arm test counts of stable: errors, errors, slow answers, and all that was not answered.
+
+    What stable fails or calls malformed is no harm of a candidate that refuses it.
+    """
+    return np.stack([counts[:, ERRORS], counts[:, ERRORS], counts[:, SLOW], _unanswered(counts)], axis=1)
+
+
+def _bad_of_candidate(counts: Array, alone: NDArray[np.bool_]) -> Array:
+    """The same of the candidate: errors, errors, slow answers, and refusals.
+
+    Beside stable every 4xx is one: traffic is split at random, so malformed requests meet both arms alike,
+    and a surplus is the candidate's doing. Alone nobody knows whose doing those are.
+    """
+    refused = counts[:, REFUSED] + np.where(alone, 0, counts[:, MALFORMED])
+    return np.stack([counts[:, ERRORS], counts[:, ERRORS], counts[:, SLOW], refused], axis=1)
+
+
+def _unanswered(counts: Array) -> Array:
+    every = counts[:, ERRORS] + counts[:, REFUSED] + counts[:, MALFORMED]
+    return np.asarray(np.minimum(every, counts[:, REQUESTS]))
+
+
+def _repeated(candidate: Array) -> Array:
+    """What the gateway asks stable again."""
+    return np.asarray(candidate[:, ERRORS] + candidate[:, REFUSED])
 
 
 def _due(memory: Memory, ticks: Ticks, own: Array) -> tuple[Array, Array]:

@@ -31,9 +31,10 @@ TESTS = (
     "slow over the ceiling",
     "disagreement over the ceiling",
     "requests under the share",
-    "errors over those of their repeats on stable",
+    "failures over those of their repeats on stable",
+    "refusals over what stable leaves unanswered, by the tolerance",
 )
-TWO_ARM = 3  # the first three compare arms; the others compare with a fixed number
+TWO_ARM = 4  # the first three and the last compare arms; the others compare with a fixed number
 LEVELS = 10
 NEAR = np.array([0.15, 0.45] + [0.0] * (LEVELS - 2))
 FAR = np.array([0.0, 0.0, *np.linspace(0, 1, LEVELS - 2)])
@@ -78,8 +79,8 @@ def limits_of(policy: AnalysisPolicy) -> Limits:
     disagreement = 0.5 if policy.max_disagreement is None else policy.max_disagreement
     fixed = np.array([[policy.max_error_rate, policy.max_slow_share, disagreement]])
     return Limits(
-        tolerance=np.array([[policy.error_tolerance, 0.0, 0.0]]),
-        alone=np.array([[1.0, policy.max_error_rate, policy.max_slow_share]]),
+        tolerance=np.array([[policy.error_tolerance, 0.0, 0.0, policy.error_tolerance]]),
+        alone=np.array([[1.0, policy.max_error_rate, policy.max_slow_share, 1.0]]),
         fixed=fixed,
         levels=levels_over(fixed),
         repeats=levels_over(np.array([policy.error_tolerance + USUAL_RATE])),

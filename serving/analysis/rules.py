@@ -9,7 +9,7 @@ from datetime import datetime
 from serving.analysis.belief import LOST_SHARE, begin, observe, shown
 from serving.analysis.evidence import reserve
 from serving.analysis.policy import AnalysisPolicy
-from serving.analysis.state import PLACES, Increment, JudgeState, Memory
+from serving.analysis.state import ARM, PLACES, Increment, JudgeState, Memory
 from serving.figures import percent, setting
 from serving.types import Counts, Finding, Outcome, Verdict
 
@@ -23,7 +23,10 @@ WALD = "mixture of Wald's likelihood ratios: Robbins 1970; Lindon, Malek 2022 (a
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One test as people know it: its row, its part of alpha, and what it counts."""
+    """One test as people know it: its row, its part of alpha, and what it counts.
+
+    `is_repeated`: the gateway asks stable again, so where stable has no traffic of its own, its repeats tell.
+    """
 
     name: str
     row: int
@@ -31,7 +34,7 @@ class _Rule:
     source: str
     told: Callable[[AnalysisPolicy, JudgeState], str]
     is_over: Callable[[AnalysisPolicy, JudgeState], bool] = lambda policy, state: False
-    of_errors: bool = False
+    is_repeated: bool = False
 
 
 def judge(
@@ -76,7 +79,7 @@ def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
 
 
 def _applies(rule: _Rule, policy: AnalysisPolicy, state: JudgeState) -> bool:
-    if rule is AGAINST_STABLE:
+    if rule in (AGAINST_STABLE, REFUSALS):
         return state.share < 1 or state.stable.requests > 0
     if rule is TRAFFIC:
         return 0 < state.share < 1
@@ -124,7 +127,7 @@ def _finding(
 def _stable_fails_too(rule: _Rule, state: JudgeState) -> bool:
     """After promotion stable only repeats what the candidate failed: those repeats must have gone better."""
     repeated = state.share >= 1 and state.repeats[0] + state.owed > 0
-    return repeated and rule.of_errors and _peak(state, REPEATS_ROW) < REPEATS_DOUBT
+    return repeated and rule.is_repeated and _peak(state, REPEATS_ROW) < REPEATS_DOUBT
 
 
 def _peak(state: JudgeState, row: int) -> float:
@@ -132,9 +135,13 @@ def _peak(state: JudgeState, row: int) -> float:
 
 
 def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:
-    seen = state.step_candidate.requests
+    counts = state.step_candidate
+    seen = counts.answered
     outcome = Outcome.PASS if seen >= policy.min_requests else Outcome.INCONCLUSIVE
     told = f"the candidate answered {seen} of the {policy.min_requests} requests a step needs"
+    others = ((counts.errors, "failed"), (counts.refused, "refused"), (counts.malformed, "malformed"))
+    if beside := ", ".join(f"{count:,} {what}" for count, what in others if count):
+        told += f" (beside {beside})"
     return Finding("requests", outcome, told, (("requests", seen), ("min_requests", policy.min_requests)))
 
 
@@ -142,7 +149,7 @@ def _numbers(state: JudgeState) -> tuple[tuple[str, float], ...]:
     return tuple(
         (f"{arm}_{name}", getattr(counts, name))
         for arm, counts in (("candidate", state.candidate), ("stable", state.stable))
-        for name in ("requests", "errors", "slow")
+        for name in ARM
     )
 
 
@@ -156,6 +163,15 @@ def _told_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
         f"candidate failed {_rate(candidate.errors, candidate.requests, ' requests')}, stable "
         f"{_rate(stable.errors, stable.requests)}, tolerance {setting(policy.error_tolerance)}"
     )
+
+
+def _told_refusals(policy: AnalysisPolicy, state: JudgeState) -> str:
+    candidate, stable = state.candidate, state.stable
+    told = f"candidate refused {_rate(candidate.rejected, candidate.requests, ' requests')} with 4xx"
+    if candidate.malformed:
+        told += f", {candidate.refused:,} by its model and {candidate.malformed:,} as malformed"
+    usual = _rate(stable.rejected, stable.requests)
+    return f"{told}; stable {usual}; tolerance {setting(policy.error_tolerance)}"
 
 
 def _told_limit(policy: AnalysisPolicy, state: JudgeState) -> str:
@@ -211,11 +227,14 @@ def _over(part: int, whole: int, limit: float) -> bool:
 
 
 AGAINST_STABLE = _Rule(
-    "error rate against stable", 0, 0.82, E_VALUES, _told_errors, _over_stable, of_errors=True
+    "error rate against stable", 0, 0.76, E_VALUES, _told_errors, _over_stable, is_repeated=True
 )
+# Nothing is over a limit here: where clients send much that is malformed, the rates of two healthy versions
+# are further apart than any tolerance.
+REFUSALS = _Rule("refusals", 8, 0.06, E_VALUES, _told_refusals, is_repeated=True)
 AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.06, WALD, _told_limit, _over_limit, True)
 SLOW = _Rule("slow answers", 4, 0.08, WALD, _told_slow, _over_slow)
 TRAFFIC = _Rule("traffic", 6, 0.02, WALD, _told_traffic)
 DISAGREEMENT = _Rule("disagreement", 5, 0.02, WALD, _told_disagreement, _over_disagreement)
-RULES = (AGAINST_STABLE, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
+RULES = (AGAINST_STABLE, REFUSALS, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
 REPEATS_ROW = 7

@@ -17,22 +17,26 @@ from serving.types import Counts
 
 MOST_REQUESTS = 10**15  # more in one tick is no count of requests
 
-# Names and shapes of what one row of `Memory` holds. Counts are (requests, errors, slow).
+# The columns of an arm's counts.
+ARM = ("requests", "errors", "slow", "refused", "malformed")
+REQUESTS, ERRORS, SLOW, REFUSED, MALFORMED = range(len(ARM))
+
+# Names and shapes of what one row of `Memory` holds.
 LAYOUT: dict[str, tuple[int, ...]] = {
     "wealth": (len(TESTS), LEVELS),  # the money on each bet
     "peak": (len(TESTS),),  # the highest e-value each test ever reached
     "seconds": (),
     "ticks": (),
-    "stable": (3,),
-    "candidate": (3,),
+    "stable": (len(ARM),),
+    "candidate": (len(ARM),),
     "step": (),
     "share": (),
-    "step_candidate": (3,),  # the candidate's counts since the step began
+    "step_candidate": (len(ARM),),  # the candidate's counts since the step began
     "compared": (2,),  # requests answered by both arms, and disagreements
     "owed": (),  # failures of the candidate whose repeats on stable were not seen yet
     "repeats": (2,),  # seen while the candidate had all traffic, and failures among them
-    "waiting_stable": (3,),  # counts not yet bet on: see `serving.analysis.belief`
-    "waiting_candidate": (3,),
+    "waiting_stable": (len(ARM),),  # counts not yet bet on: see `serving.analysis.belief`
+    "waiting_candidate": (len(ARM),),
     "waiting_seconds": (),
 }
 
@@ -49,7 +53,7 @@ SIZE = sum(math.prod(shape) for shape in LAYOUT.values())
 
 
 class Memory:
-    """The states of many services, a row of `rows` each; `memory["stable"]` is a view of (services, 3)."""
+    """The states of many services, a row of `rows` each; `memory["stable"]` is a view of (services, 5)."""
 
     __slots__ = ("rows",)
 
@@ -69,7 +73,7 @@ class Increment:
 
     `share` is the candidate's part of the route's weight (0-1) in force during the tick; across a change
     of weight, the smaller of the two. `retries_on_stable` says whether the proxy repeats the candidate's
-    failures on stable: those repeats are in stable's counts and must not pass for traffic of its own.
+    failures and refusals on stable: those are in stable's counts and must not pass for traffic of its own.
     `settled` says whether that share has been in force for as long as a request may take: before that, what
     finished began under another one, and says nothing about lost traffic.
     `compared` and `disagreed` count mirrored or replayed requests answered by both arms. `step` names the
@@ -93,6 +97,8 @@ class Increment:
             ("stable slow", self.stable.slow, self.stable.requests),
             ("candidate errors", self.candidate.errors, self.candidate.requests),
             ("candidate slow", self.candidate.slow, self.candidate.requests),
+            ("stable 4xx", self.stable.rejected, self.stable.requests - self.stable.errors),
+            ("candidate 4xx", self.candidate.rejected, self.candidate.requests - self.candidate.errors),
             ("disagreed", self.disagreed, self.compared),
         ):
             if not 0 <= part <= whole <= MOST_REQUESTS:
@@ -172,8 +178,8 @@ class JudgeState:
         return float(self.values[PLACES[name].start])
 
     def _counts(self, name: str) -> Counts:
-        requests, errors, slow = self.values[PLACES[name]].tolist()
-        return Counts(int(requests), int(errors), int(slow), self.seconds)
+        requests, errors, slow, refused, malformed = map(int, self.values[PLACES[name]].tolist())
+        return Counts(requests, errors, slow, self.seconds, refused, malformed)
 
     def _pair(self, name: str) -> tuple[int, int]:
         whole, part = self.values[PLACES[name]]

@@ -5,6 +5,7 @@
   and to read is not the endpoint's slowness.
 - `broken`: an answer that began well and did not end. Envoy's own count of successes has it.
 - `refused`: a well-formed request that the model itself refuses: the pod says so in a header.
+- `repeated`: the refused ones that stable is asked next. Envoy counts what it repeats among its errors.
 - `malformed`: any other 4xx, and what says the same in gRPC.
 - `abandoned`: the client gave up before an answer began, later than the objective. Envoy counts it nowhere.
 
@@ -23,15 +24,23 @@ from __future__ import annotations
 from serving.gateway.xds import Message, extension, typed
 
 SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
-REFUSED, MALFORMED = "refused", "malformed"
+REFUSED, REPEATED, MALFORMED = "refused", "repeated", "malformed"
 ANSWERED, UNANSWERED = "answered", "unanswered"
+
+NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED)
+
+# "false": never send it twice.
+IDEMPOTENT = "x-slipway-idempotent"
 
 # What the pod says of a request that its model refuses (`serving.runtime.errors`).
 REFUSED_HEADER = "x-slipway-refused"
 
 # Only formatted text has these two times, and expressions read text from headers only. Never sent to clients.
 WAITED, SENT = "x-slipway-waited", "x-slipway-sent"
-HEADERS = (WAITED, SENT)
+# Who refused it, and in which arm: a retry policy can ask for one header only.
+REFUSED_BY = "x-slipway-refused-by"
+BY_THE_CANDIDATE = "model@candidate"
+HEADERS = (WAITED, SENT, REFUSED_BY)
 
 # Smaller answers fit into Envoy's buffers (1 MiB), so a client that does not read cannot hold them up.
 _BUFFERED_BYTES = 512 * 1024
@@ -55,6 +64,10 @@ _WHOLE = (
 )
 
 _IS_REFUSED = f"'{REFUSED_HEADER}' in response.headers"
+_IS_ASKED_ONCE = (
+    f"('{IDEMPOTENT}' in request.headers && request.headers['{IDEMPOTENT}'].matches('^(?i)false$'))"
+)
+_IS_REPEATED = f"{_IS_REFUSED} && 'repeats' in {_LABELS} && !{_IS_ASKED_ONCE}"
 # INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
 # ABORTED, OUT_OF_RANGE and UNAUTHENTICATED: what Envoy takes for a success (UNIMPLEMENTED it does not).
 _CALLERS_FAULTS = "[3, 5, 6, 7, 8, 9, 10, 11, 16]"
@@ -88,6 +101,7 @@ def counters() -> list[Message]:
         _counter(BROKEN, {"or_filter": {"filters": [cut_off, _where(_STANDS_STILL)]}}),
         _counter(ABANDONED, _where(_IS_ABANDONED)),
         _counter(REFUSED, _where(_IS_REFUSED)),
+        _counter(REPEATED, _where(_IS_REPEATED)),
         _counter(MALFORMED, _where(_IS_MALFORMED)),
     ]
 
@@ -102,16 +116,18 @@ def distributions() -> list[Message]:
 
 
 def filters() -> list[Message]:
-    """For the router, around each attempt: they note how long it took, in headers of its answer."""
-    times = {WAITED: "US_TX_END:US_RX_BEG", SENT: "US_TX_BEG:US_TX_END"}
+    """For the router, around each attempt: they note in its answer how long it took, and who refused it."""
+    spans = {WAITED: "US_TX_END:US_RX_BEG", SENT: "US_TX_BEG:US_TX_END"}
+    values = {header: f"%COMMON_DURATION({span}:us)%us" for header, span in spans.items()}
+    values[REFUSED_BY] = f"%RESP({REFUSED_HEADER})%@%UPSTREAM_METADATA(slipway:arm)%"
     noted = [
         {
             "append": {
-                "header": {"key": header, "value": f"%COMMON_DURATION({span}:us)%us"},
+                "header": {"key": header, "value": value},
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         }
-        for header, span in times.items()
+        for header, value in values.items()
     ]
     return [
         extension(

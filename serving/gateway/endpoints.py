@@ -77,6 +77,8 @@ def endpoints_of(route: Route, deployment: Deployment, *, weight: int = 1) -> li
         "slow": seconds(route.settings.latency_objective_ms / 1000),
         "limit": seconds(_NEARLY * route.settings.timeout_ms / 1000),
     }
+    if arm is Arm.CANDIDATE and route.settings.idempotent and route.stable:
+        labels["repeats"] = Arm.STABLE.value
     canary = {"canary": arm is Arm.CANDIDATE}
     metadata = {"filter_metadata": {"envoy.lb": canary, RECORD: labels}}
     return [

@@ -1,7 +1,8 @@
 """gRPC through the gateway: which service a call is for, and what of it may be asked twice.
 
-A gRPC call names its model inside its message. The header `x-slipway-model` says it outside; a unary call
-without the header gets it from a filter that reads the message's first field.
+A gRPC call names its model inside its message, and may name a version. The headers `x-slipway-model` and
+`x-slipway-version` say it outside; a unary call without the first gets both from a filter that reads the
+message's first two fields.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from serving.gateway.methods import GRPC_SERVICE, HEALTH_CALLS
 from serving.gateway.xds import Message, typed
 
 FILTER = "envoy.filters.http.lua"
-MODEL_HEADER = "x-slipway-model"
+MODEL_HEADER, VERSION_HEADER = "x-slipway-model", "x-slipway-version"
 PREFIX = f"/{GRPC_SERVICE}/"
 STREAM = PREFIX + "ModelStreamInfer"
 
@@ -43,6 +44,16 @@ local function varint(text, at)
   end
 end
 
+-- The field with this tag at this place, if it is there and a plain name, and where the next one begins.
+local function text(start, at, tag)
+  if start:byte(at) ~= tag then return end
+  local length, first = varint(start, at + 1)
+  if length == nil or length == 0 or first + length - 1 > #start then return end
+  local name = start:sub(first, first + length - 1)
+  if name:find("[^%w_.-]") then return end
+  return name, first + length
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path")
@@ -50,15 +61,16 @@ function envoy_on_request(handle)
   if not names_model or path == stream or headers:get("$header") then return end
   local body = handle:body(true)
   if body == nil or body:length() < 7 then return end
-  local start = body:getBytes(0, math.min(body:length(), 300))
-  if start:byte(1) ~= 0 or start:byte(6) ~= 10 then return end
-  local length, first = varint(start, 7)
-  if length == nil or length == 0 or first + length - 1 > #start then return end
-  local name = start:sub(first, first + length - 1)
-  if name:find("[^%w_.-]") then return end
+  local start = body:getBytes(0, math.min(body:length(), 400))
+  if start:byte(1) ~= 0 then return end
+  local name, second = text(start, 6, 10)
+  if name == nil then return end
+  local asked = text(start, second, 18)
   -- The first object ended when the script waited for the body.
-  handle:headers():add("$header", name)
+  headers = handle:headers()
+  headers:add("$header", name)
+  if asked then headers:replace("$version", asked) else headers:remove("$version") end
   handle:clearRouteCache()
 end
 """
-).substitute(prefix=PREFIX, stream=STREAM, health=HEALTH_CALLS, header=MODEL_HEADER)
+).substitute(prefix=PREFIX, stream=STREAM, health=HEALTH_CALLS, header=MODEL_HEADER, version=VERSION_HEADER)

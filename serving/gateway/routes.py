@@ -2,7 +2,8 @@
 
 `/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`). With
 `x-slipway-arm: candidate` it goes to the candidate at any weight; with `x-slipway-idempotent: false` (or a
-spec that says so) it is sent exactly once. What is no method of inference is refused before (`methods`).
+spec that says so) it is sent exactly once. Who names a version gets that one, whatever the weights are
+(`gateway.versions`). What is no method of inference is refused before (`methods`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from serving.gateway import attempts, grpc, limits, methods
+from serving.gateway import attempts, grpc, limits, methods, versions
 from serving.gateway.clusters import (
     ANY,
     PREVIEW_SUFFIX,
@@ -55,12 +56,22 @@ def render(routes: Iterable[Route]) -> bytes:
 
 
 def _of_service(route: Route) -> list[Message]:
-    makes = (_preview, _asked_once, _live)
-    return [
-        _watched(route),
-        _streamed(route),
-        *(make(route, match) for match in (_rest, _grpc) for make in makes),
+    return [_watched(route), _streamed(route), *_of_protocol(route, _rest), *_of_protocol(route, _grpc)]
+
+
+def _of_protocol(route: Route, match: _Match) -> list[Message]:
+    named = [
+        {"match": each, "route": _limited(route, {"cluster": cluster, **_to_one_version(route)})}
+        for each, cluster in versions.elsewhere(route, match)
     ]
+    unknown = {"match": versions.unknown(route, match), **_answer(404, versions.served(route))}
+    return [_preview(route, match), *named, unknown, _asked_once(route, match), _live(route, match)]
+
+
+def _to_one_version(route: Route) -> Message:
+    """Asked again only where nobody was reached: there is nobody else to ask."""
+    again = {"retry_on": _UNREACHED, "num_retries": RETRIES}
+    return {"timeout": _attempt(route.settings), "retry_policy": again}
 
 
 def _preview(route: Route, match: _Match) -> Message:
@@ -73,7 +84,7 @@ def _preview(route: Route, match: _Match) -> Message:
 
 def _asked_once(route: Route, match: _Match) -> Message:
     return {
-        "match": match(route.service, "x-slipway-idempotent", "false"),
+        "match": match(route.service, attempts.IDEMPOTENT, "false"),
         "route": _limited(route, _once(route)),
     }
 
@@ -105,9 +116,14 @@ def _once(route: Route) -> Message:
 
 
 def _retry_policy(route: Route) -> Message:
-    """Ask again, soon; where, the retrying cluster says (DESIGN.md, decision 2)."""
+    """Ask again, soon; where, the retrying cluster says (DESIGN.md, decision 2).
+
+    What the candidate's model refuses, stable may answer; what stable refuses is refused.
+    """
+    by_header = {"name": attempts.REFUSED_BY, "string_match": {"exact": attempts.BY_THE_CANDIDATE}}
     return {
-        "retry_on": f"5xx,reset,connect-failure,refused-stream,{grpc.RETRIED}",
+        "retry_on": f"5xx,reset,connect-failure,refused-stream,retriable-headers,{grpc.RETRIED}",
+        "retriable_headers": [by_header],
         "num_retries": RETRIES_BESIDE_A_CANDIDATE if route.candidate else RETRIES,
         "per_try_timeout": _attempt(route.settings),
         "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.050s"},

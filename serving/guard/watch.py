@@ -141,5 +141,6 @@ def missing(route: Route, counters: dict[Endpoint, EndpointCounters] | None) -> 
     expected = [route.stable] if route.stable else []
     if route.candidate and route.split.candidate > 0:
         expected.append(route.candidate)
-    absent = [str(endpoint) for arm in expected for endpoint in arm.endpoints if endpoint not in counters]
+    known = {endpoint for endpoint, each in counters.items() if each.weight}
+    absent = [str(endpoint) for arm in expected for endpoint in arm.endpoints if endpoint not in known]
     return f"Envoy has no counters for {', '.join(absent)}" if absent else ""

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from model_store.errors import Retryable
-from serving.gateway.attempts import ABANDONED, BROKEN, MALFORMED, REFUSED, SLOW
-from serving.gateway.clusters import RESERVED_SUFFIXES, STABLE_SUFFIX
+from serving.gateway.attempts import ABANDONED, BROKEN, MALFORMED, NOTED, REFUSED, REPEATED, SLOW
+from serving.gateway.clusters import PREVIEW_SUFFIX, RESERVED_SUFFIXES, STABLE_SUFFIX
 from serving.metrics import envoy_latency
 from serving.metrics.base import EndpointCounters
 from serving.metrics.latency import Buckets
@@ -32,7 +32,8 @@ _BEGIN, _BETWEEN, _END = b'{\n "cluster_statuses": [\n  {', b"\n  },\n  {", b"\n
 
 _Hosts = dict[Endpoint, EndpointCounters]
 _Noted = dict[tuple[str, str], int]  # by what it is and address
-_Sources = tuple[_Hosts, _Hosts, _Noted]  # attempts, repeats on stable, and what was noted of both
+# Attempts, repeats on stable, the candidate's endpoints, and what was noted of attempts and repeats.
+_Sources = tuple[_Hosts, _Hosts, frozenset[Endpoint], _Noted]
 
 
 class MetricsUnavailable(Retryable):
@@ -55,9 +56,9 @@ class EnvoyAdmin:
         A service of which nothing changed since the last call is the same object as then.
         """
         with self._understood("counters"):
-            # In this order no broken answer is seen before its success.
-            noted = _noted(self._get(_NOTED))
-            return self._endpoint_counters(self._get(_CLUSTERS), noted)
+            # In this order no refused request is seen before it is known to be refused.
+            clusters = self._get(_CLUSTERS)
+            return self._endpoint_counters(clusters, _noted(self._get(_NOTED)))
 
     def latencies(self, services: Iterable[str]) -> dict[str, dict[Endpoint, Buckets]]:
         """How long answers took, by service and endpoint (`LatencySource`). Raises `MetricsUnavailable`."""
@@ -80,7 +81,12 @@ class EnvoyAdmin:
         self._clusters = {part: self._clusters.get(part) or _cluster(part) for part in _parts(text)}
         hosts = dict(chain.from_iterable(self._clusters.values()))
         sources: dict[str, _Sources] = {
-            name: (attempts, hosts.get(name + STABLE_SUFFIX, {}), noted.get(_as_noted(name), {}))
+            name: (
+                attempts,
+                hosts.get(name + STABLE_SUFFIX, {}),
+                frozenset(hosts.get(name + PREVIEW_SUFFIX, ())),
+                noted.get(_as_noted(name), {}),
+            )
             for name, attempts in hosts.items()
             if not name.endswith(RESERVED_SUFFIXES)
         }
@@ -156,28 +162,27 @@ def _cluster(text: bytes) -> list[tuple[str, _Hosts]]:
     return [(cluster["name"], dict(map(_counters, cluster.get("host_statuses", ())))) for cluster in clusters]
 
 
-def _combined(attempts: _Hosts, repeats: _Hosts, noted: _Noted) -> _Hosts:
+def _combined(attempts: _Hosts, repeats: _Hosts, candidates: frozenset[Endpoint], noted: _Noted) -> _Hosts:
     """What stable answered a second time comes through a cluster of its own, from the same endpoint."""
     return {
         endpoint: _whole(first, repeats.get(endpoint, _NONE), noted, str(endpoint))
-        for endpoint, first in attempts.items()
+        for endpoint, first in (dict.fromkeys(candidates, _WITHOUT_TRAFFIC) | attempts).items()
     }
 
 
 def _whole(first: EndpointCounters, again: EndpointCounters, noted: _Noted, address: str) -> EndpointCounters:
-    slow, broken, abandoned, refused, malformed = (
-        noted.get((what, address), 0) for what in (SLOW, BROKEN, ABANDONED, REFUSED, MALFORMED)
-    )
+    count = {what: noted.get((what, address), 0) for what in NOTED}
     return replace(
         first,
-        requests=first.requests + again.requests + abandoned,
-        errors=first.errors + again.errors + broken,
+        requests=first.requests + again.requests + count[ABANDONED],
+        errors=first.errors + again.errors + count[BROKEN],
         active=first.active + again.active,
-        slow=slow,
-        abandoned=abandoned,
-        broken=broken,
-        refused=refused,
-        malformed=malformed,
+        slow=count[SLOW],
+        abandoned=count[ABANDONED],
+        broken=count[BROKEN],
+        refused=count[REFUSED],
+        repeated=count[REPEATED],
+        malformed=count[MALFORMED],
     )
 
 
@@ -199,3 +204,4 @@ def _counters(host: dict[str, Any]) -> tuple[Endpoint, EndpointCounters]:
 
 _UNWELL = {"failed_active_health_check", "failed_outlier_check", "pending_active_hc"}
 _NONE = EndpointCounters(0, 0, 0, active=0, healthy=True)
+_WITHOUT_TRAFFIC = EndpointCounters(0, 0, 0, active=0, healthy=False, weight=0)

@@ -216,8 +216,7 @@ def _arm(
         if (now := counters.get(endpoint)) is None:
             continue
         before = raw.get(endpoint) or _first_sight(now, joined_late)
-        more = _growth(before, now)
-        raw[endpoint] = _stand(before, now, more)
+        more, raw[endpoint] = _growth(before, now)
         counts += more
     return counts
 
@@ -227,33 +226,35 @@ def _first_sight(now: EndpointCounters, joined_late: bool) -> Stand:
 
     Not so what the proxy counts by address, for addresses are used again.
     """
-    requests, errors = (now.requests, now.errors) if joined_late else (now.abandoned, now.broken)
-    return Stand(requests, errors, now.slow, now.refused, now.malformed)
+    if joined_late:
+        return Stand(now.requests, now.errors, now.slow, now.refused, now.malformed, now.repeated)
+    repeated = max(now.repeated - (now.errors - now.broken), 0)
+    return Stand(now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated)
 
 
-def _growth(before: Stand, now: EndpointCounters) -> Counts:
-    """What came on top. Lower counters began again at 0, who knows when: no growth."""
-    requests, errors = now.requests - before.requests, now.errors - before.errors
-    if requests < 0 or errors < 0:
-        requests = errors = 0
-    # What became of an answer may be known some looks after Envoy took it for a success: the surplus waits.
-    errors -= min(max(errors - requests, 0), now.broken)
-    well = max(requests - errors, 0)
-    refused = min(_more(before.refused, now.refused), well)
-    malformed = min(_more(before.malformed, now.malformed), well - refused)
-    return Counts(requests, errors, min(_more(before.slow, now.slow), requests), 0.0, refused, malformed)
+def _growth(before: Stand, now: EndpointCounters) -> tuple[Counts, Stand]:
+    """What came on top, and up to where it is counted now.
 
-
-def _stand(before: Stand, now: EndpointCounters, more: Counts) -> Stand:
-    """Up to where the counters have been counted."""
+    Lower counters began again at 0, who knows when: no growth. What became of an answer may be known some
+    looks before or after Envoy counts it: the surplus waits.
+    """
     goes_on = now.requests >= before.requests and now.errors >= before.errors
-    return Stand(
+    requests, errors = (now.requests - before.requests, now.errors - before.errors) if goes_on else (0, 0)
+    repeated = min(_more(before.repeated, now.repeated), errors)
+    failed = errors - repeated
+    failed -= min(max(failed - (requests - repeated), 0), now.broken)
+    slow = min(_more(before.slow, now.slow), requests)
+    refused = min(_more(before.refused, now.refused), max(requests - failed, 0))
+    malformed = min(_more(before.malformed, now.malformed), max(requests - failed - refused, 0))
+    stand = Stand(
         now.requests,
-        before.errors + more.errors if goes_on else now.errors,
-        _reached(before.slow, now.slow, more.slow),
-        _reached(before.refused, now.refused, more.refused),
-        _reached(before.malformed, now.malformed, more.malformed),
+        before.errors + failed + repeated if goes_on else now.errors,
+        _reached(before.slow, now.slow, slow),
+        _reached(before.refused, now.refused, refused),
+        _reached(before.malformed, now.malformed, malformed),
+        _reached(before.repeated, now.repeated, repeated),
     )
+    return Counts(requests, failed, slow, 0.0, refused, malformed), stand
 
 
 def _more(before: int | None, now: int) -> int:

@@ -24,6 +24,7 @@ class Stand(NamedTuple):
     slow: int
     refused: int | None = None
     malformed: int | None = None
+    repeated: int | None = None
 
 
 Raw = dict[Endpoint, Stand]

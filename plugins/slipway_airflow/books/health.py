@@ -154,4 +154,4 @@ def _growth(
 
 
 def _counts(now: EndpointCounters) -> Counts:
-    return Counts(now.requests, now.errors, now.slow, 0.0, now.refused, now.malformed)
+    return Counts(now.requests, now.errors - now.repeated, now.slow, 0.0, now.refused, now.malformed)

@@ -23,10 +23,14 @@ MODEL = "fraud"
 
 
 class Pod:
-    """Stands for both arms. `key`: what it wants to be shown; `refusals`: how many more it gives."""
+    """Stands for both arms. `key`: what it wants to be shown; `refusals`: how many more it gives.
+
+    With `is_smaller` its model refuses every other request, so stable answers and the candidate does not.
+    """
 
     def __init__(self) -> None:
-        self.key, self.refusals = "", 0
+        self.key, self.refusals, self.asked = "", 0, 0
+        self.is_smaller = False
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -40,13 +44,19 @@ class Pod:
                 refused = pod.refusals > 0
                 pod.refusals -= refused
                 output = {"name": "label", "datatype": "INT64", "shape": [1], "data": [1]}
-                self._say({"outputs": [output]}, 503 if refused else 200)
+                pod.asked += 1
+                if pod.is_smaller and pod.asked % 2 == 0:
+                    self._say({"error": "no such item"}, 400, refused_by="model")
+                else:
+                    self._say({"outputs": [output]}, 503 if refused else 200)
 
-            def _say(self, body: object, code: int = 200) -> None:
+            def _say(self, body: object, code: int = 200, refused_by: str = "") -> None:
                 knows_key = self.headers.get("x-api-key", "") == pod.key
                 content = orjson.dumps(body)
                 self.send_response(code if knows_key else 401)
                 self.send_header("content-length", str(len(content)))
+                if refused_by:
+                    self.send_header("x-slipway-refused", refused_by)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -127,6 +137,19 @@ def test_a_file_of_the_log_is_read_once(scene: Scene, reads: Counter[str]) -> No
     scene.wait(comparison, 6)
     comparison.end()
     assert sorted(reads.values()) == [1, 1, 1]
+
+
+def test_a_candidate_whose_model_refuses_what_stable_answers_disagrees(scene: Scene) -> None:
+    scene.pod.is_smaller = True
+    scene.record(4)
+    comparison, seen = scene.start(), (0, 0)
+    deadline = time.monotonic() + 5
+    while seen[0] < 4 and time.monotonic() < deadline:
+        more = comparison.take()
+        seen = seen[0] + more[0], seen[1] + more[1]
+        time.sleep(0.005)
+    comparison.end()
+    assert seen == (4, 4)
 
 
 def test_what_a_pod_refused_to_answer_is_asked_again(scene: Scene) -> None:

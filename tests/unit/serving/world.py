@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from pathlib import Path
 from typing import Self
 
@@ -63,6 +64,8 @@ class World:
         self.requests_per_tick = 100
         self.error_rate = {"stable": 0.0, "candidate": 0.0}
         self.slow_rate = {"stable": 0.0, "candidate": 0.0}
+        self.refused_rate = {"stable": 0.0, "candidate": 0.0}
+        self.malformed_rate = 0.0
         self.owed: Counter[str] = Counter()
         self.envoy_answers = True
         self.metrics_late_ticks = 0
@@ -114,6 +117,18 @@ class World:
 
     def candidate_slow(self, rate: float) -> Self:
         self.slow_rate["candidate"] = rate
+        return self
+
+    def candidate_refuses(self, rate: float) -> Self:
+        self.refused_rate["candidate"] = rate
+        return self
+
+    def both_refuse(self, rate: float) -> Self:
+        self.refused_rate = {"stable": rate, "candidate": rate}
+        return self
+
+    def clients_send_garbage(self, rate: float) -> Self:
+        self.malformed_rate = rate
         return self
 
     def requests(self, per_tick: int) -> Self:
@@ -172,13 +187,13 @@ class World:
         return {SERVICE: known}
 
     def _in_cluster(self) -> list[tuple[Endpoint, int, int]]:
-        """Endpoints with weight and priority, as `serving.gateway.endpoints` has them."""
+        """Endpoints with weight (0: a preview) and priority, as `serving.gateway.endpoints` has them."""
         route, split = self.route, self.route.split
         found = []
         if route.stable:
             found.append((route.stable.endpoints[0], round(split.stable) or 1, int(split.candidate == 100)))
-        if route.candidate and split.candidate > 0:
-            found.append((route.candidate.endpoints[0], round(split.candidate), 0))
+        if route.candidate:
+            found.append((route.candidate.endpoints[0], ceil(split.candidate), 0))
         return found
 
     def _serve(self) -> None:
@@ -201,10 +216,20 @@ class World:
         before = self.counters_by_endpoint.get(endpoint, NOTHING)
         errors = self._whole(f"{arm} errors", count * self.error_rate[arm])
         slow = self._whole(f"{arm} slow", count * self.slow_rate[arm])
+        malformed = self._whole(f"{arm} malformed", count * self.malformed_rate)
+        well = count - errors - malformed
+        refused = self._whole(f"{arm} refused", well * self.refused_rate[arm])
+        repeated = refused if arm == "candidate" else 0
         self.counters_by_endpoint[endpoint] = replace(
-            before, requests=before.requests + count, errors=before.errors + errors, slow=before.slow + slow
+            before,
+            requests=before.requests + count,
+            errors=before.errors + errors + repeated,
+            slow=before.slow + slow,
+            refused=before.refused + refused,
+            repeated=before.repeated + repeated,
+            malformed=before.malformed + malformed,
         )
-        return errors
+        return errors + repeated
 
     def _whole(self, what: str, amount: float) -> int:
         """Whole requests; what is left over is paid with the next ticks."""

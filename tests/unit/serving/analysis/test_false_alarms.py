@@ -8,7 +8,7 @@ from serving.analysis import AnalysisPolicy
 from serving.analysis.belief import Ticks, blank, take
 from serving.analysis.evidence import Array, limits_of
 from serving.analysis.rules import REPEATS_DOUBT, REPEATS_ROW, needed
-from serving.analysis.state import Memory
+from serving.analysis.state import ERRORS, REFUSED, Memory
 
 RELEASES, TICKS = 300, 320
 LOOSE = AnalysisPolicy(
@@ -27,15 +27,16 @@ def play(*, usual: Array, share: Array, retries: bool = False, worse: float = 0.
     rng, memory, limits = np.random.default_rng(seed), blank(RELEASES), limits_of(LOOSE)
     for rate, part in zip(usual, share, strict=True):
         n_c, n_s = rng.poisson(12 * part, RELEASES), rng.poisson(12 * (1 - part), RELEASES)
-        e_c = rng.binomial(n_c, min(rate + worse, 1))
-        n_s = n_s + (e_c if retries else 0)
+        candidate = _arm(rng, n_c, rng.binomial(n_c, min(rate + worse, 1)), rate)
+        repeated = (candidate[:, ERRORS] + candidate[:, REFUSED]).astype(int)
+        n_s = n_s + (repeated if retries else 0)
         compared = rng.poisson(2, RELEASES)
         take(
             limits,
             memory,
             Ticks(
-                stable=_counts(n_s, rng.binomial(n_s, rate), rng.binomial(n_s, rate)),
-                candidate=_counts(n_c, e_c, rng.binomial(n_c, rate)),
+                stable=_arm(rng, n_s, rng.binomial(n_s, rate), rate),
+                candidate=candidate,
                 compared=_counts(compared, rng.binomial(compared, 0.05)),
                 share=np.full(RELEASES, part),
                 step=np.zeros(RELEASES),
@@ -44,6 +45,13 @@ def play(*, usual: Array, share: Array, retries: bool = False, worse: float = 0.
             ),
         )
     return memory
+
+
+def _arm(rng: np.random.Generator, n: NDArray[np.int64], errors: NDArray[np.int64], rate: float) -> Array:
+    """Of what did not fail, `rate` is refused by the model, and as much of the rest is malformed."""
+    refused = rng.binomial(n - errors, rate)
+    malformed = rng.binomial(n - errors - refused, rate)
+    return _counts(n, errors, rng.binomial(n, rate), refused, malformed)
 
 
 def _counts(*columns: NDArray[np.int64]) -> Array:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -38,13 +38,17 @@ POLICY = AnalysisPolicy(
 
 @dataclass
 class World:
-    """Both arms under steady load; rates are chances per request. `stable` fails its repeats at its rate."""
+    """Both arms under steady load; rates are chances per request. `stable` fails its repeats at its rate.
+
+    `garbage` of all requests is malformed; `refused` (stable, candidate) of the rest its model refuses.
+    """
 
     share: float = 0.2
     per_second: float = 200
     retries: bool = True
     policy: AnalysisPolicy = POLICY
     state: JudgeState = field(default_factory=begin)
+    garbage: float = 0.0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
 
     def run(
@@ -55,14 +59,21 @@ class World:
         candidate: float = 0.001,
         slow: tuple[float, float] = (0.0, 0.0),
         arrives: float = 1.0,
+        refused: tuple[float, float] = (0.0, 0.0),
     ) -> Verdict:
         for _ in range(int(seconds * 4)):
             n_c = self.rng.poisson(self.per_second / 4 * self.share * arrives)
             e_c = self.rng.binomial(n_c, candidate)
-            n_s = self.rng.poisson(self.per_second / 4 * (1 - self.share)) + (e_c if self.retries else 0)
+            m_c = self.rng.binomial(n_c - e_c, self.garbage)
+            r_c = self.rng.binomial(n_c - e_c - m_c, refused[1])
+            again = e_c + r_c if self.retries else 0
+            n_s = self.rng.poisson(self.per_second / 4 * (1 - self.share)) + again
+            e_s = self.rng.binomial(n_s, stable)
+            m_s = self.rng.binomial(n_s - e_s, self.garbage)
+            r_s = self.rng.binomial(n_s - e_s - m_s, refused[0])
             tick = Increment(
-                Counts(n_s, self.rng.binomial(n_s, stable), self.rng.binomial(n_s, slow[0]), 0.25),
-                Counts(n_c, e_c, self.rng.binomial(n_c, slow[1]), 0.25),
+                Counts(n_s, e_s, self.rng.binomial(n_s, slow[0]), 0.25, r_s, m_s),
+                Counts(n_c, e_c, self.rng.binomial(n_c, slow[1]), 0.25, r_c, m_c),
                 share=self.share,
                 retries_on_stable=self.retries,
             )
@@ -184,6 +195,79 @@ def test_disagreement_is_judged_where_the_policy_sets_a_limit() -> None:
     assert verdict(POLICY, observe(POLICY, begin(), tick), at=NOW).outcome is Outcome.INCONCLUSIVE
 
 
+def test_a_candidate_that_refuses_what_stable_answers_is_failed() -> None:
+    world = World(share=0.2, per_second=100)
+    told = world.run(20, refused=(0.0, 0.38))
+    found = finding(told, "refusals")
+    assert (told.outcome, found.outcome) == (Outcome.FAIL, Outcome.FAIL)
+    assert "candidate refused" in found.reason
+    assert "; stable 0 of" in found.reason
+    assert world.state.candidate.requests <= 60
+
+
+def test_a_signature_that_takes_less_than_stables_is_this_versions_doing_too() -> None:
+    told = judge(
+        POLICY,
+        stable=Counts(900, 0, 0, 5, malformed=9),
+        candidate=Counts(100, 0, 0, 5, malformed=40),
+        share=0.1,
+        at=NOW,
+    )
+    assert finding(told, "refusals").outcome is Outcome.FAIL
+    assert "40 as malformed" in finding(told, "refusals").reason
+
+
+@pytest.mark.parametrize("garbage", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("refused", [0.0, 0.3])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_what_clients_send_wrong_fails_nobody_and_does_not_keep_a_release_from_going_on(
+    garbage: float, refused: float, share: float
+) -> None:
+    world = World(share=share, garbage=garbage, per_second=1000)
+    assert world.run(30, refused=(refused, refused)).outcome is Outcome.PASS
+
+
+def test_clients_that_begin_to_send_garbage_after_promotion_fail_nobody() -> None:
+    world = World(share=0.5)
+    world.run(10)
+    world.share, world.garbage = 1.0, 0.6
+    assert finding(world.run(30), "refusals").outcome is Outcome.PASS
+
+
+def test_after_promotion_values_that_stable_refuses_too_are_not_the_releases_fault() -> None:
+    world = World(share=0.5)
+    world.run(10)
+    world.share = 1.0
+    assert world.run(30, refused=(0.4, 0.4)).outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("retries", [True, False])
+def test_after_promotion_a_version_that_refuses_what_its_predecessor_took_is_failed(retries: bool) -> None:
+    world = World(share=0.5, retries=retries)
+    assert world.run(10).outcome is Outcome.PASS
+    world.share = 1.0
+    told = world.run(10, refused=(0.0, 0.38))
+    assert finding(told, "refusals").outcome is Outcome.FAIL
+
+
+def test_refusals_that_stable_calls_malformed_or_fails_are_no_harm() -> None:
+    """A candidate whose signature is wider gets to know the values that stable turned away by their form."""
+    for stable in (Counts(500, 0, 0, 5, malformed=200), Counts(500, 200, 0, 5)):
+        candidate = Counts(500, 0, 0, 5, refused=200)
+        told = judge(POLICY, stable=stable, candidate=candidate, share=0.5, at=NOW)
+        assert finding(told, "refusals").outcome is not Outcome.FAIL
+
+
+@pytest.mark.parametrize("kind", ["errors", "refused", "malformed"])
+def test_only_answers_count_towards_the_minimum(kind: str) -> None:
+    stable, candidate = Counts(300, 0, 0, 5), Counts(300, 0, 0, 5)
+    stable, candidate = (replace(arm, **{kind: 300}) for arm in (stable, candidate))
+    told = judge(POLICY, stable=stable, candidate=candidate, share=0.5, at=NOW)
+    found = finding(told, "requests")
+    assert (told.outcome, found.outcome) == (Outcome.INCONCLUSIVE, Outcome.INCONCLUSIVE)
+    assert found.reason.startswith("the candidate answered 0 of the 50 requests a step needs (beside 300 ")
+
+
 def test_no_requests_are_inconclusive() -> None:
     told = judge(POLICY, stable=NO_COUNTS, candidate=NO_COUNTS, share=0.1, at=NOW)
     assert told.outcome is Outcome.INCONCLUSIVE
@@ -211,6 +295,8 @@ def test_every_judgement_carries_numbers_reason_and_source() -> None:
 WRONG = (
     (Counts(-1, 0, 0, 1), NO_COUNTS, 0.1),
     (NO_COUNTS, Counts(10, 11, 0, 1), 0.1),
+    (NO_COUNTS, Counts(10, 4, 0, 1, refused=4, malformed=3), 0.1),
+    (NO_COUNTS, Counts(10, 0, 0, 1, refused=-1), 0.1),
     (NO_COUNTS, Counts(10, 0, -3, 1), 0.1),
     (NO_COUNTS, Counts(math.nan, 0, 0, 1), 0.1),  # type: ignore[arg-type]
     (NO_COUNTS, Counts(math.inf, 0, 0, 1), 0.1),  # type: ignore[arg-type]

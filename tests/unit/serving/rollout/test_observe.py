@@ -113,6 +113,25 @@ def rejecting(requests: int, refused: int, malformed: int) -> dict[Endpoint, End
     return {**seen, ours: replace(seen[ours], refused=refused, malformed=malformed)}
 
 
+def test_what_was_refused_in_the_first_look_is_counted_where_the_preview_was_seen_before() -> None:
+    ours = CANDIDATE.endpoints[0]
+    preview = replace(NOTHING, weight=0, healthy=False, refused=40, malformed=2, repeated=40)
+    live = replace(NOTHING, requests=10, errors=7, refused=47, malformed=5, repeated=47)
+    tally = after({ours: preview}, {ours: live})
+    assert tally.candidate == Counts(10, 0, 0, 0.25, refused=7, malformed=3)
+
+
+def test_a_refusal_that_was_repeated_is_no_error_whichever_is_known_first() -> None:
+    ours = CANDIDATE.endpoints[0]
+    looks = [replace(NOTHING, requests=n, errors=n, refused=n + 1, repeated=n + 1) for n in range(9)]
+    tally = after(
+        {ours: NOTHING}, *({ours: each} for each in looks), {ours: replace(looks[8], requests=9, errors=9)}
+    )
+    assert tally.candidate == Counts(9, 0, 0, 2.5, refused=9)
+    failing = replace(looks[8], requests=12, errors=12)
+    assert after({ours: NOTHING}, {ours: failing}).candidate == Counts(12, 3, 0, 0.25, refused=9)
+
+
 def test_refusals_are_neither_answers_nor_errors() -> None:
     tally = after(rejecting(0, 40, 2), rejecting(10, 44, 5))
     assert tally.candidate == Counts(10, 0, 0, 0.25, refused=4, malformed=3)

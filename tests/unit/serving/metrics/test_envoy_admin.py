@@ -64,6 +64,7 @@ class EnvoyScene:
             after.healthy,
             refused=after.refused - before.refused,
             malformed=after.malformed - before.malformed,
+            repeated=after.repeated - before.repeated,
         )
 
     def _now(self) -> list[EndpointCounters]:

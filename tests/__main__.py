@@ -1,4 +1,8 @@
-"""`./slipway test`: the checks of the code, then all tests. With arguments: only pytest, with these."""
+"""`./slipway test`: the checks of the code, then all tests. With arguments: only pytest, with these.
+
+`--brief`: what is asked of every Python besides the one that runs all: every module is imported, the DAGs are
+parsed, the pod keeps the protocol, and a version is released.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from pathlib import Path
 from rich.console import Console
 
 from serving.home import REPOSITORY
+from tests.outcomes import Outcomes, closing_lines, run_tests
+from tests.tools import TOOLS, fetch
 
 CHECKS = {
     "style": (sys.executable, "-m", "ruff", "check", "."),
@@ -31,21 +37,46 @@ TESTS = (
     # One stack keeps two cores busy.
     ("tests/e2e",),
 )
+BRIEF = (
+    ("tests/contract",),
+    ("tests/airflow", "-m", "every_python"),
+    ("tests/e2e", "-m", "every_python"),
+)
 
 console = Console(highlight=False)
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status of the first check that fails, else of pytest."""
+    """Exit status of the first check that fails, else of the tests."""
     os.chdir(REPOSITORY)
     os.environ["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'plugins'}"
+    if arguments == ["--brief"]:
+        return _run_all(BRIEF)
     if arguments:
         return _run("tests", (sys.executable, "-m", "pytest", *arguments))
     for name, command in CHECKS.items():
         if status := _run(name, command):
             return status
-    statuses = [_run("tests", (sys.executable, "-m", "pytest", *group)) for group in TESTS]
-    return max(statuses)
+    _fetch_tools()
+    return _run_all(TESTS)
+
+
+def _fetch_tools() -> None:
+    if missing := [tool.name for tool in TOOLS if tool.path() is None]:
+        console.rule(
+            f"[bold]fetching[/bold]  {', '.join(missing)}, what can be had without root", align="left"
+        )
+        fetch()
+
+
+def _run_all(groups: tuple[tuple[str, ...], ...]) -> int:
+    outcomes = Outcomes()
+    for group in groups:
+        if not outcomes.interrupted:
+            outcomes.add(run_tests(lambda command: _run("tests", command), *group))
+    console.rule("[bold]what was tested[/bold]", align="left")
+    console.print(*closing_lines(outcomes), sep="\n", markup=False, soft_wrap=True)
+    return outcomes.status
 
 
 def _run(name: str, command: tuple[str, ...]) -> int:
@@ -60,12 +91,20 @@ def _run(name: str, command: tuple[str, ...]) -> int:
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """Ctrl-C reaches the tests too: they end what they have started, so they are waited for."""
+    interruption = None
     while True:
         try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+            status = process.wait()
+            break
+        except KeyboardInterrupt as pressed:
+            interruption = pressed
+    if interruption:
+        raise interruption
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -16,7 +16,7 @@ from tests.airflow.world import MODEL
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.every_python]
 RELEASE = f"release_{MODEL}"
 
 

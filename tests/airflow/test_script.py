@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,13 +17,12 @@ from starlette.testclient import TestClient
 from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import BASE, SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+from tests.tools import CHROMIUM, needs
 
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (set CHROMIUM)"),
+    needs(CHROMIUM),
 ]
 _NOT_PASSED_ON = ("content-length", "content-encoding", "transfer-encoding", "set-cookie")
 
@@ -49,7 +46,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) ->
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM.path(), args=["--no-sandbox"])
         yield browser
         browser.close()
 

@@ -31,8 +31,8 @@ from serving.stack.airflow_api import AirflowApi, DagRun, airflow_api
 from serving.stack.supervisor import Supervisor
 from serving.target.local import LocalTarget
 from tests.e2e.stack import Stack, wait_until
+from tests.tools import ALERTMANAGER, require
 from tests.unit.serving.gateway_process import free_ports
-from tests.unit.serving.monitoring.test_rules import tool
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -201,7 +201,7 @@ def test_webhooks_that_come_late_and_the_reconciler_release_once_together(parcel
 def test_a_real_alertmanager_takes_a_version_back_once_after_its_watch(
     parcels: Parcels, receiver: Receiver, tmp_path: Path
 ) -> None:
-    program = tool("prometheus-alertmanager", "prometheus-alertmanager")
+    program = require(ALERTMANAGER)
     home, (port,) = parcels.stack.home, free_ports(1)
     write(home, tmp_path, Options(alertmanager=f"127.0.0.1:{port}"))
     arguments = [

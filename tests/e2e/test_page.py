@@ -5,9 +5,7 @@ The tests tell one story in order; each starts from what the one before left.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,13 +25,12 @@ from serving.stack.airflow_api import airflow_api
 from serving.stack.credentials import Credentials, credentials_of
 from serving.target.local import LocalTarget
 from tests.e2e.stack import Stack, wait_until
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+from tests.tools import CHROMIUM, needs
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (set CHROMIUM)"),
+    needs(CHROMIUM),
 ]
 
 MODEL = "offers"
@@ -121,7 +118,7 @@ def chromium() -> Iterator[Browser]:
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
+            executable_path=CHROMIUM.path(),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser

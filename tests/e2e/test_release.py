@@ -158,6 +158,7 @@ def stopped(stack: Stack, program: str) -> Iterator[None]:
         stack.wait_until_healthy()
 
 
+@pytest.mark.every_python
 def test_a_first_version_travels_from_the_registry_to_its_users(loans: Loans, users: Users) -> None:
     assert loans.end_of(loans.release(1)).state == "success"
     assert (loans.serving, loans.champion) == (1, 1)

@@ -26,8 +26,8 @@ from serving.monitoring.targets import targets
 from serving.rollout.journal import Journal
 from serving.stack.credentials import credentials_of
 from serving.types import ALL_STABLE
+from tests.tools import ALERTMANAGER, PROMETHEUS, require
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
-from tests.unit.serving.monitoring.test_rules import tool
 from tests.unit.serving.upstream import Pods, deployment, pods_running
 
 pytestmark = pytest.mark.timeout(240)
@@ -126,7 +126,7 @@ def _hurry(folder: Path) -> None:
 
 def _prometheus(folder: Path, port: int) -> list[str]:
     return [
-        tool("prometheus", "prometheus"),
+        require(PROMETHEUS),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -135,7 +135,7 @@ def _prometheus(folder: Path, port: int) -> list[str]:
 
 def _alertmanager(folder: Path, port: int) -> list[str]:
     return [
-        tool("prometheus-alertmanager", "prometheus-alertmanager"),
+        require(ALERTMANAGER),
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'alerts'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -156,8 +156,8 @@ def _running(*command: str, cwd: Path) -> Iterator[None]:
 
 @pytest.fixture
 def observatory(tmp_path: Path) -> Iterator[Observatory]:
-    tool("prometheus", "prometheus")
-    tool("prometheus-alertmanager", "prometheus-alertmanager")
+    require(PROMETHEUS)
+    require(ALERTMANAGER)
     with ExitStack() as stack:
         gateway = stack.enter_context(gateway_running(tmp_path / "home"))
         pods = stack.enter_context(pods_running())

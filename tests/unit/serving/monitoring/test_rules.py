@@ -15,6 +15,7 @@ from serving.home import REPOSITORY, Home, Ports
 from serving.monitoring.config import Options, dashboards, rules, write
 from serving.rollout.journal import Journal
 from serving.router.memory import MemoryRouter
+from tests.tools import AMTOOL, PROMTOOL, require
 
 HERE = Path(__file__).parent
 
@@ -29,14 +30,6 @@ FOREIGN = {
     "envoy_server_days_until_first_cert_expiring",
     "up",
 }
-
-
-def tool(name: str, package: str) -> str:
-    """The program's path; without it the test is skipped, and says what to install."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not here: apt-get install {package} (docs/monitoring.md)")
-    return path
 
 
 def run(*command: str, cwd: Path) -> None:
@@ -56,15 +49,15 @@ def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path, name: st
     for file, text in rules().items():
         (tmp_path / file).write_text(text)
     shutil.copy(HERE / name, tmp_path)
-    run(tool("promtool", "prometheus"), "test", "rules", name, cwd=tmp_path)
+    run(require(PROMTOOL), "test", "rules", name, cwd=tmp_path)
 
 
 def test_prometheus_takes_the_configuration_and_the_rules(written: Path) -> None:
-    run(tool("promtool", "prometheus"), "check", "config", "prometheus.yml", cwd=written)
+    run(require(PROMTOOL), "check", "config", "prometheus.yml", cwd=written)
 
 
 def test_alertmanager_takes_its_configuration(written: Path) -> None:
-    run(tool("amtool", "prometheus-alertmanager"), "check-config", "alertmanager.yml", cwd=written)
+    run(require(AMTOOL), "check-config", "alertmanager.yml", cwd=written)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +71,7 @@ def test_alertmanager_takes_its_configuration(written: Path) -> None:
 def test_only_alerts_that_ask_for_a_rollback_reach_airflow(
     written: Path, labels: list[str], receivers: str
 ) -> None:
-    amtool = tool("amtool", "prometheus-alertmanager")
+    amtool = require(AMTOOL)
     command = [amtool, "config", "routes", "test", "--config.file=alertmanager.yml", *labels]
     told = subprocess.run(command, cwd=written, capture_output=True, text=True, timeout=60, check=True)
     assert told.stdout.strip() == receivers
@@ -163,7 +156,7 @@ def test_the_queries_of_the_dashboards_are_promql(tmp_path: Path) -> None:
     ]
     made = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(expressions)]
     (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": made}]}))
-    run(tool("promtool", "prometheus"), "check", "rules", "panels.yml", cwd=tmp_path)
+    run(require(PROMTOOL), "check", "rules", "panels.yml", cwd=tmp_path)
 
 
 def test_the_token_is_for_its_owner_only_and_is_not_the_secret_itself(written: Path) -> None:

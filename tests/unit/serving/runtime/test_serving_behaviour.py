@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from model_store.errors import Permanent
 from serving.home import REPOSITORY
@@ -77,9 +78,8 @@ def test_metrics_tell_what_happened(pod: RunningPod) -> None:
 
 
 def test_promtool_could_read_the_metrics(pod: RunningPod) -> None:
-    parser = pytest.importorskip("prometheus_client.parser")
     families = {
-        family.name: family for family in parser.text_string_to_metric_families(pod.http.get("/metrics").text)
+        family.name: family for family in text_string_to_metric_families(pod.http.get("/metrics").text)
     }
     assert families["slipway_request_seconds"].type == "histogram"
     assert families["slipway_requests"].type == "counter"

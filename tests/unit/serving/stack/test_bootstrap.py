@@ -201,6 +201,18 @@ def test_a_python_that_is_there_but_does_not_work_is_passed_over(clone: Clone) -
     assert "pyenv" not in done.stderr
 
 
+def test_a_python_that_is_named_is_used_before_the_one_on_path(clone: Clone) -> None:
+    clone.tool("python3", "exit 1")
+    assert clone.with_uv().run("up", SLIPWAY_PYTHON=sys.executable).returncode == 0
+
+
+def test_a_python_that_is_named_and_does_not_work_is_not_passed_over(clone: Clone) -> None:
+    done = clone.with_uv().run("up", SLIPWAY_PYTHON="/no/such/python")
+    assert done.returncode == 1
+    assert "SLIPWAY_PYTHON is /no/such/python" in done.stderr
+    assert not clone.environment.exists()
+
+
 def test_without_any_suitable_python_it_says_which_are(clone: Clone) -> None:
     for name in ("python3", "python3.13", "python3.12", "python3.11"):
         clone.tool(name, "exit 1")

@@ -1,0 +1,140 @@
+"""What became of the tests. Those that failed are repeated once, alone, and the last lines name them.
+
+A test that waits for real processes can fail because the machine was busy. So each that failed gets a second
+chance in a process of its own, after all others have ended. One that passes then is named as flaky, and one
+that fails again fails the run. Where many fail, the change is broken, not the test: nothing is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.tools import command_for
+
+MOST_REPEATED = 8
+
+# pytest's exit status. With any other it did not come to its tests.
+_PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
+
+Run = Callable[[tuple[str, ...]], int]
+
+
+@dataclass
+class Outcomes:
+    """Of tests by their ids. `skipped`: why. `flaky`: failed, then passed.
+
+    `broken`: a module that could not be collected, an interruption, no test at all.
+    """
+
+    passed: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    skipped: dict[str, str] = field(default_factory=dict)
+    flaky: set[str] = field(default_factory=set)
+    broken: bool = False
+    interrupted: bool = False
+
+    @property
+    def status(self) -> int:
+        """Exit status."""
+        return int(self.broken or bool(self.failed))
+
+    def add(self, other: Outcomes) -> None:
+        self.passed |= other.passed
+        self.failed |= other.failed
+        self.skipped |= other.skipped
+        self.flaky |= other.flaky
+        self.broken |= other.broken
+        self.interrupted |= other.interrupted
+
+
+def run_tests(run: Run, *arguments: str) -> Outcomes:
+    """Run pytest with these arguments, then each test that failed once more, alone."""
+    outcomes = _run_once(run, *arguments)
+    if outcomes.broken or len(outcomes.failed) > MOST_REPEATED:
+        return outcomes
+    for test in sorted(outcomes.failed):
+        again = _run_once(run, test)
+        if test in again.passed and not again.status:
+            outcomes.failed.discard(test)
+            outcomes.flaky.add(test)
+            outcomes.passed.add(test)
+        outcomes.interrupted |= again.interrupted
+        if again.interrupted:
+            break
+    return outcomes
+
+
+def _run_once(run: Run, *arguments: str) -> Outcomes:
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "report.jsonl"
+        status, interrupted = _INTERRUPTED, True
+        with suppress(KeyboardInterrupt):
+            status = run((sys.executable, "-m", "pytest", *arguments, f"--report-log={log}"))
+            interrupted = False
+        outcomes = _read(log)
+    outcomes.interrupted = interrupted
+    outcomes.broken |= status not in (_PASSED, _FAILED) or (status == _FAILED and not outcomes.failed)
+    return outcomes
+
+
+def _read(log: Path) -> Outcomes:
+    outcomes = Outcomes()
+    for entry in _entries(log):
+        is_test = entry["$report_type"] == "TestReport"
+        if entry["outcome"] == "failed":
+            if is_test:
+                outcomes.failed.add(entry["nodeid"])
+            else:
+                outcomes.broken = True
+        elif entry["outcome"] == "skipped":
+            outcomes.skipped[entry["nodeid"]] = _reason(entry["longrepr"])
+        elif is_test and entry["when"] == "call":
+            outcomes.passed.add(entry["nodeid"])
+    # An error after its end makes a test that passed one that failed.
+    outcomes.passed -= outcomes.failed
+    return outcomes
+
+
+def _entries(log: Path) -> Iterator[dict[str, Any]]:
+    """Of what pytest was killed while it wrote, the last line is half a one."""
+    for line in log.read_text().splitlines() if log.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return
+        if entry.get("$report_type") in ("TestReport", "CollectReport"):
+            yield entry
+
+
+def _reason(longrepr: Any) -> str:
+    words = longrepr[2] if isinstance(longrepr, list) else str(longrepr)
+    return str(words).removeprefix("Skipped: ")
+
+
+def closing_lines(outcomes: Outcomes) -> list[str]:
+    """The last is the count, in pytest's words."""
+    lines = []
+    if outcomes.skipped:
+        reasons = Counter(outcomes.skipped.values())
+        lines.append(f"Not tested: {len(outcomes.skipped)}")
+        lines += [f"  {count:4} {reason}" for reason, count in reasons.most_common()]
+        if command := command_for(reasons):
+            lines.append(f"  To test what lacks a program: {command}")
+    if outcomes.flaky:
+        lines.append(f"Flaky, failed among the others and passed alone: {len(outcomes.flaky)}")
+        lines += [f"  {test}" for test in sorted(outcomes.flaky)]
+    if outcomes.failed:
+        lines.append(f"Failed: {len(outcomes.failed)}")
+        lines += [f"  {test}" for test in sorted(outcomes.failed)]
+    if outcomes.broken:
+        lines.append("Some tests were not run: see above what stopped them.")
+    counts = len(outcomes.passed), len(outcomes.failed), len(outcomes.skipped)
+    return [*lines, "{} passed, {} failed, {} skipped".format(*counts)]

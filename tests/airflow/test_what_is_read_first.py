@@ -16,9 +16,10 @@ from slipway_airflow.web import charts
 from slipway_airflow.web.access import Right
 from slipway_airflow.web.rendering import named, render, told, who
 
-from benchmarks.page.home import Shelf
+from benchmarks.page.home import Shelf, write
 from serving.audit import AuditTrail, Entry
 from serving.freezes import Frozen
+from serving.types import ALL_STABLE
 from tests.unit.slipway_airflow.books.test_library import NOW, World, standing_model
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
@@ -168,3 +169,23 @@ def test_what_an_older_guard_did_not_record_is_said_not_drawn_as_zero(world: Wor
     assert "not recorded" in words(drawn["Latency, p50 and p99"])
     assert "2xx and 4xx not recorded" in words(drawn["Answers of candidate (2xx and 4xx not recorded)"])
     assert "candidate 56 % (5 of 9)" in words(drawn["Failed attempts, since the start"])
+
+
+def test_a_rollback_under_way_is_seen_where_the_model_is(world: World, fraud: Shelf) -> None:
+    fraud.release(2, "promoted")
+    fraud.write_route(ALL_STABLE, None, revision=40)
+    wish = {"model": "fraud", "at": NOW.isoformat(), "by": "ada", "reason": "users complain", "incident": ""}
+    saved = {"id": "fraud-rollback-x", "wish": {**wish, "run_id": "r1"}, "leaves": 2, "returns": 1}
+    write(world.home.releases / "fraud" / "rollbacks" / "fraud-rollback-x.json", saved)
+    world.airflow.at_work = {("model_rollback", "r1")}
+    overview = world.library.overview(only="under_way")
+    assert [row.name for row in overview.models] == ["fraud"]
+    row = live("overview", found=overview, q="", only="under_way").split("<tbody>")[1]
+    assert "Rollback to v1: under way Version 1 is being started" in words(row)
+    found = world.library.releases(model="fraud")
+    values = {"found": found, "returnable": [], "complaints": [], "dag_id": "release_fraud"}
+    page = live("model", row=world.library.model("fraud"), **values)
+    way = page.split('id="way-title"')[1].split("</section>")[0]
+    assert "Rollback to v1: under way" in words(way)
+    assert "/dags/model_rollback/runs/r1" in way
+    assert "Nothing." not in words(way)

@@ -215,12 +215,17 @@ def _is_still(shelf: Shelf) -> bool:
 def _is_wanted(row: ModelRow, only: str) -> bool:
     match only:
         case "under_way":
-            return row.active is not None or row.queued is not None
+            return row.active is not None or row.queued is not None or is_going_back(row)
         case "waiting":
             return row.approval is not None
         case "unwell":
             return row.health.health in UNWELL
     return True
+
+
+def is_going_back(row: ModelRow) -> bool:
+    """Whether somebody asked for a rollback that has not come true."""
+    return row.rollback is not None and row.rollback.returned_at is None
 
 
 def _is_unreleased(row: ModelRow) -> bool:
@@ -231,7 +236,7 @@ def _is_unreleased(row: ModelRow) -> bool:
 def _urgency(row: ModelRow) -> int:
     if row.health.health in UNWELL:
         return 0
-    if row.approval:
+    if row.approval or is_going_back(row):
         return 1
     return 2 if row.active or row.queued else 3
 

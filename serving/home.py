@@ -139,7 +139,7 @@ class Home:
 
     @property
     def api_keys(self) -> Path:
-        """The callers of models whose spec says `api_keys`, by digest (`serving.runtime.keys`)."""
+        """The clients of models whose spec says `api_keys`, mode 0600 (`serving.gateway.api_keys`)."""
         return self.root / "api-keys.json"
 
     @property

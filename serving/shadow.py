@@ -30,8 +30,6 @@ READ_AGAIN_SECONDS = 5.0
 MOST_COMPARED = 5000
 # Numbers that are no scores differ when they are further apart than this share of the larger one.
 RELATIVE_DIFFERENCE = 0.05
-# Beside the log in the home: the key that `serving.target.local` asks pods with, too.
-WARMUP_KEY = ".warmup-key"
 _EXACT = ("BOOL", "INT", "UINT", "BYTES")
 _HEADER_LENGTH = "inference-header-content-length"
 
@@ -158,7 +156,6 @@ class Comparison:
         self._new = (0, 0)
         self._done: set[str] = set()
         self._finished: set[str] = set()
-        self._key = folder.parent / WARMUP_KEY
         self._skipped = skipped
         threading.Thread(target=self._run, daemon=True, name=f"shadow-{route.service}").start()
 
@@ -176,15 +173,10 @@ class Comparison:
             pods = Pods(client, *self._arms)
             while not self._ending.is_set() and len(self._done) < MOST_COMPARED:
                 try:
-                    client.headers.update(self._own_key())
                     self._compare_all(pods)
                 except (httpx.HTTPError, OSError, KeyError, ValueError) as problem:
                     log.info("%s: answers cannot be compared now: %r", self._arms[0], problem)
                 self._ending.wait(READ_AGAIN_SECONDS)
-
-    def _own_key(self) -> dict[str, str]:
-        """What lets the guard in where pods want keys (`api_keys`)."""
-        return {"x-api-key": self._key.read_text()} if self._key.exists() else {}
 
     def _compare_all(self, pods: Pods) -> None:
         """The oldest files first. A file of which nothing is left is not read again: logs are large."""

@@ -87,7 +87,8 @@ class RouteSettings:
 
     `timeout_ms` is for one attempt, so that a hanging candidate leaves time to ask stable.
     `idempotent` False: never send a request twice. An answer later than `latency_objective_ms` is slow.
-    `rate_limit` is for all requests together, `client_rate_limit` for those of each client.
+    `rate_limit` is for all requests together, `client_rate_limit` for those of each client. `api_keys`: only
+    clients with a key are let in.
     """
 
     timeout_ms: int = 1000
@@ -95,6 +96,7 @@ class RouteSettings:
     latency_objective_ms: float = 500.0
     rate_limit: RateLimit | None = None
     client_rate_limit: RateLimit | None = None
+    api_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -42,7 +41,6 @@ def warm_up(
     bundle: Path,
     deployment: Deployment,
     *,
-    headers: Mapping[str, str] = MappingProxyType({}),
     timeout_seconds: float = 10.0,
 ) -> Warmup:
     """Send the warm rows of the bundle at `bundle` to every endpoint of `deployment`, one row a request.
@@ -52,7 +50,7 @@ def warm_up(
     manifest = orjson.loads((bundle / "manifest.json").read_bytes())
     bodies = list(_requests(bundle, manifest))
     path = f"/v2/models/{manifest['model']['name']}/infer"
-    times = [_ask_all(endpoint, path, bodies, headers, timeout_seconds) for endpoint in deployment.endpoints]
+    times = [_ask_all(endpoint, path, bodies, timeout_seconds) for endpoint in deployment.endpoints]
     asked = [each for each in times if each]
     return Warmup(
         requests=sum(map(len, asked)),
@@ -83,13 +81,10 @@ def _tensor(tensor: dict[str, Any], value: np.ndarray[Any, Any]) -> dict[str, An
     }
 
 
-def _ask_all(
-    endpoint: Endpoint, path: str, bodies: list[bytes], headers: Mapping[str, str], timeout_seconds: float
-) -> list[float]:
+def _ask_all(endpoint: Endpoint, path: str, bodies: list[bytes], timeout_seconds: float) -> list[float]:
     """Milliseconds of each answer."""
-    base, limit = f"http://{endpoint}", timeout_seconds
-    own = {**headers, "x-slipway-warmup": "1"}
-    with httpx.Client(base_url=base, headers=own, timeout=limit, trust_env=False) as client:
+    base, own = f"http://{endpoint}", {"x-slipway-warmup": "1"}
+    with httpx.Client(base_url=base, headers=own, timeout=timeout_seconds, trust_env=False) as client:
         return [_ask(client, endpoint, path, body) for body in bodies]
 
 

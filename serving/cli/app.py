@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from model_store.errors import Permanent
-from serving.cli import releases, stack
+from serving.cli import keys, releases, stack
 from serving.cli.accounts import accounts
 from serving.cli.doctor import doctor as examine
 from serving.cli.keeping_commands import store_app, webhooks
@@ -115,6 +115,7 @@ app.registered_commands += people.registered_commands
 
 
 app.add_typer(accounts, name="users")
+app.add_typer(keys.commands, name="keys")
 
 
 @app.command()

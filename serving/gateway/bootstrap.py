@@ -9,7 +9,18 @@ from pathlib import Path
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import access_log, attempts, clusters, grpc, limits, replies, routes, tracing
+from serving.gateway import (
+    access_log,
+    attempts,
+    authentication,
+    clusters,
+    grpc,
+    limits,
+    readiness,
+    replies,
+    routes,
+    tracing,
+)
 from serving.gateway.xds import Message, extension, typed, watched
 from serving.home import Home
 
@@ -33,18 +44,21 @@ def routes_file(home: Home) -> Path:
 
 
 def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
-    """Write the bootstrap, and empty clusters and routes if there are none. Safe to repeat.
+    """Write the bootstrap, who has API keys, and what else it watches, empty if there is none. Repeatable.
 
-    Raises `Permanent` when a variable of `serving.gateway.tracing` is not what it should be.
+    Raises `Permanent` when a variable of `serving.gateway.tracing` is not what it should be, or the file of
+    keys.
     """
     home.routes.mkdir(parents=True, exist_ok=True)
     home.logs.mkdir(parents=True, exist_ok=True)
     for path, empty in (
         (clusters_file(home), clusters.render((), endpoint_file={})),
         (routes_file(home), routes.render(())),
+        (readiness.file(home), readiness.render(())),
     ):
         if not path.exists():
             write_file(path, empty)
+    authentication.publish(home)
     write_file(bootstrap_file(home), orjson.dumps(bootstrap(home, environ), option=orjson.OPT_INDENT_2))
 
 
@@ -109,8 +123,11 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
         # Health checks of older load balancers.
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "slipway"},
         access_log=[_access_log(home)],
+        early_header_mutation_extensions=authentication.without_claims(),
         http_filters=[
+            *readiness.filters(home),
             extension(grpc.FILTER, grpc.model_filter()),
+            *authentication.filters(home),
             *limits.filters(),
             extension("envoy.filters.http.router", _router()),
         ],
@@ -147,6 +164,7 @@ def _access_log(home: Home) -> Message:
 _ACCESS_LOG_FIELDS = {
     "at": "%START_TIME%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "client": "%REQ(X-SLIPWAY-CLIENT)%",
     "method": "%REQ(:METHOD)%",
     "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
     "status": "%RESPONSE_CODE%",

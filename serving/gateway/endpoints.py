@@ -49,8 +49,14 @@ def parse(content: bytes) -> Route:
         split=TrafficSplit(**record["split"]),
         stable=_deployment(record["stable"]),
         candidate=_deployment(record["candidate"]),
-        settings=_settings(record["settings"]),
+        settings=_settings({**record["settings"], "api_keys": record.get("api_keys", False)}),
     )
+
+
+def is_told_of_keys(content: bytes) -> bool:
+    """Whether a record says if the gateway is to ask for API keys. Before it could, pods asked for them."""
+    locality = orjson.loads(content)["resources"][0]["endpoints"][0]
+    return "api_keys" in locality["metadata"]["filter_metadata"][RECORD]
 
 
 def address(endpoint: Endpoint) -> Message:
@@ -101,10 +107,12 @@ def _priorities(route: Route) -> list[list[Message]]:
 
 
 def _record(route: Route) -> dict[str, Any]:
-    """What is not set is left out: a guard of before it could be set takes no names that it does not know."""
+    """What is not set is left out of the settings, and API keys stand beside them: a guard of before they
+    could be set takes no settings that it does not know."""
     record: dict[str, Any] = asdict(route)
+    api_keys = record["settings"].pop("api_keys")
     settings = {name: value for name, value in record["settings"].items() if value is not None}
-    return {**record, "settings": settings}
+    return {**record, "settings": settings, "api_keys": api_keys}
 
 
 def _settings(record: dict[str, Any]) -> RouteSettings:

@@ -35,15 +35,15 @@ REFLECTIONS = tuple(
 REST_POSTS = ("/infer",)
 REST_READS = ("", "/ready", "/config", "/stats")
 # Read too, and answered by the gateway, or by any pod.
-LIVE = "/v2/health/live"
-SERVER_READS = ("/v2/health/ready", "/v2", "/v2/")
+LIVE, READY = "/v2/health/live", "/v2/health/ready"
+SERVER_READS = ("/v2", "/v2/")
 
 _REPOSITORIES = ("/v2/repository", f"/{GRPC_SERVICE}/Repository")
 
 
 def refusals() -> list[Message]:
     """Routes that answer whatever is not admitted. Envoy has normalised the path they look at."""
-    reads = (_of_models(REST_READS), *map(re.escape, (LIVE, *SERVER_READS)))
+    reads = (_of_models(REST_READS), *map(re.escape, (LIVE, READY, *SERVER_READS)))
     posts = (_of_models(REST_POSTS),)
     unknown = [_unless(":path", _path(each)) for each in (*reads, *posts, *_calls())]
     words = (

@@ -43,7 +43,7 @@ def formats() -> Message:
     """For the listener. The first mapper that fits is used, the error object where none does."""
     spoken = [_for_grpc(http, status) for http, status in _GRPC_STATUS.items()]
     return {
-        "mappers": [*spoken, _grpc_words(), _good(), _wordless()],
+        "mappers": [*spoken, _grpc_words(), _ready(), _not_ready(), _unauthenticated(), _good(), _wordless()],
         "body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}},
     }
 
@@ -60,16 +60,43 @@ def _grpc_words() -> Message:
     return {"filter": {"header_filter": {"header": IS_GRPC}}, "body_format_override": _TEXT}
 
 
+def _ready() -> Message:
+    """As a pod says it."""
+    told = {"json_format": {"live": True, "ready": True}}
+    return {"filter": _details("== 'health_check_ok_cluster_healthy'"), "body_format_override": told}
+
+
+def _not_ready() -> Message:
+    words = "a model has no pod that is ready: GET /v2/models/<name>/ready asks for one"
+    failed = _details(".startsWith('health_check_failed')")
+    return {"filter": failed, "body_format_override": {"json_format": {"error": words}}}
+
+
+def _unauthenticated() -> Message:
+    """RFC 9110 wants to know how."""
+    words = "no known API key: send one as `x-api-key`, or `authorization: Bearer KEY`"
+    return {
+        "filter": _status("EQ", 401),
+        "body_format_override": {"json_format": {"error": words}},
+        "headers_to_add": [{"header": {"key": "www-authenticate", "value": "Bearer"}}],
+    }
+
+
 def _good() -> Message:
     """What the gateway itself says of its health is no error."""
     return {"filter": _status("LE", 299), "body_format_override": _JSON}
 
 
 def _wordless() -> Message:
-    expression = f"response.code_details in {list(_WORDS)}"
+    told = {"json_format": {"error": "%RESPONSE_CODE_DETAILS%"}}
+    return {"filter": _details(f"in {list(_WORDS)}"), "body_format_override": told}
+
+
+def _details(condition: str) -> Message:
+    """By Envoy's own word for why it answers."""
+    expression = f"response.code_details{'' if condition.startswith('.') else ' '}{condition}"
     config = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
-    chosen = {"extension_filter": extension("envoy.access_loggers.extension_filters.cel", config)}
-    return {"filter": chosen, "body_format_override": {"json_format": {"error": "%RESPONSE_CODE_DETAILS%"}}}
+    return {"extension_filter": extension("envoy.access_loggers.extension_filters.cel", config)}
 
 
 def _status(operation: str, value: int) -> Message:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from serving.gateway import attempts, grpc, limits, methods, versions
+from serving.gateway import attempts, authentication, grpc, limits, methods, versions
 from serving.gateway.clusters import (
     ANY,
     PREVIEW_SUFFIX,
@@ -56,7 +56,10 @@ def render(routes: Iterable[Route]) -> bytes:
 
 
 def _of_service(route: Route) -> list[Message]:
-    return [_watched(route), _streamed(route), *_of_protocol(route, _rest), *_of_protocol(route, _grpc)]
+    found = [_watched(route), _streamed(route), *_of_protocol(route, _rest), *_of_protocol(route, _grpc)]
+    if not route.settings.api_keys:
+        return found
+    return [{**each, "typed_per_filter_config": authentication.required()} for each in found]
 
 
 def _of_protocol(route: Route, match: _Match) -> list[Message]:

@@ -15,7 +15,8 @@ from model_store.errors import Permanent
 from serving.home import Home
 
 _LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
-_SPARE = 4
+# Those that every Envoy has (clusters, routes, readiness, API keys, their rates), and some for services.
+_SPARE = 7
 
 
 class TooManyWatches(Permanent):

@@ -24,6 +24,20 @@ def extension(name: str, config: Message) -> Message:
     return {"name": name, "typed_config": config}
 
 
+def named_extension(name: str, config: Message) -> Message:
+    """The resource of a file that a `watched_filter` reads."""
+    return typed("envoy.config.core.v3.TypedExtensionConfig", name=name, typed_config=config)
+
+
+def watched_filter(name: str, path: Path, config: str, *, disabled: bool = False) -> Message:
+    """A filter of the listener whose configuration, of type `config`, Envoy reads from `path`.
+
+    `disabled`: only routes that configure it have it.
+    """
+    found = {"config_source": watched(path), "type_urls": [f"type.googleapis.com/{config}"]}
+    return {"name": name, "config_discovery": found, **({"disabled": True} if disabled else {})}
+
+
 def watched(path: Path) -> Message:
     """A config source: Envoy reads `path` now and after each rename onto it."""
     return {"resource_api_version": "V3", "path_config_source": {"path": str(path)}}

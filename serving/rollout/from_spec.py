@@ -48,6 +48,7 @@ def settings_of(spec: ReleaseSpec) -> RouteSettings:
         latency_objective_ms=spec.rollout.analysis.latency_objective_ms,
         rate_limit=_limit_of(serving.rate_limit),
         client_rate_limit=_limit_of(serving.client_rate_limit),
+        api_keys=serving.api_keys,
     )
 
 

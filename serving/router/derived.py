@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from model_store.durable import write_file
-from serving.gateway import clusters, grpc, methods, routes
+from serving.gateway import clusters, grpc, methods, readiness, routes
 from serving.gateway.bootstrap import clusters_file, routes_file
 from serving.gateway.xds import Message, discovery
 from serving.home import Home
@@ -31,11 +31,14 @@ log = logging.getLogger(__name__)
 def derive(
     home: Home, known: list[Route], unread: Collection[str], *, endpoint_file: dict[str, Path]
 ) -> None:
-    """Write both files, clusters first, where they differ. Of services in `unread`, what is there stays."""
+    """Write the files, clusters first, where they differ. Of services in `unread`, what is there stays."""
     made = clusters.render(known, endpoint_file=endpoint_file)
     _write_if_changed(clusters_file(home), _with_kept(_with_clusters, made, clusters_file(home), unread))
     made = routes.render(known)
     _write_if_changed(routes_file(home), _with_kept(_with_routes, made, routes_file(home), unread))
+    made = readiness.render(readiness.services_in(known))
+    ready_file = readiness.file(home)
+    _write_if_changed(ready_file, _with_kept(_with_services, made, ready_file, unread))
 
 
 def _with_kept(keep: _Keep, made: bytes, path: Path, unread: Collection[str]) -> bytes:
@@ -72,6 +75,11 @@ def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
     for name, config in before[0].get(_FILTERS, {}).items():
         _keep_buckets(host, name, config, unread)
     return discovery(tables)
+
+
+def _with_services(made: bytes, path: Path, unread: Collection[str]) -> bytes:
+    before = readiness.parse(path.read_bytes()) if path.exists() else []
+    return readiness.render(sorted([*readiness.parse(made), *(name for name in before if name in unread)]))
 
 
 def _keep_buckets(host: Message, name: str, config: Message, unread: Collection[str]) -> None:

@@ -84,6 +84,17 @@ class EnvoyFileRouter:
             self.reconcile()
         return after
 
+    def ask_for_keys(self, service: str) -> None:
+        """Ask for API keys from now on, if the route was written before the gateway could. No new revision:
+        nobody decided anything, for pods asked for them until now.
+        """
+        with self._locked(service):
+            route = self._current(service)
+            if not route.revision or endpoints.is_told_of_keys(self.file(service).read_bytes()):
+                return
+            self._put(route, replace(route, settings=replace(route.settings, api_keys=True)))
+        self.reconcile()
+
     def reconcile(self) -> None:
         """Derive clusters and routes from the records; writes only what changed, clusters first.
 

@@ -57,7 +57,6 @@ def _options(arguments: list[str] | None) -> PodOptions:
         "--redis", default=os.environ.get("SLIPWAY_REDIS", ""), help="for specs with a shared cache"
     )
     parser.add_argument("--request-log", type=Path, default=os.environ.get("SLIPWAY_REQUEST_LOG") or None)
-    parser.add_argument("--api-keys", type=Path, help="only callers with a key of this file are answered")
     found = parser.parse_args(arguments)
     return PodOptions(
         bundles=tuple(found.bundle),
@@ -68,7 +67,6 @@ def _options(arguments: list[str] | None) -> PodOptions:
         faults=os.environ.get("SLIPWAY_FAULTS", ""),
         redis=found.redis,
         request_log=found.request_log,
-        api_keys=found.api_keys,
         max_body_bytes=int(found.max_body_mb * 1024 * 1024),
         drain_seconds=found.drain_seconds,
     )

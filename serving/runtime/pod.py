@@ -23,7 +23,6 @@ from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.front import Front
 from serving.runtime.http.routes import Routes
-from serving.runtime.keys import KeyRing
 from serving.runtime.management import Address
 from serving.runtime.model import ServedModel
 from serving.runtime.opened import OpenedModel
@@ -53,7 +52,6 @@ class PodOptions:
     faults: str = ""
     redis: str = ""
     request_log: Path | None = None
-    api_keys: Path | None = None
     max_body_bytes: int = 64 * 1024 * 1024
     max_connections: int = 4096
     drain_seconds: float = 20.0
@@ -70,10 +68,7 @@ class Pod:
         self.repository = Repository(
             list(options.bundles), admit=self._admit, clock=self._clock, request_log=options.request_log
         )
-        self.front = self._front(
-            managed_at=management.words(options.management),
-            keys=KeyRing(options.api_keys, self._clock) if options.api_keys else None,
-        )
+        self.front = self._front(managed_at=management.words(options.management))
         self.management = self._front(managed_at=None)
         self._around = self._surroundings()
         self._stop = asyncio.Event()
@@ -163,7 +158,7 @@ class Pod:
             self.front.sweep()
             self.management.sweep()
 
-    def _front(self, *, managed_at: str | None, keys: KeyRing | None = None) -> Front:
+    def _front(self, *, managed_at: str | None) -> Front:
         def is_ready() -> bool:
             return self.is_ready
 
@@ -175,7 +170,6 @@ class Pod:
             clock=self._clock,
             max_body_bytes=self._options.max_body_bytes,
             max_connections=self._options.max_connections,
-            keys=keys,
         )
 
     def _admit(self, opened: OpenedModel, metrics: ModelMetrics) -> ServedModel:

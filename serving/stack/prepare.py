@@ -13,15 +13,22 @@ from dataclasses import asdict
 
 from model_store.durable import write_file
 from model_store.errors import SlipwayError
+from serving.gateway import api_keys
 from serving.home import Home
+from serving.router.envoy_file import EnvoyFileRouter
 from serving.stack import airflow_config, supervisor
 from serving.stack.components import Component
 from serving.stack.credentials import credentials_of
+from serving.target import pods
 from serving.upkeep import Retention
 
 
 def prepare(home: Home, supervised: Iterable[Component]) -> None:
-    """Write what is missing and renew what is generated. Safe to repeat."""
+    """Write what is missing and renew what is generated. Safe to repeat.
+
+    Raises `Permanent` where the file of API keys cannot be read: Envoy would not start.
+    """
+    api_keys.clients_of(home)
     for folder in (home.run, home.logs, home.pods, home.store, home.journal, home.data, home.routes):
         folder.mkdir(parents=True, exist_ok=True)
     # Readable by now: Home has read its ports from it. What else people wrote there stays.
@@ -30,6 +37,14 @@ def prepare(home: Home, supervised: Iterable[Component]) -> None:
     write_file(home.config, json.dumps(settings, indent=1).encode())
     airflow_config.write(home, credentials_of(home))
     supervisor.configure(home, supervised)
+    _close_what_pods_closed(home)
+
+
+def _close_what_pods_closed(home: Home) -> None:
+    """An earlier Slipway left it to pods to ask for API keys, and its routes say nothing of them."""
+    for record in pods.records(home):
+        if record.bundle.exists() and pods.wishes_of(record.bundle).api_keys:
+            EnvoyFileRouter(home).ask_for_keys(record.deployment.service)
 
 
 if __name__ == "__main__":

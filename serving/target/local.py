@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import time
 from collections.abc import Mapping
 
 import httpx
@@ -13,8 +11,6 @@ import httpx
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
 from serving.home import Home
-from serving.inbound.secrets import write_secret
-from serving.runtime.keys import add_key
 from serving.stack.locks import locked
 from serving.stack.ports import LOCALHOST, free_ports
 from serving.stack.supervisor import ENDED, RUNNING, STARTING, ProgramState, Supervisor
@@ -24,9 +20,6 @@ from serving.types import Deployment, Endpoint, Slot
 from serving.warmup import warm_up
 
 log = logging.getLogger("slipway.target")
-
-# Pods look for changed keys once a second.
-_KEYS_ARE_KNOWN_AFTER_SECONDS = 2.0
 
 
 class PodDoesNotStart(Permanent):
@@ -74,11 +67,7 @@ class LocalTarget:
         with httpx.Client(timeout=2, trust_env=False) as client:
             if not all(_answers(client, endpoint) for endpoint in deployment.endpoints):
                 return False
-        headers = self._own_key(record)
-        if headers and 0 <= time.time() - self._home.api_keys.stat().st_mtime < _KEYS_ARE_KNOWN_AFTER_SECONDS:
-            # A pod that runs already may not know our key yet, and its 401 would be final.
-            return False
-        warm_up(record.bundle, deployment, headers=headers)
+        warm_up(record.bundle, deployment)
         return True
 
     def retire(self, deployment: Deployment) -> None:
@@ -111,11 +100,8 @@ class LocalTarget:
         return record
 
     def _start(self, record: PodRecord) -> None:
-        wishes = pods.wishes_of(record.bundle)
-        if wishes.shared_cache:
+        if pods.wishes_of(record.bundle).shared_cache:
             redis.ensure(self._home, self._environ)
-        if wishes.api_keys:
-            self._own_key(record)
         pods.write_program(self._home, record)
         self._supervisor.add_group(record.group)
         for process in self._processes(record.deployment.service, record.deployment.slot):
@@ -128,18 +114,6 @@ class LocalTarget:
         self._supervisor.remove_group(group)
         pods.remove_program(self._home, group)
         pods.remove_record(self._home, service, slot)
-
-    def _own_key(self, record: PodRecord) -> dict[str, str]:
-        """The header that lets warm rows in where pods want keys; made anew if they do not know it."""
-        if not pods.wishes_of(record.bundle).api_keys:
-            return {}
-        kept, known = self._home.root / ".warmup-key", self._home.api_keys
-        with locked(self._home.pods / ".locks" / ".keys"):
-            key = kept.read_text() if kept.exists() else ""
-            if not key or not known.exists() or _digest(key) not in known.read_text():
-                key = add_key(known, "slipway-warmup")
-                write_secret(kept, key)
-        return {"x-api-key": key}
 
     def _forget_answers(self, record: PodRecord) -> None:
         """Of a bundle that left; its versions' keys are its own, so this only frees memory early."""
@@ -164,10 +138,6 @@ class LocalTarget:
             "\n  | ".join([f"pod {process.name} ends at start", *words]),
             remedy=f"Read {log}; the bundle can be started by hand with python -m serving.runtime.",
         )
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _answers(client: httpx.Client, endpoint: Endpoint) -> bool:

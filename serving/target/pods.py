@@ -50,7 +50,7 @@ class PodRecord:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a bundle's spec asks of its surroundings."""
+    """What a bundle's spec asks of its surroundings: of the platform, and of the gateway."""
 
     shared_cache: bool
     api_keys: bool
@@ -154,7 +154,6 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
         *("--slot", slot.value, "--drain-seconds", str(DRAIN_SECONDS)),
         *("--request-log", str(home.requests)),
         *(("--redis", redis.url_of(home)) if wishes.shared_cache else ()),
-        *(("--api-keys", str(home.api_keys)) if wishes.api_keys else ()),
     )
     env = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
     return Component(f"{record.group}-{number}", argv, env=env)

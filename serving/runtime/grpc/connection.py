@@ -175,7 +175,7 @@ class GrpcConnection(asyncio.Protocol):
         window = self._outgoing.initial_window
         if not speaks_grpc(headers):
             return RestStream(self, number, headers, self._front, window)
-        return Stream(self, number, headers, self._service.method(headers, self._front.keys), window)
+        return Stream(self, number, headers, self._service.method(headers), window)
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)

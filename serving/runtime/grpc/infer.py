@@ -16,7 +16,6 @@ from serving.runtime.grpc.messages import message
 from serving.runtime.grpc.status import read_timeout_header
 from serving.runtime.grpc.stream import Stream
 from serving.runtime.grpc.tensors import MessageWriter, cuts_of, read_message
-from serving.runtime.keys import KeyRing
 from serving.runtime.model import ServedModel
 from serving.runtime.repository import Repository
 from serving.runtime.urgency import (
@@ -186,37 +185,13 @@ class StreamInferMethod:
             written, request = self._single.read(payload)
             call = _urgent(StreamedCall(stream, written, request), _of_each_message(stream.headers))
         except SlipwayError as error:
-            self.refuse(stream, payload, error)
+            _send_stream_error(stream, _id_of(payload), error)
             return
         written.model.infer(call)
-
-    def refuse(self, stream: Stream, payload: bytes, error: SlipwayError) -> None:
-        """Say in the stream that this message is not computed."""
-        _send_stream_error(stream, _id_of(payload), error)
 
     def input_ended(self, stream: Stream) -> None:
         if not stream.open_messages and not stream.is_answered:
             stream.finish()
-
-
-class MeteredStreamInfer:
-    """ModelStreamInfer for one stream of a caller with a key: its messages take tokens, as unary calls do."""
-
-    expects_a_message = False
-
-    def __init__(self, method: StreamInferMethod, keys: KeyRing) -> None:
-        self._method, self._keys = method, keys
-
-    def message(self, stream: Stream, payload: bytes) -> None:
-        try:
-            self._keys.admit(stream.headers, takes_token=True)
-        except SlipwayError as error:
-            self._method.refuse(stream, payload, error)
-            return
-        self._method.message(stream, payload)
-
-    def input_ended(self, stream: Stream) -> None:
-        self._method.input_ended(stream)
 
 
 def _parsed(payload: bytes) -> Any:

@@ -13,11 +13,10 @@ from model_store.errors import SlipwayError
 from serving.runtime.errors import ModelFault, Refused
 from serving.runtime.grpc.header_blocks import Headers
 from serving.runtime.grpc.health import Health, WatchMethod
-from serving.runtime.grpc.infer import InferMethod, MeteredStreamInfer, StreamInferMethod
+from serving.runtime.grpc.infer import InferMethod, StreamInferMethod
 from serving.runtime.grpc.messages import HEALTH, PACKAGE, REFLECTIONS, message
 from serving.runtime.grpc.reflection import ReflectionMethod
 from serving.runtime.grpc.stream import Stream
-from serving.runtime.keys import KeyRing
 from serving.runtime.metadata import VERSION, extensions, model_config, model_metadata, repository_index
 from serving.runtime.repository import Repository
 from serving.runtime.statistics import model_statistics
@@ -29,8 +28,6 @@ _ModelMetadata = message("ModelMetadataResponse")
 _ModelConfig = message("ModelConfigResponse")
 _Statistics = message("ModelStatisticsResponse")
 _Index = message("RepositoryIndexResponse")
-# Kubernetes and load balancers send no keys.
-_OPEN_TO_ALL = (b"/ServerLive", b"/ServerReady", b".Health/Check", b".Health/Watch")
 
 
 class Method(Protocol):
@@ -141,14 +138,14 @@ class Service:
             "RepositoryModelUnload": UnaryMethod("RepositoryModelUnloadRequest", self._unload),
         }
 
-    def method(self, headers: Headers, keys: KeyRing | None) -> Method:
-        """The method a stream's headers ask for; a refusing one for what there is not or may not be."""
+    def method(self, headers: Headers) -> Method:
+        """The method a stream's headers ask for; a refusing one for what there is not."""
         path = headers.get(b":path", b"")
         found = self._methods.get(path)
-        if found is None:
-            asked = path[:100].decode("ascii", "replace")
-            return Refusing(Refused(f"no method {asked}", remedy=f"call one of {self._known}", status=501))
-        return found if keys is None else _admitted(found, headers, keys)
+        if found is not None:
+            return found
+        asked = path[:100].decode("ascii", "replace")
+        return Refusing(Refused(f"no method {asked}", remedy=f"call one of {self._known}", status=501))
 
     def _ready(self, _: Any) -> Any:
         return message("ServerReadyResponse")(ready=self._is_ready())
@@ -183,17 +180,6 @@ class Service:
     async def _unload(self, request: Any) -> Any:
         await self._repository.unload(request.model_name)
         return message("RepositoryModelUnloadResponse")()
-
-
-def _admitted(method: Method, headers: Headers, keys: KeyRing) -> Method:
-    path = headers[b":path"]
-    if path.endswith(_OPEN_TO_ALL):
-        return method
-    try:
-        keys.admit(headers, takes_token=isinstance(method, InferMethod))
-    except SlipwayError as error:
-        return Refusing(error)
-    return MeteredStreamInfer(method, keys) if isinstance(method, StreamInferMethod) else method
 
 
 async def _later(stream: Stream, answer: Coroutine[Any, Any, Any]) -> None:

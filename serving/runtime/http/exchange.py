@@ -15,8 +15,6 @@ JSON = b"content-type: application/json\r\n"
 TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _OK = b"HTTP/1.1 200 OK\r\n"
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-# What RFC 9110 wants beside a status.
-_BESIDE = {401: b"www-authenticate: Bearer\r\n"}
 
 
 class Carrier(Protocol):
@@ -69,8 +67,6 @@ class Exchange:
         for name, value in said_beside(error):
             headers += b"%s: %s\r\n" % (name, value)
         status = status_of(error)
-        if status in _BESIDE:
-            headers += _BESIDE[status]
         self.reply(error_body(error), headers=JSON + headers, status=status)
 
 

@@ -6,21 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from model_store.errors import SlipwayError
 from serving.runtime.grpc.connection import GrpcConnection
 from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.exchange import Exchange
 from serving.runtime.http.heads import Heads
 from serving.runtime.http.infer import infer
-from serving.runtime.http.routes import Routes, asks_to_infer
-from serving.runtime.keys import KeyRing
+from serving.runtime.http.routes import Routes
 from serving.runtime.repository import Repository
 
 log = logging.getLogger("slipway.pod")
 
-# Probes and scrapes carry no keys.
-_OPEN_TO_ALL = (b"/v2/health/", b"/metrics")
 _ARRIVAL_SECONDS = 20.0
 # Longer than Envoy's one hour, so that the pod is never the one to close an idle connection.
 _IDLE_SECONDS = 3900.0
@@ -39,12 +35,10 @@ class Front:
         clock: Callable[[], float],
         max_body_bytes: int,
         max_connections: int,
-        keys: KeyRing | None = None,
     ) -> None:
         self.loop, self.clock, self.max_body_bytes = loop, clock, max_body_bytes
         self._repository, self._routes, self._service = repository, routes, service
         self._max_connections = max_connections
-        self.keys = keys
         self.heads = Heads()
         self._connections: set[Connection | GrpcConnection] = set()
         self.is_draining = False
@@ -53,23 +47,11 @@ class Front:
         """Answer now or later. Infer requests of loaded models take the short way."""
         if self.is_draining:
             exchange.keep_alive = False
-        if self.keys is not None and not self._admits(exchange, self.keys):
-            return
         model = self._repository.by_target.get(exchange.target)
         if model is not None and exchange.method == b"POST":
             infer(exchange, model, self.max_body_bytes)
             return
         self._routes.answer(exchange, self.max_body_bytes)
-
-    def _admits(self, exchange: Exchange, keys: KeyRing) -> bool:
-        if exchange.target.startswith(_OPEN_TO_ALL):
-            return True
-        try:
-            keys.admit(exchange.headers, takes_token=asks_to_infer(exchange.target))
-        except SlipwayError as error:
-            exchange.reply_error(error)
-            return False
-        return True
 
     def broke(self, exchange: Exchange) -> None:
         """A bug of ours, met while dispatching: log it, and do not leave the client hanging."""
@@ -103,16 +85,8 @@ class Front:
         """Close connections whose request arrives too slowly, and those idle for very long."""
         now = self.clock()
         self.heads.sweep()
-        if self.keys is not None:
-            self._reread_keys(self.keys)
         for connection in list(self._connections):
             connection.sweep(now, _ARRIVAL_SECONDS, _IDLE_SECONDS)
-
-    def _reread_keys(self, keys: KeyRing) -> None:
-        try:
-            keys.reload()
-        except SlipwayError as error:
-            log.warning("keeping the API keys known so far: %s", error)
 
     def drain(self) -> None:
         """Answer what comes, and ask every client to leave."""

@@ -161,14 +161,6 @@ async def _changed(exchange: Exchange, change: Coroutine[Any, Any, None]) -> Non
         exchange.connection.broke(exchange)
 
 
-def asks_to_infer(target: bytes) -> bool:
-    """Whether a request for `target` is one for an inference, however the target is spelt."""
-    try:
-        return _segments(target)[-1:] == ("infer",)
-    except Refused:
-        return False
-
-
 class _WrongMethod(Refused):
     def __init__(self, method: bytes, *, allowed: bytes) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Recorded requests asked again of pods that want keys, refuse now and then, and have a long log."""
+"""Recorded requests asked again of pods that refuse now and then and have a long log."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MODEL = "fraud"
 
 
 class Pod:
-    """Stands for both arms. `key`: what it wants to be shown; `refusals`: how many more it gives.
+    """Stands for both arms. `refusals`: how many more it gives.
 
     With `is_smaller` its model refuses every other request, so stable answers and the candidate does not.
     """
 
     def __init__(self) -> None:
-        self.key, self.refusals, self.asked = "", 0, 0
+        self.refusals, self.asked = 0, 0
         self.is_smaller = False
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
@@ -51,9 +51,8 @@ class Pod:
                     self._say({"outputs": [output]}, 503 if refused else 200)
 
             def _say(self, body: object, code: int = 200, refused_by: str = "") -> None:
-                knows_key = self.headers.get("x-api-key", "") == pod.key
                 content = orjson.dumps(body)
-                self.send_response(code if knows_key else 401)
+                self.send_response(code)
                 self.send_header("content-length", str(len(content)))
                 if refused_by:
                     self.send_header("x-slipway-refused", refused_by)
@@ -117,15 +116,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(pq, "read_table", counting)
     return counted
-
-
-def test_pods_that_want_keys_are_shown_the_one_made_for_warming_up(scene: Scene) -> None:
-    scene.pod.key = "secret"
-    (scene.home / ".warmup-key").write_text("secret")
-    scene.record(3)
-    comparison = scene.start()
-    scene.wait(comparison, 3)
-    comparison.end()
 
 
 def test_a_file_of_the_log_is_read_once(scene: Scene, reads: Counter[str]) -> None:

@@ -33,7 +33,7 @@ class Upstream:
     answered: int = 0
     faulty: int = 0
     port: int = 0
-    paths: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
     _turn: Iterator[int] = field(default_factory=itertools.count)
     _server: asyncio.Server | None = None
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -73,6 +73,7 @@ class Upstream:
         if path == "/v2/health/ready":
             return self._reply(writer, 200 if self.ready else 503)
         self.answered += 1
+        self.heads.append(head.decode())
         if next(self._turn) % self.every or self.fault == "ok":
             return self._reply(writer, 200)
         self.faulty += 1

@@ -79,7 +79,7 @@ def test_a_guard_of_before_there_were_limits_can_read_a_route_without_any(router
     route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
     settings = find_record(orjson.loads(endpoints.render(route)))["settings"]
     assert settings.keys() == {"timeout_ms", "idempotent", "latency_objective_ms"}
-    limited = RouteSettings(client_rate_limit=RateLimit(5, 10))
+    limited = RouteSettings(client_rate_limit=RateLimit(5, 10), api_keys=True)
     route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1, settings=limited)
     assert endpoints.parse(endpoints.render(route)) == route
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from serving.gateway import methods
+from serving.gateway import methods, readiness
 from serving.gateway.bootstrap import clusters_file, prepare, routes_file
 from serving.home import Home, Ports
 from serving.monitoring.targets import targets
@@ -91,7 +91,7 @@ def test_the_gateway_keeps_what_it_has_of_it_while_others_come_and_go(
     router.write("d", ALL_STABLE, stable=BLUE, candidate=None, at=0)
     assert of_b(home) == before
     assert "rate_limits" in before
-    assert before.count("token_bucket") == 4
+    assert before.count("token_bucket") == 2
     names = [cluster["name"] for cluster in orjson.loads(clusters_file(home).read_bytes())["resources"]]
     assert names == [
         *("a", "a.stable", "a.retrying", "a.streams"),
@@ -109,6 +109,12 @@ def test_what_refuses_stands_before_what_was_kept(home: Home, router: EnvoyFileR
     (table,) = orjson.loads(routes_file(home).read_bytes())["resources"]
     refusals = methods.refusals()
     assert table["virtual_hosts"][0]["routes"][: len(refusals)] == refusals
+
+
+def test_the_gateway_goes_on_answering_for_it(home: Home, router: EnvoyFileRouter) -> None:
+    tear(router, "b")
+    router.write("d", ALL_STABLE, stable=BLUE, candidate=None, at=0)
+    assert readiness.parse(readiness.file(home).read_bytes()) == ["a", "b", "c", "d"]
 
 
 def test_with_nothing_else_changed_no_cluster_is_touched(home: Home, router: EnvoyFileRouter) -> None:

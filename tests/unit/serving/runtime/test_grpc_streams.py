@@ -16,7 +16,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.runtime.call import Call
 from serving.runtime.grpc import frames, messages
-from serving.runtime.keys import add_key
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.runtime.test_grpc_wire import GOOD, PATH, Peer
@@ -63,45 +62,6 @@ def refused(pod: RunningPod) -> float:
     lines = pod.http.get("/metrics").text.splitlines()
     found = [line for line in lines if line.startswith("slipway_requests_total") and 'code="400"' in line]
     return sum(float(line.split()[-1]) for line in found)
-
-
-# Keys
-
-
-@pytest.fixture
-def keyed(tmp_path: Path, mlp_bundle: Path) -> Iterator[tuple[Any, tuple[tuple[str, str]]]]:
-    """A stub, and the metadata of a caller who may ask twice."""
-    path = tmp_path / "api-keys.json"
-    key = add_key(path, "shop", rate=0.001, burst=2)
-    with running_pod(mlp_bundle, api_keys=path) as running, connected(running) as channel:
-        yield service_pb2_grpc.GRPCInferenceServiceStub(channel), (("x-api-key", key),)
-
-
-def test_every_message_of_a_stream_counts_against_its_key(keyed: Any) -> None:
-    stub, key = keyed
-    answers = list(stub.ModelStreamInfer(iter([message(str(n)) for n in range(6)]), metadata=key))
-    assert {a.infer_response.id for a in answers} == set("012345")
-    over = {a.infer_response.id: a.error_message for a in answers if a.error_message}
-    assert over.keys() == set("2345")
-    assert all("shop is over its 0.001 requests a second (slow down)" in words for words in over.values())
-
-
-def test_a_stream_that_asks_nothing_costs_its_key_nothing(keyed: Any) -> None:
-    stub, key = keyed
-    for _ in range(3):
-        assert list(stub.ModelStreamInfer(iter([]), metadata=key)) == []
-    for _ in range(2):
-        stub.ModelInfer(message(), metadata=key)
-    with pytest.raises(grpc.RpcError) as over:
-        stub.ModelInfer(message(), metadata=key)
-    assert over.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
-
-
-def test_a_stream_without_a_known_key_is_unauthenticated(keyed: Any) -> None:
-    stub, _ = keyed
-    with pytest.raises(grpc.RpcError) as unknown:
-        list(stub.ModelStreamInfer(iter([message()]), metadata=(("x-api-key", "guess"),)))
-    assert unknown.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
 
 
 # Whose error it is

@@ -25,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model_store.errors import Permanent
 from serving.home import REPOSITORY
-from serving.runtime.keys import add_key
 from tests.bundles import elementwise, make_bundle, mlp, model_of
 from tests.pods import RunningPod, running_pod
 
@@ -316,20 +315,6 @@ class TestFallbacks:
     def test_a_clients_mistake_is_still_a_400(self, tmp_path: Path) -> None:
         with self.serve(tmp_path, {"constant": {"label": 1, "probabilities": [0.25, 0.75]}}) as pod:
             assert pod.infer(row(1, 2, 3)).status_code == 400
-
-
-def test_api_keys_are_asked_for_limited_and_never_stored(mlp_bundle: Path, tmp_path: Path) -> None:
-    ring = tmp_path / "keys.json"
-    key = add_key(ring, "shop")
-    slow = add_key(ring, "slow", rate=0.001, burst=2)
-    assert key not in ring.read_text()
-    with running_pod(mlp_bundle, api_keys=ring) as pod:
-        assert pod.infer(row(1, 2, 3, 4)).status_code == 401
-        assert pod.infer(row(1, 2, 3, 4), headers={"x-api-key": "guess"}).status_code == 401
-        assert pod.http.get("/v2/health/ready").status_code == 200
-        assert pod.infer(row(1, 2, 3, 4), headers={"authorization": f"Bearer {key}"}).status_code == 200
-        codes = [pod.infer(row(1, 2, 3, 4), headers={"x-api-key": slow}).status_code for _ in range(3)]
-        assert codes == [200, 200, 429]
 
 
 def test_a_cached_answer_says_so_and_is_the_same(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ import redis
 from model_store.errors import Retryable
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
-from serving.runtime.keys import add_key
 from serving.stack import supervisor
 from serving.stack.health import shortcomings
 from serving.stack.lifecycle import down
@@ -252,47 +251,6 @@ def test_a_redis_that_is_named_is_used_instead_of_an_own_one(home: Home) -> None
     target_redis.ensure(
         Home(home.root / "nowhere", home.ports), named
     )  # where no supervisord could start one
-
-
-def test_a_model_whose_spec_wants_keys_answers_only_their_holders(
-    home: Home, target: LocalTarget, tmp_path: Path
-) -> None:
-    deployment = target.deploy(wishing(tmp_path, "locked", 1, api_keys=True), Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
-    assert ask(deployment).status_code == 401
-    key = add_key(home.api_keys, "shop")
-    eventually(lambda: ask(deployment, headers={"x-api-key": key}).status_code == 200)
-    assert key not in home.api_keys.read_text()
-    for secret in (home.api_keys, home.root / ".warmup-key"):
-        assert secret.stat().st_mode & 0o077 == 0
-
-
-def lose_the_digest(home: Home) -> None:
-    home.api_keys.write_text(json.dumps({"clients": []}))
-
-
-def lose_the_key(home: Home) -> None:
-    (home.root / ".warmup-key").write_text("")
-
-
-def lose_the_file(home: Home) -> None:
-    home.api_keys.unlink()
-
-
-def test_a_key_for_warm_rows_that_pods_do_not_know_is_made_anew(
-    home: Home, target: LocalTarget, tmp_path: Path
-) -> None:
-    bundle = wishing(tmp_path, "relocked", 1, api_keys=True)
-    kept = home.root / ".warmup-key"
-    wait_until_ready(target, target.deploy(bundle, Slot.BLUE, replicas=1))
-    for lose in (lose_the_digest, lose_the_key, lose_the_file):
-        lose(home)
-        # The pod runs already and reads the new key only some time later.
-        wait_until_ready(target, target.deploy(bundle, Slot.BLUE, replicas=1))
-        assert kept.stat().st_mode & 0o077 == 0
-    before = kept.read_text(), home.api_keys.read_text()
-    wait_until_ready(target, target.deploy(bundle, Slot.BLUE, replicas=1))
-    assert (kept.read_text(), home.api_keys.read_text()) == before
 
 
 def test_requests_are_written_down_where_a_spec_asks_for_it(

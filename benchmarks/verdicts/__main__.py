@@ -43,6 +43,8 @@ HEALTHY = tuple(
     )
 )
 OVERLOADED = tuple(Scenario(rate, share, "overloaded") for rate, share in ((10, 0.05), (50, 0.5), (500, 0.1)))
+# Clients that send both arms what neither can answer.
+REFUSED = tuple(Scenario(rate, share, "garbage") for rate, share in ((10, 0.05), (50, 0.5), (500, 0.1)))
 HARMFUL = tuple(
     Scenario(rate, share, shape, candidate=bad)
     for bad, (rate, share, shape) in product(
@@ -145,12 +147,13 @@ def _judges(scenario: Scenario, releases: int) -> list[Judge]:
 
 
 def _healthy(releases: int, work: Work) -> dict[str, int]:
-    """False rollbacks per judge. Overload is for ours alone: the others' documented rules know no latency."""
+    """False rollbacks per judge. Overload and garbage are for ours alone: the others' documented rules know
+    neither latency nor 4xx."""
     each = math.ceil(releases / len(HEALTHY))
     total = dict.fromkeys((OURS, OURS_EXACT, *OTHERS), 0)
     print(f"\nFalse rollbacks among {each} healthy releases of an hour in each scenario")
     _row("scenario", *total)
-    every = [(scenario, each) for scenario in (*HEALTHY, *OVERLOADED)]
+    every = [(scenario, each) for scenario in (*HEALTHY, *OVERLOADED, *REFUSED)]
     for (scenario, _), seen in zip(every, work.do(_play_healthy, every), strict=True):
         shown = total if scenario in HEALTHY else (OURS, OURS_EXACT)
         total = {name: total[name] + (seen[name] if name in shown else 0) for name in total}

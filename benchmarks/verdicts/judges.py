@@ -43,12 +43,14 @@ class Ours:
         self._memory = blank(releases)
         self._rows = list(needed(policy))
         self._needed = np.array(list(needed(policy).values()))
-        self._held = np.zeros((releases, 4))  # stable requests, errors, slow, and seconds not yet given
+        # Stable's requests, errors, slow, refused, and seconds, not yet given.
+        self._held = np.zeros((releases, 5))
         self._over = np.zeros(releases, dtype=bool)
 
     def see(self, tick: Tick, at: float, seconds: float) -> Bools:
         passed = np.full(len(self._over), seconds)
-        self._held += np.stack([tick.stable, tick.stable_errors, tick.stable_slow, passed], axis=1)
+        stable = (tick.stable, tick.stable_errors, tick.stable_slow, tick.stable_refused)
+        self._held += np.stack([*stable, passed], axis=1)
         busy = ~self._over & ((tick.candidate > 0) | (self._memory["waiting_candidate"][:, 0] > 0))
         some = np.flatnonzero(busy)
         if len(some):
@@ -61,18 +63,23 @@ class Ours:
 
     def _ticks(self, tick: Tick, some: Ints) -> Ticks:
         held, zero = self._held[some], np.zeros(len(some))
-        counts = (tick.candidate, tick.candidate_errors, tick.candidate_slow)
+        counts = (tick.candidate, tick.candidate_errors, tick.candidate_slow, tick.candidate_refused)
         candidate = np.stack([count[some] for count in counts], axis=1)
-        no_refusals = np.zeros((len(some), 2))
         return Ticks(
-            stable=np.hstack([held[:, :3], no_refusals]),
-            candidate=np.hstack([candidate.astype(float), no_refusals]),
+            stable=_arm(held[:, :4]),
+            candidate=_arm(candidate),
             compared=np.zeros((len(some), 2)),
             share=np.full(len(some), self._share),
             step=zero,
             retries=np.zeros(len(some), dtype=bool),
-            seconds=held[:, 3],
+            seconds=held[:, 4],
         )
+
+
+def _arm(counts: Ints | Floats) -> Floats:
+    """As the judge takes them: every other refusal is by the model, the rest are malformed."""
+    refused = counts[:, 3]
+    return np.column_stack([counts[:, :3], refused // 2, refused - refused // 2]).astype(float)
 
 
 class Argo:

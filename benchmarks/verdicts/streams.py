@@ -22,7 +22,9 @@ class Scenario:
     arms fail twenty times as often for some seconds); "drifting" (load follows a wave, and the usual rate of
     both arms climbs to twenty times itself and back within the hour); "overloaded" (each arm's pods stand
     still about once in twenty seconds, for half a second on average, and what they then answer is slow: 2.5 %
-    of all, where 1 % is allowed). `candidate` is how often it fails while stable fails at the `usual` rate,
+    of all, where 1 % is allowed); "garbage" (a twentieth of all requests is answered with 4xx by either arm,
+    now and then nine of ten for some seconds; half of these the models themselves refuse). `candidate` is how
+    often it fails while stable fails at the `usual` rate,
     and whatever comes on top for stable comes for it too; None is a healthy candidate: it fails as often as
     stable, whatever stable does.
     """
@@ -53,6 +55,8 @@ class Tick:
     candidate_errors: Ints
     stable_slow: Ints
     candidate_slow: Ints
+    stable_refused: Ints
+    candidate_refused: Ints
 
 
 class Stream:
@@ -76,7 +80,16 @@ class Stream:
         fails = usual if bad is None else np.minimum(usual + bad - self.scenario.usual, 1)
         errors = self._rng.binomial(n_s, usual), self._rng.binomial(n_c, fails)
         stable_stands, candidate_stands = self._pauses(seconds)
-        return Tick(n_s, errors[0], n_c, errors[1], n_s * stable_stands, n_c * candidate_stands)
+        refused = self._refused(at, n_s - errors[0]), self._refused(at, n_c - errors[1])
+        slow = n_s * stable_stands, n_c * candidate_stands
+        return Tick(n_s, errors[0], n_c, errors[1], *slow, *refused)
+
+    def _refused(self, at: float, well: Ints) -> Ints:
+        """Of those that did not fail, how many get a 4xx: the same chance for both arms at any time."""
+        if self.scenario.shape != "garbage":
+            return np.zeros_like(well)
+        in_burst = (at / 120 + self._phase) % 1 < 5 / 120
+        return self._rng.binomial(well, np.where(in_burst, 0.9, 0.05))
 
     def _pauses(self, seconds: float) -> NDArray[np.bool_]:
         """Which arms stand still in this span."""

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from model_store.errors import Retryable, SlipwayError
 from serving.cli.output import console, errors, print_json
+from serving.cli.under_way import table as table_of_releases
+from serving.cli.under_way import under_way
 from serving.home import Home
 from serving.stack import lifecycle
 from serving.stack.credentials import credentials_of
@@ -46,19 +48,22 @@ def down(home: Home, *, as_json: bool) -> None:
 
 
 def status(home: Home, *, as_json: bool) -> None:
-    """Every program, its health and its memory, and what stands still.
+    """Every program, its health and memory, what releases under way did with requests, and what stands still.
 
     Raises `Retryable` (in JSON: exits 1) if a program is unhealthy.
     """
     standings, memory = lifecycle.standings(home), _memory_by_program(home)
-    still = _standing_still(home)
+    releases, still = list(under_way(home)), _standing_still(home)
     unwell = [standing.name for standing in standings if standing.problem]
     if as_json:
         programs = [_as_dict(standing, memory) for standing in standings]
-        print_json({"healthy": not unwell, "programs": programs, "standing_still": still, **addresses(home)})
+        told = {"healthy": not unwell, "programs": programs, "releases": releases, "standing_still": still}
+        print_json({**told, **addresses(home)})
         raise typer.Exit(1 if unwell else 0)
     console.print(_table(standings, memory))
     _print_addresses(home)
+    if releases:
+        console.print(table_of_releases(releases))
     _print_standing_still(still)
     if unwell:
         raise Retryable(

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from model_store.unwritable import naming
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -45,7 +47,8 @@ def write_file(path: Path, content: bytes, *, area: Path | None = None) -> None:
     after a crash. Of several writers at once the last one wins, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with staging(area or path.parent) as directory:
+    folder = area or path.parent
+    with naming(folder / path.name), staging(folder) as directory:
         temporary = directory / "file"
         temporary.write_bytes(content)
         _sync_file(temporary)

@@ -19,7 +19,7 @@ from uuid import uuid4
 import orjson
 from pydantic import ValidationError
 
-from model_store.durable import write_file
+from model_store.durable import staging, take_place, write_file
 from model_store.errors import Permanent
 from model_store.spec import Freeze, InvalidSpec, Section
 from model_store.spec.document import read_document
@@ -127,13 +127,15 @@ class Freezes:
         """End one that somebody asked for. Of two who lift it at once, one gets `AlreadyLifted`."""
         lifted = replace(self.find(freeze_id), lifted_by=by, lifted_at=at)
         aside = self.root / "lifted" / f"{freeze_id}.json"
-        aside.parent.mkdir(exist_ok=True)
-        try:
-            # Only one of two can move it.
-            (self.root / aside.name).rename(aside)
-        except FileNotFoundError:
-            return self.find(freeze_id)
-        write_file(aside, orjson.dumps(asdict(lifted)))
+        with staging(aside.parent) as folder:
+            # Before the freeze is moved: a full disk must not lift it and forget by whom.
+            write_file(folder / aside.name, orjson.dumps(asdict(lifted)))
+            try:
+                # Only one of two can move it.
+                (self.root / aside.name).rename(aside)
+            except FileNotFoundError:
+                return self.find(freeze_id)
+            take_place(folder / aside.name, aside)
         return lifted
 
     def override(self, release_id: str, *, by: str, reason: str, at: datetime) -> Override:

@@ -7,9 +7,10 @@ that finds none writes it for those who used Airflow's own pages. A task that is
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from model_store.errors import Permanent
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # Airflow's words for a run that no person started begin so (`operators._request`, `booking._wish`).
 _NOBODY = "airflow ("
-# How far clocks of those who write may be apart.
-_SLACK = timedelta(minutes=10)
 
 
 def trail_of(services: Services) -> AuditTrail:
@@ -46,11 +45,14 @@ def note_release(services: Services, release: Release) -> None:
         {"via": "airflow", "run_id": asked.run_id},
     )
     if not (asked.cause.is_automatic or asked.by.startswith(_NOBODY)):
-        _note_once(services, entry, since=asked.at, same="run_id")
+        trail_of(services).append_once(entry, same="run_id", since=asked.at)
 
 
 def note_rollback(services: Services, rollback: Rollback) -> None:
-    """A person started a rollback's run in Airflow."""
+    """A person started a rollback's run, in Airflow or over the API, whose line the disk may not have taken.
+
+    Raises `OSError` where the disk takes none now.
+    """
     from slipway_airflow import going_back
 
     wish = rollback.wish
@@ -65,7 +67,7 @@ def note_rollback(services: Services, rollback: Rollback) -> None:
         {"via": "airflow", "run_id": wish.run_id, "leaves": str(rollback.leaves)},
     )
     if not (going_back.is_from_alert(wish) or wish.by.startswith(_NOBODY)):
-        _note_once(services, entry, since=wish.at, same="run_id")
+        trail_of(services).append_once(entry, same="run_id", since=wish.at)
 
 
 def note_answer(
@@ -171,12 +173,18 @@ def who_ended(services: Services, release: Release) -> str:
 
 @contextmanager
 def one_at_a_time(services: Services, model: str) -> Iterator[None]:
-    """Of two people who act on a model at once, the second sees what the first did."""
+    """Of two people who act on a model at once, the second sees what the first did.
+
+    The folder itself is locked, not a file in it, which a full disk would not take.
+    """
     folder = services.home.releases / model
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".acting.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _last_answer(services: Services, entry: Entry) -> str:
@@ -188,16 +196,3 @@ def _last_answer(services: Services, entry: Entry) -> str:
         ):
             return known.action
     return ""
-
-
-def _note_once(services: Services, entry: Entry, *, since: datetime, same: str) -> None:
-    """Unless there is an entry of this act: of the same release or model, with the same `same` in detail."""
-    trail = trail_of(services)
-    for known in trail.entries(model=entry.model, since=since - _SLACK):
-        if (
-            known.action == entry.action
-            and known.release_id in (None, entry.release_id)
-            and known.detail.get(same) == entry.detail[same]
-        ):
-            return
-    trail.append(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from slipway_airflow.releases import Release
     from slipway_airflow.wiring import Services
+
+log = logging.getLogger(__name__)
 
 
 def promote(context: Context, release_id: str, bundle: str, gated: Sequence[str]) -> Told:
@@ -95,8 +98,11 @@ def begin_rollback(context: Context) -> Told:
     if not going_back.is_from_alert(wish):
         flapping.let_go(services, wish.model)
     rollback = _begun(services, wish)
-    acting.note_rollback(services, rollback)
-    notifications.tell_of_rollback(services, rollback, at=wiring.now())
+    try:
+        _write_about(services, rollback)
+    except OSError as problem:
+        # Users do not wait for it. `book_rollback` writes it when they are back.
+        log.warning("who asked for %s is not written down yet: %s", rollback.id, problem)
     now_serves = "serves again" if going_back.serving(services, rollback) else "has to be started again"
     return Told(rollback.id, f"version {rollback.leaves} leaves, version {rollback.returns} {now_serves}")
 
@@ -112,6 +118,7 @@ def book_rollback(context: Context, rollback_id: str) -> Told:
     services = wiring.wire()
     rollback = going_back.load(services, rollback_id)
     booked = rollback_books.book(services, rollback, at=wiring.now())
+    _write_about(services, rollback)
     if booked.evidence:
         links.point(context, links.EvidenceLink, booked.evidence.url)
     if booked.has_returned:
@@ -137,6 +144,12 @@ def _begun(services: Services, wish: Wish) -> going_back.Rollback:
             # What the alert asked for is done, and no person waits for an answer.
             raise AirflowSkipException(str(overtaken)) from overtaken
         raise
+
+
+def _write_about(services: Services, rollback: going_back.Rollback) -> None:
+    """Who did it, for the audit trail, and what people are told. May be repeated."""
+    acting.note_rollback(services, rollback)
+    notifications.tell_of_rollback(services, rollback, at=wiring.now())
 
 
 def _wish(context: Context) -> Wish:

@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import (
 )
 
 from model_store.errors import Permanent, Retryable, SlipwayError
+from model_store.unwritable import unwritable
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,8 +34,8 @@ CONTROL_FLOW = (AirflowSkipException, AirflowRescheduleException)
 class RetryByKind(RetryPolicy):
     """Decides from the error itself, where Airflow would only count tries.
 
-    Airflow still ends a task after `retries`; what is neither `Permanent` nor `Retryable` (a bug, a full
-    disk) gets Airflow's standard treatment.
+    Airflow still ends a task after `retries`; what is neither `Permanent` nor `Retryable` (a bug) gets
+    Airflow's standard treatment.
     """
 
     def evaluate(
@@ -63,6 +64,9 @@ def explained(context: Context) -> Iterator[None]:
         leave_reason(context, error)
         raise AirflowFailException(str(error)) from error
     except (Exception, AirflowTaskTimeout) as error:
+        if why := unwritable(error):
+            leave_reason(context, why)
+            raise why from error
         leave_reason(context, error)
         raise
 

@@ -88,6 +88,12 @@ def not_begun(services: Services, release: Release) -> None:
         services.tries.withdraw(release.ref, run_of(release.request))
 
 
+def not_asked_for(services: Services, release: Release) -> None:
+    """What asked for it could not be written down: there is no such release, and its version is untried."""
+    services.releases.forget(release)
+    services.tries.withdraw(release.ref, run_of(release.request))
+
+
 def run_of(request: Request) -> str:
     return f"{request.dag_id}/{request.run_id}"
 

@@ -21,6 +21,7 @@ from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
 from model_store.spec import STORED, ReleaseSpec
 from model_store.types import ModelRef
+from model_store.unwritable import naming
 from serving.rollout.journal import release_id
 from slipway_airflow import comparing
 from slipway_airflow.comparing import Comparison
@@ -123,6 +124,10 @@ class Releases:
             built = Built(bundle_id, at, tuple(gated), compared)
             return self._keep(replace(known, bundles=(*before, built)))
 
+    def forget(self, release: Release) -> None:
+        """Of a release whose run was never started."""
+        self._path(release).unlink(missing_ok=True)
+
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""
         path = self.root / release.rpartition("-v")[0] / f"{release}.json"
@@ -187,7 +192,7 @@ def _stamp(at: datetime) -> str:
 
 def write_new_file(path: Path, content: bytes) -> bool:
     """Create `path` whole, unless it exists. Of several writers at once exactly one gets True."""
-    with TemporaryDirectory(dir=_made(path.parent), prefix=".new-") as aside:
+    with naming(path), TemporaryDirectory(dir=_made(path.parent), prefix=".new-") as aside:
         written = Path(aside) / path.name
         write_file(written, content)
         try:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from model_store.errors import Permanent, Retryable, SlipwayError
+from model_store.unwritable import unwritable
 from serving.home import Home
 
 console = Console(highlight=False)
@@ -39,7 +40,7 @@ def telling_failures(*, as_json: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        _tell(_unexpected(error), as_json=as_json)
+        _tell(unwritable(error) or _unexpected(error), as_json=as_json)
         raise typer.Exit(1) from error
 
 

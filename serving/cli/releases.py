@@ -129,7 +129,7 @@ def _note(home: Home, state: RolloutState, reason: str) -> None:
         reason,
         detail,
     )
-    if problem := AuditTrail(home.audit).append_if_possible(entry):
+    if problem := AuditTrail(home.audit).append_or_queue(entry):
         errors.print(Text(f"not in the audit trail: {problem}", style="yellow"))
 
 

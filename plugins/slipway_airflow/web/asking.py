@@ -116,6 +116,7 @@ def start(
     opened: list[Release] = []
     with one_at_a_time(services, ref.name):
         if key is None or runs.state_of(dag_id, run_id) is None:
+            trail_of(services).require_room()
             seen.refuse_other(wanted)
             _refuse_second(services, ref)
 
@@ -125,9 +126,12 @@ def start(
             )
             opened.append(release)
             detail = {"via": "api", "run_id": run_id}
-            trail_of(services).append(
-                Entry(at, person.name, "release", ref.name, ref.version, release.id, reason, detail)
-            )
+            entry = Entry(at, person.name, "release", ref.name, ref.version, release.id, reason, detail)
+            try:
+                trail_of(services).append(entry)
+            except OSError:
+                flapping.not_asked_for(services, opened.pop())
+                raise
 
         said = {"version": str(ref.version), "reason": reason, "dry_run": dry_run}
         started = runs.start(dag_id, run_id, said, by=person.name, at=at, before=open_it)

@@ -56,7 +56,7 @@ def freeze(body: NewFreeze, person: SignedIn) -> FreezeView:
     services, at = wiring.wire(), now()
     until = at + timedelta(hours=body.hours) if body.hours is not None else None
     detail = {"until": until.isoformat() if until else "until lifted"}
-    _note(services, person.name, "freeze", body.model, body.reason, detail)
+    trail_of(services).append(_entry(person.name, "freeze", body.model, body.reason, detail))
     made = _freezes(services).add(body.model, by=person.name, reason=body.reason, until=until, at=at)
     return FreezeView.of(made)
 
@@ -66,8 +66,11 @@ def lift(freeze_id: FreezeId, body: Why, person: SignedIn) -> FreezeView:
     """End a freeze that a person asked for. Those of the calendar and of specs are ended in their files."""
     person.needs(Right.ADMIN)
     services = wiring.wire()
+    trail_of(services).require_room()
     lifted = _freezes(services).lift(freeze_id, by=person.name, at=now())
-    _note(services, person.name, "lift freeze", lifted.model, body.reason, _of(lifted))
+    # After the act, because only then is it known who of two was first.
+    entry = _entry(person.name, "lift freeze", lifted.model, body.reason, _of(lifted))
+    trail_of(services).append_or_queue(entry)
     return FreezeView.of(lifted)
 
 
@@ -87,11 +90,8 @@ def _freezes(services: Services) -> Freezes:
     return freezing.freezes_of(services)
 
 
-def _note(
-    services: Services, who: str, action: str, model: str | None, reason: str, detail: dict[str, str]
-) -> None:
-    entry = Entry(now(), who, action, model, None, None, reason, {"via": "api", **detail})
-    trail_of(services).append(entry)
+def _entry(who: str, action: str, model: str | None, reason: str, detail: dict[str, str]) -> Entry:
+    return Entry(now(), who, action, model, None, None, reason, {"via": "api", **detail})
 
 
 def _of(frozen: Frozen) -> dict[str, str]:

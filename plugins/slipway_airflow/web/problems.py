@@ -10,10 +10,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from model_store.errors import Permanent, Retryable, SlipwayError
 from model_store.registry import UnknownVersion
+from model_store.unwritable import DiskFull, unwritable
 from serving.freezes import AlreadyLifted, UnknownFreeze
 from serving.rollout.control import Overtaken
 from serving.rollout.journal import UnknownRelease
@@ -60,7 +62,7 @@ def _answer(request: Request, status: int, detail: str, remedy: str = "", header
         return problem(status, detail, remedy, headers)
     from slipway_airflow.web.rendering import open_page
 
-    said = "Nothing was done. " if request.method != "GET" else ""
+    said = "Nothing was done. " if request.method != "GET" and status < 500 else ""
     remedy = said + (remedy or _REMEDIES.get(status, "Go back, change what was asked for, and try again."))
     title = HTTPStatus(status).phrase
     return open_page(request, "problem", code=status, title=title, problem=detail, remedy=remedy)
@@ -110,6 +112,14 @@ def answer_with_problems(app: FastAPI) -> None:
         headers = {"Retry-After": f"{error.delay_seconds:.0f}"} if isinstance(error, Retryable) else None
         return _answer(request, status_of(error), error.problem, error.remedy, headers)
 
+    @app.exception_handler(OSError)
+    @app.exception_handler(OperationalError)
+    async def _of_disks(request: Request, error: OSError | OperationalError) -> Response:
+        """Whatever store it was that took nothing. Any other error of these kinds is a fault of ours."""
+        if (why := unwritable(error, database="Airflow's database")) is None:
+            raise error
+        return await _ours(request, why)
+
 
 def status_of(error: SlipwayError) -> int:
     """The HTTP status that says what kind of error it is."""
@@ -120,6 +130,8 @@ def status_of(error: SlipwayError) -> int:
             return 403
         case NotThere() | UnknownRelease() | UnknownFreeze() | UnknownVersion():
             return 404
+        case DiskFull():
+            return 507
         case Retryable():
             return 503
         case _:

@@ -60,7 +60,7 @@ def abort(services: Services, release: Release, person: Person, reason: str) -> 
             # Said is not done: whoever wrote it down may have got no further.
             _end_run(services, release)
             raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
-        trail_of(services).append_if_possible(_entry(release, person.name, "abort", reason))
+        trail_of(services).append_or_queue(_entry(release, person.name, "abort", reason))
         if state is not None:
             return services.rollouts.roll_back(release.id, reason=f"aborted by {person.name}: {reason}")
         _end_run(services, release)
@@ -116,7 +116,7 @@ def _return_traffic(services: Services, state: RolloutState, person: Person, rea
         reason,
         {"via": "api", "leaves": str(state.version)},
     )
-    trail_of(services).append_if_possible(entry)
+    trail_of(services).append_or_queue(entry)
     flapping.let_go(services, state.service)
     return services.rollouts.roll_back(state.release_id, reason=f"rolled back by {person.name}: {reason}")
 
@@ -132,7 +132,7 @@ def _start(
     wish = going_back.Wish(model, version, reason, "", person.name, run_id, at)
 
     def fix() -> None:
-        trail_of(services).append(entry)
+        _note_now_or_later(services, entry)
         # From now on its two versions are known, and how far it has come can be asked.
         going_back.fix(services, wish)
 
@@ -210,13 +210,14 @@ def _interfere(
     act: Callable[[str, Wish], RolloutState],
 ) -> RolloutState:
     """The entry follows the act here, because only then is it known who of two was first."""
+    trail_of(services).require_room()
     try:
         state = act(release.id, wish)
     except UnknownRelease as unknown:
         raise Conflict(
             f"{release.id} is not rolling out", remedy="abort it, or freeze the model, if it should not begin"
         ) from unknown
-    _note(services, release, wish.by, action, wish.reason)
+    _note_now_or_later(services, _entry(release, wish.by, action, wish.reason))
     return state
 
 
@@ -224,6 +225,10 @@ def _end_run(services: Services, release: Release) -> None:
     """May be repeated."""
     runs.end(release.request.dag_id, release.request.run_id)
     give_up(services, release)
+
+
+def _note_now_or_later(services: Services, entry: Entry) -> None:
+    trail_of(services).append_or_queue(entry)
 
 
 def _note(services: Services, release: Release, who: str, action: str, reason: str) -> None:

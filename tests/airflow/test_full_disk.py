@@ -1,0 +1,244 @@
+"""A store that takes nothing more: who asks is told which and why, and traffic goes back all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from slipway_airflow import acting, booking, freezing
+from slipway_airflow.wiring import now
+
+from model_store.types import ModelRef
+from serving import audit
+from serving.types import ALL_STABLE
+from tests.airflow.desk import (
+    everything,
+    forget_runs,
+    run_states,
+    under_way,
+    waiting_for_approval,
+)
+from tests.airflow.people import ApiServer, api_server
+from tests.airflow.test_going_back import released, wish
+from tests.airflow.test_runs import Runs
+from tests.airflow.world import MODEL, World
+from tests.mounts import SmallDisk, small_disk
+
+API = "/slipway/api/v1"
+pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+ROLLBACK = f"/models/{MODEL}/rollback"
+FULL = "nothing can be written to {}: its disk is full"
+READ_ONLY = "nothing can be written to {}: it is mounted read-only"
+
+
+@pytest.fixture(scope="module")
+def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with api_server(tmp_path_factory.mktemp("people"), {"ada": "admin", "rita": "user"}) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _fresh(in_database: None) -> None:
+    forget_runs()
+
+
+@pytest.fixture
+def post(server: ApiServer) -> Any:
+    """`post(path, **body)`, by ada: status and answer. A fault of ours is an answer too, as for a client."""
+
+    def post(path: str, **body: Any) -> tuple[int, Any]:
+        client = server.of("ada")
+        client._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
+        answer = client.post(API + path, json={"reason": "because", **body})
+        known = answer.headers["content-type"].endswith("json")
+        return answer.status_code, answer.json() if known else answer.text
+
+    return post
+
+
+@pytest.fixture
+def disk(world: World) -> Iterator[SmallDisk]:
+    """A disk of its own under `audit/` alone."""
+    with small_disk(world.services.home.audit) as disk:
+        yield disk
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "RETRY_SECONDS", 0.01)
+
+
+def written(world: World) -> list[str]:
+    """The actions that are on the disk."""
+    files = sorted(world.services.home.audit.glob("*.jsonl"))
+    found = (audit._entry(line) for file in files for line in file.read_bytes().splitlines())
+    return [entry.action for entry in found if entry]
+
+
+def besides_audit(world: World) -> dict[str, str]:
+    return {name: what for name, what in everything(world).items() if not name.startswith("audit/")}
+
+
+def until_written(world: World, *actions: str) -> None:
+    from tests.unit.serving.test_audit import until
+
+    until(lambda: written(world) == list(actions))
+    assert [entry.action for entry in acting.trail_of(world.services).entries()] == list(reversed(actions))
+
+
+def asked(world: World, act: str) -> tuple[str, dict[str, Any]]:
+    """Where to send it, and what. Whatever it needs is there."""
+    if act == "release":
+        return "/releases", {"model": MODEL, "version": "2"}
+    if act == "freeze":
+        return "/freezes", {"hours": 1}
+    if act == "lift":
+        freezes = freezing.freezes_of(world.services)
+        return f"/freezes/{freezes.add(None, by='ada', reason='x', until=None, at=now()).id}/lift", {}
+    if act in ("approve", "reject"):
+        return f"/releases/{waiting_for_approval(world).id}/{act}", {}
+    release = under_way(world)
+    if act == "resume":
+        from serving.rollout.control import Wish
+
+        freezing.control_of(world.services).pause(release.id, Wish("ada", "x"))
+    return f"/releases/{release.id}/{act}", {}
+
+
+ACTS = ("release", "freeze", "lift", "approve", "reject", "pause", "resume", "skip", "override")
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_an_act_whose_line_the_full_disk_does_not_take_is_refused_in_words_and_leaves_nothing(
+    world: World, disk: SmallDisk, post: Any, act: str
+) -> None:
+    path, body = asked(world, act)
+    disk.fill()
+    before = besides_audit(world)
+    status, said = post(path, **body)
+    assert (status, said["detail"]) == (507, FULL.format(disk.root))
+    assert said["remedy"] == "make room there (df -h), and ask again"
+    assert (besides_audit(world), written(world)) == (before, [])
+    disk.make_room()
+    assert post(path, **body)[0] < 300
+
+
+def test_a_read_only_disk_is_called_so(world: World, disk: SmallDisk, post: Any) -> None:
+    path, body = asked(world, "freeze")
+    disk.remount("ro")
+    status, said = post(path, **body)
+    assert (status, said["detail"]) == (
+        503,
+        f"nothing can be written to {disk.root}: it is mounted read-only",
+    )
+    assert "see dmesg" in said["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("act", "folder"), [("freeze", "freezes"), ("release", "releases/fraud"), ("pause", "journal/fraud")]
+)
+def test_whichever_store_is_full_the_answer_names_it(world: World, post: Any, act: str, folder: str) -> None:
+    with small_disk(world.services.home.root / folder) as disk:
+        path, body = asked(world, act)
+        disk.fill()
+        status, said = post(path, **body)
+        assert (status, said["title"]) == (507, "Insufficient Storage")
+        assert said["detail"].startswith(f"nothing can be written to {disk.root}")
+        assert run_states(f"release_{MODEL}") == []
+        disk.make_room()
+        assert post(path, **body)[0] < 300
+
+
+def test_a_release_whose_line_fails_at_the_last_moment_is_none(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, body = asked(world, "release")
+    with monkeypatch.context() as failing:
+        failing.setattr(audit, "_add_line", full)
+        assert post(path, **body)[0] == 507
+    assert (world.releases.of_model(MODEL), run_states(f"release_{MODEL}")) == ([], [])
+    assert world.services.tries.of(ModelRef(MODEL, 2)) is None
+
+
+@pytest.mark.parametrize("act", ["abort", "rollback"])
+def test_traffic_goes_back_at_once_and_its_line_follows_when_there_is_room(
+    world: World, disk: SmallDisk, post: Any, act: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = under_way(world)
+    disk.fill()
+    assert post(f"/releases/{release.id}/abort" if act == "abort" else ROLLBACK)[0] < 300
+    assert world.router.read(MODEL).split == ALL_STABLE
+    assert f'"action":"{act}"' in caplog.text
+    assert written(world) == []
+    disk.make_room()
+    until_written(world, act)
+
+
+def test_a_rollback_to_a_version_that_stands_no_more_is_started_and_carried_out(
+    world: World, disk: SmallDisk, post: Any, bag: Any
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    disk.fill()
+    status, said = post(ROLLBACK)
+    assert (status, said["at_once"], run_states("model_rollback")) == (202, False, ["queued"])
+    status, said = post(ROLLBACK)
+    assert (status, said["detail"].startswith("ada asked for a rollback of fraud at ")) == (409, True)
+    disk.make_room()
+    until_written(world, "rollback")
+
+
+def test_who_went_back_a_moment_ago_is_known_although_no_line_says_so(
+    world: World, disk: SmallDisk, post: Any
+) -> None:
+    released(world, 1, steps=4)
+    released(world, 2, steps=4)
+    world.registry.versions_known.add(3)
+    released(world, 3, steps=1)
+    disk.fill()
+    assert post(ROLLBACK)[0] == 202
+    status, said = post(ROLLBACK)
+    assert (status, "ada rolled fraud back at" in said["detail"]) == (409, True)
+
+
+def test_the_run_of_a_rollback_brings_users_back_before_its_line_is_written(
+    world: World, disk: SmallDisk, bag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    disk.fill()
+    monkeypatch.setattr(booking, "_wish", lambda _: wish(run_id="manual__1"))
+    told = booking.begin_rollback({})  # type: ignore[typeddict-item]
+    assert "version 2 leaves, version 1 has to be started again" in told.words
+    assert written(world) == []
+    disk.make_room()
+    # Only Airflow can take the links and events that it writes besides.
+    with contextlib.suppress(KeyError):
+        booking.book_rollback({}, told.value)  # type: ignore[typeddict-item]
+    assert written(world) == ["rollback"]
+
+
+def test_a_whole_rollback_with_a_full_audit_trail_ends_with_users_back(
+    world: World, disk: SmallDisk, bag: Any
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    disk.fill()
+    run = Runs(bag).run("model_rollback", model=MODEL, reason="slow")
+    assert run.tasks["switch"] == {"success"}
+    route = world.router.read(MODEL)
+    assert (route.stable.version if route.stable else 0, route.split) == (1, ALL_STABLE)
+
+
+def test_a_task_says_which_disk_is_full(world: World, disk: SmallDisk, bag: Any) -> None:
+    disk.fill()
+    run = Runs(bag).release("2", reason="better")
+    said = [value for task, key, value in run.xcoms() if key == "failure"]
+    assert any(FULL.format(disk.root) in str(words) for words in said)

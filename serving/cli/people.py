@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 from rich.table import Table
 
 from serving.cli.output import console, print_json
@@ -24,7 +25,7 @@ def add(home: Home, name: str, role: str, password: str | None, *, as_json: bool
     console.print(f"{user.name} may log in to {home.airflow_url} as {user.role}.")
     if password is None:
         console.print(f"Password: {user.password}   (it is not shown again)")
-    _say(restarts)
+    _say(home, restarts)
 
 
 def remove(home: Home, name: str, *, as_json: bool) -> None:
@@ -35,7 +36,7 @@ def remove(home: Home, name: str, *, as_json: bool) -> None:
         print_json({"removed": name, "restarted": restarts})
         return
     console.print(f"{name} cannot log in any more.")
-    _say(restarts)
+    _say(home, restarts)
 
 
 def show(home: Home, *, as_json: bool) -> None:
@@ -63,6 +64,20 @@ def _take_effect(home: Home) -> bool:
     return False
 
 
-def _say(restarts: bool) -> None:
+def _say(home: Home, restarts: bool) -> None:
     if restarts:
         console.print("Airflow's API server restarts to know of it: give it some seconds.")
+    elif _answers(home):
+        console.print(
+            "Airflow reads its accounts when it starts, and is not ours to restart here. "
+            "Restart its API server: docker compose restart airflow-api-server"
+        )
+
+
+def _answers(home: Home) -> bool:
+    """Whether Airflow runs, whoever keeps it alive."""
+    try:
+        with httpx.Client(base_url=home.airflow_url, timeout=3, trust_env=False) as client:
+            return client.get("/api/v2/version").is_success
+    except httpx.HTTPError:
+        return False

@@ -149,7 +149,17 @@ def test_a_preview_tells_the_steps_and_the_warnings(server: Server) -> None:
     assert "! version 3 serves already" in out
 
 
+@pytest.mark.parametrize(("status", "is_told"), [(200, True), (503, False)])
+def test_who_keeps_airflow_alive_elsewhere_is_told_to_restart_it(
+    server: Server, status: int, is_told: bool
+) -> None:
+    server.answers["GET /api/v2/version"] = (status, {"version": "3"})
+    out = run("users", "add", "rita", "--role", "releaser")[1]
+    assert ("docker compose restart airflow-api-server" in out) == is_told
+
+
 def test_users_are_added_shown_and_removed(server: Server, tmp_path: Path) -> None:
+    server.answers["GET /api/v2/version"] = (503, {})
     status, out, _ = run("users", "add", "rita", "--role", "releaser", "--json")
     made = json.loads(out)
     assert (status, made["user"], made["role"], made["restarted"]) == (0, "rita", "releaser", False)
@@ -164,6 +174,7 @@ def test_users_are_added_shown_and_removed(server: Server, tmp_path: Path) -> No
 
 
 def test_a_password_from_standard_input_is_not_repeated(server: Server) -> None:
+    server.answers["GET /api/v2/version"] = (503, {})
     done = CliRunner().invoke(
         app, ["users", "add", "rita", "--role", "viewer", "--password-stdin"], input="a long word\n"
     )

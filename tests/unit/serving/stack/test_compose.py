@@ -1,4 +1,4 @@
-"""docker-compose.yaml cannot be run where there is no Docker: what it names must at least exist."""
+"""What docker-compose.yaml names must exist, also where there is no Docker to run it (`tests/docker`)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,24 @@ def test_every_component_is_a_service_that_launches_it(
     services: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     known = components(Home(tmp_path, Ports()))
-    assert set(services) == {*known, "prepare", "pods"}
+    assert set(services) == {*known, "prepare", "pods", "webhooks"}
     for name in known:
         assert services[name]["command"] == ["python", "-m", "serving.stack.launch", name]
         assert services[name]["healthcheck"]["test"][-2:] == ["serving.stack.health", name]
 
 
 def test_every_service_waits_for_what_is_prepared(services: dict[str, dict[str, Any]]) -> None:
-    waiting = {name for name, service in services.items() if "prepare" in service["depends_on"]}
-    assert waiting == set(services) - {"prepare"}
+    def waits(name: str) -> bool:
+        return name == "prepare" or any(map(waits, services[name]["depends_on"]))
+
+    assert [name for name in services if not waits(name)] == []
+
+
+def test_what_serves_and_what_takes_users_back_wait_for_nothing_that_may_be_down(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for name in ("envoy", "guard", "pods"):
+        assert list(services[name]["depends_on"]) == ["prepare"]
 
 
 def test_nothing_is_published_and_every_key_is_known(services: dict[str, dict[str, Any]]) -> None:

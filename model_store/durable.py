@@ -72,6 +72,11 @@ def staging(area: Path) -> Iterator[Path]:
     try:
         directory.mkdir()
         yield directory
+    except OSError as error:
+        # The system names no file when a write fails.
+        if error.errno and not error.filename:
+            error.filename = str(directory)
+        raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         lock_path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
+from model_store.unwritable import naming
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -118,11 +119,11 @@ def _make(path: Path, random_bytes: RandomBytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     draft = Path(name)
-    with os.fdopen(handle, "wb") as file:
-        file.write(_encoded((random_bytes(SEED_BYTES),)))
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with naming(path), os.fdopen(handle, "wb") as file:
+            file.write(_encoded((random_bytes(SEED_BYTES),)))
+            file.flush()
+            os.fsync(file.fileno())
         # A link fails where a rename would overwrite: whoever comes second takes the first one's.
         os.link(draft, path)
     except FileExistsError:

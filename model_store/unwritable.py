@@ -65,8 +65,23 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        if error.errno:
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def require_room(folder: Path, size_bytes: int) -> None:
+    """Raises the `OSError` that writing so much into the folder would meet, as far as can be told before."""
+    disk = os.statvfs(folder)
+    found = 0
+    if disk.f_flag & os.ST_RDONLY:
+        found = errno.EROFS
+    elif disk.f_bavail * disk.f_frsize < size_bytes:
+        found = errno.ENOSPC
+    elif not os.access(folder, os.W_OK):
+        found = errno.EACCES
+    if found:
+        raise OSError(found, os.strerror(found), str(folder / "anything"))
 
 
 def _folder_of(error: OSError) -> str:

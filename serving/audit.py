@@ -26,7 +26,7 @@ from pathlib import Path
 
 import orjson
 
-from model_store.unwritable import naming
+from model_store.unwritable import naming, require_room
 
 LONGEST_REASON = 1000
 # What an act may need, with much to spare.
@@ -77,15 +77,8 @@ class AuditTrail:
 
     def require_room(self) -> None:
         """Raises `OSError` where `append` would: for acts whose line can only follow their effect."""
-        with naming(self.root / "room"):
-            self.root.mkdir(parents=True, exist_ok=True)
-            disk = os.statvfs(self.root)
-            if disk.f_flag & os.ST_RDONLY:
-                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if not os.access(self.root, os.W_OK):
-                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        self.root.mkdir(parents=True, exist_ok=True)
+        require_room(self.root, ROOM_BYTES)
 
     def append_or_queue(self, entry: Entry) -> str:
         """Append, or say why not: a full disk keeps no user from stable.

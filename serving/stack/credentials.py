@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from model_store.errors import Permanent
+from model_store.unwritable import naming
 from serving.home import Home
 
 
@@ -65,9 +66,9 @@ def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
     home.root.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".credentials.", dir=home.root)  # mode 0600
     draft = Path(name)
-    with os.fdopen(handle, "w") as file:
-        json.dump(asdict(made), file, indent=1)
     try:
+        with naming(home.credentials), os.fdopen(handle, "w") as file:
+            json.dump(asdict(made), file, indent=1)
         # A link fails where a rename would overwrite: whoever comes second takes the first one's.
         os.link(draft, home.credentials)
     except FileExistsError:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from model_store.durable import write_file
 from model_store.errors import SlipwayError
+from model_store.unwritable import require_room, unwritable
 from serving.gateway import api_keys
 from serving.home import Home
 from serving.router.envoy_file import EnvoyFileRouter
@@ -22,12 +23,17 @@ from serving.stack.credentials import credentials_of
 from serving.target import pods
 from serving.upkeep import Retention
 
+# Below this nothing starts. What is enough to work with, `./slipway doctor` says.
+ROOM_BYTES = 1024 * 1024
+
 
 def prepare(home: Home, supervised: Iterable[Component]) -> None:
     """Write what is missing and renew what is generated. Safe to repeat.
 
-    Raises `Permanent` where the file of API keys cannot be read: Envoy would not start.
+    Raises `OSError` naming the folder of the home that has no room: what runs there would end without a word;
+    and `Permanent` where the file of API keys cannot be read: Envoy would not start.
     """
+    _require_room(home)
     api_keys.clients_of(home)
     for folder in (home.run, home.logs, home.pods, home.store, home.journal, home.data, home.routes):
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,8 +53,17 @@ def _close_what_pods_closed(home: Home) -> None:
             EnvoyFileRouter(home).ask_for_keys(record.deployment.service)
 
 
+def _require_room(home: Home) -> None:
+    """What people keep there for us to read may lie on a disk that nobody writes."""
+    home.root.mkdir(parents=True, exist_ok=True)
+    read_only = (home.root / "dags", home.data, home.cache)
+    for folder in (home.root, *home.root.iterdir()):
+        if folder.is_dir() and folder not in read_only:
+            require_room(folder, ROOM_BYTES)
+
+
 if __name__ == "__main__":
     try:
         prepare(Home.locate(), ())
-    except SlipwayError as error:
-        sys.exit(str(error))
+    except (SlipwayError, OSError) as problem:
+        sys.exit(str(unwritable(problem) or problem))

@@ -82,12 +82,12 @@ def problem(status: int, detail: str, remedy: str = "", headers: Any = None) -> 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For `responses=` of a route: what else it may answer, described in the OpenAPI document.
 
-    400 (what was sent cannot be decoded), 401 and 403 may come from every endpoint.
+    400 (what was sent cannot be decoded), 401, 403, 503 and 507 (a disk) may come from every endpoint.
     """
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {MEDIA_TYPE: schema}}
-        for status in sorted({400, 401, 403, *statuses})
+        for status in sorted({400, 401, 403, 503, 507, *statuses})
     }
 
 

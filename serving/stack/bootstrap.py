@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = [RUNTIME, DEVELOPMENT] if arguments[:1] == ["test"] else [RUNTIME]
     try:
         if not is_installed(environment, wanted):
-            install(environment, wanted)
+            _install_or_say_why(environment, wanted)
         become_command(environment, arguments)
     except InstallationError as failure:
         print(f"{failure.problem}\n  remedy: {failure.remedy}", file=sys.stderr)  # noqa: T201
@@ -66,6 +66,16 @@ def is_installed(environment: Path, wanted: Sequence[str]) -> bool:
         return False
     unfinished = (environment / UNFINISHED).exists()
     return not unfinished and all(stamp.get(name) == _digest(name) for name in wanted)
+
+
+def _install_or_say_why(environment: Path, wanted: Sequence[str]) -> None:
+    try:
+        install(environment, wanted)
+    except OSError as error:
+        raise InstallationError(
+            f"Nothing can be installed into {environment}: {error.strerror or error}",
+            "Make room there and let this account write there, or name another folder by SLIPWAY_VENV.",
+        ) from error
 
 
 def install(environment: Path, wanted: Sequence[str]) -> None:

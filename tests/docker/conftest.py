@@ -54,10 +54,23 @@ class Project:
         said = self.done("ps", "--all", "--format", "json").splitlines()
         return [json.loads(line) for line in said]
 
+    def pid_of(self, container: str) -> int:
+        """Of its first process, as this machine calls it."""
+        return int(_docker("inspect", "--format", "{{.State.Pid}}", container))
+
+    def restarts_of(self, container: str) -> int:
+        """How often Docker started it again."""
+        return int(_docker("inspect", "--format", "{{.RestartCount}}", container))
+
     @property
     def home(self) -> Home:
         """As it is called from outside: only its addresses mean something here."""
         return Home(REPOSITORY / "no-such-home", self.ports)
+
+
+def _docker(*arguments: str) -> str:
+    command = ["docker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def missing() -> str:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from serving.home import REPOSITORY
+from tests.mounts import small_disk
 
 UV = """
 echo "$@" >> {log}
@@ -191,6 +192,17 @@ def test_the_environment_can_be_elsewhere(clone: Clone, tmp_path: Path) -> None:
     done = clone.with_uv().run("up", SLIPWAY_VENV=str(tmp_path / "elsewhere"))
     assert str(tmp_path / "elsewhere") in done.stdout
     assert not clone.environment.exists()
+
+
+def test_a_place_that_takes_no_environment_is_named_with_the_reason(clone: Clone, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        disk.remount("ro")
+        done = clone.with_uv().run("status", SLIPWAY_VENV=f"{disk.root}/environment")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"Nothing can be installed into {disk.root}/environment: Read-only file system",
+        "  remedy: Make room there and let this account write there, or name another folder by SLIPWAY_VENV.",
+    ]
 
 
 def test_a_python_that_is_there_but_does_not_work_is_passed_over(clone: Clone) -> None:

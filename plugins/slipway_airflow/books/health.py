@@ -121,8 +121,8 @@ def _told(seen: Counts) -> str:
         (seen.refused, "requests were refused by the model"),
         (seen.malformed, "requests were malformed"),
     )
-    told = [f"{count} of {seen.requests} {words}{_share(count, seen)}" for count, words in kinds if count]
-    return ", ".join(told) or f"none of {seen.requests} attempts failed"
+    told = [f"{count:,} of {seen.requests:,} {words}{_share(count, seen)}" for count, words in kinds if count]
+    return ", ".join(told) or f"none of {seen.requests:,} attempts failed"
 
 
 def _share(count: int, seen: Counts) -> str:

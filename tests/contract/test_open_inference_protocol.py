@@ -212,16 +212,41 @@ def test_numbers_that_are_none_are_refused_where_the_spec_forbids_them(ask: Call
     assert "`data` must be integers" in ask.refused(body % word, "echo_int64")
 
 
+def test_very_many_bare_words_are_refused_before_they_cost_memory(ask: Caller) -> None:
+    body = b'{"inputs":[{"name":"x","shape":[200000,2],"datatype":"FP32","data":[%s]}]}'
+    strings = (
+        body[:-2]
+        + b',{"name":"z","datatype":"BYTES","shape":[300000],"data":['
+        + b'"",' * 300_000
+        + b'""]}]}'
+    )
+    for text in (body % b",".join([b"Infinity"] * 400_000), strings % b",".join([b"NaN"] * 400_000)):
+        answer = ask.infer(text, "odd")
+        assert (answer.status_code, "binary data" in answer.json()["error"]) == (413, True)
+    # Many NaN are no trouble: they are what missing values are.
+    some = body.replace(b"200000", b"5000") % b",".join([b"NaN"] * 10_000)
+    assert ask.output(some, "odd")["data"] == ["NaN"] * 10_000
+
+
+@pytest.mark.parametrize("text", [b"3.4e38", b"-3.4e38", b"1e39"])
+def test_a_number_out_of_range_is_refused_not_made_infinite(ask: Caller, text: bytes) -> None:
+    for kind in ("FP16", "BF16"):
+        body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"%s","data":[1,%s]}]}'
+        assert "too large" in ask.refused(body % (kind.encode(), text), f"echo_{kind.lower()}")
+
+
 def test_a_word_in_text_is_text(ask: Caller) -> None:
     text = ["NaN", 'a "NaN" \\ -Infinity']
     assert ask.output({"inputs": [tensor(text, datatype="BYTES")]}, "echo_bytes")["data"] == text
     mixed = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"BYTES","data":["NaN",NaN]}]}'
-    assert "got NaN" in ask.refused(mixed, "echo_bytes")
+    assert "got null or NaN" in ask.refused(mixed, "echo_bytes")
     named = b'{"id":"Infinity \\\\","inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[NaN,1]}]}'
     assert ask.infer(named, "odd").json()["id"] == "Infinity \\"
 
 
-@pytest.mark.parametrize("text", [b"[NaN", b'{"a":NaN', b"{NaN:1}", b"NaNaN", b'"NaN', b"{'a':NaN}", b"-NaN"])
+@pytest.mark.parametrize(
+    "text", [b"[NaN", b'[NaN,"\\\\"\0]', b'{"a":NaN', b"{NaN:1}", b"NaNaN", b'"NaN', b"{'a':NaN}", b"-NaN"]
+)
 def test_what_else_is_no_json_is_refused(ask: Caller, text: bytes) -> None:
     assert "the body is not" in ask.refused(text)
 

@@ -1,6 +1,6 @@
-"""Clients that others wrote, unmodified, against a pod and through a real Envoy: KServe's SDK and gRPC's own.
+"""Clients that others wrote, unmodified, against a pod and through a real Envoy: Triton's, KServe's, gRPC's.
 
-tritonclient is in test_pod_protocol.py and test_grpc_through_envoy.py.
+More of tritonclient is in test_pod_protocol.py and test_grpc_through_envoy.py.
 """
 
 from __future__ import annotations
@@ -8,9 +8,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
 
 from tests.clients import environment
+from tests.contract.test_pod_protocol import KINDS
 
 # What tests/clients/ask_kserve.py sends of each datatype, as it comes back.
 VALUES: dict[str, list[Any]] = {
@@ -79,6 +83,20 @@ def test_kserves_clients_are_told_what_was_wrong(kserve: dict[str, Any]) -> None
     assert "echo_int64" in kserve["grpc unknown"]
     assert "send INT64" in kserve["rest wrong"]
     assert kserve["grpc wrong"].startswith("INVALID_ARGUMENT: input 'x': ")
+
+
+@pytest.mark.parametrize("datatype", [*VALUES, "BF16"])
+def test_tritons_clients_get_every_datatype_back_as_it_went(address: str, datatype: str) -> None:
+    for words in (triton_http, triton_grpc):
+        with words.InferenceServerClient(address) as client:
+            array = KINDS[datatype][1]
+            sent = words.InferInput("x", list(array.shape), datatype)
+            sent.set_data_from_numpy(array)
+            found = client.infer(f"echo_{datatype.lower()}", [sent]).as_numpy("y")
+            np.testing.assert_array_equal(found, array)
+            none = words.InferInput("x", [0, 2], datatype)
+            none.set_data_from_numpy(array[:0])
+            assert client.infer(f"echo_{datatype.lower()}", [none]).as_numpy("y").shape == (0, 2)
 
 
 def test_rest_over_http2_is_answered_as_over_http1(address: str) -> None:

@@ -14,22 +14,24 @@ from typing import Any
 import numpy as np
 
 from serving.runtime.call import Data
-from serving.runtime.datatypes import Datatype, narrow_bf16
+from serving.runtime.datatypes import DATATYPES, Datatype, narrow_bf16, widen_bf16
 from serving.runtime.errors import Refused
 from serving.runtime.signature import Shape, TensorSpec
 
 _PACKERS: dict[tuple[str, int], Callable[..., bytes]] = {}
 _REMEMBERED_PACKERS = 4096
 _NUMBERS = {int, float}
-# What a bare word becomes before the text is parsed: an object with one field, its sign. Longest first.
+# What bare words become before the text is parsed, the longest first: null, and objects with a sign.
 _BARE = "no number"
-BARE_WORDS = {
-    word: b'{"%s":%d}' % (_BARE.encode(), sign)
-    for word, sign in ((b"-Infinity", -1), (b"Infinity", 1), (b"NaN", 0))
-}
-_SIGNED = {-1: float("-inf"), 1: float("inf"), 0: float("nan")}
-_WORDS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-_KINDS = {dict: "NaN, infinity or an object", type(None): "null", str: "text", bool: "true or false"}
+BARE_WORDS = (
+    (b"-Infinity", b'{"%s":-1}' % _BARE.encode()),
+    (b"Infinity", b'{"%s":1}' % _BARE.encode()),
+    (b"NaN", b"null"),
+)
+_NAN = float("nan")
+_SIGNED = {-1: float("-inf"), 1: float("inf")}
+_WORDS = {"NaN": _NAN, "Infinity": float("inf"), "-Infinity": float("-inf")}
+_KINDS = {dict: "infinity or an object", type(None): "null or NaN", str: "text", bool: "true or false"}
 _FAULTS = (struct.error, OverflowError, TypeError, ValueError, RecursionError)
 
 
@@ -98,14 +100,23 @@ def _pack_flat(datatype: Datatype, flat: list[Any]) -> Data:
     else:
         _expect(kinds, {int}, "integers")
     if datatype.name == "BF16":
-        return narrow_bf16(np.array(flat, np.float32)).tobytes()
+        return _pack_bf16(flat)
     return _packer(datatype, len(flat))(*flat)
+
+
+def _pack_bf16(flat: list[Any]) -> bytes:
+    """Raises `OverflowError` for numbers out of its range, as struct does for the other kinds."""
+    values = np.frombuffer(_packer(DATATYPES["FP32"], len(flat))(*flat), np.float32)
+    narrow = narrow_bf16(values)
+    if np.isinf(widen_bf16(narrow)[np.isfinite(values)]).any():
+        raise OverflowError("float too large for BF16")
+    return narrow.tobytes()
 
 
 def _number(value: Any) -> Any:
     """NaN and infinity as they travel in JSON: bare, by name as the pod writes them, or (NaN) as null."""
     if value is None:
-        return _SIGNED[0]
+        return _NAN
     if type(value) is dict and value.keys() == {_BARE}:
         return _SIGNED.get(value[_BARE], value)
     return _WORDS.get(value, value) if type(value) is str else value

@@ -5,7 +5,6 @@ Protocol: https://github.com/kserve/open-inference-protocol and Triton's binary 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from typing import Any, NamedTuple
 
@@ -21,8 +20,8 @@ _NONE: dict[str, Any] = {}
 _SIZES = {int}
 # So many letters of names are looked at before a body is taken to hold anything.
 _LETTERS = 32
-# Numbers that JSON has not, and strings, which may hold the same letters.
-_STRING_OR_WORD = re.compile(rb'"(?:[^"\\]|\\.)*"|-?Infinity|NaN', re.DOTALL)
+# Each costs memory before anything is known of the request.
+_MOST_QUOTES, _MOST_INFINITIES = 200_000, 100_000
 # The request parameters anybody downstream reads.
 URGENCY = frozenset(("priority", "timeout"))
 
@@ -160,18 +159,23 @@ def _parsed(text: bytes) -> Any:
 
 
 def _without_bare_words(text: bytes) -> bytes:
-    if b"\\" in text:
-        return _STRING_OR_WORD.sub(_wrapped, text)
-    # Every other part is inside quotes. Five times as fast as the regular expression.
-    parts = text.split(b'"')
+    """What stands for such numbers in their place, outside strings. Raises `Refused` (413) for too many."""
+    if b"\0" in text:
+        return text
+    if text.count(b'"') > _MOST_QUOTES or text.count(b"Infinity") > _MOST_INFINITIES:
+        raise Refused(
+            "bare NaN or infinity among very many strings or infinities",
+            remedy="write them in quotes, or send binary data",
+            status=413,
+        )
+    # JSON has no zero byte: in its place an escape cannot be taken for the end of a string.
+    hidden = text.replace(b"\\\\", b"\0\1").replace(b'\\"', b"\0\2")
+    parts = hidden.split(b'"')
+    # Every other part is inside quotes.
     for at in range(0, len(parts), 2):
-        for word, number in BARE_WORDS.items():
+        for word, number in BARE_WORDS:
             parts[at] = parts[at].replace(word, number)
-    return b'"'.join(parts)
-
-
-def _wrapped(found: re.Match[bytes]) -> bytes:
-    return BARE_WORDS.get(found[0], found[0])
+    return b'"'.join(parts).replace(b"\0\2", b'\\"').replace(b"\0\1", b"\\\\")
 
 
 def _tensor_entries(document: dict[str, Any], signature: Signature) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,16 @@ class Caller:
 @pytest.fixture
 def ask(address: str) -> Caller:
     return Caller(address)
+
+
+def test_the_table_of_demands_names_tests_that_there_are() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "serving.md").read_text()
+    table = page.split("demand by demand")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(test_\w+?)(?:\.py)?`", table))
+    there = "".join(f"{each.name}\n{each.read_text()}" for each in root.glob("tests/**/test_*.py"))
+    assert len(named) > 20
+    assert not {name for name in named if f"def {name}(" not in there and f"{name}.py\n" not in there}
 
 
 def test_health_says_in_json_how_it_is(ask: Caller) -> None:

@@ -2,7 +2,8 @@
 
 A test that waits for real processes can fail because the machine was busy. So each that failed gets a second
 chance in a process of its own, after all others have ended. One that passes then is named as flaky, and one
-that fails again fails the run. Where many fail, the change is broken, not the test: nothing is repeated.
+that fails again fails the run. A module whose tests tell one story (marked `story`) is repeated as a whole.
+Where many fail, the change is broken, not the test: nothing is repeated.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Run = Callable[[tuple[str, ...]], int]
 
 @dataclass
 class Outcomes:
-    """Of tests by their ids. `skipped`: why. `flaky`: failed, then passed.
+    """Of tests by their ids. `skipped`: why. `flaky`: failed, then passed. `stories`: failed as part of one.
 
     `broken`: a module that could not be collected, an interruption, no test at all.
     """
@@ -37,6 +38,7 @@ class Outcomes:
     passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
+    stories: set[str] = field(default_factory=set)
     flaky: set[str] = field(default_factory=set)
     broken: bool = False
     interrupted: bool = False
@@ -58,18 +60,24 @@ class Outcomes:
 def run_tests(run: Run, *arguments: str) -> Outcomes:
     """Run pytest with these arguments, then each test that failed once more, alone."""
     outcomes = _run_once(run, *arguments)
-    if outcomes.broken or len(outcomes.failed) > MOST_REPEATED:
+    to_repeat = {_alone(test, outcomes) for test in outcomes.failed}
+    if outcomes.broken or len(to_repeat) > MOST_REPEATED:
         return outcomes
-    for test in sorted(outcomes.failed):
-        again = _run_once(run, test)
-        if test in again.passed and not again.status:
-            outcomes.failed.discard(test)
-            outcomes.flaky.add(test)
-            outcomes.passed.add(test)
+    for part in sorted(to_repeat):
+        again = _run_once(run, part)
+        # In a story, also what fails now and passed before.
+        outcomes.flaky |= outcomes.failed & again.passed | again.failed & outcomes.passed
         outcomes.interrupted |= again.interrupted
         if again.interrupted:
             break
+    outcomes.failed -= outcomes.flaky
+    outcomes.passed |= outcomes.flaky
     return outcomes
+
+
+def _alone(test: str, outcomes: Outcomes) -> str:
+    """What is repeated for it: its module if each of its tests starts from what the one before left."""
+    return test.partition("::")[0] if test in outcomes.stories else test
 
 
 def _run_once(run: Run, *arguments: str) -> Outcomes:
@@ -92,6 +100,8 @@ def _read(log: Path) -> Outcomes:
         if entry["outcome"] == "failed":
             if is_test:
                 outcomes.failed.add(entry["nodeid"])
+                if "story" in entry["keywords"]:
+                    outcomes.stories.add(entry["nodeid"])
             else:
                 outcomes.broken = True
         elif entry["outcome"] == "skipped":

@@ -34,7 +34,7 @@ from tests.e2e.stack import Stack, wait_until
 from tests.tools import ALERTMANAGER, require
 from tests.unit.serving.gateway_process import free_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(900)]
 
 MODEL = "parcels"
 RELEASE = f"release_{MODEL}"

@@ -29,7 +29,7 @@ from serving.target.local import LocalTarget
 from serving.types import Route
 from tests.e2e.stack import Stack, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(900)]
 
 MODEL = "loans"
 RELEASE = f"release_{MODEL}"

@@ -34,7 +34,7 @@ class Suite:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+        (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n  story\n")
         shutil.copy(REPOSITORY / "tests" / "conftest.py", folder)
 
     def write(self, *lines: str, name: str = "test_it.py") -> Suite:
@@ -85,6 +85,17 @@ def test_what_fails_twice_fails_the_run(suite: Suite) -> None:
     assert not outcomes.flaky
     assert [name for name, _ in suite.ran()] == ["fails", "passes", "fails"]
     assert closing_lines(outcomes)[-1] == "1 passed, 1 failed, 0 skipped"
+
+
+def test_of_a_story_the_whole_module_is_repeated_once(suite: Suite) -> None:
+    story = ("import pytest", "pytestmark = pytest.mark.story", "STATE = []")
+    begins = ("def test_begins():", "    STATE.append(1)", "    assert log('begins')")
+    goes_on = ("def test_goes_on():", "    assert STATE", "    assert log('goes_on') > 1")
+    ends = ("def test_ends():", "    assert STATE", "    assert log('ends') > 1")
+    outcomes = suite.write(*story, *begins, *goes_on, *ends).run()
+    assert outcomes.status == 0
+    assert outcomes.flaky == {"test_it.py::test_goes_on", "test_it.py::test_ends"}
+    assert [name for name, _ in suite.ran()] == ["begins", "goes_on", "ends"] * 2
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)])

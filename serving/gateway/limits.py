@@ -82,7 +82,6 @@ def holding(descriptors: list[Message], **more: Any) -> Message:
         descriptors=descriptors,
         max_dynamic_descriptors=_CLIENTS,
         response_headers_to_add=[{"header": {"key": "retry-after", "value": "1"}}],
-        rate_limited_as_resource_exhausted=True,
         **more,
     )
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ import pytest
 from model_store.errors import Permanent, Retryable
 from serving.home import Home, Ports
 from serving.stack import lifecycle, supervisor
+from serving.stack.lifecycle import Standing
 from serving.stack.prepare import prepare
 from serving.stack.processes import owned_by
+from serving.stack.supervisor import ProgramState
 from serving.target import pods
 from serving.target.pods import PodRecord
 from serving.types import Deployment, Endpoint, Slot
@@ -73,3 +77,28 @@ def free_fixed_ports() -> Ports:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return Ports(*(probe.getsockname()[1] for probe in probes))
+
+
+def test_a_pod_without_its_model_keeps_no_stack_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [Standing("pod-m-blue-0", "RUNNING", 1, 0, "answers 503: not ready: m v1: unloaded")]
+    monkeypatch.setattr(lifecycle, "standings", lambda home: now)
+    monkeypatch.setattr(lifecycle, "Supervisor", lambda home: Running())
+    monkeypatch.setattr(lifecycle.registration, "sync", lambda home: None)
+    home = Home(tmp_path, Ports())
+    home.config.write_text(json.dumps({"ports": asdict(home.ports)}))
+    assert not lifecycle.up(home, timeout_seconds=0)
+    now.append(replace(now[0], name="envoy"))
+    with pytest.raises(Permanent, match="envoy does not become healthy"):
+        lifecycle.up(home, timeout_seconds=0)
+
+
+class Running:
+    """A supervisord that runs and of which nothing has ended."""
+
+    def is_running(self) -> bool:
+        return True
+
+    def programs(self) -> list[ProgramState]:
+        return []

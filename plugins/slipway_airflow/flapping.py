@@ -144,9 +144,14 @@ def hold(services: Services, model: str, why: str, *, at: datetime) -> Held:
 def held(services: Services, model: str) -> Held | None:
     """Since when and why nothing is changed by itself, None if it may be."""
     try:
-        saved = json.loads(_hold_path(services, model).read_bytes())
+        return parse_held(_hold_path(services, model).read_bytes())
     except FileNotFoundError:
         return None
+
+
+def parse_held(content: bytes) -> Held:
+    """Raises ValueError, KeyError or TypeError for what is no hold."""
+    saved = json.loads(content)
     return Held(datetime.fromisoformat(saved["since"]), str(saved["why"]))
 
 
@@ -203,12 +208,17 @@ def _asked_at(path: Path) -> datetime:
     return at
 
 
+def hold_folder(root: Path, model: str) -> Path:
+    """Where it is written that a model is held. `root`: Home.releases."""
+    return root / model / "hold"
+
+
 def _hold_path(services: Services, model: str) -> Path:
-    return services.home.releases / model / "hold" / "held.json"
+    return hold_folder(services.home.releases, model) / "held.json"
 
 
 def _asked_back_path(services: Services, model: str) -> Path:
-    return services.home.releases / model / "hold" / "asked_back.json"
+    return hold_folder(services.home.releases, model) / "asked_back.json"
 
 
 def _said(at: datetime) -> str:

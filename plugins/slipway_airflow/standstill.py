@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from serving.rollout.plan import Action, Hold, Phase, RolloutState
@@ -55,6 +55,7 @@ class Kind(StrEnum):
     PODS = "pods"
     ALIAS = "alias"
     HELD = "held"
+    COOLDOWN = "cooldown"
     ROLLBACK = "rollback"
 
 
@@ -98,9 +99,26 @@ def of_release(facts: Facts) -> Standstill | None:
     return _of_airflow(facts) or _of_people(facts) or _of_tasks(facts) or _of_rollout(facts)
 
 
-def of_model(model: str, situation: Situation) -> Iterator[Standstill]:
-    """What keeps every release of the model from beginning."""
+def of_model(
+    model: str,
+    situation: Situation,
+    *,
+    held_since: datetime | None = None,
+    held_why: str = "",
+    cools_until: datetime | None = None,
+) -> Iterator[Standstill]:
+    """What keeps every release of the model from beginning.
+
+    `held_since`: nothing is released by itself since then; `cools_until`: a run that nobody asked for waits.
+    """
     dag_id = PREFIX + model
+    if held_since:
+        words = f"nothing of {model} is released by itself since {_time(held_since)}: {held_why}"
+        way_out = f"`./slipway release {model} VERSION --reason ...`, or roll back; either ends the hold"
+        yield Standstill(Kind.HELD, words, way_out)
+    if cools_until:
+        words = f"{model} was rolled back, and what nobody asked for waits until {_time(cools_until)}"
+        yield Standstill(Kind.COOLDOWN, words, f"`./slipway release {model} --reason ...` does not wait")
     if situation.dags.get(dag_id):
         words = f"{pausing.words_for(dag_id)}: no release of {model} begins or goes on"
         yield Standstill(Kind.DAG_PAUSED, words, pausing.way_out(dag_id))
@@ -246,6 +264,10 @@ def _of_rollout(facts: Facts) -> Standstill | None:
         )
         return Standstill(Kind.EVIDENCE, f"the verdict is not clear yet: {seen.open_points}", way_out)
     return None
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _how_to_end(facts: Facts) -> str:

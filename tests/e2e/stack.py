@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from serving.home import REPOSITORY, Home
+from serving.stack import airflow_config
 from serving.stack.airflow_api import AirflowApi, DagRun, airflow_api
 from serving.stack.processes import owned_by
 from serving.stack.supervisor import ProgramState, Supervisor
@@ -42,6 +43,12 @@ class Stack:
         done = self.slipway(*arguments, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
+
+    def airflow(self, *arguments: str) -> None:
+        """Run Airflow's own command line, which speaks to its database and asks nobody."""
+        environ = {**self.environ, **airflow_config.environment(self.home)}
+        done = run([sys.executable, "-m", "airflow", *arguments], environ=environ, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
         started = time.monotonic()

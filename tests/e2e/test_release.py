@@ -227,3 +227,27 @@ def test_a_rollback_on_request_returns_to_the_version_before(loans: Loans, users
     assert loans.pods() == [before]
     assert "users complain" in loans.tags(bad)["slipway.reason"]
     assert loans.is_free()
+
+
+def test_a_dag_paused_in_airflow_holds_its_rollout_until_it_is_unpaused(loans: Loans, users: Users) -> None:
+    before = loans.serving
+    run = loans.api.trigger(RELEASE, {"version": "4", "reason": "MLflow is back"})
+    loans.wait_for_canary(4)
+    loans.stack.airflow("dags", "pause", RELEASE, "--yes")
+    loans.wait_until(lambda: bool(loans.latest.paused), "the rollout to be held")
+    held = loans.route.split
+    assert 0 < held.candidate < 100
+    still = loans.stack.slipway_json("status")["standing_still"]
+    (told,) = [one for one in still if one["release_id"] == loans.latest.release_id]
+    assert told["kind"] == "dag_paused"
+    assert f"./slipway unpause {MODEL}" in told["way_out"]
+    # A person asks for another one meanwhile.
+    asked = loans.stack.slipway("release", MODEL, "3", "--reason", "again")
+    assert f"{RELEASE} is paused in Airflow" in asked.stderr
+    assert loans.route.split == held
+    assert (loans.latest.phase, loans.champion) == (Phase.PROGRESSING, before)
+    assert loans.stack.slipway("unpause", MODEL).returncode == 0
+    assert loans.end_of(run).state == "success"
+    assert loans.champion == 4
+    loans.wait_until(lambda: loans.serving == 3, "the release that was asked for meanwhile")
+    loans.wait_until(loans.is_free, "its settlement")

@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.home import Home
 from serving.rollout.lock import LockState
-from slipway_airflow import aliases
+from slipway_airflow import aliases, flapping
 from slipway_airflow.aliases import Note
 from slipway_airflow.books import outcomes, shelf
 from slipway_airflow.books.brief import Brief, Keeper
@@ -19,6 +19,7 @@ from slipway_airflow.books.folders import Folder
 from slipway_airflow.books.outcomes import Outcome
 from slipway_airflow.books.shelf import Asked, Entry, Moved, WentBack
 from slipway_airflow.books.statuses import Status
+from slipway_airflow.flapping import Held
 
 # So often the folders are looked at, at most, however many people look at pages.
 LOOK_SECONDS = 0.2
@@ -36,6 +37,7 @@ class Shelf:
     rollbacks: tuple[WentBack, ...] = ()
     lock: LockState = _FREE
     alias: Note | None = None
+    held: Held | None = None
 
     @property
     def active(self) -> Entry | None:
@@ -141,7 +143,7 @@ class Index:
 
 
 class _Model:
-    """The five folders of one model."""
+    """The folders of one model."""
 
     def __init__(self, home: Home, name: str) -> None:
         self._name = name
@@ -150,6 +152,7 @@ class _Model:
         self._back: Folder[WentBack] = Folder(home.releases / name / "rollbacks", shelf.parse_went_back)
         self._moved: Folder[Moved | LockState] = Folder(home.journal / name, _state_or_lock)
         self._notes: Folder[Note] = Folder(aliases.folder(home.releases, name), aliases.parse)
+        self._held: Folder[Held] = Folder(flapping.hold_folder(home.releases, name), flapping.parse_held)
         self.shelf = Shelf(name)
 
     def refresh(self) -> bool:
@@ -167,6 +170,7 @@ class _Model:
             tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
             held,
             self._notes.files.get("alias"),
+            self._held.files.get("held"),
         )
         # A folder that changed a moment ago is read twice; what is made of shelves need not be made twice.
         is_different = made != self.shelf
@@ -174,7 +178,7 @@ class _Model:
         return is_different
 
     def _folders(self) -> tuple[Folder[Any], ...]:
-        return (self._moved, self._asked, self._outcomes, self._back, self._notes)
+        return (self._moved, self._asked, self._outcomes, self._back, self._notes, self._held)
 
 
 def _state_or_lock(content: bytes) -> Moved | LockState:

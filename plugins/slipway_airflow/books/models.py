@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from serving.types import Route
-from slipway_airflow import standstill
+from slipway_airflow import flapping, standstill
 from slipway_airflow.books import rollbacks
 from slipway_airflow.books.brief import Keeper
 from slipway_airflow.books.health import Watch
 from slipway_airflow.books.index import Shelf
 from slipway_airflow.books.rows import Rows
-from slipway_airflow.books.runs import ModelDag
+from slipway_airflow.books.runs import ModelDag, Situation
 from slipway_airflow.books.shelf import Entry
 from slipway_airflow.books.statuses import Health, Status
 from slipway_airflow.books.traffic import Traffic
@@ -23,7 +23,9 @@ from slipway_airflow.books.views import (
     RollbackRow,
     page_of,
 )
+from slipway_airflow.notifications import spec_of
 from slipway_airflow.rolling import route_of
+from slipway_airflow.specs import dag_id_of
 from slipway_airflow.standstill import Kind, Standstill
 from slipway_airflow.wiring import Services
 
@@ -138,6 +140,17 @@ class ModelRows:
         row = _with_rollback(self._with_way_back(row, shelf), self._rollback(shelf))
         return _with_standstills(row, tuple(self._still(name, shelf, row.rollback)))
 
+    def _cools_until(self, name: str, shelf: Shelf, situation: Situation) -> datetime | None:
+        """While a run waits that has not become a release: that is all that a cooldown leaves to be seen."""
+        dag_id = dag_id_of(name)
+        begun = {entry.asked.run_id for entry in shelf.entries if entry.asked}
+        if all(run_id in begun for dag, run_id in situation.runs if dag == dag_id):
+            return None
+        spec = spec_of(self._services, name)
+        cooldown = flapping.cooldown_of(spec) if spec else flapping.COOLDOWN
+        until = flapping.cools_down_until(self._services, name, cooldown)
+        return until if until and until > self._now() else None
+
     def _rollback(self, shelf: Shelf) -> RollbackRow | None:
         """The newest, while it is worth a line."""
         if not shelf.rollbacks or self._now() - shelf.rollbacks[0].at > _OLD:
@@ -147,9 +160,15 @@ class ModelRows:
 
     def _still(self, name: str, shelf: Shelf, back: RollbackRow | None) -> Iterator[Standstill]:
         """What keeps releases and rollbacks of the model from beginning or going on."""
-        situation = self._rows.situation()
-        yield from standstill.of_model(name, situation)
-        if note := shelf.alias:
+        situation, held = self._rows.situation(), shelf.held
+        yield from standstill.of_model(
+            name,
+            situation,
+            held_since=held.since if held else None,
+            held_why=held.why if held else "",
+            cools_until=self._cools_until(name, shelf, situation),
+        )
+        if (note := shelf.alias) and not held:
             yield Standstill(Kind.ALIAS, note.words, note.way_out)
         if back and back.stands_still:
             yield Standstill(Kind(back.stands_still), back.words, back.way_out)

@@ -109,7 +109,7 @@ def test_what_stands_still_has_a_sentence_and_a_way_out(name: str) -> None:
 
 
 def test_every_kind_of_a_release_is_told_here() -> None:
-    of_models = {Kind.ALIAS, Kind.HELD, Kind.ROLLBACK}
+    of_models = {Kind.ALIAS, Kind.HELD, Kind.COOLDOWN, Kind.ROLLBACK}
     assert {kind for _, kind, _ in CASES.values()} | of_models == set(Kind)
 
 

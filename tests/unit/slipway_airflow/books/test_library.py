@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from slipway_airflow import flapping
 from slipway_airflow.books import outcomes
 from slipway_airflow.books.acts import Filter
 from slipway_airflow.books.library import Library, NothingThere
@@ -19,6 +20,7 @@ from slipway_airflow.books.statuses import Status
 from slipway_airflow.wiring import wire
 
 from benchmarks.page.home import Shelf
+from model_store.errors import Retryable
 from model_store.spec import load
 from serving.audit import AuditTrail, Entry
 from serving.freezes import Freezes
@@ -80,7 +82,10 @@ class World:
         self.home = Home(root, Ports())
         self.airflow = Airflow(self.home)
         self.ticks = 0.0
-        self.library = Library(wire(self.home), self.airflow, Proxy(), now=lambda: NOW, monotonic=self._tick)
+        self.now = NOW
+        self.library = Library(
+            wire(self.home), self.airflow, Proxy(), now=lambda: self.now, monotonic=self._tick
+        )
 
     def _tick(self) -> float:
         self.ticks += 10.0
@@ -351,7 +356,14 @@ def test_pages_stay_within_what_there_is(world: World, fraud: Shelf) -> None:
     assert first.releases[0].version == 59
 
 
-def test_a_row_is_made_anew_only_where_something_is_different(world: World, fraud: Shelf) -> None:
+def test_a_row_is_made_anew_only_where_something_is_different(
+    world: World, fraud: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(proxy: Proxy) -> dict[str, dict[Endpoint, EndpointCounters]]:
+        raise Retryable("Envoy does not answer", remedy="start it")
+
+    # What is told of the last minute is another every time that somebody looks.
+    monkeypatch.setattr(Proxy, "counters", silent)
     other = world.shelf("other")
     other.release(1, "promoted")
     other.write_route(ALL_STABLE, None, revision=9)
@@ -459,6 +471,25 @@ def test_airflow_may_not_have_heard_yet_of_a_run_that_was_just_asked_for(world: 
     fraud.at = NOW - timedelta(seconds=5)
     world.airflow.at_work = set()
     assert world.library.release(fraud.release(2, "preparing")).row.status is Status.PREPARING
+
+
+def test_a_model_that_is_held_or_cools_down_says_so(world: World, fraud: Shelf) -> None:
+    services = wire(world.home)
+    fraud.release(2, "rolled_back")
+    fraud.write_route(ALL_STABLE, None, revision=30)
+    until = flapping.cools_down_until(services, "fraud", flapping.COOLDOWN)
+    assert until is not None
+    waits = ("release_fraud", "asset_triggered__1")
+    world.now = until - timedelta(seconds=1)
+    world.airflow.at_work = {waits}
+    (told,) = world.library.model("fraud").stands_still
+    assert (told.kind, f"waits until {until:%Y-%m-%d %H:%M:%S} UTC" in told.words) == ("cooldown", True)
+    world.now = until
+    assert world.library.model("fraud").stands_still == ()
+    flapping.hold(services, "fraud", "it failed twice", at=NOW)
+    (told,) = world.library.model("fraud").stands_still
+    assert (told.kind, "it failed twice" in told.words) == ("held", True)
+    assert [one.kind for one in world.library.standing_still()] == ["held"]
 
 
 def test_a_release_with_a_window_that_never_comes_is_still_shown(world: World, fraud: Shelf) -> None:

@@ -66,7 +66,7 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno:
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
         raise
 
 

@@ -92,7 +92,7 @@ def test_a_line_that_fits_only_in_part_leaves_nothing_and_says_so(disk: SmallDis
     path = disk.root / "2026-11.jsonl"
     fill_but(disk, path, leave=60)
     before = path.read_bytes()
-    with pytest.raises(OSError, match=r"No space left on device: '.*2026-11\.jsonl'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*2026-11\.jsonl'$"):
         trail.append(entry("b"))
     assert path.read_bytes() == before
     assert lines(disk.root) == ["a"]
@@ -155,7 +155,7 @@ def test_a_line_whose_way_to_the_disk_failed_is_not_there(
     trail = AuditTrail(tmp_path)
     with monkeypatch.context() as failing:
         failing.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"No space left on device: '.*2026-11\.jsonl'"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*2026-11\.jsonl'$"):
             trail.append(entry("a"))
     assert lines(tmp_path) == []
 

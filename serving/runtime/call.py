@@ -6,13 +6,13 @@ whole computation (docs/decisions/0021-callbacks-on-the-hot-path.md).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import orjson
 
 from model_store.errors import SlipwayError
+from serving.runtime.codec import nonfinite
 from serving.runtime.codec.blob import write_blob
 from serving.runtime.datatypes import widen_bf16
 from serving.runtime.errors import ModelFault
@@ -27,8 +27,6 @@ NEVER = float("inf")
 _JSON_BYTES = 12
 # Clients choose the orders and forms of outputs; these live as long as a kept answer.
 _REMEMBERED_TEMPLATES = 8
-_NULL = re.compile(b"null")
-_WORDS = {"nan": b'"NaN"', "inf": b'"Infinity"', "-inf": b'"-Infinity"'}
 
 
 class Call:
@@ -153,7 +151,7 @@ class Outputs:
         # One call prints the whole batch; rows cannot hold "],[" themselves because they are numbers.
         printed = orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY)
         if spec.datatype.is_float and b"n" in printed:
-            printed = _with_words(printed, flat)
+            printed = nonfinite.named(printed, flat)
         return printed[2:-2].split(b"],[")
 
 
@@ -163,15 +161,6 @@ def nothing(signature: Signature) -> Outputs:
     specs = signature.outputs
     arrays = [np.empty(shape, spec.datatype.dtype) for shape, spec in zip(shapes, specs, strict=True)]
     return Outputs(arrays, signature)
-
-
-def _with_words(printed: bytes, values: np.ndarray) -> bytes:
-    """The numbers that JSON has not, which orjson prints as null, as what clients read as such.
-
-    docs/decisions/0107-nan-in-json.md says why these words.
-    """
-    words = iter([_WORDS[str(value)] for value in values[~np.isfinite(values)].tolist()])
-    return _NULL.sub(lambda _: next(words), printed)
 
 
 def _size_bytes(array: np.ndarray) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from serving.runtime.call import Data
+from serving.runtime.codec import nonfinite
 from serving.runtime.datatypes import DATATYPES, Datatype, narrow_bf16, widen_bf16
 from serving.runtime.errors import Refused
 from serving.runtime.signature import Shape, TensorSpec
@@ -21,16 +22,6 @@ from serving.runtime.signature import Shape, TensorSpec
 _PACKERS: dict[tuple[str, int], Callable[..., bytes]] = {}
 _REMEMBERED_PACKERS = 4096
 _NUMBERS = {int, float}
-# What bare words become before the text is parsed, the longest first: null, and objects with a sign.
-_BARE = "no number"
-BARE_WORDS = (
-    (b"-Infinity", b'{"%s":-1}' % _BARE.encode()),
-    (b"Infinity", b'{"%s":1}' % _BARE.encode()),
-    (b"NaN", b"null"),
-)
-_NAN = float("nan")
-_SIGNED = {-1: float("-inf"), 1: float("inf")}
-_WORDS = {"NaN": _NAN, "Infinity": float("inf"), "-Infinity": float("-inf")}
 _KINDS = {dict: "infinity or an object", type(None): "null or NaN", str: "text", bool: "true or false"}
 _FAULTS = (struct.error, OverflowError, TypeError, ValueError, RecursionError)
 
@@ -94,7 +85,7 @@ def _pack_flat(datatype: Datatype, flat: list[Any]) -> Data:
         _expect(kinds, {bool}, "true or false")
     elif datatype.is_float:
         if not kinds <= _NUMBERS:
-            flat = [value if type(value) is float else _number(value) for value in flat]
+            flat = [value if type(value) is float else nonfinite.number(value) for value in flat]
             kinds = set(map(type, flat))
         _expect(kinds, _NUMBERS, "numbers")
     else:
@@ -111,15 +102,6 @@ def _pack_bf16(flat: list[Any]) -> bytes:
     if np.isinf(widen_bf16(narrow)[np.isfinite(values)]).any():
         raise OverflowError("float too large for BF16")
     return narrow.tobytes()
-
-
-def _number(value: Any) -> Any:
-    """NaN and infinity as they travel in JSON: bare, by name as the pod writes them, or (NaN) as null."""
-    if value is None:
-        return _NAN
-    if type(value) is dict and value.keys() == {_BARE}:
-        return _SIGNED.get(value[_BARE], value)
-    return _WORDS.get(value, value) if type(value) is str else value
 
 
 def _expect(kinds: set[type], allowed: set[type], words: str) -> None:

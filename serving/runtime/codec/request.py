@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from serving.runtime.call import Data
+from serving.runtime.codec import nonfinite
 from serving.runtime.codec.blob import read_blob
-from serving.runtime.codec.pack import BARE_WORDS, pack
+from serving.runtime.codec.pack import pack
 from serving.runtime.errors import Refused
 from serving.runtime.signature import Shape, Signature, TensorSpec
 
@@ -20,8 +21,6 @@ _NONE: dict[str, Any] = {}
 _SIZES = {int}
 # So many letters of names are looked at before a body is taken to hold anything.
 _LETTERS = 32
-# Each costs memory before anything is known of the request.
-_MOST_QUOTES, _MOST_INFINITIES = 200_000, 100_000
 # The request parameters anybody downstream reads.
 URGENCY = frozenset(("priority", "timeout"))
 
@@ -140,42 +139,12 @@ def _document(body: bytes, header_length: int | None) -> tuple[dict[str, Any], _
             remedy="set it to the length of the JSON part",
         )
     try:
-        document = _parsed(text)
+        document = nonfinite.parse(text)
     except orjson.JSONDecodeError as error:
         raise Refused(f"the body is not JSON: {error}", remedy="send an OIP v2 infer request") from error
     if type(document) is not dict:
         raise Refused("the body is not a JSON object", remedy="send an OIP v2 infer request")
     return document, blobs
-
-
-def _parsed(text: bytes) -> Any:
-    """JSON, and the numbers that Python and Triton write but JSON has not: NaN, Infinity, -Infinity."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        if b"NaN" not in text and b"Infinity" not in text:
-            raise
-        return orjson.loads(_without_bare_words(text))
-
-
-def _without_bare_words(text: bytes) -> bytes:
-    """What stands for such numbers in their place, outside strings. Raises `Refused` (413) for too many."""
-    if b"\0" in text:
-        return text
-    if text.count(b'"') > _MOST_QUOTES or text.count(b"Infinity") > _MOST_INFINITIES:
-        raise Refused(
-            "bare NaN or infinity among very many strings or infinities",
-            remedy="write them in quotes, or send binary data",
-            status=413,
-        )
-    # JSON has no zero byte: in its place an escape cannot be taken for the end of a string.
-    hidden = text.replace(b"\\\\", b"\0\1").replace(b'\\"', b"\0\2")
-    parts = hidden.split(b'"')
-    # Every other part is inside quotes.
-    for at in range(0, len(parts), 2):
-        for word, number in BARE_WORDS:
-            parts[at] = parts[at].replace(word, number)
-    return b'"'.join(parts).replace(b"\0\2", b'\\"').replace(b"\0\1", b"\\\\")
 
 
 def _tensor_entries(document: dict[str, Any], signature: Signature) -> list[dict[str, Any]]:

@@ -74,18 +74,13 @@ _MESSAGES = {
     "execution_count:uint64 inference_stats:InferStatistics",
     "ModelStatisticsResponse": "*model_stats:ModelStatistics",
 }
-_METHODS = " ".join(
-    (
-        *(f"{name}({name}Request){name}Response" for name in (
-            "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer",
-        )),
-        "ModelStreamInfer(*ModelInferRequest)*ModelStreamInferResponse",
-        *(f"{name}({name}Request){name}Response" for name in (
-            "ModelConfig", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad",
-            "RepositoryModelUnload",
-        )),
-    )
+# Beside them ModelStreamInfer, the only one whose messages have other names.
+_UNARY = (
+    "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "ModelConfig",
+    "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload",
 )  # fmt: skip
+_METHODS = " ".join(f"{name}({name}Request){name}Response" for name in _UNARY)
+_STREAMED = "ModelStreamInfer(*ModelInferRequest)*ModelStreamInferResponse"
 _DATA_TYPES = (
     "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8",
     "TYPE_INT16", "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
@@ -116,7 +111,7 @@ FILES = (
         "slipway/inference.proto",
         PACKAGE,
         _MESSAGES,
-        {"GRPCInferenceService": _METHODS},
+        {"GRPCInferenceService": f"{_METHODS} {_STREAMED}"},
         {"DataType": _DATA_TYPES},
         {"ModelConfig": "scheduling_choice"},
     ),

@@ -227,6 +227,21 @@ def test_a_body_over_the_limit_is_413_over_http2_too(peer: Peer) -> None:
     assert rest_answer(peer)[0] == "413"
 
 
+def test_a_caller_that_resets_its_request_is_answered_nothing(peer: Peer) -> None:
+    body = b'{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}'
+    path = "/v2/models/credit_risk/infer"
+    gone = frames.frame(frames.RST_STREAM, 0, 1, struct.pack(">L", frames.CANCEL))
+    peer.send(rest(peer, 1, path), frames.frame(frames.DATA, frames.END_STREAM, 1, body), gone)
+    peer.send(rest(peer, 3, path), frames.frame(frames.DATA, frames.END_STREAM, 3, body))
+    answered = set()
+    for kind, flags, number, _ in peer.read():
+        if kind in (frames.HEADERS, frames.DATA):
+            answered.add(number)
+            if flags & frames.END_STREAM:
+                break
+    assert answered == {3}
+
+
 def test_a_head_request_has_no_body_over_http2(peer: Peer) -> None:
     peer.send(
         frames.frame(

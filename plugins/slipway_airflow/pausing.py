@@ -48,16 +48,8 @@ def note(home: Home, dags: Iterable[str]) -> None:
         write_file(_path(home), canonical_json({"schema": 1, "dags": sorted(wanted)}))
 
 
-def watch(home: Home, ask: Callable[[], Iterable[str]], *, seconds: float = LOOK_SECONDS) -> threading.Event:
-    """Note what `ask` says from now on, beside everything else, until the event that is returned is set."""
-    over = threading.Event()
-    threading.Thread(
-        target=_watch, args=(home, ask, seconds, over), name="slipway-paused", daemon=True
-    ).start()
-    return over
-
-
-def _watch(home: Home, ask: Callable[[], Iterable[str]], seconds: float, over: threading.Event) -> None:
+def watch(home: Home, ask: Callable[[], Iterable[str]], over: threading.Event) -> None:
+    """Note what `ask` says, again and again until the event is set."""
     told = ""
     while True:
         try:
@@ -68,7 +60,7 @@ def _watch(home: Home, ask: Callable[[], Iterable[str]], seconds: float, over: t
             if (words := f"{type(problem).__name__}: {problem}") != told:
                 log.warning("which DAGs are paused is not known: %s", words)
             told = words
-        if over.wait(seconds):
+        if over.wait(LOOK_SECONDS):
             return
 
 

@@ -23,6 +23,8 @@ from serving.stack.lifecycle import Standing, Watcher
 from serving.stack.processes import owned_by, proportional_memory_bytes
 from serving.stack.slipway_api import slipway_api
 
+_API_SERVER = "airflow-api-server"
+
 
 def up(home: Home, *, as_json: bool) -> None:
     """Start the stack, show each component come up, and say where everything is."""
@@ -53,8 +55,10 @@ def status(home: Home, *, as_json: bool) -> None:
     Raises `Retryable` (in JSON: exits 1) if a program is unhealthy.
     """
     standings, memory = lifecycle.standings(home), _memory_by_program(home)
-    releases, still = list(under_way(home)), _standing_still(home)
     unwell = [standing.name for standing in standings if standing.problem]
+    # One that does not answer is not waited for again.
+    still = None if _API_SERVER in unwell else _standing_still(home)
+    releases = list(under_way(home))
     if as_json:
         programs = [_as_dict(standing, memory) for standing in standings]
         told = {"healthy": not unwell, "programs": programs, "releases": releases, "standing_still": still}

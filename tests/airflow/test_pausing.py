@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,28 @@ def set_paused(dag_id: str, *, paused: bool) -> None:
 def noticed(world: World) -> None:
     """What the API server does every second."""
     pausing.note(world.home, airflow_situation.paused_dags())
+
+
+def test_the_api_server_notices_what_is_paused_by_airflows_own_api(
+    world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `./slipway up` starts it."""
+    monkeypatch.setenv("SLIPWAY_WARM_PAGES", "1")
+    monkeypatch.setattr(pausing, "LOOK_SECONDS", 0.05)
+    with api_server(tmp_path_factory.mktemp("started"), SIMPLE) as server:
+        for is_paused, expected in ((True, {DAG}), (False, set[str]())):
+            switch = server.of("ada").patch(f"/api/v2/dags/{DAG}", json={"is_paused": is_paused})
+            assert switch.status_code == 200
+            until(lambda expected=expected: pausing.paused(world.home) == expected)
+    until(lambda: "slipway-paused" not in {thread.name for thread in threading.enumerate()})
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Fails after a time that no machine needs."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
 
 
 def look(release: Release) -> str | None:
@@ -191,23 +214,24 @@ def test_what_airflow_can_keep_a_release_from_is_read_from_its_database(world: W
     assert set(situation.silent) == {"scheduler", "triggerer", "dag-processor"}, "none runs in this test"
 
 
-def test_a_look_that_fails_leaves_what_was_noted_and_the_next_one_counts(world: World) -> None:
+def test_a_look_that_fails_leaves_what_was_noted_and_the_next_one_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pausing.note(world.home, [DAG])
     looks: list[frozenset[str]] = []
-    enough = threading.Event()
+    over = threading.Event()
 
     def ask() -> list[str]:
         looks.append(pausing.paused(world.home))
         if len(looks) == 1:
             raise OSError("busy")
         if len(looks) == 3:
-            enough.set()
+            over.set()
         return []
 
-    over = pausing.watch(world.home, ask, seconds=0.001)
-    assert enough.wait(30)
-    over.set()
-    assert looks[:3] == [{DAG}, {DAG}, frozenset()]
+    monkeypatch.setattr(pausing, "LOOK_SECONDS", 0.001)
+    pausing.watch(world.home, ask, over)
+    assert looks == [{DAG}, {DAG}, frozenset()]
 
 
 def test_a_rollback_takes_its_turn_from_a_release_that_a_paused_dag_cannot_settle(world: World) -> None:

@@ -31,12 +31,18 @@ class WarmAtStart:
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" and os.environ.get(SWITCH) == "1":
-            threading.Thread(target=self._warm, name="slipway-warm", daemon=True).start()
-        await self.app(scope, receive, send)
+        if scope["type"] != "lifespan" or os.environ.get(SWITCH) != "1":
+            await self.app(scope, receive, send)
+            return
+        over = threading.Event()
+        threading.Thread(target=self._warm, name="slipway-warm", daemon=True).start()
+        threading.Thread(target=note_paused_dags, args=(over,), name="slipway-paused", daemon=True).start()
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            over.set()
 
     def _warm(self) -> None:
-        note_paused_dags()
         try:
             _ = self._pages.app
             warm()
@@ -44,13 +50,15 @@ class WarmAtStart:
             log.exception("the pages are not warm: the first request will take longer")
 
 
-def note_paused_dags() -> None:
-    """From now on, beside everything else."""
-    from serving.home import Home
-    from slipway_airflow import pausing
-    from slipway_airflow.books.airflow_situation import paused_dags
+def note_paused_dags(over: threading.Event) -> None:
+    """Until the server ends."""
+    try:
+        from slipway_airflow import pausing, wiring
+        from slipway_airflow.books.airflow_situation import paused_dags
 
-    pausing.watch(Home.locate(), paused_dags)
+        pausing.watch(wiring.wire().home, paused_dags, over)
+    except Exception:
+        log.exception("which DAGs are paused is not noted: their rollouts go on")
 
 
 def warm() -> None:

@@ -15,6 +15,7 @@ from threading import Event
 import httpx
 import pytest
 
+from serving.metrics.latency import quantile_ms
 from serving.rollout.advance import Rollouts
 from serving.rollout.journal import Journal
 from serving.rollout.plan import Phase, RolloutStep
@@ -103,6 +104,20 @@ def test_a_failing_candidate_is_taken_out_and_no_client_notices(scene: Scene) ->
     assert set(scene.statuses) == {200}
     metrics = httpx.get(scene.guard_url("metrics")).text
     assert f'slipway_guard_rollbacks_total{{service="{SERVICE}"}} 1.0' in metrics
+
+
+def test_how_long_both_arms_took_is_in_the_records(scene: Scene) -> None:
+    scene.candidate.fault = "slow"
+
+    def told() -> tuple[float, float] | None:
+        """The median of each arm, once both have one."""
+        times = [record.latency for record in scene.journal.records(RELEASE) if record.latency]
+        stable, candidate = (quantile_ms(arm, 0.5) for arm in times[-1]) if times else (None, None)
+        return (stable, candidate) if stable and candidate else None
+
+    scene.gateway.wait(told, seconds=60)
+    quick, slow = told() or (0.0, 0.0)
+    assert quick < slow
 
 
 def test_a_guard_killed_before_the_failure_and_started_after_it_still_finds_it(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -45,6 +46,19 @@ class Ending:
     rules: tuple[str, ...]
     at: datetime
     seconds: float
+
+    @property
+    def headline(self) -> str:
+        """`Rolled back at 5 %: candidate failed 5 of 9 requests`, `Aborted at 25 % by bo: not now`."""
+        where = f"at {self.weight:g} %" if self.weight else "before it had traffic"
+        where = "after it was promoted" if self.was_promoted else where
+        if by := _BY.match(self.measure):
+            return f"{by[1].capitalize()} {where} {self.measure[by.end(1) + 1 :]}"
+        return f"Rolled back {where}: {self.measure}"
+
+
+# How it is written down that a person did it (`slipway_airflow.web.stopping`).
+_BY = re.compile(r"(rolled back|aborted) by ")
 
 
 def plan_of(moved: Moved) -> tuple[PlanStep, ...]:

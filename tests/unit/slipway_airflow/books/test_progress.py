@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from slipway_airflow.books.progress import Mark, PlanStep
+from slipway_airflow.books.progress import Ending, Mark, PlanStep
 from slipway_airflow.books.views import ReleaseView
 
 from benchmarks.page.home import Shelf
-from tests.unit.slipway_airflow.books.test_library import World, standing_model
+from tests.unit.slipway_airflow.books.test_library import NOW, World, standing_model
 
 D, H, F, T, N = Mark.DONE, Mark.HERE, Mark.FAILED, Mark.TO_COME, Mark.NOT_REACHED
 
@@ -62,3 +62,22 @@ def test_one_that_goes_on_or_ended_well_has_no_such_finding(world: World, fraud:
     assert view(world, fraud, "rolling_out").ending is None
     fraud.at = fraud.at.replace(minute=1)
     assert view(world, fraud, "promoted").ending is None
+
+
+@pytest.mark.parametrize(
+    ("why", "weight", "headline"),
+    [
+        ("rolled back by ada: users complain", 25, "Rolled back at 25 % by ada: users complain"),
+        ("aborted by bo: not before noon", 5, "Aborted at 5 % by bo: not before noon"),
+        ("users complain (asked for by ada)", 5, "Rolled back at 5 %: users complain (asked for by ada)"),
+        ("aborted by bo: wrong file", 0, "Aborted before it had traffic by bo: wrong file"),
+    ],
+)
+def test_what_a_person_did_is_said_once(why: str, weight: float, headline: str) -> None:
+    assert Ending(weight, False, why, "", (), NOW, 1.0).headline == headline
+
+
+def test_one_that_fails_in_its_watch_says_so(world: World, fraud: Shelf) -> None:
+    ending = view(world, fraud, "rolled_back_later").ending
+    assert ending is not None
+    assert ending.headline.startswith("Rolled back after it was promoted: candidate failed 5 of 9")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from serving.runtime.errors import Refused
 
 Shape = tuple[int, ...]
 _REMEMBERED_SHAPES = 1024
+_MOST_WITHOUT_ROWS = 2**31
 
 
 class Accepted(NamedTuple):
@@ -44,7 +46,10 @@ class TensorSpec:
 
     def _checked(self, shape: object) -> Shape:
         if not isinstance(shape, list | tuple) or not all(map(_is_size, shape)):
-            raise self._refusal(f"`shape` must be a list of integers >= 0, got {str(shape)[:100]}")
+            raise self._refusal(f"`shape` must be a list of integers, got {str(shape)[:100]}")
+        # Elements take room in the request. Where there are none, nothing else bounds what a shape says.
+        if 0 in shape[1:] or (0 in shape and math.prod(shape[1:]) > _MOST_WITHOUT_ROWS):
+            raise self._refusal(f"`shape` may be 0 only as the number of rows, got {str(list(shape))[:100]}")
         fits = len(shape) == len(self.shape) and all(
             want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
         )

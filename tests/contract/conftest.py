@@ -28,7 +28,8 @@ ODD = {"finite_inputs": False, "finite_outputs": False}
 
 @pytest.fixture(scope="session")
 def echo_pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
-    """`echo_<datatype>` [-1, 2] answer what they are asked; `odd` and `odd64` do with any number."""
+    """`echo_<datatype>` [-1, 2] answer what they are asked; `odd` and `odd64` do with any number, `free` and
+    `deep` with any shape of two and three dimensions."""
     folder = tmp_path_factory.mktemp("echoes")
     named = {f"echo_{kind}": (element, {}) for kind, element in ELEMENTS.items()}
     odd = {"odd": (TensorProto.FLOAT, ODD), "odd64": (TensorProto.DOUBLE, ODD)}
@@ -36,6 +37,8 @@ def echo_pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
         make_bundle(folder, elementwise(element=element), name=name, serving=serving)
         for name, (element, serving) in {**named, **odd}.items()
     ]
+    for name, axes in {"free": ("N", "T"), "deep": ("N", "T", "U")}.items():
+        bundles.append(make_bundle(folder, elementwise(shape=axes), name=name))
     with running_pod(*bundles) as running:
         yield running
 

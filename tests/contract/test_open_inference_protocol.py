@@ -166,6 +166,13 @@ def test_a_tensor_may_have_no_rows(ask: Caller, kind: str, data: Any) -> None:
     assert answer.json()["outputs"][0]["parameters"] == {"binary_data_size": 0}
 
 
+@pytest.mark.parametrize("shape", [[1, 0], [2**62, 0], [0, 0], [0, 2**63], [0, 2**62, 2**62]], ids=str)
+def test_a_shape_without_elements_asks_for_no_room(ask: Caller, shape: list[int]) -> None:
+    assert ask.refused({"inputs": [tensor([], shape)]})
+    model = "free" if len(shape) == 2 else "deep"
+    assert "number of rows" in ask.refused({"inputs": [tensor([], shape)]}, model)
+
+
 @pytest.mark.parametrize("size", [True, 1.0, -1, "1", None, 2**64, [1]])
 def test_a_dimension_is_a_whole_number(ask: Caller, size: Any) -> None:
     assert ask.output({"inputs": [tensor([1, 2])]})["shape"] == [1, 2]

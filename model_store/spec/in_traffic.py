@@ -50,6 +50,7 @@ class Fallback(Section):
 class Serving(Section):
     """How pods run the chosen candidate.
 
+    `max_rows`: of one request; never more than the model computes in time, as each pod measures it.
     `stochastic`: equal inputs may have different answers, so nothing is cached or shared.
     `finite_inputs` and `finite_outputs`: NaN and infinity are refused, and are the model's failure.
     """
@@ -64,6 +65,7 @@ class Serving(Section):
     idempotent: bool = True
     ready_timeout_seconds: Annotated[float, Field(gt=0)] = 60
     max_queue_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    max_rows: Annotated[int, Field(ge=1)] | None = None
     stochastic: bool = False
     finite_inputs: bool = True
     finite_outputs: bool = True

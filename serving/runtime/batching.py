@@ -2,7 +2,8 @@
 
 An idle engine starts on whatever arrived in one turn of the event loop: no added delay. While it computes,
 calls gather, and the next batch takes them all, up to the limit. Batches of small models run on the loop
-itself (handing over to a thread costs more than computing them), others on a thread of their own.
+itself (handing over to a thread costs more than computing them), others on a thread of their own. Pieces of
+large calls and batches of others take turns.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Protocol
 from serving.runtime.call import Call
 from serving.runtime.call_queue import CallQueue
 from serving.runtime.execution import Executed, Executor
+from serving.runtime.large import LargeCalls, Piece
 from serving.runtime.patience import Patience
 
 # How long batches in a row may keep the loop from reading.
 _TURN_SECONDS = 0.002
+# And pieces of large calls, which are for callers that can wait.
+_PIECES_SECONDS = 0.0006
 
 
 class Deliver(Protocol):
@@ -48,7 +52,9 @@ class Batcher:
         inline: bool,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
+        large: LargeCalls | None = None,
     ) -> None:
+        self._large, self._was_piece = large, False
         self._executor, self._queue, self._patience, self._deliver = executor, calls, patience, deliver
         self._max_rows, self._loop, self._clock = max_rows, loop, clock
         self._is_scheduled = False
@@ -60,7 +66,19 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        return self._queue.rows
+        return self._queue.rows + (self._large.rows if self._large is not None else 0)
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue) or bool(self._large)
+
+    def submit_large(self, call: Call) -> None:
+        """Queue a call that is computed in pieces. Raises what `LargeCalls.push` raises."""
+        assert self._large is not None
+        self._large.push(call)
+        if not self._is_scheduled and not self._is_busy:
+            self._is_scheduled = True
+            self._loop.call_soon(self._start_batch)
 
     def submit(self, call: Call) -> list[Call]:
         """Queue a call and return those shed for it. Raises `Unavailable` when the queue is full."""
@@ -87,17 +105,21 @@ class Batcher:
         # At least one batch, and as much time for the engine as the loop had for reading and refusing: else
         # an overloaded pod would mostly refuse.
         try:
-            while self._one_batch(now) and self._queue and (now := self._clock()) < end:
+            while self._one_batch(now) and self._has_work and (now := self._clock()) < end:
                 pass
         finally:
             # Also after a batch that could not be delivered: what waits behind it must not wait for ever.
             self._turn_ended = self._clock()
-            self._is_scheduled = bool(self._queue) and not self._is_busy
+            self._is_scheduled = self._has_work and not self._is_busy
             if self._is_scheduled:
                 self._loop.call_soon(self._start_batch)
 
     def _one_batch(self, now: float) -> bool:
         """Whether another may follow in this turn: not where a thread computes this one."""
+        if self._large and (not self._was_piece or not self._queue):
+            self._was_piece = True
+            return self._one_piece(self._large, now)
+        self._was_piece = False
         calls, dead = self._queue.take(self._max_rows, now)
         try:
             if calls:
@@ -112,6 +134,21 @@ class Batcher:
                 # Last, because what waited for their answers may be submitted anew at once.
                 self._deliver.calls_died(dead)
         return not self._is_busy
+
+    def _one_piece(self, large: LargeCalls, now: float) -> bool:
+        """Or more, where they are quick. Then who has come meanwhile is heard before the next."""
+        end = now + _PIECES_SECONDS
+        while now < end:
+            piece = large.next(now)
+            if piece is None:
+                return True
+            if not (self._inline and piece.is_short):
+                self._run_elsewhere([piece])
+                return False
+            executed, began = self._executor.execute([piece]), now
+            now = self._clock()
+            large.computed(piece, executed, now - began)
+        return False
 
     def _run_elsewhere(self, calls: list[Call]) -> None:
         if self._thread is None:
@@ -134,7 +171,10 @@ class Batcher:
 
     def _finish(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:
         self._is_busy = False
-        if not self._queue:
+        if isinstance(calls[0], Piece):
+            self._finish_piece(calls[0], executed, seconds)
+            return
+        if not self._has_work:
             self._patience.idle()
             self._deliver.batch_done(executed, _rows(calls), seconds)
             return
@@ -150,6 +190,14 @@ class Batcher:
                 self._start_batch()
             finally:
                 self._deliver.batch_done(executed, rows, seconds)
+
+    def _finish_piece(self, piece: Piece, executed: list[Executed], seconds: float) -> None:
+        assert self._large is not None
+        try:
+            self._large.computed(piece, executed, seconds)
+        finally:
+            if self._has_work and not self._is_scheduled and not self._is_busy:
+                self._start_batch()
 
 
 def _rows(calls: Sequence[Call]) -> int:

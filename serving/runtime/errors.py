@@ -23,6 +23,13 @@ class RefusedByModel(Refused):
     """
 
 
+class TooLarge(Refused):
+    """A request asks for more than there is time for: 413, which nobody repeats or counts as a failure."""
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        super().__init__(problem, remedy=remedy, status=413)
+
+
 class Unavailable(Retryable):
     """The pod cannot take the request now (full, draining, not loaded): 503 with Retry-After."""
 

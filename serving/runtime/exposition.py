@@ -45,6 +45,8 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
     )
     limits = [(at, round(m.limit.limit, 1)) for at, m in named]
     page.family("slipway_concurrency_limit", "gauge", "Requests admitted at once", limits)
+    largest = [(at, m.sizes.max_rows) for at, m in named]
+    page.family("slipway_max_rows", "gauge", "Rows that one request may have", largest)
     page.family(
         "slipway_in_flight", "gauge", "Requests not answered yet", [(at, m.in_flight) for at, m in named]
     )

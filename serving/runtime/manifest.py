@@ -38,6 +38,8 @@ class Settings:
     threads: int = 1
     timeout_ms: float = 1000.0
     max_queue_rows: int = 2048
+    # Of one request. 0: what the model computes in time.
+    max_rows: int = 0
     # 0: what the batch size and the measured cost of a batch suggest.
     min_concurrency: int = 0
     target_queue_ms: float = 0.0

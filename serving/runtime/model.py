@@ -13,15 +13,18 @@ from serving.runtime.call import Call, Outputs, nothing
 from serving.runtime.call_queue import CallQueue
 from serving.runtime.codec.plans import Plans
 from serving.runtime.codec.response import ResponseWriter
-from serving.runtime.errors import Abandoned, Expired, ModelFault, Unavailable, status_of
+from serving.runtime.errors import Abandoned, Expired, ModelFault, TooLarge, Unavailable, status_of
 from serving.runtime.execution import Executed
 from serving.runtime.fallback import COVERED, Fallback, RelayedCall
 from serving.runtime.faults import WARMUP_HEADER, Faults, faults_for
+from serving.runtime.large import LargeCalls
 from serving.runtime.logs import FailureLog
 from serving.runtime.manifest import Manifest
 from serving.runtime.opened import OpenedModel
 from serving.runtime.patience import Patience
 from serving.runtime.quick_hits import QuickHits
+from serving.runtime.signature import Signature
+from serving.runtime.sizes import Sizes
 from serving.runtime.surroundings import Surroundings
 from serving.runtime.telemetry import ModelMetrics
 from serving.runtime.urgency import Priority
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.pod")
 
 _BROKE = "an answer broke the pod's own code"
+# Why a large call was not computed to its end, by the status of its answer.
+_DROPPED = {413: "too_large", 429: "shed", 499: "abandoned"}
 
 
 class ServedModel:
@@ -65,7 +70,9 @@ class ServedModel:
             self.answers.fill(opened.warmed.answers)
         self.quick_hits = self._make_quick_hits()
         self._fallback = self._make_fallback()
-        self.limit = opened.limit()
+        self.limit, self.sizes = opened.limit(), opened.sizes
+        self.large = LargeCalls(self.signature, self.sizes, self.large_done)
+        self._whole_rows = _whole_rows(self.signature, self.sizes)
         self.batcher = _batcher(opened, self, around)
 
     # The way in
@@ -108,11 +115,14 @@ class ServedModel:
     def _compute(self, call: Call) -> None:
         """Past the caches: this call needs the engine."""
         try:
+            if call.rows > self._whole_rows and self.large.takes(call):
+                self.batcher.submit_large(call)
+                return
             if not self.limit.admits(self.computing, call.priority):
                 raise _too_many()
             shed = self.batcher.submit(call)
         except SlipwayError as error:
-            self.metrics.drop("shed")
+            self.metrics.drop("too_large" if isinstance(error, TooLarge) else "shed")
             self._fail(call, error)
             return
         self.computing[call.priority] += 1
@@ -138,6 +148,7 @@ class ServedModel:
             calls += len(part.calls)
             for call in part.calls:
                 self.computing[call.priority] -= 1
+                self.limit.observe(call.started - call.arrived)
             if isinstance(part.outcome, SlipwayError):
                 for call in part.calls:
                     self._fail(call, part.outcome)
@@ -152,6 +163,18 @@ class ServedModel:
             self.metrics.drop("abandoned" if call.is_abandoned else "expired")
             self._fail(call, Abandoned() if call.is_abandoned else Expired())
 
+    def large_done(self, call: Call, outcome: Outputs | SlipwayError, seconds: float) -> None:
+        """A call that was computed in pieces, or not to its end (`large.Done`). Never raises."""
+        if isinstance(outcome, Outputs):
+            self._hand_out([call], outcome)
+        else:
+            reason = _DROPPED.get(status_of(outcome))
+            if reason is not None:
+                self.metrics.drop(reason)
+            self._fail(call, outcome)
+        if seconds:
+            self.metrics.batch(1, call.rows, seconds)
+
     def _shed(self, calls: list[Call]) -> None:
         for call in calls:
             self.computing[call.priority] -= 1
@@ -161,7 +184,6 @@ class ServedModel:
     def _hand_out(self, calls: Sequence[Call], outputs: Outputs) -> None:
         first = 0
         for call in calls:
-            self.limit.observe(call.started - call.arrived)
             # What one answer breaks on is its own: the rest of the batch and of the queue gets theirs.
             try:
                 try:
@@ -272,6 +294,14 @@ def _too_many() -> Unavailable:
     return Unavailable("more requests than this model can answer in time", remedy="try again later")
 
 
+def _whole_rows(signature: Signature, sizes: Sizes) -> int:
+    """A call of so many rows is certainly computed whole."""
+    if not signature.is_batched:
+        return 1
+    # Where rows have lengths, few may be many.
+    return sizes.batch_rows if signature.is_static else 0
+
+
 def _batcher(opened: OpenedModel, model: ServedModel, around: Surroundings) -> Batcher:
     settings, warmed = opened.manifest.settings, opened.warmed
     short = min(warmed.short_batch_rows, settings.max_batch_size)
@@ -286,4 +316,5 @@ def _batcher(opened: OpenedModel, model: ServedModel, around: Surroundings) -> B
         inline=short > 0,
         loop=around.loop,
         clock=around.clock,
+        large=model.large,
     )

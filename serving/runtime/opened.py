@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from serving.runtime.admission import LatencyLimit
@@ -10,6 +11,7 @@ from serving.runtime.engine.base import Engine
 from serving.runtime.engine.registry import open_engine
 from serving.runtime.execution import Executor
 from serving.runtime.manifest import Manifest, read_manifest
+from serving.runtime.sizes import Sizes
 from serving.runtime.warmup import Warmed, warm
 
 # Below this, waiting is the event loop's own time and says nothing about the engine.
@@ -24,6 +26,11 @@ class OpenedModel:
         self.engine: Engine = open_engine(self.manifest)
         self.executor = Executor(self.engine, self.manifest.signature, self.manifest.settings)
         self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock, request_log)
+        self.sizes = Sizes.measured(self.manifest, self.warmed)
+        signature = self.manifest.signature.limited(
+            self.sizes.row_elements, self.sizes.max_rows, self.sizes.max_json_rows
+        )
+        self.manifest = replace(self.manifest, signature=signature)
 
     def limit(self) -> LatencyLimit:
         """How many requests it may have in flight."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from serving.runtime.datatypes import DATATYPES, Datatype
-from serving.runtime.errors import Refused
+from serving.runtime.errors import Refused, TooLarge
 
 Shape = tuple[int, ...]
 _REMEMBERED_SHAPES = 1024
 _MOST_WITHOUT_ROWS = 2**31
+NO_LIMIT = 2**63
 
 
 class Accepted(NamedTuple):
@@ -23,11 +26,18 @@ class Accepted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One named tensor. `shape` has -1 where a dimension is free."""
+    """One named tensor. `shape` has -1 where a dimension is free.
+
+    `max_elements` and `max_json_elements`: what a request may send of it, the latter as JSON; `row_elements`
+    are those of one row.
+    """
 
     name: str
     datatype: Datatype
     shape: Shape
+    max_elements: int = field(default=NO_LIMIT, compare=False)
+    max_json_elements: int = field(default=NO_LIMIT, compare=False)
+    row_elements: int = field(default=1, compare=False)
     accepted: dict[Shape, Accepted] = field(default_factory=dict, compare=False, repr=False)
 
     def accept(self, shape: object) -> Accepted:
@@ -39,6 +49,8 @@ class TensorSpec:
         count = 1
         for size in checked:
             count *= size
+        if count > self.max_elements:
+            raise self.too_large(checked)
         found = Accepted(checked, count)
         if len(self.accepted) < _REMEMBERED_SHAPES:
             self.accepted[checked] = found
@@ -56,6 +68,23 @@ class TensorSpec:
         if not fits:
             raise self._refusal(f"shape {str(list(shape))[:100]} does not fit {list(self.shape)}")
         return tuple(shape)
+
+    def too_large(self, shape: Shape, *, as_json: bool = False) -> TooLarge:
+        """The refusal of more than there is time for."""
+        most = self.max_json_elements if as_json else self.max_elements
+        words = "as JSON" if as_json else "within the time a request has"
+        remedy = ", or send binary data" if as_json and self.max_json_elements < self.max_elements else ""
+        if -1 in self.shape[1:]:
+            return TooLarge(
+                f"input {self.name!r}: shape {list(shape)}, and one request of this model may have {most} "
+                f"elements {words}",
+                remedy=f"send fewer or shorter rows{remedy}",
+            )
+        rows = most // self.row_elements
+        return TooLarge(
+            f"input {self.name!r}: {shape[0]} rows, and one request of this model may have {rows} {words}",
+            remedy=f"split it into requests of at most {rows} rows{remedy}",
+        )
 
     def _refusal(self, problem: str) -> Refused:
         return Refused(
@@ -90,6 +119,20 @@ class Signature:
         is_fixed = is_static and len(inputs) == 1 and inputs[0].datatype.size > 0
         positions = {spec.name: i for i, spec in enumerate(inputs)}
         return cls(inputs, outputs, is_batched, is_static, is_fixed, positions)
+
+    def limited(self, row_elements: Sequence[int], max_rows: int, max_json_rows: int) -> Signature:
+        """The same for requests of at most so many rows, of so many elements in each input (0: any)."""
+        inputs = tuple(
+            dataclasses.replace(
+                spec,
+                accepted={},
+                max_elements=max_rows * each or NO_LIMIT,
+                max_json_elements=max_json_rows * each or NO_LIMIT,
+                row_elements=each or 1,
+            )
+            for spec, each in zip(self.inputs, row_elements, strict=True)
+        )
+        return dataclasses.replace(self, inputs=inputs)
 
 
 def tensor_spec(name: str, datatype: str, shape: list[int]) -> TensorSpec:

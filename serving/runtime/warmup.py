@@ -35,9 +35,15 @@ _CACHE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
-    """Seconds a batch takes once warm, by rows, rising; and answers to start the cache with."""
+    """Seconds a batch takes once warm, by rows, rising; and answers to start the cache with.
+
+    `row_elements` and `row_answers`: the elements of a row in each input, and in all outputs together. A row
+    has 0 where inputs have free lengths and there are no real rows to tell by.
+    """
 
     seconds_by_rows: tuple[tuple[int, float], ...]
+    row_elements: tuple[int, ...]
+    row_answers: int
     answers: tuple[tuple[Call, Outputs], ...] = ()
 
     @property
@@ -89,8 +95,10 @@ def warm(
     Raises what the engine raises: a pod that cannot answer its own warmup rows must not become ready.
     """
     rows = _warmup_rows(manifest)
+    outputs = executor.run_arrays(rows)
     if manifest.warmup is not None:
-        executor.expect_finite(executor.run_arrays(rows))
+        executor.expect_finite(outputs)
+    count = len(rows[0]) if manifest.signature.is_batched else 1
     measured = []
     for size in _sizes(manifest, profiles):
         inputs = [_repeated(array, size) if manifest.signature.is_batched else array for array in rows]
@@ -98,7 +106,10 @@ def warm(
     answers: tuple[tuple[Call, Outputs], ...] = ()
     if request_log is not None and manifest.settings.cache is not None:
         answers = _frequent_answers(executor, manifest, request_log, clock)
-    return Warmed(tuple(measured), answers)
+    is_told = manifest.warmup is not None or manifest.signature.is_static
+    row_elements = tuple(max(array.size // count, 1) if is_told else 0 for array in rows)
+    row_answers = sum(array.size for array in outputs) // count
+    return Warmed(tuple(measured), row_elements, row_answers, answers)
 
 
 def _settled_seconds(executor: Executor, inputs: list[np.ndarray], clock: Callable[[], float]) -> float:

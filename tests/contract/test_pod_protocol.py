@@ -40,6 +40,9 @@ KINDS = {
     "BF16": (TensorProto.BFLOAT16, np.array([[0.5, -3.0], [1, 2]], np.float32)),
 }
 
+# For large tensors on a machine that does other things as well.
+PATIENT = {"timeout_ms": 20_000}
+
 
 def two_by_two() -> Any:
     """a [N, T] and b [N] give sum = a + b's row and count [N, T] of text: several tensors, a free axis."""
@@ -60,13 +63,14 @@ def two_by_two() -> Any:
 def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
     folder = tmp_path_factory.mktemp("bundles")
     bundles = [
-        make_bundle(folder, elementwise(element=element), name=f"echo_{kind.lower()}")
+        make_bundle(folder, elementwise(element=element), name=f"echo_{kind.lower()}", serving=PATIENT)
         for kind, (element, _) in KINDS.items()
     ]
     bundles.append(make_bundle(folder, mlp()))
     odd = {"finite_inputs": False, "finite_outputs": False}
     bundles.append(make_bundle(folder, elementwise(), name="odd", serving=odd))
     bundles.append(make_bundle(folder, two_by_two(), name="two"))
+    bundles.append(make_bundle(folder, mlp(), name="limited", serving={"max_rows": 100}))
     with running_pod(*bundles) as running:
         yield running
 
@@ -302,6 +306,12 @@ def test_large_tensors_cross_grpc_flow_control(over_grpc: Any) -> None:
     array = np.random.default_rng(0).standard_normal((600_000, 2)).astype(np.float32)
     result = over_grpc.infer("echo_fp32", [tensor(over_grpc, "x", "FP32", array)])
     np.testing.assert_array_equal(result.as_numpy("y"), array)
+
+
+def test_too_many_rows_are_refused_with_the_number_there_may_be(client: Any) -> None:
+    sent = tensor(client, "input", "FP32", np.zeros((200_000, 4), np.float32))
+    with pytest.raises(InferenceServerException, match=r"200000 rows.*at most 100 rows"):
+        client.infer("limited", [sent])
 
 
 def test_many_concurrent_grpc_calls_each_get_their_own_answer(over_grpc: Any) -> None:

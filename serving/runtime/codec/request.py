@@ -44,7 +44,8 @@ class InferRequest(NamedTuple):
 
 
 def read_request(signature: Signature, body: bytes, header_length: int | None) -> InferRequest:
-    """Parse and check a body; `header_length` is the binary extension's. Raises `Refused` (400)."""
+    """Parse and check a body; `header_length` is the binary extension's. Raises `Refused` (400, or 413
+    for more than there is time for)."""
     document, blobs = _document(body, header_length)
     entries = _tensor_entries(document, signature)
     if blobs.exist:
@@ -61,6 +62,8 @@ def read_request(signature: Signature, body: bytes, header_length: int | None) -
             # Clients of the binary extension send neither data nor bytes for a tensor without elements.
             data.append(b"" if spec.datatype.size else [])
         else:
+            if count > spec.max_json_elements:
+                raise spec.too_large(shape, as_json=True)
             data.append(pack(spec, values, shape, count, may_hold_bools=may_hold_bools))
         shapes.append(shape)
     blobs.expect_end()

@@ -50,6 +50,7 @@ class WatchMethod:
     """Watch: the status now, and again whenever it has changed, until the client leaves or the pod does."""
 
     expects_a_message = False
+    began = None
 
     def __init__(self, health: Health) -> None:
         self._health = health

@@ -8,9 +8,11 @@ from google.protobuf.message import DecodeError
 
 from model_store.errors import SlipwayError
 from serving.runtime.call import Call, Outputs
+from serving.runtime.codec.early import LARGE_BYTES, expect_shape
 from serving.runtime.codec.plans import Plan, Plans, is_plannable, rest_of
 from serving.runtime.codec.request import InferRequest
-from serving.runtime.errors import ModelFault, Refused, status_of
+from serving.runtime.errors import ModelFault, Refused, TooLarge, status_of
+from serving.runtime.grpc.early import beginning
 from serving.runtime.grpc.header_blocks import Headers, header_fields, literal_block
 from serving.runtime.grpc.messages import message
 from serving.runtime.grpc.status import read_timeout_header
@@ -136,13 +138,32 @@ class InferMethod:
         if not stream.open_messages and not stream.is_answered:
             stream.reply_error(Refused("no message came", remedy="send one"))
 
+    def began(self, start: bytes, length: int) -> None:
+        """A message of `length` bytes begins so. Raises `TooLarge` where the rest need not come."""
+        found = beginning(start)
+        try:
+            model = self._repository.find(found.model, found.version or None).model
+        except Refused:
+            # Said, and counted, once the message is read.
+            return
+        if model is None:
+            return
+        try:
+            for shape in found.shapes:
+                expect_shape(model.signature, shape, length, as_json=False)
+        except TooLarge as error:
+            model.metrics.finished(status_of(error))
+            raise
+
     def read(self, payload: bytes) -> tuple[Written, InferRequest]:
-        """Raises `Refused` for what is not a request of a model here."""
+        """Raises `Refused` for what is not a request of a model here, or asks for too much."""
         if self._generation != self._repository.generation:
             self._generation, self._plans, self._planned = self._repository.generation, Plans(), {}
         plan = self._plans.find_by_shape(payload)
         if plan is not None:
             return self._planned[plan.rest], plan.read(payload)
+        if len(payload) > LARGE_BYTES:
+            self.began(payload, len(payload))
         found = _parsed(payload)
         model = self._repository.asked(found.model_name, found.model_version or None)
         try:
@@ -176,6 +197,8 @@ class StreamInferMethod:
 
     # A stream may be opened long before there is something to ask.
     expects_a_message = False
+    # Its errors are messages, which have the whole message's id.
+    began = None
 
     def __init__(self, repository: Repository) -> None:
         self._single = InferMethod(repository)

@@ -21,6 +21,7 @@ class ReflectionMethod:
 
     # A client may hold its stream open as long as it likes.
     expects_a_message = False
+    began = None
 
     def __init__(self, package: str) -> None:
         self._request = message("ServerReflectionRequest", package)

@@ -22,6 +22,7 @@ class BodyMethod:
     """What a stream without gRPC does with messages: it has none. A body is due as soon as it is opened."""
 
     expects_a_message = True
+    began = None
 
     def message(self, stream: Stream, payload: bytes) -> None:
         raise NotImplementedError

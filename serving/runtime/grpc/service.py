@@ -35,6 +35,11 @@ class Method(Protocol):
 
     expects_a_message: bool
 
+    @property
+    def began(self) -> Callable[[bytes, int], None] | None:
+        """Told how a large message begins and its length, where that may be enough to refuse it."""
+        ...
+
     def message(self, stream: Stream, payload: bytes) -> None:
         """One whole message arrived. Raises `SlipwayError` to end the stream with its status."""
         ...
@@ -48,6 +53,7 @@ class UnaryMethod:
     """A method answered from one message, at once or by a coroutine."""
 
     expects_a_message = True
+    began = None
 
     def __init__(self, request: str, answer: Callable[[Any], Any], package: str = PACKAGE) -> None:
         self._request, self._answer = message(request, package), answer
@@ -79,6 +85,7 @@ class Refusing:
     """For what is no method of the service, or not for this caller."""
 
     expects_a_message = True
+    began = None
 
     def __init__(self, error: SlipwayError) -> None:
         self._error = error

@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from model_store.errors import SlipwayError
+from serving.runtime.codec.early import LARGE_BYTES
 from serving.runtime.errors import Refused, Unavailable, said_beside
 from serving.runtime.grpc.header_blocks import Headers, literal_block
 from serving.runtime.grpc.status import grpc_message, grpc_status
@@ -69,6 +70,8 @@ class Stream:
             start, end = position + _PREFIX_BYTES, position + _PREFIX_BYTES + length
             if len(data) < end:
                 self._needed = end - position
+                if length > LARGE_BYTES and not compressed and self.method.began is not None:
+                    self.method.began(data[start:], length)
                 break
             messages.append(self._inflated(data[start:end], limit) if compressed else data[start:end])
             position = end

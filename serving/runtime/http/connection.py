@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import httptools
 
+from serving.runtime.codec.early import LARGE_BYTES
 from serving.runtime.http.ending import end_later
-from serving.runtime.http.exchange import Exchange, response, simple_response
+from serving.runtime.http.exchange import Exchange, RefusedExchange, response, simple_response
 from serving.runtime.http.lenience import origin_form, without_upgrade
 
 if TYPE_CHECKING:
+    from model_store.errors import SlipwayError
     from serving.runtime.http.front import Front
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -151,6 +153,7 @@ class Connection(asyncio.Protocol):
         self._chunks: bytearray | None = None
         self._body_bytes = self._header_bytes = 0
         self._has_headers = False
+        self._refusal: SlipwayError | None = None
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
@@ -178,12 +181,22 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > self._front.max_body_bytes:
             self._abort(413, f"a body may have {self._front.max_body_bytes} bytes")
+        if self._refusal is not None:
+            return
         if not self._body:
-            self._body = body
+            self._look_ahead(body)
         elif self._chunks is None:
             self._chunks = bytearray(self._body + body)
         else:
             self._chunks += body
+
+    def _look_ahead(self, start: bytes) -> None:
+        """A large body that will be refused is read, so that its client hears why, and not kept."""
+        self._body, length = start, int(self._headers.get(b"content-length", 0))
+        if length > max(LARGE_BYTES, len(start)):
+            self._refusal = self._front.refusal(origin_form(self._target), self._headers, start, length)
+        if self._refusal is not None:
+            self._body = b""
 
     def on_message_complete(self) -> None:
         if self._is_discarding:
@@ -192,7 +205,10 @@ class Connection(asyncio.Protocol):
         body = self._body if self._chunks is None else bytes(self._chunks)
         parser, target = self._parser, origin_form(self._target)
         keep_alive = parser.should_keep_alive() and parser.get_http_version() == "1.1"
-        exchange = self._parsed = Exchange(self, parser.get_method(), target, self._headers, body, keep_alive)
+        exchange = Exchange(self, parser.get_method(), target, self._headers, body, keep_alive)
+        if self._refusal is not None:
+            exchange = RefusedExchange.of(exchange, self._refusal)
+        self._parsed = exchange
         self._chunks, self._body = None, b""
         self._arrived(exchange)
 

@@ -33,6 +33,7 @@ class Exchange:
     """A request that has arrived whole. Exactly one reply follows."""
 
     __slots__ = ("body", "connection", "headers", "is_abandoned", "keep_alive", "method", "target")
+    refusal: SlipwayError | None = None
 
     def __init__(
         self,
@@ -82,6 +83,25 @@ def response(exchange: Exchange, status: int, headers: bytes, body: bytes) -> li
     if exchange.method != b"HEAD":
         parts.append(body)
     return parts
+
+
+class RefusedExchange(Exchange):
+    """A request that was found to be refused while its body arrived, which was not kept."""
+
+    __slots__ = ("refusal",)
+
+    @classmethod
+    def of(cls, exchange: Exchange, refusal: SlipwayError) -> RefusedExchange:
+        found = cls(
+            exchange.connection,
+            exchange.method,
+            exchange.target,
+            exchange.headers,
+            exchange.body,
+            exchange.keep_alive,
+        )
+        found.refusal = refusal
+        return found
 
 
 def error_body(error: SlipwayError) -> bytes:

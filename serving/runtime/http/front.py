@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from model_store.errors import SlipwayError
 from serving.runtime.grpc.connection import GrpcConnection
 from serving.runtime.grpc.service import Service
 from serving.runtime.http.connection import Connection
 from serving.runtime.http.exchange import Exchange
 from serving.runtime.http.heads import Heads
-from serving.runtime.http.infer import infer
+from serving.runtime.http.infer import find_refusal, infer
 from serving.runtime.http.routes import Routes
 from serving.runtime.repository import Repository
 
@@ -52,6 +53,13 @@ class Front:
             infer(exchange, model, self.max_body_bytes)
             return
         self._routes.answer(exchange, self.max_body_bytes)
+
+    def refusal(
+        self, target: bytes, headers: dict[bytes, bytes], start: bytes, length: int
+    ) -> SlipwayError | None:
+        """Why a request will be refused whose body begins so: the rest of it need not be kept."""
+        model = self._repository.by_target.get(target)
+        return find_refusal(model, headers, start, length) if model is not None else None
 
     def broke(self, exchange: Exchange) -> None:
         """A bug of ours, met while dispatching: log it, and do not leave the client hanging."""

@@ -10,9 +10,10 @@ from blake3 import blake3
 from model_store.errors import SlipwayError
 from serving.runtime.answers import FROM_MEMORY
 from serving.runtime.call import Call, Outputs
+from serving.runtime.codec.early import LARGE_BYTES, expect_not_too_large
 from serving.runtime.codec.plans import Plan, cuts_after, is_plannable
 from serving.runtime.codec.request import InferRequest, read_request
-from serving.runtime.errors import ModelFault, Refused, status_of
+from serving.runtime.errors import ModelFault, Refused, TooLarge, status_of
 from serving.runtime.http.exchange import JSON, Exchange
 from serving.runtime.model import ServedModel
 from serving.runtime.urgency import (
@@ -94,6 +95,8 @@ class HttpCall(Call):
 def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
     """Start an inference; the exchange is answered now (a mistake) or when the model has computed."""
     try:
+        if exchange.refusal is not None:
+            raise exchange.refusal
         if model.would_shed and _is_shed_unread(exchange, model):
             raise model.shed_unread()
         request = _read(exchange, model, max_body_bytes)
@@ -123,18 +126,35 @@ def _is_shed_unread(exchange: Exchange, model: ServedModel) -> bool:
     return model.refuses(read_priority(headers, {}))
 
 
+def find_refusal(
+    model: ServedModel, headers: Mapping[bytes, bytes], start: bytes, length: int
+) -> TooLarge | None:
+    """What there is to say against a body of `length` bytes that begins so. Of a coded one: nothing yet."""
+    if b"content-encoding" in headers:
+        return None
+    try:
+        is_json = b"inference-header-content-length" not in headers
+        expect_not_too_large(model.signature, start, length, as_json=is_json)
+    except TooLarge as error:
+        return error
+    return None
+
+
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:
-    header_length = _header_length(exchange)
+    header_length, body = _header_length(exchange), exchange.body
+    if b"content-encoding" in exchange.headers:
+        body = _body(exchange, max_body_bytes)
+    if len(body) > LARGE_BYTES:
+        expect_not_too_large(model.signature, body, len(body), as_json=header_length is None)
     if header_length is not None:
-        return _read_binary(model, _body(exchange, max_body_bytes), header_length)
+        return _read_binary(model, body, header_length)
     answers = model.answers
-    is_small = len(exchange.body) < _WORTH_REMEMBERING
-    if is_small or answers is None or answers.bodies is None or b"content-encoding" in exchange.headers:
-        return read_request(model.signature, _body(exchange, max_body_bytes), None)
-    digest = blake3(exchange.body).digest()
+    if len(body) < _WORTH_REMEMBERING or answers is None or answers.bodies is None:
+        return read_request(model.signature, body, None)
+    digest = blake3(body).digest()
     request = answers.bodies.get(digest)
     if request is None:
-        request = read_request(model.signature, exchange.body, None)
+        request = read_request(model.signature, body, None)
         answers.bodies.put(digest, request)
     return request
 

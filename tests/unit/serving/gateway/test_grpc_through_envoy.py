@@ -61,7 +61,8 @@ def deployment(service: str, version: int, pod: RunningPod, slot: Slot) -> Deplo
 @pytest.fixture(scope="module")
 def service(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     parent = tmp_path_factory.mktemp("bundles")
-    serving = {"stochastic": True}
+    # Long, for large messages on a machine that does other things as well.
+    serving = {"stochastic": True, "timeout_ms": 20_000}
     with ExitStack() as stack:
         pods = [
             stack.enter_context(

@@ -28,5 +28,6 @@ MICROSECOND = 1e-6
 def test_batches_run_on_the_loop_only_where_that_costs_nothing(
     microseconds: dict[int, float], expected: int
 ) -> None:
-    warmed = Warmed(tuple((rows, time * MICROSECOND) for rows, time in microseconds.items()))
+    times = tuple((rows, time * MICROSECOND) for rows, time in microseconds.items())
+    warmed = Warmed(times, row_elements=(1,), row_answers=1)
     assert warmed.short_batch_rows == expected

@@ -38,6 +38,7 @@ log = logging.getLogger("slipway.pod")
 
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 20_000
 _FIRST_REQUEST_SECONDS = 0.25
+_LAST_ANSWER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ class Pod:
             await asyncio.sleep(0.01)
         self.front.close_idle()
         self.management.close_idle()
+        closed = self._clock()
+        # Clients of gRPC close their half when they have read the last answer.
+        while self.front.connections and self._clock() - closed < _LAST_ANSWER_SECONDS:
+            await asyncio.sleep(0.01)
+        self.front.close_idle()
         await asyncio.sleep(0)
         log.info("drained")
 

@@ -30,6 +30,7 @@ log = logging.getLogger("slipway.pod")
 _MAX_NUISANCE = 2000
 _HALF_CONNECTION = frames.OUR_CONNECTION_WINDOW // 2
 _HALF_STREAM = frames.OUR_STREAM_WINDOW // 2
+_LEAVING = b"leaving!"
 
 
 class GrpcConnection(asyncio.Protocol):
@@ -44,7 +45,7 @@ class GrpcConnection(asyncio.Protocol):
         self._awaits_preface = self.is_new = True
         self._last_id = self._received = self._nuisance = 0
         self._block = HeaderFrames()
-        self._is_closing = self._input_ended = False
+        self._is_closing = self._input_ended = self._has_heard = False
         self.receiving_since = 0.0
         self.active_at = front.clock()
         self._outgoing.write(frames.greeting())
@@ -144,6 +145,8 @@ class GrpcConnection(asyncio.Protocol):
             self._outgoing.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
         elif kind == frames.PING and not flags & frames.ACK:
             self._outgoing.write(frames.pong(payload))
+        elif kind == frames.PING:
+            self._has_heard = self._has_heard or payload == _LEAVING
         elif kind == frames.RST_STREAM:
             stream = self._streams.pop(number, None)
             if stream is not None:
@@ -160,7 +163,7 @@ class GrpcConnection(asyncio.Protocol):
         if number % 2 == 0 or number <= self._last_id:
             raise ConnectionBroken(frames.PROTOCOL_ERROR, f"stream {number} cannot be opened")
         if self.is_new and self.is_draining:
-            self._outgoing.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+            self._ask_to_leave()
         self._last_id, self.is_new = number, False
         if len(self._streams) >= frames.OUR_MAX_STREAMS:
             self._outgoing.write(frames.reset(number, frames.REFUSED_STREAM))
@@ -266,7 +269,13 @@ class GrpcConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        return not self._streams
+        """Every call is answered, and its answer is with the kernel."""
+        return not (self._streams or self._outgoing.is_pending or self.transport.get_write_buffer_size())
+
+    @property
+    def may_ask(self) -> bool:
+        """Of a leaving pod: whether a call may be on its way, sent before its client heard of that."""
+        return self.is_new or not self._has_heard
 
     @property
     def is_half_closed(self) -> bool:
@@ -299,8 +308,27 @@ class GrpcConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Ask the client to go elsewhere; what it has sent or is sending is still answered."""
-        self._outgoing.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+        self._ask_to_leave()
         self._leave_quiet_streams()
+
+    def leave(self) -> None:
+        """Say which calls were heard, so that others are made elsewhere, and close our half; then the other.
+
+        Closing both at once would reset the connection on whatever comes, and the last answers with it.
+        Source: RFC 9113, 6.8.
+        """
+        if self._is_closing:
+            self.transport.close()
+            return
+        self._is_closing = True
+        self._outgoing.write(frames.goaway(self._last_id, frames.NO_ERROR, b"draining"))
+        self._outgoing.flush()
+        self.transport.write_eof()
+
+    def _ask_to_leave(self) -> None:
+        # Calls that are on their way are answered. Once the ping comes back there are none.
+        self._outgoing.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR, b"draining"))
+        self._outgoing.write(frames.frame(frames.PING, 0, 0, _LEAVING))
 
     def _leave_quiet_streams(self) -> None:
         for stream in list(self._streams.values()):

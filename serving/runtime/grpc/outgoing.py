@@ -40,6 +40,11 @@ class Outgoing:
             self._loop.call_soon(self.flush)
         self._parts.append(data)
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether something written leaves only at the end of this turn."""
+        return bool(self._parts)
+
     def flush(self) -> None:
         """Send what this turn has written."""
         parts, self._parts = self._parts, []

@@ -267,6 +267,15 @@ class Connection(asyncio.Protocol):
         elif self.is_idle and now - self.active_at > idle_seconds:
             self.transport.close()
 
+    @property
+    def may_ask(self) -> bool:
+        """Of a leaving pod: whether this connection was made and nothing has been asked on it yet."""
+        return self.is_new
+
+    def leave(self) -> None:
+        """At the end of a drain: nobody waits on this connection, and none should ask."""
+        self.transport.close()
+
     def drain(self) -> None:
         """Nothing to say before the next answer, which will close the connection."""
 

@@ -82,8 +82,8 @@ class Front:
 
     @property
     def has_newcomers(self) -> bool:
-        """Whether a connection has been made on which nothing has been asked yet."""
-        return any(connection.is_new for connection in self._connections)
+        """Whether there is a connection on which somebody may ask who does not know that the pod leaves."""
+        return any(connection.may_ask for connection in self._connections)
 
     @property
     def connections(self) -> int:
@@ -114,4 +114,4 @@ class Front:
         """For the end of a drain: nobody is waiting on these."""
         for connection in list(self._connections):
             if connection.is_idle:
-                connection.transport.close()
+                connection.leave()

@@ -110,6 +110,8 @@ def test_an_id_among_words_is_a_link_that_reads_like_a_name() -> None:
 def test_what_airflow_started_by_itself_is_said_in_words() -> None:
     assert who("airflow (asset_triggered)") == "Airflow, on an event"
     assert who("amina") == "amina"
+    assert named("asked for by airflow (scheduled), x") == "asked for by Airflow, on schedule, x"
+    assert told("by airflow (manual)", "") == "by Airflow"
 
 
 def test_a_freeze_says_until_when_with_the_zone(world: World, fraud: Shelf) -> None:

@@ -29,6 +29,7 @@ _BY_AIRFLOW = {
     "airflow (operator_triggered)": "Airflow, comparing with MLflow",
     "airflow (manual)": "Airflow",
 }
+_AIRFLOW = re.compile("|".join(map(re.escape, _BY_AIRFLOW)))
 
 # Nothing is run or loaded that does not come from here; Airflow's own page may show ours in a frame.
 SECURITY = {
@@ -163,12 +164,13 @@ def code(text: str) -> Markup:
 
 
 def named(text: str) -> str:
-    """Words with `fraud v3` in place of the id of its release."""
-    return _RELEASE_ID.sub(r"\1 v\2", text)
+    """Words with `fraud v3` in place of the id of its release, and what Airflow started in words."""
+    return _RELEASE_ID.sub(r"\1 v\2", _AIRFLOW.sub(lambda found: who(found[0]), text))
 
 
 def told(text: str, base: str) -> Markup:
     """The same, each a link to its release, and everything else escaped."""
+    text = _AIRFLOW.sub(lambda found: who(found[0]), text)
     words, end = Markup(""), 0
     for found in _RELEASE_ID.finditer(text):
         link = Markup('<a href="{}/releases/{}">{} v{}</a>').format(base, found[0], found[1], found[2])

@@ -40,6 +40,7 @@ class MlflowServer:
         deadline = time.monotonic() + seconds
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
+                self.kill()
                 raise RuntimeError((self.folder / "log").read_text()[-3000:])
             time.sleep(0.1)
         return self

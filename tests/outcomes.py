@@ -3,7 +3,8 @@
 A test that waits for real processes can fail because the machine was busy. So each that failed gets a second
 chance in a process of its own, after all others have ended. One that passes then is named as flaky, and one
 that fails again fails the run. A module whose tests tell one story (marked `story`) is repeated as a whole.
-Where many fail, the change is broken, not the test: nothing is repeated.
+Where many fail, the change is broken, not the test, and nothing is repeated; nor is anything after the first
+that failed twice, for then the run has failed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 from tests.tools import command_for
 
-MOST_REPEATED = 8
+# One process that did not start in time fails all tests that share it: MLflow's in the demo's, 13.
+MOST_REPEATED = 20
 
 # pytest's exit status. With any other it did not come to its tests.
 _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
@@ -68,7 +70,7 @@ def run_tests(run: Run, *arguments: str) -> Outcomes:
         # In a story, also what fails now and passed before.
         outcomes.flaky |= outcomes.failed & again.passed | again.failed & outcomes.passed
         outcomes.interrupted |= again.interrupted
-        if again.interrupted:
+        if again.status:
             break
     outcomes.failed -= outcomes.flaky
     outcomes.passed |= outcomes.flaky
@@ -142,7 +144,7 @@ def closing_lines(outcomes: Outcomes) -> list[str]:
         lines.append(f"Flaky, failed among the others and passed alone: {len(outcomes.flaky)}")
         lines += [f"  {test}" for test in sorted(outcomes.flaky)]
     if outcomes.failed:
-        lines.append(f"Failed: {len(outcomes.failed)}")
+        lines.append(f"Failed, and again alone or not repeated any more: {len(outcomes.failed)}")
         lines += [f"  {test}" for test in sorted(outcomes.failed)]
     if outcomes.broken:
         lines.append("Some tests were not run: see above what stopped them.")

@@ -87,6 +87,11 @@ def test_what_fails_twice_fails_the_run(suite: Suite) -> None:
     assert closing_lines(outcomes)[-1] == "1 passed, 1 failed, 0 skipped"
 
 
+def test_after_one_that_failed_twice_nothing_is_repeated(suite: Suite) -> None:
+    suite.write("def test_a():", "    assert log('a') < 0", "def test_b():", "    assert log('b') == 2").run()
+    assert [name for name, _ in suite.ran()] == ["a", "b", "a"]
+
+
 def test_of_a_story_the_whole_module_is_repeated_once(suite: Suite) -> None:
     story = ("import pytest", "pytestmark = pytest.mark.story", "STATE = []")
     begins = ("def test_begins():", "    STATE.append(1)", "    assert log('begins')")

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import tritonclient.grpc as triton
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -253,3 +254,20 @@ def test_without_a_candidate_a_version_that_serves_is_live_traffic(shop: Shop) -
     assert shop.call(1, "1").model_version == "1"
     assert shop.since("stable") == (2, 0, 0, 0)
     assert "serves version 1 now" in shop.ask(1, "versions/2/infer").text
+
+
+def test_an_unmodified_client_gets_the_version_it_names(shop: Shop) -> None:
+    shop.route(50)
+    tensor = triton.InferInput("item", [1], "INT64")
+    tensor.set_data_from_numpy(np.array([80]))
+    with triton.InferenceServerClient(f"127.0.0.1:{shop.gateway.home.ports.gateway}") as client:
+        for _ in range(10):
+            answer = client.infer(NAME, [tensor], model_version="1")
+            assert answer.as_numpy("vector").tolist() == [[1.0, 1.0, 1.0]]
+            with pytest.raises(triton.InferenceServerException, match="the model refuses this input"):
+                client.infer(NAME, [tensor], model_version="2")
+        assert client.get_model_metadata(NAME, "2").versions == ["2"]
+        with pytest.raises(triton.InferenceServerException, match="serves version 1 and candidate version 2"):
+            client.infer(NAME, [tensor], model_version="7")
+        assert client.infer(NAME, [tensor]).get_response().model_version == "1"
+    assert shop.since("candidate")[2] <= 1

@@ -119,8 +119,9 @@ class Counts:
     """What one arm did in a window: completed requests, and what became of them.
 
     `errors` counts every attempt that failed on this arm, also those Envoy then retried elsewhere.
-    `refused` were well-formed, and the model itself refused them; `malformed` got any other 4xx.
-    `slow` may be any of these. `window_seconds` is the time the counts cover.
+    `refused` were well-formed, and the model itself refused them; `malformed` got any other 4xx, `limited` of
+    them because they were too large or too many. `slow` may be any of these. `window_seconds` is the time the
+    counts cover.
     """
 
     requests: int
@@ -129,6 +130,7 @@ class Counts:
     window_seconds: float
     refused: int = 0
     malformed: int = 0
+    limited: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -138,6 +140,7 @@ class Counts:
             self.window_seconds + other.window_seconds,
             self.refused + other.refused,
             self.malformed + other.malformed,
+            self.limited + other.limited,
         )
 
     def __sub__(self, other: Counts) -> Counts:
@@ -149,12 +152,18 @@ class Counts:
             self.window_seconds - other.window_seconds,
             self.refused - other.refused,
             self.malformed - other.malformed,
+            self.limited - other.limited,
         )
 
     @property
     def rejected(self) -> int:
         """4xx, whoever's doing."""
         return self.refused + self.malformed
+
+    @property
+    def judged(self) -> int:
+        """4xx that two versions of equal pods would give alike, however the traffic is split."""
+        return self.rejected - self.limited
 
     @property
     def answered(self) -> int:

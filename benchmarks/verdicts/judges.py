@@ -79,7 +79,8 @@ class Ours:
 def _arm(counts: Ints | Floats) -> Floats:
     """As the judge takes them: every other refusal is by the model, the rest are malformed."""
     refused = counts[:, 3]
-    return np.column_stack([counts[:, :3], refused // 2, refused - refused // 2]).astype(float)
+    none = np.zeros(len(counts))
+    return np.column_stack([counts[:, :3], refused // 2, refused - refused // 2, none]).astype(float)
 
 
 class Argo:

@@ -30,6 +30,7 @@ from serving.analysis.policy import AnalysisPolicy
 from serving.analysis.state import (
     ARM,
     ERRORS,
+    LIMITED,
     MALFORMED,
     REFUSED,
     REQUESTS,
@@ -51,7 +52,7 @@ SLOW_NATS_A_SECOND = 1.0  # a pause makes all that is in flight slow at once: on
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """Increments of many services as arrays: counts are (services, 5), the rest (services,)."""
+    """Increments of many services as arrays: counts are (services, 6), the rest (services,)."""
 
     stable: Array
     candidate: Array
@@ -71,12 +72,11 @@ class Ticks:
 
 
 def _row(tick: Increment) -> tuple[float, ...]:
-    stable, candidate = tick.stable, tick.candidate
     return (
-        *(stable.requests, stable.errors, stable.slow, stable.refused, stable.malformed),
-        *(candidate.requests, candidate.errors, candidate.slow, candidate.refused, candidate.malformed),
+        *(getattr(tick.stable, name) for name in ARM),
+        *(getattr(tick.candidate, name) for name in ARM),
         *(tick.compared, tick.disagreed, tick.share, tick.step, tick.retries_on_stable),
-        candidate.window_seconds,
+        tick.candidate.window_seconds,
         tick.settled,
     )
 
@@ -236,9 +236,10 @@ def _bad_of_candidate(counts: Array, alone: NDArray[np.bool_]) -> Array:
     """The same of the candidate: errors, errors, slow answers, and refusals.
 
     Beside stable every 4xx is one: traffic is split at random, so malformed requests meet both arms alike,
-    and a surplus is the candidate's doing. Alone nobody knows whose doing those are.
+    and a surplus is the candidate's doing. Alone nobody knows whose doing those are. What a pod has no room
+    or time for depends on how much it is sent, so the arm with the larger share has more of it.
     """
-    refused = counts[:, REFUSED] + np.where(alone, 0, counts[:, MALFORMED])
+    refused = counts[:, REFUSED] + np.where(alone, 0, counts[:, MALFORMED] - counts[:, LIMITED])
     return np.stack([counts[:, ERRORS], counts[:, ERRORS], counts[:, SLOW], refused], axis=1)
 
 

@@ -167,10 +167,10 @@ def _told_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
 
 def _told_refusals(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate, stable = state.candidate, state.stable
-    told = f"candidate refused {_rate(candidate.rejected, candidate.requests, ' requests')} with 4xx"
-    if candidate.malformed:
-        told += f", {candidate.refused:,} by its model and {candidate.malformed:,} as malformed"
-    usual = _rate(stable.rejected, stable.requests)
+    told = f"candidate refused {_rate(candidate.judged, candidate.requests, ' requests')} with 4xx"
+    if malformed := candidate.judged - candidate.refused:
+        told += f", {candidate.refused:,} by its model and {malformed:,} as malformed"
+    usual = _rate(stable.judged, stable.requests)
     return f"{told}; stable {usual}; tolerance {setting(policy.error_tolerance)}"
 
 

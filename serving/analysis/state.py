@@ -18,8 +18,8 @@ from serving.types import Counts
 MOST_REQUESTS = 10**15  # more in one tick is no count of requests
 
 # The columns of an arm's counts.
-ARM = ("requests", "errors", "slow", "refused", "malformed")
-REQUESTS, ERRORS, SLOW, REFUSED, MALFORMED = range(len(ARM))
+ARM = ("requests", "errors", "slow", "refused", "malformed", "limited")
+REQUESTS, ERRORS, SLOW, REFUSED, MALFORMED, LIMITED = range(len(ARM))
 
 # Names and shapes of what one row of `Memory` holds.
 LAYOUT: dict[str, tuple[int, ...]] = {
@@ -53,7 +53,7 @@ SIZE = sum(math.prod(shape) for shape in LAYOUT.values())
 
 
 class Memory:
-    """The states of many services, a row of `rows` each; `memory["stable"]` is a view of (services, 5)."""
+    """The states of many services, a row of `rows` each; `memory["stable"]` is a view of (services, 6)."""
 
     __slots__ = ("rows",)
 
@@ -98,6 +98,8 @@ class Increment:
             ("candidate errors", self.candidate.errors, self.candidate.requests),
             ("candidate slow", self.candidate.slow, self.candidate.requests),
             ("stable 4xx", self.stable.rejected, self.stable.requests - self.stable.errors),
+            ("stable limited", self.stable.limited, self.stable.malformed),
+            ("candidate limited", self.candidate.limited, self.candidate.malformed),
             ("candidate 4xx", self.candidate.rejected, self.candidate.requests - self.candidate.errors),
             ("disagreed", self.disagreed, self.compared),
         ):
@@ -178,8 +180,8 @@ class JudgeState:
         return float(self.values[PLACES[name].start])
 
     def _counts(self, name: str) -> Counts:
-        requests, errors, slow, refused, malformed = map(int, self.values[PLACES[name]].tolist())
-        return Counts(requests, errors, slow, self.seconds, refused, malformed)
+        requests, errors, slow, *rejected = map(int, self.values[PLACES[name]].tolist())
+        return Counts(requests, errors, slow, self.seconds, *rejected)
 
     def _pair(self, name: str) -> tuple[int, int]:
         whole, part = self.values[PLACES[name]]

@@ -7,6 +7,7 @@
 - `refused`: a well-formed request that the model itself refuses: the pod says so in a header.
 - `repeated`: the refused ones that stable is asked next. Envoy counts what it repeats among its errors.
 - `malformed`: any other 4xx, and what says the same in gRPC.
+- `limited`: the malformed ones that were too large, too slow to arrive, or too many.
 - `abandoned`: the client gave up before an answer began, later than the objective. Envoy counts it nowhere.
 
 And two distributions of how long attempts took, where `slow` alone says too little:
@@ -24,10 +25,10 @@ from __future__ import annotations
 from serving.gateway.xds import Message, extension, typed
 
 SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
-REFUSED, REPEATED, MALFORMED = "refused", "repeated", "malformed"
+REFUSED, REPEATED, MALFORMED, LIMITED = "refused", "repeated", "malformed", "limited"
 ANSWERED, UNANSWERED = "answered", "unanswered"
 
-NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED)
+NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED, LIMITED)
 
 # "false": never send it twice.
 IDEMPOTENT = "x-slipway-idempotent"
@@ -75,6 +76,10 @@ _IS_MALFORMED = (
     f"has(response.code) && !({_IS_REFUSED}) && ((response.code >= 400 && response.code < 500)"
     f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status in {_CALLERS_FAULTS}))"
 )
+_IS_LIMITED = (
+    f"has(response.code) && !({_IS_REFUSED}) && (response.code in [408, 413, 429]"
+    f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status == 8))"
+)
 
 _IS_SLOW = (
     f"({_ANSWERED} && (duration(response.headers['{WAITED}']) > {_OBJECTIVE}"
@@ -103,6 +108,7 @@ def counters() -> list[Message]:
         _counter(REFUSED, _where(_IS_REFUSED)),
         _counter(REPEATED, _where(_IS_REPEATED)),
         _counter(MALFORMED, _where(_IS_MALFORMED)),
+        _counter(LIMITED, _where(_IS_LIMITED)),
     ]
 
 

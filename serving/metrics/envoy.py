@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from model_store.errors import Retryable
-from serving.gateway.attempts import ABANDONED, BROKEN, MALFORMED, NOTED, REFUSED, REPEATED, SLOW
+from serving.gateway.attempts import ABANDONED, BROKEN, LIMITED, MALFORMED, NOTED, REFUSED, REPEATED, SLOW
 from serving.gateway.clusters import PREVIEW_SUFFIX, RESERVED_SUFFIXES, STABLE_SUFFIX
 from serving.metrics import envoy_latency
 from serving.metrics.base import EndpointCounters
@@ -183,6 +183,7 @@ def _whole(first: EndpointCounters, again: EndpointCounters, noted: _Noted, addr
         refused=count[REFUSED],
         repeated=count[REPEATED],
         malformed=count[MALFORMED],
+        limited=count[LIMITED],
     )
 
 

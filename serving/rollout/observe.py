@@ -227,9 +227,11 @@ def _first_sight(now: EndpointCounters, joined_late: bool) -> Stand:
     Not so what the proxy counts by address, for addresses are used again.
     """
     if joined_late:
-        return Stand(now.requests, now.errors, now.slow, now.refused, now.malformed, now.repeated)
+        return Stand(
+            now.requests, now.errors, now.slow, now.refused, now.malformed, now.repeated, now.limited
+        )
     repeated = max(now.repeated - (now.errors - now.broken), 0)
-    return Stand(now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated)
+    return Stand(now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated, now.limited)
 
 
 def _growth(before: Stand, now: EndpointCounters) -> tuple[Counts, Stand]:
@@ -246,6 +248,7 @@ def _growth(before: Stand, now: EndpointCounters) -> tuple[Counts, Stand]:
     slow = min(_more(before.slow, now.slow), requests)
     refused = min(_more(before.refused, now.refused), max(requests - failed, 0))
     malformed = min(_more(before.malformed, now.malformed), max(requests - failed - refused, 0))
+    limited = min(_more(before.limited, now.limited), malformed)
     stand = Stand(
         now.requests,
         before.errors + failed + repeated if goes_on else now.errors,
@@ -253,8 +256,9 @@ def _growth(before: Stand, now: EndpointCounters) -> tuple[Counts, Stand]:
         _reached(before.refused, now.refused, refused),
         _reached(before.malformed, now.malformed, malformed),
         _reached(before.repeated, now.repeated, repeated),
+        _reached(before.limited, now.limited, limited),
     )
-    return Counts(requests, failed, slow, 0.0, refused, malformed), stand
+    return Counts(requests, failed, slow, 0.0, refused, malformed, limited), stand
 
 
 def _more(before: int | None, now: int) -> int:

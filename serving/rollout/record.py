@@ -25,6 +25,7 @@ class Stand(NamedTuple):
     refused: int | None = None
     malformed: int | None = None
     repeated: int | None = None
+    limited: int | None = None
 
 
 Raw = dict[Endpoint, Stand]
@@ -156,7 +157,7 @@ def _counts(counts: Counts) -> list[float]:
 
 
 def _rejected(counts: Counts) -> list[int]:
-    return [counts.refused, counts.malformed]
+    return [counts.refused, counts.malformed, counts.limited]
 
 
 def _latency(arms: tuple[Buckets, Buckets]) -> dict[str, dict[str, int]]:

@@ -64,6 +64,13 @@ class MetricsContract:
         # Stable was asked what the model refused, and proxies call an error what they repeat.
         assert candidate.errors == candidate.repeated == candidate.refused
 
+    def test_what_there_is_no_room_for_is_told_from_what_is_malformed(self, scene: Scene) -> None:
+        scene.candidate_fault("oversized")
+        scene.serve(12, status=None)
+        _, candidate = scene.read()
+        assert candidate.limited == candidate.malformed == candidate.requests > 0
+        assert candidate.errors == 0
+
     def test_counters_never_shrink(self, scene: Scene) -> None:
         scene.serve(5)
         before = scene.read()[0].requests

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from serving.types import Deployment, Endpoint, Slot
 
 LARGE = 20_000_000
-_STATUSES = {"error": 500, "overloaded": 503, "malformed": 400, "refused": 400}
+_STATUSES = {"error": 500, "overloaded": 503, "malformed": 400, "oversized": 413, "refused": 400}
 
 
 @dataclass
 class Upstream:
     """One pod. `fault`: ok, error (500), overloaded (503), hang, reset, slow (0.2 s), unparsable, malformed
-    (400), refused (400, and says that it is the model that refuses).
+    (400), oversized (413), refused (400, and says that it is the model that refuses).
 
     After headers that promise a good answer: half and half_chunk (a part, then reset), stalled (a part, then
     nothing), trickle (a part, the rest 0.6 s later), large (all of 20 MB).

@@ -51,7 +51,7 @@ def _arm(rng: np.random.Generator, n: NDArray[np.int64], errors: NDArray[np.int6
     """Of what did not fail, `rate` is refused by the model, and as much of the rest is malformed."""
     refused = rng.binomial(n - errors, rate)
     malformed = rng.binomial(n - errors - refused, rate)
-    return _counts(n, errors, rng.binomial(n, rate), refused, malformed)
+    return _counts(n, errors, rng.binomial(n, rate), refused, malformed, rng.binomial(malformed, rate))
 
 
 def _counts(*columns: NDArray[np.int64]) -> Array:

@@ -35,9 +35,9 @@ def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
         settled=True,
         retries_on_stable=True,
         step_seconds=3.25,
-        stable=Counts(100, 1, 0, 9.5, refused=6, malformed=7),
+        stable=Counts(100, 1, 0, 9.5, refused=6, malformed=7, limited=5),
         candidate=Counts(requests, 0, 2, 9.5),
-        raw={Endpoint("127.0.0.1", 8500): Stand(1, 2, 3, 4, 5)},
+        raw={Endpoint("127.0.0.1", 8500): Stand(1, 2, 3, 4, 5, 6, 7)},
         verdict=Verdict.of([finding], at=NOON),
         latency=({15: 90, 24: 1}, {14: requests}),
     )
@@ -116,7 +116,7 @@ def test_a_line_of_before_refusals_were_counted_reads_as_without_any(world: Worl
     del line["rejected"], line["raw_rejected"]
     found = Record.from_line(orjson.dumps(line))
     assert (found.stable.requests, found.stable.refused, found.stable.malformed) == (100, 0, 0)
-    assert found.raw[Endpoint("127.0.0.1", 8500)] == Stand(1, 2, 3, None, None)
+    assert found.raw[Endpoint("127.0.0.1", 8500)] == Stand(1, 2, 3)
 
 
 def test_a_reader_of_before_finds_as_many_counts_as_it_knows(world: World) -> None:

@@ -184,7 +184,7 @@ async def _caller(
 def streaming(url: str, content: bytes, headers: dict[str, str], streams: int) -> Iterator[Counter[int]]:
     """Large requests one after the other, until the block ends; then their statuses are known."""
     statuses: Counter[int] = Counter()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     pairs = [context.Pipe() for _ in range(streams)]
     request = _request(url, content, headers)
     senders = [context.Process(target=_send, args=(url, request, theirs)) for _, theirs in pairs]

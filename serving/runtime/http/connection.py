@@ -179,6 +179,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        if self._body_bytes > LARGE_BYTES and self._is_reading:
+            self._let_others_be_heard()
         if self._body_bytes > self._front.max_body_bytes:
             self._abort(413, f"a body may have {self._front.max_body_bytes} bytes")
         if self._refusal is not None:
@@ -189,6 +191,15 @@ class Connection(asyncio.Protocol):
             self._chunks = bytearray(self._body + body)
         else:
             self._chunks += body
+
+    def _let_others_be_heard(self) -> None:
+        """libuv reads from a socket up to 32 times in one turn of the loop, which is 8 MB of a large body."""
+        self.transport.pause_reading()
+        self._front.loop.call_soon(self._read_again)
+
+    def _read_again(self) -> None:
+        if self._is_reading and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _look_ahead(self, start: bytes) -> None:
         """A large body that will be refused is read, so that its client hears why, and not kept."""

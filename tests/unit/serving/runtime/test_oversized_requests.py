@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.runtime.grpc.early import beginning
+from serving.runtime.http.connection import Connection
 from tests.bundles import elementwise, make_bundle, mlp, model_of
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.runtime.held_engine import eventually, leave
@@ -152,6 +153,35 @@ def test_the_connection_goes_on_and_the_refused_body_was_not_kept(
             connection.sendall((head % len(content)).encode() + content)
         assert [next_status(answers), next_status(answers)] == [413, 200]
     assert seen == [0, len(small)]
+
+
+@pytest.mark.parametrize("rows", [ROWS, 1], ids=["refused", "taken"])
+def test_others_are_heard_between_the_parts_of_a_large_body(
+    pod: RunningPod, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    turn, parts, receive = [0], list[int](), Connection.data_received
+
+    def next_turn() -> None:
+        turn[0] += 1
+        if len(parts) < 1000:
+            pod.loop.call_soon(next_turn)
+
+    def received(self: Connection, data: bytes) -> None:
+        parts.append(turn[0])
+        receive(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", received)
+    content = body(rows).ljust(16 * 1024 * 1024)
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+    with pod.connect() as connection, connection.makefile("rb") as answers:
+        pod.loop.call_soon_threadsafe(next_turn)
+        connection.sendall(head.encode() + content)
+        assert next_status(answers) == (413 if rows == ROWS else 200)
+    monkeypatch.undo()
+    between = list(parts)
+    parts += [0] * 1000
+    assert len(between) > 10
+    assert len(set(between)) == len(between), "the loop read several parts in one turn"
 
 
 def next_status(answers: Any) -> int:

@@ -6,12 +6,16 @@ import numpy as np
 
 
 def figures(value: float, digits: int = 2) -> str:
-    """`0.051`, `1.2`, `56`, `1,234`: never with an exponent, and wholes keep all their digits."""
+    """`0.051`, `1.2`, `56`, `1,234`: never with an exponent, and wholes keep all their digits.
+
+    More than two are asked for where small differences count: there `0.8120` keeps its last one.
+    """
     if value == 0:
         return "0"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
+    trim = "-" if digits == 2 else "k"
+    return np.format_float_positional(value, precision=digits, unique=False, fractional=False, trim=trim)
 
 
 def percent(share: float) -> str:

@@ -138,7 +138,7 @@ def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:
     counts = state.step_candidate
     seen = counts.answered
     outcome = Outcome.PASS if seen >= policy.min_requests else Outcome.INCONCLUSIVE
-    told = f"the candidate answered {seen} of the {policy.min_requests} requests a step needs"
+    told = f"the candidate answered {seen:,} of the {policy.min_requests:,} requests a step needs"
     others = ((counts.errors, "failed"), (counts.refused, "refused"), (counts.malformed, "malformed"))
     if beside := ", ".join(f"{count:,} {what}" for count, what in others if count):
         told += f" (beside {beside})"
@@ -192,7 +192,7 @@ def _told_slow(policy: AnalysisPolicy, state: JudgeState) -> str:
 
 def _told_traffic(policy: AnalysisPolicy, state: JudgeState) -> str:
     return (
-        f"candidate finished {state.step_candidate.requests} requests in this step at a share of "
+        f"candidate finished {state.step_candidate.requests:,} requests in this step at a share of "
         f"{setting(state.share)}, at least {setting(LOST_SHARE)} of which is expected"
     )
 

@@ -14,7 +14,7 @@ from slipway_airflow.books.runs import Question
 from slipway_airflow.books.views import Moment
 from slipway_airflow.web import charts
 from slipway_airflow.web.access import Right
-from slipway_airflow.web.rendering import named, render, told, who
+from slipway_airflow.web.rendering import named, render, sentence, told, who
 
 from benchmarks.page.home import Shelf, write
 from serving.audit import AuditTrail, Entry
@@ -104,6 +104,7 @@ def test_an_id_among_words_is_a_link_that_reads_like_a_name() -> None:
     assert named(text) == "waits for my-model.b v12, <b>"
     link = '<a href="/s/releases/my-model.b-v12-20261121T201500Z-2">my-model.b v12</a>'
     assert told(text, "/s") == f"waits for {link}, &lt;b&gt;"
+    assert sentence("my-model-v2-20261121T201500Z began") == "my-model-v2-20261121T201500Z began"
     assert told("no id: fraud-v2, 2026", "/s") == "no id: fraud-v2, 2026"
 
 

@@ -149,7 +149,7 @@ def count(value: int) -> str:
 
 def sentence(text: str) -> str:
     """Words at the beginning of a sentence. What follows stays as it is, names above all."""
-    return text[:1].upper() + text[1:]
+    return text if _RELEASE_ID.match(text) else text[:1].upper() + text[1:]
 
 
 def code(text: str) -> Markup:

@@ -27,6 +27,10 @@ def test_a_measurement_has_two_figures(value: float, words: str) -> None:
     assert figures(value) == words
 
 
+def test_an_accuracy_keeps_its_last_digit_beside_others() -> None:
+    assert [figures(value, 4) for value in (0.812, 0.8127, 1.0)] == ["0.8120", "0.8127", "1.000"]
+
+
 @pytest.mark.parametrize(
     ("share", "words"), [(0, "0%"), (5 / 9, "56%"), (0.00051, "0.051%"), (0.9999, "over 99%"), (1, "100%")]
 )

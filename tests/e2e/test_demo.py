@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.home import REPOSITORY, Home
-from serving.stack.processes import owned_by
-from tests.e2e.stack import environment, free_port_base
+from tests.e2e.stack import LAUNCHER, REPOSITORY, environment, free_port_base, processes_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -28,11 +25,11 @@ class Demo:
     def __init__(self, root: Path) -> None:
         own = {"SLIPWAY_HOME": str(root), "SLIPWAY_PORT_BASE": str(free_port_base())}
         self.environ = environment(**own)
-        self.home = Home.locate(self.environ)
+        self.home = root
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "demo", *arguments],
+            [LAUNCHER, "demo", *arguments],
             env=self.environ,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
@@ -45,7 +42,7 @@ class Demo:
 def demo(tmp_path: Path) -> Iterator[Demo]:
     made = Demo(tmp_path / "home")
     yield made
-    assert owned_by(made.home) == []
+    assert processes_of(made.home) == []
 
 
 def test_every_claim_of_the_demo_holds(demo: Demo) -> None:
@@ -66,7 +63,7 @@ def test_a_demo_told_to_end_puts_everything_away(demo: Demo) -> None:
     process = demo.start()
     # In the middle of the start: supervisord is up, its components are not.
     deadline = time.monotonic() + 120
-    while not (demo.home.logs / "supervisord.log").exists() and time.monotonic() < deadline:
+    while not (demo.home / "logs" / "supervisord.log").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)

@@ -6,25 +6,15 @@ The tests tell one story in order; each starts from what the one before left.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from benchmarks.release_overhead import register_copies
-from demo.data import Parts
-from demo.models import MODEL as TRAINED
-from demo.traffic import applications
-from model_store.registry import Registry
-from model_store.types import ModelRef
-from serving.stack.airflow_api import airflow_api
-from serving.stack.credentials import Credentials, credentials_of
-from serving.target.local import LocalTarget
-from tests.e2e.stack import Stack, wait_until
+from tests.e2e.client import Users, asking
+from tests.e2e.stack import Stack
 from tests.tools import CHROMIUM, needs
 
 pytestmark = [
@@ -48,7 +38,7 @@ class Visitor:
     trouble: list[str]
 
     def open(self, path: str) -> None:
-        self.page.goto(f"{self.stack.home.airflow_url}{path}")
+        self.page.goto(f"{self.stack.airflow_url}{path}")
 
     def say_why(self, button: str, reason: str, confirm: str | None = None) -> None:
         """Press a button, give the reason it asks for, and wait until it is carried out."""
@@ -75,43 +65,13 @@ class Visitor:
         assert found.violations_count == 0, found.generate_report()
 
 
-class Askers(threading.Thread):
-    """Users of the model, so that verdicts have something to judge."""
-
-    def __init__(self, stack: Stack) -> None:
-        super().__init__(daemon=True)
-        self._url = f"{stack.home.gateway_url}/v2/models/{MODEL}/infer"
-        self._rows = applications(Parts.under(stack.home.data / TRAINED).traffic)
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        with httpx.Client(timeout=10, trust_env=False) as client:
-            asked = 0
-            while not self._ended.wait(1 / 30):
-                asked += 1
-                try:
-                    client.post(self._url, content=self._rows[asked % len(self._rows)].body)
-                except httpx.HTTPError:
-                    continue
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-
 @pytest.fixture(scope="module")
-def offers(stack: Stack, trained: ModelRef) -> Iterator[Stack]:
-    """Two equal versions in the registry, and users. Leaves no pod behind."""
-    register_copies(Registry(stack.home.mlflow_url), trained, MODEL, count=2)
-    with airflow_api(stack.home) as api:
-        wait_until(lambda: f"release_{MODEL}" in api.dag_ids(), seconds=120, what="the model's DAG")
-    askers = Askers(stack)
-    askers.start()
-    yield stack
-    askers.end()
-    target = LocalTarget(stack.home)
-    for deployment in target.deployments(MODEL):
-        target.retire(deployment)
+def offers(stack: Stack, trained: str) -> Iterator[Stack]:
+    """Two equal versions in the registry, and users, so that verdicts have something to judge."""
+    stack.registry.copy(trained, MODEL, count=2)
+    stack.wait_for_dag(f"release_{MODEL}")
+    with asking(Users(stack.infer_url(MODEL), stack.rows())):
+        yield stack
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +96,9 @@ def visitor(offers: Stack, chromium: Browser) -> Iterator[Visitor]:
     page.on("console", lambda said: trouble.append(said.text) if "Content Security" in said.text else None)
     someone = Visitor(page, offers, trouble)
     someone.open("/slipway/")
-    login: Credentials = credentials_of(offers.home)
     page.locator("input[type=password]").wait_for()
-    page.locator("input:not([type=password])").first.fill(login.airflow_user)
-    page.locator("input[type=password]").fill(login.airflow_password)
+    page.locator("input:not([type=password])").first.fill(offers.login["user"])
+    page.locator("input[type=password]").fill(offers.login["password"])
     page.keyboard.press("Enter")
     page.wait_for_url("**/slipway/")
     yield someone
@@ -190,7 +149,7 @@ def test_a_rollback_takes_a_reason_and_is_in_the_history(visitor: Visitor) -> No
     visitor.see("Rolled back")
     visitor.open(f"/slipway/history?model={MODEL}&action=rollback")
     visitor.see("=HYPERLINK(0) users complain")
-    visitor.see(credentials_of(visitor.stack.home).airflow_user)
+    visitor.see(visitor.stack.login["user"])
     with visitor.page.expect_download() as download:
         visitor.page.get_by_role("link", name="CSV").click()
     assert '"\'=HYPERLINK(0) users complain"' in download.value.path().read_text()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
 from model_store.errors import Permanent
 from serving.rollout.lock import Claim, LockState, Standing
-from slipway_airflow import flapping, freezing, going_back, run_states
+from slipway_airflow import flapping, freezing, going_back
 from slipway_airflow.releases import Release
 from slipway_airflow.wiring import Services
 
@@ -78,14 +79,14 @@ def give_up(services: Services, release: Release) -> None:
     services.lock.release(release.model, release.id)
 
 
-def pass_over_the_dead(services: Services, model: str) -> None:
+def pass_over_the_dead(services: Services, model: str, is_over: Callable[[str, str], bool]) -> None:
     """Free the lock, and the place in front of it, of those whose DAG run is over: nobody else would.
 
-    Asks Airflow, so only a task or a trigger can.
+    `is_over(DAG id, run id)`: whether the run ended, which only a task or a trigger can ask of Airflow.
     """
     state = services.lock.read(model)
     for claim in filter(None, (state.holder, state.waiting)):
-        if (run := _run_of(services, model, claim.release_id)) and run_states.is_over(*run):
+        if (run := _run_of(services, model, claim.release_id)) and is_over(*run):
             _log.warning("%s is passed over: its run %s is over", claim.release_id, run[1])
             services.lock.release(model, claim.release_id)
 

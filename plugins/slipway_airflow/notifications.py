@@ -136,7 +136,7 @@ def tell_of_hold(services: Services, state: RolloutState, why: str, *, at: datet
 
 def tell_of_rollback(services: Services, rollback: Rollback, *, at: datetime) -> None:
     """A person or an alert took a version back. Goes to whom the spec of the model's last release names."""
-    spec = spec_of(services, rollback.model)
+    spec = services.releases.spec_of(rollback.model)
     if spec is None:
         return
     wish = rollback.wish
@@ -184,12 +184,6 @@ def tell_of_lateness(services: Services, model: str, run_id: str, seconds: float
         _put(services, release, "late", f"{release.ref} is late", text, facts, at=at)
     else:
         log.warning("%s of %s is late, and has not even begun: %s", run_id, model, text)
-
-
-def spec_of(services: Services, model: str) -> ReleaseSpec | None:
-    """As it was at the model's last release."""
-    releases = services.releases.of_model(model)
-    return releases[-1].spec if releases else None
 
 
 def _put(

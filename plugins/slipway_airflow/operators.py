@@ -205,7 +205,7 @@ class MakeReady(WaitingOperator):
         self.rollback = rollback
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import admission, going_back
+        from slipway_airflow import admission, going_back, run_states
         from slipway_airflow.wiring import wire
 
         services = wire()
@@ -213,7 +213,7 @@ class MakeReady(WaitingOperator):
         if standing := going_back.serving(services, rollback):
             self.log.info("version %d has all traffic: one weight change was enough", rollback.returns)
             return standing.id
-        admission.pass_over_the_dead(services, rollback.model)
+        admission.pass_over_the_dead(services, rollback.model, run_states.is_over)
         if not going_back.take_turn(services, rollback):
             self.wait_for(triggers.RollbackTurnTrigger(rollback.id))
         deployment = going_back.place(services, rollback)

@@ -144,6 +144,11 @@ class Releases:
         found = [_read(path) for path in (self.root / model).glob("*.json")]
         return sorted(found, key=lambda release: (release.request.at, release.id))
 
+    def spec_of(self, model: str) -> ReleaseSpec | None:
+        """As it was at the model's last release."""
+        releases = self.of_model(model)
+        return releases[-1].spec if releases else None
+
     def _of_run(self, model: str, request: Request) -> Release | None:
         for path in (self.root / model).glob(f"*-{_stamp(request.at)}*.json"):
             release = _read(path)

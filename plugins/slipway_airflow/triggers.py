@@ -74,10 +74,10 @@ class QueueingTrigger(LookingTrigger):
 
     def pass_over_the_dead(self, services: Services, model: str) -> None:
         """Every so often. The task did when it began to wait."""
-        from slipway_airflow import admission
+        from slipway_airflow import admission, run_states
 
         if time.monotonic() - self._asked >= DEAD_LOOK_SECONDS:
-            admission.pass_over_the_dead(services, model)
+            admission.pass_over_the_dead(services, model, run_states.is_over)
             self._asked = time.monotonic()
 
 

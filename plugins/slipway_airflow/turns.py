@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from model_store.errors import Permanent
-from slipway_airflow import admission, flapping, settling
+from slipway_airflow import admission, flapping, run_states, settling
 from slipway_airflow.admission import Place, Turn
 from slipway_airflow.books import outcomes
 from slipway_airflow.books.outcomes import Outcome
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def take(services: Services, release: Release) -> Place:
     """Ask for the release's turn; when it has come, say so on the version."""
-    admission.pass_over_the_dead(services, release.model)
+    admission.pass_over_the_dead(services, release.model, run_states.is_over)
     place = admission.take_turn(services, release)
     if place.turn is Turn.TAKEN:
         settling.mark_releasing(services, release)

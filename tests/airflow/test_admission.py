@@ -122,10 +122,10 @@ def test_a_run_that_starts_again_is_the_same_release_though_the_alias_moved(worl
 def test_a_holder_whose_run_is_over_is_passed_over(world: World, over: set[str]) -> None:
     first, second = world.release(1), world.release(2, second=1)
     take_turn(world.services, first)
-    pass_over_the_dead(world.services, MODEL)
+    pass_over_the_dead(world.services, MODEL, run_states.is_over)
     assert take_turn(world.services, second).turn is Turn.WAITING
     over.add(first.request.run_id)
-    pass_over_the_dead(world.services, MODEL)
+    pass_over_the_dead(world.services, MODEL, run_states.is_over)
     assert take_turn(world.services, second).turn is Turn.TAKEN
 
 
@@ -134,7 +134,7 @@ def test_one_that_waits_and_whose_run_is_over_is_passed_over(world: World, over:
     for release in (first, dead):
         take_turn(world.services, release)
     over.add(dead.request.run_id)
-    pass_over_the_dead(world.services, MODEL)
+    pass_over_the_dead(world.services, MODEL, run_states.is_over)
     assert take_turn(world.services, older).turn is Turn.WAITING
 
 
@@ -146,10 +146,10 @@ def test_a_rollback_whose_run_is_over_is_passed_over_and_what_nobody_knows_stays
     over |= {"run-back", "somebody"}
     rollback = going_back.begin(world.services, Wish(MODEL, 1, "wrong", "", "ada", "run-back", now()))
     going_back.take_turn(world.services, rollback)
-    pass_over_the_dead(world.services, MODEL)
+    pass_over_the_dead(world.services, MODEL, run_states.is_over)
     assert world.lock.read(MODEL).holder is None
     world.lock.acquire(MODEL, Claim(now(), "somebody"))
-    pass_over_the_dead(world.services, MODEL)
+    pass_over_the_dead(world.services, MODEL, run_states.is_over)
     assert world.lock.read(MODEL).holder is not None
 
 

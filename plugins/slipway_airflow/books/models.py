@@ -23,7 +23,6 @@ from slipway_airflow.books.views import (
     RollbackRow,
     page_of,
 )
-from slipway_airflow.notifications import spec_of
 from slipway_airflow.rolling import route_of
 from slipway_airflow.specs import dag_id_of
 from slipway_airflow.standstill import Kind, Standstill
@@ -146,7 +145,7 @@ class ModelRows:
         begun = {entry.asked.run_id for entry in shelf.entries if entry.asked}
         if all(run_id in begun for dag, run_id in situation.runs if dag == dag_id):
             return None
-        spec = spec_of(self._services, name)
+        spec = self._services.releases.spec_of(name)
         cooldown = flapping.cooldown_of(spec) if spec else flapping.COOLDOWN
         until = flapping.cools_down_until(self._services, name, cooldown)
         return until if until and until > self._now() else None

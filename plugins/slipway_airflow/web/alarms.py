@@ -50,7 +50,7 @@ def _answer(incident: Incident, at: datetime) -> str:
     services = wiring.wire()
     # Two alerts of one failure may come at the same time, and must not go back two versions.
     with _one_at_a_time(services, incident.model):
-        spec = notifications.spec_of(services, incident.model)
+        spec = services.releases.spec_of(incident.model)
         cooldown = flapping.cooldown_of(spec) if spec else flapping.COOLDOWN
         decision = alarms.decide(services, incident, cooldown=cooldown, at=at)
         words = f"{incident.model}: {incident.alert}: {decision.reply.value}: {decision.words}"

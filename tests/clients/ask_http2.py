@@ -45,7 +45,7 @@ async def main() -> None:
         at = int(answer.headers["inference-header-content-length"])
         values = np.frombuffer(answer.content[at:], np.float32).tolist()
         found["binary"] = [answer.http_version, answer.status_code, values]
-        large = await client.post(INFER, json=body([0.5] * 200_000))
+        large = await client.post(INFER, json=body([0.5] * 90_000))
         found["large"] = [large.http_version, large.status_code, len(large.json()["outputs"][0]["data"])]
         many = await asyncio.gather(*(client.post(INFER, json=body([n, n])) for n in range(50)))
         found["many"] = [each.json()["outputs"][0]["data"][0] for each in many]

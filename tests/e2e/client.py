@@ -48,6 +48,9 @@ class Platform:
         token = self._client.post("/auth/token", json=login).raise_for_status().json()["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
+    def close(self) -> None:
+        self._client.close()
+
     def get(self, path: str, **query: Any) -> Any:
         return self._client.get(path, params=query).raise_for_status().json()
 
@@ -110,6 +113,9 @@ class Registry:
     def __init__(self, url: str) -> None:
         self.url = url
         self._client = httpx.Client(base_url=f"{url}/api/2.0/mlflow", timeout=60, trust_env=False)
+
+    def close(self) -> None:
+        self._client.close()
 
     def tags(self, name: str, version: int) -> dict[str, str]:
         return {tag["key"]: tag["value"] for tag in self._version(name, version).get("tags", [])}

@@ -88,6 +88,12 @@ class Stack:
     def registry(self) -> Registry:
         return Registry(self.mlflow_url)
 
+    def close(self) -> None:
+        """End what was opened to speak to it; the stack itself goes on."""
+        for name in ("platform", "registry"):
+            if name in self.__dict__:
+                getattr(self, name).close()
+
     def infer_url(self, model: str) -> str:
         return f"{self.gateway_url}/v2/models/{model}/infer"
 
@@ -189,6 +195,7 @@ def running_stack(root: Path, **environ: str) -> Iterator[Stack]:
         stack.start()
         yield stack
     finally:
+        stack.close()
         stack.slipway("down")
         assert stack.processes() == []
 

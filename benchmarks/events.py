@@ -33,9 +33,9 @@ from serving.home import REPOSITORY, Home
 from serving.inbound.registration import ENDPOINT
 from serving.inbound.secrets import secrets_of
 from serving.inbound.signature import sign
-from serving.stack.airflow_api import AirflowApi, DagRun, airflow_api
-from serving.stack.credentials import credentials_of
-from serving.stack.lifecycle import down, up
+from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
+from serving.local_stack.credentials import credentials_of
+from serving.local_stack.lifecycle import down, up
 
 LIMIT = 2.0
 DOOR_LIMIT_SECONDS = 0.05

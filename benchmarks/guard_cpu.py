@@ -20,12 +20,12 @@ from benchmarks.traffic.load import load
 from benchmarks.traffic.stack import gateway_and_guard, wait_until
 from benchmarks.traffic.upstreams import Upstreams, upstreams
 from model_store.errors import SlipwayError
-from serving.analysis import AnalysisPolicy
+from serving.control.analysis import AnalysisPolicy
+from serving.control.rollout.journal import Event, Journal, release_id
+from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.gateway.watches import require_spare
 from serving.home import Home
-from serving.rollout.journal import Event, Journal, release_id
-from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.router.envoy_file import EnvoyFileRouter
 from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 
 LIMIT_SHARE = 0.25
@@ -66,7 +66,7 @@ def _deployment(name: str, pods: Upstreams, upstream: int, slot: Slot) -> Deploy
 def guard_process() -> psutil.Process:
     """The guard that this benchmark started."""
     children = psutil.Process().children(recursive=True)
-    return next(each for each in children if "serving.guard" in each.cmdline())
+    return next(each for each in children if "serving.control.guard" in each.cmdline())
 
 
 def ticks(home: Home) -> float:

@@ -47,9 +47,9 @@ from demo.traffic import applications
 from model_store.registry import Registry
 from model_store.types import ModelRef
 from serving.home import REPOSITORY, Home
-from serving.stack.airflow_api import AirflowApi, DagRun, airflow_api
-from serving.stack.lifecycle import down, up
-from serving.stack.supervisor import Supervisor
+from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
+from serving.local_stack.lifecycle import down, up
+from serving.local_stack.supervisor import Supervisor
 
 LIMIT = 1.1
 IDLE_SECONDS = 10.0

@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.serving.servers import pod_server
 from benchmarks.traffic.stack import gateway_and_guard, wait_until
-from serving.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 

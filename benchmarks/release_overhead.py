@@ -31,12 +31,12 @@ from demo.models import MODEL as TRAINED
 from demo.traffic import applications
 from model_store.build import variants
 from model_store.registry import Registry
-from model_store.spec import load
+from model_store.release_spec import load
 from model_store.types import ModelRef
+from serving.control.rollout.journal import Journal
 from serving.home import REPOSITORY, Home
-from serving.rollout.journal import Journal
-from serving.stack.airflow_api import AirflowApi, DagRun, airflow_api
-from serving.stack.lifecycle import down, up
+from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
+from serving.local_stack.lifecycle import down, up
 
 LIMIT = 1.3
 MODEL = "bench"

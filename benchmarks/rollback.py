@@ -19,12 +19,12 @@ from statistics import median
 from benchmarks.traffic.load import load
 from benchmarks.traffic.stack import gateway_and_guard, wait_until
 from benchmarks.traffic.upstreams import Seen, Upstreams, upstreams
-from serving.analysis import AnalysisPolicy
+from serving.control.analysis import AnalysisPolicy
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal, release_id
+from serving.control.rollout.plan import Phase, RolloutPlan, RolloutStep
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.rollout.advance import Rollouts
-from serving.rollout.journal import Journal, release_id
-from serving.rollout.plan import Phase, RolloutPlan, RolloutStep
-from serving.router.envoy_file import EnvoyFileRouter
 from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 
 HEALTHY_SECONDS = 3.0

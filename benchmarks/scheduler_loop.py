@@ -93,7 +93,7 @@ def _environment(folder: str) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__API_AUTH__JWT_SECRET": "of this benchmark, and of nothing else that listens",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-        # As in serving/stack/airflow_config.py.
+        # As in serving/local_stack/airflow_config.py.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",

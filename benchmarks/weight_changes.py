@@ -14,8 +14,8 @@ from statistics import median
 from benchmarks.traffic.load import Result, load
 from benchmarks.traffic.stack import gateway_and_guard
 from benchmarks.traffic.upstreams import Upstreams, upstreams
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.router.envoy_file import EnvoyFileRouter
 from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 
 SERVICE = "changing"

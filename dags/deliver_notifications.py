@@ -22,7 +22,9 @@ LEFT_OVER = Asset(
 @step
 def deliver() -> None:
     """Tries every message that is due, once. What fails is due again later, and fails nothing here."""
-    from slipway_airflow import notifications, wiring
+    from slipway_airflow import notifications
+
+    from serving.control import wiring
 
     notifications.deliver_due(notifications.outbox_of(wiring.wire()), at=wiring.now())
 

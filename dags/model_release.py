@@ -21,17 +21,18 @@ from airflow.sdk import (
 )
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
-from slipway_airflow import assets, forms, pools, specs
+from slipway_airflow import assets, forms, pools
 from slipway_airflow.notifications import Deliver, Late
 from slipway_airflow.operators import Deploy, RollOut, TakeTurn, Watch
 from slipway_airflow.step import BY_LABEL, step
 
 from model_store.build import Variant, variants
-from model_store.spec import InvalidSpec, ReleaseSpec
+from model_store.release_spec import InvalidSpec, ReleaseSpec
 from model_store.types import TargetName
+from serving.control import specs
 
 if TYPE_CHECKING:
-    from slipway_airflow.building import Told
+    from serving.control.building import Told
 
 RELEASES = Path(__file__).parent / "releases"
 
@@ -143,7 +144,7 @@ def export(release: str) -> Told:
 
     ONNX is taken as it is. scikit-learn is converted in a child process, and only if the spec trusts it.
     """
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.export(*building.opened(release))
 
@@ -151,7 +152,7 @@ def export(release: str) -> Told:
 @step
 def check_data(release: str, exported: str) -> Told:
     """Checks evaluation and calibration rows with Great Expectations; none may be in both."""
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.check_data(*building.opened(release), exported)
 
@@ -159,7 +160,7 @@ def check_data(release: str, exported: str) -> Told:
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def quantize(release: str, exported: str, variant: Variant) -> Told:
     """Makes the model smaller: fp16, int8 for onnxruntime, int8 in the layout TensorRT parses."""
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.quantize(*building.opened(release), exported, variant)
 
@@ -167,7 +168,7 @@ def quantize(release: str, exported: str, variant: Variant) -> Told:
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def compile(release: str, quantized: str, target: TargetName) -> Told:
     """Builds a candidate for a target ahead of time. What a target does not take is a reason, no failure."""
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.compile(*building.opened(release), quantized, target)
 
@@ -175,7 +176,7 @@ def compile(release: str, quantized: str, target: TargetName) -> Told:
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> Told:
     """Measures accuracy, latency and size of a candidate against the spec's limits."""
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.gate(*building.opened(release), exported, quantized, compiled)
 
@@ -183,7 +184,7 @@ def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> To
 @step
 def choose(release: str, gated: list[str]) -> Told:
     """Takes the best candidate that passed. None passed: the release ends here and says which limits."""
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.choose(*building.opened(release), gated)
 
@@ -191,7 +192,7 @@ def choose(release: str, gated: list[str]) -> Told:
 @step
 def publish(release: str, exported: str, gated: list[str], chosen: str) -> Told:
     """Lays the bundle out as a Triton model repository. The same content is the same bundle."""
-    from slipway_airflow import building
+    from serving.control import building
 
     return building.publish(*building.opened(release), exported, gated, chosen)
 

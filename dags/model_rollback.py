@@ -17,7 +17,7 @@ from slipway_airflow.operators import MakeReady
 from slipway_airflow.step import step
 
 if TYPE_CHECKING:
-    from slipway_airflow.building import Told
+    from serving.control.building import Told
 
 RELEASES = Path(__file__).parent / "releases"
 URGENT = 1000

@@ -26,9 +26,8 @@ MISSED_VERSIONS = Asset(
 @step
 def find_missed() -> list[dict[str, object]]:
     """Compares the registry's aliases with what serves and with what was tried."""
-    from slipway_airflow import reconciling, specs, wiring
-
-    from model_store.spec import load_all
+    from model_store.release_spec import load_all
+    from serving.control import reconciling, specs, wiring
 
     services = wiring.wire()
     found = reconciling.missed(services, load_all(RELEASES).specs, at=wiring.now())

@@ -15,9 +15,7 @@ from slipway_airflow.step import step
 @step
 def tidy() -> dict[str, int]:
     """Forgets bundles, artifacts and memos. Says how many bundles and bytes that were."""
-    from slipway_airflow import wiring
-
-    from serving import upkeep
+    from serving.control import upkeep, wiring
 
     done = upkeep.tidy(wiring.wire().home, now=wiring.now())
     return {"bundles": len(done.bundles), "bytes": done.size_bytes}

@@ -23,8 +23,8 @@ from model_store.registry import Registry
 from serving.cli.output import console, errors, print_json, telling_failures
 from serving.cli.stack import addresses
 from serving.home import Home
-from serving.stack.credentials import credentials_of
-from serving.stack.supervisor import Supervisor
+from serving.local_stack.credentials import credentials_of
+from serving.local_stack.supervisor import Supervisor
 
 HELP = f"Which story to play: {', '.join(SCENARIOS)}. All but risk fetch their data once (docs/scenarios.md)."
 

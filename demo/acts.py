@@ -29,7 +29,7 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One story. `faults` is what `SLIPWAY_FAULTS` says for pods (see `serving.runtime.faults`).
+    """One story. `faults` is what `SLIPWAY_FAULTS` says for pods (see `serving.pod.faults`).
 
     `training` is the module that registers the versions, run as a process. `spec`: the release spec that only
     this demo's home gets, None if it is one of the repository's. `rate`: requests a second.

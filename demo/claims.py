@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from demo.acts import Scenario
 from demo.facts import AUC, CHAMPION, Release
 from demo.traffic_log import TrafficLog, failures_by_kind
-from model_store.choose import TIE_BAND
+from model_store.gates.choose import TIE_BAND
 
 # A sender that stood still proves nothing; a busy machine may hold it up for a moment.
 LONGEST_PAUSE_SECONDS = 2.0

@@ -15,13 +15,13 @@ from demo.traffic_log import TrafficLog
 from model_store.errors import Permanent
 from model_store.records import read_report
 from model_store.registry import Registry
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import ModelRef
+from serving.control.rollout.journal import Journal, UnknownRelease
+from serving.control.rollout.plan import Phase
+from serving.control.rollout.record import Record
 from serving.home import Home
-from serving.rollout.journal import Journal, UnknownRelease
-from serving.rollout.plan import Phase
-from serving.rollout.record import Record
-from serving.stack.airflow_api import TaskRun, airflow_api
+from serving.local_stack.airflow_api import TaskRun, airflow_api
 
 Json = dict[str, Any]
 

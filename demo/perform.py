@@ -17,10 +17,10 @@ from demo.view import ActView, View, steps_of, weights
 from model_store.errors import Permanent, Retryable
 from model_store.registry import Registry
 from model_store.types import ModelRef
+from serving.gateway.router.base import UnknownService
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import REPOSITORY
-from serving.router.base import UnknownService
-from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
+from serving.local_stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
 
 ACT_SECONDS = 600
 DAG_SECONDS = 120

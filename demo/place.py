@@ -13,7 +13,7 @@ from pathlib import Path
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from serving.home import REPOSITORY, Home
-from serving.stack.supervisor import Supervisor
+from serving.local_stack.supervisor import Supervisor
 
 MARK = "made-by-slipway-demo"
 CACHE = "cache"

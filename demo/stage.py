@@ -20,8 +20,8 @@ from demo.packages import PACKAGES
 from demo.traffic import TIMEOUT_SECONDS
 from model_store.errors import Permanent
 from serving.home import REPOSITORY, Home
-from serving.stack import lifecycle
-from serving.stack.lifecycle import Standing
+from serving.local_stack import lifecycle
+from serving.local_stack.lifecycle import Standing
 
 FAULTS = "SLIPWAY_FAULTS"
 POLL_SECONDS = 0.3

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from demo.acts import Act
 from demo.traffic_log import Tally
-from serving.stack.airflow_api import TaskRun
+from serving.local_stack.airflow_api import TaskRun
 from serving.types import Route
 
 # The tasks of a release as the story tells them: the last part of the task id, and a word for it.

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
-from model_store.spec import ReleaseSpec
-from model_store.store import Store
+from model_store.release_spec import ReleaseSpec
+from model_store.storage.store import Store
 from model_store.types import Bundle, ModelRef, Precision, TargetName
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def publish_stage(ctx: BuildContext, exported: Exported, gated: Sequence[Gated],
 
 def build_bundle(ctx: BuildContext) -> Bundle:
     """All stages in a row. Raises `Permanent` or `Retryable`, each with its remedy."""
-    from model_store.bundle import open_bundle
+    from model_store.bundle.publishing import open_bundle
 
     exported = export_stage(ctx)
     check_data_stage(ctx, exported)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_store.spec import Data
+from model_store.release_spec import Data
 from model_store.types import Datatype, TensorSpec
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from model_store.columns import Unusable, label_values, slice_values, to_tensor
 from model_store.errors import Permanent
-from model_store.spec import Data
+from model_store.release_spec import Data
 from model_store.tables import read_table
 from model_store.types import TensorSpec
 

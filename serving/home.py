@@ -89,12 +89,12 @@ class Home:
 
     @property
     def store(self) -> Path:
-        """Artifacts, memos and bundles (`model_store.store`)."""
+        """Artifacts, memos and bundles (`model_store.storage.store`)."""
         return self.root / "store"
 
     @property
     def routes(self) -> Path:
-        """Envoy's EDS files, which are also the routes' only record (`serving.router.envoy_file`)."""
+        """Envoy's EDS files, which are also the routes' only record (`serving.gateway.router.envoy_file`)."""
         return self.root / "envoy" / "routes"
 
     @property
@@ -103,33 +103,33 @@ class Home:
 
     @property
     def journal(self) -> Path:
-        """Rollout states and observations (`serving.rollout.journal`)."""
+        """Rollout states and observations (`serving.control.rollout.journal`)."""
         return self.root / "journal"
 
     @property
     def route_history(self) -> Path:
-        """Every write of every route, a line each (`serving.router.history`)."""
+        """Every write of every route, a line each (`serving.gateway.router.history`)."""
         return self.root / "history" / "routes.jsonl"
 
     @property
     def releases(self) -> Path:
-        """What each release is about: version, spec, who asked (`slipway_airflow.releases`)."""
+        """What each release is about: version, spec, who asked (`serving.control.releases`)."""
         return self.root / "releases"
 
     @property
     def audit(self) -> Path:
-        """Who did what and why, one file a month (`serving.audit`)."""
+        """Who did what and why, one file a month (`serving.control.audit`)."""
         return self.root / "audit"
 
     @property
     def freezes(self) -> Path:
         """When nothing rolls out: `calendar.yaml`, written by people, beside what they asked for otherwise
-        (`serving.freezes`)."""
+        (`serving.control.freezes`)."""
         return self.root / "freezes"
 
     @property
     def pods(self) -> Path:
-        """One supervisord program file and one record per running pod (`serving.target.local`)."""
+        """One supervisord program file and one record per running pod (`serving.platforms.local`)."""
         return self.root / "pods"
 
     @property
@@ -174,12 +174,12 @@ class Home:
 
     @property
     def credentials(self) -> Path:
-        """Keys and the Airflow login, made once, mode 0600 (`serving.stack.credentials`)."""
+        """Keys and the Airflow login, made once, mode 0600 (`serving.local_stack.credentials`)."""
         return self.root / "credentials.json"
 
     @property
     def bundle_keys(self) -> Path:
-        """What bundles are signed with, made once, mode 0600 (`model_store.signing`)."""
+        """What bundles are signed with, made once, mode 0600 (`model_store.bundle.signing`)."""
         return self.root / "bundle_keys.json"
 
     @property

@@ -11,13 +11,14 @@ from typing import Any
 import onnx
 import pytest
 
-from model_store import build, profile
+from model_store import build
 from model_store.build import BuildContext, variants
-from model_store.bundle import load_bundle
+from model_store.bundle.publishing import load_bundle
 from model_store.errors import Retryable
+from model_store.gates import profile
 from model_store.registry import Downloaded, ModelVersion
-from model_store.spec import ReleaseSpec
-from model_store.store import Store
+from model_store.release_spec import ReleaseSpec
+from model_store.storage.store import Store
 from model_store.types import Bundle, ModelRef
 from tests.small_models import Credit
 
@@ -80,7 +81,7 @@ SPEC: dict[str, Any] = {
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Great Expectations has tests of its own and takes seconds; latency is measured briefly."""
     whole = profile.measure
-    monkeypatch.setattr("model_store.expectations.validate_checks", lambda reports, docs: None)
+    monkeypatch.setattr("model_store.gates.expectations.validate_checks", lambda reports, docs: None)
     monkeypatch.setattr(
         "model_store.stages.gate.measure", lambda *a, **k: whole(*a, **{**k, "budget_seconds": 0.05})
     )

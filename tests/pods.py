@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import uvloop
 
-from serving.runtime.management import Address
-from serving.runtime.pod import Pod, PodOptions
+from serving.pod.management import Address
+from serving.pod.pod import Pod, PodOptions
 
 
 class RunningPod:

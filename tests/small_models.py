@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Artifact, Precision, Toolchain
 from tests.bundles import model_of
 

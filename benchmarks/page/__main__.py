@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.page.home import seed
-from model_store.spec import load
+from model_store.release_spec import load
 from serving.home import REPOSITORY, Home
-from serving.stack.credentials import credentials_of
-from serving.stack.lifecycle import down, up
-from serving.stack.supervisor import Supervisor
+from serving.local_stack.credentials import credentials_of
+from serving.local_stack.lifecycle import down, up
+from serving.local_stack.supervisor import Supervisor
 
 console = Console(highlight=False)
 API = "/slipway/api/v1"

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import orjson
 
-from model_store.spec import ReleaseSpec
-from serving.analysis import AnalysisPolicy
+from model_store.release_spec import ReleaseSpec
+from serving.control.analysis import AnalysisPolicy
+from serving.control.rollout.journal import Event
+from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.control.rollout.record import Record, Stand, finding_to_json
 from serving.figures import percent
 from serving.gateway import endpoints
+from serving.gateway.router.history import RouteHistory
 from serving.home import Home
 from serving.metrics.latency import bucket_of
-from serving.rollout.journal import Event
-from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.rollout.record import Record, Stand, finding_to_json
-from serving.router.history import RouteHistory
 from serving.types import (
     ALL_STABLE,
     Counts,

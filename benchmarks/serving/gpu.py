@@ -19,8 +19,8 @@ import onnxruntime as ort
 from benchmarks.serving.bundles import bundle_of
 from benchmarks.serving.models import SUBJECTS, Subject
 from benchmarks.serving.resnet import resnet18
-from serving.runtime.engine.registry import open_engine
-from serving.runtime.manifest import read_manifest
+from model_store.engines.manifest import read_manifest
+from model_store.engines.registry import open_engine
 
 _ROUNDS, _SECONDS = 5, 0.3
 

@@ -15,7 +15,7 @@ from benchmarks.serving.bundles import bundle_of
 from benchmarks.serving.load import Load
 from benchmarks.serving.models import Subject, binary_body, oip_body
 from benchmarks.serving.servers import Running, pod_server
-from serving.runtime.grpc.messages import message
+from serving.pod.grpc.messages import message
 
 _DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
 

@@ -107,7 +107,7 @@ def pod_server(bundle: Path, body: bytes, *options: str, model: str = "m") -> It
     command = [
         sys.executable,
         "-m",
-        "serving.runtime",
+        "serving.pod",
         "--bundle",
         str(bundle),
         "--port",

@@ -24,7 +24,7 @@ from benchmarks.verdicts.judges import Argo, Flagger, Judge, Kayenta, Ours
 from benchmarks.verdicts.play import Outcome, play
 from benchmarks.verdicts.streams import Scenario
 from benchmarks.verdicts.wald import expected_of_two_arms, expected_sample_number, fewest_requests
-from serving.analysis import AnalysisPolicy
+from serving.control.analysis import AnalysisPolicy
 
 DEFAULT = AnalysisPolicy(0.001, 0.01, 0.005, 500, 0.01, 50)
 NO_TOLERANCE = AnalysisPolicy(0.001, 0.01, 0.0, 500, 0.01, 50)

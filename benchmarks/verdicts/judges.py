@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.verdicts.streams import Floats, Ints, Scenario, Tick
-from serving.analysis import AnalysisPolicy
-from serving.analysis.belief import Ticks, blank, take
-from serving.analysis.evidence import limits_of
-from serving.analysis.rules import needed
-from serving.analysis.state import Memory
+from serving.control.analysis import AnalysisPolicy
+from serving.control.analysis.belief import Ticks, blank, take
+from serving.control.analysis.evidence import limits_of
+from serving.control.analysis.rules import needed
+from serving.control.analysis.state import Memory
 
 Bools = NDArray[np.bool_]
 
@@ -30,7 +30,8 @@ class Judge(Protocol):
 
 
 class Ours:
-    """`serving.analysis` itself, at every look. Spans without a candidate request are given in one piece
+    """`serving.control.analysis` itself, at every look. Spans without a candidate request are given in one
+    piece
     with the next one that has any: no bet is made in them, so that changes nothing but the time it takes.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from model_store.compile.base import Compiler, CompileSpec, NotCompiled, UnknownCompiler
-from model_store.store import Store
+from model_store.storage.store import Store
 
 __all__ = ["COMPILERS", "CompileSpec", "Compiler", "NotCompiled", "UnknownCompiler", "compiler"]
 

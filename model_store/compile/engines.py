@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model_store.compile.base import CompileSpec, NotCompiled
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Artifact, Toolchain
 
 REPOSITORY = Path(__file__).resolve().parents[2]

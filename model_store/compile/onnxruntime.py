@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from model_store.compile.base import CompileSpec, NotCompiled
 from model_store.inference import session_config
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Artifact, Precision, Toolchain
 
 

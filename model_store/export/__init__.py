@@ -19,7 +19,7 @@ from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
 from model_store.export.original import Original
 from model_store.inference import answer, open_session, saved_answers
-from model_store.spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef
 
 __all__ = ["ExportedModel", "NotExportable", "export"]

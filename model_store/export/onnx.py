@@ -12,7 +12,7 @@ from model_store.export.onnx_file import parse, read_onnx, tensor_specs
 from model_store.export.original import Original
 from model_store.export.signature import match
 from model_store.inference import answer, open_session
-from model_store.spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec
 from model_store.types import Toolchain
 
 

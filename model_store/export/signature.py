@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from model_store.export.base import Columns, NotExportable
 from model_store.export.mlmodel import Field, LoggedModel, Signature
-from model_store.spec import Data
+from model_store.release_spec import Data
 from model_store.types import Datatype, TensorSpec
 
 DEFAULT_INPUT = "input"

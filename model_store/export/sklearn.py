@@ -25,7 +25,7 @@ from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import read_onnx
 from model_store.export.original import Original
 from model_store.export.signature import plan
-from model_store.spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec
 from model_store.types import TensorSpec, Toolchain
 
 CHILD = Path(__file__).with_name("sklearn_child.py")

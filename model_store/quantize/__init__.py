@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from model_store.errors import Permanent
 from model_store.inference import Rows
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Artifact, Precision, Toolchain
 
 Layout = Literal["onnxruntime", "tensorrt"]

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from model_store.gates.readout import Readout
 from model_store.inference import (
     Rows,
     answer,
@@ -25,7 +26,6 @@ from model_store.inference import (
 )
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
 from model_store.quantize.spread import CALIBRATION_BATCH, spread
-from model_store.readout import Readout
 
 Array = np.ndarray[Any, Any]
 

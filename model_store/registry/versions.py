@@ -8,7 +8,7 @@ from typing import Any
 
 from model_store.errors import Permanent
 from model_store.registry.rest import Json, RegistryRefused, RegistryUnavailable, Rest
-from model_store.spec import MODEL_NAME
+from model_store.release_spec import MODEL_NAME
 from model_store.types import ModelRef
 
 _PAGE = 200

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from model_store.build import BuildContext, Chosen, Gated, Json
-from model_store.choose import Contender, choose
+from model_store.gates.choose import Contender, choose
 from model_store.records import read_report
 from model_store.stages.inputs import tools
 
@@ -34,7 +34,7 @@ def _choose(ctx: BuildContext, gated: Sequence[Gated]) -> Json:
 
 def _document(ctx: BuildContext, gated: Sequence[Gated]) -> None:
     """Data Docs of all variants at once: Great Expectations takes seconds to import."""
-    from model_store.expectations import validate_checks
+    from model_store.gates.expectations import validate_checks
 
     reports = {_name(one): read_report(one["report"]).checks for one in gated}
     validate_checks({name: checks for name, checks in reports.items() if checks}, ctx.docs)

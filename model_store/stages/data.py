@@ -27,7 +27,7 @@ def run(ctx: BuildContext, exported: Exported) -> DataChecked:
 
 
 def _check(ctx: BuildContext, exported: Exported) -> Json:
-    from model_store.expectations import check_data
+    from model_store.gates.expectations import check_data
 
     evaluation, calibration = evaluation_path(ctx), calibration_path(ctx)
     inputs, columns = read_tensors(exported["inputs"]), exported["columns"]

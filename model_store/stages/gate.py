@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 
-from model_store.accuracy import Answers, judge_accuracy
-from model_store.accuracy.gate import Truth
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
-from model_store.bundle import open_bundle, open_signature, serving_model
+from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.dataset import Dataset
 from model_store.durable import digest_file
 from model_store.errors import Permanent
+from model_store.gates.accuracy import Answers, judge_accuracy
+from model_store.gates.accuracy.gate import Truth
+from model_store.gates.profile import Profile, judge_profile, measure
+from model_store.gates.readout import Readout
+from model_store.gates.signature import Signature, changes, judge_signature
 from model_store.inference import answer, fixed_batch, open_session, saved_answers, session_config
-from model_store.profile import Profile, judge_profile, measure
-from model_store.readout import Readout
 from model_store.records import read_tensors, report_record
-from model_store.signature import Signature, changes, judge_signature
 from model_store.stages.inputs import data_key, evaluation_path, evaluation_rows, tools
 from model_store.types import Artifact, Check, GateReport, ModelRef
 

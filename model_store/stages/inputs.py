@@ -10,7 +10,7 @@ from model_store.build import BuildContext, Exported, Json
 from model_store.durable import digest_file
 from model_store.errors import Permanent
 from model_store.records import read_tensors
-from model_store.spec import expand
+from model_store.release_spec import expand
 
 if TYPE_CHECKING:
     from model_store.dataset import Dataset

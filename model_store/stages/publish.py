@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model_store.build import BuildContext, Chosen, Exported, Gated, Json, Published
-from model_store.bundle import Contents, publish
+from model_store.bundle.publishing import Contents, publish
 from model_store.durable import digest_file
 from model_store.inference import session_config
 from model_store.records import read_report, read_tensors

@@ -19,18 +19,19 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from model_store.errors import Permanent
-from model_store.spec import Approval
-from slipway_airflow import links, reasons
+from model_store.release_spec import Approval
+from serving.control import reasons
+from serving.control.page_url import release_page
+from slipway_airflow import links
 from slipway_airflow.failures import RetryByKind, explained
-from slipway_airflow.page_url import release_page
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.build import Gated
-    from slipway_airflow.comparing import Comparison
-    from slipway_airflow.releases import Release
-    from slipway_airflow.wiring import Services
+    from serving.control.comparing import Comparison
+    from serving.control.releases import Release
+    from serving.control.wiring import Services
 
 
 def _unsaid() -> Param:
@@ -104,7 +105,7 @@ class AskApproval(ApprovalOperator):
         self.earlier = earlier
 
     def execute(self, context: Context) -> Any:
-        from slipway_airflow.building import opened
+        from serving.control.building import opened
 
         links.forget(self)
         with explained(context):
@@ -143,8 +144,8 @@ class AskApproval(ApprovalOperator):
         return self.execute(context)
 
     def _refuse_self_and_twice(self, context: Context, answer: Any) -> None:
-        from slipway_airflow import acting
-        from slipway_airflow.building import opened
+        from serving.control import acting
+        from serving.control.building import opened
 
         by = answer["responded_by_user"] or {}
         if list(answer["chosen_options"]) != [self.APPROVE] or not by:
@@ -163,16 +164,17 @@ class AskApproval(ApprovalOperator):
 
     def _approved_before(self, services: Services, release: Release) -> str | None:
         """Who approved this very bundle and is not counted yet."""
-        from slipway_airflow import acting
+        from serving.control import acting
 
         given = acting.approvers_of(services, release, self.bundle)
         return next((who for who in given if who not in self.earlier), None)
 
     def _prepare(self, services: Services, release: Release) -> None:
         """The form, who may fill it in, and a message to those who want to be told."""
-        from slipway_airflow import notifications, wiring
-        from slipway_airflow.building import recall
-        from slipway_airflow.releases import words_for_another
+        from serving.control import wiring
+        from serving.control.building import recall
+        from serving.control.releases import words_for_another
+        from slipway_airflow import notifications
 
         authors = services.registry.authors(release.ref)
         allowed = who_may(self.approval.approvers, [*self.earlier, *authors])
@@ -201,8 +203,8 @@ class AskApproval(ApprovalOperator):
 
     def _note(self, context: Context, answer: Any) -> None:
         """Into the audit trail, if a person answered (and Slipway's own page or API did not write it)."""
-        from slipway_airflow import acting
-        from slipway_airflow.building import opened
+        from serving.control import acting
+        from serving.control.building import opened
 
         by = answer["responded_by_user"] or {}
         if not (who := by.get("name") or by.get("id")):
@@ -226,7 +228,7 @@ class AskApproval(ApprovalOperator):
             who = name or account
             said = f"{who} rejected it" if who else "nobody approved it in time"
             raise NotApproved(f"not released: {said}", remedy="ask them, then release the version again")
-        from slipway_airflow.acting import name_in_spec
+        from serving.control.acting import name_in_spec
 
         # Who approved must not be asked again: the spec may call them by name or by their account's id.
         return name_in_spec(self.approval, str(name or ""), str(account or "")) or str(account or name or "")
@@ -256,8 +258,8 @@ def evidence_page(
 
     `again`: why people are asked although they were asked before; `links`: addresses by what is there.
     """
-    from slipway_airflow.building import name_of
-    from slipway_airflow.comparing import in_markdown
+    from serving.control.building import name_of
+    from serving.control.comparing import in_markdown
 
     rows = [
         f"| {name_of(gated['variant'])} | {check['name']} | {check['observed']:.4g} | {check['limit']:.4g} "

@@ -9,35 +9,24 @@ from typing import TYPE_CHECKING
 from airflow.sdk.exceptions import AirflowSkipException
 
 from model_store.types import ModelRef
-from slipway_airflow import (
-    acting,
-    assets,
-    evidence,
-    flapping,
-    going_back,
-    links,
-    notifications,
-    rollback_books,
-    rolling,
-    settling,
-    wiring,
-)
-from slipway_airflow.admission import give_up
-from slipway_airflow.books import outcomes
-from slipway_airflow.books.outcomes import Outcome
-from slipway_airflow.building import Told, opened
+from serving.control import acting, evidence, flapping, going_back, rollback_books, rolling, settling, wiring
+from serving.control.admission import give_up
+from serving.control.building import Told, opened
+from serving.control.going_back import Wish
+from serving.control.queries import outcomes
+from serving.control.queries.outcomes import Outcome
+from serving.control.reasons import cleaned
+from serving.control.settling import Ending, Status
+from slipway_airflow import assets, links, notifications
 from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
-from slipway_airflow.going_back import Wish
 from slipway_airflow.operators import ENDED, ENDED_AS
-from slipway_airflow.reasons import cleaned
-from slipway_airflow.settling import Ending, Status
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from slipway_airflow.releases import Release
-    from slipway_airflow.wiring import Services
+    from serving.control.releases import Release
+    from serving.control.wiring import Services
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slipway_airflow import reasons
-from slipway_airflow.releases import Cause, Request
+from serving.control import reasons
+from serving.control.releases import Cause, Request
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from model_store.spec import ReleaseSpec
+    from model_store.release_spec import ReleaseSpec
 
 
 def request_of(context: Context, spec: ReleaseSpec) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from model_store.errors import SlipwayError
-from model_store.spec import Analysis, InvalidSpec, ReleaseSpec, Rollout
+from model_store.release_spec import Analysis, InvalidSpec, ReleaseSpec, Rollout
 
 VERSION = r"^([0-9]{1,9}|[A-Za-z_][A-Za-z0-9_-]{0,63})$"
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
 
+from serving.control.page_url import release_page
 from serving.home import Home
-from slipway_airflow.page_url import release_page
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context

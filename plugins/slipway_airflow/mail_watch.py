@@ -34,7 +34,8 @@ class UndeliveredTrigger(BaseEventTrigger):
 
     def _left(self) -> int:
         """How many messages are overdue."""
-        from slipway_airflow import notifications, wiring
+        from serving.control import wiring
+        from slipway_airflow import notifications
 
         try:
             return len(notifications.outbox_of(wiring.wire()).due(at=wiring.now() - OVERDUE))

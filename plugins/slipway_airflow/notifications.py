@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseNotifier
 
 from model_store.errors import Permanent, Retryable
-from slipway_airflow.outbox import Letter, Message, Outbox
+from serving.control.outbox import Letter, Message, Outbox
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from model_store.spec import ReleaseSpec
+    from model_store.release_spec import ReleaseSpec
+    from serving.control.going_back import Rollback
+    from serving.control.releases import Release
+    from serving.control.rollout.plan import RolloutState
+    from serving.control.settling import Ending
+    from serving.control.wiring import Services
     from serving.monitoring.incidents import Incident
-    from serving.rollout.plan import RolloutState
-    from slipway_airflow.going_back import Rollback
-    from slipway_airflow.releases import Release
-    from slipway_airflow.settling import Ending
-    from slipway_airflow.wiring import Services
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Deliver(BaseNotifier):
     """Delivers what is due, once. What fails stays for the watcher, and fails no task."""
 
     def notify(self, context: Context) -> None:
-        from slipway_airflow import wiring
+        from serving.control import wiring
 
         try:
             deliver_due(outbox_of(wiring.wire()), at=wiring.now(), most=MOST_AT_ONCE)
@@ -58,7 +58,7 @@ class Late(BaseNotifier):
     async def async_notify(self, context: Context) -> None:
         import asyncio
 
-        from slipway_airflow import wiring
+        from serving.control import wiring
 
         # Airflow gives deadlines the run as its API shows it.
         run: Any = context["dag_run"]

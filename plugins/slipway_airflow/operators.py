@@ -16,7 +16,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from model_store.errors import Permanent, Retryable
-from model_store.spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec
 from slipway_airflow import links, triggers
 from slipway_airflow.failures import RetryByKind, explained
 from slipway_airflow.step import SECONDS, working_time
@@ -24,10 +24,10 @@ from slipway_airflow.step import SECONDS, working_time
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from serving.rollout.plan import RolloutState
-    from slipway_airflow.admission import Place
-    from slipway_airflow.releases import Release, Request
-    from slipway_airflow.wiring import Services
+    from serving.control.admission import Place
+    from serving.control.releases import Release, Request
+    from serving.control.rollout.plan import RolloutState
+    from serving.control.wiring import Services
 
 # A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
 PATIENCE_SECONDS = 4.0
@@ -86,7 +86,7 @@ class WaitingOperator(BaseOperator):
 
     def end_if_moved_on(self, context: Context, services: Services, release: Release) -> None:
         """Before traffic: whether the alias that led to the release still names its version."""
-        from slipway_airflow import aliases, flapping
+        from serving.control import aliases, flapping
 
         if words := aliases.moved_on(services, release):
             # If the alias comes back, so may a release of it.
@@ -109,9 +109,10 @@ class TakeTurn(WaitingOperator):
         self.spec = spec
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import acting, turns
+        from serving.control import acting
+        from serving.control.wiring import wire
+        from slipway_airflow import turns
         from slipway_airflow.causes import request_of
-        from slipway_airflow.wiring import wire
 
         services, request = wire(), request_of(context, self.spec)
         release = services.releases.open(
@@ -128,7 +129,7 @@ class TakeTurn(WaitingOperator):
 
     def _admitted(self, context: Context, services: Services, request: Request, version: str) -> int:
         """The version's number, if there is to be a release of it. Skips or waits where there is not."""
-        from slipway_airflow import flapping, wiring
+        from serving.control import flapping, wiring
 
         try:
             ref = services.registry.resolve(self.spec.model, version)
@@ -145,8 +146,8 @@ class TakeTurn(WaitingOperator):
         return ref.version
 
     def _wait_or_end(self, context: Context, services: Services, release: Release, place: Place) -> None:
+        from serving.control.admission import Turn
         from slipway_airflow import turns
-        from slipway_airflow.admission import Turn
 
         self.log.info("%s", place.words)
         match place.turn:
@@ -171,9 +172,9 @@ class Deploy(WaitingOperator):
         self.bundle = bundle
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import acting, rolling
-        from slipway_airflow.admission import require_turn
-        from slipway_airflow.wiring import wire
+        from serving.control import acting, rolling
+        from serving.control.admission import require_turn
+        from serving.control.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
@@ -205,8 +206,9 @@ class MakeReady(WaitingOperator):
         self.rollback = rollback
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import admission, going_back, run_states
-        from slipway_airflow.wiring import wire
+        from serving.control import admission, going_back
+        from serving.control.wiring import wire
+        from slipway_airflow import run_states
 
         services = wire()
         rollback = going_back.load(services, self.rollback)
@@ -235,10 +237,10 @@ class RollOut(WaitingOperator):
         self.deployment = deployment
 
     def look(self, context: Context) -> str:
+        from serving.control import acting, rolling
+        from serving.control.admission import require_turn
+        from serving.control.wiring import wire
         from serving.types import bundle_in
-        from slipway_airflow import acting, rolling
-        from slipway_airflow.admission import require_turn
-        from slipway_airflow.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
@@ -268,8 +270,8 @@ class Watch(WaitingOperator):
         self.release = release
 
     def look(self, context: Context) -> str:
-        from slipway_airflow import rolling
-        from slipway_airflow.wiring import wire
+        from serving.control import rolling
+        from serving.control.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
@@ -283,7 +285,7 @@ def _wait_until_ready(
     operator: WaitingOperator, services: Services, model: str, deployment: str, limit_seconds: float
 ) -> None:
     """Return when the pods answer. Waits a little here, then defers."""
-    from slipway_airflow.rolling import is_ready
+    from serving.control.rolling import is_ready
 
     started = time.time()
     while not is_ready(services, model, deployment):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from model_store.durable import canonical_json
 from model_store.errors import Permanent, Retryable
-from model_store.spec.notify import Notify
+from model_store.release_spec.notify import Notify
+from serving.control.outbox import Message
 from serving.inbound.signature import sign
-from slipway_airflow.outbox import Message
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -18,8 +18,8 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from model_store.errors import Retryable
 
 if TYPE_CHECKING:
-    from slipway_airflow.releases import Release
-    from slipway_airflow.wiring import Services
+    from serving.control.releases import Release
+    from serving.control.wiring import Services
 
 PACKAGE = "slipway_airflow.triggers"
 # The one event that a task could not find out by itself.
@@ -74,7 +74,8 @@ class QueueingTrigger(LookingTrigger):
 
     def pass_over_the_dead(self, services: Services, model: str) -> None:
         """Every so often. The task did when it began to wait."""
-        from slipway_airflow import admission, run_states
+        from serving.control import admission
+        from slipway_airflow import run_states
 
         if time.monotonic() - self._asked >= DEAD_LOOK_SECONDS:
             admission.pass_over_the_dead(services, model, run_states.is_over)
@@ -88,8 +89,8 @@ class TurnTrigger(QueueingTrigger):
         super().__init__(release=release)
 
     def look(self) -> str | None:
-        from slipway_airflow.admission import Turn, take_turn
-        from slipway_airflow.wiring import wire
+        from serving.control.admission import Turn, take_turn
+        from serving.control.wiring import wire
 
         services = wire()
         release = services.releases.load(self.kwargs["release"])
@@ -102,8 +103,8 @@ class TurnTrigger(QueueingTrigger):
         await asyncio.to_thread(self._give_up)
 
     def _give_up(self) -> None:
-        from slipway_airflow.admission import give_up
-        from slipway_airflow.wiring import wire
+        from serving.control.admission import give_up
+        from serving.control.wiring import wire
 
         services = wire()
         give_up(services, services.releases.load(self.kwargs["release"]))
@@ -118,8 +119,8 @@ class RollbackTurnTrigger(QueueingTrigger):
         super().__init__(rollback=rollback)
 
     def look(self) -> str | None:
-        from slipway_airflow import going_back
-        from slipway_airflow.wiring import wire
+        from serving.control import going_back
+        from serving.control.wiring import wire
 
         services = wire()
         rollback = going_back.load(services, self.kwargs["rollback"])
@@ -130,8 +131,8 @@ class RollbackTurnTrigger(QueueingTrigger):
         await asyncio.to_thread(self._let_go)
 
     def _let_go(self) -> None:
-        from slipway_airflow import going_back
-        from slipway_airflow.wiring import wire
+        from serving.control import going_back
+        from serving.control.wiring import wire
 
         services = wire()
         going_back.let_go(services, going_back.load(services, self.kwargs["rollback"]))
@@ -146,8 +147,8 @@ class ReadyTrigger(LookingTrigger):
         super().__init__(model=model, deployment=deployment, until=until)
 
     def look(self) -> str | None:
-        from slipway_airflow.rolling import is_ready
-        from slipway_airflow.wiring import wire
+        from serving.control.rolling import is_ready
+        from serving.control.wiring import wire
 
         if is_ready(wire(), self.kwargs["model"], self.kwargs["deployment"]):
             return "ready"
@@ -175,8 +176,9 @@ class RolloutTrigger(LookingTrigger):
         self._release: Release | None = None
 
     def look(self) -> str | None:
-        from slipway_airflow import freezing, notifications, standstill
-        from slipway_airflow.wiring import now, wire
+        from serving.control import freezing, standstill
+        from serving.control.wiring import now, wire
+        from slipway_airflow import notifications
 
         services = wire()
         if self._release is None:
@@ -224,8 +226,8 @@ class MissedVersionsTrigger(BaseEventTrigger):
 
     def _looked(self) -> tuple[int, list[str]]:
         """How many specs there are, and the run ids of what was missed."""
-        from model_store.spec import load_all
-        from slipway_airflow import reconciling, wiring
+        from model_store.release_spec import load_all
+        from serving.control import reconciling, wiring
 
         try:
             specs = load_all(Path(self.folder)).specs

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from model_store.errors import Permanent
-from slipway_airflow import admission, flapping, run_states, settling
-from slipway_airflow.admission import Place, Turn
-from slipway_airflow.books import outcomes
-from slipway_airflow.books.outcomes import Outcome
-from slipway_airflow.books.statuses import Status
+from serving.control import admission, flapping, settling
+from serving.control.admission import Place, Turn
+from serving.control.queries import outcomes
+from serving.control.queries.outcomes import Outcome
+from serving.control.queries.statuses import Status
+from serving.control.releases import Release
+from serving.control.wiring import Services, now
+from slipway_airflow import run_states
 from slipway_airflow.failures import in_words
-from slipway_airflow.releases import Release
-from slipway_airflow.wiring import Services, now
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

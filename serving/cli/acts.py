@@ -10,8 +10,8 @@ from rich.text import Text
 
 from serving.cli.output import console, print_json
 from serving.home import Home
-from serving.stack.airflow_api import airflow_api
-from serving.stack.slipway_api import slipway_api
+from serving.local_stack.airflow_api import airflow_api
+from serving.local_stack.slipway_api import slipway_api
 
 # Those that no model has for itself.
 SHARED_DAGS = ("model_rollback", "registry_reconcile", "deliver_notifications", "store_upkeep")

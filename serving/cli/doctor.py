@@ -11,7 +11,7 @@ from rich.text import Text
 from model_store.errors import Permanent
 from serving.cli.output import console, print_json
 from serving.home import Home
-from serving.stack.doctor import Diagnosis, Level, examine
+from serving.local_stack.doctor import Diagnosis, Level, examine
 
 _STYLES = {Level.FINE: "green", Level.WARNING: "yellow", Level.BROKEN: "bold red"}
 

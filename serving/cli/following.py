@@ -10,7 +10,7 @@ from rich.text import Text
 from model_store.errors import Permanent, Retryable
 from serving.cli.output import errors
 from serving.home import Home
-from serving.stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
+from serving.local_stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
 
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 120.0

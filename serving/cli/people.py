@@ -7,9 +7,9 @@ from rich.table import Table
 
 from serving.cli.output import console, print_json
 from serving.home import Home
-from serving.stack import airflow_config, users
-from serving.stack.credentials import credentials_of
-from serving.stack.supervisor import Supervisor
+from serving.local_stack import airflow_config, users
+from serving.local_stack.credentials import credentials_of
+from serving.local_stack.supervisor import Supervisor
 
 _API_SERVER = "airflow-api-server"
 

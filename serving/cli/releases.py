@@ -11,18 +11,18 @@ from typing import Any
 from rich.text import Text
 
 from model_store.errors import Permanent, Retryable
-from model_store.spec import load
-from serving.audit import AuditTrail, Entry
+from model_store.release_spec import load
 from serving.cli import returning
 from serving.cli.following import POLL_SECONDS, RunFailed, follow, why
 from serving.cli.output import console, errors, print_json
+from serving.control.audit import AuditTrail, Entry
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.plan import RolloutState
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.rollout.advance import Rollouts
-from serving.rollout.journal import Journal
-from serving.rollout.plan import RolloutState
-from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack.airflow_api import DagRun
-from serving.stack.slipway_api import Overtaken, slipway_api
+from serving.local_stack.airflow_api import DagRun
+from serving.local_stack.slipway_api import Overtaken, slipway_api
 
 NEW_DAG_SECONDS = 60.0
 

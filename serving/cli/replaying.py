@@ -13,17 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from model_store.errors import Permanent
-from model_store.spec import Analysis, InvalidSpec, load
-from model_store.spec.document import Document, read_document
-from model_store.spec.pydantic_complaints import complaints
-from serving.analysis import AnalysisPolicy, Increment
-from serving.analysis.replay import Judged, Replay, replay
+from model_store.release_spec import Analysis, InvalidSpec, load
+from model_store.release_spec.document import Document, read_document
+from model_store.release_spec.pydantic_complaints import complaints
 from serving.cli.output import console, print_json
+from serving.control.analysis import AnalysisPolicy, Increment
+from serving.control.analysis.replay import Judged, Replay, replay
+from serving.control.rollout.from_spec import policy_of
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.observe import between
+from serving.control.rollout.plan import RolloutState
 from serving.home import Home
-from serving.rollout.from_spec import policy_of
-from serving.rollout.journal import Journal
-from serving.rollout.observe import between
-from serving.rollout.plan import RolloutState
 from serving.types import Outcome
 
 IN_FORCE = "in force"

@@ -11,8 +11,8 @@ from model_store.errors import Retryable
 from serving.cli.following import POLL_SECONDS, SILENT_SECONDS, RunFailed, follow, why
 from serving.cli.output import console, errors, print_json
 from serving.home import Home
-from serving.stack.airflow_api import DagRun
-from serving.stack.slipway_api import slipway_api
+from serving.local_stack.airflow_api import DagRun
+from serving.local_stack.slipway_api import slipway_api
 
 RETURNED, FAILED = "traffic_returned", "failed"
 _UNDER_WAY = ("queued", "running")

@@ -17,11 +17,11 @@ from serving.cli.output import console, errors, print_json
 from serving.cli.under_way import table as table_of_releases
 from serving.cli.under_way import under_way
 from serving.home import Home
-from serving.stack import lifecycle
-from serving.stack.credentials import credentials_of
-from serving.stack.lifecycle import Standing, Watcher
-from serving.stack.processes import owned_by, proportional_memory_bytes
-from serving.stack.slipway_api import slipway_api
+from serving.local_stack import lifecycle
+from serving.local_stack.credentials import credentials_of
+from serving.local_stack.lifecycle import Standing, Watcher
+from serving.local_stack.processes import owned_by, proportional_memory_bytes
+from serving.local_stack.slipway_api import slipway_api
 
 _API_SERVER = "airflow-api-server"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from model_store import signing
-from model_store.store import Store
-from serving import upkeep
+from model_store.bundle import signing
+from model_store.storage.store import Store
 from serving.cli.output import console, print_json
+from serving.control import upkeep
 from serving.home import Home
 
 MEGABYTE = 1_000_000

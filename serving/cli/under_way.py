@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from model_store.errors import SlipwayError
+from serving.control.rollout.journal import Journal
 from serving.home import Home
-from serving.rollout.journal import Journal
 from serving.types import Arm, Counts
 
 OUTCOMES = ("answered", "refused", "malformed", "failed")

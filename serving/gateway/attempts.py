@@ -33,7 +33,7 @@ NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED, LIMITED)
 # "false": never send it twice.
 IDEMPOTENT = "x-slipway-idempotent"
 
-# What the pod says of a request that its model refuses (`serving.runtime.errors`).
+# What the pod says of a request that its model refuses (`model_store.engines.errors`).
 REFUSED_HEADER = "x-slipway-refused"
 
 # Only formatted text has these two times, and expressions read text from headers only. Never sent to clients.

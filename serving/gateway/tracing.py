@@ -1,7 +1,7 @@
 """Traces from the gateway: on when OTEL_EXPORTER_OTLP_ENDPOINT names a collector (OTLP over HTTP).
 
 Envoy starts a trace or continues its caller's, and hands it on in `traceparent`; pods with the same variable
-add their part of the sampled ones (`serving.runtime.tracing`). SLIPWAY_TRACE_PERCENT of requests are sampled
+add their part of the sampled ones (`serving.pod.tracing`). SLIPWAY_TRACE_PERCENT of requests are sampled
 where the caller does not say. Source: OpenTelemetry's specification, "OTLP Exporter configuration".
 """
 

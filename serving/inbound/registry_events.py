@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from model_store.errors import Permanent
-from model_store.spec import MODEL_NAME
+from model_store.release_spec import MODEL_NAME
 
 # Entity and action of what is asked for; `registration` says it to MLflow.
 EVENTS = (

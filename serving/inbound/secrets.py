@@ -18,7 +18,7 @@ from pathlib import Path
 from model_store.errors import Permanent
 from model_store.unwritable import naming
 from serving.home import Home
-from serving.stack.credentials import credentials_of
+from serving.local_stack.credentials import credentials_of
 
 # MLflow caches its webhooks for a minute and tries a delivery for a few more.
 OVERLAP = timedelta(minutes=15)

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from model_store.errors import Permanent
-from model_store.spec import MODEL_NAME
+from model_store.release_spec import MODEL_NAME
 
 MOST_BYTES = 1_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model_store.errors import SlipwayError
-from serving.router.base import TrafficRouter
+from serving.gateway.router.base import TrafficRouter
 from serving.types import Route
 
 

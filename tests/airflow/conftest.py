@@ -78,9 +78,8 @@ def in_database(bag: DagBag) -> None:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """What `wire()` returns in this test, and stages that take no time."""
-    from slipway_airflow import wiring
-
     from model_store import build
+    from serving.control import wiring
 
     world = World(tmp_path)
     monkeypatch.setattr(wiring, "wire", lambda home=None: world.services)

@@ -6,12 +6,11 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Any
 
-from slipway_airflow import rolling
-from slipway_airflow.admission import take_turn
-from slipway_airflow.releases import Release, Request
-from slipway_airflow.wiring import now
-
-from model_store.spec import load
+from model_store.release_spec import load
+from serving.control import rolling
+from serving.control.admission import take_turn
+from serving.control.releases import Release, Request
+from serving.control.wiring import now
 from tests.airflow.world import MODEL, SPEC, World
 
 API = "/slipway/api/v1"

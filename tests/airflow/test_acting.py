@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from slipway_airflow import acting, going_back
-from slipway_airflow.releases import Cause
-from slipway_airflow.wiring import now
 
-from serving.audit import Entry
+from serving.control import acting, going_back
+from serving.control.audit import Entry
+from serving.control.releases import Cause
+from serving.control.wiring import now
 from tests.airflow.desk import BUNDLE, waiting_for_approval
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, World

@@ -10,14 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from slipway_airflow import acting, flapping, freezing
-from slipway_airflow.admission import take_turn
 from slipway_airflow.web import approving, runs, stopping
-from slipway_airflow.wiring import now
 
 from model_store.registry import RegistryUnavailable
-from serving.audit import AuditTrail, Entry
-from serving.rollout.plan import Phase
+from serving.control import acting, flapping, freezing
+from serving.control.admission import take_turn
+from serving.control.audit import AuditTrail, Entry
+from serving.control.rollout.plan import Phase
+from serving.control.wiring import now
 from serving.types import ALL_STABLE, Outcome
 from tests.airflow.desk import (
     API,

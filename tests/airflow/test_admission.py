@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from slipway_airflow import freezing, going_back, links, run_states, triggers
-from slipway_airflow.admission import Turn, give_up, pass_over_the_dead, take_turn
-from slipway_airflow.books import outcomes
-from slipway_airflow.going_back import Wish
+from slipway_airflow import links, run_states, triggers
 from slipway_airflow.operators import TakeTurn
-from slipway_airflow.releases import Release
-from slipway_airflow.wiring import now
 
 from model_store.errors import Permanent, Retryable
-from serving.rollout.lock import Claim
+from serving.control import freezing, going_back
+from serving.control.admission import Turn, give_up, pass_over_the_dead, take_turn
+from serving.control.going_back import Wish
+from serving.control.queries import outcomes
+from serving.control.releases import Release
+from serving.control.rollout.lock import Claim
+from serving.control.wiring import now
 from tests.airflow.world import MODEL, World
 
 
@@ -185,7 +186,7 @@ def fails(problem: Exception) -> Callable[..., Any]:
 def test_a_turn_that_fails_leaves_nobody_behind_it(
     world: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    from slipway_airflow import acting, settling
+    from serving.control import acting, settling
 
     release = world.release(1)
     take_turn(world.services, release)

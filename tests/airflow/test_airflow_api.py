@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving.home import Home
-from serving.stack import airflow_api
+from serving.local_stack import airflow_api
 from tests.airflow.people import api_server
 
 if TYPE_CHECKING:

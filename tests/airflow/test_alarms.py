@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from slipway_airflow import alarms, flapping, going_back, notifications
-from slipway_airflow.alarms import Reply
-from slipway_airflow.going_back import Wish
+from slipway_airflow import notifications
 from slipway_airflow.web import alarms as door
 from slipway_airflow.web import inbound
 from slipway_airflow.web.problems import answer_with_problems
 
-from model_store.spec.notify import Notify
+from model_store.release_spec.notify import Notify
+from serving.control import alarms, flapping, going_back
+from serving.control.alarms import Reply
+from serving.control.going_back import Wish
+from serving.control.rollout.plan import Phase
 from serving.home import Home
 from serving.inbound.secrets import rotate, secrets_of
 from serving.monitoring.incidents import MOST_BYTES, Incident, alert_token
-from serving.rollout.plan import Phase
 from tests.airflow.test_going_back import released
 from tests.airflow.world import MODEL, World
 

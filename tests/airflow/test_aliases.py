@@ -11,16 +11,17 @@ from uuid import uuid4
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from slipway_airflow import aliases, booking, flapping, reconciling, rolling, settling, wiring
-from slipway_airflow.admission import take_turn
-from slipway_airflow.aliases import Note
-from slipway_airflow.books import outcomes
+from slipway_airflow import booking
 from slipway_airflow.operators import Deploy, RollOut
-from slipway_airflow.releases import Cause, Release
 from slipway_airflow.web import at_hand
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
+from serving.control import aliases, flapping, reconciling, rolling, settling, wiring
+from serving.control.admission import take_turn
+from serving.control.aliases import Note
+from serving.control.queries import outcomes
+from serving.control.releases import Cause, Release
 from serving.inbound.deliveries import Deliveries
 from serving.inbound.signature import Stamp
 from tests.airflow.desk import API, forget_runs, under_way

@@ -72,7 +72,8 @@ def test_approvers_see_every_check_beside_its_limit() -> None:
 
 def test_approvers_see_what_changes_and_where_more_is_to_be_read() -> None:
     from slipway_airflow.approvals import evidence_page
-    from slipway_airflow.comparing import Comparison, Figure
+
+    from serving.control.comparing import Comparison, Figure
 
     compared = Comparison("v1 as fp32", "v2 as int8", (Figure("latency p99", "ms", 4.0, 1.0),), (), ())
     page = evidence_page([], "abc", compared=compared, links={"This release": "http://here/r"})
@@ -85,8 +86,8 @@ def test_approvers_see_what_changes_and_where_more_is_to_be_read() -> None:
 def answer(
     world: World, release: Any, who: str, account: str = "", *, bundle: str = BUNDLE, approved: bool = True
 ) -> None:
-    from slipway_airflow import acting
-    from slipway_airflow.wiring import now
+    from serving.control import acting
+    from serving.control.wiring import now
 
     said: Any = {"approved": approved, "reason": "fine", "task": "approval.approve_1", "at": now()}
     acting.note_answer(world.services, release, who=who, account=account or who, bundle=bundle, **said)
@@ -95,10 +96,9 @@ def answer(
 @pytest.fixture
 def release(world: World) -> Any:
     """Of a spec that wants two of ada, grace and linus; whose tasks say that all is well."""
-    from slipway_airflow.releases import Request
-    from slipway_airflow.wiring import now
-
-    from model_store.spec import load
+    from model_store.release_spec import load
+    from serving.control.releases import Request
+    from serving.control.wiring import now
     from tests.airflow.world import SPEC
 
     request = Request("release_approved", "run", now(), "2", "better", "rita", False)
@@ -123,7 +123,7 @@ def test_an_approval_that_was_only_set_in_airflow_lets_nothing_onto_traffic(
 
 
 def test_those_who_approved_count_once_and_strangers_never(world: World, release: Any) -> None:
-    from slipway_airflow import acting
+    from serving.control import acting
 
     for who in ("ada", "ada", "rita"):
         answer(world, release, who)
@@ -137,7 +137,7 @@ def test_those_who_approved_count_once_and_strangers_never(world: World, release
 
 
 def test_approvals_of_a_bundle_are_none_of_another(world: World, release: Any) -> None:
-    from slipway_airflow import acting
+    from serving.control import acting
 
     for who in ("ada", "grace"):
         answer(world, release, who)
@@ -151,7 +151,7 @@ def test_approvals_of_a_bundle_are_none_of_another(world: World, release: Any) -
 
 
 def test_who_changed_their_mind_about_a_bundle_does_not_approve_it(world: World, release: Any) -> None:
-    from slipway_airflow import acting
+    from serving.control import acting
 
     answer(world, release, "ada")
     answer(world, release, "ada", approved=False)
@@ -211,7 +211,7 @@ class Asking:
         return self.forms[-1]
 
     def hears(self, who: str, bundle: str | None, chosen: str = "Approve", *, account: str = "") -> Any:
-        from slipway_airflow.wiring import now
+        from serving.control.wiring import now
 
         event = {
             "chosen_options": [chosen],
@@ -228,7 +228,7 @@ def asking(bag: DagBag, release: Any, monkeypatch: pytest.MonkeyPatch) -> Asking
 
 
 def built(world: World, release: Any, *bundles: str) -> None:
-    from slipway_airflow.wiring import now
+    from serving.control.wiring import now
 
     for bundle in bundles:
         world.releases.built(release.id, bundle, at=now())
@@ -274,7 +274,8 @@ def test_an_answer_to_what_was_asked_before_is_noted_and_asked_for_again(
 ) -> None:
     """From a page of Airflow's that was open since before the run was cleared."""
     from airflow.sdk.exceptions import TaskAwaitingInput
-    from slipway_airflow import acting
+
+    from serving.control import acting
 
     built(world, release, OTHER_BUNDLE, BUNDLE)
     asking.about(BUNDLE).asks()
@@ -300,7 +301,7 @@ def test_people_are_told_of_each_bundle_once(world: World, release: Any, asking:
 
 
 def test_a_rollout_that_began_goes_on_with_no_other_bundle(world: World) -> None:
-    from slipway_airflow import rolling
+    from serving.control import rolling
 
     release = under_way(world)
     with pytest.raises(Permanent, match=f"began with bundle {world.bundle(2).id}"):
@@ -315,7 +316,7 @@ def test_what_a_run_published_is_kept_with_its_release(world: World, release: An
 
 
 def test_a_rejection_of_an_earlier_run_did_not_end_this_one(world: World, release: Any) -> None:
-    from slipway_airflow import acting
+    from serving.control import acting
 
     built(world, release, BUNDLE)
     answer(world, world.releases.load(release.id), "ada", approved=False)
@@ -325,7 +326,7 @@ def test_a_rejection_of_an_earlier_run_did_not_end_this_one(world: World, releas
 
 
 def test_one_person_named_twice_counts_once(world: World, release: Any) -> None:
-    from slipway_airflow import acting
+    from serving.control import acting
 
     object.__setattr__(release.spec.approval, "approvers", ["ada", "7"])
     answer(world, release, "ada", account="7")
@@ -355,7 +356,7 @@ def test_an_id_in_the_spec_hides_neither_the_author_nor_who_approved_before(
 
 
 def may_not(world: World, release: Any, who: str, account: str, **about: str) -> str:
-    from slipway_airflow import acting
+    from serving.control import acting
 
     where = {"bundle": BUNDLE, "task": "approval.approve_2", **about}
     return acting.may_not_approve(world.services, release, who=who, account=account, **where)
@@ -370,7 +371,8 @@ def test_an_answer_in_airflows_page_by_the_author_ends_the_release_and_is_no_app
     world: World, release: Any, asking: Asking
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
-    from slipway_airflow import acting
+
+    from serving.control import acting
 
     object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
     world.releases.load = lambda _: release  # type: ignore[method-assign]
@@ -414,8 +416,8 @@ def test_the_form_has_no_words_that_the_approver_did_not_write(
 def test_the_trail_keeps_a_readable_reason_whatever_airflow_was_sent(
     world: World, release: Any, asking: Asking, said: dict[str, Any], kept: str
 ) -> None:
-    from slipway_airflow import acting
-    from slipway_airflow.wiring import now
+    from serving.control import acting
+    from serving.control.wiring import now
 
     event = {
         "chosen_options": ["Approve"],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from slipway_airflow import comparing
-from slipway_airflow.building import build_context
-from slipway_airflow.comparing import Comparison, Figure, Parameter
 
-from model_store import bundle as bundles
+from model_store.bundle import publishing as bundles
 from model_store.errors import Permanent
+from serving.control import comparing
+from serving.control.building import build_context
+from serving.control.comparing import Comparison, Figure, Parameter
 from tests.airflow.world import World
 
 PROFILE = {"p50_ms": 0.5, "p99_ms": 1.0, "rows_per_second": 10_000.0, "size_bytes": 2_000_000}

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow import wiring
-from slipway_airflow.acting import trail_of
-from slipway_airflow.freezing import freezes_of
 from slipway_airflow.web import at_hand
 from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from starlette.testclient import TestClient
 
-from serving.audit import Entry
-from serving.router.history import RouteHistory
+from serving.control import wiring
+from serving.control.acting import trail_of
+from serving.control.audit import Entry
+from serving.control.freezing import freezes_of
+from serving.gateway.router.history import RouteHistory
 from serving.types import Route
 from tests.airflow.desk import (
     API,

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from airflow.sdk.api.datamodels._generated import DagRunType as DagRunTypeInTasks
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
-from slipway_airflow import flapping
 from slipway_airflow.causes import cause_of, kind_of
-from slipway_airflow.flapping import Admission
 from slipway_airflow.operators import TakeTurn
-from slipway_airflow.releases import Cause, Request
 from slipway_airflow.triggers import CooledDownTrigger
 
 from model_store.errors import Permanent
 from model_store.types import ModelRef
+from serving.control import flapping
+from serving.control.flapping import Admission
+from serving.control.releases import Cause, Request
 from tests.airflow.test_going_back import released
 from tests.airflow.world import MODEL, World
 

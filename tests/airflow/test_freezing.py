@@ -6,13 +6,14 @@ from datetime import timedelta
 
 import orjson
 import pytest
-from slipway_airflow import freezing, rolling, triggers
-from slipway_airflow.admission import Turn, take_turn
-from slipway_airflow.releases import Release
-from slipway_airflow.wiring import now
+from slipway_airflow import triggers
 
-from serving.freezes import Frozen
-from serving.rollout.plan import Phase
+from serving.control import freezing, rolling
+from serving.control.admission import Turn, take_turn
+from serving.control.freezes import Frozen
+from serving.control.releases import Release
+from serving.control.rollout.plan import Phase
+from serving.control.wiring import now
 from serving.types import Outcome
 from tests.airflow.world import MODEL, World
 
@@ -96,7 +97,7 @@ def test_a_frozen_rollout_that_fails_is_rolled_back(world: World) -> None:
 
 
 def test_what_a_person_paused_stays_paused_when_a_freeze_ends(world: World) -> None:
-    from serving.rollout.control import Wish
+    from serving.control.rollout.control import Wish
 
     release = under_way(world)
     look(release)
@@ -109,7 +110,7 @@ def test_what_a_person_paused_stays_paused_when_a_freeze_ends(world: World) -> N
 
 
 def test_a_person_may_take_a_pause_over_from_the_freeze(world: World) -> None:
-    from serving.rollout.control import Overtaken, Wish
+    from serving.control.rollout.control import Overtaken, Wish
 
     release = under_way(world)
     look(release)
@@ -125,7 +126,7 @@ def test_a_person_may_take_a_pause_over_from_the_freeze(world: World) -> None:
 
 
 def test_a_person_who_saw_no_freeze_takes_nothing_over(world: World) -> None:
-    from serving.rollout.control import Overtaken, Wish
+    from serving.control.rollout.control import Overtaken, Wish
 
     release = under_way(world)
     look(release)
@@ -148,8 +149,8 @@ def test_a_rollout_that_is_let_pass_says_by_whom(world: World) -> None:
 
 
 def test_a_rollback_takes_its_turn_from_a_release_that_waits_for_a_freeze(world: World) -> None:
-    from slipway_airflow import going_back
-    from slipway_airflow.going_back import Wish
+    from serving.control import going_back
+    from serving.control.going_back import Wish
 
     world.serve(1)
     world.serve(2)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import acting, booking, freezing
-from slipway_airflow.wiring import now
+from slipway_airflow import booking
 
 from model_store.types import ModelRef
-from serving import audit
+from serving.control import acting, audit, freezing
+from serving.control.wiring import now
 from serving.types import ALL_STABLE
 from tests.airflow.desk import (
     everything,
@@ -103,7 +103,7 @@ def asked(world: World, act: str) -> tuple[str, dict[str, Any]]:
         return f"/releases/{waiting_for_approval(world).id}/{act}", {}
     release = under_way(world)
     if act == "resume":
-        from serving.rollout.control import Wish
+        from serving.control.rollout.control import Wish
 
         freezing.control_of(world.services).pause(release.id, Wish("ada", "x"))
     return f"/releases/{release.id}/{act}", {}

@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from slipway_airflow import going_back, rollback_books, rolling
-from slipway_airflow.admission import Turn, give_up, require_turn, take_turn
-from slipway_airflow.books import shelf
-from slipway_airflow.going_back import Overtaken, Wish
-from slipway_airflow.releases import Release
 
 from model_store.errors import Permanent
 from model_store.registry import RegistryUnavailable
-from serving.rollout.lock import Claim
-from serving.rollout.plan import Phase
+from serving.control import going_back, rollback_books, rolling
+from serving.control.admission import Turn, give_up, require_turn, take_turn
+from serving.control.going_back import Overtaken, Wish
+from serving.control.queries import shelf
+from serving.control.releases import Release
+from serving.control.rollout.lock import Claim
+from serving.control.rollout.plan import Phase
 from serving.types import TrafficSplit
 from tests.airflow.world import MODEL, World
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import acting
-from slipway_airflow.releases import Release
 from slipway_airflow.web import at_hand
 
-from serving.rollout.plan import Phase
+from serving.control import acting
+from serving.control.releases import Release
+from serving.control.rollout.plan import Phase
 from serving.types import ALL_STABLE
 from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import ApiServer, api_server

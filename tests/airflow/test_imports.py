@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 # Wants the environment that the stack gives it, and loads all of MLflow's server; a release runs it.
-NOT_HERE = "serving.stack.mlflow_app"
+NOT_HERE = "serving.local_stack.mlflow_app"
 PACKAGES = ("model_store", "serving", "plugins/slipway_airflow", "demo", "examples")
 
 

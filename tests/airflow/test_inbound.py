@@ -13,12 +13,12 @@ from uuid import uuid4
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from slipway_airflow import flapping
 from slipway_airflow.web import inbound, news
 from slipway_airflow.web.news import Looks
 from slipway_airflow.web.problems import answer_with_problems
 
 from model_store.types import ModelRef
+from serving.control import flapping
 from serving.home import Home
 from serving.inbound.pace import Pace
 from serving.inbound.secrets import rotate, secrets_of

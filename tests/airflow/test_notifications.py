@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from slipway_airflow import mail_watch, notifications, receivers, standstill
+from slipway_airflow import mail_watch, notifications, receivers
 from slipway_airflow.notifications import Deliver, Late
-from slipway_airflow.outbox import GIVE_UP, Message, Outbox
 
 from model_store.errors import Permanent
-from model_store.spec import load
-from model_store.spec.notify import Notify
+from model_store.release_spec import load
+from model_store.release_spec.notify import Notify
+from serving.control import standstill
+from serving.control.outbox import GIVE_UP, Message, Outbox
+from serving.control.rollout.plan import Hold
 from serving.inbound.signature import sign
-from serving.rollout.plan import Hold
 from tests.airflow.test_going_back import released
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, SPEC, World
@@ -267,7 +268,7 @@ async def test_what_is_left_over_is_noticed(world: World) -> None:
 @pytest.fixture
 def telling(world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
     """Releases of this test tell the receiver, by webhook and Slack."""
-    from slipway_airflow import releases
+    from serving.control import releases
 
     told = load(SPEC).model_copy(update={"notify": (WEBHOOK, SLACK)})
     opened = releases.Releases.open

@@ -10,8 +10,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation import GenerationMode
-from slipway_airflow import wiring
 
+from serving.control import wiring
 from tests.airflow.desk import API, forget_runs, under_way, waiting_for_approval
 from tests.airflow.people import ApiServer, api_server
 from tests.airflow.world import World

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slipway_airflow import freezing, wiring
-from slipway_airflow.acting import trail_of
-from slipway_airflow.releases import Request
 from slipway_airflow.web import at_hand
 
-from model_store.spec import load
-from serving.audit import Entry
+from model_store.release_spec import load
+from serving.control import freezing, wiring
+from serving.control.acting import trail_of
+from serving.control.audit import Entry
+from serving.control.releases import Request
 from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, forget_runs, under_way, waiting_for_approval
 from tests.airflow.endpoints import PAGES, READ
 from tests.airflow.people import SIMPLE, ApiServer, api_server
@@ -176,6 +176,6 @@ def test_a_missing_page_is_a_page(server: ApiServer, world: World) -> None:
 
 
 def _claim(request: Request, name: str) -> object:
-    from serving.rollout.lock import Claim
+    from serving.control.rollout.lock import Claim
 
     return Claim(request.at, name)

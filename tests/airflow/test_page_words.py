@@ -7,10 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from slipway_airflow import wiring
 from slipway_airflow.web import at_hand
 from slipway_airflow.web.rendering import code
 
+from serving.control import wiring
 from tests.airflow.desk import API, forget_runs
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World

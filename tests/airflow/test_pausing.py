@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow import freezing, pausing, rolling, triggers, wiring
-from slipway_airflow.books import airflow_situation
-from slipway_airflow.releases import Release
+from slipway_airflow import airflow_situation, triggers
 from slipway_airflow.web import at_hand, runs
 
-from serving.rollout.control import Wish
-from serving.rollout.plan import Phase
+from serving.control import freezing, pausing, rolling, wiring
+from serving.control.releases import Release
+from serving.control.rollout.control import Wish
+from serving.control.rollout.plan import Phase
 from serving.types import Outcome
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import SIMPLE, ApiServer, api_server
@@ -235,9 +235,9 @@ def test_a_look_that_fails_leaves_what_was_noted_and_the_next_one_counts(
 
 
 def test_a_rollback_takes_its_turn_from_a_release_that_a_paused_dag_cannot_settle(world: World) -> None:
-    from slipway_airflow import going_back
-    from slipway_airflow.going_back import Rollback
-    from slipway_airflow.going_back import Wish as Asked
+    from serving.control import going_back
+    from serving.control.going_back import Rollback
+    from serving.control.going_back import Wish as Asked
 
     release = under_way(world)
     world.rollouts.roll_back(release.id, reason="enough")

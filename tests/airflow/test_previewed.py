@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import acting
 
+from serving.control import acting
 from tests.airflow.desk import API, forget_runs, run_states
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World

@@ -11,12 +11,13 @@ from unittest.mock import Mock
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from slipway_airflow import flapping, reconciling, tries, triggers
+from slipway_airflow import triggers
 from slipway_airflow.operators import TakeTurn
-from slipway_airflow.releases import Cause
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
+from serving.control import flapping, reconciling, tries
+from serving.control.releases import Cause
 from tests.airflow.world import MODEL, World
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

@@ -93,7 +93,7 @@ async def test_a_request_that_is_gone_or_unreadable_stops_no_task(in_database: N
 async def test_the_requests_of_other_dags_are_left_alone(
     world: World, in_database: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slipway_airflow import specs
+    from serving.control import specs
 
     release = waiting_for_approval(world)
     monkeypatch.setattr(specs, "PREFIX", "something_else_")

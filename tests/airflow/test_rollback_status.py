@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow import booking, going_back, wiring
-from slipway_airflow.books import airflow_situation
+from slipway_airflow import airflow_situation, booking
 from slipway_airflow.web import at_hand
 
+from serving.control import going_back, wiring
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.test_pausing import set_paused

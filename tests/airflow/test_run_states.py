@@ -11,7 +11,7 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from slipway_airflow import run_states
 
-from serving.rollout.lock import Claim
+from serving.control.rollout.lock import Claim
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, World
 

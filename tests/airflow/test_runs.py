@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from slipway_airflow.books import outcomes
 
 from model_store.types import TensorSpec
-from serving.rollout.lock import Claim
+from serving.control.queries import outcomes
+from serving.control.rollout.lock import Claim
 from serving.types import Outcome, TrafficSplit
 from tests.airflow.world import MODEL, World
 

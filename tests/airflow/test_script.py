@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from slipway_airflow import freezing, wiring
-from slipway_airflow.comparing import Comparison, Figure, Parameter
 from slipway_airflow.web import at_hand
 from starlette.testclient import TestClient
 
+from serving.control import freezing, wiring
+from serving.control.comparing import Comparison, Figure, Parameter
 from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import BASE, SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World

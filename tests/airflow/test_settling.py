@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from slipway_airflow import rolling, settling
-from slipway_airflow.admission import take_turn
-from slipway_airflow.releases import Release
-from slipway_airflow.settling import Ending, Status
 
-from serving.rollout.plan import Phase
+from serving.control import rolling, settling
+from serving.control.admission import take_turn
+from serving.control.releases import Release
+from serving.control.rollout.plan import Phase
+from serving.control.settling import Ending, Status
 from serving.types import TrafficSplit
 from tests.airflow.world import MODEL, World
 

@@ -8,10 +8,11 @@ import time
 
 import pytest
 from airflow.sdk._shared.module_loading import import_string
-from slipway_airflow import rolling, triggers
-from slipway_airflow.admission import take_turn
+from slipway_airflow import triggers
 
 from model_store.errors import Retryable
+from serving.control import rolling
+from serving.control.admission import take_turn
 from serving.types import Outcome
 from tests.airflow.world import MODEL, World
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import wiring
 from slipway_airflow.web import at_hand, warm
 from slipway_airflow.web.mount import WhenAsked
 
+from serving.control import wiring
 from tests.airflow.desk import under_way
 from tests.airflow.world import World
 

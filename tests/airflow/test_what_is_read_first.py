@@ -10,17 +10,17 @@ from typing import Any
 
 import orjson
 import pytest
-from slipway_airflow.books.runs import Question
-from slipway_airflow.books.views import Moment
 from slipway_airflow.web import charts
 from slipway_airflow.web.access import Right
 from slipway_airflow.web.rendering import named, render, sentence, told, who
 
 from benchmarks.page.home import Shelf, write
-from serving.audit import AuditTrail, Entry
-from serving.freezes import Frozen
+from serving.control.audit import AuditTrail, Entry
+from serving.control.freezes import Frozen
+from serving.control.queries.runs import Question
+from serving.control.queries.views import Moment
 from serving.types import ALL_STABLE
-from tests.unit.slipway_airflow.books.test_library import NOW, World, standing_model
+from tests.unit.serving.control.queries.test_library import NOW, World, standing_model
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 MAY = {right.value: True for right in Right}
@@ -119,7 +119,7 @@ def test_a_freeze_says_until_when_with_the_zone(world: World, fraud: Shelf) -> N
     until = (NOW + timedelta(hours=2)).isoformat()
     trail = AuditTrail(world.home.audit)
     trail.append(Entry(NOW, "bo", "freeze", "fraud", None, None, "sale", {"via": "api", "until": until}))
-    from slipway_airflow.books.acts import Filter
+    from serving.control.queries.acts import Filter
 
     (moment,) = world.library.history(Filter(action="freeze")).moments
     assert isinstance(moment, Moment)

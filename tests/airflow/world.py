@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from slipway_airflow.releases import Release, Releases, Request
-from slipway_airflow.wiring import Services, now
 
-from model_store import bundle as bundles
 from model_store.build import BuildContext, Chosen, Compiled, Exported, Gated, Published, Quantized, Variant
-from model_store.bundle import open_signature
-from model_store.choose import NothingPassed, shortfalls
+from model_store.bundle import publishing as bundles
+from model_store.bundle.publishing import open_signature
+from model_store.gates.choose import NothingPassed, shortfalls
 from model_store.records import read_report, tensor_records
 from model_store.registry import Evidence, EvidenceRun, ModelVersion, RegistryUnavailable, UnknownVersion
-from model_store.spec import ReleaseSpec, load
+from model_store.release_spec import ReleaseSpec, load
 from model_store.stages.gate import champion_bundle, signature_checks
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from serving.control.releases import Release, Releases, Request
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.lock import ReleaseLock
+from serving.control.rollout.plan import RolloutState
+from serving.control.rollout.record import Record
+from serving.control.wiring import Services, now
+from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
-from serving.rollout.advance import Rollouts
-from serving.rollout.journal import Journal
-from serving.rollout.lock import ReleaseLock
-from serving.rollout.plan import RolloutState
-from serving.rollout.record import Record
-from serving.router.memory import MemoryRouter
-from serving.target.memory import MemoryTarget
+from serving.platforms.memory import MemoryTarget
 from serving.types import ALL_STABLE, Counts, Finding, Outcome, Slot, Verdict
 from tests.bundles import mlp
 

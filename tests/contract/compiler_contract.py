@@ -7,7 +7,7 @@ import pytest
 
 from model_store.compile import COMPILERS, Compiler, CompileSpec, NotCompiled
 from model_store.quantize import NotQuantized, quantize
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Artifact
 from tests.small_models import Credit, Digits, keep
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.runtime.engine.base import Engine
-from serving.runtime.execution import Executor
-from serving.runtime.manifest import Settings
-from serving.runtime.signature import Signature, tensor_spec
+from model_store.engines.base import Engine
+from model_store.engines.manifest import Settings
+from model_store.engines.signature import Signature, tensor_spec
+from serving.pod.execution import Executor
 
 # x [N, 3] to y = 2 x.
 SIGNATURE = Signature.of((tensor_spec("x", "FP32", [-1, 3]),), (tensor_spec("y", "FP32", [-1, 3]),))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.router.base import StaleRoute, TrafficRouter, UnknownService
+from serving.gateway.router.base import StaleRoute, TrafficRouter, UnknownService
 from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 
 BLUE = Deployment("m-blue-aa", "m", "12e4567", 1, Slot.BLUE, (Endpoint("127.0.0.1", 9001),))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from model_store.types import Bundle
-from serving.target.base import ServingTarget
+from serving.platforms.base import ServingTarget
 from serving.types import Deployment, Slot
 
 # Makes a servable bundle of this service and version.

@@ -15,7 +15,7 @@ import tritonclient.http as triton_http
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
-from serving.runtime.grpc.messages import message
+from serving.pod.grpc.messages import message
 from tests.bundles import elementwise, make_bundle, mlp, model_of
 from tests.pods import RunningPod, running_pod
 

@@ -34,7 +34,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.configuration import conf
 from fastapi import Depends, HTTPException, Request, Response
 
-from slipway_airflow.specs import dag_id_of
+from serving.control.specs import dag_id_of
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager

@@ -9,10 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import Field
 
-from serving.rollout.control import Wish
-from slipway_airflow import wiring
-from slipway_airflow.acting import trail_of
-from slipway_airflow.releases import Release
+from serving.control import wiring
+from serving.control.acting import trail_of
+from serving.control.releases import Release
+from serving.control.rollout.control import Wish
+from serving.control.wiring import Services
 from slipway_airflow.web import answers_to_rollback, approving, asking, stopping
 from slipway_airflow.web.access import Person, Right, SignedIn, requires
 from slipway_airflow.web.app import API
@@ -42,7 +43,6 @@ from slipway_airflow.web.words import (
     Why,
     WhyHere,
 )
-from slipway_airflow.wiring import Services
 
 router = APIRouter(prefix=API, tags=["actions"])
 

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from serving.control import alarms, flapping, specs, wiring
+from serving.control.alarms import Decision, Reply
+from serving.control.going_back import ALERT_RUN
 from serving.monitoring.incidents import Incident, incidents
-from slipway_airflow import alarms, flapping, notifications, specs, wiring
-from slipway_airflow.alarms import Decision, Reply
-from slipway_airflow.going_back import ALERT_RUN
+from slipway_airflow import notifications
 
 if TYPE_CHECKING:
-    from model_store.spec import ReleaseSpec
-    from slipway_airflow.wiring import Services
+    from model_store.release_spec import ReleaseSpec
+    from serving.control.wiring import Services
 
 log = logging.getLogger(__name__)
 BY = "alertmanager"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from serving.rollout.plan import RolloutState
-from slipway_airflow import going_back, pausing
-from slipway_airflow.books.rollbacks import serving, words_for
-from slipway_airflow.books.statuses import Return
-from slipway_airflow.rolling import route_of
-from slipway_airflow.standstill import Kind
+from serving.control import going_back, pausing
+from serving.control.queries.rollbacks import serving, words_for
+from serving.control.queries.statuses import Return
+from serving.control.rolling import route_of
+from serving.control.rollout.plan import RolloutState
+from serving.control.standstill import Kind
+from serving.control.wiring import Services
 from slipway_airflow.web import runs
 from slipway_airflow.web.replies import Gone, RunView
-from slipway_airflow.wiring import Services
 
 
 def told(services: Services, model: str, state: RolloutState | None, started: runs.Started | None) -> Gone:

@@ -22,14 +22,14 @@ from fastapi import HTTPException
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from serving.audit import Entry
-from slipway_airflow.acting import approvers_of, may_not_approve, one_at_a_time, trail_of, who_ended
-from slipway_airflow.books.airflow_runs import bundle_shown
-from slipway_airflow.releases import Release
+from serving.control.acting import approvers_of, may_not_approve, one_at_a_time, trail_of, who_ended
+from serving.control.audit import Entry
+from serving.control.releases import Release
+from serving.control.wiring import Services, now
+from slipway_airflow.airflow_runs import bundle_shown
 from slipway_airflow.web import runs
 from slipway_airflow.web.access import Person
 from slipway_airflow.web.problems import Conflict, Refused
-from slipway_airflow.wiring import Services, now
 
 APPROVE, REJECT = "Approve", "Reject"
 _LOOK = "look at the release again"

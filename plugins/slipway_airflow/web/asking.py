@@ -6,25 +6,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model_store.spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef
-from serving.audit import Entry
-from serving.freezes import Frozen
-from serving.rollout.from_spec import first_plan_of, plan_of
-from serving.rollout.lock import Claim
-from serving.rollout.plan import Phase
+from serving.control import flapping, freezing, pausing
+from serving.control.acting import one_at_a_time, trail_of
+from serving.control.audit import Entry
+from serving.control.freezes import Frozen
+from serving.control.releases import Release, Request
+from serving.control.rolling import route_of, state_of
+from serving.control.rollout.from_spec import first_plan_of, plan_of
+from serving.control.rollout.lock import Claim
+from serving.control.rollout.plan import Phase
+from serving.control.specs import dag_id_of
+from serving.control.standstill import Kind, Standstill
+from serving.control.wiring import Services, now
 from serving.types import Route
-from slipway_airflow import flapping, freezing, pausing
-from slipway_airflow.acting import one_at_a_time, trail_of
-from slipway_airflow.releases import Release, Request
-from slipway_airflow.rolling import route_of, state_of
-from slipway_airflow.specs import dag_id_of
-from slipway_airflow.standstill import Kind, Standstill
 from slipway_airflow.web import runs
 from slipway_airflow.web.access import Person
 from slipway_airflow.web.problems import Conflict
 from slipway_airflow.web.replies import ApprovalView, FreezeView, Preview, QueueView, StepView, TriedView
-from slipway_airflow.wiring import Services, now
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ from functools import cache
 
 from starlette.concurrency import run_in_threadpool
 
-from slipway_airflow.books.library import Library
+from serving.control.queries.library import Library
 from slipway_airflow.web.access import Reader, Right
 
 
 @cache
 def _made() -> Library:
+    from serving.control import wiring
+    from serving.control.queries.brief import Keeper
     from serving.metrics.envoy import EnvoyAdmin
-    from slipway_airflow import wiring
-    from slipway_airflow.books.airflow_runs import AirflowRuns
-    from slipway_airflow.books.brief import Keeper
+    from slipway_airflow.airflow_runs import AirflowRuns
 
     services = wiring.wire()
     source = EnvoyAdmin(services.home.envoy_admin_url)

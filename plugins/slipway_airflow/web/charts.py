@@ -11,9 +11,9 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from serving.control.queries.flow import Flow, Numbers
+from serving.control.queries.series import Band, Series
 from serving.figures import figures
-from slipway_airflow.books.flow import Flow, Numbers
-from slipway_airflow.books.series import Band, Series
 
 WIDTH, HEIGHT = 1000.0, 200.0
 ARMS = ("stable", "candidate")

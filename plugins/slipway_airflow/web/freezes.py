@@ -8,17 +8,17 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from serving.audit import Entry
-from serving.freezes import Freezes, Frozen
-from slipway_airflow import freezing, reasons, wiring
-from slipway_airflow.acting import trail_of
+from serving.control import freezing, reasons, wiring
+from serving.control.acting import trail_of
+from serving.control.audit import Entry
+from serving.control.freezes import Freezes, Frozen
+from serving.control.wiring import Services, now
 from slipway_airflow.web.access import Right, SignedIn
 from slipway_airflow.web.app import API
 from slipway_airflow.web.problems import problems
 from slipway_airflow.web.replies import FreezeView
 from slipway_airflow.web.runs import spec_of
 from slipway_airflow.web.words import MODEL, Body, ModelName, Reason, Why
-from slipway_airflow.wiring import Services, now
 
 router = APIRouter(prefix=f"{API}/freezes", tags=["freezes"])
 

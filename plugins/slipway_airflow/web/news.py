@@ -90,7 +90,7 @@ def look(model: str, kind: str) -> str:
 
     Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
     """
-    from slipway_airflow import aliases, wiring
+    from serving.control import aliases, wiring
 
     services, at = wiring.wire(), wiring.now()
     alias = alias_of(model)

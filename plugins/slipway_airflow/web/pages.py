@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from slipway_airflow.books.flow import StepFlow
-from slipway_airflow.books.library import Library, NothingThere, YetToCome
-from slipway_airflow.books.statuses import Status
-from slipway_airflow.specs import dag_id_of
+from serving.control.queries.flow import StepFlow
+from serving.control.queries.library import Library, NothingThere, YetToCome
+from serving.control.queries.statuses import Status
+from serving.control.specs import dag_id_of
 from slipway_airflow.web import charts, runs
 from slipway_airflow.web.access import Reader, Right, give_csrf_token
 from slipway_airflow.web.answers import tagged

@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from model_store.errors import Permanent, Retryable, SlipwayError
 from model_store.registry import UnknownVersion
 from model_store.unwritable import DiskFull, unwritable
-from serving.freezes import AlreadyLifted, UnknownFreeze
-from serving.rollout.control import Overtaken
-from serving.rollout.journal import UnknownRelease
+from serving.control.freezes import AlreadyLifted, UnknownFreeze
+from serving.control.rollout.control import Overtaken
+from serving.control.rollout.journal import UnknownRelease
 from slipway_airflow.web.words import IN_WORDS
 
 MEDIA_TYPE = "application/problem+json"

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from slipway_airflow.books.acts import Filter
-from slipway_airflow.books.export import csv_lines
-from slipway_airflow.books.library import Library, NothingThere
-from slipway_airflow.books.series import Series
-from slipway_airflow.books.statuses import Status
-from slipway_airflow.books.views import (
+from serving.control.queries.acts import Filter
+from serving.control.queries.export import csv_lines
+from serving.control.queries.library import Library, NothingThere
+from serving.control.queries.series import Series
+from serving.control.queries.statuses import Status
+from serving.control.queries.views import (
     History,
     ModelRow,
     Moment,

@@ -13,8 +13,8 @@ from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from serving.control.comparing import change
 from serving.figures import figures
-from slipway_airflow.comparing import change
 from slipway_airflow.web.access import Right
 
 HERE = Path(__file__).parent

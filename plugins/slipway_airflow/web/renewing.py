@@ -63,8 +63,8 @@ def renew(task_instance: UUID, asked: dict[str, Any]) -> None:
     from airflow.models.hitl import HITLDetail
     from airflow.utils.session import create_session
 
-    from slipway_airflow.specs import PREFIX
-    from slipway_airflow.wiring import now
+    from serving.control.specs import PREFIX
+    from serving.control.wiring import now
 
     with create_session(scoped=False) as session:
         kept = session.get(HITLDetail, task_instance)

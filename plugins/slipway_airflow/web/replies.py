@@ -6,10 +6,10 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from serving.audit import Entry
-from serving.freezes import Frozen
-from serving.rollout.plan import RolloutState
-from slipway_airflow.books.statuses import Return
+from serving.control.audit import Entry
+from serving.control.freezes import Frozen
+from serving.control.queries.statuses import Return
+from serving.control.rollout.plan import RolloutState
 from slipway_airflow.web.access import Right
 from slipway_airflow.web.runs import Started
 

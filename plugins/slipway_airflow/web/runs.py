@@ -22,8 +22,8 @@ from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import select
 
-from model_store.spec import InvalidSpec, ReleaseSpec, load, load_all
-from slipway_airflow.specs import REFUSED, dag_id_of, wanted
+from model_store.release_spec import InvalidSpec, ReleaseSpec, load, load_all
+from serving.control.specs import REFUSED, dag_id_of, wanted
 from slipway_airflow.web.problems import Conflict, NotThere
 
 UNDER_WAY = (DagRunState.QUEUED, DagRunState.RUNNING)

@@ -7,20 +7,20 @@ from datetime import timedelta
 from functools import partial
 
 from model_store.errors import Permanent
-from serving.audit import Entry
-from serving.freezes import Override
-from serving.rollout.control import Wish
-from serving.rollout.journal import UnknownRelease
-from serving.rollout.plan import Phase, RolloutState
-from slipway_airflow import flapping, freezing, going_back, pausing
-from slipway_airflow.acting import one_at_a_time, trail_of, who_ended
-from slipway_airflow.admission import give_up
-from slipway_airflow.releases import Release
-from slipway_airflow.rolling import route_of, state_of
+from serving.control import flapping, freezing, going_back, pausing
+from serving.control.acting import one_at_a_time, trail_of, who_ended
+from serving.control.admission import give_up
+from serving.control.audit import Entry
+from serving.control.freezes import Override
+from serving.control.releases import Release
+from serving.control.rolling import route_of, state_of
+from serving.control.rollout.control import Wish
+from serving.control.rollout.journal import UnknownRelease
+from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.wiring import Services, now
 from slipway_airflow.web import runs
 from slipway_airflow.web.access import Person
 from slipway_airflow.web.problems import Conflict, NotThere
-from slipway_airflow.wiring import Services, now
 
 ROLLBACK = going_back.DAG_ID
 # Two people who see the same trouble press the same button within this time; the second one means no more.

@@ -1,5 +1,5 @@
 """What Airflow's API server does from its start on: it gets the pages ready, so that whoever comes first does
-not wait, and writes down which DAGs are paused (`slipway_airflow.pausing`), as nobody else may ask.
+not wait, and writes down which DAGs are paused (`serving.control.pausing`), as nobody else may ask.
 
 Otherwise the first request makes the app, reads every file and compiles every template: seconds, with ten
 thousand releases.
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from slipway_airflow.web.mount import WhenAsked
 
 log = logging.getLogger(__name__)
-# Set for the API server of a Slipway stack (`serving.stack.components`); elsewhere nothing is read unasked.
+# Set for the API server of a Slipway stack (`serving.local_stack.components`); elsewhere nothing is read
+# unasked.
 SWITCH = "SLIPWAY_WARM_PAGES"
 
 
@@ -53,8 +54,8 @@ class WarmAtStart:
 def note_paused_dags(over: threading.Event) -> None:
     """Until the server ends."""
     try:
-        from slipway_airflow import pausing, wiring
-        from slipway_airflow.books.airflow_situation import paused_dags
+        from serving.control import pausing, wiring
+        from slipway_airflow.airflow_situation import paused_dags
 
         pausing.watch(wiring.wire().home, paused_dags, over)
     except Exception:

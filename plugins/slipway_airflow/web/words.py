@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from slipway_airflow import reasons
+from serving.control import reasons
 
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
 RELEASE = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-v[0-9]{1,9}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"

@@ -13,9 +13,9 @@ from demo.evidence import MlflowRuns, rollback_of, step_seconds
 from demo.facts import Happening
 from demo.traffic_log import Entry, TrafficLog
 from model_store.errors import Permanent
+from serving.control.rollout.record import Record
 from serving.home import Home
-from serving.rollout.record import Record
-from serving.stack.airflow_api import TaskRun
+from serving.local_stack.airflow_api import TaskRun
 from serving.types import Counts, Outcome, Verdict
 
 START = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)

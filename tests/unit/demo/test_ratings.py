@@ -10,7 +10,7 @@ from demo.packages import PACKAGES
 from demo.recsys.models import PLANS
 from demo.recsys.ratings import FIELDS, GENRES, LABEL, TERMS, activity, featurized
 from demo.service.models import RECIPES
-from model_store.spec import load
+from model_store.release_spec import load
 
 PEOPLE = pd.DataFrame(
     {"user_id": ["1", "2"], "age": ["17", "56"], "gender": ["F", "M"], "occupation": ["writer", "artist"]}

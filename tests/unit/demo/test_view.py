@@ -9,7 +9,7 @@ from demo.models import RECIPES
 from demo.view import STORY, ActView, Step, View, in_words, steps_of, weights
 from model_store.errors import Permanent
 from serving.home import REPOSITORY
-from serving.stack.airflow_api import TaskRun
+from serving.local_stack.airflow_api import TaskRun
 from serving.types import Deployment, Endpoint, Route, Slot, TrafficSplit
 
 

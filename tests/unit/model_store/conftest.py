@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.store import Store
+from model_store.storage.store import Store
 from tests.small_models import Credit, Digits, make_credit, make_digits
 
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.accuracy import Answers, judge_accuracy
-from model_store.accuracy.gate import Truth
-from model_store.accuracy.paired import accuracy_difference, auc_difference, midranks, tango_lower_bound
 from model_store.errors import Permanent
-from model_store.readout import Readout, Unreadable
-from model_store.spec import Gates, Margin, SliceMargin
+from model_store.gates.accuracy import Answers, judge_accuracy
+from model_store.gates.accuracy.gate import Truth
+from model_store.gates.accuracy.paired import accuracy_difference, auc_difference, midranks, tango_lower_bound
+from model_store.gates.readout import Readout, Unreadable
+from model_store.release_spec import Gates, Margin, SliceMargin
 from model_store.types import Check
 
 Z = NormalDist().inv_cdf(0.95)

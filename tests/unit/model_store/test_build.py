@@ -12,7 +12,7 @@ import pytest
 
 from model_store import build
 from model_store.build import BuildContext, build_bundle, variants
-from model_store.store import Store
+from model_store.storage.store import Store
 from tests.build_world import a_world, built, gated, hurry, with_engines
 from tests.small_models import Credit
 

@@ -10,11 +10,11 @@ import pytest
 
 from model_store import build
 from model_store.build import BuildContext
-from model_store.choose import NothingPassed
 from model_store.errors import Permanent
-from model_store.expectations import validate_checks
-from model_store.signature import Signature, judge_signature
-from model_store.store import Store
+from model_store.gates.choose import NothingPassed
+from model_store.gates.expectations import validate_checks
+from model_store.gates.signature import Signature, judge_signature
+from model_store.storage.store import Store
 from model_store.types import TensorSpec
 from tests.build_world import a_world, gated, with_spec
 from tests.small_models import Credit
@@ -71,7 +71,7 @@ def test_what_breaks_callers_is_in_the_docs_blocked_or_allowed(may_break: int | 
 
 
 def _impossible():
-    from model_store.spec import Margin
+    from model_store.release_spec import Margin
 
     return Margin(max_drop=0.01, min=0.999)
 

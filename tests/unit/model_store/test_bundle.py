@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store.bundle import Contents, load_bundle, publish, serving_model
+from model_store.bundle.publishing import Contents, load_bundle, publish, serving_model
+from model_store.bundle.triton import model_config
 from model_store.compile import CompileSpec, compiler
 from model_store.errors import Permanent
 from model_store.inference import answer, open_session
-from model_store.store import Corrupt, Missing, Store
-from model_store.triton import model_config
+from model_store.storage.store import Corrupt, Missing, Store
 from model_store.types import Artifact, Check, GateReport, ModelRef, TensorSpec, Toolchain
 from tests.small_models import Credit, keep
 
@@ -93,7 +93,7 @@ def test_the_manifest_says_what_a_pod_must_know(store: Store, contents: Contents
 
 
 def test_the_pod_reads_it(store: Store, contents: Contents) -> None:
-    from serving.runtime.manifest import read_manifest
+    from model_store.engines.manifest import read_manifest
 
     bundle = publish(store, contents)
     manifest = read_manifest(bundle.path)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.choose import Contender, NothingPassed, choose, shortfalls
 from model_store.errors import Permanent
+from model_store.gates.choose import Contender, NothingPassed, choose, shortfalls
 from model_store.types import Check, GateReport
 
 ORDER = ("int8", "fp16", "fp32")

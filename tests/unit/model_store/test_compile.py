@@ -18,7 +18,7 @@ from model_store.compile.tensorrt import TensorRTCompiler
 from model_store.compile.tensorrt_rtx import TensorRTRTXCompiler
 from model_store.inference import answer, open_session
 from model_store.quantize import NotQuantized, quantize
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Artifact
 from tests.contract.compiler_contract import SPEC, CompilerContract, prepared
 from tests.small_models import Credit, Digits, keep

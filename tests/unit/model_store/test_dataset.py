@@ -17,7 +17,7 @@ from pyarrow import csv, parquet
 from model_store.dataset import Dataset, UnusableData, hash_rows, read_dataset
 from model_store.durable import digest_bytes
 from model_store.errors import Permanent
-from model_store.spec import Data
+from model_store.release_spec import Data
 from model_store.types import TensorSpec
 
 INPUT = TensorSpec("input", "FP32", (-1, 2))

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from model_store.errors import Permanent
-from model_store.expectations import DataReport, check_data, validate_checks
-from model_store.expectations.gates import Disagreement
-from model_store.spec import ReleaseSpec
+from model_store.gates.expectations import DataReport, check_data, validate_checks
+from model_store.gates.expectations.gates import Disagreement
+from model_store.release_spec import ReleaseSpec
 from model_store.types import Check, TensorSpec
 
 REPOSITORY = Path(__file__).parents[3]
@@ -282,7 +282,7 @@ def test_a_candidate_without_checks_or_with_one_name_twice_is_refused(tmp_path: 
 
 
 def test_importing_the_module_does_not_import_great_expectations() -> None:
-    code = "import sys, model_store.expectations; print('great_expectations' in sys.modules)"
+    code = "import sys, model_store.gates.expectations; print('great_expectations' in sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )

@@ -21,7 +21,7 @@ from model_store.errors import Permanent
 from model_store.export import ExportedModel, NotExportable, export
 from model_store.export.onnx_file import read_onnx
 from model_store.inference import answer, open_session
-from model_store.spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef, TensorSpec
 
 REF = ModelRef("fraud", 1)

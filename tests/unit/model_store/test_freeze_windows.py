@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from model_store.spec import STORED, Freeze, InvalidSpec, load
+from model_store.release_spec import STORED, Freeze, InvalidSpec, load
 
 FRIDAY = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)  # 16:00 in Berlin
 WEEKEND: dict[str, Any] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_store.gates.profile import Profile, judge_profile, measure
 from model_store.inference import open_session
-from model_store.profile import Profile, judge_profile, measure
-from model_store.spec import Gates, LatencyLimit, SizeLimit
-from model_store.store import Store
+from model_store.release_spec import Gates, LatencyLimit, SizeLimit
+from model_store.storage.store import Store
 from model_store.types import Artifact, Toolchain
 from tests.small_models import Credit
 

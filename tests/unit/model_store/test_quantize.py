@@ -14,14 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from model_store.errors import Permanent
+from model_store.gates.readout import Readout
 from model_store.inference import answer, fixed_batch, has_exact_int8, open_session, session_config
 from model_store.quantize import LAYOUTS, NotQuantized, Search, UnknownPrecision, quantize
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
 from model_store.quantize.lower import lower
 from model_store.quantize.prepare import NotOnnx
 from model_store.quantize.spread import spread
-from model_store.readout import Readout
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Precision
 from tests.bundles import elementwise, model_of
 from tests.small_models import Array, Credit, Digits, Rows, keep
@@ -215,7 +215,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from model_store.quantize import quantize
-from model_store.store import Store
+from model_store.storage.store import Store
 from tests.small_models import keep
 store = Store(Path(sys.argv[1]))
 source = keep(store, Path(sys.argv[2]).read_bytes())

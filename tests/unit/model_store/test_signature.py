@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.signature import Signature, changes, judge_signature
+from model_store.gates.signature import Signature, changes, judge_signature
 from model_store.types import TensorSpec
 
 INPUT = TensorSpec("input", "FP32", (-1, 4))

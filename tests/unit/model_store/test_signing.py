@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store.bundle import Contents, load_bundle, open_bundle, publish
+from model_store.bundle.publishing import Contents, load_bundle, open_bundle, publish
+from model_store.bundle.signing import Keyring, NotSigned, distrust_older, rotate
 from model_store.durable import digest_file
 from model_store.errors import Permanent
-from model_store.signing import Keyring, NotSigned, distrust_older, rotate
-from model_store.store import Corrupt, Store
+from model_store.storage.store import Corrupt, Store
 from model_store.types import GateReport, ModelRef, TensorSpec
 from serving.home import Home
 from tests.bundles import mlp
@@ -107,7 +107,7 @@ def test_a_bundle_that_is_not_trusted_stays_until_its_successor_is_whole(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("model_store.bundle._write", full)
+        broken.setattr("model_store.bundle.publishing._write", full)
         with pytest.raises(OSError, match="no space"):
             publish(store, contents)
     assert load_bundle(bundle.path).id == bundle.id

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.errors import Permanent
-from model_store.spec import InvalidSpec, ReleaseSpec, expand, load, load_all
-from model_store.spec.document import MAX_BYTES
+from model_store.release_spec import InvalidSpec, ReleaseSpec, expand, load, load_all
+from model_store.release_spec.document import MAX_BYTES
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLE = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
@@ -362,7 +362,7 @@ def test_three_hundred_specs_load_in_two_seconds(tmp_path: Path) -> None:
 
 def test_reading_specs_imports_nothing_heavy() -> None:
     code = (
-        "import sys, pathlib, model_store.spec as s; s.load(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib, model_store.release_spec as s; s.load(pathlib.Path(sys.argv[1]));"
         "print(sorted({'mlflow', 'pandas', 'numpy', 'airflow', 'great_expectations'} & set(sys.modules)))"
     )
     run = subprocess.run(
@@ -401,7 +401,7 @@ def test_other_variables_in_paths_are_refused(tmp_path: Path, written: str) -> N
 
 def test_the_command_checks_files_and_prints_the_schema(spec_file: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "model_store.spec", *arguments]
+        command = [sys.executable, "-m", "model_store.release_spec", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
 
     good, schema = run(str(spec_file)), run("--json-schema")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from model_store.bundle.garbage import collect_garbage
 from model_store.durable import settle, staging, sweep, write_file
 from model_store.errors import Permanent
-from model_store.garbage import collect_garbage
 from model_store.records import artifact_record
-from model_store.store import Corrupt, Missing, Store
+from model_store.storage.store import Corrupt, Missing, Store
 from model_store.types import Artifact, Toolchain
 from tests.small_models import keep
 
@@ -150,7 +150,7 @@ def test_a_writer_that_fails_leaves_nothing(store: Store) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from model_store.store import Store
+from model_store.storage.store import Store
 from model_store.types import Toolchain
 
 store, until = Store(Path(sys.argv[1])), time.monotonic() + float(sys.argv[2])

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 
 from serving.gateway import command, prepare
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
-from serving.router.envoy_file import EnvoyFileRouter
 
 
 def free_ports(count: int) -> list[int]:

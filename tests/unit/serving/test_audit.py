@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import audit
-from serving.audit import AuditTrail, Entry
+from serving.control import audit
+from serving.control.audit import AuditTrail, Entry
 from tests.mounts import SmallDisk, small_disk
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

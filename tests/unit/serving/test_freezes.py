@@ -9,8 +9,8 @@ from threading import Barrier, Thread
 import pytest
 
 from model_store.errors import Permanent
-from model_store.spec import Freeze
-from serving.freezes import AlreadyLifted, Freezes, Frozen, UnknownFreeze
+from model_store.release_spec import Freeze
+from serving.control.freezes import AlreadyLifted, Freezes, Frozen, UnknownFreeze
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serving.shadow import Comparison
+from serving.control.shadow import Comparison
 from serving.types import Deployment, Endpoint, Route, Slot, TrafficSplit
 
 MODEL = "fraud"
@@ -98,7 +98,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr("serving.shadow.READ_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("serving.control.shadow.READ_AGAIN_SECONDS", 0.02)
     pod = Pod()
     yield Scene(tmp_path, pod)
     pod.server.shutdown()

@@ -13,18 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store.errors import Permanent
-from serving.analysis.policy import AnalysisPolicy
 from serving.cli.app import app
+from serving.control.analysis.policy import AnalysisPolicy
+from serving.control.rollout.journal import Event, Journal, release_id
+from serving.control.rollout.lock import Claim, ReleaseLock
+from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.control.upkeep import Retention, needed, reclaimable, tidy
+from serving.gateway.router.base import UnreadableRoute
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.rollout.journal import Event, Journal, release_id
-from serving.rollout.lock import Claim, ReleaseLock
-from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.router.base import UnreadableRoute
-from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack.prepare import prepare
-from serving.target.pods import PodRecord, write_record
+from serving.local_stack.prepare import prepare
+from serving.platforms.pods import PodRecord, write_record
 from serving.types import ALL_STABLE, Deployment, Endpoint, Slot, TrafficSplit
-from serving.upkeep import Retention, needed, reclaimable, tidy
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POLICY = AnalysisPolicy(

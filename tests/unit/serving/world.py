@@ -14,14 +14,14 @@ from math import ceil
 from pathlib import Path
 from typing import Self
 
-from serving.analysis import AnalysisPolicy
-from serving.guard.guard import Guard
+from serving.control.analysis import AnalysisPolicy
+from serving.control.guard.guard import Guard
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.plan import Action, Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.gateway.router.memory import MemoryRouter
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import MetricsUnavailable
-from serving.rollout.advance import Rollouts
-from serving.rollout.journal import Journal
-from serving.rollout.plan import Action, Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.router.memory import MemoryRouter
 from serving.types import (
     ALL_STABLE,
     Deployment,

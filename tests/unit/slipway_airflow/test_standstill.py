@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from slipway_airflow import standstill
-from slipway_airflow.books.runs import Situation, TaskWaiting
-from slipway_airflow.books.statuses import Status
-from slipway_airflow.standstill import Facts, Kind, Seen, Standstill
+
+from serving.control import standstill
+from serving.control.queries.runs import Situation, TaskWaiting
+from serving.control.queries.statuses import Status
+from serving.control.standstill import Facts, Kind, Seen, Standstill
 
 RUN = ("release_fraud", "run-1")
 WELL = Situation(dags={"release_fraud": False}, runs={RUN: "running"})

@@ -195,7 +195,7 @@ STILL = {
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack whose programs are all well."""
-    monkeypatch.setattr("serving.stack.lifecycle.standings", lambda home: [])
+    monkeypatch.setattr("serving.local_stack.lifecycle.standings", lambda home: [])
 
 
 @pytest.mark.usefixtures("running")

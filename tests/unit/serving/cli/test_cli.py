@@ -15,15 +15,15 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from serving.audit import AuditTrail
 from serving.cli import following, releases, returning, stack
 from serving.cli.app import app
+from serving.control.audit import AuditTrail
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.plan import Phase, RolloutPlan, RolloutStep
+from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import REPOSITORY, Home
-from serving.rollout.advance import Rollouts
-from serving.rollout.journal import Journal
-from serving.rollout.plan import Phase, RolloutPlan, RolloutStep
-from serving.router.envoy_file import EnvoyFileRouter
-from serving.stack import airflow_api, slipway_api
+from serving.local_stack import airflow_api, slipway_api
 from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
@@ -360,8 +360,8 @@ def release_id(home: Home, policy: Any) -> str:
 
 @pytest.fixture
 def policy() -> Any:
-    from model_store.spec import Analysis
-    from serving.rollout.from_spec import policy_of
+    from model_store.release_spec import Analysis
+    from serving.control.rollout.from_spec import policy_of
 
     return policy_of(Analysis())
 
@@ -387,7 +387,7 @@ def test_a_rollback_does_not_wait_for_its_line_in_the_audit_trail(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("serving.audit.os", SimpleNamespace(**{**vars(os), "fsync": full}))
+    monkeypatch.setattr("serving.control.audit.os", SimpleNamespace(**{**vars(os), "fsync": full}))
     status, _, err = run("rollback", "m", "--reason", "slow")
     assert (status, "not in the audit trail: [Errno 28]" in err) == (0, True)
     assert Journal(home.journal).load(release_id).phase is Phase.ROLLED_BACK

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from serving.cli.app import app
+from serving.control.rollout.plan import Phase
 from serving.home import REPOSITORY, Home
-from serving.rollout.plan import Phase
 from tests.unit.serving.world import RELEASE, World
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"

@@ -9,15 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from serving.cli.app import app
+from serving.control.rollout.plan import Phase
 from serving.home import Home
-from serving.rollout.plan import Phase
 from tests.unit.serving.world import RELEASE, World
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
-    monkeypatch.setattr("serving.stack.lifecycle.standings", lambda home: [])
+    monkeypatch.setattr("serving.local_stack.lifecycle.standings", lambda home: [])
     return Home.locate()
 
 

@@ -13,7 +13,7 @@ from model_store.errors import Permanent
 from serving.gateway import api_keys, authentication, prepare
 from serving.gateway.api_keys import UnknownClient
 from serving.home import Home, Ports
-from serving.stack import prepare as stack
+from serving.local_stack import prepare as stack
 from serving.types import RateLimit
 
 

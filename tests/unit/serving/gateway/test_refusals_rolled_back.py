@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.guard.guard import Guard
+from serving.control.guard.guard import Guard
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.metrics.envoy import EnvoyAdmin
-from serving.rollout.advance import Rollouts
-from serving.rollout.journal import Journal
-from serving.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle
 from tests.pods import running_pod

@@ -17,9 +17,9 @@ import tritonclient.grpc as triton
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from serving.control.rollout.observe import share_in_force
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
-from serving.rollout.observe import share_in_force
 from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, model_of
 from tests.pods import RunningPod, running_pod

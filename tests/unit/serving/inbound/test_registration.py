@@ -59,7 +59,7 @@ class Door(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """As `serving.stack.mlflow_config` starts it, as far as webhooks are concerned."""
+    """As `serving.local_stack.mlflow_config` starts it, as far as webhooks are concerned."""
     settings = {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",

@@ -16,15 +16,15 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.guard.exposition import serve
-from serving.guard.guard import Guard
+from serving.control.guard.exposition import serve
+from serving.control.guard.guard import Guard
+from serving.control.rollout.journal import Journal
 from serving.home import Home, Ports
+from serving.local_stack.credentials import credentials_of
 from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.config import ALERTS_PATH, Options, write
 from serving.monitoring.incidents import Incident, incidents, is_authentic
 from serving.monitoring.targets import targets
-from serving.rollout.journal import Journal
-from serving.stack.credentials import credentials_of
 from serving.types import ALL_STABLE
 from tests.tools import ALERTMANAGER, PROMETHEUS, require
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.guard.exposition import GuardCollector
-from serving.guard.guard import Guard
+from serving.control.guard.exposition import GuardCollector
+from serving.control.guard.guard import Guard
+from serving.control.rollout.journal import Journal
+from serving.gateway.router.memory import MemoryRouter
 from serving.home import REPOSITORY, Home, Ports
 from serving.monitoring.config import Options, dashboards, rules, write
-from serving.rollout.journal import Journal
-from serving.router.memory import MemoryRouter
 from tests.tools import AMTOOL, PROMTOOL, require
 
 HERE = Path(__file__).parent
@@ -100,7 +100,7 @@ def exposed(tmp_path: Path) -> set[str]:
         family.name + ("_total" if family.type == "counter" else "")
         for family in GuardCollector(guard).collect()
     }
-    pod_source = (REPOSITORY / "serving/runtime/exposition.py").read_text()
+    pod_source = (REPOSITORY / "serving/pod/exposition.py").read_text()
     pod_names = set(re.findall(r'"(slipway_\w+)"', pod_source))
     histograms = {
         f"{name}_{part}"

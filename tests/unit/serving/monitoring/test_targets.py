@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import Permanent
+from serving.gateway.router.memory import MemoryRouter
 from serving.monitoring.targets import targets
-from serving.router.memory import MemoryRouter
 from serving.types import ALL_STABLE, Deployment, Endpoint, Route, Slot
 
 

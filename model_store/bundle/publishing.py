@@ -1,0 +1,273 @@
+"""A bundle: what a pod serves, as a Triton model repository with a manifest that vouches for every byte.
+
+    <id>/manifest.json
+    <id>/warmup.npz                   a few real rows
+    <id>/<model>/config.pbtxt
+    <id>/<model>/1/model.onnx
+    <id>/engines/<precision>-<compiler>.plan    built ahead of time, for runtimes that want them
+
+See docs/bundles.md for the manifest, field by field.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.bundle.signing import Keyring
+from model_store.bundle.triton import model_config
+from model_store.durable import canonical_json, digest_bytes, digest_file
+from model_store.errors import Permanent
+from model_store.gates.signature import Signature
+from model_store.records import artifact_record, read_report, read_tensors, report_record, tensor_records
+from model_store.storage.store import Corrupt, Missing, Store
+from model_store.types import Artifact, Bundle, GateReport, ModelRef, TensorSpec, Toolchain
+
+SCHEMA = 1
+WARMUP_ROWS = 32
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything that goes into a bundle.
+
+    `served` is the model file; `engines` are further builds of the same candidate; `ancestors` the artifacts
+    they came from, listed but not copied. `warmup`: rows [n, ...] by input name. `serving`: the spec's
+    section plus what the pod needs besides. `evidence` and `lineage`: told, never part of the identity.
+    """
+
+    model: ModelRef
+    served: Artifact
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    serving: Mapping[str, Any]
+    session_config: Mapping[str, str]
+    warmup: Mapping[str, np.ndarray[Any, Any]]
+    report: GateReport
+    engines: tuple[Artifact, ...] = ()
+    ancestors: tuple[Artifact, ...] = ()
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def publish(store: Store, contents: Contents) -> Bundle:
+    """Write the bundle, or find that it is there already. Identical contents have an identical id."""
+    warmup = warmup_file(contents.warmup)
+    config = model_config(contents.model.name, contents.inputs, contents.outputs, contents.serving).encode()
+    bundle_id = identity(contents, config, warmup)
+    keys = store.keyring()
+    path = store.publish(
+        bundle_id,
+        lambda folder: _write(folder, contents, bundle_id, config, warmup, keys),
+        replacing=_is_untrusted(store, bundle_id, keys),
+    )
+    return load_bundle(path)
+
+
+def open_bundle(store: Store, bundle_id: str) -> Bundle:
+    """The bundle of this id, every file verified and the manifest's signature as well: what may be deployed.
+
+    Raises `Permanent`: NotSigned when no key of this installation signed it, else as `load_bundle`; Corrupt
+    also for another bundle under this name.
+    """
+    bundle = load_bundle(store.bundle_path(bundle_id))
+    _signed_manifest(store, bundle_id)
+    return bundle
+
+
+def open_signature(store: Store, bundle_id: str) -> Signature:
+    """What the bundle's model takes and answers, by its signed manifest. Its files are not read, so this is
+    quick however large the model is. Raises `Permanent` as `open_bundle` does of a manifest.
+    """
+    manifest = _signed_manifest(store, bundle_id)
+    inputs, outputs = (read_tensors(manifest[role]) for role in ("inputs", "outputs"))
+    return Signature(int(manifest["model"]["version"]), inputs, outputs)
+
+
+def _signed_manifest(store: Store, bundle_id: str) -> Json:
+    path = store.bundle_path(bundle_id)
+    manifest = _read_manifest(path)
+    store.keyring().require(manifest, path)
+    if manifest["id"] != bundle_id:
+        raise Corrupt(
+            f"{path} holds the bundle {manifest['id']}",
+            remedy=f"remove {path} and release the version again; check who writes there",
+        )
+    return manifest
+
+
+def _is_untrusted(store: Store, bundle_id: str, keys: Keyring) -> bool:
+    """What an older Slipway, a key that is gone, or somebody else left under this id is written anew."""
+    path = store.bundle_path(bundle_id)
+    try:
+        keys.require(_read_manifest(path), path)
+    except Missing:
+        return False
+    except Permanent:
+        return True
+    return False
+
+
+def identity(contents: Contents, config: bytes, warmup: bytes) -> str:
+    """24 hex digits of what decides how the bundle behaves; measured times and reports are left out.
+
+    An engine counts by what it was built from and with: its bytes differ from build to build.
+    """
+    parts = {
+        "schema": SCHEMA,
+        "model": asdict(contents.model),
+        "served": contents.served.digest,
+        "config": digest_bytes(config),
+        "warmup": digest_bytes(warmup),
+        "serving": dict(contents.serving),
+        "session_config": dict(contents.session_config),
+        "engines": sorted(
+            [engine.parent_digest, *asdict(engine.toolchain).values()] for engine in contents.engines
+        ),
+    }
+    return digest_bytes(canonical_json(parts)).removeprefix("sha256:")[:24]
+
+
+def warmup_file(rows: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """The rows as .npz: the same bytes for the same rows, and text as numpy's own type, without pickle."""
+    buffer = io.BytesIO()
+    plain = {name: _plain(array[:WARMUP_ROWS]) for name, array in sorted(rows.items())}
+    np.savez(buffer, allow_pickle=False, **plain)
+    return buffer.getvalue()
+
+
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.astype(str) if array.dtype == object else array
+
+
+def _write(
+    folder: Path, contents: Contents, bundle_id: str, config: bytes, warmup: bytes, keys: Keyring
+) -> None:
+    files = _lay_out(folder, contents, config, warmup)
+    digests = {relative: digest_file(folder / relative) for relative in sorted(files)}
+    manifest = json.loads(json.dumps(_manifest(contents, bundle_id, digests), allow_nan=False))
+    manifest["signature"] = keys.sign(manifest)
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    )
+
+
+def _lay_out(folder: Path, contents: Contents, config: bytes, warmup: bytes) -> list[str]:
+    """Write every file but the manifest; returns their paths inside the bundle."""
+    served = served_file(contents)
+    written = {f"{contents.model.name}/config.pbtxt": config, "warmup.npz": warmup}
+    copied = {served: contents.served.path, **{engine_file(e): e.path for e in contents.engines}}
+    for relative in (*written, *copied):
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+    for relative, content in written.items():
+        (folder / relative).write_bytes(content)
+    for relative, source in copied.items():
+        shutil.copyfile(source, folder / relative)
+    return [*written, *copied]
+
+
+def served_file(contents: Contents) -> str:
+    """The served model's path in the bundle: Triton's version directory is always 1, a bundle has one."""
+    return f"{contents.model.name}/1/{contents.served.path.name}"
+
+
+def engine_file(engine: Artifact) -> str:
+    """An ahead-of-time engine's path in the bundle."""
+    return f"engines/{engine.precision}-{engine.toolchain.compiler}.plan"
+
+
+def _manifest(contents: Contents, bundle_id: str, files: Mapping[str, str]) -> Json:
+    served = served_file(contents)
+    paths = {contents.served.digest: served, **{e.digest: engine_file(e) for e in contents.engines}}
+    return {
+        "schema": SCHEMA,
+        "id": bundle_id,
+        "model": asdict(contents.model),
+        "platform": contents.served.toolchain.compiler,
+        "precision": contents.served.precision,
+        "file": served,
+        "digest": contents.served.digest,
+        "inputs": tensor_records(contents.inputs),
+        "outputs": tensor_records(contents.outputs),
+        "serving": dict(contents.serving),
+        "warmup": "warmup.npz",
+        "session_config": dict(contents.session_config),
+        "artifacts": [
+            {**artifact_record(artifact), "path": paths.get(artifact.digest)}
+            for artifact in _distinct(contents.served, *contents.engines, *contents.ancestors)
+        ],
+        "report": report_record(contents.report),
+        "lineage": dict(contents.lineage),
+        "evidence": dict(contents.evidence),
+        "files": dict(files),
+    }
+
+
+def _distinct(*artifacts: Artifact) -> Sequence[Artifact]:
+    return list({artifact.digest: artifact for artifact in reversed(artifacts)}.values())[::-1]
+
+
+def load_bundle(path: Path) -> Bundle:
+    """The bundle in this directory, every file verified against the manifest, whoever wrote that.
+
+    Raises `Permanent`: Missing without a manifest or a listed file, Corrupt for changed or unlisted files.
+    """
+    manifest = _read_manifest(path)
+    _verify(path, manifest["files"])
+    return Bundle(
+        id=manifest["id"],
+        model=ModelRef(**manifest["model"]),
+        artifacts=tuple(_artifact(path, record) for record in manifest["artifacts"] if record["path"]),
+        report=read_report(manifest["report"]),
+        path=path,
+        signature=manifest.get("signature", ""),
+    )
+
+
+def serving_model(bundle: Bundle) -> tuple[Path, dict[str, str]]:
+    """The file the pod serves, and the session entries it needs."""
+    manifest = _read_manifest(bundle.path)
+    return bundle.path / manifest["file"], dict(manifest["session_config"])
+
+
+def _read_manifest(path: Path) -> Json:
+    try:
+        manifest: Json = json.loads((path / "manifest.json").read_bytes())
+    except FileNotFoundError as error:
+        raise Missing(f"{path} has no manifest.json", remedy="publish the bundle again") from error
+    except ValueError as error:
+        raise Corrupt(
+            f"{path}/manifest.json is not JSON: {error}", remedy="publish the bundle again"
+        ) from error
+    if manifest.get("schema") != SCHEMA:
+        raise Permanent(
+            f"{path} has manifest schema {manifest.get('schema')}, this version reads {SCHEMA}",
+            remedy="publish the bundle again with this version",
+        )
+    return manifest
+
+
+def _verify(path: Path, files: Mapping[str, str]) -> None:
+    there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"manifest.json"}
+    if missing := sorted(set(files) - there):
+        raise Missing(f"{path} lacks {', '.join(missing)}", remedy="publish the bundle again")
+    changed = [name for name in sorted(files) if digest_file(path / name) != files[name]]
+    if strange := changed + sorted(there - set(files)):
+        raise Corrupt(
+            f"{path}: {', '.join(strange)} is not what the manifest says",
+            remedy=f"remove {path} and publish the bundle again; check who writes there",
+        )
+
+
+def _artifact(bundle: Path, record: Json) -> Artifact:
+    known = {name: value for name, value in record.items() if name not in ("path", "toolchain")}
+    return Artifact(path=bundle / record["path"], toolchain=Toolchain(**record["toolchain"]), **known)

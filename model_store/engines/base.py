@@ -1,0 +1,54 @@
+"""The engine port: arrays in, arrays out. Implementations pass `tests/contract/engine_contract.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from model_store.engines.manifest import Manifest
+from model_store.errors import Permanent
+
+
+class EngineOutOfMemory(Exception):  # noqa: N818 - never leaves the pod: the batch is halved and retried
+    """The batch does not fit the device's memory."""
+
+
+class Engine(Protocol):
+    """A loaded model. `run` may be called from one thread at a time.
+
+    `profiles`: batch sizes the engine was built for, rising; empty when any size costs what it should.
+    """
+
+    platform: str
+    profiles: tuple[int, ...]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute one batch: arrays in the order of the signature's inputs, results in that of its outputs.
+
+        BF16 travels as uint16, BYTES as object arrays of `bytes`.
+        Raises `EngineOutOfMemory`, or whatever the engine raises when the model itself fails.
+        """
+        ...
+
+    def memory_bytes(self) -> int:
+        """Device memory in use, 0 where the engine shares the process's own."""
+        ...
+
+    def close(self) -> None:
+        """Give memory back. The engine is not used again."""
+        ...
+
+
+class UnknownEngine(Permanent):
+    """The manifest names a platform this pod has no engine for."""
+
+    def __init__(self, platform: str, *, known: Sequence[str]) -> None:
+        super().__init__(
+            f"no engine for platform {platform!r}",
+            remedy=f"publish the bundle for one of: {', '.join(known)}",
+        )
+
+
+EngineFactory = Callable[[Manifest], Engine]

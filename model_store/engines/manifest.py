@@ -1,0 +1,129 @@
+"""Reads a bundle directory's manifest.json (schema 1): everything the pod needs to serve it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_store.engines.signature import Signature, tensor_spec
+from model_store.errors import Permanent
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """The spec's `serving.cache`."""
+
+    max_mb: float = 64.0
+    ttl_seconds: float = 3600.0
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The spec's `serving.request_log`; `share` of requests, 0 to 1."""
+
+    share: float = 0.01
+    max_mb: float = 256.0
+    keep_days: float = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The spec's serving section as the pod uses it; sizes in rows, times in milliseconds."""
+
+    max_batch_size: int = 32
+    max_queue_delay_ms: float = 2.0
+    threads: int = 1
+    timeout_ms: float = 1000.0
+    max_queue_rows: int = 2048
+    # Of one request. 0: what the model computes in time.
+    max_rows: int = 0
+    # 0: what the batch size and the measured cost of a batch suggest.
+    min_concurrency: int = 0
+    target_queue_ms: float = 0.0
+    # Equal inputs may have different answers: nothing is cached or shared.
+    stochastic: bool = False
+    cache: CacheSettings | None = None
+    request_log: LogSettings | None = None
+    fallback: dict[str, Any] | None = None
+    finite_inputs: bool = True
+    finite_outputs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One bundle. `file` is the model file, `warmup` an npz of real rows or None."""
+
+    id: str
+    name: str
+    version: str
+    platform: str
+    precision: str
+    digest: str
+    file: Path
+    warmup: Path | None
+    signature: Signature
+    settings: Settings
+    session_config: dict[str, str]
+    serving: dict[str, Any]
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read `<bundle>/manifest.json`. Raises `Permanent` when it is missing, unreadable or incomplete."""
+    path = bundle / "manifest.json"
+    try:
+        return _manifest(bundle, json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Permanent(
+            f"{path} is not a bundle manifest: {type(error).__name__}: {error}",
+            remedy="publish the bundle again; a bundle directory is written whole or not at all",
+        ) from error
+
+
+def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
+    if found["schema"] != 1:
+        raise ValueError(f"schema {found['schema']}, this pod reads schema 1")
+    return Manifest(
+        id=found["id"],
+        name=found["model"]["name"],
+        version=str(found["model"]["version"]),
+        platform=found["platform"],
+        precision=found.get("precision", "fp32"),
+        digest=found["digest"],
+        file=_inside(bundle, found["file"]),
+        warmup=_inside(bundle, found["warmup"]) if found.get("warmup") else None,
+        signature=_signature(found),
+        settings=_settings(found.get("serving", {})),
+        session_config=dict(found.get("session_config", {})),
+        serving=dict(found.get("serving", {})),
+    )
+
+
+def _inside(bundle: Path, relative: str) -> Path:
+    path = (bundle / relative).resolve()
+    if not path.is_relative_to(bundle.resolve()):
+        raise ValueError(f"{relative!r} points outside the bundle")
+    if not path.is_file():
+        raise ValueError(f"{relative!r} is missing")
+    return path
+
+
+def _signature(found: dict[str, Any]) -> Signature:
+    inputs = tuple(tensor_spec(t["name"], t["datatype"], t["shape"]) for t in found["inputs"])
+    outputs = tuple(tensor_spec(t["name"], t["datatype"], t["shape"]) for t in found["outputs"])
+    if not inputs or not outputs:
+        raise ValueError("a model needs inputs and outputs")
+    return Signature.of(inputs, outputs)
+
+
+def _settings(serving: dict[str, Any]) -> Settings:
+    known = {name: serving[name] for name in Settings.__slots__ if serving.get(name) is not None}
+    if "cache" in known:
+        known["cache"] = CacheSettings(**known["cache"])
+    if "request_log" in known:
+        known["request_log"] = LogSettings(**known["request_log"])
+    if "fallback" in known:
+        known["fallback"] = {k: v for k, v in known["fallback"].items() if v is not None}
+    return Settings(**known)

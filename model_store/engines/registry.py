@@ -1,0 +1,32 @@
+"""Finds the engine a bundle asks for. Engines are imported only when asked for: CUDA libraries are heavy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+
+from model_store.engines.base import Engine, UnknownEngine
+from model_store.engines.manifest import Manifest
+
+ENGINES = {
+    "onnxruntime": "model_store.engines.onnxruntime",
+    "onnxruntime_cuda": "model_store.engines.onnxruntime_cuda",
+    "tensorrt": "model_store.engines.tensorrt",
+    "tensorrt_rtx": "model_store.engines.tensorrt",
+}
+
+
+def open_engine(manifest: Manifest, environ: Mapping[str, str] = os.environ) -> Engine:
+    """Load the bundle's model file. An ONNX bundle runs on the GPU where SLIPWAY_DEVICE says cuda.
+
+    Raises `UnknownEngine`, or the engine's own `Permanent`.
+    """
+    platform = manifest.platform
+    if platform == "onnxruntime" and environ.get("SLIPWAY_DEVICE") == "cuda":
+        platform = "onnxruntime_cuda"
+    module = ENGINES.get(platform)
+    if module is None:
+        raise UnknownEngine(platform, known=sorted(ENGINES))
+    engine: Engine = import_module(module).open_engine(manifest)
+    return engine

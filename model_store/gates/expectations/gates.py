@@ -1,0 +1,100 @@
+"""The gates' numbers as Great Expectations validations: a page per candidate, an expectation per limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_store.errors import Permanent
+from model_store.gates.expectations.docs import publish
+from model_store.gates.expectations.great import Validated, great_expectations, validate
+from model_store.types import Check
+
+if TYPE_CHECKING:
+    from great_expectations.expectations.expectation import Expectation
+
+
+class Disagreement(Permanent):
+    """Great Expectations and a gate do not agree on a number. One of the two is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateDocs:
+    """`passed` by candidate, and the index of the Data Docs."""
+
+    passed: dict[str, bool]
+    index: Path
+
+
+def validate_checks(reports: Mapping[str, Sequence[Check]], docs_dir: Path) -> GateDocs:
+    """Validate every candidate's checks and write Data Docs into `docs_dir` (pages of the same name are
+    replaced). Raises `Permanent` when a candidate has no checks, or a verdict is not what its numbers say.
+    """
+    passed = {candidate: _validate(candidate, checks, docs_dir) for candidate, checks in reports.items()}
+    return GateDocs(passed, docs_dir / "index.html")
+
+
+def _validate(candidate: str, checks: Sequence[Check], docs_dir: Path) -> bool:
+    import pandas as pd
+
+    names = [check.name for check in checks]
+    if not names or len(set(names)) != len(names):
+        raise Permanent(
+            f"{candidate} has {len(names)} checks with {len(set(names))} names",
+            remedy="a candidate passes by checks, each under a name of its own",
+        )
+    frame = pd.DataFrame({check.name: [float(check.observed)] for check in checks})
+    validated = validate(frame, candidate, [_expectation(check) for check in checks])
+    failed = [_miss(check) for check in checks if not check.passed]
+    publish(
+        validated.document,
+        docs_dir,
+        name=_file_name(candidate),
+        title=f"Gates of {candidate}",
+        facts={},
+        failed=failed,
+    )
+    _refuse_disagreement(candidate, checks, validated)
+    return all(finding.success for finding in validated.findings)
+
+
+def _miss(check: Check) -> str:
+    detail = f" ({check.detail})" if check.detail else ""
+    return f"{check.name}: observed {check.observed:.6g}, limit {check.limit:g}{detail}"
+
+
+def _expectation(check: Check) -> Expectation:
+    bounds = _bounds(check)
+    direction = "at most" if "max_value" in bounds else "at least"
+    detail = f" ({check.detail})" if check.detail else ""
+    said = f"{check.name} must be {direction} {check.limit:g}{detail}"
+    between: Expectation = great_expectations().expectations.ExpectColumnMaxToBeBetween(
+        column=check.name, description=said, **bounds
+    )
+    return between
+
+
+def _bounds(check: Check) -> dict[str, Any]:
+    """Which side the limit is on: of a passed check the observed value is on the good side, of a failed one
+    on the bad side. NaN fails on either."""
+    if check.observed == check.limit:
+        return {"max_value": check.limit, "strict_max": not check.passed}
+    is_below = check.observed < check.limit
+    return {"max_value" if is_below == check.passed else "min_value": check.limit}
+
+
+def _refuse_disagreement(candidate: str, checks: Sequence[Check], validated: Validated) -> None:
+    for check, finding in zip(checks, validated.findings, strict=True):
+        if finding.success != check.passed:
+            raise Disagreement(
+                f"{candidate}: {check.name} observed {check.observed}, limit {check.limit}: the gate says"
+                f" {'passed' if check.passed else 'failed'}, Great Expectations does not",
+                remedy="report this: a gate computed a verdict that its numbers do not bear out",
+            )
+
+
+def _file_name(candidate: str) -> str:
+    return "gates-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate)

@@ -1,0 +1,137 @@
+"""The expectations a spec makes of its two files, and their findings as checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from model_store.gates.expectations.great import Finding, great_expectations
+from model_store.release_spec import Column, Data
+from model_store.types import Check
+
+if TYPE_CHECKING:
+    from great_expectations.expectations.expectation import Expectation
+
+# Columns that are added to the rows to be judged: what they say has no column of its own.
+POSITIVE = "label is positive"
+LEAKED = "row is a calibration row too"
+READABLE = "row can be fed to the model"
+ADDED = (POSITIVE, LEAKED, READABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One expectation in words, and the number it must keep."""
+
+    says: str
+    limit: float
+    expectation: Expectation
+
+
+def schema(required: Iterable[str]) -> Iterator[Rule]:
+    """Every column that the spec or the model needs is there."""
+    gxe = _expectations()
+    names = sorted(set(required))
+    yield Rule("has every column", 0, gxe.ExpectTableColumnsToMatchSet(column_set=names, exact_match=False))
+
+
+def row_count(data: Data) -> Iterator[Rule]:
+    """Enough rows to judge by."""
+    gxe = _expectations()
+    yield Rule("has enough rows", data.min_rows, gxe.ExpectTableRowCountToBeBetween(min_value=data.min_rows))
+
+
+def columns(names: Iterable[str], said: Mapping[str, Column], *, slices: Iterable[str]) -> Iterator[Rule]:
+    """Missing values, ranges and allowed values of the columns in `names`.
+
+    Missing values of a slice column are a slice of their own, unless the spec says otherwise.
+    """
+    gxe = _expectations()
+    may_be_empty = set(slices)
+    for name in names:
+        column = said.get(name, Column(nullable=name in may_be_empty))
+        if not column.nullable:
+            yield Rule(f"{name} is never missing", 0, gxe.ExpectColumnValuesToNotBeNull(column=name))
+        if column.values is not None:
+            allowed = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values))
+            yield Rule(f"{name} holds allowed values", 0, allowed)
+        if column.min is not None or column.max is not None:
+            between = gxe.ExpectColumnValuesToBeBetween(
+                column=name, min_value=column.min, max_value=column.max
+            )
+            yield Rule(f"{name} is in range", 0, between)
+
+
+def balance(data: Data) -> Iterator[Rule]:
+    """The share of positive labels is plausible."""
+    gxe = _expectations()
+    low, high = data.min_positive_share, data.max_positive_share
+    for limit, bound, said in ((low, "min_value", "at least"), (high, "max_value", "at most")):
+        share = gxe.ExpectColumnMeanToBeBetween(
+            column=POSITIVE,
+            description=f"share of rows with {data.label} = {data.positive!r} is {said} {limit:g}",
+            **{bound: limit},
+        )
+        yield Rule(f"positive labels are {said} {limit:g} of the rows", limit, share)
+
+
+def leakage(data: Data) -> Iterator[Rule]:
+    """Calibration rows are not evaluation rows: a model tuned on the exam passes it."""
+    gxe = _expectations()
+    limit = data.max_leaked_share
+    share = gxe.ExpectColumnMeanToBeBetween(
+        column=LEAKED,
+        max_value=limit,
+        description=f"share of rows that also stand in the calibration file is at most {limit:g}",
+    )
+    yield Rule("rows are not calibration rows", limit, share)
+
+
+def readable(problem: str) -> Iterator[Rule]:
+    """The rows become tensors. With `problem`, they did not, and this is why."""
+    gxe = _expectations()
+    share = gxe.ExpectColumnMeanToBeBetween(
+        column=READABLE, min_value=1, description=problem or "every row can be fed to the model"
+    )
+    yield Rule("rows can be fed to the model", 1, share)
+
+
+def to_check(role: str, rule: Rule, finding: Finding) -> Check:
+    """What was found, as the gates report it. `observed`: a mean or a count, or how many values are wrong."""
+    said = (rule.expectation.description, finding.exception or _what(finding.result))
+    detail = "" if finding.success else "; ".join(part for part in said if part)
+    return Check(f"{role}: {rule.says}", _observed(finding), rule.limit, finding.success, detail)
+
+
+def _observed(finding: Finding) -> float:
+    if finding.exception:
+        return math.nan
+    result = finding.result
+    if "unexpected_count" in result:
+        return float(result["unexpected_count"])
+    observed = result.get("observed_value")
+    if isinstance(observed, (int, float)):
+        return float(observed)
+    return 0.0 if finding.success else float(len(_missing(result)) or 1)
+
+
+def _what(result: dict[str, Any]) -> str:
+    if missing := _missing(result):
+        has = (name for name in result["observed_value"] if name not in ADDED)
+        return f"lacks {', '.join(missing)}; has {', '.join(has)}"
+    if count := result.get("unexpected_count"):
+        examples = ", ".join(dict.fromkeys(map(str, result.get("partial_unexpected_list", []))))
+        return f"not so for {count} of {result['element_count']} values, e.g. {examples or 'missing ones'}"
+    observed = result.get("observed_value")
+    return "" if observed is None else f"observed {observed}"
+
+
+def _missing(result: dict[str, Any]) -> list[str]:
+    mismatched = result.get("details", {}).get("mismatched", {})
+    return [str(name) for name in mismatched.get("missing", [])]
+
+
+def _expectations() -> Any:
+    return great_expectations().expectations

@@ -1,0 +1,152 @@
+"""How fast and how large a candidate is, beside the fp32 ONNX model in the same seconds.
+
+Absolute times on a shared machine drift by tens of percent. Candidate and baseline therefore take turns in
+short blocks, and the ratio is the median over pairs of neighbouring blocks: what disturbs one disturbs both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model_store.inference import Rows, count_rows
+from model_store.release_spec import Gates
+from model_store.types import Artifact, Check
+
+Run = Callable[[dict[str, np.ndarray[Any, Any]]], Any]
+Clock = Callable[[], float]
+
+BLOCK_CALLS = 25
+MIN_BLOCKS = 6
+# Of full batches only the median is read, and a transformer takes a tenth of a second for each.
+LEAST_BATCHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One thread of this machine. Latencies of one row, in ms; throughput of full batches, in rows/s.
+
+    Ratios are candidate over baseline (fp32 ONNX): of p50 latency (below 1 is faster), and of throughput.
+    `max_batch_size`: rows in a full batch. `seconds`: how long measuring took.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    baseline_p50_ms: float
+    latency_ratio: float
+    rows_per_second: float
+    throughput_ratio: float
+    max_batch_size: int
+    size_bytes: int
+    seconds: float
+
+
+def measure(
+    candidate: Run,
+    baseline: Run,
+    rows: Rows,
+    *,
+    artifact: Artifact,
+    max_batch_size: int,
+    single: int = 1,
+    budget_seconds: float = 1.5,
+    clock: Clock = time.perf_counter,
+) -> Profile:
+    """Time both models on real rows for about `budget_seconds`, two thirds of it on single rows.
+
+    `candidate` and `baseline` take feeds by input name. Fewer rows than a full batch are repeated. `single`
+    is the smallest batch, more than one row only for a model that takes no other.
+    """
+    started = clock()
+    whole, share = _feeds(rows, max_batch_size), budget_seconds / 3
+    singles = _take_turns(candidate, baseline, _feeds(rows, single), 2 * share, clock)
+    batches = _take_turns(candidate, baseline, whole, share, clock, least_calls=LEAST_BATCHES)
+    own, other = (np.concatenate(side) * 1e3 for side in singles)
+    per_batch = float(np.median(np.concatenate(batches[0])))
+    return Profile(
+        p50_ms=float(np.percentile(own, 50)),
+        p99_ms=float(np.percentile(own, 99)),
+        baseline_p50_ms=float(np.percentile(other, 50)),
+        latency_ratio=_ratio(singles),
+        rows_per_second=max_batch_size / per_batch,
+        throughput_ratio=1 / _ratio(batches),
+        max_batch_size=max_batch_size,
+        size_bytes=artifact.size_bytes,
+        seconds=clock() - started,
+    )
+
+
+def judge_profile(profile: Profile, gates: Gates) -> tuple[Check, ...]:
+    """A check for every latency and size limit the spec sets."""
+    p50, base = profile.p50_ms, profile.baseline_p50_ms
+    limits = (
+        ("latency p99 ms", profile.p99_ms, gates.latency.max_p99_ms, "one row at a time"),
+        (
+            "latency ratio",
+            profile.latency_ratio,
+            gates.latency.max_ratio,
+            f"p50 {p50:.4f} ms against {base:.4f} ms of the fp32 model, side by side",
+        ),
+        ("size MB", profile.size_bytes / 1e6, gates.size.max_mb if gates.size else None, "of the model file"),
+    )
+    return tuple(
+        Check(name, observed, limit, observed <= limit, detail)
+        for name, observed, limit, detail in limits
+        if limit is not None
+    )
+
+
+Times = list[np.ndarray[Any, Any]]
+
+
+def _take_turns(
+    candidate: Run,
+    baseline: Run,
+    feeds: list[dict[str, Any]],
+    budget_seconds: float,
+    clock: Clock,
+    *,
+    least_calls: int = BLOCK_CALLS,
+) -> tuple[Times, Times]:
+    """Seconds per call, in blocks; the k-th block of one ran just before or after the k-th of the other.
+
+    A block has `BLOCK_CALLS` calls, or as few as `least_calls` where more would overrun the budget.
+    """
+    warm = [_block(run, feeds, clock, least_calls) for run in (candidate, baseline)]
+    fitting = budget_seconds / MIN_BLOCKS / sum(float(np.median(times)) for times in warm)
+    calls = int(np.clip(fitting, least_calls, BLOCK_CALLS))
+    own: Times = []
+    other: Times = []
+    ends = clock() + budget_seconds
+    while clock() < ends or len(own) < MIN_BLOCKS:
+        # Who goes first alternates: the second finds warmer caches.
+        for run, times in ((candidate, own), (baseline, other))[:: 1 if len(own) % 2 == 0 else -1]:
+            times.append(_block(run, feeds, clock, calls))
+    return own, other
+
+
+def _block(run: Run, feeds: list[dict[str, Any]], clock: Clock, calls: int) -> np.ndarray[Any, Any]:
+    times = np.empty(calls)
+    for index in range(calls):
+        feed = feeds[index % len(feeds)]
+        begin = clock()
+        run(feed)
+        times[index] = clock() - begin
+    return times
+
+
+def _ratio(sides: tuple[Times, Times]) -> float:
+    pairs = zip(*sides, strict=True)
+    return float(np.median([np.median(own) / np.median(other) for own, other in pairs]))
+
+
+def _feeds(rows: Rows, size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Up to one block of distinct feeds of `size` rows."""
+    count = count_rows(rows)
+    starts = [start * size % count for start in range(min(BLOCK_CALLS, -(-count // size)))]
+    indices = [np.arange(start, start + size) % count for start in starts]
+    return [{name: np.ascontiguousarray(array[index]) for name, array in rows.items()} for index in indices]

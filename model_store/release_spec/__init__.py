@@ -1,0 +1,51 @@
+"""The release spec: the one YAML file a user edits per model, and nothing they may not say in it.
+
+`load` and `load_all` turn every complaint into file, line, field, allowed values and remedy.
+"""
+
+from model_store.release_spec.before_traffic import (
+    Column,
+    Data,
+    Gates,
+    LatencyLimit,
+    Margin,
+    SizeLimit,
+    SliceMargin,
+    Source,
+)
+from model_store.release_spec.complaint import Complaint, InvalidSpec
+from model_store.release_spec.freeze import STORED, Freeze
+from model_store.release_spec.in_traffic import Analysis, Approval, Rollout, Serving, Step
+from model_store.release_spec.load import Loaded, load, load_all
+from model_store.release_spec.notify import Notify
+from model_store.release_spec.paths import expand
+from model_store.release_spec.release import MODEL_NAME, ReleaseSpec
+from model_store.release_spec.section import Section
+
+__all__ = [
+    "MODEL_NAME",
+    "STORED",
+    "Analysis",
+    "Approval",
+    "Column",
+    "Complaint",
+    "Data",
+    "Freeze",
+    "Gates",
+    "InvalidSpec",
+    "LatencyLimit",
+    "Loaded",
+    "Margin",
+    "Notify",
+    "ReleaseSpec",
+    "Rollout",
+    "Section",
+    "Serving",
+    "SizeLimit",
+    "SliceMargin",
+    "Source",
+    "Step",
+    "expand",
+    "load",
+    "load_all",
+]

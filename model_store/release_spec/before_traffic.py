@@ -1,0 +1,163 @@
+"""The sections on models, rows and gates: what must hold before a version sees traffic."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from model_store.release_spec.contradictions import Found, repeated
+from model_store.release_spec.section import Section, Share
+
+ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Source(Section):
+    """Where the model comes from. Any flavour but ONNX is converted by executing the model's own code."""
+
+    flavor: Literal["onnx", "sklearn"]
+    trusted: bool = False
+    skops_trusted_types: tuple[str, ...] = ()
+    alias: str = "candidate"
+    max_size_mb: Annotated[float, Field(gt=0)] = 2048
+
+    @field_validator("alias")
+    @classmethod
+    def _alias_is_ours_to_read(cls, alias: str) -> str:
+        if alias == "champion":
+            raise ValueError("`champion` is the alias a release moves; name the one your training sets")
+        if not ALIAS.fullmatch(alias) or alias == "latest" or re.fullmatch(r"v\d+", alias):
+            raise ValueError("MLflow takes 1-64 letters, digits, '_' and '-', not `latest` and not `v1`")
+        return alias
+
+
+class Column(Section):
+    """What Great Expectations checks of one column."""
+
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str, ...] | None = None
+    nullable: bool = False
+
+    def contradictions(self) -> list[Found]:
+        if self.values is not None and (self.min is not None or self.max is not None):
+            return [(("values",), "a column has either `values` or a range")]
+        if self.min is not None and self.max is not None and self.min > self.max:
+            return [(("min",), f"min {self.min} is above max {self.max}: no value can pass")]
+        return []
+
+
+class Data(Section):
+    """Labelled rows for the gates and for calibration (.parquet or .csv; `${SLIPWAY_HOME}` is expanded).
+
+    `inputs` maps each tensor name to its columns (scalars, stacked in order) or to one list-valued column.
+    Without it, the one input takes every column that is neither label, slice nor `ignore`.
+    """
+
+    evaluation: str
+    calibration: str
+    label: str
+    positive: str | int = 1
+    inputs: dict[str, tuple[str, ...] | str] | None = None
+    slices: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    columns: dict[str, Column] = Field(default_factory=dict)
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_positive_share: Share = 0.01
+    max_positive_share: Share = 0.99
+    max_leaked_share: Share = 0.0
+
+    @field_validator("evaluation", "calibration")
+    @classmethod
+    def _file_is_a_table(cls, path: str) -> str:
+        if not path.endswith((".parquet", ".csv")):
+            raise ValueError("a .parquet or .csv file")
+        return path
+
+    def contradictions(self) -> list[Found]:
+        found = repeated("slices", self.slices) + repeated("ignore", self.ignore)
+        if self.evaluation == self.calibration:
+            found.append((("calibration",), "calibration rows may not be evaluation rows: use another file"))
+        if self.min_positive_share > self.max_positive_share:
+            found.append((("min_positive_share",), f"above max_positive_share {self.max_positive_share}"))
+        for tensor, columns in (self.inputs or {}).items():
+            if self.label in ((columns,) if isinstance(columns, str) else columns):
+                found.append((("inputs", tensor), f"feeds the label `{self.label}` to the model"))
+        return found
+
+
+class Margin(Section):
+    """Non-inferiority: the candidate may lose at most `max_drop` (share, not percent) at `confidence`."""
+
+    max_drop: Annotated[float, Field(ge=0, lt=0.5)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min: Share | None = None
+
+
+class SliceMargin(Margin):
+    """The same per slice value; slices with fewer rows than `min_rows` are reported, not judged."""
+
+    min_rows: Annotated[int, Field(ge=1)] = 100
+
+
+class LatencyLimit(Section):
+    """Of one row at a time on this machine; `max_ratio` is against the fp32 ONNX model in the same run."""
+
+    max_p99_ms: Annotated[float, Field(gt=0)] | None = None
+    max_ratio: Annotated[float, Field(gt=0)] | None = None
+
+
+class SizeLimit(Section):
+    """Of the candidate's model file."""
+
+    max_mb: Annotated[float, Field(gt=0)]
+
+
+class SignatureLimit(Section):
+    """Inputs and outputs against those of the version that serves. `may_break`: the number of that version,
+    when its callers are ready for another signature; it allows nothing once another version serves.
+    """
+
+    may_break: Annotated[int, Field(ge=1)] | None = None
+
+
+class Gates(Section):
+    """Limits every candidate must keep. Whatever is written here blocks."""
+
+    accuracy: Margin = Margin(max_drop=0.01)
+    auc: Margin | None = Margin(max_drop=0.01)
+    slices: SliceMargin | None = None
+    champion: Margin | None = None
+    signature: SignatureLimit = SignatureLimit()
+    latency: LatencyLimit = LatencyLimit()
+    size: SizeLimit | None = None
+    export_tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
+
+
+class Cache(Section):
+    """Answers kept by the pods. `shared`: also in the Redis the pods are told of, for all replicas."""
+
+    max_mb: Annotated[float, Field(gt=0, le=65_536)] = 64
+    ttl_seconds: Annotated[float, Field(gt=0)] = 3600
+    shared: bool = False
+
+
+class RequestLog(Section):
+    """What share of requests the pods write down, for warmup and shadow comparison, and for how long."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    max_mb: Annotated[float, Field(gt=0)] = 256
+    keep_days: Annotated[float, Field(gt=0)] = 7
+
+
+class Fallback(Section):
+    """What the pod answers when the model cannot: an old answer, one constant row, or another model's."""
+
+    stale: Literal[True] | None = None
+    constant: dict[str, float | int | str | tuple[float | int | str, ...]] | None = None
+    model: str | None = None
+
+    def contradictions(self) -> list[Found]:
+        named = [name for name in ("stale", "constant", "model") if getattr(self, name) is not None]
+        return [] if len(named) == 1 else [((), f"name exactly one of stale, constant, model; found {named}")]

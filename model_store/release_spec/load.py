@@ -1,0 +1,79 @@
+"""Spec files: one, or all of a folder. One bad spec never hides the good ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from model_store.errors import Permanent
+from model_store.release_spec.complaint import Complaint, InvalidSpec
+from model_store.release_spec.document import read_document
+from model_store.release_spec.pydantic_complaints import complaints
+from model_store.release_spec.release import ReleaseSpec
+
+SUFFIXES = (".yaml", ".yml")
+
+
+class Loaded(NamedTuple):
+    """What a folder holds: the good specs in the order of their models, and what is wrong with the others."""
+
+    specs: list[ReleaseSpec]
+    problems: list[InvalidSpec]
+
+
+def load(path: Path) -> ReleaseSpec:
+    """Read one spec. Raises `InvalidSpec` with every wrong line: field, what was given, allowed values."""
+    document = read_document(path)
+    try:
+        # strict: "5" is not 5 and 1 is not true; a spec says what it means.
+        spec = ReleaseSpec.model_validate(document.data, strict=True)
+    except ValidationError as error:
+        found = complaints(error.errors(include_url=False), document, ReleaseSpec)
+        raise InvalidSpec(path, [*document.complaints, *found]) from error
+    if document.complaints:
+        raise InvalidSpec(path, document.complaints)
+    return spec
+
+
+def load_all(folder: Path) -> Loaded:
+    """Read every .yaml and .yml file directly in `folder`, in the order of their names.
+
+    Of two files for one model, the one named after it counts (else the first); the other is a problem.
+    Raises `Permanent` when `folder` is not one.
+    """
+    if not folder.is_dir():
+        raise Permanent(f"{folder} is not a folder", remedy="put release specs into dags/releases/")
+    read: dict[Path, ReleaseSpec] = {}
+    problems: list[InvalidSpec] = []
+    for path in sorted(_spec_files(folder)):
+        try:
+            read[path] = load(path)
+        except InvalidSpec as problem:
+            problems.append(problem)
+    owners = _owners(read)
+    problems += [
+        _second(path, owners[spec.model]) for path, spec in read.items() if path != owners[spec.model]
+    ]
+    return Loaded([read[owners[model]] for model in sorted(owners)], sorted(problems, key=lambda p: p.path))
+
+
+def _spec_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
+
+
+def _owners(read: dict[Path, ReleaseSpec]) -> dict[str, Path]:
+    """The file that counts for each model."""
+    by_rank = sorted(read.items(), key=lambda item: (item[0].stem != item[1].model, item[0].name))
+    owners: dict[str, Path] = {}
+    for path, spec in by_rank:
+        owners.setdefault(spec.model, path)
+    return owners
+
+
+def _second(path: Path, owner: Path) -> InvalidSpec:
+    document, at = read_document(path), ("model",)
+    problem, remedy = f"{owner.name} already releases this model", "keep one file per model"
+    complaint = Complaint(document.line(at), "model", problem, document.written[at], remedy=remedy)
+    return InvalidSpec(path, [complaint])

@@ -1,0 +1,1 @@
+"""Where builds keep what they made."""

@@ -1,0 +1,1 @@
+"""The release domain: releases, their queue and approvals, freezes, audit, rollout and analysis."""

@@ -1,0 +1,205 @@
+"""What the alias of a model's spec comes to: a release, or nothing although somebody may wait for one.
+
+Pages ask MLflow nothing, so why the version that an alias names is not released is written down by whoever
+looks at the registry: `<home>/releases/<model>/notes/alias.json`, gone as soon as it is not so any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from model_store.durable import canonical_json, write_file
+from model_store.types import ModelRef
+from serving.control import flapping, going_back
+from serving.control.queries import outcomes
+from serving.control.releases import Release
+from serving.control.rolling import route_of, state_of
+from serving.control.rollout.plan import Phase
+from serving.control.settling import REASON, STATUS, Status
+from serving.control.wiring import Services
+
+NOTES = "notes"
+_NAME = "alias.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Why nothing follows from where the alias points.
+
+    `told_by`: the event, or the reconciler, that found it; `at`: when it did first.
+    """
+
+    model: str
+    alias: str
+    version: int
+    words: str
+    way_out: str
+    told_by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the registry says of a model. `ref`: the version that should be on its way to users and is not;
+    `note`: why the version that the alias names is not, although it does not serve."""
+
+    ref: ModelRef | None = None
+    note: Note | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a release of a version ended, in one of `Status`."""
+
+    status: str
+    reason: str
+    at: datetime
+
+
+def look(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> Look:
+    """Look at the registry, and write down what comes of it.
+
+    Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
+    """
+    found = _look(services, model, alias, told_by=told_by, at=at)
+    _keep(services, model, found.note)
+    return found
+
+
+def moved_on(services: Services, release: Release) -> str:
+    """Where the alias points by now, in words, if the release only is because it named its version.
+
+    Empty if it names it still, and for what a person asked for, which stands wherever the alias points.
+    Raises `Retryable` while MLflow does not answer.
+    """
+    if not release.request.cause.is_automatic:
+        return ""
+    alias = release.spec.source.alias
+    number = services.registry.aliases(release.model).get(alias)
+    if number == release.version:
+        return ""
+    where = f"moved to version {number}" if number is not None else "was taken away"
+    return f"the alias {alias} {where} while version {release.version} was being built"
+
+
+def parse(content: bytes) -> Note:
+    """Raises ValueError, KeyError or TypeError for what is no note."""
+    saved = json.loads(content)
+    del saved["schema"]
+    return Note(**{**saved, "at": datetime.fromisoformat(saved["at"])})
+
+
+def folder(services_root: Path, model: str) -> Path:
+    """Where the note of a model is. `services_root`: Home.releases."""
+    return services_root / model / NOTES
+
+
+def _look(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> Look:
+    number = services.registry.aliases(model).get(alias)
+    if number is None or _serves(services, ref := ModelRef(model, number)):
+        return Look()
+    said = Note(model, alias, number, "", "", told_by, at)
+    if held := flapping.held(services, model):
+        return Look(note=_of_hold(said, held))
+    if services.tries.of(ref) is None and not flapping.why_not(services, ref):
+        return Look(ref)
+    return Look(note=None if _is_on_its_way(services, ref) else _of_tried(services, said, ref))
+
+
+def _serves(services: Services, ref: ModelRef) -> bool:
+    """Whether it has traffic: a candidate that was taken back stays in the route until it is settled."""
+    if (route := route_of(services, ref.name)) is None:
+        return False
+    arms = ((route.stable, route.split.stable), (route.candidate, route.split.candidate))
+    return any(arm and weight > 0 and arm.version == ref.version for arm, weight in arms)
+
+
+def _is_on_its_way(services: Services, ref: ModelRef) -> bool:
+    """Whether a release of the version has the turn or the place in front of it, or gets traffic."""
+    lock = services.lock.read(ref.name)
+    in_line = {
+        claim.release_id.rpartition("-v")[2].partition("-")[0]
+        for claim in (lock.holder, lock.waiting)
+        if claim
+    }
+    active = (s for s in services.journal.releases(ref.name) if s.version == ref.version)
+    return str(ref.version) in in_line or any(not state.phase.is_final for state in active)
+
+
+def _of_hold(said: Note, held: flapping.Held) -> Note:
+    words = f"nothing of {said.model} is released by itself since {_time(held.since)}: {held.why}"
+    return replace(said, words=words, way_out=f"{_release(said)}, or roll back; either ends the hold")
+
+
+def _of_tried(services: Services, said: Note, ref: ModelRef) -> Note | None:
+    """None while nothing is known of how the try ended: it has not, or its run says so where it stands."""
+    ended = max(_endings(services, ref), key=lambda one: one.at, default=None)
+    if ended is None:
+        return _of_tags(services, said, ref)
+    words = (
+        f"version {ref.version} was {ended.status.replace('_', ' ')} on {_time(ended.at)} ({ended.reason})"
+    )
+    return _not_again(said, words, ended.status)
+
+
+def _of_tags(services: Services, said: Note, ref: ModelRef) -> Note | None:
+    """Of a version whose files are gone, or that another installation tried."""
+    tags = services.registry.describe(ref).tags
+    status = tags.get(STATUS, "")
+    if status not in (Status.PROMOTED, Status.BLOCKED, Status.ROLLED_BACK):
+        return None
+    reason = tags.get(REASON) or "nobody wrote down why"
+    return _not_again(said, f"version {ref.version} was {status.replace('_', ' ')} ({reason})", status)
+
+
+def _not_again(said: Note, words: str, status: str) -> Note:
+    full = f"the alias {said.alias} names version {said.version}, and starts nothing: {words}"
+    back = f"`./slipway rollback {said.model} {said.version} --reason ...` goes back to it; " * (
+        status == Status.PROMOTED
+    )
+    return replace(said, words=full, way_out=f"{back}{_release(said)} all the same")
+
+
+def _release(said: Note) -> str:
+    return f"`./slipway release {said.model} {said.version} --reason ...` releases it"
+
+
+def _endings(services: Services, ref: ModelRef) -> Iterator[Ended]:
+    for release in services.releases.of_model(ref.name):
+        if release.version == ref.version and not release.request.dry_run:
+            yield from _ending(services, release)
+    for back in going_back.all_of(services, ref.name):
+        if back.switched_at and back.rollback.leaves == ref.version:
+            yield Ended(Status.ROLLED_BACK, going_back.why(back.rollback.wish), back.switched_at)
+
+
+def _ending(services: Services, release: Release) -> Iterator[Ended]:
+    state = state_of(services, release)
+    if state and state.phase.is_final:
+        status = Status.PROMOTED if state.phase is Phase.DONE else Status.ROLLED_BACK
+        yield Ended(status, state.reason, state.step_started_at)
+    outcome = None if state else outcomes.of(services.releases.root, release.model, release.id)
+    if outcome and outcome.status == Status.BLOCKED:
+        yield Ended(outcome.status, outcome.reason, outcome.at)
+
+
+def _keep(services: Services, model: str, note: Note | None) -> None:
+    """What is written already keeps its time."""
+    path = folder(services.releases.root, model) / _NAME
+    try:
+        known = parse(path.read_bytes())
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        known = None
+    if note is None:
+        path.unlink(missing_ok=True)
+    elif known is None or replace(note, at=known.at, told_by=known.told_by) != known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, canonical_json({"schema": 1, **asdict(note), "at": note.at.isoformat()}))
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,208 @@
+"""What a release leaves behind, as an MLflow run: what was measured, decided and seen, with plots.
+
+Written when a version is promoted and again when its release ends; the second writes over the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from model_store.build import Gated
+from model_store.registry import Evidence, EvidenceRun
+from model_store.types import Check
+from serving.control.analysis.plot import Point, plot_rollout
+from serving.control.building import build_context, name_of, recall
+from serving.control.page_url import release_page
+from serving.control.queries import outcomes
+from serving.control.queries.outcomes import Outcome
+from serving.control.releases import Release
+from serving.control.rolling import state_of
+from serving.control.rollout.plan import RolloutState
+from serving.control.rollout.record import Record
+from serving.control.settling import Ending, Status
+from serving.control.wiring import Services
+
+PAGE = "slipway.page"
+# In MLflow's words.
+_RUN_STATUS: dict[Status, Literal["FINISHED", "KILLED"]] = {
+    Status.PROMOTED: "FINISHED",
+    Status.SUPERSEDED: "KILLED",
+}
+
+
+def write(
+    services: Services,
+    release: Release,
+    ending: Ending,
+    *,
+    gated: Sequence[str],
+    bundle_id: str | None,
+    at: datetime,
+) -> EvidenceRun:
+    """Log the evidence and link it from the version. Needs MLflow.
+
+    `gated`: digests of the gates' results, as far as the release came.
+    """
+    outcome = Outcome(
+        release.id, ending.status.value, ending.reason, at, bundle_id=bundle_id or "", gated=tuple(gated)
+    )
+    # Before MLflow, which may be what failed: the page tells how it ended all the same.
+    outcomes.keep(services.releases.root, release.model, outcome)
+    variants: list[Gated] = [recall(services.store, digest) for digest in gated]
+    with _files(services, release, variants) as artifacts:
+        found = Evidence(
+            release_id=release.id,
+            status=_RUN_STATUS.get(ending.status, "FAILED"),
+            started_at=release.request.at,
+            ended_at=at,
+            description=_description(release, ending),
+            params=_params(release, bundle_id),
+            metrics={**_gate_metrics(variants), **_rollout_metrics(services, release)},
+            tags={"slipway.status": ending.status.value, "slipway.reason": ending.reason},
+            artifacts=artifacts,
+        )
+        run = services.registry.log_evidence(release.ref, found)
+        _link_back(services, release, run)
+    docs = data_docs_url(run) if data_docs(services, release).is_dir() else ""
+    linked = replace(outcome, evidence_url=run.url, data_docs_url=docs)
+    outcomes.keep(services.releases.root, release.model, linked)
+    return run
+
+
+def _link_back(services: Services, release: Release, run: EvidenceRun) -> None:
+    """Who looks at the version in MLflow finds its release."""
+    page = release_page(services.home, release.id)
+    services.registry.set_tags(release.ref, {PAGE: page})
+    services.registry.note(release.ref, f"Released by Slipway: [{release.id}]({page}), [evidence]({run.url})")
+
+
+def data_docs(services: Services, release: Release) -> Path:
+    """The folder with what Great Expectations said of this version."""
+    return build_context(services, release).docs
+
+
+def data_docs_url(run: EvidenceRun) -> str:
+    """Where MLflow shows them."""
+    return f"{run.url}/artifacts/data_docs/index.html"
+
+
+def _description(release: Release, ending: Ending) -> str:
+    asked = f"Asked for by {release.request.by}" + (
+        f": {release.request.reason}" if release.request.reason else ""
+    )
+    return f"**{release.ref}: {ending.status.value.replace('_', ' ')}.** {ending.reason}\n\n{asked}"
+
+
+def _params(release: Release, bundle_id: str | None) -> dict[str, object]:
+    return {
+        "version": release.version,
+        "bundle": bundle_id or "",
+        "spec_digest": release.spec.digest,
+        "strategy": release.spec.rollout.strategy,
+        "requested_by": release.request.by,
+        "dag_run": release.request.run_id,
+    }
+
+
+def _gate_metrics(variants: Sequence[Gated]) -> dict[str, float]:
+    """`<variant>/<check>` for every check, and what the profile measured."""
+    found: dict[str, float] = {}
+    for gated in variants:
+        name = name_of(gated["variant"])
+        for check in gated["report"]["checks"]:
+            found[f"{name}/{check['name']}"] = float(check["observed"])
+        for key, value in (gated["profile"] or {}).items():
+            found[f"{name}/{key}"] = float(value)
+    return found
+
+
+def _rollout_metrics(services: Services, release: Release) -> dict[str, float]:
+    """What both arms did, and how many requests the candidate saw: the exposure."""
+    record = services.journal.latest_record(release.id) if state_of(services, release) else None
+    if record is None:
+        return {}
+    return {
+        "exposure": record.candidate.requests,
+        "candidate/errors": record.candidate.errors,
+        "candidate/slow": record.candidate.slow,
+        "candidate/refused": record.candidate.refused,
+        "candidate/malformed": record.candidate.malformed,
+        "stable/requests": record.stable.requests,
+        "stable/errors": record.stable.errors,
+        "stable/slow": record.stable.slow,
+        "stable/refused": record.stable.refused,
+        "stable/malformed": record.stable.malformed,
+    }
+
+
+@contextmanager
+def _files(services: Services, release: Release, variants: Sequence[Gated]) -> Iterator[Mapping[str, Path]]:
+    """The artifacts by their path in the run. The files live as long as the context."""
+    with TemporaryDirectory(prefix="slipway-evidence-") as folder:
+        root = Path(folder)
+        found = {
+            "spec.json": _json(root / "spec.json", release.spec.model_dump(mode="json")),
+            "gates.json": _json(root / "gates.json", variants),
+        }
+        if variants:
+            found["candidates.png"] = plot_candidates(variants, root / "candidates.png")
+        if state := state_of(services, release):
+            found |= _rollout_files(services, state, root)
+        if (docs := data_docs(services, release)).is_dir():
+            found["data_docs"] = docs
+        yield found
+
+
+def _rollout_files(services: Services, state: RolloutState, root: Path) -> dict[str, Path]:
+    timeline = [asdict(event) for event in services.journal.timeline(state.release_id)]
+    found = {"timeline.json": _json(root / "timeline.json", timeline)}
+    records = list(services.journal.records(state.release_id))
+    if records:
+        found["verdicts.jsonl"] = services.journal.counts_path(state.release_id)
+        found["rollout.png"] = plot_traffic(state, records, root / "rollout.png")
+    return found
+
+
+def plot_candidates(variants: Sequence[Gated], path: Path) -> Path:
+    """Every variant's p50 latency; hatched where a limit was missed."""
+    from matplotlib.figure import Figure
+
+    measured = [gated for gated in variants if gated["profile"]]
+    figure = Figure(figsize=(6, 0.6 + 0.5 * len(variants)), layout="constrained")
+    axes = figure.subplots()
+    for place, gated in enumerate(measured):
+        passed = all(Check(**check).passed for check in gated["report"]["checks"])
+        style: dict[str, Any] = {"color": "#4477aa"} if passed else {"color": "#cc6677", "hatch": "//"}
+        axes.barh(place, (gated["profile"] or {})["p50_ms"], **style)
+    axes.set_yticks(range(len(measured)), [name_of(gated["variant"]) for gated in measured])
+    axes.invert_yaxis()
+    axes.set_xlabel("p50 of one row, ms (hatched: missed a limit)")
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def plot_traffic(state: RolloutState, records: Sequence[Record], path: Path) -> Path:
+    """Both arms' failure rates with their confidence sequences, and the candidate's share, over time."""
+    points = [
+        Point(
+            seconds=(record.at - records[0].at).total_seconds(),
+            step=record.place,
+            share=record.share,
+            stable=record.stable,
+            candidate=record.candidate,
+        )
+        for record in records
+    ]
+    return plot_rollout(points, state.plan.policy, path, title=f"{state.release_id}: {state.phase}")
+
+
+def _json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    return path

@@ -1,0 +1,136 @@
+"""The guard's own health and metrics over HTTP, for supervisors and Prometheus."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.control.guard.guard import Guard
+from serving.types import Arm
+
+
+class GuardCollector(Collector):
+    """What the guard knows, at the moment it is asked."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def collect(self) -> Iterator[Metric]:
+        done = self._guard.done
+        yield CounterMetricFamily("slipway_guard_ticks", "Looks at all releases", value=done.ticks)
+        yield GaugeMetricFamily("slipway_guard_tick_seconds", "Length of the last look", done.tick_seconds)
+        yield CounterMetricFamily(
+            "slipway_guard_metrics_errors", "Looks at which Envoy gave no counters", value=done.unreadable
+        )
+        yield CounterMetricFamily("slipway_guard_errors", "Failures of the guard itself", value=done.errors)
+        yield GaugeMetricFamily(
+            "slipway_guard_active_releases", "Releases being watched", len(self._guard.active)
+        )
+        yield self._rollbacks()
+        yield from self._arms()
+        yield from self._answers()
+        yield from self._releases()
+
+    def _rollbacks(self) -> Metric:
+        family = CounterMetricFamily("slipway_guard_rollbacks", "Rollbacks by the guard", labels=["service"])
+        for service, count in sorted(self._guard.rollbacks.items()):
+            family.add_metric([service], count)
+        return family
+
+    def _arms(self) -> Iterator[Metric]:
+        """Of releases under way: attempts per arm, also those that were then repeated on stable."""
+        labels = ["service", "release", "arm"]
+        families = {
+            name: CounterMetricFamily(f"slipway_release_{name}", text, labels=labels)
+            for name, text in (
+                ("requests", "Attempts completed since the release started"),
+                ("errors", "Attempts that failed"),
+                ("slow", "Attempts slower than the objective"),
+                ("answered", "Attempts answered with 2xx"),
+                ("refused", "Well-formed requests that the model refused (4xx)"),
+                ("malformed", "Attempts answered with any other 4xx"),
+            )
+        }
+        for state, _ in list(self._guard.active):
+            if not (watch := self._guard.watches.get(state.release_id)):
+                continue
+            for arm, counts in ((Arm.STABLE, watch.tally.stable), (Arm.CANDIDATE, watch.tally.candidate)):
+                for name, family in families.items():
+                    family.add_metric([state.service, state.release_id, arm], getattr(counts, name))
+        yield from families.values()
+
+    def _answers(self) -> Iterator[Metric]:
+        """Of releases under way whose spec compares answers: recorded requests that both arms answered."""
+        labels = ["service", "release"]
+        compared = CounterMetricFamily("slipway_release_answers_compared", "Answers compared", labels=labels)
+        differed = CounterMetricFamily("slipway_release_answers_disagreed", "That differed", labels=labels)
+        for state, _ in list(self._guard.active):
+            watch = self._guard.watches.get(state.release_id)
+            if watch and state.plan.policy.max_disagreement is not None:
+                for family, count in zip((compared, differed), watch.tally.answers, strict=True):
+                    family.add_metric([state.service, state.release_id], count)
+        yield from (compared, differed)
+
+    def _releases(self) -> Iterator[Metric]:
+        labels = ["service", "release", "phase"]
+        weight = GaugeMetricFamily("slipway_release_weight", "Percent of traffic", labels=labels)
+        step = GaugeMetricFamily("slipway_release_step", "Step under way, from 0", labels=labels)
+        begun = GaugeMetricFamily(
+            "slipway_release_step_started_seconds", "When the step began, seconds since 1970", labels=labels
+        )
+        outcome = GaugeMetricFamily(
+            "slipway_release_outcome", "Verdict: 0 pass, 1 inconclusive, 2 error, 3 fail", labels=labels
+        )
+        for state, route in list(self._guard.active):
+            values = [state.service, state.release_id, state.phase]
+            watch = self._guard.watches.get(state.release_id)
+            weight.add_metric(values, route.split.candidate)
+            step.add_metric(values, state.step)
+            begun.add_metric(values, state.step_started_at.timestamp())
+            if watch and watch.verdict:
+                outcome.add_metric(values, watch.verdict.outcome)
+        yield from (weight, step, begun, outcome)
+
+
+def serve(
+    guard: Guard, port: int, *, ails: Callable[[], str], targets: Callable[[], object] = list
+) -> ThreadingHTTPServer:
+    """Answer `/metrics` and `/health` (503 with what `ails` the guard) on loopback, on a thread of its own.
+
+    `/targets` tells Prometheus which pods to scrape: what `targets` returns, as JSON.
+    """
+    registry = CollectorRegistry()
+    registry.register(GuardCollector(guard))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, generate_latest(registry), "text/plain; version=0.0.4")
+            elif self.path == "/health":
+                problem = ails()
+                self._answer(503 if problem else 200, f"{problem or 'ok'}\n".encode(), "text/plain")
+            elif self.path == "/targets":
+                self._answer(200, json.dumps(targets()).encode(), "application/json")
+            else:
+                self._answer(404, b"/metrics, /health or /targets\n", "text/plain")
+
+        def _answer(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not worth a line each."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True, name="guard-http").start()
+    return server

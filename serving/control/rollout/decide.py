@@ -1,0 +1,95 @@
+"""What to do next, from where the release stands and what was seen. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.control.analysis.rules import DISAGREEMENT
+from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
+from serving.types import Finding, Outcome, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known now. `seconds` were observed in this step.
+
+    Only observed time counts, so that a clock that jumps, or a guard that was down, shortens no hold. But
+    while nobody watches no time is observed: then `waited_seconds` is the uptime's. `silent_seconds` is how
+    old the guard's last word is, 0 while that is fresh.
+    """
+
+    verdict: Verdict
+    seconds: float
+    waited_seconds: float
+    silent_seconds: float = 0.0
+
+
+def decide(state: RolloutState, sight: Sight) -> Action:
+    """The next action of a release that is not over."""
+    match sight.verdict.outcome:
+        case Outcome.FAIL:
+            return _on_fail(state, sight)
+        case Outcome.ERROR if _is_forsaken(state, sight):
+            return _hold_or_give_up(state, sight)
+        case _ if state.paused:
+            return Hold(f"paused: {state.paused}")
+        case Outcome.ERROR:
+            return _hold_or_give_up(state, sight)
+        case Outcome.INCONCLUSIVE if _needs_evidence(state, sight.verdict):
+            return _hold_or_give_up(state, sight)
+        case _:
+            return _go_on(state, sight)
+
+
+def _is_forsaken(state: RolloutState, sight: Sight) -> bool:
+    """A pause rests on the guard: a candidate must not keep its traffic for ever with nobody watching it."""
+    return state.split.candidate > 0 and sight.silent_seconds > state.plan.max_step_seconds
+
+
+def _on_fail(state: RolloutState, sight: Sight) -> Action:
+    failed = tuple(finding for finding in sight.verdict.findings if finding.outcome is Outcome.FAIL)
+    if state.is_first and state.phase is Phase.WATCHING:
+        # People depend on it by now and nothing stands behind it: no answer at all is not better.
+        return Hold(f"failing, but there is no version to return to: {_reasons(failed)}")
+    return Rollback(failed)
+
+
+def _needs_evidence(state: RolloutState, verdict: Verdict) -> bool:
+    """A watch ends well when nothing spoke against it. Before a candidate has live traffic there is nothing
+    to judge but its answers to recorded requests, where the spec has them compared."""
+    is_open = any(
+        finding.rule == DISAGREEMENT.name and finding.outcome > Outcome.PASS for finding in verdict.findings
+    )
+    return state.phase is Phase.PROGRESSING and (state.split.candidate > 0 or is_open)
+
+
+def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:
+    open_points = tuple(finding for finding in sight.verdict.findings if finding.outcome > Outcome.PASS)
+    limit = state.plan.max_step_seconds + state.patience_from
+    if state.phase is Phase.WATCHING or sight.waited_seconds <= limit:
+        return Hold(_reasons(open_points) or "waiting for evidence")
+    late = Finding(
+        "evidence in time",
+        Outcome.FAIL,
+        f"no pass within {state.plan.max_step_seconds:g} s in this step",
+        (("waited_seconds", sight.waited_seconds), ("max_step_seconds", state.plan.max_step_seconds)),
+    )
+    return Rollback((late, *open_points))
+
+
+def _go_on(state: RolloutState, sight: Sight) -> Action:
+    if state.phase is Phase.WATCHING:
+        # A watch needs no evidence to end, but to end early it needs the pass that whoever skips is promised.
+        is_skipped = state.hold_skipped and sight.verdict.outcome is Outcome.PASS
+        left = 0.0 if is_skipped else state.plan.watch_seconds - sight.seconds
+        return Hold(f"watching for {left:.0f} s more") if left > 0 else Finish()
+    if state.step < 0:
+        return Shift(0)
+    left = 0.0 if state.hold_skipped else state.plan.steps[state.step].hold_seconds - sight.seconds
+    if left > 0:
+        return Hold(f"holding for {left:.0f} s more")
+    return Promote() if state.step == len(state.plan.steps) - 1 else Shift(state.step + 1)
+
+
+def _reasons(findings: tuple[Finding, ...]) -> str:
+    return "; ".join(finding.reason for finding in findings)

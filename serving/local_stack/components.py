@@ -1,0 +1,124 @@
+"""What runs in the local stack: each component's command, environment, and what must be done before it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model_store.errors import Permanent
+from serving import gateway
+from serving.home import REPOSITORY, Home
+from serving.local_stack import airflow_config, airflow_jobs, mlflow_config
+from serving.local_stack.credentials import Credentials, credentials_of
+from serving.local_stack.locks import locked
+
+BIN = Path(sys.executable).parent
+
+
+def nothing() -> None:
+    """For components that need no preparation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One long-running process. `prepare` runs in the new process, before it becomes `argv`.
+
+    `stop_seconds` is how long it may take after SIGTERM; then it is killed. A positive `niceness` lets
+    others use the processor first.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = nothing
+    stop_seconds: int = 10
+    niceness: int = 0
+
+
+def components(home: Home) -> dict[str, Component]:
+    """Every fixed component by name (pods come and go: `serving.platforms.local`)."""
+    credentials = credentials_of(home)
+    found = [_envoy(home), _guard(), _mlflow(home, credentials), *_airflow(home)]
+    return {component.name: component for component in found}
+
+
+def component(home: Home, name: str) -> Component:
+    """One component. Raises `Permanent` listing what exists."""
+    known = components(home)
+    if name not in known:
+        raise Permanent(f"no component {name!r}", remedy=f"Known components: {', '.join(known)}.")
+    return known[name]
+
+
+def common_environment(home: Home) -> dict[str, str]:
+    """What every component and pod gets, so that all of them find the same installation."""
+    return {
+        "SLIPWAY_HOME": str(home.root),
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'plugins'}",
+        "MLFLOW_TRACKING_URI": home.mlflow_url,
+        # A proxy for the world outside must not see what the components say to each other.
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+        # Nothing here tells its makers anything.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GX_ANALYTICS_ENABLED": "False",
+        # Airflow renames its processes; without this the new name overwrites the marks in their environment.
+        "SPT_NOENV": "1",
+        **airflow_config.environment(home),
+    }
+
+
+def _mlflow(home: Home, credentials: Credentials) -> Component:
+    return Component(
+        "mlflow",
+        mlflow_config.command(home),
+        env=mlflow_config.environment(home, credentials),
+        prepare=lambda: mlflow_config.make_folders(home),
+    )
+
+
+def _envoy(home: Home) -> Component:
+    return Component("envoy", tuple(gateway.command(home)), prepare=lambda: gateway.prepare(home))
+
+
+def _guard() -> Component:
+    """The loop that takes a bad version out of traffic; it needs neither Airflow nor MLflow."""
+    return Component("guard", (sys.executable, "-m", "serving.control.guard"))
+
+
+def _airflow(home: Home) -> list[Component]:
+    def airflow(
+        name: str,
+        *arguments: str,
+        job: str | None = None,
+        niceness: int = 0,
+        env: dict[str, str] | None = None,
+    ) -> Component:
+        def prepare() -> None:
+            migrate_airflow(home)
+            if job:
+                airflow_jobs.end_running(airflow_config.database(home), job)
+
+        argv = (sys.executable, "-m", "airflow", name, *arguments)
+        return Component(f"airflow-{name}", argv, env=env or {}, prepare=prepare, niceness=niceness)
+
+    return [
+        # As `slipway_airflow.web.warm` asks for it: it must not read a home in a test's API server.
+        airflow("api-server", env={"SLIPWAY_WARM_PAGES": "1"}),
+        # Airflow's log servers listen on every interface; here the API server reads the files itself.
+        # Tasks inherit the niceness: building the next version must not slow down the one that serves.
+        airflow("scheduler", "--skip-serve-logs", job="SchedulerJob", niceness=5),
+        airflow("dag-processor", job="DagProcessorJob", niceness=5),
+        airflow("triggerer", "--skip-serve-logs", job="TriggererJob"),
+    ]
+
+
+def migrate_airflow(home: Home) -> None:
+    """Bring Airflow's database to this version's schema, once, however many components ask at once."""
+    with locked(home.airflow / "migration.lock"):
+        if not airflow_config.is_migrated(home):
+            subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True)
+            airflow_config.record_migrated(home)

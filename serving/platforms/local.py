@@ -136,7 +136,7 @@ class LocalTarget:
         words = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
         return PodDoesNotStart(
             "\n  | ".join([f"pod {process.name} ends at start", *words]),
-            remedy=f"Read {log}; the bundle can be started by hand with python -m serving.runtime.",
+            remedy=f"Read {log}; the bundle can be started by hand with python -m serving.pod.",
         )
 
 

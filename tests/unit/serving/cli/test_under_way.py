@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serving.cli.app import app
+from serving.cli.output import console
 from serving.control.rollout.plan import Phase
 from serving.home import Home
 from tests.unit.serving.world import RELEASE, World
@@ -18,11 +19,14 @@ from tests.unit.serving.world import RELEASE, World
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
     monkeypatch.setattr("serving.local_stack.lifecycle.standings", lambda home: [])
+    # Whatever terminal the tests run in, and whichever test made the console first.
+    monkeypatch.setattr(console, "_width", 300)
+    monkeypatch.setattr(console, "_height", 50)
     return Home.locate()
 
 
 def status(*arguments: str) -> str:
-    return CliRunner(env={"COLUMNS": "300"}).invoke(app, ["status", *arguments]).stdout
+    return CliRunner().invoke(app, ["status", *arguments]).stdout
 
 
 def test_each_arm_says_what_it_answered_refused_called_malformed_and_failed(home: Home) -> None:

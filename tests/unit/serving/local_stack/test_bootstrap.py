@@ -80,7 +80,7 @@ class Clone:
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     root, tools = tmp_path / "a clone", tmp_path / "tools"
-    for folder in (root / "serving" / "stack", root / "serving" / "cli", tools):
+    for folder in (root / "serving" / "local_stack", root / "serving" / "cli", tools):
         folder.mkdir(parents=True)
     for name in ("slipway", "serving/local_stack/bootstrap.py"):
         (root / name).write_bytes((REPOSITORY / name).read_bytes())

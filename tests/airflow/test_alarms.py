@@ -21,6 +21,7 @@ from model_store.release_spec.notify import Notify
 from serving.control import alarms, flapping, going_back
 from serving.control.alarms import Reply
 from serving.control.going_back import Wish
+from serving.control.releases import Releases
 from serving.control.rollout.plan import Phase
 from serving.home import Home
 from serving.inbound.secrets import rotate, secrets_of
@@ -309,7 +310,7 @@ def test_an_alert_that_nothing_can_be_done_about_is_told_once(
     told = Notify(to="webhook", url_env="URL", secret_env="SECRET")
     with pytest.MonkeyPatch.context() as patch:
         spec = release.spec.model_copy(update={"notify": (told,)})
-        patch.setattr(notifications, "spec_of", lambda services, model: spec)
+        patch.setattr(Releases, "spec_of", lambda releases, model: spec)
         one = alert()
         for _ in range(3):
             manager.send(one)

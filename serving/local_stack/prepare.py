@@ -21,7 +21,7 @@ from serving.home import Home
 from serving.local_stack import airflow_config, supervisor
 from serving.local_stack.components import Component
 from serving.local_stack.credentials import credentials_of
-from serving.platforms import pods
+from serving.platforms import pods, redis
 
 # Below this nothing starts. What is enough to work with, `./slipway doctor` says.
 ROOM_BYTES = 1024 * 1024
@@ -43,6 +43,8 @@ def prepare(home: Home, supervised: Iterable[Component]) -> None:
     write_file(home.config, json.dumps(settings, indent=1).encode())
     airflow_config.write(home, credentials_of(home))
     supervisor.configure(home, supervised)
+    pods.renew_programs(home)
+    redis.renew_program(home)
     _close_what_pods_closed(home)
 
 

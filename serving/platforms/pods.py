@@ -137,6 +137,13 @@ def write_program(home: Home, record: PodRecord) -> None:
     write_file(_program_path(home, record.group), section.encode())
 
 
+def renew_programs(home: Home) -> None:
+    """As this Slipway starts them: an earlier one, or one elsewhere, may have named what is here no more."""
+    for record in records(home):
+        if _program_path(home, record.group).exists():
+            write_program(home, record)
+
+
 def remove_program(home: Home, group: str) -> None:
     _program_path(home, group).unlink(missing_ok=True)
 

@@ -35,9 +35,23 @@ def ensure(home: Home, environ: Mapping[str, str] = os.environ) -> None:
     supervisor = Supervisor(home)
     if not any(program.group == PROGRAM for program in supervisor.programs()):
         require_free({"redis": home.ports.redis})
-    section = program_section(PROGRAM, launch_command(PROGRAM), home.logs / f"{PROGRAM}.log")
-    write_file(home.pods / ".programs" / f"{PROGRAM}.conf", section.encode())
+    _write_program(home)
     supervisor.add_group(PROGRAM)
+
+
+def renew_program(home: Home) -> None:
+    """As `serving.platforms.pods.renew_programs`, where there is one."""
+    if _program_path(home).exists():
+        _write_program(home)
+
+
+def _write_program(home: Home) -> None:
+    section = program_section(PROGRAM, launch_command(PROGRAM), home.logs / f"{PROGRAM}.log")
+    write_file(_program_path(home), section.encode())
+
+
+def _program_path(home: Home) -> Path:
+    return home.pods / ".programs" / f"{PROGRAM}.conf"
 
 
 def component(home: Home) -> Component:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import orjson
@@ -57,3 +58,24 @@ def test_a_model_that_asks_for_keys_no_more_stays_open(home: Home, tmp_path: Pat
     router.write("locked", TrafficSplit(100, 0), stable=deployment, candidate=None, at=0, settings=settings)
     prepare(home, ())
     assert not router.read("locked").settings.api_keys
+
+
+def test_programs_of_an_earlier_slipway_start_what_is_here_now(home: Home, tmp_path: Path) -> None:
+    deployed(home, tmp_path, api_keys=False)
+    folder = home.pods / ".programs"
+    folder.mkdir()
+    names = ("pod-locked-blue.conf", "redis.conf")
+    for name in names:
+        (folder / name).write_text("[program:x]\ncommand=/gone/python -m serving.stack.launch x\n")
+    prepare(home, ())
+    for name in names:
+        (command,) = (
+            line for line in (folder / name).read_text().splitlines() if line.startswith("command=")
+        )
+        assert command.startswith(f"command={sys.executable} -m serving.local_stack.launch ")
+
+
+def test_a_pod_without_a_program_gets_none(home: Home, tmp_path: Path) -> None:
+    deployed(home, tmp_path, api_keys=False)
+    prepare(home, ())
+    assert list((home.pods / ".programs").glob("*.conf")) == []

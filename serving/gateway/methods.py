@@ -1,7 +1,8 @@
 """Which requests the gateway admits: the inference methods by name, over REST and gRPC, and nothing else.
 
 The routes of `refusals` stand before all others. What is not named here is answered by the gateway itself: a
-404 (gRPC: UNIMPLEMENTED), a 405 for another HTTP method, a 403 (PERMISSION_DENIED) for the model repository.
+404 (gRPC: UNIMPLEMENTED), a 405 for another HTTP method, a 403 (PERMISSION_DENIED) for the model repository, a
+415 (UNIMPLEMENTED) for gRPC on a path of REST: Envoy would count its answers, which lack trailers, as errors.
 Source of the names: https://github.com/kserve/open-inference-protocol, Triton's extensions for configuration
 and statistics, and grpc's own services for health and reflection.
 """
@@ -54,6 +55,13 @@ def refusals() -> list[Message]:
         *(_of_repository(prefix) for prefix in _REPOSITORIES),
         _refused(501, words, IS_GRPC, *unknown),
         _refused(404, words, *unknown),
+        _refused(
+            415,
+            "this path is REST's, and takes no application/grpc: send JSON here, or call the gRPC service "
+            f"{GRPC_SERVICE}",
+            _where("content-type", {"prefix": "application/grpc", "ignore_case": True}),
+            *(_unless(":path", _path(each)) for each in _calls()),
+        ),
         *(_of_another_method(each, "POST") for each in posts),
         *(_of_another_method(each, "GET", "HEAD") for each in reads),
     ]

@@ -186,6 +186,14 @@ def test_malformed_grpc_calls_are_counted_as_such(shop: Shop) -> None:
     assert shop.since("candidate") == (5, 0, 0, 5)
 
 
+def test_grpc_on_a_path_of_rest_is_nobodys_evidence(shop: Shop) -> None:
+    """A pod answers it without trailers, which Envoy takes for an error of the endpoint."""
+    shop.route(50)
+    for _ in range(20):
+        shop.ask(1, content_type="application/grpc")
+    assert shop.since("candidate") == shop.since("stable") == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("headers", [{"x_slipway_idempotent": "false"}, {"x_slipway_arm": "candidate"}])
 def test_what_may_be_sent_once_only_is_not_sent_to_stable(shop: Shop, headers: dict[str, str]) -> None:
     shop.route(100)

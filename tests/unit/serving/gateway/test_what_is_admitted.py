@@ -203,6 +203,37 @@ def test_a_path_is_asked_with_its_own_methods(
         assert f"allow: {allowed}" in answer
 
 
+@pytest.mark.parametrize(
+    ("content_type", "status", "of_grpc"),
+    [
+        ("application/grpc", 200, "12"),
+        ("application/grpc+proto", 200, "12"),
+        ("application/grpc-web", 415, "12"),
+        ("Application/GRPC", 415, None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/infer"), ("POST", "/versions/1/infer?x=/ModelInfer"), ("GET", "/ready"), ("GET", "")],
+)
+def test_grpc_on_a_path_of_rest_reaches_no_pod(
+    gateway: Gateway,
+    pod: RunningPod,
+    method: str,
+    path: str,
+    content_type: str,
+    status: int,
+    of_grpc: str | None,
+) -> None:
+    """To who speaks gRPC a 415 is UNIMPLEMENTED in a 200."""
+    answer = gateway.client.request(
+        method, f"/v2/models/{NAME}{path}", content=BODY, headers={"content-type": content_type}
+    )
+    assert (answer.status_code, answer.headers.get("grpc-status")) == (status, of_grpc)
+    assert "takes no application/grpc" in answer.headers.get("grpc-message", answer.text)
+    assert "x-envoy-upstream-service-time" not in answer.headers
+
+
 def test_a_tunnel_leads_nowhere(gateway: Gateway, pod: RunningPod) -> None:
     assert say(gateway, f"CONNECT 127.0.0.1:{pod.port} HTTP/1.1")[0] in (400, 403, 404)
     upgraded = say(gateway, f"GET {UNLOAD} HTTP/1.1", "upgrade: h2c", "connection: upgrade")

@@ -5,7 +5,7 @@
 - `<service>.stable`: only the stable version's endpoints, for repeats.
 - `<service>.retrying`: the first attempt from the first, every other repeat from the second.
 - `<service>.candidate`: the preview, while a candidate is deployed.
-- `<service>.streams`: the stable version's endpoints again, for streams, which no verdict counts.
+- `<service>.streams`: the stable version's endpoints again, for streams and reads, which no verdict counts.
 - `(any)`: all of those, one after the other, for what names no model: any pod can answer it.
 
 Only the first is watched: a watch costs one inotify instance and Linux allows a user 128 of them by default.

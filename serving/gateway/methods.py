@@ -1,8 +1,8 @@
 """Which requests the gateway admits: the inference methods by name, over REST and gRPC, and nothing else.
 
 The routes of `refusals` stand before all others. What is not named here is answered by the gateway itself: a
-404 (gRPC: UNIMPLEMENTED), a 405 for another HTTP method, a 403 (PERMISSION_DENIED) for the model repository, a
-415 (UNIMPLEMENTED) for gRPC on a path of REST: Envoy would count its answers, which lack trailers, as errors.
+404 (gRPC: UNIMPLEMENTED), a 405 for another HTTP method, a 403 (PERMISSION_DENIED) for the model repository.
+So is gRPC on a path of REST, a 415: Envoy would count its answers, which lack trailers, as errors.
 Source of the names: https://github.com/kserve/open-inference-protocol, Triton's extensions for configuration
 and statistics, and grpc's own services for health and reflection.
 """
@@ -38,6 +38,14 @@ REST_READS = ("", "/ready", "/config", "/stats")
 # Read too, and answered by the gateway, or by any pod.
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 SERVER_READS = ("/v2", "/v2/")
+
+# What is let in at a model's paths and is no inference, once the routes below have refused the rest.
+IS_READ: Message = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+GRPC_READS: Message = {
+    "name": ":path",
+    "string_match": {"exact": f"/{GRPC_SERVICE}/ModelInfer"},
+    "invert_match": True,
+}
 
 _REPOSITORIES = ("/v2/repository", f"/{GRPC_SERVICE}/Repository")
 

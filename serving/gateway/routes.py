@@ -3,7 +3,8 @@
 `/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`). With
 `x-slipway-arm: candidate` it goes to the candidate at any weight; with `x-slipway-idempotent: false` (or a
 spec that says so) it is sent exactly once. Who names a version gets that one, whatever the weights are
-(`gateway.versions`). What is no method of inference is refused before (`methods`).
+(`gateway.versions`). What only reads of a model goes to stable alone and is no evidence of either arm. What
+is no method of inference is refused before (`methods`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _NAMES_SHOWN = 20
 _IDLE_STREAM = "300s"
 # Of what a client may listen to for as long as it lives: nothing has to come on it.
 _LASTING: Message = {"timeout": "0s", "idle_timeout": "3600s"}
+_SOON: Message = {"base_interval": "0.010s", "max_interval": "0.050s"}
 _UNREACHED = "reset-before-request,connect-failure,refused-stream"
 
 
@@ -68,7 +70,30 @@ def _of_protocol(route: Route, match: _Match) -> list[Message]:
         for each, cluster in versions.elsewhere(route, match)
     ]
     unknown = {"match": versions.unknown(route, match), **_answer(404, versions.served(route))}
-    return [_preview(route, match), *named, unknown, _asked_once(route, match), _live(route, match)]
+    own = [_preview(route, match), *named, unknown, _read(route, match)]
+    return [*own, _asked_once(route, match), _live(route, match)]
+
+
+def _read(route: Route, match: _Match) -> Message:
+    """All but inference. Probes would otherwise be a candidate's answers, and its promotion."""
+    found = match(route.service)
+    reads = methods.GRPC_READS if "grpc" in found else methods.IS_READ
+    again = {
+        "retry_on": f"5xx,reset,connect-failure,refused-stream,{grpc.RETRIED}",
+        "num_retries": RETRIES,
+        "per_try_timeout": _attempt(route.settings),
+        "retry_back_off": _SOON,
+    }
+    action = {"cluster": _uncounted(route), "timeout": _with_repeats(route), "retry_policy": again}
+    matched = {**found, "headers": [*found.get("headers", ()), reads]}
+    return {"match": matched, "route": _limited(route, action)}
+
+
+def _uncounted(route: Route) -> str:
+    """The cluster for what no verdict counts: stable's, or a first version's while it is the candidate."""
+    if route.stable:
+        return route.service + STREAMS_SUFFIX
+    return route.service + (PREVIEW_SUFFIX if route.candidate else "")
 
 
 def _to_one_version(route: Route) -> Message:
@@ -96,11 +121,10 @@ def _live(route: Route, match: _Match) -> Message:
     if not route.settings.idempotent:
         return {"match": match(route.service), "route": _limited(route, _once(route))}
     # The same beside a candidate: the repeats that come on top are for endpoints that refuse at once.
-    timeout = seconds((RETRIES + 1) * route.settings.timeout_ms / 1000 + 1)
     action = {
         **_once(route),
         "cluster": route.service + RETRYING_SUFFIX,
-        "timeout": timeout,
+        "timeout": _with_repeats(route),
         "retry_policy": _retry_policy(route),
     }
     return {"match": match(route.service), "route": _limited(route, action)}
@@ -129,8 +153,12 @@ def _retry_policy(route: Route) -> Message:
         "retriable_headers": [by_header],
         "num_retries": RETRIES_BESIDE_A_CANDIDATE if route.candidate else RETRIES,
         "per_try_timeout": _attempt(route.settings),
-        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.050s"},
+        "retry_back_off": _SOON,
     }
+
+
+def _with_repeats(route: Route) -> str:
+    return seconds((RETRIES + 1) * route.settings.timeout_ms / 1000 + 1)
 
 
 def _attempt(settings: RouteSettings) -> str:
@@ -175,8 +203,7 @@ def _watched(route: Route) -> Message:
         "headers": [_header(grpc.MODEL_HEADER, route.service)],
         "grpc": {},
     }
-    cluster = route.service + (STREAMS_SUFFIX if route.stable else "")
-    return {"match": match, "route": {"cluster": cluster, **_LASTING}}
+    return {"match": match, "route": {"cluster": _uncounted(route), **_LASTING}}
 
 
 def _header(name: str, value: str) -> Message:

@@ -215,6 +215,43 @@ def test_callers_do_not_see_what_the_gateway_notes_of_refusals(shop: Shop) -> No
     assert "x-slipway-refused-by" not in shop.ask(80).headers
 
 
+@pytest.mark.parametrize("weight", [50, 100])
+def test_whoever_reads_of_a_model_reads_of_stable_and_is_nobodys_evidence(shop: Shop, weight: float) -> None:
+    shop.route(weight)
+    assert read(shop) == {"1"}
+    assert shop.since("candidate") == shop.since("stable") == (0, 0, 0, 0)
+
+
+def test_a_first_version_is_read_of_without_evidence_either(shop: Shop) -> None:
+    """Readiness probes would promote it without a single inference."""
+    shop.route(100)
+    router, candidate = shop.gateway.router, shop.arms["candidate"]
+    at = router.read(NAME).revision
+    router.write(NAME, TrafficSplit(0, 100), stable=None, candidate=candidate, at=at)
+    shop.gateway.wait(lambda: shop.ask(1, "versions/1/infer").status_code == 404)
+    before = shop.since("candidate")
+    assert read(shop) == {"2"}
+    assert shop.since("candidate") == before
+    assert shop.ask(1).json()["model_version"] == "2"
+
+
+def read(shop: Shop) -> set[str]:
+    """Everything there is to read, some times. Returns the versions whose metadata it was."""
+    found = set()
+    asked, path = shop.gateway.client, f"/v2/models/{NAME}"
+    with triton.InferenceServerClient(f"127.0.0.1:{shop.gateway.home.ports.gateway}") as client:
+        for _ in range(10):
+            for each in ("/ready", "/config", "/stats", "?x=/infer"):
+                assert asked.get(path + each).status_code == 200
+                assert asked.get(path + each, headers={"x-slipway-idempotent": "false"}).status_code == 200
+            assert asked.head(f"{path}/ready").status_code == 200
+            assert client.is_model_ready(NAME)
+            assert client.get_model_config(NAME).config.name == NAME
+            assert client.get_inference_statistics(NAME).model_stats[0].name == NAME
+            found |= {*client.get_model_metadata(NAME).versions, *asked.get(path).json()["versions"]}
+    return found
+
+
 @pytest.mark.parametrize(("weight", "mirrored"), [(0, False), (0, True), (50, False), (100, False)])
 def test_who_names_a_version_gets_it_and_never_by_lot(shop: Shop, weight: float, mirrored: bool) -> None:
     shop.route(weight, mirrored=mirrored)

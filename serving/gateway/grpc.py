@@ -2,7 +2,8 @@
 
 A gRPC call names its model inside its message, and may name a version. The headers `x-slipway-model` and
 `x-slipway-version` say it outside; a unary call without the first gets both from a filter that reads the
-message's first two fields.
+message's first two fields. Whose health is asked for is always read there: any pod answers for what is no
+model here, so nobody shall say outside that a model is none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ FILTER = "envoy.filters.http.lua"
 MODEL_HEADER, VERSION_HEADER = "x-slipway-model", "x-slipway-version"
 PREFIX = f"/{GRPC_SERVICE}/"
 STREAM = PREFIX + "ModelStreamInfer"
+
+# In the header, for a question for health that is not a name alone. No service can have this name.
+UNREAD = "(unread)"
 
 # Answers that REST gives as 5xx. Errors come as headers alone, so Envoy sees them before it passes them on.
 RETRIED = "internal,unavailable,deadline-exceeded"
@@ -32,7 +36,7 @@ def model_filter() -> Message:
 # do messages over 16 MiB: Envoy holds no more for a filter.
 _NAME_THE_MODEL = Template(
     """
-local prefix, stream, health = "$prefix", "$stream", "$health"
+local prefix, stream, health, unread = "$prefix", "$stream", "$health", "$unread"
 
 local function varint(text, at)
   local value, factor = 0, 1
@@ -54,11 +58,29 @@ local function text(start, at, tag)
   return name, first + length
 end
 
+-- The name in a message of health's, nil if it is empty. What follows could be another name: the last counts.
+local function asked_of(body)
+  local length = body:length()
+  local start = length > 0 and body:getBytes(0, math.min(length, 400)) or ""
+  if start == "\\0\\0\\0\\0\\0" then return end
+  if start:byte(1) ~= 0 then return unread end
+  local name, ends = text(start, 6, 10)
+  if name == nil or ends ~= length + 1 then return unread end
+  return name
+end
+
+local function name_what_is_asked_of(handle)
+  local name = asked_of(handle:body(true))
+  local headers = handle:headers()
+  if name then headers:replace("$header", name) else headers:remove("$header") end
+  handle:clearRouteCache()
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path")
-  local names_model = path:sub(1, #prefix) == prefix or path:sub(1, #health) == health
-  if not names_model or path == stream or headers:get("$header") then return end
+  if path:sub(1, #health) == health then return name_what_is_asked_of(handle) end
+  if path:sub(1, #prefix) ~= prefix or path == stream or headers:get("$header") then return end
   local body = handle:body(true)
   if body == nil or body:length() < 7 then return end
   local start = body:getBytes(0, math.min(body:length(), 400))
@@ -73,4 +95,11 @@ function envoy_on_request(handle)
   handle:clearRouteCache()
 end
 """
-).substitute(prefix=PREFIX, stream=STREAM, health=HEALTH_CALLS, header=MODEL_HEADER, version=VERSION_HEADER)
+).substitute(
+    prefix=PREFIX,
+    stream=STREAM,
+    health=HEALTH_CALLS,
+    header=MODEL_HEADER,
+    version=VERSION_HEADER,
+    unread=UNREAD,
+)

@@ -215,6 +215,15 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
     shown = ", ".join(names[:_NAMES_SHOWN]) + (" and more" if len(names) > _NAMES_SHOWN else "")
     return [
         {"match": {"path": methods.LIVE}, **_answer(200, '{"live":true}')},
+        {
+            "match": {
+                "prefix": methods.HEALTH_CALLS,
+                "headers": [_header(grpc.MODEL_HEADER, grpc.UNREAD)],
+            },
+            **_answer(
+                400, "the message is not a service's name alone, uncompressed: who asks for health sends one"
+            ),
+        },
         *_of_any_pod(),
         {
             "match": {

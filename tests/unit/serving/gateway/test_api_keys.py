@@ -195,6 +195,41 @@ def test_a_grpc_caller_without_a_key_is_unauthenticated(
             assert ask(metadata=metadata)
 
 
+HEALTH = "/grpc.health.v1.Health"
+OTHER = b"\x0a\x06nobody"
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_nobody_learns_without_a_key_how_a_keyed_model_is(gateway: Gateway, real: str, method: str) -> None:
+    """Whatever the headers name, and however the message hides whom it asks of."""
+    _, key = client(gateway)
+    asked = b"\x0a" + bytes([len(real)]) + real.encode()
+    nobody, gzipped = (("x-slipway-model", "nobody"),), grpc.Compression.Gzip
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.home.ports.gateway}") as channel:
+        call = channel.unary_stream(f"{HEALTH}/{method}")
+
+        def first(message: bytes, **options: Any) -> object:
+            try:
+                return next(call(message, timeout=10, **options))
+            except grpc.RpcError as refused:
+                return refused.code()
+
+        # The pods of other tests are gone, which Envoy has to notice.
+        gateway.wait(lambda: first(b"") == b"\x08\x01")
+        for metadata in ((), nobody, (*nobody, *nobody), (("x-slipway-model", ""),)):
+            assert first(asked, metadata=metadata) is grpc.StatusCode.UNAUTHENTICATED
+            for hidden in (OTHER + asked, b"\x10\x01" + asked, asked + b"\x10\x01", asked + asked * 50):
+                assert first(hidden, metadata=metadata) is grpc.StatusCode.INVALID_ARGUMENT
+            long = asked * 50
+            assert first(long, metadata=metadata, compression=gzipped) is grpc.StatusCode.INVALID_ARGUMENT
+            # Of the server itself everybody may ask.
+            assert first(b"", metadata=metadata) == b"\x08\x01"
+        assert first(asked, metadata=(*nobody, ("x-api-key", key))) == b"\x08\x01"
+        unknown = first(OTHER, metadata=(("x-slipway-model", real),))
+        # SERVICE_UNKNOWN, as grpc's own protocol has it for who waits for a service.
+        assert unknown == (b"\x08\x03" if method == "Watch" else grpc.StatusCode.NOT_FOUND)
+
+
 def test_a_grpc_caller_over_its_rate_has_exhausted_it(
     gateway: Gateway, real: str, stub: service_pb2_grpc.GRPCInferenceServiceStub
 ) -> None:

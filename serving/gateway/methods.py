@@ -27,7 +27,7 @@ GRPC_METHODS = (
 # They name none, and any pod can answer.
 SERVER_METHODS = ("ServerLive", "ServerReady", "ServerMetadata")
 HEALTH_CALLS = "/grpc.health.v1.Health/"
-HEALTH_METHODS = ("Check", "Watch")
+CHECK, WATCH = HEALTH_CALLS + "Check", HEALTH_CALLS + "Watch"
 REFLECTIONS = tuple(
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
 )
@@ -78,8 +78,7 @@ def refusals() -> list[Message]:
 def _calls() -> tuple[str, ...]:
     """gRPC paths. Each pattern is small, as Envoy wants them."""
     inference = (rf"/{re.escape(GRPC_SERVICE)}/({'|'.join(of)})" for of in (GRPC_METHODS, SERVER_METHODS))
-    health = rf"{re.escape(HEALTH_CALLS)}({'|'.join(HEALTH_METHODS)})"
-    return (*inference, health, *map(re.escape, REFLECTIONS))
+    return (*inference, *map(re.escape, (CHECK, WATCH, *REFLECTIONS)))
 
 
 def _of_repository(prefix: str) -> Message:

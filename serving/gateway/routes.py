@@ -32,6 +32,8 @@ _NAMES_SHOWN = 20
 _IDLE_STREAM = "300s"
 # Of what a client may listen to for as long as it lives: nothing has to come on it.
 _LASTING: Message = {"timeout": "0s", "idle_timeout": "3600s"}
+# What a pod answers out of hand, without its model.
+_AT_ONCE: Message = {"timeout": "5s"}
 _SOON: Message = {"base_interval": "0.010s", "max_interval": "0.050s"}
 _UNREACHED = "reset-before-request,connect-failure,refused-stream"
 
@@ -58,7 +60,7 @@ def render(routes: Iterable[Route]) -> bytes:
 
 
 def _of_service(route: Route) -> list[Message]:
-    found = [_watched(route), _streamed(route), *_of_protocol(route, _rest), *_of_protocol(route, _grpc)]
+    found = [*_health(route), _streamed(route), *_of_protocol(route, _rest), *_of_protocol(route, _grpc)]
     if not route.settings.api_keys:
         return found
     return [{**each, "typed_per_filter_config": authentication.required()} for each in found]
@@ -196,14 +198,13 @@ def _streamed(route: Route) -> Message:
     return {"match": match, "route": _limited(route, action)}
 
 
-def _watched(route: Route) -> Message:
-    """grpc.health.v1 of a model, asked of stable's pods like a stream, for a watch lasts as long as one."""
-    match = {
-        "prefix": methods.HEALTH_CALLS,
-        "headers": [_header(grpc.MODEL_HEADER, route.service)],
-        "grpc": {},
-    }
-    return {"match": match, "route": {"cluster": _uncounted(route), **_LASTING}}
+def _health(route: Route) -> list[Message]:
+    """grpc.health.v1 of a model, asked of stable's pods like a stream."""
+    named = {"headers": [_header(grpc.MODEL_HEADER, route.service)], "grpc": {}}
+    return [
+        {"match": {"path": path, **named}, "route": {"cluster": _uncounted(route), **lasting}}
+        for path, lasting in ((methods.CHECK, _AT_ONCE), (methods.WATCH, _LASTING))
+    ]
 
 
 def _header(name: str, value: str) -> Message:
@@ -249,10 +250,13 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
 
 def _of_any_pod() -> list[Message]:
     """What names no model."""
-    calls = (*(grpc.PREFIX + name for name in methods.SERVER_METHODS), *methods.REFLECTIONS)
-    health = (methods.HEALTH_CALLS + name for name in methods.HEALTH_METHODS)
-    asked = {"cluster": ANY, "retry_policy": {"retry_on": _UNREACHED, "num_retries": RETRIES}, **_LASTING}
-    return [{"match": {"path": path}, "route": asked} for path in (*methods.SERVER_READS, *calls, *health)]
+    calls = (*(grpc.PREFIX + name for name in methods.SERVER_METHODS), methods.CHECK)
+    asked = {"cluster": ANY, "retry_policy": {"retry_on": _UNREACHED, "num_retries": RETRIES}}
+    paths = {
+        **dict.fromkeys((*methods.SERVER_READS, *calls), _AT_ONCE),
+        **dict.fromkeys((*methods.REFLECTIONS, methods.WATCH), _LASTING),
+    }
+    return [{"match": {"path": path}, "route": {**asked, **lasting}} for path, lasting in paths.items()]
 
 
 def _answer(status: int, text: str) -> Message:

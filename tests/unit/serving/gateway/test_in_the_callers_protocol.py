@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
@@ -19,6 +20,7 @@ from serving.types import ALL_STABLE, Deployment, Endpoint, RateLimit, RouteSett
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
+from tests.unit.serving.upstream import Pods
 
 Stub = service_pb2_grpc.GRPCInferenceServiceStub
 
@@ -168,3 +170,25 @@ def test_a_gateway_without_models_lives_and_is_not_ready(tmp_path_factory: pytes
         with grpc.insecure_channel(f"127.0.0.1:{empty.home.ports.gateway}") as channel:
             code, words = refusal(Stub(channel).ServerReady, service_pb2.ServerReadyRequest())
             assert (code, words) == (grpc.StatusCode.UNAVAILABLE, "no healthy upstream")
+
+
+def test_a_pod_that_hangs_keeps_nobody_waiting_who_asks_of_the_server(
+    tmp_path_factory: pytest.TempPathFactory, pods: Pods
+) -> None:
+    """Its health checks are answered, and nothing else. gRPC is spoken over HTTP/1.1, as this pod does."""
+    empty, stuck = b"\0\0\0\0\0", b"\0\0\0\0\x07\x0a\x05stuck"
+    calls = [
+        *((f"/inference.GRPCInferenceService/Server{name}", empty) for name in ("Live", "Ready", "Metadata")),
+        *(("/grpc.health.v1.Health/Check", message) for message in (empty, stuck)),
+    ]
+    with gateway_running(tmp_path_factory.mktemp("stuck")) as alone, ThreadPoolExecutor(8) as threads:
+        deploy(alone, "stuck", pods.start("stuck", fault="hang").port)
+        alone.wait(lambda: alone.client.get("/v2/health/ready").status_code == 200)
+        of_rest = [threads.submit(alone.client.get, path) for path in ("/v2", "/v2/")]
+        spoken = {"content-type": "application/grpc"}
+        of_grpc = [
+            threads.submit(alone.client.post, path, content=message, headers=spoken)
+            for path, message in calls
+        ]
+        assert {each.result().status_code for each in of_rest} == {504}
+        assert {each.result().headers["grpc-status"] for each in of_grpc} == {"4"}

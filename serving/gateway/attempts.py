@@ -7,7 +7,8 @@
 - `refused`: a well-formed request that the model itself refuses: the pod says so in a header.
 - `repeated`: the refused ones that stable is asked next. Envoy counts what it repeats among its errors.
 - `malformed`: any other 4xx, and what says the same in gRPC.
-- `limited`: the malformed ones that were too large, too slow to arrive, or too many.
+- `limited`: the malformed ones that were too large, too slow to arrive, or too many, or that asked an arm for
+  what it does not hold (404): how many of these an arm gets says nothing about its version.
 - `abandoned`: the client gave up before an answer began, later than the objective. Envoy counts it nowhere.
 
 And two distributions of how long attempts took, where `slow` alone says too little:
@@ -76,9 +77,11 @@ _IS_MALFORMED = (
     f"has(response.code) && !({_IS_REFUSED}) && ((response.code >= 400 && response.code < 500)"
     f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status in {_CALLERS_FAULTS}))"
 )
+# NOT_FOUND (another version than this arm's was named) and RESOURCE_EXHAUSTED.
+_NO_EVIDENCE = "[5, 8]"
 _IS_LIMITED = (
-    f"has(response.code) && !({_IS_REFUSED}) && (response.code in [408, 413, 429]"
-    f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status == 8))"
+    f"has(response.code) && !({_IS_REFUSED}) && (response.code in [404, 408, 413, 429]"
+    f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status in {_NO_EVIDENCE}))"
 )
 
 _IS_SLOW = (

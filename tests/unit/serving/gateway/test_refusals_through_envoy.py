@@ -270,6 +270,21 @@ def test_the_headers_name_model_and_version_of_what_the_gateway_cannot_read(shop
         assert {shop.call(1, version, named).model_version for _ in range(20)} == {version}
 
 
+def test_a_version_in_the_message_alone_is_no_arms_evidence(shop: Shop) -> None:
+    shop.route(50)
+    found = Counter[str]()
+    for version in ("1", "2") * 20:
+        try:
+            found[shop.call(1, version, (("x-slipway-model", NAME),)).model_version] += 1
+        except grpc.RpcError as error:
+            found[error.code().name] += 1  # type: ignore[attr-defined]
+    assert found["NOT_FOUND"] > 0
+    malformed = [shop.since(arm)[3] for arm in ("stable", "candidate")]
+    assert sum(malformed) == found["NOT_FOUND"]
+    counted, before = shop.counters(), shop.before
+    assert [counted[arm].limited - before[arm].limited for arm in ("stable", "candidate")] == malformed
+
+
 def test_what_the_message_says_goes_before_a_header(shop: Shop) -> None:
     shop.route(50)
     for asked in ("", "1"):

@@ -120,8 +120,8 @@ class Counts:
 
     `errors` counts every attempt that failed on this arm, also those Envoy then retried elsewhere.
     `refused` were well-formed, and the model itself refused them; `malformed` got any other 4xx, `limited` of
-    them because they were too large, too late or too many, or for another version (404): no evidence. `slow` may
-    be any of these. `window_seconds` is the time the counts cover.
+    them because they were too large, too late or too many, or asked for another version (404): no evidence.
+    `slow` may be any of these. `window_seconds` is the time the counts cover.
     """
 
     requests: int

@@ -14,7 +14,7 @@ _GRPC_STATUS = {
     400: 3,  # INVALID_ARGUMENT
     404: 5,  # NOT_FOUND
     405: 12,  # UNIMPLEMENTED
-    408: 4,  # DEADLINE_EXCEEDED
+    408: 8,  # RESOURCE_EXHAUSTED: the client is late
     413: 8,  # RESOURCE_EXHAUSTED
     415: 12,
     429: 8,

@@ -21,7 +21,8 @@ _BY_HTTP = {
     403: 7,
     404: NOT_FOUND,
     405: UNIMPLEMENTED,
-    408: 4,
+    # Not DEADLINE_EXCEEDED: the client alone is late, and Envoy would take that for a failure and repeat it.
+    408: RESOURCE_EXHAUSTED,
     413: RESOURCE_EXHAUSTED,
     415: UNIMPLEMENTED,
     429: RESOURCE_EXHAUSTED,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +22,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from serving.control.rollout.observe import share_in_force
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
+from serving.pod.grpc import frames
 from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, model_of
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway
+from tests.unit.serving.pod.test_grpc_wire import Peer
 from tests.unit.serving.world import NOTHING
 
 ROWS = {1: 100, 2: 60}
@@ -277,12 +281,27 @@ def test_a_version_in_the_message_alone_is_no_arms_evidence(shop: Shop) -> None:
         try:
             found[shop.call(1, version, (("x-slipway-model", NAME),)).model_version] += 1
         except grpc.RpcError as error:
-            found[error.code().name] += 1  # type: ignore[attr-defined]
+            found[error.code().name] += 1
     assert found["NOT_FOUND"] > 0
     malformed = [shop.since(arm)[3] for arm in ("stable", "candidate")]
     assert sum(malformed) == found["NOT_FOUND"]
     counted, before = shop.counters(), shop.before
     assert [counted[arm].limited - before[arm].limited for arm in ("stable", "candidate")] == malformed
+
+
+def test_a_grpc_message_that_stalls_is_asked_of_one_arm_once_and_is_no_error(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.route(50)
+    monkeypatch.setattr("serving.pod.http.front._ARRIVAL_SECONDS", 0.2)
+    half = frames.frame(frames.DATA, 0, 1, struct.pack(">BL", 0, 100) + b"x" * 50)
+    with socket.create_connection(("127.0.0.1", shop.gateway.home.ports.gateway), timeout=30) as connection:
+        peer = Peer(connection)
+        peer.send(peer.headers(1, x_slipway_model=NAME), half)
+        assert peer.status(1)[0] == 8
+    monkeypatch.undo()
+    arms = [shop.since(arm) for arm in ("stable", "candidate")]
+    assert sorted(arms) == [(0, 0, 0, 0), (1, 0, 0, 1)]
 
 
 def test_what_the_message_says_goes_before_a_header(shop: Shop) -> None:

@@ -134,7 +134,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.pod.http.front._ARRIVAL_SECONDS", 0.2)
 
 
-DEADLINE_EXCEEDED = 4
+RESOURCE_EXHAUSTED = 8
 
 
 @pytest.mark.parametrize("sent", ["nothing", "half a message"])
@@ -144,7 +144,7 @@ def test_a_message_that_arrives_too_slowly_ends_its_call_alone(
     half = frames.frame(frames.DATA, 0, 1, struct.pack(">BL", 0, 100) + b"x" * 50)
     peer.send(peer.headers(1), half if sent == "half a message" else b"")
     code, words = peer.status(1)
-    assert code == DEADLINE_EXCEEDED
+    assert code == RESOURCE_EXHAUSTED
     assert "to%20arrive" in words or "to arrive" in words
     peer.send(peer.headers(3), peer.message(3))
     assert peer.status(3)[0] == 0

@@ -3,7 +3,9 @@
 A gRPC call names its model inside its message, and may name a version. The headers `x-slipway-model` and
 `x-slipway-version` say it outside; a unary call without the first gets both from a filter that reads the
 message's first two fields. Whose health is asked for is always read there: any pod answers for what is no
-model here, so nobody shall say outside that a model is none.
+model here, so nobody shall say outside that a model is none. The same filter refuses what is packed in a way
+that no pod reads: UNIMPLEMENTED, as https://github.com/grpc/grpc/blob/master/doc/compression.md wants it, which
+from a pod would be its error.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def model_filter() -> Message:
 _NAME_THE_MODEL = Template(
     """
 local prefix, stream, health, unread = "$prefix", "$stream", "$health", "$unread"
+local encodings = {identity = true, gzip = true, deflate = true}
 
 local function varint(text, at)
   local value, factor = 0, 1
@@ -78,6 +81,11 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
+  local encoding, kind = headers:get("grpc-encoding"), headers:get("content-type") or ""
+  if encoding and not encodings[encoding] and kind:find("^application/grpc") then
+    local taken = {[":status"] = "501", ["grpc-accept-encoding"] = "identity,deflate,gzip"}
+    return handle:respond(taken, "unknown grpc-encoding: send identity, gzip or deflate")
+  end
   local path = headers:get(":path")
   if path:sub(1, #health) == health then return name_what_is_asked_of(handle) end
   if path:sub(1, #prefix) ~= prefix or path == stream or headers:get("$header") then return end

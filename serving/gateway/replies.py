@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from serving.gateway.xds import Message, extension, typed
 
-# As `serving.pod.grpc.status` has it; what is not here is as Envoy has it. 501 is for what is no method.
+# As `serving.pod.grpc.status` has it; what is not here is as Envoy has it. 501 is for what is no method, or
+# packed in a way nobody reads.
 _GRPC_STATUS = {
     400: 3,  # INVALID_ARGUMENT
     404: 5,  # NOT_FOUND

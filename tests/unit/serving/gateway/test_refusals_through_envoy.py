@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import httpx
@@ -302,6 +303,19 @@ def test_a_grpc_message_that_stalls_is_asked_of_one_arm_once_and_is_no_error(
     monkeypatch.undo()
     arms = [shop.since(arm) for arm in ("stable", "candidate")]
     assert sorted(arms) == [(0, 0, 0, 0), (1, 0, 0, 1)]
+
+
+def test_a_compression_nobody_reads_is_refused_before_any_arm(shop: Shop) -> None:
+    shop.route(50)
+    body = frames.frame(frames.DATA, frames.END_STREAM, 1, struct.pack(">BL", 1, 3) + b"abc")
+    for encoding in ("zstd", "GZIP", "gzip,zstd"):
+        with socket.create_connection(("127.0.0.1", shop.gateway.home.ports.gateway), timeout=30) as opened:
+            peer = Peer(opened)
+            peer.send(peer.headers(1, x_slipway_model=NAME, grpc_encoding=encoding), body)
+            code, words = peer.status(1)
+        assert code == 12
+        assert "send identity, gzip or deflate" in unquote(words)
+    assert shop.since("candidate") == shop.since("stable") == (0, 0, 0, 0)
 
 
 def test_what_the_message_says_goes_before_a_header(shop: Shop) -> None:

@@ -272,6 +272,15 @@ def test_an_unknown_compression_is_unimplemented(peer: Peer) -> None:
     assert peer.status(3)[0] == 3
 
 
+@pytest.mark.parametrize("named", [{}, {"grpc_encoding": "identity"}])
+def test_a_message_called_compressed_by_nothing_is_an_invalid_argument(
+    peer: Peer, named: dict[str, str]
+) -> None:
+    body = struct.pack(">BL", 1, 3) + b"abc"
+    peer.send(peer.headers(1, **named), frames.frame(frames.DATA, frames.END_STREAM, 1, body))
+    assert peer.status(1)[0] == 3
+
+
 def test_a_stream_reset_in_mid_batch_harms_nobody(peer: Peer) -> None:
     for stream in range(1, 400, 4):
         peer.send(peer.headers(stream), peer.message(stream), frames.reset(stream, frames.CANCEL))

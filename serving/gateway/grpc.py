@@ -4,8 +4,8 @@ A gRPC call names its model inside its message, and may name a version. The head
 `x-slipway-version` say it outside; a unary call without the first gets both from a filter that reads the
 message's first two fields. Whose health is asked for is always read there: any pod answers for what is no
 model here, so nobody shall say outside that a model is none. The same filter refuses what is packed in a way
-that no pod reads: UNIMPLEMENTED, as https://github.com/grpc/grpc/blob/master/doc/compression.md wants it, which
-from a pod would be its error.
+that no pod reads: UNIMPLEMENTED, as https://github.com/grpc/grpc/blob/master/doc/compression.md wants it,
+which from a pod would be its error.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local encoding, kind = headers:get("grpc-encoding"), headers:get("content-type") or ""
-  if encoding and not encodings[encoding] and kind:find("^application/grpc") then
+  local encoding, spoken = headers:get("grpc-encoding"), headers:get("content-type") or ""
+  if encoding and not encodings[encoding] and spoken:find("^application/grpc") then
     local taken = {[":status"] = "501", ["grpc-accept-encoding"] = "identity,deflate,gzip"}
     return handle:respond(taken, "unknown grpc-encoding: send identity, gzip or deflate")
   end

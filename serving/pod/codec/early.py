@@ -19,14 +19,19 @@ _LOOKED_AT = 4096
 _SHAPE = re.compile(rb'(?<!\\)"shape"\s*:\s*\[\s*(\d{1,18}(?:\s*,\s*\d{1,18}){0,15})\s*\]')
 
 
-def expect_not_too_large(signature: Signature, body: bytes, length: int, *, as_json: bool) -> None:
-    """`body` may be only the beginning of one of `length` bytes; its JSON part begins it. Raises `TooLarge`.
+def expect_not_too_large(signature: Signature, body: bytes, length: int, json_bytes: int | None) -> None:
+    """`body` may be only the beginning of one of `length` bytes. Raises `TooLarge`.
+
+    The first `json_bytes` are its JSON part, None where it is nothing else. What follows are a client's own
+    bytes, which may look like anything.
 
     What passes may be too large still: it is looked at again once it is read.
     """
-    for start, end in ((0, _LOOKED_AT), (max(len(body) - _LOOKED_AT, 0), len(body))):
+    read = len(body) if json_bytes is None else min(json_bytes, len(body))
+    for start, end in ((0, min(_LOOKED_AT, read)), (max(read - _LOOKED_AT, 0), read)):
         for found in _SHAPE.finditer(body, start, end):
-            expect_shape(signature, tuple(map(int, found[1].split(b","))), length, as_json=as_json)
+            shape = tuple(map(int, found[1].split(b",")))
+            expect_shape(signature, shape, length, as_json=json_bytes is None)
 
 
 def expect_shape(signature: Signature, shape: Shape, length: int, *, as_json: bool) -> None:

@@ -146,9 +146,7 @@ class Stream:
     def _inflated(self, message: bytes, limit: int) -> bytes:
         encoding = self.headers.get(b"grpc-encoding", b"identity")
         if encoding == b"identity":
-            raise Refused(
-                "a message is compressed, and grpc-encoding does not say how", remedy="name it there"
-            )
+            raise Refused("a message is compressed, and no grpc-encoding says how", remedy="name it there")
         if encoding not in (b"gzip", b"deflate"):
             raise Refused(f"grpc-encoding {encoding[:40]!r}", remedy="send gzip or deflate", status=501)
         reader = zlib.decompressobj(_GZIP_OR_ZLIB)

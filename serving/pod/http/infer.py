@@ -133,19 +133,20 @@ def find_refusal(
     if b"content-encoding" in headers:
         return None
     try:
-        is_json = b"inference-header-content-length" not in headers
-        expect_not_too_large(model.signature, start, length, as_json=is_json)
+        expect_not_too_large(model.signature, start, length, _header_length(headers))
     except TooLarge as error:
         return error
+    except Refused:
+        return None
     return None
 
 
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:
-    header_length, body = _header_length(exchange), exchange.body
+    header_length, body = _header_length(exchange.headers), exchange.body
     if b"content-encoding" in exchange.headers:
         body = _body(exchange, max_body_bytes)
     if len(body) > LARGE_BYTES:
-        expect_not_too_large(model.signature, body, len(body), as_json=header_length is None)
+        expect_not_too_large(model.signature, body, len(body), header_length)
     if header_length is not None:
         return _read_binary(model, body, header_length)
     answers = model.answers
@@ -170,8 +171,8 @@ def _read_binary(model: ServedModel, body: bytes, header_length: int) -> InferRe
     return request
 
 
-def _header_length(exchange: Exchange) -> int | None:
-    value = exchange.headers.get(b"inference-header-content-length")
+def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
+    value = headers.get(b"inference-header-content-length")
     if value is None:
         return None
     if not value.isdigit() or len(value) > 18:

@@ -272,10 +272,8 @@ def test_an_unknown_compression_is_unimplemented(peer: Peer) -> None:
     assert peer.status(3)[0] == 3
 
 
-@pytest.mark.parametrize("named", [{}, {"grpc_encoding": "identity"}])
-def test_a_message_called_compressed_by_nothing_is_an_invalid_argument(
-    peer: Peer, named: dict[str, str]
-) -> None:
+@pytest.mark.parametrize("named", [{}, {"grpc_encoding": "identity"}], ids=["unnamed", "identity"])
+def test_a_message_called_compressed_by_nothing_is_an_invalid_argument(peer: Peer, named: Any) -> None:
     body = struct.pack(">BL", 1, 3) + b"abc"
     peer.send(peer.headers(1, **named), frames.frame(frames.DATA, frames.END_STREAM, 1, body))
     assert peer.status(1)[0] == 3

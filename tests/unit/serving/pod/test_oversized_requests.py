@@ -217,6 +217,27 @@ def test_text_that_looks_like_a_shape_is_text(tmp_path: Path) -> None:
             assert response.json()["outputs"][0]["data"] == texts
 
 
+@pytest.mark.parametrize("at", ["begins", "ends"])
+def test_a_document_sent_in_binary_is_no_shape(tmp_path: Path, at: str) -> None:
+    bundle = make_bundle(
+        tmp_path, elementwise("Identity", TensorProto.STRING, ("N", 1)), serving={"max_rows": MOST}
+    )
+    shape, rest = b'{"shape":[60000],', b'"text":"%s"' % (b"x" * 100_000)
+    document = shape + rest + b"}" if at == "begins" else b"{" + rest + b"," + shape[1:-1] + b"}"
+    raw = len(document).to_bytes(4, "little") + document
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1, 1], "parameters": {"binary_data_size": len(raw)}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    with running_pod(bundle) as running:
+        (model,) = running.pod.repository.models
+        response = running.http.post(f"/v2/models/{model.name}/infer", content=head + raw, headers=headers)
+        assert response.status_code == 200, response.text
+        packed = gzip.compress(head + raw, 1)
+        headers["content-encoding"] = "gzip"
+        response = running.http.post(f"/v2/models/{model.name}/infer", content=packed, headers=headers)
+        assert response.status_code == 200, response.text
+
+
 def test_only_what_is_certain_is_told_of_a_messages_beginning() -> None:
     whole = message(7).SerializeToString()
     assert beginning(whole) == ("credit_risk", "", ((7, 4),))

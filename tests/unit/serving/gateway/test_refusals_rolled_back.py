@@ -10,9 +10,11 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.control.guard.guard import Guard
 from serving.control.rollout.advance import Rollouts
@@ -129,6 +131,28 @@ def test_a_larger_table_goes_on_though_clients_send_garbage_and_unknown_items(
         lambda state: state.phase is Phase.WATCHING,
     )
     assert state.phase is Phase.WATCHING
+
+
+def test_clients_that_name_stables_version_in_the_message_alone_take_nothing_back(
+    gateway: Gateway, release: Callable[[str, tuple[int, int]], Release]
+) -> None:
+    equal = release("equal", (60, 60))
+    asked = service_pb2.ModelInferRequest(model_name=equal.name, model_version="1")
+    asked.inputs.add(name="item", datatype="INT64", shape=[1]).contents.int64_contents.append(1)
+    codes = Counter[str]()
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.home.ports.gateway}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def item(number: int) -> int:
+            try:
+                stub.ModelInfer(asked, metadata=(("x-slipway-model", equal.name),))
+            except grpc.RpcError as error:
+                codes[error.code().name] += 1
+            return number % 60
+
+        state = equal.under(item, lambda state: is_final(state) or state.phase is Phase.WATCHING)
+    assert state.phase is Phase.WATCHING, state.reason
+    assert set(codes) == {"NOT_FOUND"}
 
 
 def test_nothing_is_promoted_on_nothing_but_refusals(

@@ -5,7 +5,8 @@
 - `<service>.stable`: only the stable version's endpoints, for repeats.
 - `<service>.retrying`: the first attempt from the first, every other repeat from the second.
 - `<service>.candidate`: the preview, while a candidate is deployed.
-- `<service>.streams`: the stable version's endpoints again, for streams and reads, which no verdict counts.
+- `<service>.streams`: the stable version's endpoints again, for streams and reads, which no verdict counts; a
+  first version's while it is the candidate, so that its promotion takes no cluster away.
 - `(any)`: all of those, one after the other, for what names no model: any pod can answer it.
 
 Only the first is watched: a watch costs one inotify instance and Linux allows a user 128 of them by default.
@@ -55,7 +56,7 @@ def render(routes: Iterable[Route], *, endpoint_file: dict[str, Path]) -> bytes:
         resources.append(service_cluster(route, endpoint_file[route.service]))
         resources.append(fixed_cluster(route.service + STABLE_SUFFIX, route, route.stable))
         resources.append(retrying_cluster(route.service))
-        if route.stable:
+        if route.stable or route.candidate:
             resources.append(streams_cluster(route))
         if route.candidate:
             resources.append(fixed_cluster(route.service + PREVIEW_SUFFIX, route, route.candidate))
@@ -133,7 +134,7 @@ def streams_cluster(route: Route) -> Message:
     candidate gets none, would make the candidate's look lost.
     """
     return {
-        **fixed_cluster(route.service + STREAMS_SUFFIX, route, route.stable),
+        **fixed_cluster(route.service + STREAMS_SUFFIX, route, route.stable or route.candidate),
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
         "health_checks": [_HEALTH_CHECK],
         "outlier_detection": _OUTLIERS,

@@ -93,9 +93,7 @@ def _read(route: Route, match: _Match) -> Message:
 
 def _uncounted(route: Route) -> str:
     """The cluster for what no verdict counts: stable's, or a first version's while it is the candidate."""
-    if route.stable:
-        return route.service + STREAMS_SUFFIX
-    return route.service + (PREVIEW_SUFFIX if route.candidate else "")
+    return route.service + (STREAMS_SUFFIX if route.stable or route.candidate else "")
 
 
 def _to_one_version(route: Route) -> Message:

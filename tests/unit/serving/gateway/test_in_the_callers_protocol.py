@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from threading import Event
 
 import grpc
 import httpx
@@ -16,11 +17,11 @@ import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.types import ALL_STABLE, Deployment, Endpoint, RateLimit, RouteSettings, Slot
+from serving.types import ALL_STABLE, Deployment, Endpoint, RateLimit, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
-from tests.unit.serving.upstream import Pods
+from tests.unit.serving.upstream import Pods, deployment
 
 Stub = service_pb2_grpc.GRPCInferenceServiceStub
 
@@ -192,3 +193,28 @@ def test_a_pod_that_hangs_keeps_nobody_waiting_who_asks_of_the_server(
         ]
         assert {each.result().status_code for each in of_rest} == {504}
         assert {each.result().headers["grpc-status"] for each in of_grpc} == {"4"}
+
+
+def test_whoever_reads_of_a_first_version_notices_nothing_of_its_promotion(
+    gateway: Gateway, pods: Pods
+) -> None:
+    candidate = deployment("early", 1, pods.start("early"), slot=Slot.GREEN)
+    arms = {"stable": None, "candidate": candidate}
+    gateway.router.write("early", TrafficSplit(0, 100), **arms, at=0, settings=RouteSettings())
+    path = "/v2/models/early/ready"
+    gateway.wait(lambda: gateway.client.get(path).status_code == 200)
+    is_stable, found = Event(), list[int]()
+    with ThreadPoolExecutor(1) as threads:
+        reader = threads.submit(read_until, is_stable, gateway, path, found)
+        gateway.wait(lambda: len(found) > 20)
+        gateway.router.write("early", ALL_STABLE, stable=candidate, candidate=None, at=1)
+        gateway.wait(lambda: gateway.infer("early").headers["x-slipway-arm"] == "stable")
+        is_stable.set()
+        reader.result()
+    assert set(found) == {200}
+
+
+def read_until(ended: Event, gateway: Gateway, path: str, found: list[int]) -> None:
+    with httpx.Client(base_url=gateway.home.gateway_url, timeout=20) as client:
+        while not ended.is_set():
+            found.append(client.get(path).status_code)

@@ -10,6 +10,8 @@ from typing import Literal
 Precision = Literal["fp32", "fp16", "int8"]
 TargetName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 
+Direction = Literal["at_least", "at_most", ""]
+
 # Names of the Open Inference Protocol v2; BYTES is text.
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
@@ -79,7 +81,10 @@ class Artifact:
 class Check:
     """One gate limit and what was observed. `passed` is decided by the code that knows the direction.
 
-    A comparison also says the two figures it compares: `reference` and the candidate's own `value`.
+    `name` is its id: no two checks of a report share one. `direction`: on which side of `limit` the observed
+    number passes; empty where whoever wrote the check did not say (reports of older releases).
+    A comparison also says the two figures it compares, `reference` and the candidate's own `value`, and by
+    which `metric` of the registry.
     """
 
     name: str
@@ -89,6 +94,8 @@ class Check:
     detail: str = ""
     reference: float | None = None
     value: float | None = None
+    metric: str = ""
+    direction: Direction = ""
 
 
 @dataclass(frozen=True, slots=True)

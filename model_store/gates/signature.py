@@ -64,6 +64,7 @@ def judge_signature(serving: Signature, candidate: Signature, *, may_break: int 
         limit=float(limit),
         passed=len(found) <= limit,
         detail=_in_words(found, serving.version, may_break),
+        direction="at_most",
     )
 
 

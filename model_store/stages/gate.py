@@ -132,7 +132,8 @@ def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) 
         f"v{serving.version} takes other inputs and cannot answer the same rows: leave out gates.champion for"
         " this release, and set gates.accuracy.min"
     )
-    return check, Check("accuracy against champion measured", 0.0, 1.0, passed=False, detail=why)
+    name = "accuracy against champion measured"
+    return check, Check(name, 0.0, 1.0, passed=False, detail=why, direction="at_least")
 
 
 def _is_comparable(ctx: BuildContext, exported: Exported, serving: Signature) -> bool:
@@ -204,4 +205,4 @@ def _profile_checks(ctx: BuildContext, profile: Profile | None) -> tuple[Check, 
     if limit is None:
         return ()
     why = f"{ctx.spec.serving.runtime} cannot run on this machine, so its latency is unknown"
-    return (Check("latency measured", 0.0, 1.0, passed=False, detail=why),)
+    return (Check("latency measured", 0.0, 1.0, passed=False, detail=why, direction="at_least"),)

@@ -92,6 +92,7 @@ def _finite(candidate: Answers) -> Check:
         limit=0.0,
         passed=not bad.any(),
         detail=f"{int(bad.sum())} of {len(bad)} rows answered with NaN or infinity{first}",
+        direction="at_most",
     )
 
 
@@ -122,7 +123,8 @@ def _margins(name: str, margin: Margin, found: Difference) -> list[Check]:
     if margin.min is not None:
         is_enough = found.candidate >= margin.min
         detail = f"{found.candidate:.4f}, at least {margin.min:.4f}"
-        checks.append(Check(f"{name} minimum", found.candidate, margin.min, is_enough, detail))
+        minimum = Check(f"{name} minimum", found.candidate, margin.min, is_enough, detail)
+        checks.append(replace(minimum, direction="at_least"))
     return checks
 
 
@@ -140,6 +142,7 @@ def _margin(name: str, margin: Margin, found: Difference, why: str = "") -> Chec
         why or numbers,
         reference=None if why else found.reference,
         value=None if why else found.candidate,
+        direction="at_least",
     )
 
 

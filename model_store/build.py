@@ -39,18 +39,21 @@ class Versions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """Everything a stage needs besides what earlier stages made. `home` is where `${SLIPWAY_HOME}` points."""
+    """Everything a stage needs besides what earlier stages made. `home` is where `${SLIPWAY_HOME}` points;
+    `docs_folder` is another place for Data Docs than the home's.
+    """
 
     store: Store
     registry: Versions
     spec: ReleaseSpec
     ref: ModelRef
     home: Path
+    docs_folder: Path | None = None
 
     @property
     def docs(self) -> Path:
         """Where this version's Data Docs are written: its data and its gates, with an index.html."""
-        return self.home / "data_docs" / self.ref.name / f"v{self.ref.version}"
+        return self.docs_folder or self.home / "data_docs" / self.ref.name / f"v{self.ref.version}"
 
 
 class Variant(TypedDict):

@@ -128,6 +128,28 @@ def validate(
 
 
 @app.command()
+def check(
+    spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model folder as MLflow saves it, or models:/NAME/VERSION.",
+            show_default="the spec's alias",
+        ),
+    ] = None,
+    champion: Annotated[
+        str | None, typer.Option(help="A model folder to compare with; registered versions know theirs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build and judge a version here, without publishing it: 0 would be published, 1 blocked, 2 refused."""
+    from serving.cli.check import check_version
+
+    with telling_failures(as_json=as_json):
+        check_version(Home.locate(), spec, model, champion, as_json=as_json)
+
+
+@app.command()
 def replay(
     release: Annotated[str, typer.Argument(help="A release's id, as in its page and its MLflow run.")],
     policy: Annotated[

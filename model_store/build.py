@@ -64,7 +64,9 @@ class Variant(TypedDict):
 
 
 class Exported(TypedDict):
-    """The model as ONNX. `answers`: the original's own answers to the evaluation rows, kept in the store."""
+    """The model as ONNX. `answers`: the original's own answers to the evaluation rows, kept in the store.
+    `says`: what the model says of itself, nothing of it guessed (see `model_store.export.says`).
+    """
 
     artifact: Json
     answers: Json
@@ -73,6 +75,7 @@ class Exported(TypedDict):
     columns: dict[str, Any]
     agreement: Json
     dataset_digest: str
+    says: Json
     lineage: dict[str, str]
 
 

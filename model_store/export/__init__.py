@@ -64,6 +64,7 @@ def export(
         answers=out_dir / ANSWERS_FILE,
         agreement=agreement,
         dataset_digest=original.rows.digest,
+        says=original.says,
     ).save()
 
 

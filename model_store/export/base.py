@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from model_store.errors import Permanent
+from model_store.export.says import Says
 from model_store.types import Check, ModelRef, TensorSpec, Toolchain
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +32,8 @@ class ExportedModel:
 
     `path` and `answers` (an .npz: by output name, [N, ...] for the evaluation rows in the file's order) are
     in one folder, where `read` finds everything again. `columns` says which data columns fill each input.
-    `agreement`: how far the ONNX model is from the original on those rows, at most.
+    `agreement`: how far the ONNX model is from the original on those rows, at most. `says`: what the model
+    says of itself.
     """
 
     model: ModelRef
@@ -45,6 +47,7 @@ class ExportedModel:
     answers: Path
     agreement: Check
     dataset_digest: str
+    says: Says
 
     def original_answers(self) -> dict[str, Array]:
         """By output name, what the original model said to every evaluation row."""
@@ -74,6 +77,7 @@ class ExportedModel:
             answers=folder / record["answers"],
             agreement=Check(**record["agreement"]),
             dataset_digest=record["dataset_digest"],
+            says=record["says"],
         )
 
 

@@ -160,4 +160,4 @@ def _result(work: Path, spec: ReleaseSpec, rows: Dataset) -> Original:
     onnx = read_onnx(work / "model.onnx", max_size_mb=spec.source.max_size_mb)
     with np.load(work / "answers.npz", allow_pickle=False) as saved:
         answers = {name: saved[name] for name in saved.files}
-    return Original(onnx, rows, answers, Toolchain("skl2onnx", str(said["versions"])))
+    return Original(onnx, rows, answers, Toolchain("skl2onnx", str(said["versions"])), said["says"])

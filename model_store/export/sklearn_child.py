@@ -40,12 +40,41 @@ def main(folder: Path, memory_mb: int) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def _convert(request: dict[str, Any], folder: Path) -> dict[str, str]:
+def _convert(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = _load(request)
     onnx = _to_onnx(model, request["inputs"])
     (folder / "model.onnx").write_bytes(onnx.SerializeToString(deterministic=True))
-    _predict(model, [output.name for output in onnx.graph.output], request, folder)
-    return {"versions": _versions()}
+    outputs = [output.name for output in onnx.graph.output]
+    said = _predict(model, outputs, request, folder)
+    return {"versions": _versions(), "says": _says(model, outputs, said)}
+
+
+def _says(model: Any, outputs: list[str], predicted: Any) -> dict[str, Any]:
+    """What the estimator says of itself (`Says` in the parent)."""
+    kind, classes = _kind(model), getattr(model, "classes_", None)
+    is_multilabel = isinstance(classes, list) or getattr(model, "multilabel_", False)
+    predicted = "value" if kind == "regressor" else "label"
+    roles = dict(
+        zip(outputs, [predicted, "scores" if hasattr(model, "predict_proba") else None], strict=False)
+    )
+    return {
+        "kind": kind,
+        "classes": None if classes is None or is_multilabel else [_json(value) for value in classes],
+        "outputs": roles,
+        "probabilities": {name: True for name, role in roles.items() if role == "scores"},
+        "multilabel": is_multilabel,
+    }
+
+
+def _kind(model: Any) -> str | None:
+    from sklearn.base import is_classifier, is_outlier_detector, is_regressor
+
+    asked = {"classifier": is_classifier, "regressor": is_regressor, "outlier": is_outlier_detector}
+    return next((kind for kind, is_one in asked.items() if is_one(model)), None)
+
+
+def _json(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _load(request: dict[str, Any]) -> Any:
@@ -104,8 +133,8 @@ def _in_order(onnx: Any) -> Any:
     return onnx
 
 
-def _predict(model: Any, outputs: list[str], request: dict[str, Any], folder: Path) -> None:
-    """The original's answers, named as the ONNX model's outputs."""
+def _predict(model: Any, outputs: list[str], request: dict[str, Any], folder: Path) -> Any:
+    """The original's answers, kept under the names of the ONNX model's outputs. Returns what it predicts."""
     import numpy as np
 
     with np.load(folder / "rows.npz", allow_pickle=False) as saved:
@@ -123,6 +152,7 @@ def _predict(model: Any, outputs: list[str], request: dict[str, Any], folder: Pa
         ) from error
     answers = dict(zip(outputs, map(_plain, map(np.asarray, said)), strict=False))
     np.savez(folder / "answers.npz", allow_pickle=False, **answers)
+    return np.asarray(said[0])
 
 
 def _rows(model: Any, tensors: dict[str, Any], columns: dict[str, Any]) -> Any:

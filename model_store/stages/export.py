@@ -54,5 +54,6 @@ def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
         "columns": dict(exported.columns),
         "agreement": asdict(exported.agreement),
         "dataset_digest": exported.dataset_digest,
+        "says": dict(exported.says),
         "lineage": {"mlflow_run_id": run_id, "source_digest": source.digest},
     }

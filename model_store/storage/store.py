@@ -16,6 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,12 @@ class Store:
         return final
 
     # upkeep
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A fresh folder for what one step writes on its way, removed on exit. What a killed step left in one
+        is removed by the next build (`sweep`), which a folder in TMPDIR would not be.
+        """
+        return staging(self._tmp)
 
     def sweep(self) -> list[str]:
         """Remove what killed writers left behind; returns the removed names."""

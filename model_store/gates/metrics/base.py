@@ -88,6 +88,7 @@ class Metric(Protocol):
     """One file in this package, or an entry point in the group `slipway.metrics`.
 
     `relative`: differences are shares of the reference's value, as for errors in units of their own.
+    Whoever calls it has refused NaN and infinity before.
     """
 
     name: str
@@ -100,8 +101,17 @@ class Metric(Protocol):
         """The metric as scikit-learn computes it. Raises `TooFewRows`."""
         ...
 
-    def trivial(self, truth: Truth) -> float:
-        """What the best answer reaches that looks at no input: majority class, median, random order."""
+    def blind(self, truth: Truth) -> Prediction | None:
+        """The best answer that looks at no input: majority class, median, random order.
+
+        None where such an answer can be perfect (recall of a model that always says yes, calibration): to
+        beat it says nothing, another metric has to. `compare` with it says whether a model is better by more
+        than chance.
+        """
+        ...
+
+    def trivial(self, truth: Truth) -> float | None:
+        """The value of the blind answer, None where there is none."""
         ...
 
     def compare(

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from model_store.compile.base import CompileSpec, NotCompiled
+from model_store.explained import explain
 from model_store.inference import session_config
 from model_store.storage.store import Store
 from model_store.types import Artifact, Precision, Toolchain
@@ -29,9 +30,11 @@ class OnnxRuntimeCompiler:
     def compile(self, source: Artifact, spec: CompileSpec) -> Artifact | NotCompiled:
         try:
             content = _optimized(source.path, source.precision)
+        except OSError:  # no room to write to is nobody's fault but the machine's
+            raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
-            remedy = "export the model with operators onnxruntime knows"
-            return NotCompiled(self.name, f"onnxruntime refuses the model: {error}", remedy)
+            why = explain(error, otherwise="export the model with operators onnxruntime knows")
+            return NotCompiled(self.name, f"onnxruntime refuses the model: {why.problem}", why.remedy)
         return self._store.put(
             content,
             format="onnx",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from model_store.inference import Rows, answer, batches, open_session
-from model_store.quantize.spread import CALIBRATION_BATCH, spread
+from model_store.inference import Rows, batches, fixed_batch, open_session
+from model_store.quantize.spread import CALIBRATION_BATCH, filled, spread
 
 # Half of fp16's largest value: rows unlike the calibration rows need room above what was seen.
 LARGEST = float(np.finfo(np.float16).max) / 2
@@ -20,17 +22,23 @@ PROBE_ROWS = 256
 def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]]:
     """fp16 bytes, and which nodes stayed fp32 because their values exceed fp16 on the calibration rows.
 
-    Conversion by onnxruntime.transformers.float16. Raw features (amounts, identifiers) are often beyond
-    65504, which would turn them into infinity before the model's own scaling.
+    Conversion by onnxruntime.transformers.float16, which needs the type of every tensor: those that shape
+    inference left open (it knows few operators of ai.onnx.ml) are taken from onnxruntime. Raw features
+    (amounts, identifiers) are often beyond 65504, which would turn them into infinity before the model's own
+    scaling. The model is used up: a large one is not copied.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    kept = _beyond_half(model, calibration)
-    source = ModelProto()
-    source.CopyFrom(model)
+    largest = _largest(model, calibration)
+    kept = _beyond_half(model, largest)
+    _type_the_rest(model, largest)
     converted = convert_float_to_float16(
-        source, keep_io_types=True, op_block_list=list(DEFAULT_OP_BLOCK_LIST), node_block_list=kept
+        model,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        op_block_list=list(DEFAULT_OP_BLOCK_LIST),
+        node_block_list=kept,
     )
     _skip_round_trips(converted)
     OnnxModel.graph_topological_sort(converted.graph, is_deterministic=True)
@@ -38,9 +46,8 @@ def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]
     return converted.SerializeToString(deterministic=True), {"kept_fp32": kept}
 
 
-def _beyond_half(model: ModelProto, calibration: Rows) -> list[str]:
+def _beyond_half(model: ModelProto, largest: dict[str, float]) -> list[str]:
     """Names of nodes that read or write a float tensor too large for fp16."""
-    largest = _largest(model, calibration)
     return [
         node.name
         for node in model.graph.node
@@ -49,21 +56,36 @@ def _beyond_half(model: ModelProto, calibration: Rows) -> list[str]:
 
 
 def _largest(model: ModelProto, calibration: Rows) -> dict[str, float]:
-    """Largest absolute value of each float tensor over the calibration rows."""
-    probed = ModelProto()
-    probed.CopyFrom(model)
-    known = {output.name for output in probed.graph.output}
-    for value in model.graph.value_info:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in known:
-            probed.graph.output.append(value)
-    session = open_session(probed.SerializeToString())
+    """Largest absolute value of each float tensor of the graph, scalars too, over the calibration rows."""
+    session = _probe(model)
+    floats = [value.name for value in session.get_outputs() if value.type == "tensor(float)"]
     largest: dict[str, float] = {}
     # Batch by batch: every activation of every row at once would not fit into memory.
-    for batch in batches(spread(calibration, PROBE_ROWS), CALIBRATION_BATCH):
-        for name, values in {**batch, **answer(session, batch)}.items():
+    size = fixed_batch(session) or CALIBRATION_BATCH
+    for batch in batches(filled(spread(calibration, PROBE_ROWS), size), size):
+        answers = zip(floats, session.run(floats, batch), strict=True)
+        for name, values in (*batch.items(), *answers):
             if values.dtype.kind == "f":
                 largest[name] = max(largest.get(name, 0.0), _absolute_maximum(values))
     return largest
+
+
+def _probe(model: ModelProto) -> ort.InferenceSession:
+    """A session that answers every tensor of the graph. onnxruntime infers the types itself."""
+    known = {output.name for output in model.graph.output}
+    inner = [name for node in model.graph.node for name in node.output if name and name not in known]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    try:
+        return open_session(model.SerializeToString())
+    finally:
+        del model.graph.output[len(known) :]
+
+
+def _type_the_rest(model: ModelProto, floats: Iterable[str]) -> None:
+    known = {value.name for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    for name in floats:
+        if name not in known:
+            model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
 
 
 def _absolute_maximum(values: np.ndarray[Any, Any]) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import ModelProto
+from onnxruntime.quantization import QuantType
 
 from model_store.gates.readout import Readout
 from model_store.inference import (
@@ -25,6 +26,7 @@ from model_store.inference import (
     session_config,
 )
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
+from model_store.quantize.prepare import raised
 from model_store.quantize.spread import CALIBRATION_BATCH, spread
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +38,9 @@ HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FOLDED_BY_ONNXRUNTIME = ("Clip", "MaxPool", "Relu")
 # ValueError in _adjust_weight_scale_for_int32_bias on models with per-channel weights and tiny scales.
 KEEP_SCALES = {"QDQDisableWeightAdjustForInt32Bias": True}
+ONE_SCALE = {"quant_type": QuantType.QInt8, "symmetric": True}
+# DequantizeLinear has an axis, and so a scale per channel, since this opset.
+QDQ_OPSET = 13
 TENSORRT_OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
@@ -61,13 +66,15 @@ def convert(
     decisions on the calibration rows change, with percentile 99.99; then nodes go back to fp32, the most
     harmful first (see `exclude`), until few enough change.
     """
+    model = raised(model, QDQ_OPSET)
     batch = fixed_batch(open_session(model.SerializeToString())) or CALIBRATION_BATCH
     rows = spread(calibration, max_rows, batch)
     with tempfile.TemporaryDirectory(prefix="slipway-int8-") as folder, _quiet():
         trial = Trial(model, Path(folder), rows, batch)
         units = Units.of(model, HEAVY, max_units=max_units)
         if not units.nodes:
-            return None, {"reason": f"no operator to quantize: none of {', '.join(HEAVY)} is in the model"}
+            where = "is in the model outside branches and loops"
+            return None, {"reason": f"no operator to quantize: none of {', '.join(HEAVY)} {where}"}
         found = _find(trial, layout, units, max_changed)
     return found.model, {"layout": layout, "calibration_rows": count_rows(rows), **found.described()}
 
@@ -90,6 +97,7 @@ class Trial:
 
     def __init__(self, model: ModelProto, folder: Path, rows: Rows, batch: int) -> None:
         self._folder, self._rows, self._batch = folder, rows, batch
+        self._stacked = _stacked_weights(model)
         self._path = folder / "model.onnx"
         onnx.save(model, self._path)
         self._expected = answer(open_session(self._path), rows)
@@ -111,10 +119,14 @@ class Trial:
 
         A coin's toss near the boundary is lost as often as won; a sure answer turned round is lost.
         """
-        rows = np.arange(len(decisions))
         if self._probabilities is None:
             return float(np.mean(decisions != self._decisions))
-        believed = self._probabilities[rows, self._decisions] - self._probabilities[rows, decisions]
+        # A class number that is no column is one the original never decides for: all of its row is lost.
+        is_column = (decisions >= 0) & (decisions < self._probabilities.shape[1])
+        believed = np.ones(len(decisions))
+        rows = np.flatnonzero(is_column)
+        before, after = self._decisions[rows], decisions[rows]
+        believed[rows] = self._probabilities[rows, before] - self._probabilities[rows, after]
         return float(np.mean(np.clip(believed, 0, 1)))
 
     def _distance(self, got: dict[str, np.ndarray[Any, Any]]) -> float:
@@ -125,7 +137,7 @@ class Trial:
         return float(np.sqrt(np.mean(np.nan_to_num(difference, nan=1e9, posinf=1e9, neginf=-1e9) ** 2)))
 
     def _quantized(self, recipe: Recipe, excluded: tuple[str, ...]) -> bytes:
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
 
         target = self._folder / "quantized.onnx"
         is_tensorrt = recipe.layout == "tensorrt"
@@ -141,10 +153,27 @@ class Trial:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod[recipe.method],
             calibration_cache_path=self._folder / f"{recipe.method}.json",
-            extra_options={**(TENSORRT_OPTIONS if is_tensorrt else KEEP_SCALES), **METHODS[recipe.method]},
+            extra_options={
+                **(TENSORRT_OPTIONS if is_tensorrt else KEEP_SCALES),
+                **METHODS[recipe.method],
+                "TensorQuantOverrides": {name: [ONE_SCALE] for name in self._stacked},
+            },
         )
         content: bytes = onnx.load(target).SerializeToString(deterministic=True)
         return content
+
+
+def _stacked_weights(model: ModelProto) -> list[str]:
+    """Weights of MatMul that are no matrix: (1, K, N), or one matrix for each expert or head.
+
+    onnxruntime's kernel takes one scale for such a weight, and its quantizer would make one for each row.
+    """
+    multiplied = {name for node in model.graph.node if node.op_type == "MatMul" for name in node.input}
+    return [
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.name in multiplied and len(tensor.dims) != 2
+    ]
 
 
 def _probabilities(readout: Readout, outputs: dict[str, Array]) -> Array | None:

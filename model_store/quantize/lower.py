@@ -86,11 +86,25 @@ def _names_used(graph: GraphProto) -> Iterable[str]:
                 yield from _names_used(inner)
 
 
+def _domains(model: ModelProto) -> Iterable[str]:
+    """Of every node, also in branches, loops and the model's own functions."""
+    yield from (domain for function in model.functions for domain in _domains_of(function.node))
+    yield from _domains_of(model.graph.node)
+
+
+def _domains_of(nodes: Iterable[NodeProto]) -> Iterable[str]:
+    for node in nodes:
+        yield node.domain
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _domains_of(inner.node)
+
+
 def _drop_unused(model: ModelProto) -> None:
     used = set(_names_used(model.graph))
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    domains = {node.domain or "ai.onnx" for node in model.graph.node}
-    opsets = [opset for opset in model.opset_import if (opset.domain or "ai.onnx") in domains | {"ai.onnx"}]
+    is_ml = ML in set(_domains(model))
+    opsets = [opset for opset in model.opset_import if opset.domain != ML or is_ml]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     del model.opset_import[:]

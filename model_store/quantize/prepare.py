@@ -9,8 +9,11 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
-from model_store.errors import Permanent
+from model_store.errors import Permanent, first_line
+from model_store.explained import explain
 from model_store.quantize.lower import lower
+
+IR_WITH_PLAIN_CONSTANTS = 4
 
 
 class NotOnnx(Permanent):
@@ -24,10 +27,25 @@ def prepared(source: bytes) -> ModelProto:
     Raises `Permanent` (NotOnnx) for bytes that do not parse.
     """
     try:
-        model = lower(onnx.load_model_from_string(source))
+        model = lower(_without_fed_constants(onnx.load_model_from_string(source)))
     except Exception as error:  # protobuf's DecodeError and onnx's ValidationError share no base
-        raise NotOnnx(f"not an ONNX model: {error}", remedy="log the model to MLflow again") from error
+        why = explain(error, otherwise="log the model to MLflow again")
+        raise NotOnnx(f"not an ONNX model: {why.problem}", remedy=why.remedy) from error
     return onnx.shape_inference.infer_shapes(_basic(_named(model)))
+
+
+def raised(model: ModelProto, opset: int) -> ModelProto:
+    """The same model in this opset of ONNX or later. Raises `Permanent` (NotOnnx) when onnx cannot."""
+    has = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), opset)
+    if has >= opset:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # the converter's assertions are RuntimeErrors, others ValueErrors
+        raise NotOnnx(
+            f"the model has opset {has}, {opset} is needed, and onnx cannot raise it: {first_line(error)}",
+            remedy=f"export it again with an opset of at least {opset}",
+        ) from error
 
 
 def _basic(model: ModelProto) -> ModelProto:
@@ -43,8 +61,20 @@ def _basic(model: ModelProto) -> ModelProto:
                 content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
             )
         except Exception as error:
-            raise NotOnnx(f"onnxruntime refuses the model: {error}", remedy="check the ONNX file") from error
+            why = explain(error, otherwise="check the ONNX file")
+            raise NotOnnx(f"onnxruntime refuses the model: {why.problem}", remedy=why.remedy) from error
         return onnx.load(options.optimized_model_filepath)
+
+
+def _without_fed_constants(model: ModelProto) -> ModelProto:
+    """Weights among the inputs (IR 3 wanted them there) as plain constants: nobody feeds them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    fed = [value for value in model.graph.input if value.name not in constants]
+    if len(fed) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(fed)
+        model.ir_version = max(model.ir_version, IR_WITH_PLAIN_CONSTANTS)
+    return model
 
 
 def _named(model: ModelProto) -> ModelProto:

@@ -19,3 +19,10 @@ def spread(rows: Rows, limit: int, batch: int = CALIBRATION_BATCH) -> dict[str, 
         wanted -= wanted % batch
     chosen = np.linspace(0, count - 1, wanted).round().astype(np.int64)
     return {name: array[chosen] for name, array in rows.items()}
+
+
+def filled(rows: Rows, size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The rows, and the last again until they are whole batches of this size."""
+    count = count_rows(rows)
+    chosen = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    return {name: array[chosen] for name, array in rows.items()}

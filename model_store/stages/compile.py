@@ -9,6 +9,7 @@ from model_store.build import BuildContext, Compiled, Json, Quantized
 from model_store.compile import Compiler, CompileSpec, NotCompiled, compiler
 from model_store.records import artifact_record
 from model_store.stages.inputs import tools
+from model_store.stages.reasons import CandidateFailed, attempt
 from model_store.types import TargetName
 
 
@@ -29,18 +30,23 @@ def run(ctx: BuildContext, quantized: Quantized, target: TargetName) -> Compiled
         "tools": tools(),
     }
     # A refusal is not remembered: it may be a time limit on a busy machine, and asking again is cheap.
-    made = ctx.store.memo(
-        "compile",
-        key,
-        lambda: _compile(ctx, builder, quantized, spec),
-        keep=lambda value: bool(value["artifact"]),
-    )
+    try:
+        made = ctx.store.memo(
+            "compile",
+            key,
+            lambda: _compile(ctx, builder, quantized, spec),
+            keep=lambda value: bool(value["artifact"]),
+        )
+    except CandidateFailed as why:
+        return _none(quantized, target, str(why))
     return cast(Compiled, made)
 
 
 def _compile(ctx: BuildContext, builder: Compiler, quantized: Quantized, spec: CompileSpec) -> Json:
     assert quantized["artifact"] is not None
-    made = builder.compile(ctx.store.open(quantized["artifact"]), spec)
+    source = ctx.store.open(quantized["artifact"])
+    with attempt(f"compiling for {builder.name}", otherwise="serve another target"):
+        made = builder.compile(source, spec)
     if isinstance(made, NotCompiled):
         return dict(_none(quantized, cast(TargetName, builder.name), f"{made.reason} ({made.remedy})"))
     return {

@@ -10,6 +10,9 @@ from model_store.durable import digest_file
 from model_store.quantize import NotQuantized, Search, quantize
 from model_store.records import artifact_record
 from model_store.stages.inputs import calibration_path, calibration_rows, data_key, tools
+from model_store.stages.reasons import CandidateFailed, attempt
+
+REMEDY = "leave this precision out of `precisions`, or export the model with other operators"
 
 
 def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
@@ -25,13 +28,19 @@ def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
         "search": asdict(search),
         "tools": tools("onnx", "onnxruntime"),
     }
-    return cast(Quantized, ctx.store.memo("quantize", key, lambda: _quantize(ctx, exported, variant, search)))
+    try:
+        made = ctx.store.memo("quantize", key, lambda: _quantize(ctx, exported, variant, search))
+    except CandidateFailed as why:
+        return {"variant": variant, "artifact": None, "reason": str(why), "how": {}}
+    return cast(Quantized, made)
 
 
 def _quantize(ctx: BuildContext, exported: Exported, variant: Variant, search: Search) -> Json:
     source = ctx.store.open(exported["artifact"])
     rows = calibration_rows(ctx, exported).inputs
-    made = quantize(ctx.store, source, variant["precision"], variant["layout"], rows, search=search)
+    precision = variant["precision"]
+    with attempt(f"conversion to {precision}", otherwise=REMEDY):
+        made = quantize(ctx.store, source, precision, variant["layout"], rows, search=search)
     if isinstance(made, NotQuantized):
         return {"variant": variant, "artifact": None, "reason": made.reason, "how": {}}
     how = ctx.store.provenance(made.digest)

@@ -58,13 +58,11 @@ class Recall(Share):
         return None
 
 
-class MeanRecall(Decided, Kind):
+class BalancedAccuracy(Decided, Kind):
     """The mean over the classes that occur of the share found of each. Tango's for each class, and MOVER."""
 
+    name = "balanced_accuracy"
     tasks: frozenset[Task] = frozenset({"binary", "multiclass"})
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def value(self, truth: Truth, said: Prediction) -> float:
         """sklearn.metrics.recall_score, macro, over the classes in the truth."""
@@ -118,7 +116,6 @@ class TopK(Shares, Share):
 METRICS = (
     Accuracy(),
     Recall(),
-    MeanRecall("balanced_accuracy"),
-    MeanRecall("recall_macro"),
+    BalancedAccuracy(),
     Family("top_<k>", TopK.tasks, TopK),
 )

@@ -133,7 +133,7 @@ class AveragePrecision(Shares, Smooth):
         parts = [_precision(*column) for column in one_against_rest(truth, said, self.name, least=2)]
         return Part(float(np.mean([p.value for p in parts])), np.mean([p.influence for p in parts], axis=0))
 
-    def harm(self, truth: Truth) -> float:
+    def harm(self, truth: Truth, reference: Prediction) -> float:
         """A positive row that is ranked last loses its precision, at most 1 of the positives."""
         classes = classes_of(truth)
         if classes.ndim == 2:

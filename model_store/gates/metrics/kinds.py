@@ -19,8 +19,8 @@ from model_store.gates.metrics.intervals import Bounds, mean_bounds, ratio_bound
 
 Array = np.ndarray[Any, Any]
 
-# An error below this share of the blind answer's counts as that much: a model that is right to the last digit
-# could otherwise not be converted, whatever the conversion rounds to.
+# Where the reference's loss is below this share of the blind answer's, both get what is missing to it: a
+# model that is right to the last digit could otherwise not be converted, whatever that rounds to.
 LEAST_ERROR = 1e-3
 
 
@@ -73,7 +73,8 @@ class Share(Kind):
 class Loss(Kind):
     """The mean of what rows lose, compared as a share of what the reference loses.
 
-    `harm` is the worst loss of either model: a row that these rows do not show is taken to go as wrong.
+    A row that these rows do not show is taken to lose at most as much as the worst one of either model. Of a
+    model whose errors are a hundredth of the targets' spread that is little: R2 asks for more.
     """
 
     higher_is_better = False
@@ -86,21 +87,24 @@ class Loss(Kind):
     def bounds(self, truth: Truth, reference: Prediction, candidate: Prediction, confidence: float) -> Bounds:
         """Of candidate / reference - 1, from the ratio of the means."""
         of_reference, of_candidate = self.losses(truth, reference), self.losses(truth, candidate)
-        below = of_reference + self._missing(truth, of_reference)
+        of_blind = self._of_blind(truth)
+        missing = self._missing(of_blind, of_reference)
         harm = max(float(of_reference.max()), float(of_candidate.max()))
-        lower, upper = ratio_bounds(of_candidate, below, confidence, harm=harm)
+        lower, upper = ratio_bounds(of_candidate + missing, of_reference + missing, confidence, harm=harm)
         return Bounds(self.scaled(lower) - 1, self.scaled(upper) - 1)
 
     def scaled(self, ratio: float) -> float:
         """From the ratio of mean losses to that of values (RMSE: the root)."""
         return ratio
 
-    def _missing(self, truth: Truth, of_reference: Array) -> float:
+    def _of_blind(self, truth: Truth) -> float:
         answer = self.blind(truth)
-        least = LEAST_ERROR * float(self.losses(truth, answer).mean()) if answer is not None else 0.0
-        if (most := max(least, float(of_reference.mean()))) == 0:
+        return float(self.losses(truth, answer).mean()) if answer is not None else 0.0
+
+    def _missing(self, of_blind: float, of_reference: Array) -> float:
+        if (least := max(LEAST_ERROR * of_blind, float(of_reference.mean()))) == 0:
             raise TooFewRows(f"all rows ask for the same answer, so {self.name} has nothing to be a share of")
-        return most - float(of_reference.mean())
+        return least - float(of_reference.mean())
 
 
 class Gain(Kind):
@@ -133,14 +137,14 @@ class Smooth(Kind):
         """The value, and [N] contributions with mean 0 (the influence function)."""
 
     @abstractmethod
-    def harm(self, truth: Truth) -> float:
+    def harm(self, truth: Truth, reference: Prediction) -> float:
         """Of a row that turns from right to wrong."""
 
     def bounds(self, truth: Truth, reference: Prediction, candidate: Prediction, confidence: float) -> Bounds:
         """Of the difference, linear in each row's contribution."""
         before, after = self.part(truth, reference), self.part(truth, candidate)
         changes = after.influence - before.influence
-        harm = max(self.harm(truth), typical_size(changes[np.abs(changes) > 0]))
+        harm = max(self.harm(truth, reference), typical_size(changes[np.abs(changes) > 0]))
         return mean_bounds(changes + after.value - before.value, confidence, harm=harm)
 
 

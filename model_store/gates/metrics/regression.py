@@ -131,7 +131,10 @@ class Pinball(_OfValues):
 
 
 class R2(Kind):
-    """Share of the targets' variance that is explained. The difference of two is one of squared errors."""
+    """Share of the targets' variance that is explained. The difference of two is one of squared errors.
+
+    A row that these rows do not show is taken to be answered as without looking, or as the worst one.
+    """
 
     name = "r2"
     tasks = REGRESSION
@@ -153,8 +156,9 @@ class R2(Kind):
         """Of (reference's squares - candidate's) / squared distance from the mean."""
         values = values_of(truth)
         before, after = ((values - predicted_of(said, self.name)) ** 2 for said in (reference, candidate))
-        harm = max(float(before.max()), float(after.max()))
-        return ratio_bounds(before - after, self._spread(truth), confidence, harm=harm)
+        spread = self._spread(truth)
+        harm = max(float(before.max()), float(after.max()), float(spread.mean()))
+        return ratio_bounds(before - after, spread, confidence, harm=harm)
 
     def _spread(self, truth: Truth) -> Array:
         squares = (values_of(truth) - values_of(truth).mean()) ** 2

@@ -26,7 +26,7 @@ from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, Rollo
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.gateway.watches import require_spare
 from serving.home import Home
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
 LIMIT_SHARE = 0.25
 LEAST_TICKS_PER_SECOND = 4.0
@@ -60,7 +60,7 @@ def make_releases(home: Home, pods: Upstreams, count: int) -> None:
 
 def _deployment(name: str, pods: Upstreams, upstream: int, slot: Slot) -> Deployment:
     endpoint = Endpoint("127.0.0.1", pods.ports[upstream])
-    return Deployment(f"{name}-{slot}-b", name, "b", upstream + 1, slot, (endpoint,))
+    return Deployment(DeploymentRef(name, slot, "b", upstream + 1), (endpoint,))
 
 
 def guard_process() -> psutil.Process:

@@ -34,7 +34,7 @@ import numpy as np
 from benchmarks.serving.servers import pod_server
 from benchmarks.traffic.stack import gateway_and_guard, wait_until
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 
 _MODEL, _COLUMNS = "m", 10
@@ -99,7 +99,7 @@ def doors() -> Iterator[dict[str, str]]:
         with pod_server(bundle, body(1, as_json=True)[0]) as pod, gateway_and_guard(guard=False) as home:
             port = urlsplit(pod.url).port
             assert port is not None
-            stable = Deployment("m-blue-1", _MODEL, "b1", 1, Slot.BLUE, (Endpoint("127.0.0.1", port),))
+            stable = Deployment(DeploymentRef(_MODEL, Slot.BLUE, "b1", 1), (Endpoint("127.0.0.1", port),))
             EnvoyFileRouter(home).write(
                 _MODEL, TrafficSplit(100, 0), stable=stable, candidate=None, at=0, settings=RouteSettings()
             )

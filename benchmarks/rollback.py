@@ -25,7 +25,7 @@ from serving.control.rollout.journal import Journal, release_id
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutStep
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
 HEALTHY_SECONDS = 3.0
 PLAN = RolloutPlan(
@@ -141,7 +141,7 @@ class Bench:
 
     def _deployment(self, name: str, version: int, upstream: int, slot: Slot) -> Deployment:
         endpoint = Endpoint("127.0.0.1", self._pods.ports[upstream])
-        return Deployment(f"{name}-{slot}-b{version}", name, f"b{version}", version, slot, (endpoint,))
+        return Deployment(DeploymentRef(name, slot, f"b{version}", version), (endpoint,))
 
     def _wait_for_zero(self, names: list[str]) -> dict[str, float]:
         at_zero: dict[str, float] = {}

@@ -16,7 +16,7 @@ from benchmarks.traffic.stack import gateway_and_guard
 from benchmarks.traffic.upstreams import Upstreams, upstreams
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
 SERVICE = "changing"
 WEIGHTS = (1, 10, 50, 90, 100, 25, 0, 99, 5, 75)
@@ -62,7 +62,7 @@ def run(home: Home, pods: Upstreams, *, changes: int, per_second: float, error_r
 
 def _deployment(pods: Upstreams, upstream: int, slot: Slot) -> Deployment:
     endpoint = Endpoint("127.0.0.1", pods.ports[upstream])
-    return Deployment(f"{SERVICE}-{slot}-b", SERVICE, "b", upstream + 1, slot, (endpoint,))
+    return Deployment(DeploymentRef(SERVICE, slot, "b", upstream + 1), (endpoint,))
 
 
 def main() -> int:

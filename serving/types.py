@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from typing import Any
 
 
 class Slot(StrEnum):
@@ -38,20 +39,79 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
-    """A bundle running in a slot. `id` is `<service>-<slot>-<bundle_id>`."""
+class DeploymentId:
+    """A deployment's name: `<service>-<slot>-<bundle_id>`, as journals, tasks and people pass it on."""
 
-    id: str
     service: str
+    slot: Slot
+    bundle_id: str
+
+    def __str__(self) -> str:
+        return f"{self.service}-{self.slot}-{self.bundle_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> DeploymentId:
+        """Raises ValueError for what is no such name. Only a service's own name may hold dashes."""
+        try:
+            service, slot, bundle_id = text.rsplit("-", 2)
+            return cls(service, Slot(slot), bundle_id)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a deployment: <service>-<blue|green>-<bundle>") from None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRef:
+    """What runs: the bundle of a version, in a service's slot. Where it runs is for the platform to say."""
+
+    service: str
+    slot: Slot
     bundle_id: str
     version: int
-    slot: Slot
+
+    @property
+    def id(self) -> str:
+        return str(DeploymentId(self.service, self.slot, self.bundle_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What runs, and the addresses at which the gateway was last told to find it. They may change."""
+
+    ref: DeploymentRef
     endpoints: tuple[Endpoint, ...]
 
+    @property
+    def id(self) -> str:
+        return self.ref.id
 
-def bundle_in(deployment_id: str) -> str:
-    """The id of the bundle that a deployment's id names."""
-    return deployment_id.rpartition("-")[2]
+    @property
+    def service(self) -> str:
+        return self.ref.service
+
+    @property
+    def slot(self) -> Slot:
+        return self.ref.slot
+
+    @property
+    def bundle_id(self) -> str:
+        return self.ref.bundle_id
+
+    @property
+    def version(self) -> int:
+        return self.ref.version
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, as routes and pods have been written down since the first release of Slipway."""
+        return {"id": self.id, **asdict(self.ref), "endpoints": [asdict(each) for each in self.endpoints]}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Deployment:
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError for what is no such record.
+
+        What a newer Slipway added is left out: a route that is read without it can still be taken back.
+        """
+        ref = DeploymentRef(saved["service"], Slot(saved["slot"]), saved["bundle_id"], saved["version"])
+        return cls(ref, tuple(Endpoint(each["host"], each["port"]) for each in saved["endpoints"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from serving.types import (
     ALL_STABLE,
     Counts,
     Deployment,
+    DeploymentRef,
     Endpoint,
     Finding,
     Outcome,
@@ -92,9 +93,7 @@ class Shelf:
         slot = Slot.BLUE if version % 2 else Slot.GREEN
         port = 30_000 + hash_of(self.model) % 20_000 + version % 2
         bundle = f"{hash_of(self.model) * 1000 + version:024x}"
-        return Deployment(
-            f"{self.model}-{slot}-{bundle}", self.model, bundle, version, slot, (Endpoint("127.0.0.1", port),)
-        )
+        return Deployment(DeploymentRef(self.model, slot, bundle, version), (Endpoint("127.0.0.1", port),))
 
     def write_route(self, split: TrafficSplit, candidate: int | None, *, revision: int) -> Route:
         stable = self.deployment(self.serving) if self.serving else None

@@ -240,7 +240,7 @@ class RollOut(WaitingOperator):
         from serving.control import acting, rolling
         from serving.control.admission import require_turn
         from serving.control.wiring import wire
-        from serving.types import bundle_in
+        from serving.types import DeploymentId
 
         services = wire()
         release = services.releases.load(self.release)
@@ -249,7 +249,7 @@ class RollOut(WaitingOperator):
         # A rollback that takes the turn looks for a rollout under the same lock.
         with acting.one_at_a_time(services, release.model):
             if rolling.state_of(services, release) is None:
-                acting.require_approvals(services, release, bundle_in(self.deployment))
+                acting.require_approvals(services, release, DeploymentId.parse(self.deployment).bundle_id)
                 require_turn(services, release)
             state = rolling.start(services, release, self.deployment)
         _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)

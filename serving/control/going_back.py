@@ -25,7 +25,7 @@ from serving.control.rollout.lock import Claim, Standing
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.specs import dag_id_of
 from serving.control.wiring import Services
-from serving.types import ALL_STABLE, Deployment, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentId, Slot
 
 DAG_ID = "model_rollback"
 # What the runs that alerts start are named by; no person's run is.
@@ -195,12 +195,10 @@ def bundle_of(services: Services, model: str, version: int) -> str:
 
     Raises `Permanent` listing the versions that have one.
     """
-    rolled_out = {state.deployment_id for state in services.journal.releases(model)}
-    found = {
-        number: bundle
-        for number, bundle in sorted(_bundles(services, model))
-        if any(deployment.endswith(f"-{bundle}") for deployment in rolled_out)
+    rolled_out = {
+        DeploymentId.parse(state.deployment_id).bundle_id for state in services.journal.releases(model)
     }
+    found = {number: bundle for number, bundle in sorted(_bundles(services, model)) if bundle in rolled_out}
     if version not in found:
         raise Permanent(
             f"the store has no bundle of {model} v{version} that was ever rolled out",

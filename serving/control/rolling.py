@@ -11,7 +11,7 @@ from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services
 from serving.gateway.router.base import UnknownService
-from serving.types import Deployment, Route, Slot, bundle_in
+from serving.types import Deployment, DeploymentId, Route, Slot
 
 CHAMPION = "champion"
 
@@ -112,7 +112,7 @@ def _replace(services: Services, release: Release, bundle: Bundle, state: Rollou
     Only of the bundle it began with: verdicts and approvals were given for those bytes.
     """
     require_standing(release, state)
-    if (began_with := bundle_in(state.deployment_id)) != bundle.id:
+    if (began_with := DeploymentId.parse(state.deployment_id).bundle_id) != bundle.id:
         raise Permanent(
             f"the rollout of {release.id} began with bundle {began_with}, and its run built {bundle.id} now",
             remedy="release the version again; this rollout ends with its run",

@@ -21,7 +21,7 @@ from serving.control.rollout.plan import Phase
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
 from serving.platforms.pods import records
-from serving.types import bundle_in
+from serving.types import DeploymentId
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,11 @@ def _in_releases(home: Home, retention: Retention) -> Iterator[str]:
     journal = Journal(home.journal)
     for service in journal.services():
         states = journal.releases(service)
-        yield from (bundle_in(state.deployment_id) for state in states if not state.phase.is_final)
+        yield from (
+            DeploymentId.parse(state.deployment_id).bundle_id for state in states if not state.phase.is_final
+        )
         promoted = [
-            bundle_in(state.deployment_id)
+            DeploymentId.parse(state.deployment_id).bundle_id
             for state in reversed(states)
             if state.phase in (Phase.WATCHING, Phase.DONE)
         ]

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from serving.gateway.xds import Message, discovery, seconds, typed
-from serving.types import Arm, Deployment, Endpoint, RateLimit, Route, RouteSettings, Slot, TrafficSplit
+from serving.types import Arm, Deployment, Endpoint, RateLimit, Route, RouteSettings, TrafficSplit
 
 RECORD = "slipway"
 
@@ -109,7 +109,11 @@ def _priorities(route: Route) -> list[list[Message]]:
 def _record(route: Route) -> dict[str, Any]:
     """What is not set is left out of the settings, and API keys stand beside them: a guard of before they
     could be set takes no settings that it does not know."""
-    record: dict[str, Any] = asdict(route)
+    arms = {"stable": route.stable, "candidate": route.candidate}
+    record: dict[str, Any] = {
+        **asdict(route),
+        **{name: arm.to_json() if arm else None for name, arm in arms.items()},
+    }
     api_keys = record["settings"].pop("api_keys")
     settings = {name: value for name, value in record["settings"].items() if value is not None}
     return {**record, "settings": settings, "api_keys": api_keys}
@@ -125,11 +129,7 @@ def _settings(record: dict[str, Any]) -> RouteSettings:
 
 
 def _deployment(record: dict[str, Any] | None) -> Deployment | None:
-    if record is None:
-        return None
-    endpoints = tuple(Endpoint(**endpoint) for endpoint in record["endpoints"])
-    read = {**record, "slot": Slot(record["slot"]), "endpoints": endpoints}
-    return Deployment(**_known(Deployment, read))
+    return Deployment.from_json(record) if record else None
 
 
 def _known(kind: type[Any], record: dict[str, Any]) -> dict[str, Any]:

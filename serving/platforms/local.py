@@ -17,7 +17,7 @@ from serving.local_stack.supervisor import ENDED, RUNNING, STARTING, ProgramStat
 from serving.platforms import pods, redis
 from serving.platforms.pods import PodRecord
 from serving.platforms.warmup import warm_up
-from serving.types import Deployment, Endpoint, Slot
+from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
 log = logging.getLogger("slipway.target")
 
@@ -93,8 +93,7 @@ class LocalTarget:
             ports = free_ports(pods.port_candidates(self._home), replicas)
             pods.write_last_port(self._home, ports[-1])
             endpoints = tuple(Endpoint(LOCALHOST, port) for port in ports)
-            name = f"{service}-{slot}-{bundle.id}"
-            deployment = Deployment(name, service, bundle.id, bundle.model.version, slot, endpoints)
+            deployment = Deployment(DeploymentRef(service, slot, bundle.id, bundle.model.version), endpoints)
             record = PodRecord(deployment, bundle.path, self._faults)
             pods.write_record(self._home, record)
         return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Lock
 
 from model_store.types import Bundle
-from serving.types import Deployment, Endpoint, Slot
+from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
 
 class MemoryTarget:
@@ -28,8 +28,7 @@ class MemoryTarget:
                 self.retired.append(standing)
             endpoints = tuple(Endpoint("127.0.0.1", self._next_port + n) for n in range(replicas))
             self._next_port += replicas
-            name = f"{service}-{slot}-{bundle.id}"
-            deployment = Deployment(name, service, bundle.id, bundle.model.version, slot, endpoints)
+            deployment = Deployment(DeploymentRef(service, slot, bundle.id, bundle.model.version), endpoints)
             self._deployed[service, slot] = deployment
             return deployment
 

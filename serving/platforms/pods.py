@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def records(home: Home) -> Iterator[PodRecord]:
 
 def write_record(home: Home, record: PodRecord) -> None:
     plain = {
-        "deployment": asdict(record.deployment),
+        "deployment": record.deployment.to_json(),
         "bundle": str(record.bundle),
         "faults": record.faults,
     }
@@ -197,13 +197,8 @@ def _program_path(home: Home, group: str) -> Path:
 def _parse(path: Path) -> PodRecord:
     try:
         plain: dict[str, Any] = json.loads(path.read_text())
-        return PodRecord(_deployment(plain["deployment"]), Path(plain["bundle"]), plain["faults"])
+        return PodRecord(Deployment.from_json(plain["deployment"]), Path(plain["bundle"]), plain["faults"])
     except (ValueError, KeyError, TypeError) as error:
         raise Permanent(
             f"{path} is not readable: {error!r}", remedy="Stop the stack, delete the file, release again."
         ) from error
-
-
-def _deployment(plain: dict[str, Any]) -> Deployment:
-    endpoints = tuple(Endpoint(**endpoint) for endpoint in plain["endpoints"])
-    return Deployment(**{**plain, "slot": Slot(plain["slot"]), "endpoints": endpoints})

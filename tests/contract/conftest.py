@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from onnx import TensorProto
 
-from serving.types import ALL_STABLE, Deployment, Endpoint, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot
 from tests.bundles import elementwise, make_bundle
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway, gateway_running
@@ -49,7 +49,7 @@ def echo_gateway(echo_pod: RunningPod, tmp_path_factory: pytest.TempPathFactory)
         names = [entry.name for entry in echo_pod.pod.repository.entries]
         for name in names:
             endpoint = Endpoint("127.0.0.1", echo_pod.port)
-            stable = Deployment(f"{name}-blue-b1", name, "b1", 1, Slot.BLUE, (endpoint,))
+            stable = Deployment(DeploymentRef(name, Slot.BLUE, "b1", 1), (endpoint,))
             running.router.write(name, ALL_STABLE, stable=stable, candidate=None, at=0)
         for name in names:
             running.wait(lambda name=name: running.client.get(f"/v2/models/{name}/ready").status_code == 200)

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from serving.gateway.router.base import StaleRoute, TrafficRouter, UnknownService
-from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
-BLUE = Deployment("m-blue-aa", "m", "12e4567", 1, Slot.BLUE, (Endpoint("127.0.0.1", 9001),))
-GREEN = Deployment("m-green-bb", "m", "bb", 2, Slot.GREEN, (Endpoint("127.0.0.1", 9002),))
+BLUE = Deployment(DeploymentRef("m", Slot.BLUE, "12e4567", 1), (Endpoint("127.0.0.1", 9001),))
+GREEN = Deployment(DeploymentRef("m", Slot.GREEN, "bb", 2), (Endpoint("127.0.0.1", 9002),))
 
 
 class RouterContract:

@@ -15,7 +15,7 @@ from serving.control.freezing import FREEZE, held_by_itself
 from serving.control.queries.outcomes import Outcome
 from serving.control.queries.statuses import Status
 from serving.control.rollout.lock import Claim, LockState
-from serving.types import bundle_in
+from serving.types import DeploymentId
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
 
@@ -145,7 +145,7 @@ def parse_moved(content: bytes) -> Moved:
         strategy=state["plan"]["strategy"],
         holds=tuple(float(step["hold_seconds"]) for step in state["plan"]["steps"]),
         events=events,
-        bundle_id=bundle_in(state["deployment_id"]),
+        bundle_id=DeploymentId.parse(state["deployment_id"]).bundle_id,
     )
 
 

@@ -11,7 +11,7 @@ from demo.acts import SCENARIOS
 from demo.screen import Picture, draw, screen
 from demo.traffic_log import HEADER, Entry, Tally
 from demo.view import ActView, Step, View
-from serving.types import Deployment, Endpoint, Route, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 ESCAPE = "\x1b"
 
@@ -30,7 +30,7 @@ def view(tmp_path: Path) -> View:
 
 def route(weight: float) -> Route:
     blue, green = (
-        Deployment(f"d{version}", "credit_risk", "b", version, slot, (Endpoint("127.0.0.1", version),))
+        Deployment(DeploymentRef("credit_risk", slot, "b", version), (Endpoint("127.0.0.1", version),))
         for version, slot in ((1, Slot.BLUE), (2, Slot.GREEN))
     )
     return Route("credit_risk", 1, TrafficSplit(100 - weight, weight), blue, green)

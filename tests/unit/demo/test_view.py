@@ -10,7 +10,7 @@ from demo.view import STORY, ActView, Step, View, in_words, steps_of, weights
 from model_store.errors import Permanent
 from serving.home import REPOSITORY
 from serving.local_stack.airflow_api import TaskRun
-from serving.types import Deployment, Endpoint, Route, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 
 def task(task_id: str, state: str | None, map_index: int = -1) -> TaskRun:
@@ -18,7 +18,7 @@ def task(task_id: str, state: str | None, map_index: int = -1) -> TaskRun:
 
 
 def deployment(version: int, slot: Slot) -> Deployment:
-    return Deployment(f"d{version}", "credit_risk", "b", version, slot, (Endpoint("127.0.0.1", 1),))
+    return Deployment(DeploymentRef("credit_risk", slot, "b", version), (Endpoint("127.0.0.1", 1),))
 
 
 def route(stable: int | None, candidate: int | None, weight: float) -> Route:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.control.shadow import Comparison
-from serving.types import Deployment, Endpoint, Route, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 MODEL = "fraud"
 
@@ -83,7 +83,7 @@ class Scene:
     def start(self) -> Comparison:
         endpoint = Endpoint("127.0.0.1", self.pod.server.server_port)
         stable, candidate = (
-            Deployment(f"{slot}", MODEL, "b", 1, slot, (endpoint,)) for slot in (Slot.BLUE, Slot.GREEN)
+            Deployment(DeploymentRef(MODEL, slot, "b", 1), (endpoint,)) for slot in (Slot.BLUE, Slot.GREEN)
         )
         route = Route(MODEL, 1, TrafficSplit(100, 0), stable, candidate)
         return Comparison(self.log, route, per_second=1000)

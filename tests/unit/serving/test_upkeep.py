@@ -24,7 +24,7 @@ from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
 from serving.local_stack.prepare import prepare
 from serving.platforms.pods import PodRecord, write_record
-from serving.types import ALL_STABLE, Deployment, Endpoint, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POLICY = AnalysisPolicy(
@@ -62,16 +62,9 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def deployment(number: int, slot: Slot = Slot.BLUE) -> Deployment:
+def deployment(number: int, slot: Slot = Slot.BLUE, service: str = "credit-risk") -> Deployment:
     identity = bundle_id(number)
-    return Deployment(
-        f"credit-risk-{slot}-{identity}",
-        "credit-risk",
-        identity,
-        number,
-        slot,
-        (Endpoint("127.0.0.1", 8500),),
-    )
+    return Deployment(DeploymentRef(service, slot, identity, number), (Endpoint("127.0.0.1", 8500),))
 
 
 def released(home: Home, number: int, phase: Phase) -> None:
@@ -102,7 +95,7 @@ def test_what_serves_and_what_is_warm_stays(home: Home) -> None:
     router = EnvoyFileRouter(home)
     stable, candidate = deployment(1), deployment(2, Slot.GREEN)
     router.write("credit-risk", TrafficSplit(95, 5), stable=stable, candidate=candidate, at=0)
-    router.write("fraud", ALL_STABLE, stable=replace(deployment(4), service="fraud"), candidate=None, at=0)
+    router.write("fraud", ALL_STABLE, stable=deployment(4, service="fraud"), candidate=None, at=0)
     write_record(home, PodRecord(deployment(3), Path("bundle"), ""))
     tidy(home, now=datetime.now(UTC))
     assert left(home) == left(home, "artifacts") == {1, 2, 3, 4}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from serving.types import Deployment, Endpoint, Slot
+from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
 LARGE = 20_000_000
 _STATUSES = {"error": 500, "overloaded": 503, "malformed": 400, "oversized": 413, "refused": 400}
@@ -161,4 +161,4 @@ async def _cancel_all() -> None:
 
 def deployment(service: str, version: int, *upstreams: Upstream, slot: Slot = Slot.BLUE) -> Deployment:
     endpoints = tuple(upstream.endpoint for upstream in upstreams)
-    return Deployment(f"{service}-{slot}-b{version}", service, f"b{version}", version, slot, endpoints)
+    return Deployment(DeploymentRef(service, slot, f"b{version}", version), endpoints)

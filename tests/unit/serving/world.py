@@ -25,6 +25,7 @@ from serving.metrics.envoy import MetricsUnavailable
 from serving.types import (
     ALL_STABLE,
     Deployment,
+    DeploymentRef,
     Endpoint,
     Route,
     RouteSettings,
@@ -47,7 +48,7 @@ NOTHING = EndpointCounters(0, 0, 0, active=0, healthy=True)
 
 def deployed(version: int, slot: Slot, service: str = SERVICE) -> Deployment:
     endpoint = Endpoint("127.0.0.1", 9000 + version)
-    return Deployment(f"{service}-{slot}-b{version}", service, f"b{version}", version, slot, (endpoint,))
+    return Deployment(DeploymentRef(service, slot, f"b{version}", version), (endpoint,))
 
 
 class World:

@@ -24,7 +24,7 @@ from serving.control.rollout.plan import Phase, RolloutPlan, RolloutStep
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import REPOSITORY, Home
 from serving.local_stack import airflow_api, slipway_api
-from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
 
@@ -346,8 +346,8 @@ def test_a_version_that_is_no_number_is_not_gone_back_to(answering: Callable[[Ai
 @pytest.fixture
 def release_id(home: Home, policy: Any) -> str:
     """A release of m on its way from version 1 to 2, with half of the traffic."""
-    stable = Deployment("m-blue-1", "m", "1", 1, Slot.BLUE, (Endpoint("127.0.0.1", 9001),))
-    candidate = Deployment("m-green-2", "m", "2", 2, Slot.GREEN, (Endpoint("127.0.0.1", 9002),))
+    stable = Deployment(DeploymentRef("m", Slot.BLUE, "1", 1), (Endpoint("127.0.0.1", 9001),))
+    candidate = Deployment(DeploymentRef("m", Slot.GREEN, "2", 2), (Endpoint("127.0.0.1", 9002),))
     router, journal = EnvoyFileRouter(home), Journal(home.journal)
     router.write("m", ALL_STABLE, stable=stable, candidate=None, at=0)
     plan = RolloutPlan("canary", (RolloutStep(TrafficSplit(50, 50), 60),), 600, 600, policy)

@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from serving.metrics.envoy import EnvoyAdmin
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway
@@ -55,7 +55,7 @@ class Service:
 
 def deployment(service: str, version: int, pod: RunningPod, slot: Slot) -> Deployment:
     endpoint = Endpoint("127.0.0.1", pod.port)
-    return Deployment(f"{service}-{slot}-{version}", service, f"b{version}", version, slot, (endpoint,))
+    return Deployment(DeploymentRef(service, slot, f"b{version}", version), (endpoint,))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,16 @@ import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.types import ALL_STABLE, Deployment, Endpoint, RateLimit, RouteSettings, Slot, TrafficSplit
+from serving.types import (
+    ALL_STABLE,
+    Deployment,
+    DeploymentRef,
+    Endpoint,
+    RateLimit,
+    RouteSettings,
+    Slot,
+    TrafficSplit,
+)
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
@@ -28,7 +37,7 @@ Stub = service_pb2_grpc.GRPCInferenceServiceStub
 
 def deploy(gateway: Gateway, name: str, port: int, settings: RouteSettings | None = None) -> None:
     at = gateway.router.read(name).revision if name in gateway.router.services() else 0
-    stable = Deployment(f"{name}-blue-b1", name, "b1", 1, Slot.BLUE, (Endpoint("127.0.0.1", port),))
+    stable = Deployment(DeploymentRef(name, Slot.BLUE, "b1", 1), (Endpoint("127.0.0.1", port),))
     gateway.router.write(name, ALL_STABLE, stable=stable, candidate=None, at=at, settings=settings)
 
 

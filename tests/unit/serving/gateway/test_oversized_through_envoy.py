@@ -15,7 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from serving.metrics.envoy import EnvoyAdmin
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway
@@ -26,7 +26,7 @@ SERVING = {"max_rows": MOST, "stochastic": True, "timeout_ms": 1000}
 
 def arm(version: int, pod: RunningPod, slot: Slot) -> Deployment:
     endpoint = Endpoint("127.0.0.1", pod.port)
-    return Deployment(f"{NAME}-{slot}-{version}", NAME, f"b{version}", version, slot, (endpoint,))
+    return Deployment(DeploymentRef(NAME, slot, f"b{version}", version), (endpoint,))
 
 
 class Service:

@@ -21,7 +21,7 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.metrics.envoy import EnvoyAdmin
-from serving.types import ALL_STABLE, Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle
 from tests.pods import running_pod
 from tests.unit.serving.gateway.test_refusals_through_envoy import table
@@ -57,9 +57,7 @@ class Release:
                 serving={"stochastic": True},
             )
             endpoint = Endpoint("127.0.0.1", stack.enter_context(running_pod(bundle)).port)
-            arms.append(
-                Deployment(f"{name}-{slot}-b{version}", name, f"b{version}", version, slot, (endpoint,))
-            )
+            arms.append(Deployment(DeploymentRef(name, slot, f"b{version}", version), (endpoint,)))
         self.client = stack.enter_context(httpx.Client(base_url=gateway.home.gateway_url, timeout=10))
         router = gateway.router
         router.write(name, ALL_STABLE, stable=arms[0], candidate=None, at=0, settings=SETTINGS)

@@ -24,7 +24,7 @@ from serving.control.rollout.observe import share_in_force
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
 from serving.pod.grpc import frames
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, model_of
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway
@@ -107,7 +107,7 @@ class Shop:
 
 def deployed(version: int, pod: RunningPod, slot: Slot) -> Deployment:
     endpoint = Endpoint("127.0.0.1", pod.port)
-    return Deployment(f"{NAME}-{slot}-{version}", NAME, f"b{version}", version, slot, (endpoint,))
+    return Deployment(DeploymentRef(NAME, slot, f"b{version}", version), (endpoint,))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from model_store.errors import Permanent
 from serving.gateway import access_log, tracing
-from serving.types import ALL_STABLE, Deployment, Endpoint, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway, gateway_running
@@ -84,7 +84,7 @@ def receiving() -> Iterator[Receiver]:
 def route(gateway: Gateway, *pods: RunningPod) -> None:
     """`wine`: version 1 in the first pod, and with a second one a version 2 that has all the traffic."""
     arms = [
-        Deployment(f"wine-{n}", "wine", f"b{n}", n, slot, (Endpoint("127.0.0.1", pod.port),))
+        Deployment(DeploymentRef("wine", slot, f"b{n}", n), (Endpoint("127.0.0.1", pod.port),))
         for n, slot, pod in zip((1, 2), Slot, pods, strict=False)
     ]
     split = TrafficSplit(0, 100) if len(arms) > 1 else ALL_STABLE

@@ -13,7 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.types import ALL_STABLE, Deployment, Endpoint, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot
 from tests.bundles import make_bundle, mlp
 from tests.pods import RunningPod, running_pod
 from tests.unit.serving.gateway_process import Gateway
@@ -29,7 +29,7 @@ NAMED = (("x-slipway-model", NAME),)
 def pod(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPod]:
     with running_pod(make_bundle(tmp_path_factory.mktemp("b"), mlp(), name=NAME)) as running:
         endpoint = Endpoint("127.0.0.1", running.port)
-        stable = Deployment(f"{NAME}-blue-b1", NAME, "b1", 1, Slot.BLUE, (endpoint,))
+        stable = Deployment(DeploymentRef(NAME, Slot.BLUE, "b1", 1), (endpoint,))
         gateway.router.write(NAME, ALL_STABLE, stable=stable, candidate=None, at=0)
         gateway.wait(lambda: gateway.infer(NAME, body=BODY).status_code == 200)
         yield running

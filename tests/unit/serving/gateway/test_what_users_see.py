@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.metrics.envoy import EnvoyAdmin
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import elementwise, make_bundle, model_of
 from tests.pods import running_pod
 from tests.unit.serving.gateway_process import Gateway, free_ports
@@ -73,7 +73,7 @@ class Half:
 
     def _deployment(self, version: int, port: int, slot: Slot) -> Deployment:
         endpoints = (Endpoint("127.0.0.1", port),)
-        return Deployment(f"{self.name}-{slot}", self.name, f"b{version}", version, slot, endpoints)
+        return Deployment(DeploymentRef(self.name, slot, f"b{version}", version), endpoints)
 
     def ask(self, *rows: float) -> Counter[int]:
         """The statuses of `REQUESTS` requests, of one row each in turn."""

@@ -17,7 +17,7 @@ from serving.local_stack.processes import owned_by
 from serving.local_stack.supervisor import ProgramState
 from serving.platforms import pods
 from serving.platforms.pods import PodRecord
-from serving.types import Deployment, Endpoint, Slot
+from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
 
 @pytest.mark.parametrize("name", ["100%", "a;b", 'a"b', "what?", "a#b"])
@@ -53,7 +53,7 @@ def test_the_port_of_a_deployed_pod_must_be_free_too(tmp_path: Path) -> None:
         server.listen()
         home = Home(tmp_path, free_fixed_ports())
         endpoint = Endpoint("127.0.0.1", server.getsockname()[1])
-        deployment = Deployment("m-blue-1", "m", "1", 1, Slot.BLUE, (endpoint,))
+        deployment = Deployment(DeploymentRef("m", Slot.BLUE, "1", 1), (endpoint,))
         pods.write_record(home, PodRecord(deployment, tmp_path, ""))
         with pytest.raises(Permanent, match="pod of m"):
             lifecycle.up(home)

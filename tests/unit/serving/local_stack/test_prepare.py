@@ -12,7 +12,7 @@ from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
 from serving.local_stack.prepare import prepare
 from serving.platforms import pods
-from serving.types import Deployment, Endpoint, RouteSettings, Slot, TrafficSplit
+from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
 
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Home:
 def deployed(home: Home, bundles: Path, *, api_keys: bool) -> Deployment:
     bundle = make_bundle(bundles, mlp(), name="locked", serving={"api_keys": api_keys})
     endpoints = (Endpoint("127.0.0.1", 1),)
-    deployment = Deployment("locked-blue-1", "locked", "1", 1, Slot.BLUE, endpoints)
+    deployment = Deployment(DeploymentRef("locked", Slot.BLUE, "1", 1), endpoints)
     pods.write_record(home, pods.PodRecord(deployment, bundle, ""))
     return deployment
 

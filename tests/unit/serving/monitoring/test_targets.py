@@ -7,12 +7,12 @@ import pytest
 from model_store.errors import Permanent
 from serving.gateway.router.memory import MemoryRouter
 from serving.monitoring.targets import targets
-from serving.types import ALL_STABLE, Deployment, Endpoint, Route, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot
 
 
 def deployment(service: str, version: int, slot: Slot, *ports: int) -> Deployment:
     endpoints = tuple(Endpoint("127.0.0.1", port) for port in ports)
-    return Deployment(f"{service}-{slot}-b{version}", service, f"b{version}", version, slot, endpoints)
+    return Deployment(DeploymentRef(service, slot, f"b{version}", version), endpoints)
 
 
 def test_both_arms_of_every_route_are_scraped() -> None:

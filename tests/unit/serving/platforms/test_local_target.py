@@ -31,7 +31,7 @@ from serving.local_stack.supervisor import RUNNING, Supervisor
 from serving.platforms import pods
 from serving.platforms import redis as target_redis
 from serving.platforms.local import LocalTarget, PodDoesNotStart
-from serving.types import Deployment, Endpoint, Slot
+from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 from tests.bundles import make_bundle, mlp
 from tests.contract.target_contract import Bundles, TargetContract, wait_until_ready
 
@@ -346,7 +346,7 @@ def test_a_home_too_deep_for_a_socket_has_its_pods_sockets_elsewhere(
     for service in ("a", "b"):
         path = make_bundle(tmp_path, mlp(), name=service)
         endpoint = Endpoint("127.0.0.1", 1)
-        deployment = Deployment(f"{service}-blue-1", service, "1", 1, Slot.BLUE, (endpoint,))
+        deployment = Deployment(DeploymentRef(service, Slot.BLUE, "1", 1), (endpoint,))
         pods.write_record(home, pods.PodRecord(deployment, path, ""))
         component = pods.pod(home, service, Slot.BLUE, 0)
         argv.add(component.argv[component.argv.index("--management") + 1])

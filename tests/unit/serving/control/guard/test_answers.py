@@ -21,6 +21,7 @@ from serving.metrics.envoy import EnvoyAdmin
 from serving.types import (
     ALL_STABLE,
     Deployment,
+    DeploymentRef,
     Endpoint,
     Finding,
     Outcome,
@@ -45,7 +46,7 @@ REQUESTS = 120
 
 def deployed(pod: RunningPod, version: int, slot: Slot) -> Deployment:
     endpoint = Endpoint("127.0.0.1", pod.port)
-    return Deployment(f"{MODEL}-{slot}-b{version}", MODEL, f"b{version}", version, slot, (endpoint,))
+    return Deployment(DeploymentRef(MODEL, slot, f"b{version}", version), (endpoint,))
 
 
 class Scene:

@@ -14,7 +14,7 @@ from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.metrics.envoy import MetricsUnavailable
 from serving.metrics.latency import Buckets
-from serving.types import ALL_STABLE, Deployment, Endpoint, Route, Slot, Verdict
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot, Verdict
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 BLUE, GREEN = Endpoint("127.0.0.1", 8501), Endpoint("127.0.0.1", 8502)
@@ -70,7 +70,7 @@ def _state(service: str) -> RolloutState:
 
 def _route(service: str) -> Route:
     arms = [
-        Deployment(f"{service}-{slot}-x", service, "x", version, slot, (endpoint,))
+        Deployment(DeploymentRef(service, slot, "x", version), (endpoint,))
         for version, slot, endpoint in ((1, Slot.BLUE, BLUE), (2, Slot.GREEN, GREEN))
     ]
     return Route(service, 1, ALL_STABLE, arms[0], arms[1])

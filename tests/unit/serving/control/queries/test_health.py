@@ -8,13 +8,13 @@ from model_store.errors import Retryable
 from serving.control.queries.health import Watch, judge
 from serving.control.queries.statuses import Health, HealthNow
 from serving.metrics.base import EndpointCounters
-from serving.types import ALL_STABLE, Deployment, Endpoint, Route, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 ONE, TWO = Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2)
 
 
 def arm(version: int, endpoint: Endpoint) -> Deployment:
-    return Deployment(f"m-{version}", "m", "b", version, Slot.BLUE, (endpoint,))
+    return Deployment(DeploymentRef("m", Slot.BLUE, "b", version), (endpoint,))
 
 
 ROUTE = Route("m", 1, ALL_STABLE, arm(1, ONE), arm(2, TWO))

@@ -13,7 +13,7 @@ from serving.control.queries.shelf import WentBack
 from serving.control.queries.statuses import Return
 from serving.control.queries.views import RollbackRow
 from serving.gateway.router.history import RouteChange, Served
-from serving.types import ALL_STABLE, Deployment, Route, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Route, Slot
 
 NOW = datetime(2026, 11, 30, 8, 0, tzinfo=UTC)
 RUN = ("model_rollback", "run-1")
@@ -30,7 +30,9 @@ def change(version: int, seconds: float) -> RouteChange:
 
 
 def route(version: int) -> Route:
-    return Route("fraud", 7, ALL_STABLE, Deployment("d", "fraud", "b", version, Slot.BLUE, ()), None)
+    return Route(
+        "fraud", 7, ALL_STABLE, Deployment(DeploymentRef("fraud", Slot.BLUE, "b", version), ()), None
+    )
 
 
 def row(situation: Situation, *changes: RouteChange, serves: int = 4, later: float = 30) -> RollbackRow:

@@ -9,7 +9,7 @@ import pytest
 
 from serving.control.queries.traffic import Traffic
 from serving.gateway.router.history import RouteHistory
-from serving.types import ALL_STABLE, Deployment, Endpoint, Route, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -19,7 +19,7 @@ def at(minutes: float) -> datetime:
 
 
 def deployment(version: int) -> Deployment:
-    return Deployment(f"m-{version}", "m", f"b{version}", version, Slot.BLUE, (Endpoint("127.0.0.1", 1),))
+    return Deployment(DeploymentRef("m", Slot.BLUE, f"b{version}", version), (Endpoint("127.0.0.1", 1),))
 
 
 @pytest.fixture

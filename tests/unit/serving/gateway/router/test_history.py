@@ -10,13 +10,13 @@ import pytest
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.gateway.router.history import RouteHistory
 from serving.home import Home, Ports
-from serving.types import ALL_STABLE, Deployment, Endpoint, Slot, TrafficSplit
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def deployment(version: int, slot: Slot) -> Deployment:
-    return Deployment(f"m-{slot}-b{version}", "m", f"b{version}", version, slot, (Endpoint("127.0.0.1", 9),))
+    return Deployment(DeploymentRef("m", slot, f"b{version}", version), (Endpoint("127.0.0.1", 9),))
 
 
 @pytest.fixture

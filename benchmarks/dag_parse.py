@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
 LIMIT_SECONDS = {1: 1.0, 300: 8.0}

@@ -26,10 +26,11 @@ from uuid import uuid4
 
 import httpx
 
+from model_store.installation import ROOT as REPOSITORY
 from model_store.registry import Registry
 from model_store.registry.rest import Rest
 from model_store.types import ModelRef
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.inbound.registration import ENDPOINT
 from serving.inbound.secrets import secrets_of
 from serving.inbound.signature import sign

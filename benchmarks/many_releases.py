@@ -44,9 +44,10 @@ from benchmarks.release_overhead import register_copies
 from demo.data import Parts
 from demo.models import MODEL as TRAINED
 from demo.traffic import applications
+from model_store.installation import ROOT as REPOSITORY
 from model_store.registry import Registry
 from model_store.types import ModelRef
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
 from serving.local_stack.supervisor import Supervisor

@@ -30,11 +30,12 @@ from demo.data import Parts
 from demo.models import MODEL as TRAINED
 from demo.traffic import applications
 from model_store.build import variants
+from model_store.installation import ROOT as REPOSITORY
 from model_store.registry import Registry
 from model_store.release_spec import load
 from model_store.types import ModelRef
 from serving.control.rollout.journal import Journal
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
 

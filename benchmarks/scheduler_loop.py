@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.dag_parse import folder_with
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 
 LIMIT = 1.1
 HOW = {"every": "every run", "changed": "what changed"}

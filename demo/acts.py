@@ -8,7 +8,7 @@ from typing import Literal
 
 from demo.models import MODEL, RECIPES
 from model_store.errors import Permanent
-from serving.home import REPOSITORY
+from model_store.installation import ROOT
 
 Asked = Literal["command", "registry"]
 Ending = Literal["promoted", "blocked", "rolled_back"]
@@ -40,7 +40,7 @@ class Scenario:
     model: str
     acts: tuple[Act, ...]
     faults: str
-    training: str = "demo.models"
+    training: str = f"{__package__}.models"
     spec: Path | None = None
     rate: float = 120.0
     # 20 % errors at 5 % of 120 requests a second are about one error a second to judge by.
@@ -70,8 +70,8 @@ SERVICE = Scenario(
         "sound, trained on other mails, but its pods fail one time in two",
     ),
     faults="mail_triage@4:error_rate=0.5",
-    training="demo.service.models",
-    spec=REPOSITORY / "examples" / "service" / "mail_triage.yaml",
+    training=f"{__package__}.service.models",
+    spec=ROOT / "examples" / "service" / "mail_triage.yaml",
     # A mail costs a core 5 to 10 ms, and the cores also train, quantize and judge.
     rate=12.0,
     # A fifth of 12 requests a second, and half of those fail: again about one error a second.
@@ -88,8 +88,8 @@ RECSYS = Scenario(
         "sound, trained as v2 was, but its pods fail one request in five",
     ),
     faults="film_ranking@4:error_rate=0.2",
-    training="demo.recsys.models",
-    spec=REPOSITORY / "examples" / "recsys" / "film_ranking.yaml",
+    training=f"{__package__}.recsys.models",
+    spec=ROOT / "examples" / "recsys" / "film_ranking.yaml",
     rate=100.0,
 )
 

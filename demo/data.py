@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from model_store.errors import Permanent
-from serving.home import REPOSITORY
+from model_store.installation import ROOT
 
-SOURCE = REPOSITORY / "examples" / "credit_risk" / "credit_data.csv"
+SOURCE = ROOT / "examples" / "credit_risk" / "credit_data.csv"
 LABEL = "bad"
 SLICES = ("Home", "Job")
 UNKNOWN = "unknown"

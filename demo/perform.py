@@ -15,11 +15,11 @@ from demo.stage import POLL_SECONDS, Stage
 from demo.traffic_log import Tally
 from demo.view import ActView, View, steps_of, weights
 from model_store.errors import Permanent, Retryable
+from model_store.installation import name_here
 from model_store.registry import Registry
 from model_store.types import ModelRef
 from serving.gateway.router.base import UnknownService
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.home import REPOSITORY
 from serving.local_stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
 
 ACT_SECONDS = 600
@@ -104,8 +104,8 @@ class Performance:
         version = str(act.version)
         command = ["release", self._stage.scenario.model, version, "--reason", act.story, "--json"]
         done = subprocess.run(
-            [sys.executable, "-m", "serving.cli", *command],
-            cwd=REPOSITORY,
+            [sys.executable, "-m", name_here("serving.cli"), *command],
+            cwd=self._home.run,
             capture_output=True,
             text=True,
             check=False,

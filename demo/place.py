@@ -12,12 +12,12 @@ from pathlib import Path
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
-from serving.home import REPOSITORY, Home
+from model_store.installation import DAG_FILES
+from serving.home import Home, default_root
 from serving.local_stack.supervisor import Supervisor
 
 MARK = "made-by-slipway-demo"
 CACHE = "cache"
-DEFAULT = REPOSITORY / "var" / "demo"
 
 
 def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ, *, spec: Path | None = None) -> Home:
@@ -27,7 +27,7 @@ def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ, *, spec:
     only release spec that is.
     Raises `Permanent` when the directory holds anything but an earlier demo, or that demo's stack still runs.
     """
-    environ["SLIPWAY_HOME"] = environ.get("SLIPWAY_HOME") or str(DEFAULT)
+    environ["SLIPWAY_HOME"] = environ.get("SLIPWAY_HOME") or str(default_root(environ) / "demo")
     home = Home.locate(environ)
     if home.root.exists() and any(home.root.iterdir()):
         _require_own(home)
@@ -42,7 +42,7 @@ def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ, *, spec:
 def _own_dags(folder: Path, spec: Path) -> None:
     """The repository's DAGs beside one spec: DAGs look for specs where they lie themselves."""
     (folder / "releases").mkdir(parents=True)
-    for file in (*(REPOSITORY / "dags").glob("*.py"), REPOSITORY / "dags" / ".airflowignore"):
+    for file in (*DAG_FILES.glob("*.py"), DAG_FILES / ".airflowignore"):
         (folder / file.name).symlink_to(file)
     shutil.copyfile(spec, folder / "releases" / spec.name)
 

@@ -19,7 +19,8 @@ from demo.fetch import fetch
 from demo.packages import PACKAGES
 from demo.traffic import TIMEOUT_SECONDS
 from model_store.errors import Permanent
-from serving.home import REPOSITORY, Home
+from model_store.installation import python_path
+from serving.home import Home
 from serving.local_stack import lifecycle
 from serving.local_stack.lifecycle import Standing
 
@@ -80,7 +81,7 @@ class Stage:
             self.tell("waiting until the first version answers through Envoy")
             _wait(deadline, f"{url} is not ready", self.home.logs / "envoy.log")
         of_scenario = ("--scenario", self.scenario.name, "--rate", str(self.scenario.rate))
-        self._traffic = self._start("demo.traffic", "--log", str(self.traffic_log), *of_scenario)
+        self._traffic = self._start(f"{__package__}.traffic", "--log", str(self.traffic_log), *of_scenario)
 
     def require_traffic(self) -> None:
         """Raises `Permanent` when the traffic ended by itself."""
@@ -105,7 +106,7 @@ class Stage:
         with (self.home.logs / f"{module}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env={**os.environ, **python_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

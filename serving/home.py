@@ -1,8 +1,9 @@
 """Where one Slipway installation keeps its data and which ports it uses.
 
-All data is in one directory: `SLIPWAY_HOME`, or `var/` in the repository. Ports are set once in
-`<home>/config.json` (written by `slipway up`); `SLIPWAY_PORT_BASE` moves all of them together, so that
-several stacks can run beside each other, and `SLIPWAY_PORT_<NAME>` moves one.
+All data is in one directory: `SLIPWAY_HOME`, or `var/` in a clone of the repository, or `slipway` in the
+user's data folder (`XDG_DATA_HOME`, else `~/.local/share`) where Slipway was installed by pip. Ports are set
+once in `<home>/config.json` (written by `slipway up`); `SLIPWAY_PORT_BASE` moves all of them together, so
+that several stacks can run beside each other, and `SLIPWAY_PORT_<NAME>` moves one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from model_store.errors import Permanent
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from model_store.installation import DAG_FILES, ROOT, is_clone
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,13 @@ class Ports:
         """The same layout, moved so that the first port is `base`."""
         usual = cls()
         return cls(**{name: port - usual.airflow + base for name, port in asdict(usual).items()})
+
+
+def default_root(environ: os._Environ[str] | dict[str, str] = os.environ) -> Path:
+    """Where the data is if `SLIPWAY_HOME` does not say it."""
+    if is_clone():
+        return ROOT / "var"
+    return Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "slipway"
 
 
 def _port(source: str, value: object) -> int:
@@ -65,11 +72,11 @@ class Home:
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
-        """From `SLIPWAY_HOME` (default `<repository>/var`), its config.json, and `SLIPWAY_PORT_*`.
+        """From `SLIPWAY_HOME` (its default is above), its config.json, and `SLIPWAY_PORT_*`.
 
         Raises `Permanent` when one of them is not readable as what it should be.
         """
-        root = Path(environ.get("SLIPWAY_HOME") or REPOSITORY / "var").resolve()
+        root = Path(environ.get("SLIPWAY_HOME") or default_root(environ)).resolve()
         ports = {**asdict(Ports()), **_saved_ports(root / "config.json")}
         if base := environ.get("SLIPWAY_PORT_BASE"):
             ports = asdict(Ports.from_base(_port("SLIPWAY_PORT_BASE", base)))
@@ -148,10 +155,13 @@ class Home:
 
     @property
     def dags(self) -> Path:
-        """Airflow's DAG folder: the installation's own if it has one (the demo's scenarios do), else the
-        repository's. Release specs are in `releases` below it."""
+        """Airflow's DAG folder. Release specs are in `releases` below it.
+
+        The installation's own if it has one (the demo's scenarios do), else the repository's. What pip
+        installed is nothing to write specs into: there it is the own one (`serving.local_stack.prepare`).
+        """
         own = self.root / "dags"
-        return own if own.is_dir() else REPOSITORY / "dags"
+        return DAG_FILES if is_clone() and not own.is_dir() else own
 
     @property
     def cache(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 from tests.outcomes import Outcomes, closing_lines, run_tests
 from tests.tools import TOOLS, fetch
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from model_store.compile.base import CompileSpec, NotCompiled
+from model_store.installation import python_path
 from model_store.storage.store import Store
 from model_store.types import Artifact, Toolchain
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-BUILDER = "model_store.compile.engine_builder"
+BUILDER = f"{__package__}.engine_builder"
 
 
 class EngineCompiler:
@@ -96,7 +96,7 @@ def _run_child(command: list[str], folder: Path, time_limit_seconds: float) -> s
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_python_path()])},
+            env={**os.environ, **python_path(*_python_path())},
             start_new_session=True,
         )
         try:

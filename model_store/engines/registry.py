@@ -10,10 +10,10 @@ from model_store.engines.base import Engine, UnknownEngine
 from model_store.engines.manifest import Manifest
 
 ENGINES = {
-    "onnxruntime": "model_store.engines.onnxruntime",
-    "onnxruntime_cuda": "model_store.engines.onnxruntime_cuda",
-    "tensorrt": "model_store.engines.tensorrt",
-    "tensorrt_rtx": "model_store.engines.tensorrt",
+    "onnxruntime": f"{__package__}.onnxruntime",
+    "onnxruntime_cuda": f"{__package__}.onnxruntime_cuda",
+    "tensorrt": f"{__package__}.tensorrt",
+    "tensorrt_rtx": f"{__package__}.tensorrt",
 }
 
 

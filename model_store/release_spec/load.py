@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from model_store.errors import Permanent
 from model_store.release_spec.complaint import Complaint, InvalidSpec
 from model_store.release_spec.document import read_document
+from model_store.release_spec.paths import beside
 from model_store.release_spec.pydantic_complaints import complaints
 from model_store.release_spec.release import ReleaseSpec
 
@@ -34,7 +35,14 @@ def load(path: Path) -> ReleaseSpec:
         raise InvalidSpec(path, [*document.complaints, *found]) from error
     if document.complaints:
         raise InvalidSpec(path, document.complaints)
-    return spec
+    return _with_data_beside(spec, path)
+
+
+def _with_data_beside(spec: ReleaseSpec, path: Path) -> ReleaseSpec:
+    """Relative paths of data, where the file lies beside the spec. Only here is it known where that is."""
+    written = {"evaluation": spec.data.evaluation, "calibration": spec.data.calibration}
+    found = {field: beside(path_written, path) for field, path_written in written.items()}
+    return spec if found == written else spec.model_copy(update={"data": spec.data.model_copy(update=found)})
 
 
 def load_all(folder: Path) -> Loaded:

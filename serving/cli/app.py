@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from model_store.errors import Permanent
+from model_store.installation import ROOT, is_clone, name_here
 from serving.cli import keys, releases, stack
 from serving.cli.accounts import accounts
 from serving.cli.doctor import doctor as examine
@@ -17,7 +18,7 @@ from serving.cli.keeping_commands import store_app, webhooks
 from serving.cli.options import Json, Model
 from serving.cli.output import telling_failures
 from serving.cli.people_commands import commands as people
-from serving.home import REPOSITORY, Home
+from serving.home import Home, default_root
 
 app = typer.Typer(
     name="slipway",
@@ -32,7 +33,8 @@ app = typer.Typer(
 @app.callback()
 def options(
     home: Annotated[
-        str | None, typer.Option(envvar="SLIPWAY_HOME", help="Directory of all data.", show_default="var/")
+        str | None,
+        typer.Option(envvar="SLIPWAY_HOME", help="Directory of all data.", show_default=str(default_root())),
     ] = None,
     port_base: Annotated[
         int | None,
@@ -170,12 +172,14 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 @app.command(context_settings=PASS_ON)
 def demo(context: typer.Context) -> None:
     """Watch four versions travel to users, and a bad one back. `--keep` leaves the stack up."""
-    _become("demo", context.args)
+    _become(name_here("demo"), context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def test(context: typer.Context) -> None:
     """Check the code and run all tests; arguments go to pytest."""
+    with telling_failures(as_json=False):
+        _require_clone("tests")
     _become("tests", context.args)
 
 
@@ -185,7 +189,8 @@ def bench(
 ) -> None:
     """Run one benchmark; further arguments are its own."""
     with telling_failures(as_json=False):
-        folder = REPOSITORY / "benchmarks"
+        _require_clone("benchmarks")
+        folder = ROOT / "benchmarks"
         known = sorted(path.stem for path in folder.glob("[!_]*.py"))
         known += sorted(path.parent.name for path in folder.glob("*/__main__.py"))
         if name not in known:
@@ -193,11 +198,17 @@ def bench(
     _become(f"benchmarks.{name}", context.args)
 
 
+def _require_clone(what: str) -> None:
+    if not is_clone():
+        raise Permanent(f"the {what} are not installed with the package", remedy="Run them in a clone of it.")
+
+
 def _become(module: str, arguments: list[str]) -> None:
-    os.chdir(REPOSITORY)
+    if is_clone():
+        os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 def main() -> None:
-    """Entry point of `python -m serving.cli`."""
+    """Entry point of `slipway` and of `python -m serving.cli`."""
     app(prog_name="slipway")

@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from model_store.durable import write_file
-from serving.home import REPOSITORY, Home
+from model_store.installation import ROOT, is_clone
+from serving.home import Home
 from serving.local_stack.credentials import Credentials
 from serving.local_stack.users import users_of
 
@@ -58,7 +59,8 @@ def settings(home: Home, credentials: Credentials) -> Settings:
 def _core(home: Home, credentials: Credentials) -> dict[str, str]:
     return {
         "dags_folder": str(home.dags),
-        "plugins_folder": str(REPOSITORY / "plugins"),
+        # Of a clone; what pip installed, Airflow finds by its entry point.
+        "plugins_folder": str(ROOT / "plugins" if is_clone() else home.airflow / "plugins"),
         "executor": "LocalExecutor",
         # Two cores: four tasks at once keep them busy while one of them waits for a file or a server.
         "parallelism": "4",

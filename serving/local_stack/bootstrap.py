@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def become_command(environment: Path, arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the command line of the installed project."""
-    os.environ["PYTHONPATH"] = str(REPOSITORY)
+    os.environ["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'plugins'}"
     python = environment / "bin" / "python"
     # -P: a folder named serving where the user happens to be is not ours.
     os.execv(python, [str(python), "-P", "-m", "serving.cli", *arguments])

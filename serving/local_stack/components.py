@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_store.errors import Permanent
+from model_store.installation import name_here, python_path
 from serving import gateway
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.local_stack import airflow_config, airflow_jobs, mlflow_config
 from serving.local_stack.credentials import Credentials, credentials_of
 from serving.local_stack.locks import locked
@@ -57,7 +58,7 @@ def common_environment(home: Home) -> dict[str, str]:
     """What every component and pod gets, so that all of them find the same installation."""
     return {
         "SLIPWAY_HOME": str(home.root),
-        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'plugins'}",
+        **python_path(),
         "MLFLOW_TRACKING_URI": home.mlflow_url,
         # A proxy for the world outside must not see what the components say to each other.
         "NO_PROXY": "127.0.0.1,localhost",
@@ -86,7 +87,7 @@ def _envoy(home: Home) -> Component:
 
 def _guard() -> Component:
     """The loop that takes a bad version out of traffic; it needs neither Airflow nor MLflow."""
-    return Component("guard", (sys.executable, "-m", "serving.control.guard"))
+    return Component("guard", (sys.executable, "-m", name_here("serving.control.guard")))
 
 
 def _airflow(home: Home) -> list[Component]:

@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from model_store.errors import SlipwayError
+from model_store.installation import ROOT, is_clone
 from model_store.release_spec import load_all
 from serving.control.upkeep import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.local_stack.airflow_api import airflow_api
 from serving.local_stack.lifecycle import fixed_ports, require_plain_paths, standings
 from serving.local_stack.ports import is_free, owner_of
@@ -86,27 +89,33 @@ def _python(home: Home) -> Iterator[Diagnosis]:
 
 
 def _packages(home: Home) -> Iterator[Diagnosis]:
-    pins = _pins()
-    installed = {name: _installed(name) for name in PACKAGES}
-    wrong = {name: found for name, found in installed.items() if found != pins[name]}
+    asked = _asked_for()
+    installed = {name: _installed(name) for name in PACKAGES if name in asked}
+    wrong = {name: found for name, found in installed.items() if found not in asked[name]}
     for name, found in wrong.items():
-        remedy = "Delete .venv and run ./slipway again."
-        yield _broken("packages", f"{name} {found} instead of {pins[name]}", remedy)
+        install = "pip install 'slipway[airflow,local]'"
+        remedy = "Delete .venv and run ./slipway again." if is_clone() else f"{install} again."
+        yield _broken("packages", f"{name} {found or 'missing'} instead of {asked[name]}", remedy)
     if not wrong:
         yield _fine("packages", ", ".join(f"{name} {found}" for name, found in installed.items()))
 
 
-def _pins() -> dict[str, str]:
-    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
-    pinned = (line.split()[0].partition("==") for line in lines if re.match(r"[\w.-]+==", line))
-    return {name: pin for name, _, pin in pinned}
+def _asked_for() -> dict[str, SpecifierSet]:
+    """By package: the one version that a clone pins, or the versions that our own metadata allow."""
+    if is_clone():
+        lines = (ROOT / "requirements.txt").read_text().splitlines()
+        said = [line.split()[0] for line in lines if re.match(r"[\w.-]+==", line)]
+    else:
+        said = requires("slipway") or []
+    return {asked.name: asked.specifier for asked in map(Requirement, said)}
 
 
 def _installed(name: str) -> str:
+    """Its version; empty when it is not there."""
     try:
         return version(name)
     except PackageNotFoundError:
-        return "missing"
+        return ""
 
 
 def _directory(home: Home) -> Iterator[Diagnosis]:

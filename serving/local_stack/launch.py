@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from model_store.errors import Permanent, SlipwayError
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.local_stack.components import BIN, Component, common_environment, component
 from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
 from serving.platforms import redis
@@ -29,7 +29,9 @@ def become(home: Home, program: Component) -> NoReturn:
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     program.prepare()
     os.nice(program.niceness)
-    os.chdir(REPOSITORY)
+    # Python looks for modules where it is started: where nobody keeps any.
+    home.run.mkdir(parents=True, exist_ok=True)
+    os.chdir(home.run)
     os.execv(program.argv[0], program.argv)
 
 

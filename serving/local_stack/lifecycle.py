@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 import psutil
 
 from model_store.errors import Permanent
+from model_store.installation import ROOT
 from serving.gateway.watches import require_all
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.inbound import registration
 from serving.local_stack import supervisor
 from serving.local_stack.components import components
@@ -81,8 +82,8 @@ def _begin(home: Home) -> None:
 
 
 def require_plain_paths(home: Home) -> None:
-    """Raises `Permanent` when the home or the repository is somewhere that tools would misread."""
-    for path in (home.root, REPOSITORY):
+    """Raises `Permanent` when the home or the code is somewhere that tools would misread."""
+    for path in (home.root, ROOT):
         if found := sorted(set(str(path)) & set(MISREAD_CHARACTERS)):
             raise Permanent(
                 f"the path {str(path)!r} contains {' '.join(found)}",

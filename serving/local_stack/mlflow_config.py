@@ -21,7 +21,7 @@ def database(home: Home) -> Path:
 def command(home: Home) -> tuple[str, ...]:
     """One worker: requests run in its threads, and SQLite has one writer anyway."""
     return (
-        *(sys.executable, "-m", "uvicorn", "serving.local_stack.mlflow_app:app"),
+        *(sys.executable, "-m", "uvicorn", f"{__package__}.mlflow_app:app"),
         *("--host", "127.0.0.1", "--port", str(home.ports.mlflow)),
         *("--workers", "1", "--no-access-log", "--timeout-graceful-shutdown", "5"),
     )

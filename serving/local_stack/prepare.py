@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from model_store.durable import write_file
 from model_store.errors import SlipwayError
+from model_store.installation import DAG_FILES, is_clone
 from model_store.unwritable import require_room, unwritable
 from serving.control.upkeep import Retention
 from serving.gateway import api_keys
@@ -25,6 +26,13 @@ from serving.platforms import pods, redis
 
 # Below this nothing starts. What is enough to work with, `./slipway doctor` says.
 ROOM_BYTES = 1024 * 1024
+
+# Airflow reads a file that has the words dag and airflow in it.
+DAGS_OF_A_HOME = """\
+from slipway_airflow import dags
+
+globals().update(dags.beside(__file__))
+"""
 
 
 def prepare(home: Home, supervised: Iterable[Component]) -> None:
@@ -41,11 +49,20 @@ def prepare(home: Home, supervised: Iterable[Component]) -> None:
     kept = json.loads(home.config.read_bytes()) if home.config.exists() else {}
     settings = {"retention": asdict(Retention()), **kept, "ports": asdict(home.ports)}
     write_file(home.config, json.dumps(settings, indent=1).encode())
+    if not is_clone() and not home.dags.exists():
+        _make_dag_folder(home)
     airflow_config.write(home, credentials_of(home))
     supervisor.configure(home, supervised)
     pods.renew_programs(home)
     redis.renew_program(home)
     _close_what_pods_closed(home)
+
+
+def _make_dag_folder(home: Home) -> None:
+    """One file that asks the installed package for the DAGs, and the example of a spec beside it."""
+    write_file(home.dags / "slipway_dags.py", DAGS_OF_A_HOME.encode())
+    for spec in (DAG_FILES / "releases").glob("*.yaml"):
+        write_file(home.dags / "releases" / spec.name, spec.read_bytes())
 
 
 def _close_what_pods_closed(home: Home) -> None:

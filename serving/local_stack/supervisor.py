@@ -20,7 +20,8 @@ from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped
 
 from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
-from serving.home import REPOSITORY, Home
+from model_store.installation import python_path
+from serving.home import Home
 from serving.local_stack.components import Component
 from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK
 
@@ -101,7 +102,7 @@ stdout_logfile_backups=2
 
 def launch_command(*arguments: str) -> str:
     """supervisord splits commands like a shell."""
-    return shlex.join([sys.executable, "-m", "serving.local_stack.launch", *arguments])
+    return shlex.join([sys.executable, "-m", f"{__package__}.launch", *arguments])
 
 
 def configure(home: Home, programs: Iterable[Component]) -> None:
@@ -132,7 +133,7 @@ logfile_maxbytes=10MB
 logfile_backups=2
 pidfile={home.run / "supervisord.pid"}
 childlogdir={home.logs}
-directory={REPOSITORY}
+directory={home.run}
 umask=022
 
 [supervisorctl]
@@ -149,7 +150,7 @@ files = ../pods/.programs/*.conf
 
 def start(home: Home) -> None:
     """Start supervisord in the background. Raises `Permanent` with its own words if it will not."""
-    own = {"SLIPWAY_HOME": str(home.root), "PYTHONPATH": str(REPOSITORY)}
+    own = {"SLIPWAY_HOME": str(home.root), **python_path()}
     environment = {**os.environ, **own, HOME_MARK: str(home.root), PROGRAM_MARK: "supervisord"}
     # supervisord unlinks a dead socket by itself, but only where it can still connect and be refused.
     socket_path(home).unlink(missing_ok=True)

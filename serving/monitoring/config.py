@@ -185,7 +185,7 @@ def _relabel(target: str, replacement: str, regex: str, *sources: str) -> Messag
 
 
 def _texts(folder: str, suffix: str) -> dict[str, str]:
-    found = (files("serving.monitoring") / folder).iterdir()
+    found = (files(__package__) / folder).iterdir()
     return {file.name: file.read_text() for file in found if file.name.endswith(suffix)}
 
 

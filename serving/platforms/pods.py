@@ -15,6 +15,7 @@ from typing import Any
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
+from model_store.installation import name_here
 from serving.home import Home
 from serving.local_stack.components import Component
 from serving.local_stack.supervisor import ProgramState, launch_command, private_socket, program_section
@@ -155,7 +156,7 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
         raise Permanent(f"nothing is deployed in {service}'s slot {slot}", remedy="Release a version first.")
     endpoint, wishes = record.deployment.endpoints[number], wishes_of(record.bundle)
     argv = (
-        *(sys.executable, "-m", "serving.pod", "--bundle", str(record.bundle)),
+        *(sys.executable, "-m", name_here("serving.pod"), "--bundle", str(record.bundle)),
         *("--host", endpoint.host, "--port", str(endpoint.port)),
         *("--management", f"unix:{_management_socket(home, f'{record.group}-{number}')}"),
         *("--slot", slot.value, "--drain-seconds", str(DRAIN_SECONDS)),

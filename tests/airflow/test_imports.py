@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 
 pytestmark = [
     pytest.mark.airflow,

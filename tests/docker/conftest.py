@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from serving.home import REPOSITORY, Home, Ports
+from model_store.installation import ROOT as REPOSITORY
+from serving.home import Home, Ports
 from tests.e2e.stack import free_port_base
 
 # What the image is built on, where python:3.12-slim cannot be pulled and is not there.

@@ -9,7 +9,7 @@ import pytest
 from demo import place
 from demo.place import MARK, fresh_home
 from model_store.errors import Permanent
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 
 
 def environ(root: Path) -> dict[str, str]:
@@ -82,7 +82,7 @@ def test_a_link_inside_is_removed_and_not_followed(tmp_path: Path) -> None:
 def test_without_slipway_home_the_demo_has_a_place_in_var(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "DEFAULT", tmp_path / "var" / "demo")
+    monkeypatch.setattr(place, "default_root", lambda _environ: tmp_path / "var")
     variables: dict[str, str] = {}
     assert fresh_home(variables).root == tmp_path / "var" / "demo"
     assert variables["SLIPWAY_HOME"] == str(tmp_path / "var" / "demo")

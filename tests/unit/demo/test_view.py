@@ -8,7 +8,7 @@ from demo.acts import SCENARIOS, scenario
 from demo.models import RECIPES
 from demo.view import STORY, ActView, Step, View, in_words, steps_of, weights
 from model_store.errors import Permanent
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 from serving.local_stack.airflow_api import TaskRun
 from serving.types import Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 

@@ -442,3 +442,16 @@ def test_whatever_a_file_holds_the_answer_is_a_spec_or_a_refusal(
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
     with suppress(InvalidSpec):
         load(path)
+
+
+def test_data_that_lies_beside_its_spec_is_found_there_and_other_data_where_it_was(
+    tmp_path: Path, spec_file: Path
+) -> None:
+    elsewhere = load(spec_file).data
+    folder = tmp_path / "a $ folder"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "evaluation.parquet").touch()
+    data = load(spec_file.rename(folder / "fraud.yaml")).data
+
+    assert expand(data.evaluation, home=tmp_path) == folder / "data" / "evaluation.parquet"
+    assert data.calibration == elsewhere.calibration == "data/calibration.parquet"

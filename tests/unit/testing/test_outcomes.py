@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 from tests.outcomes import MOST_REPEATED, Outcomes, closing_lines, run_tests
 
 ONCE = """

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from model_store.installation import ROOT as REPOSITORY
 from serving.cli import following, releases, returning, stack
 from serving.cli.app import app
 from serving.control.audit import AuditTrail
@@ -22,7 +23,7 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutStep
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from serving.local_stack import airflow_api, slipway_api
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 

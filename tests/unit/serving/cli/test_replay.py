@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from model_store.installation import ROOT as REPOSITORY
 from serving.cli.app import app
 from serving.control.rollout.plan import Phase
-from serving.home import REPOSITORY, Home
+from serving.home import Home
 from tests.unit.serving.world import RELEASE, World
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 from tests.mounts import small_disk
 
 UV = """

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from serving.home import REPOSITORY, Home, Ports
+from model_store.installation import ROOT as REPOSITORY
+from serving.home import Home, Ports
 from serving.local_stack.components import components
 from serving.local_stack.supervisor import configuration_path
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.home import REPOSITORY, Home, Ports
+from model_store.installation import ROOT as REPOSITORY
+from serving.home import Home, Ports
 from serving.local_stack.components import common_environment, component, components
 from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK
 
@@ -41,7 +42,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path, Ports())
 
 
-def test_a_component_is_prepared_marked_and_started_in_the_repository(home: Home) -> None:
+def test_a_component_is_prepared_marked_and_started_where_no_modules_lie(home: Home) -> None:
     done = launch(home, "-c", BECOME, str(home.root))
     prepared, shown = done.stdout.splitlines()
     environ, folder, niceness = json.loads(shown)
@@ -51,7 +52,7 @@ def test_a_component_is_prepared_marked_and_started_in_the_repository(home: Home
     assert environ[PROGRAM_MARK] == "shown"
     assert environ["OWN"] == "1"
     assert environ["PATH"].startswith(str(Path(sys.executable).parent))
-    assert folder == str(REPOSITORY)
+    assert folder == str(home.run)
     assert niceness == min(os.nice(0) + 3, 19)
 
 

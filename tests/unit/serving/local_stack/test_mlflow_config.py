@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from serving.home import REPOSITORY, Home, Ports
+from model_store.installation import ROOT as REPOSITORY
+from serving.home import Home, Ports
 from serving.local_stack import mlflow_config
 from serving.local_stack.credentials import credentials_of
 from serving.local_stack.ports import free_ports

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model_store.installation import ROOT as REPOSITORY
 from model_store.unwritable import unwritable
 from serving.cli.app import app
-from serving.home import REPOSITORY, Home, Ports
+from serving.home import Home, Ports
 from serving.local_stack.prepare import prepare
 from tests.mounts import small_disk
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from model_store.installation import ROOT as REPOSITORY
 from serving.control.guard.exposition import GuardCollector
 from serving.control.guard.guard import Guard
 from serving.control.rollout.journal import Journal
 from serving.gateway.router.memory import MemoryRouter
-from serving.home import REPOSITORY, Home, Ports
+from serving.home import Home, Ports
 from serving.monitoring.config import Options, dashboards, rules, write
 from tests.tools import AMTOOL, PROMTOOL, require
 

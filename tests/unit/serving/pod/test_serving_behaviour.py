@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from model_store.errors import Permanent
-from serving.home import REPOSITORY
+from model_store.installation import ROOT as REPOSITORY
 from tests.bundles import elementwise, make_bundle, mlp, model_of
 from tests.pods import RunningPod, running_pod
 

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.page.home import Shelf
 from model_store.errors import Retryable
+from model_store.installation import ROOT as REPOSITORY
 from model_store.release_spec import load
 from serving.control import flapping
 from serving.control.audit import AuditTrail, Entry
@@ -25,7 +26,7 @@ from serving.control.queries.runs import ModelDag, Question, RunSeen, Situation,
 from serving.control.queries.statuses import Status
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.control.wiring import wire
-from serving.home import REPOSITORY, Home, Ports
+from serving.home import Home, Ports
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint
 

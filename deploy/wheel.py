@@ -1,8 +1,9 @@
 """Builds the wheel: the folders of the repository become packages below `slipway`.
 
-In the repository `serving`, `model_store`, `demo`, `examples` and `dags` lie at the top, and import each other by
-those names. In somebody's site-packages such names would meet other people's. So the build puts them below one
-package and writes the new name into each import; nothing else of the code is changed (docs/decisions/0119).
+In the repository `serving`, `model_store`, `demo`, `examples` and `dags` lie at the top, and import each
+other by those names. In somebody's site-packages such names would meet other people's. So the build puts them
+below one package and writes the new name into each import, and the command's into what people are told
+(docs/decisions/0119).
 
 It is hatchling's build hook (pyproject.toml). By hand it shows what would be installed:
 
@@ -56,7 +57,7 @@ class WheelHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def lay_out(repository: Path, folder: Path) -> None:
-    """Write into `folder` what a site-packages gets. Raises `ValueError` for an import nobody could rename."""
+    """Write into `folder` what a site-packages gets. Raises `ValueError` for an import it cannot rename."""
     moves = {**{name: f"{PACKAGE}/{name}" for name in MOVED}, **KEPT}
     for source, target in moves.items():
         for file in _files(repository / source):

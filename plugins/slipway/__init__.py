@@ -1,7 +1,7 @@
 """The names that an installed Slipway has (`slipway.serving.platforms.base`), in a clone.
 
-Who extends Slipway writes those. In a wheel this package holds the folders (deploy/wheel.py); here each of its
-modules is the repository's own, under a second name: one module, so there is one `Permanent` to catch.
+Who extends Slipway writes those. In a wheel this package holds the folders (deploy/wheel.py); here each of
+its modules is the repository's own, under a second name: one module, so there is one `Permanent` to catch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ class _SecondName(MetaPathFinder, Loader):
         own = fullname.removeprefix(f"{__name__}.")
         if own == fullname or own.partition(".")[0] not in _PACKAGES:
             return None
-        there = find_spec(own)
-        # `python -m slipway.serving.cli` asks for the file, and for what is in a package.
-        return there and ModuleSpec(
-            fullname, self, origin=there.origin, is_package=there.submodule_search_locations is not None
-        )
+        return ModuleSpec(fullname, self) if find_spec(own) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(spec.name.removeprefix(f"{__name__}."))

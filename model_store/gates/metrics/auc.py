@@ -38,7 +38,7 @@ class AUC(Shares, Kind):
         return float(np.mean([roc_auc_score(positive, scores) for positive, scores in columns]))
 
     def bounds(self, truth: Truth, reference: Prediction, candidate: Prediction, confidence: float) -> Bounds:
-        """DeLong's variance, and rows that are not seen: harm 1."""
+        """DeLong's variance, with Student's t for few of a class, and rows that are not seen: harm 1."""
         before, after = (one_against_rest(truth, said, self.name, least=2) for said in (reference, candidate))
         pairs = [
             (positive, placements(positive, was), placements(positive, becomes))
@@ -49,7 +49,9 @@ class AUC(Shares, Kind):
         changes = [_contributions(positive, becomes.of_row - was.of_row) for positive, was, becomes in pairs]
         per_row = np.mean(changes, axis=0)
         harm = max(1.0, typical_size(per_row[per_row < 0]) if value < 0 else 0.0)
-        reach = variance_reach(float((per_row**2).sum()) / rows**2, rows, confidence, harm=harm)
+        rarest = min(min(int(p.sum()), int((~p).sum())) for p, _, _ in pairs)
+        variance = float((per_row**2).sum()) / rows**2
+        reach = variance_reach(variance, rows, rarest - 1, confidence, harm=harm)
         return Bounds(value - reach, value + reach)
 
 
@@ -138,7 +140,7 @@ class AveragePrecision(Shares, Smooth):
         classes = classes_of(truth)
         if classes.ndim == 2:
             shares = np.maximum(classes.mean(axis=0), 1 / len(classes))
-            return float((1 / shares).max() / classes.shape[1])
+            return float((1 / shares).mean())
         return float(1 / np.mean(classes == 1))
 
 

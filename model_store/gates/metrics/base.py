@@ -14,7 +14,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 Task = Literal["binary", "multiclass", "multilabel", "regression", "ranking", "custom"]
-Needs = Literal["decisions", "scores", "values"]
+Needs = Literal["decisions", "scores", "values", "any"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

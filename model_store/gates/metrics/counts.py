@@ -48,16 +48,17 @@ class Counted(Smooth):
         return Part(float(np.mean([p.value for p in parts])), np.mean([p.influence for p in parts], axis=0))
 
     def harm(self, truth: Truth, reference: Prediction) -> float:
-        """One row of the rarest class (or decision, for precision) counts for its share of that class."""
+        """A row counts for its share of the rarest class (precision: of decisions), or of all its labels."""
         is_so, decided = indicators(truth, reference, self.name, self.average)
         rows, columns = is_so.shape
         if self.average == "micro":
             at_once = columns if classes_of(truth).ndim == 2 else 1
             return float(at_once / max(is_so.sum(axis=1).mean(), 1 / rows))
-        rarest = is_so.sum(axis=0).min()
+        count = is_so.sum(axis=0)
         if self.statistic == "precision":
-            rarest = min(rarest, decided.sum(axis=0).min())
-        return float(rows / max(rarest, 1) / columns)
+            count = np.minimum(count, decided.sum(axis=0))
+        shares = np.maximum(count, 1) / rows
+        return float((1 / shares).mean() if classes_of(truth).ndim == 2 else (1 / shares).max() / columns)
 
     def blind(self, truth: Truth) -> Prediction | None:
         """Always yes; of several classes, at random with their shares."""

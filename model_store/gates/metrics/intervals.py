@@ -105,10 +105,13 @@ def _largest_root(a: float, b: float, c: float) -> float:
     return (sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
 
 
-def variance_reach(variance: float, rows: int, confidence: float, *, harm: float) -> float:
-    """How far from an estimate of this variance its one-sided bound is, with `harm` as in `mean_bounds`."""
+def variance_reach(variance: float, rows: int, degrees: int, confidence: float, *, harm: float) -> float:
+    """How far from an estimate of this variance its one-sided bound is, with `harm` as in `mean_bounds`.
+
+    `degrees`: how many of the `rows` say something of the variance, less one.
+    """
     half = unseen_events(confidence) * harm / (2 * rows)
-    return half + sqrt(half**2 + NormalDist().inv_cdf(confidence) ** 2 * variance)
+    return half + sqrt(half**2 + quantile(degrees, confidence) ** 2 * variance)
 
 
 def unseen_events(confidence: float) -> float:

@@ -116,10 +116,14 @@ class Gain(Kind):
 
     def bounds(self, truth: Truth, reference: Prediction, candidate: Prediction, confidence: float) -> Bounds:
         """Of the mean difference."""
-        of_reference, of_candidate = self.gains(truth, reference), self.gains(truth, candidate)
-        both = np.concatenate([of_reference, of_candidate])
-        harm = max(float(np.abs(both).max()), float(np.ptp(both)))
-        return mean_bounds(of_candidate - of_reference, confidence, harm=harm)
+        return gain_bounds(self.gains(truth, reference), self.gains(truth, candidate), confidence)
+
+
+def gain_bounds(reference: Array, candidate: Array, confidence: float) -> Bounds:
+    """Of the mean of candidate - reference, from what rows or groups gain ([n] both)."""
+    both = np.concatenate([reference, candidate])
+    harm = max(float(np.abs(both).max()), float(np.ptp(both)))
+    return mean_bounds(candidate - reference, confidence, harm=harm)
 
 
 class Part(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Any, cast
 import model_store.gates.metrics as package
 from model_store.errors import Permanent
 from model_store.gates.metrics.base import Metric, Task
+from model_store.gates.metrics.custom import Custom
 
 GROUP = "slipway.metrics"
 _MEMBERS = ("name", "tasks", "needs", "higher_is_better", "relative", "value", "trivial", "compare")
@@ -48,11 +49,13 @@ class Family:
             raise Permanent(f"{name}: {error}", remedy=f"write it as {self.pattern}") from error
 
 
-def metric(name: str) -> Metric:
-    """The metric of that name, such as `auc` or `ndcg_10`.
+def metric(name: str, *, trusted: bool = False) -> Metric:
+    """The metric of that name, such as `auc` or `ndcg_10`; or a trusted function, `PATH.py:function`.
 
     Raises `Permanent` with what there is, and the closest name.
     """
+    if ":" in name:
+        return Custom(name, trusted=trusted)
     own = _own()
     if name in own and not isinstance(found := own[name], Family):
         return found
@@ -87,7 +90,9 @@ def _unknown(name: str) -> Permanent:
     names = sorted({*_own(), *_installed()})
     close = get_close_matches(name, names, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    return Permanent(f"there is no metric {name!r}{meant}", remedy=f"there are: {', '.join(names)}")
+    return Permanent(
+        f"there is no metric {name!r}{meant}", remedy=f"there are: {', '.join(names)}; or PATH.py:function"
+    )
 
 
 @cache

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from demo.acts import Scenario
 from demo.facts import AUC, CHAMPION, Release
 from demo.traffic_log import TrafficLog, failures_by_kind
-from model_store.gates.choose import TIE_BAND
 
 # A sender that stood still proves nothing; a busy machine may hold it up for a moment.
 LONGEST_PAUSE_SECONDS = 2.0
@@ -69,13 +68,21 @@ def _of_promoted(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Cla
 
 
 def _is_fastest(release: Release) -> Claim:
-    passed = {v.precision: v.ratio for v in release.variants if v.ratio is not None and v.report.passed}
-    best = min(passed.values(), default=None)
+    passed = {v.precision: (v.ratio, v.interval) for v in release.variants if v.ratio and v.report.passed}
     mine = passed.get(release.chosen or "")
-    holds = mine is not None and best is not None and mine <= best * (1 + TIE_BAND)
-    measured = ", ".join(f"{precision} {ratio:.2f}" for precision, ratio in passed.items())
+    holds = mine is not None and not any(_is_surely_faster(other, mine) for other in passed.values())
+    measured = ", ".join(f"{precision} {ratio:.2f}" for precision, (ratio, _) in passed.items())
     says = f"v{release.version} serves the precision measured as fastest of those that passed"
     return Claim(says, holds, f"{release.chosen} of: {measured} (p50 over fp32's)")
+
+
+Measured = tuple[float, tuple[float, float] | None]
+
+
+def _is_surely_faster(one: Measured, other: Measured) -> bool:
+    """Not only by chance: what was measured leaves no doubt."""
+    (ratio, interval), (of_other, interval_of_other) = one, other
+    return (interval or (ratio, ratio))[1] < (interval_of_other or (of_other, of_other))[0]
 
 
 def _of_blocked(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Claim]:

@@ -101,6 +101,7 @@ def _variant(gated: Json) -> Variant:
         before_ms=profile.get("baseline_p50_ms"),
         after_ms=profile.get("p50_ms"),
         ratio=profile.get("latency_ratio"),
+        interval=tuple(profile["latency_interval"]) if profile else None,
     )
 
 

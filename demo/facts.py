@@ -18,7 +18,8 @@ CHAMPION = "accuracy against champion"
 class Variant:
     """One precision as the gates saw it. Latencies: p50 of one row in ms, None if it is not for this runtime.
 
-    `before_ms` is the fp32 ONNX model's in the same seconds, `ratio` the variant's over it.
+    `before_ms` is the fp32 ONNX model's in the same seconds, `ratio` the variant's over it, which lies within
+    `interval` as far as was measured.
     """
 
     precision: str
@@ -27,6 +28,7 @@ class Variant:
     before_ms: float | None
     after_ms: float | None
     ratio: float | None
+    interval: tuple[float, float] | None = None
 
     @property
     def is_servable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,16 @@ from model_store.types import Bundle, ModelRef
 from tests.small_models import Credit
 
 REF = ModelRef("credit_risk", 2)
+
+
+def has_gpu() -> bool:
+    try:
+        return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
+    except OSError:
+        return False
+
+
+no_gpu = pytest.mark.skipif(has_gpu(), reason="there is a GPU here, on which the engine runs")
 
 
 @dataclass
@@ -83,7 +94,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = profile.measure
     monkeypatch.setattr("model_store.gates.expectations.validate_checks", lambda reports, docs: None)
     monkeypatch.setattr(
-        "model_store.stages.gate.measure", lambda *a, **k: whole(*a, **{**k, "budget_seconds": 0.05})
+        "model_store.stages.candidate.measure", lambda *a, **k: whole(*a, **{**k, "budget_seconds": 0.05})
     )
 
 

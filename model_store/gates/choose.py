@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +12,6 @@ from model_store.types import Check, GateReport, Precision
 
 Prefer = Literal["latency", "size", "order"]
 
-# Latency ratios this close are equally fast: repeated measurements differ by as much.
-TIE_BAND = 0.05
-
 # The way back when nothing else decides: the smallest first.
 FALLBACK: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 
@@ -21,7 +19,8 @@ FALLBACK: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 @dataclass(frozen=True, slots=True)
 class Contender:
     """A candidate that could be served. `latency_ratio`: its p50 over that of the fp32 model, None if it
-    could not run here.
+    could not run here; `latency_interval`: within what it lies as far as was measured (95 %), None for the
+    ratio itself.
     """
 
     precision: Precision
@@ -29,6 +28,17 @@ class Contender:
     report: GateReport
     latency_ratio: float | None
     size_bytes: int
+    latency_interval: tuple[float, float] | None = None
+
+    @property
+    def speed(self) -> float:
+        """The measured ratio; infinite where nothing was measured."""
+        return math.inf if self.latency_ratio is None else self.latency_ratio
+
+    def may_be_as_fast_as(self, fastest: Contender) -> bool:
+        """Whether what was measured of both leaves it open which is the faster."""
+        own, other = (one.latency_interval or (one.speed, one.speed) for one in (self, fastest))
+        return own[0] <= other[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +76,37 @@ def choose(
         raise NothingPassed(contenders, unavailable)
     match prefer:
         case "latency":
-            return _fastest(passed)
+            return _fastest(passed, order)
         case "size":
             best = min(passed, key=lambda c: (c.size_bytes, FALLBACK.index(c.precision)))
             return Choice(best, f"smallest of {len(passed)} that passed: {best.size_bytes / 1e6:.2f} MB")
         case "order":
-            best = min(passed, key=lambda c: order.index(c.precision))
-            return Choice(best, f"first of {', '.join(order)} that passed")
+            return _first(passed, order)
 
 
-def _fastest(passed: Sequence[Contender]) -> Choice:
-    """Among the equally fast, the smaller; among the equally small, in order of the fallback."""
-    measured = [
-        (contender.latency_ratio, contender) for contender in passed if contender.latency_ratio is not None
-    ]
+def _first(passed: Sequence[Contender], order: Sequence[Precision], why: str = "") -> Choice:
+    best = min(passed, key=lambda contender: order.index(contender.precision))
+    return Choice(best, f"{why}first of {', '.join(order)} that passed")
+
+
+def _fastest(passed: Sequence[Contender], order: Sequence[Precision]) -> Choice:
+    """The lowest ratio; of those that measuring cannot tell from it, the smaller file, then in order of the
+    fallback. Where nothing was measured, in the order of the spec.
+    """
+    measured = [contender for contender in passed if contender.latency_ratio is not None]
     if not measured:
-        raise Permanent(
-            "the fastest is asked for, and no candidate could run on this machine",
-            remedy="set `prefer: size` or `prefer: order` in the spec, or build where the runtime works",
-        )
-    lowest = min(ratio for ratio, _ in measured)
-    tied = [(ratio, contender) for ratio, contender in measured if ratio <= lowest * (1 + TIE_BAND)]
-    ratio, best = min(tied, key=lambda pair: (pair[1].size_bytes, FALLBACK.index(pair[1].precision)))
-    equal = f", the smallest of {len(tied)} equally fast" if len(tied) > 1 else ""
-    return Choice(best, f"p50 is {ratio:.2f} of fp32's{equal}; {len(passed)} passed")
+        return _first(passed, order, "latency was not measured, for no engine was run here: ")
+    fastest = min(measured, key=lambda contender: contender.speed)
+    tied = [contender for contender in measured if contender.may_be_as_fast_as(fastest)]
+    best = min(tied, key=lambda contender: (contender.size_bytes, FALLBACK.index(contender.precision)))
+    others = [f"{other.precision}'s {other.speed:.3g}" for other in tied if other is not best]
+    if not others:
+        return Choice(best, f"fastest of {len(passed)} that passed: p50 is {best.speed:.3g} of fp32's")
+    return Choice(
+        best,
+        f"p50 is {best.speed:.3g} of fp32's, which measuring cannot tell from {' and '.join(others)};"
+        f" of these the smallest file, {best.size_bytes / 1e6:.2f} MB; {len(passed)} passed",
+    )
 
 
 def shortfalls(report: GateReport) -> str:

@@ -6,8 +6,9 @@ short blocks, and the ratio is the median over pairs of neighbouring blocks: wha
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ BLOCK_CALLS = 25
 MIN_BLOCKS = 6
 # Of full batches only the median is read, and a transformer takes a tenth of a second for each.
 LEAST_BATCHES = 3
+LONGEST_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Profile:
     """One thread of this machine. Latencies of one row, in ms; throughput of full batches, in rows/s.
 
     Ratios are candidate over baseline (fp32 ONNX): of p50 latency (below 1 is faster), and of throughput.
+    `latency_interval`: within what the latency ratio lies (95 %, as far as the blocks agree with each other).
     `max_batch_size`: rows in a full batch. `seconds`: how long measuring took.
     """
 
@@ -38,6 +41,7 @@ class Profile:
     p99_ms: float
     baseline_p50_ms: float
     latency_ratio: float
+    latency_interval: tuple[float, float]
     rows_per_second: float
     throughput_ratio: float
     max_batch_size: int
@@ -72,6 +76,7 @@ def measure(
         p99_ms=float(np.percentile(own, 99)),
         baseline_p50_ms=float(np.percentile(other, 50)),
         latency_ratio=_ratio(singles),
+        latency_interval=_interval(_ratios(singles)),
         rows_per_second=max_batch_size / per_batch,
         throughput_ratio=1 / _ratio(batches),
         max_batch_size=max_batch_size,
@@ -91,13 +96,21 @@ def judge_profile(profile: Profile, gates: Gates) -> tuple[Check, ...]:
             gates.latency.max_ratio,
             f"p50 {p50:.4f} ms against {base:.4f} ms of the fp32 model, side by side",
         ),
-        ("size MB", profile.size_bytes / 1e6, gates.size.max_mb if gates.size else None, "of the model file"),
     )
-    return tuple(
-        Check(name, observed, limit, observed <= limit, detail)
+    checks = tuple(
+        Check(name, observed, limit, observed <= limit, detail, direction="at_most")
         for name, observed, limit, detail in limits
         if limit is not None
     )
+    return checks + judge_size(profile.size_bytes, gates)
+
+
+def judge_size(size_bytes: int, gates: Gates) -> tuple[Check, ...]:
+    """A check if the spec limits the size of the model file."""
+    if gates.size is None:
+        return ()
+    observed, limit = size_bytes / 1e6, gates.size.max_mb
+    return (Check("size MB", observed, limit, observed <= limit, "of the model file", direction="at_most"),)
 
 
 Times = list[np.ndarray[Any, Any]]
@@ -114,11 +127,13 @@ def _take_turns(
 ) -> tuple[Times, Times]:
     """Seconds per call, in blocks; the k-th block of one ran just before or after the k-th of the other.
 
-    A block has `BLOCK_CALLS` calls, or as few as `least_calls` where more would overrun the budget.
+    A block has `BLOCK_CALLS` calls, or as few as `least_calls` where more would overrun the budget, and fewer
+    yet where that would take longer than `LONGEST_SECONDS`: fp16 on a CPU takes seconds a row.
     """
-    warm = [_block(run, feeds, clock, least_calls) for run in (candidate, baseline)]
-    fitting = budget_seconds / MIN_BLOCKS / sum(float(np.median(times)) for times in warm)
-    calls = int(np.clip(fitting, least_calls, BLOCK_CALLS))
+    warm = [_block(run, feeds, clock, LEAST_BATCHES) for run in (candidate, baseline)]
+    of_each_block = MIN_BLOCKS * sum(float(np.median(times)) for times in warm)
+    least = min(least_calls, max(LEAST_BATCHES, int(LONGEST_SECONDS / of_each_block)))
+    calls = int(np.clip(budget_seconds / of_each_block, least, BLOCK_CALLS))
     own: Times = []
     other: Times = []
     ends = clock() + budget_seconds
@@ -140,8 +155,23 @@ def _block(run: Run, feeds: list[dict[str, Any]], clock: Clock, calls: int) -> n
 
 
 def _ratio(sides: tuple[Times, Times]) -> float:
-    pairs = zip(*sides, strict=True)
-    return float(np.median([np.median(own) / np.median(other) for own, other in pairs]))
+    return float(np.median(_ratios(sides)))
+
+
+def _ratios(sides: tuple[Times, Times]) -> list[float]:
+    """Of each pair of neighbouring blocks."""
+    return [float(np.median(own) / np.median(other)) for own, other in zip(*sides, strict=True)]
+
+
+def _interval(ratios: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Of their median, by order statistics: it lies outside the k-th smallest and largest no more often than
+    2 P(Binomial(n, 1/2) < k), whatever the distribution (Conover, Practical Nonparametric Statistics, 3.2).
+    """
+    count, outside, k = len(ratios), 0.0, 0
+    while (outside := outside + 2 * math.comb(count, k) / 2**count) <= 1 - confidence:
+        k += 1
+    ordered, place = sorted(ratios), max(k - 1, 0)
+    return ordered[place], ordered[count - 1 - place]
 
 
 def _feeds(rows: Rows, size: int) -> list[dict[str, np.ndarray[Any, Any]]]:

@@ -123,13 +123,18 @@ class SignatureLimit(Section):
 
 
 class Gates(Section):
-    """Limits every candidate must keep. Whatever is written here blocks."""
+    """Limits every candidate must keep. Whatever is written here blocks.
+
+    `may_judge_as_onnx`: where the engine that `serving.runtime` names cannot run on the machine that builds,
+    onnxruntime's answers to the same rows stand for its own.
+    """
 
     accuracy: Margin = Margin(max_drop=0.01)
     auc: Margin | None = Margin(max_drop=0.01)
     slices: SliceMargin | None = None
     champion: Margin | None = None
     signature: SignatureLimit = SignatureLimit()
+    may_judge_as_onnx: bool = False
     latency: LatencyLimit = LatencyLimit()
     size: SizeLimit | None = None
     export_tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4

@@ -49,7 +49,13 @@ def _contender(gated: Gated) -> Contender:
         report=read_report(gated["report"]),
         latency_ratio=profile["latency_ratio"] if profile else None,
         size_bytes=served["size_bytes"],
+        latency_interval=_interval(profile) if profile else None,
     )
+
+
+def _interval(profile: Json) -> tuple[float, float]:
+    low, high = profile["latency_interval"]
+    return low, high
 
 
 def _sentence(gated: Gated) -> str:

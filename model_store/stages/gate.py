@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -17,15 +18,19 @@ from model_store.durable import digest_file
 from model_store.errors import Permanent
 from model_store.gates.accuracy import Answers, judge_accuracy
 from model_store.gates.accuracy.gate import Truth
-from model_store.gates.profile import Profile, judge_profile, measure
-from model_store.gates.readout import Readout
+from model_store.gates.profile import Profile
+from model_store.gates.readout import Outputs, Readout
 from model_store.gates.signature import Signature, changes, judge_signature
-from model_store.inference import answer, fixed_batch, open_session, saved_answers, session_config
+from model_store.inference import saved_answers, session_config
 from model_store.records import read_tensors, report_record
+from model_store.stages.candidate import run_candidate
 from model_store.stages.inputs import data_key, evaluation_path, evaluation_rows, tools
-from model_store.types import Artifact, Check, GateReport, ModelRef
+from model_store.stages.reasons import CandidateFailed
+from model_store.stages.served import Served
+from model_store.types import Check, GateReport, ModelRef, Precision
 
-Outputs = dict[str, np.ndarray[Any, Any]]
+# Of the spec's serving section, what decides how a candidate is run here.
+SERVED_BY = ("runtime", "max_batch_size", "threads", "stochastic")
 
 
 def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: Sequence[Compiled]) -> Gated:
@@ -44,14 +49,30 @@ def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: S
         "evaluation": digest_file(evaluation_path(ctx)),
         "data": data_key(ctx),
         "gates": ctx.spec.gates.model_dump(mode="json"),
-        "serving": ctx.spec.serving.model_dump(mode="json", include={"runtime", "max_batch_size"}),
+        "serving": ctx.spec.serving.model_dump(mode="json", include=set(SERVED_BY)),
         "champion": champion,
         "session": session_config("int8"),
         "tools": tools("onnxruntime"),
     }
     judge = partial(_judge, ctx, exported, quantized, built, reasons, champion)
-    # A failed report is not remembered: latency may have been disturbed, and is then measured again.
-    return cast(Gated, ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value)))
+    try:
+        # A failed report is not remembered: latency may have been disturbed, and is then measured again.
+        return cast(Gated, ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value)))
+    except CandidateFailed as why:
+        return _failed(exported, quantized, [*reasons, str(why)])
+
+
+def _failed(exported: Exported, quantized: Quantized, reasons: list[str]) -> Gated:
+    """Of a candidate that could not be run there is nothing to serve."""
+    return {
+        "variant": quantized["variant"],
+        "report": report_record(GateReport(exported["dataset_digest"], ())),
+        "profile": None,
+        "served": None,
+        "engines": [],
+        "quantized": quantized["artifact"],
+        "reasons": reasons,
+    }
 
 
 def _passed(value: Json) -> bool:
@@ -71,15 +92,17 @@ def _judge(
     checks: tuple[Check, ...] = ()
     profile: Profile | None = None
     rows = evaluation_rows(ctx, exported)
-    if quantized["artifact"] is not None:
-        judged = _judged(ctx, quantized, built)
+    if built and quantized["artifact"] is not None:
+        ran = run_candidate(ctx, exported, quantized, built, rows)
         # Read and its signature checked once: between two looks it could become another one.
         serving = open_signature(ctx.store, champion) if champion else None
         checks = signature_checks(ctx, exported, serving) if serving else ()
         yardstick = champion if serving and _is_comparable(ctx, exported, serving) else None
-        checks += _accuracy(ctx, exported, judged, rows, yardstick)
-        profile = _profile(ctx, exported, judged, rows) if served and runtime == "onnxruntime" else None
-        checks += _profile_checks(ctx, profile) if served else ()
+        if ran.outputs is not None:
+            precision = quantized["variant"]["precision"]
+            checks += ran.noted(_accuracy(ctx, exported, precision, ran.outputs, rows, yardstick))
+        checks += ran.checks
+        profile = ran.profile
     return {
         "variant": quantized["variant"],
         "report": report_record(GateReport(rows.digest, checks)),
@@ -91,30 +114,28 @@ def _judge(
     }
 
 
-def _judged(ctx: BuildContext, quantized: Quantized, built: Sequence[Compiled]) -> Artifact:
-    """The bytes onnxruntime would serve; for a variant only engines are built from, what they came from."""
-    compiled = next((one["artifact"] for one in built if one["target"] == "onnxruntime"), None)
-    return ctx.store.open(cast(Json, compiled or quantized["artifact"]))
-
-
 def _accuracy(
-    ctx: BuildContext, exported: Exported, judged: Artifact, rows: Dataset, champion: str | None
+    ctx: BuildContext,
+    exported: Exported,
+    precision: Precision,
+    candidate: Outputs,
+    rows: Dataset,
+    champion: str | None,
 ) -> tuple[Check, ...]:
     said = _read_answers(ctx, exported["answers"]["blob"])
     readout = Readout.find(said, ctx.spec.data.positive)
     if rows.labels is None or rows.is_positive is None:
         raise Permanent("evaluation rows have no labels", remedy="name the label column in data.label")
-    candidate = answer(open_session(judged.path, config=session_config(judged.precision)), rows.inputs)
     return judge_accuracy(
         Answers("original", said, readout),
-        Answers(judged.precision, candidate, readout),
+        Answers(precision, candidate, readout),
         Truth(rows.labels, rows.is_positive, rows.slices),
         ctx.spec.gates,
         _champion(ctx, champion, rows) if champion else None,
     )
 
 
-def _read_answers(ctx: BuildContext, digest: str) -> Outputs:
+def _read_answers(ctx: BuildContext, digest: str) -> dict[str, np.ndarray[Any, Any]]:
     with np.load(io.BytesIO(ctx.store.get_bytes(digest)), allow_pickle=False) as saved:
         return {name: saved[name] for name in saved.files}
 
@@ -166,7 +187,7 @@ def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
     Asked once for all variants: a large model answers a thousand rows in ten seconds.
     """
     bundle = open_bundle(ctx.store, bundle_id)
-    path, config = serving_model(bundle)
+    _, config = serving_model(bundle)
     key = {
         "bundle": bundle_id,
         "session": config,
@@ -176,33 +197,10 @@ def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
     }
 
     def ask() -> Json:
-        outputs = answer(open_session(path, config=config), rows.inputs)
+        with closing(Served.of_bundle(bundle.path)) as served:
+            outputs = served.answer(rows.inputs)
         return {"answers": {"blob": ctx.store.put_bytes(saved_answers(outputs))}}
 
     said = ctx.store.memo("champion", key, ask)
     outputs = _read_answers(ctx, said["answers"]["blob"])
     return Answers(f"v{bundle.model.version}", outputs, Readout.find(outputs, ctx.spec.data.positive))
-
-
-def _profile(ctx: BuildContext, exported: Exported, judged: Artifact, rows: Dataset) -> Profile:
-    candidate = open_session(judged.path, config=session_config(judged.precision))
-    baseline = open_session(ctx.store.open(exported["artifact"]).path)
-    return measure(
-        partial(candidate.run, None),
-        partial(baseline.run, None),
-        rows.inputs,
-        artifact=judged,
-        max_batch_size=fixed_batch(candidate) or ctx.spec.serving.max_batch_size,
-        single=fixed_batch(candidate) or 1,
-    )
-
-
-def _profile_checks(ctx: BuildContext, profile: Profile | None) -> tuple[Check, ...]:
-    if profile is not None:
-        return judge_profile(profile, ctx.spec.gates)
-    latency = ctx.spec.gates.latency
-    limit = latency.max_p99_ms or latency.max_ratio
-    if limit is None:
-        return ()
-    why = f"{ctx.spec.serving.runtime} cannot run on this machine, so its latency is unknown"
-    return (Check("latency measured", 0.0, 1.0, passed=False, detail=why, direction="at_least"),)

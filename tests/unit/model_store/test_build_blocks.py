@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,8 +18,10 @@ from model_store.bundle.publishing import load_bundle, open_bundle
 from model_store.bundle.signing import NotSigned, distrust_older, rotate
 from model_store.errors import Permanent, Retryable
 from model_store.gates.choose import NothingPassed
+from model_store.inference import open_session
 from model_store.quantize import Search
 from model_store.release_spec import Gates, LatencyLimit, Margin, SizeLimit
+from model_store.stages import served
 from model_store.storage.store import Store
 from model_store.types import ModelRef
 from tests.build_world import (
@@ -30,6 +33,7 @@ from tests.build_world import (
     failed,
     gated,
     hurry,
+    no_gpu,
     with_engines,
     with_spec,
 )
@@ -148,20 +152,84 @@ def test_engines_of_a_variant_that_failed_are_not_published(world: BuildContext)
     assert [artifact.format for artifact in bundle.artifacts] == ["onnx"]
 
 
-def test_a_runtime_that_cannot_run_here_blocks_on_latency_rather_than_guess(world: BuildContext) -> None:
-    ctx = with_spec(
-        world,
-        precisions=["fp32"],
-        targets=["tensorrt_rtx"],
-        serving={"runtime": "tensorrt_rtx"},
-        gates={"accuracy": {"max_drop": 0.01}, "latency": {"max_p99_ms": 20}},
-    )
-    with pytest.raises(NothingPassed, match=r"latency measured .*tensorrt_rtx cannot run on this machine"):
-        built(ctx)
-    rtx = {"targets": ["tensorrt_rtx"], "serving": {"runtime": "tensorrt_rtx"}}
-    unlimited = with_spec(world, precisions=["fp32"], **rtx)
-    bundle = built(unlimited)
-    assert bundle.artifacts[0].format == "tensorrt_rtx"
+RTX: dict[str, Any] = {
+    "precisions": ["fp32"],
+    "targets": ["tensorrt_rtx"],
+    "serving": {"runtime": "tensorrt_rtx"},
+}
+
+
+class Engine:
+    """The engine of a GPU played by onnxruntime, right or with its scores turned round."""
+
+    platform = "tensorrt_rtx"
+    profiles = (1, 4, 32)
+
+    def __init__(self, model: bytes, *, is_right: bool) -> None:
+        self._session, self._is_right = open_session(model), is_right
+        self.batches: set[int] = set()
+
+    def run(self, inputs):
+        self.batches.add(len(inputs[0]))
+        label, scores = self._session.run(None, {"input": inputs[0]})
+        return [label, scores] if self._is_right else [1 - label, scores[:, ::-1].copy()]
+
+    def memory_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_accuracy_and_latency_are_those_of_the_engine_that_serves(
+    world: BuildContext, credit: Credit, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    engine = Engine(credit.onnx, is_right=is_right)
+    real = served.open_engine
+    monkeypatch.setattr(served, "open_engine", lambda m: real(m) if m.platform == "onnxruntime" else engine)
+    (made,) = gated(with_spec(world, **RTX))
+    assert made["profile"] is not None
+    # 1,335 rows end with a batch of 23, which pods fill up to a size that the engine was built for.
+    assert engine.batches == {1, 32}
+    wrong = ["accuracy non-inferiority", "auc non-inferiority"]
+    assert [name for name in failed(made) if "[" not in name] == ([] if is_right else wrong)
+
+
+@no_gpu
+def test_an_engine_that_cannot_run_here_blocks_rather_than_pass_by_anothers_answers(
+    world: BuildContext,
+) -> None:
+    (made,) = gated(with_spec(world, **RTX))
+    assert failed(made) == ["engine was run"]
+    assert [check["name"] for check in made["report"]["checks"]] == ["engine was run"]
+    said = made["report"]["checks"][0]["detail"]
+    assert said.startswith("tensorrt_rtx was not run on this machine: ")
+    assert "so nothing is known of its answers" in said
+    assert "gates.may_judge_as_onnx: true" in said
+
+
+@no_gpu
+def test_onnx_may_stand_for_an_engine_that_cannot_run_here_and_every_number_says_so(
+    world: BuildContext,
+) -> None:
+    gates = {"accuracy": {"max_drop": 0.01}, "size": {"max_mb": 100}, "may_judge_as_onnx": True}
+    ctx = with_spec(world, **RTX, gates=gates, prefer="latency")
+    (made,) = gated(ctx)
+    assert failed(made) == []
+    for check in made["report"]["checks"]:
+        is_of_answers = check["name"] != "size MB"
+        assert ("judged as ONNX, the engine was not run here" in check["detail"]) is is_of_answers
+    assert built(ctx).artifacts[0].format == "tensorrt_rtx"
+    chosen = build.choose_stage(ctx, [made])
+    assert "latency was not measured" in chosen["reason"]
+
+
+@no_gpu
+def test_a_limit_on_the_latency_of_an_engine_that_cannot_run_here_blocks(world: BuildContext) -> None:
+    gates = {"accuracy": {"max_drop": 0.01}, "latency": {"max_p99_ms": 20}, "may_judge_as_onnx": True}
+    with pytest.raises(NothingPassed, match=r"latency measured .*tensorrt_rtx was not run on this machine"):
+        built(with_spec(world, **RTX, gates=gates))
 
 
 # bad input

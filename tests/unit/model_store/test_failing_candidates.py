@@ -13,9 +13,10 @@ from model_store.errors import Retryable
 from model_store.inference import NotRunnable
 from model_store.stages import compile as compiling
 from model_store.stages import quantize as quantizing
+from model_store.stages.served import Served
 from model_store.storage.store import Corrupt, Store
 from model_store.types import Toolchain
-from tests.build_world import a_world, hurry, with_spec
+from tests.build_world import a_world, gated, hurry, with_spec
 from tests.small_models import Credit
 
 FP16: build.Variant = {"precision": "fp16", "layout": "onnxruntime"}
@@ -59,10 +60,10 @@ def test_whatever_a_conversion_raises_is_its_reason_and_fp32_is_published(
 ) -> None:
     monkeypatch.setattr(quantizing, "quantize", raising(error, "fp16"))
     exported = build.export_stage(world)
-    gated = [build._gated(world, exported, variant) for variant in build.variants(world.spec)]
-    assert gated[0]["reasons"][0].startswith("conversion to fp16 failed: ")
-    assert said in gated[0]["reasons"][0]
-    assert build.choose_stage(world, gated)["precision"] == "fp32"
+    made = [build._gated(world, exported, variant) for variant in build.variants(world.spec)]
+    assert made[0]["reasons"][0].startswith("conversion to fp16 failed: ")
+    assert said in made[0]["reasons"][0]
+    assert build.choose_stage(world, made)["precision"] == "fp32"
 
 
 @pytest.mark.parametrize("error", EVERYBODYS)
@@ -104,3 +105,21 @@ def test_whatever_a_compiler_raises_is_that_targets_reason(
         made = build.compile_stage(world, quantized, "onnxruntime")
     assert made["artifact"] is None
     assert made["reason"].startswith("compiling for onnxruntime failed: unsupported operand")
+
+
+def test_a_candidate_that_cannot_answer_is_a_reason_and_the_others_are_judged(
+    world: BuildContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Served.answer
+
+    def answer(self, rows, **options):
+        if self.precision == "fp16":
+            raise RuntimeError("Non-zero status code returned while running FusedMatMul node")
+        return real(self, rows, **options)
+
+    monkeypatch.setattr(Served, "answer", answer)
+    half, full = gated(world)
+    assert (half["served"], half["engines"], half["report"]["checks"]) == (None, [], [])
+    assert half["reasons"][-1].startswith("running fp16 failed: Non-zero status code returned while running")
+    assert full["report"]["checks"]
+    assert build.choose_stage(world, [half, full])["precision"] == "fp32"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store.gates.profile import Profile, judge_profile, measure
+from model_store.gates.profile import Profile, _interval, judge_profile, measure
 from model_store.inference import open_session
 from model_store.release_spec import Gates, LatencyLimit, SizeLimit
 from model_store.storage.store import Store
@@ -56,6 +56,31 @@ def test_latency_throughput_and_size_are_what_the_clock_says() -> None:
     assert found.rows_per_second == pytest.approx(32 / 4.2e-3)
     assert found.throughput_ratio == pytest.approx(2.0)
     assert found.size_bytes == 3_000_000
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_the_interval_of_the_ratio_is_as_wide_as_its_blocks_disagree(noise: float) -> None:
+    random = np.random.default_rng(0)
+    machine = Machine(busy=lambda now: 1.0 + noise * random.random())
+    found = profile(machine, lambda rows: 1.04e-3, lambda rows: 1e-3)
+    low, high = found.latency_interval
+    assert low <= found.latency_ratio <= high
+    assert low == pytest.approx(1.04, rel=0.05)
+    assert (high - low < 1e-9) is (noise == 0)
+
+
+def test_the_interval_of_a_median_covers_it_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    for blocks in (6, 20):
+        found = [_interval(random.normal(size=blocks)) for _ in range(2000)]
+        assert 0.94 < np.mean([low <= 0 <= high for low, high in found]) < 0.99
+
+
+def test_a_model_of_seconds_a_row_is_not_measured_for_an_hour() -> None:
+    machine = Machine()
+    found = profile(machine, lambda rows: 2.0, lambda rows: 0.05)
+    assert found.latency_ratio == pytest.approx(40)
+    assert machine.now < 120
 
 
 def test_a_machine_that_becomes_three_times_slower_half_way_does_not_move_the_ratio() -> None:

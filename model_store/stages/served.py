@@ -1,0 +1,164 @@
+"""A candidate as a pod would run it: the built bytes in the pod's own engine, at the pod's batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from model_store.build import BuildContext, Exported
+from model_store.engines.base import Engine
+from model_store.engines.manifest import Manifest, Settings, read_manifest
+from model_store.engines.onnxruntime import as_bytes
+from model_store.engines.registry import open_engine
+from model_store.engines.signature import Signature, tensor_spec
+from model_store.errors import Permanent
+from model_store.explained import explain
+from model_store.inference import Rows, batches, count_rows, session_config
+from model_store.types import Artifact, Check
+
+Array = np.ndarray[Any, Any]
+
+# As many rows settle whether an answer depends on its batch (docs/gates.md).
+SETTLED_ON = 64
+# Between one batch size and another: sums of another order in fp32; a step of the scale in fewer bits.
+NOISE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1}
+
+
+class EngineNotHere(Permanent):
+    """The engine cannot be opened on this machine: nothing is known of what it would answer."""
+
+
+class Served:
+    """One loaded model. `answer` may be called from one thread at a time."""
+
+    def __init__(self, engine: Engine, manifest: Manifest) -> None:
+        self._engine = engine
+        self._signature = manifest.signature
+        self.largest_batch = min([manifest.settings.max_batch_size, *engine.profiles[-1:]])
+        self.precision = manifest.precision
+
+    @classmethod
+    def of_artifact(cls, ctx: BuildContext, exported: Exported, artifact: Artifact, *, platform: str) -> Self:
+        """A candidate that is in no bundle yet. Raises `Permanent`: EngineNotHere when `platform` cannot run
+        on this machine, else what the engine says of the file.
+        """
+        inputs, outputs = (
+            tuple(tensor_spec(one["name"], one["datatype"], one["shape"]) for one in exported[role])
+            for role in ("inputs", "outputs")
+        )
+        manifest = Manifest(
+            id=artifact.digest.removeprefix("sha256:")[:24],
+            name=ctx.spec.model,
+            version=str(ctx.ref.version),
+            platform=platform,
+            precision=artifact.precision,
+            digest=artifact.digest,
+            file=artifact.path,
+            warmup=None,
+            signature=Signature.of(inputs, outputs),
+            settings=Settings(
+                max_batch_size=ctx.spec.serving.max_batch_size, threads=ctx.spec.serving.threads
+            ),
+            session_config=session_config(artifact.precision) if platform == "onnxruntime" else {},
+            serving={},
+        )
+        return cls(_opened(manifest), manifest)
+
+    @classmethod
+    def of_bundle(cls, bundle: Path) -> Self:
+        """A published version, by its manifest. Raises as `of_artifact`."""
+        manifest = read_manifest(bundle)
+        return cls(_opened(manifest), manifest)
+
+    def encoded(self, rows: Rows) -> dict[str, Array]:
+        """The rows as engines take them: text as bytes."""
+        return {name: as_bytes(array) if array.dtype.kind in "OU" else array for name, array in rows.items()}
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """One batch of encoded rows, as large as it is."""
+        return self._engine.run([feed[spec.name] for spec in self._signature.inputs])
+
+    def answer(self, rows: Rows, *, batch_size: int = 0) -> dict[str, Array]:
+        """All outputs for all rows, by output name, in batches of `batch_size` (0: the largest that pods
+        make). Raises what the engine raises, and `Permanent` unless each row has an answer of its own.
+        """
+        names = [spec.name for spec in self._signature.outputs]
+        size = min(batch_size or self.largest_batch, self.largest_batch)
+        parts = [self._batch(batch) for batch in batches(self.encoded(rows), size)]
+        columns = [[part[place] for part in parts] for place in range(len(names))]
+        return {name: _as_text(np.concatenate(c)) for name, c in zip(names, columns, strict=True)}
+
+    def alone_as_in_company(self, rows: Rows) -> Check:
+        """Whether rows get the same answers one by one as in full batches, whoever else is in them."""
+        count = count_rows(rows)
+        few = np.unique(np.linspace(0, count - 1, min(count, SETTLED_ON)).astype(np.int64))
+        chosen = {name: array[few] for name, array in rows.items()}
+        differ = _rows_that_differ(self.answer(chosen, batch_size=1), self.answer(chosen), self.precision)
+        return Check(
+            "answers alone as in a batch",
+            observed=float(differ),
+            limit=0.0,
+            passed=differ == 0,
+            detail=f"{differ} of {len(few)} rows differ between one and {self.largest_batch} rows at a time",
+            direction="at_most",
+        )
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._engine.close()
+
+    def _batch(self, feed: Mapping[str, Array]) -> list[Array]:
+        count = count_rows(feed)
+        size = next((size for size in self._engine.profiles if size >= count), count)
+        outputs = self.run({name: _grown(array, size) for name, array in feed.items()})
+        for spec, array in zip(self._signature.outputs, outputs, strict=True):
+            if np.shape(array)[:1] != (size,):
+                raise Permanent(
+                    f"output `{spec.name}` has shape {list(np.shape(array))} for {size} rows",
+                    remedy="export it with the rows as the first dimension of every output",
+                )
+        return [array[:count] for array in outputs]
+
+
+def _opened(manifest: Manifest) -> Engine:
+    try:
+        return open_engine(manifest)
+    except Exception as error:  # libraries of GPUs raise OSError, RuntimeError, TypeError ...
+        if manifest.platform == "onnxruntime":
+            raise
+        why = explain(error, otherwise=f"build where {manifest.platform} runs")
+        raise EngineNotHere(
+            f"{manifest.platform} was not run on this machine: {why.problem}", remedy=why.remedy
+        ) from error
+
+
+def _grown(array: Array, size: int) -> Array:
+    """Filled up with its last row, as pods fill a batch up to a size that the engine was built for."""
+    missing = size - len(array)
+    return np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array
+
+
+def _as_text(array: Array) -> Array:
+    if array.dtype != object:
+        return array
+    flat = np.empty(array.size, dtype=object)
+    flat[:] = [item.decode() for item in array.ravel()]
+    return flat.reshape(array.shape)
+
+
+def _rows_that_differ(alone: Rows, together: Rows, precision: str) -> int:
+    differs = np.zeros(count_rows(alone), bool)
+    for name, array in alone.items():
+        if array.dtype.kind == "f":
+            one, other = array.astype(np.float64), together[name].astype(np.float64)
+            is_near = np.abs(one - other) <= NOISE[precision] * np.maximum(1, np.abs(one))
+            is_same = is_near | (one == other) | (np.isnan(one) & np.isnan(other))
+        elif "f" in {values.dtype.kind for values in alone.values()}:
+            continue  # a label follows from scores that were compared: near a tie it may flip
+        else:
+            is_same = array == together[name]
+        differs |= ~is_same.reshape(len(array), -1).all(axis=1)
+    return int(differs.sum())

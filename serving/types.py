@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -172,6 +172,18 @@ class Route:
     stable: Deployment | None
     candidate: Deployment | None
     settings: RouteSettings = RouteSettings()
+
+    def placed_as_in(self, before: Route) -> Route:
+        """The same decision, with deployments that `before` has too at the endpoints that it has."""
+        known = {arm.ref: arm for arm in (before.stable, before.candidate) if arm}
+        stable, candidate = (arm and known.get(arm.ref, arm) for arm in (self.stable, self.candidate))
+        return replace(self, stable=stable, candidate=candidate)
+
+    def moved(self, deployment: Deployment) -> Route:
+        """The same route, with the deployment where it says that it is."""
+        arms = (self.stable, self.candidate)
+        stable, candidate = (deployment if arm and arm.ref == deployment.ref else arm for arm in arms)
+        return replace(self, stable=stable, candidate=candidate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from model_store.errors import Permanent
 from serving.control import pausing
 from serving.control.acting import one_at_a_time
 from serving.control.releases import write_new_file
-from serving.control.rolling import clear_the_way, deployment_of, route_of
+from serving.control.rolling import clear_the_way, deployment_of, route_of, start_pods
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.lock import Claim, Standing
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.specs import dag_id_of
 from serving.control.wiring import Services
-from serving.types import ALL_STABLE, Deployment, DeploymentId, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Slot
 
 DAG_ID = "model_rollback"
 # What the runs that alerts start are named by; no person's run is.
@@ -148,7 +148,7 @@ def take_turn(services: Services, rollback: Rollback) -> bool:
         return services.lock.acquire(rollback.model, claim) is Standing.HELD
 
 
-def place(services: Services, rollback: Rollback) -> Deployment:
+def place(services: Services, rollback: Rollback) -> DeploymentRef:
     """Start the version's pods from its bundle, in the slot that does not serve.
 
     A version that is still watched has its traffic there: it becomes stable first.
@@ -158,16 +158,17 @@ def place(services: Services, rollback: Rollback) -> Deployment:
     route = route_of(services, rollback.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE
     replicas = int(_manifest(bundle.path)["serving"]["replicas"])
-    return services.target.deploy(bundle, slot, replicas=replicas)
+    return start_pods(services, bundle, slot, replicas=replicas)
 
 
 def switch(services: Services, rollback: Rollback, deployment_id: str) -> None:
     """All traffic to the deployment, by one write."""
     deployment = deployment_of(services, rollback.model, deployment_id)
     route = route_of(services, rollback.model)
-    if route is None or route.stable != deployment:
+    if route is None or route.stable is None or route.stable.ref != deployment.ref:
         at = route.revision if route else 0
         services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
+    services.router.move(deployment)
     path = _path(services, rollback.model, rollback.id)
     saved = json.loads(path.read_bytes())
     if "switched_at" not in saved:
@@ -184,9 +185,9 @@ def let_go(services: Services, rollback: Rollback) -> None:
     if (holder is None or holder.release_id == rollback.id) and take_turn(services, rollback):
         route = route_of(services, rollback.model)
         named = {arm.id for arm in (route.stable, route.candidate) if arm} if route else set()
-        for pods in services.target.deployments(rollback.model):
+        for pods in services.platform.deployments(rollback.model):
             if pods.id not in named:
-                services.target.retire(pods)
+                services.platform.retire(pods)
     services.lock.release(rollback.model, rollback.id)
 
 

@@ -11,7 +11,8 @@ from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services
 from serving.gateway.router.base import UnknownService
-from serving.types import Deployment, DeploymentId, Route, Slot
+from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
+from serving.types import Deployment, DeploymentId, DeploymentRef, Route, Slot
 
 CHAMPION = "champion"
 
@@ -26,7 +27,11 @@ class RolledBack(Permanent):
         )
 
 
-def place(services: Services, release: Release, bundle_id: str) -> Deployment:
+class PodsFail(Permanent):
+    """The platform has given up on a deployment's pods; their last words are in the message."""
+
+
+def place(services: Services, release: Release, bundle_id: str) -> DeploymentRef:
     """Start pods of the bundle where no traffic is; they may not be ready yet.
 
     Ends what else still claims that place: the watch of the release before (its candidate becomes stable),
@@ -38,7 +43,14 @@ def place(services: Services, release: Release, bundle_id: str) -> Deployment:
     clear_the_way(services, release.model, release.id)
     route = route_of(services, release.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE
-    return services.target.deploy(bundle, slot, replicas=release.spec.serving.replicas)
+    return start_pods(services, bundle, slot, replicas=release.spec.serving.replicas)
+
+
+def start_pods(services: Services, bundle: Bundle, slot: Slot, *, replicas: int) -> DeploymentRef:
+    """Have the platform run the bundle in this slot, in place of what else stands there."""
+    ref = DeploymentRef(bundle.model.name, slot, bundle.id, bundle.model.version)
+    services.platform.apply(ref, DeploymentSpec(bundle, replicas))
+    return ref
 
 
 def serves_already(services: Services, release: Release, bundle_id: str) -> bool:
@@ -53,8 +65,25 @@ def serves_already(services: Services, release: Release, bundle_id: str) -> bool
 
 
 def is_ready(services: Services, model: str, deployment_id: str) -> bool:
-    """Whether every pod of the deployment answers. Raises `Retryable` when it is gone."""
-    return services.target.is_ready(deployment_of(services, model, deployment_id))
+    """Whether every pod of the deployment answers, and its warm rows too.
+
+    Raises `Retryable` when it is gone, and `PodsFail` when the platform has given up on it.
+    """
+    return status_of(services, model, deployment_id).is_ready
+
+
+def status_of(services: Services, model: str, deployment_id: str) -> DeploymentStatus:
+    """How the deployment is, and why it is not ready. Raises as `is_ready`."""
+    found = [ref for ref in services.platform.deployments(model) if ref.id == deployment_id]
+    status = services.platform.status(found[0]) if found else None
+    if status is None or status.phase is DeploymentPhase.NOT_FOUND:
+        raise Retryable(
+            f"the pods of {deployment_id} are gone",
+            remedy="clear the task `deploy` of this run, which starts them again",
+        )
+    if status.phase is DeploymentPhase.FAILED:
+        raise PodsFail(status.reason, remedy=status.remedy or "release a version whose pods start")
+    return status
 
 
 def start(services: Services, release: Release, deployment_id: str) -> RolloutState:
@@ -106,7 +135,7 @@ def route_of(services: Services, model: str) -> Route | None:
         return None
 
 
-def _replace(services: Services, release: Release, bundle: Bundle, state: RolloutState) -> Deployment:
+def _replace(services: Services, release: Release, bundle: Bundle, state: RolloutState) -> DeploymentRef:
     """The pods of a rollout that began: started again if they are gone, in the slot they had.
 
     Only of the bundle it began with: verdicts and approvals were given for those bytes.
@@ -120,7 +149,7 @@ def _replace(services: Services, release: Release, bundle: Bundle, state: Rollou
     route = services.router.read(release.model)
     for standing in (route.candidate, route.stable):
         if standing and standing.id == state.deployment_id:
-            return services.target.deploy(bundle, standing.slot, replicas=release.spec.serving.replicas)
+            return start_pods(services, bundle, standing.slot, replicas=release.spec.serving.replicas)
     raise Permanent(
         f"{release.ref} served once and was replaced since",
         remedy="to go back to this version run model_rollback",
@@ -138,10 +167,9 @@ def clear_the_way(services: Services, model: str, holder: str) -> None:
 
 
 def deployment_of(services: Services, model: str, deployment_id: str) -> Deployment:
-    for deployment in services.target.deployments(model):
-        if deployment.id == deployment_id:
-            return deployment
-    raise Retryable(
-        f"the pods of {deployment_id} are gone",
-        remedy="clear the task `deploy` of this run, which starts them again",
-    )
+    """What runs, and where it does now. Raises as `is_ready`, and `Retryable` while it is not ready."""
+    status = status_of(services, model, deployment_id)
+    if not status.is_ready:
+        raise Retryable(f"{deployment_id} is not ready: {status.reason}", remedy="wait until it is")
+    ref = next(ref for ref in services.platform.deployments(model) if ref.id == deployment_id)
+    return Deployment(ref, status.endpoints)

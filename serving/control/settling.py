@@ -79,9 +79,9 @@ def retire_what_is_left(services: Services, release: Release) -> list[str]:
         return []
     route = route_of(services, release.model)
     named = {arm.id for arm in (route.stable, route.candidate) if arm} if route else set()
-    left = [pods for pods in services.target.deployments(release.model) if pods.id not in named]
+    left = [pods for pods in services.platform.deployments(release.model) if pods.id not in named]
     for pods in left:
-        services.target.retire(pods)
+        services.platform.retire(pods)
     return [pods.id for pods in left]
 
 

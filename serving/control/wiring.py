@@ -14,7 +14,7 @@ from serving.control.rollout.lock import ReleaseLock
 from serving.control.tries import Tries
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
-from serving.platforms.base import ServingTarget
+from serving.platforms.base import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Services:
     store: Store
     registry: Registry
     router: TrafficRouter
-    target: ServingTarget
+    platform: Platform
     journal: Journal
     lock: ReleaseLock
     rollouts: Rollouts
@@ -45,7 +45,7 @@ def now() -> datetime:
 def wire(home: Home | None = None) -> Services:
     """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet."""
     from serving.gateway.router.envoy_file import EnvoyFileRouter
-    from serving.platforms.local import LocalTarget
+    from serving.platforms.local import LocalPlatform
 
     home = home or Home.locate()
     journal, router = Journal(home.journal), EnvoyFileRouter(home)
@@ -55,7 +55,7 @@ def wire(home: Home | None = None) -> Services:
         store=Store(home.store),
         registry=Registry(home.mlflow_url),
         router=router,
-        target=LocalTarget(home),
+        platform=LocalPlatform(home),
         journal=journal,
         lock=ReleaseLock(home.journal),
         rollouts=Rollouts(journal, router, now=now),

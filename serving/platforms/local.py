@@ -5,32 +5,30 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import httpx
 
-from model_store.errors import Permanent, Retryable
-from model_store.types import Bundle
+from model_store.errors import Retryable
 from serving.home import Home
 from serving.local_stack.locks import locked
 from serving.local_stack.ports import LOCALHOST, free_ports
 from serving.local_stack.supervisor import ENDED, RUNNING, STARTING, ProgramState, Supervisor
 from serving.platforms import pods, redis
+from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.pods import PodRecord
-from serving.platforms.warmup import warm_up
+from serving.platforms.warmup import FailedWarmup, warm_up
 from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
-log = logging.getLogger("slipway.target")
+log = logging.getLogger("slipway.platform")
 
 
-class PodDoesNotStart(Permanent):
-    """The pod ended at start again and again; its last words are in the message."""
+class LocalPlatform:
+    """`Platform` under the supervisord of `home`.
 
-
-class LocalTarget:
-    """`ServingTarget` under the supervisord of `home`.
-
-    Every step can be repeated: a deploy or retire that was cut short is finished by the next one. Calls
-    raise `Retryable` while the stack is not running.
+    Every step can be repeated: an apply or retire that was cut short is finished by the next one. All but
+    `deployments` raise `Retryable` while the stack is not running.
     """
 
     def __init__(self, home: Home, environ: Mapping[str, str] = os.environ) -> None:
@@ -39,62 +37,74 @@ class LocalTarget:
         self._environ = environ
         self._faults = environ.get("SLIPWAY_FAULTS", "")
 
-    def deploy(self, bundle: Bundle, slot: Slot, *, replicas: int) -> Deployment:
-        service = bundle.model.name
-        with locked(self._home.pods / ".locks" / service):
-            record = pods.read_record(self._home, service, slot)
-            if record is None or not self._is_wanted(record, bundle, replicas):
-                self._end(service, slot)
-                record = self._write_down(bundle, slot, replicas)
+    def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
+        with self._locked(ref.service):
+            record = pods.read_record(self._home, ref.service, ref.slot)
+            if record is None or not self._is_wanted(record, ref, want):
+                self._end(ref.service, ref.slot)
+                record = self._write_down(ref, want)
             self._start(record)
-            return record.deployment
 
-    def is_ready(self, deployment: Deployment) -> bool:
-        """Whether the pods answer, the bundle's own warm rows too.
+    def status(self, ref: DeploymentRef) -> DeploymentStatus:
+        """Pods come back on their ports, so those that were ready once stay endpoints while they restart.
 
-        Raises `PodDoesNotStart` when supervisord has given up on a pod, and `FailedWarmup`.
+        Sends the warm rows to pods that run since they were last warm.
         """
-        record = pods.read_record(self._home, deployment.service, deployment.slot)
-        if record is None or record.deployment != deployment:
-            return False
-        processes = self._processes(deployment.service, deployment.slot)
-        for process in processes:
-            if process.state == "FATAL":
-                raise self._does_not_start(process)
-        # An answer alone might be somebody else's, who took the port while the pod was down.
-        if not processes or any(process.state not in (STARTING, RUNNING) for process in processes):
-            return False
-        with httpx.Client(timeout=2, trust_env=False) as client:
-            if not all(_answers(client, endpoint) for endpoint in deployment.endpoints):
-                return False
-        warm_up(record.bundle, deployment)
-        return True
+        record = pods.read_record(self._home, ref.service, ref.slot)
+        if record is None or record.deployment.ref != ref:
+            return DeploymentStatus(
+                DeploymentPhase.NOT_FOUND, f"nothing was started as {ref.id}, or it ended"
+            )
+        processes = self._processes(ref.service, ref.slot)
+        if not processes:
+            return DeploymentStatus(DeploymentPhase.NOT_FOUND, f"supervisord has no pods of {ref.id}")
+        endpoints = record.deployment.endpoints if record.warm_since else ()
+        if fatal := next((process for process in processes if process.state == "FATAL"), None):
+            return self._does_not_start(fatal, endpoints)
+        if missing := _missing(record, processes):
+            return DeploymentStatus(DeploymentPhase.IN_PROGRESS, missing, endpoints)
+        return self._warmed(record, processes)
 
-    def retire(self, deployment: Deployment) -> None:
-        with locked(self._home.pods / ".locks" / deployment.service):
-            record = pods.read_record(self._home, deployment.service, deployment.slot)
-            if record and record.deployment.id == deployment.id:
-                self._end(deployment.service, deployment.slot)
+    def retire(self, ref: DeploymentRef) -> None:
+        with self._locked(ref.service):
+            record = pods.read_record(self._home, ref.service, ref.slot)
+            if record and record.deployment.ref == ref:
+                self._end(ref.service, ref.slot)
                 self._forget_answers(record)
 
-    def deployments(self, service: str) -> list[Deployment]:
-        groups = {process.group for process in self._supervisor.programs()}
-        found = (pods.read_record(self._home, service, slot) for slot in Slot)
-        return [record.deployment for record in found if record and record.group in groups]
+    def deployments(self, service: str | None = None) -> list[DeploymentRef]:
+        of_all = (record.deployment.ref for record in pods.records(self._home))
+        return [ref for ref in of_all if service in (None, ref.service)]
 
-    def _is_wanted(self, record: PodRecord, bundle: Bundle, replicas: int) -> bool:
-        wanted = (bundle.id, replicas, self._faults)
-        return (record.deployment.bundle_id, record.replicas, record.faults) == wanted
+    def _locked(self, service: str) -> AbstractContextManager[None]:
+        return locked(self._home.pods / ".locks" / service)
 
-    def _write_down(self, bundle: Bundle, slot: Slot, replicas: int) -> PodRecord:
+    def _warmed(self, record: PodRecord, processes: list[ProgramState]) -> DeploymentStatus:
+        """Ready, once the pods that now run have answered the bundle's warm rows."""
+        endpoints, since = record.deployment.endpoints, max(process.started_at for process in processes)
+        if record.warm_since < since:
+            try:
+                warm_up(record.bundle, record.deployment)
+            except FailedWarmup as problem:
+                return DeploymentStatus(DeploymentPhase.FAILED, problem.problem, remedy=problem.remedy)
+            except Retryable as problem:
+                return DeploymentStatus(DeploymentPhase.IN_PROGRESS, problem.problem, remedy=problem.remedy)
+            with self._locked(record.deployment.service):
+                if pods.read_record(self._home, record.deployment.service, record.deployment.slot) == record:
+                    pods.write_record(self._home, replace(record, warm_since=since))
+        return DeploymentStatus(DeploymentPhase.READY, endpoints=endpoints)
+
+    def _is_wanted(self, record: PodRecord, ref: DeploymentRef, want: DeploymentSpec) -> bool:
+        wanted = (ref, want.replicas, self._faults)
+        return (record.deployment.ref, record.replicas, record.faults) == wanted
+
+    def _write_down(self, ref: DeploymentRef, want: DeploymentSpec) -> PodRecord:
         """Choose ports and keep them: routes name them, so pods come back on the same ones."""
-        service = bundle.model.name
         with locked(self._home.pods / ".locks" / ".ports"):
-            ports = free_ports(pods.port_candidates(self._home), replicas)
+            ports = free_ports(pods.port_candidates(self._home), want.replicas)
             pods.write_last_port(self._home, ports[-1])
             endpoints = tuple(Endpoint(LOCALHOST, port) for port in ports)
-            deployment = Deployment(DeploymentRef(service, slot, bundle.id, bundle.model.version), endpoints)
-            record = PodRecord(deployment, bundle.path, self._faults)
+            record = PodRecord(Deployment(ref, endpoints), want.bundle.path, self._faults)
             pods.write_record(self._home, record)
         return record
 
@@ -130,13 +140,32 @@ class LocalTarget:
         group = pods.group_of(service, slot)
         return [process for process in self._supervisor.programs() if process.group == group]
 
-    def _does_not_start(self, process: ProgramState) -> PodDoesNotStart:
+    def _does_not_start(self, process: ProgramState, endpoints: tuple[Endpoint, ...]) -> DeploymentStatus:
+        """It ended at start again and again: its last words say why."""
         log = self._home.logs / f"{process.name}.log"
         words = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
-        return PodDoesNotStart(
+        return DeploymentStatus(
+            DeploymentPhase.FAILED,
             "\n  | ".join([f"pod {process.name} ends at start", *words]),
+            endpoints,
             remedy=f"Read {log}; the bundle can be started by hand with python -m serving.pod.",
         )
+
+
+def _missing(record: PodRecord, processes: list[ProgramState]) -> str:
+    """Which pods do not run or do not answer, in words; "" if all do.
+
+    An answer alone might be somebody else's, who took the port while the pod was down.
+    """
+    if down := [process for process in processes if process.state not in (STARTING, RUNNING)]:
+        return ", ".join(f"pod {process.name} is {process.state.lower()}" for process in down)
+    with httpx.Client(timeout=2, trust_env=False) as client:
+        silent = [each for each in record.deployment.endpoints if not _answers(client, each)]
+    if not silent:
+        return ""
+    ready = record.replicas - len(silent)
+    at = ", ".join(map(str, silent))
+    return f"{ready} of {record.replicas} pods are ready; not yet: {at}"
 
 
 def _answers(client: httpx.Client, endpoint: Endpoint) -> bool:

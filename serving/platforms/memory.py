@@ -1,36 +1,42 @@
-"""A target that only remembers, for simulations and tests of what is above it."""
+"""A platform that only remembers, for simulations and tests of what is above it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from threading import Lock
 
-from model_store.types import Bundle
-from serving.types import Deployment, DeploymentRef, Endpoint, Slot
+from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
+from serving.types import DeploymentRef, Endpoint, Slot
 
 
-class MemoryTarget:
-    """`ServingTarget` in this process. Pods are ready at once unless `hold_back` says otherwise."""
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What stands in a slot."""
+
+    ref: DeploymentRef
+    want: DeploymentSpec
+    endpoints: tuple[Endpoint, ...]
+
+
+class MemoryPlatform:
+    """`Platform` in this process. Pods are ready at once unless a test says otherwise."""
 
     def __init__(self) -> None:
-        self._deployed: dict[tuple[str, Slot], Deployment] = {}
+        self._placed: dict[tuple[str, Slot], Placed] = {}
         self._held_back: set[str] = set()
+        self._failing: dict[str, str] = {}
         self._next_port = 20_000
         self._lock = Lock()
-        self.retired: list[Deployment] = []
+        self.retired: list[DeploymentRef] = []
 
-    def deploy(self, bundle: Bundle, slot: Slot, *, replicas: int) -> Deployment:
-        service = bundle.model.name
+    def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
         with self._lock:
-            standing = self._deployed.get((service, slot))
-            if standing and (standing.bundle_id, len(standing.endpoints)) == (bundle.id, replicas):
-                return standing
-            if standing:
-                self.retired.append(standing)
-            endpoints = tuple(Endpoint("127.0.0.1", self._next_port + n) for n in range(replicas))
-            self._next_port += replicas
-            deployment = Deployment(DeploymentRef(service, slot, bundle.id, bundle.model.version), endpoints)
-            self._deployed[service, slot] = deployment
-            return deployment
+            placed = self._placed.get((ref.service, ref.slot))
+            if placed and (placed.ref, placed.want.replicas) == (ref, want.replicas):
+                return
+            if placed and placed.ref != ref:
+                self.retired.append(placed.ref)
+            self._placed[ref.service, ref.slot] = Placed(ref, want, self._addresses(want.replicas))
 
     def hold_back(self, bundle_id: str) -> None:
         """Pods of this bundle do not become ready until `release`."""
@@ -39,15 +45,30 @@ class MemoryTarget:
     def release(self, bundle_id: str) -> None:
         self._held_back.discard(bundle_id)
 
-    def is_ready(self, deployment: Deployment) -> bool:
-        stands = self._deployed.get((deployment.service, deployment.slot)) == deployment
-        return stands and deployment.bundle_id not in self._held_back
+    def fail(self, bundle_id: str, reason: str) -> None:
+        """Pods of this bundle end at start, and will not do otherwise."""
+        self._failing[bundle_id] = reason
 
-    def retire(self, deployment: Deployment) -> None:
+    def status(self, ref: DeploymentRef) -> DeploymentStatus:
+        placed = self._placed.get((ref.service, ref.slot))
+        if placed is None or placed.ref != ref:
+            return DeploymentStatus(DeploymentPhase.NOT_FOUND, f"{ref.id} does not stand here")
+        if reason := self._failing.get(ref.bundle_id):
+            return DeploymentStatus(DeploymentPhase.FAILED, reason)
+        if ref.bundle_id in self._held_back:
+            return DeploymentStatus(DeploymentPhase.IN_PROGRESS, f"the pods of {ref.id} are held back")
+        return DeploymentStatus(DeploymentPhase.READY, endpoints=placed.endpoints)
+
+    def retire(self, ref: DeploymentRef) -> None:
         with self._lock:
-            if self._deployed.get((deployment.service, deployment.slot)) == deployment:
-                del self._deployed[deployment.service, deployment.slot]
-                self.retired.append(deployment)
+            placed = self._placed.get((ref.service, ref.slot))
+            if placed and placed.ref == ref:
+                del self._placed[ref.service, ref.slot]
+                self.retired.append(ref)
 
-    def deployments(self, service: str) -> list[Deployment]:
-        return [self._deployed[service, slot] for slot in Slot if (service, slot) in self._deployed]
+    def deployments(self, service: str | None = None) -> list[DeploymentRef]:
+        return [placed.ref for (name, _), placed in sorted(self._placed.items()) if service in (None, name)]
+
+    def _addresses(self, count: int) -> tuple[Endpoint, ...]:
+        first, self._next_port = self._next_port, self._next_port + count
+        return tuple(Endpoint("127.0.0.1", port) for port in range(first, first + count))

@@ -33,11 +33,16 @@ PORT_COUNT = 400
 
 @dataclass(frozen=True, slots=True)
 class PodRecord:
-    """A deployment and what its pods are started with. `faults` is the test switch SLIPWAY_FAULTS."""
+    """A deployment and what its pods are started with. `faults` is the test switch SLIPWAY_FAULTS.
+
+    `warm_since`: when the youngest of the pods that answered the warm rows was started, seconds since 1970;
+    0 before any did.
+    """
 
     deployment: Deployment
     bundle: Path
     faults: str
+    warm_since: int = 0
 
     @property
     def group(self) -> str:
@@ -90,6 +95,7 @@ def write_record(home: Home, record: PodRecord) -> None:
         "deployment": record.deployment.to_json(),
         "bundle": str(record.bundle),
         "faults": record.faults,
+        "warm_since": record.warm_since,
     }
     path = _record_path(home, record.deployment.service, record.deployment.slot)
     write_file(path, json.dumps(plain, indent=1).encode())
@@ -198,7 +204,9 @@ def _program_path(home: Home, group: str) -> Path:
 def _parse(path: Path) -> PodRecord:
     try:
         plain: dict[str, Any] = json.loads(path.read_text())
-        return PodRecord(Deployment.from_json(plain["deployment"]), Path(plain["bundle"]), plain["faults"])
+        # A Slipway of before `status` wrote no `warm_since`.
+        deployment, warm_since = Deployment.from_json(plain["deployment"]), plain.get("warm_since", 0)
+        return PodRecord(deployment, Path(plain["bundle"]), plain["faults"], warm_since)
     except (ValueError, KeyError, TypeError) as error:
         raise Permanent(
             f"{path} is not readable: {error!r}", remedy="Stop the stack, delete the file, release again."

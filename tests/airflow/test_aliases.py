@@ -73,7 +73,7 @@ def test_a_version_that_the_alias_left_while_it_was_built_gets_no_traffic(
     said, words = Said(), f"the alias candidate {where} while version 2 was being built"
     with pytest.raises(AirflowSkipException, match=words):
         deploy(world, release, said)
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
     monkeypatch.setattr(booking, "reasons", lambda context: {})
     monkeypatch.setattr("slipway_airflow.links.point", lambda *_: None)
     context: Any = {"ti": said}
@@ -95,7 +95,7 @@ def test_an_alias_that_leaves_while_pods_start_is_seen_before_traffic_too(world:
         task.look(context)
     assert world.router.read(MODEL).candidate is None
     settling.settle_traffic(world.services, release, {})
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
 
 
 def test_what_a_person_asked_for_stands_wherever_the_alias_points(world: World) -> None:

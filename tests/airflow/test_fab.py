@@ -197,7 +197,7 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         trail_of(world.services).append(entry)
         freezes_of(world.services).add(model, by=who, reason=f"of {model}", until=None, at=then)
         history = RouteHistory(world.home.route_history)
-        served = world.target.deploy(world.bundle(1), world.slot, replicas=1)
+        served = world.platform.deploy(world.bundle(1), world.slot, replicas=1)
         history.append(_route(model, served), at=then)
     trail_of(world.services).append(Entry(at, "opal", "freeze", None, reason="all of them"))
     under_way(world)

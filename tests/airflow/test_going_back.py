@@ -236,7 +236,7 @@ def test_after_a_rollback_only_the_pods_that_serve_stand(world: World) -> None:
     going_back.take_turn(world.services, rollback)
     going_back.switch(world.services, rollback, going_back.place(world.services, rollback).id)
     going_back.let_go(world.services, rollback)
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
 
 
 def test_a_rollback_never_ends_the_pods_of_a_version_promoted_meanwhile(world: World) -> None:
@@ -250,7 +250,7 @@ def test_a_rollback_never_ends_the_pods_of_a_version_promoted_meanwhile(world: W
     route = world.router.read(MODEL)
     assert route.split == TrafficSplit(100, 0)
     assert route.stable
-    assert (route.stable.version, route.stable in world.target.deployments(MODEL)) == (3, True)
+    assert (route.stable.version, route.stable.ref in world.platform.deployments(MODEL)) == (3, True)
     assert deployment.slot is route.stable.slot.other
     going_back.switch(world.services, rollback, deployment.id)
     assert going_back.serving(world.services, rollback)

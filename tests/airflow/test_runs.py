@@ -83,7 +83,7 @@ def test_a_good_version_becomes_champion(world: World, runs: Runs) -> None:
     assert (served(world), world.registry.champion) == (1, 1)
     assert world.registry.tags[1]["slipway.status"] == "promoted"
     assert world.lock.read(MODEL).holder is None
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
     (evidence,) = world.registry.evidence.values()
     assert evidence.status == "FINISHED"
     assert {"spec.json", "gates.json", "timeline.json", "rollout.png"} <= set(evidence.artifacts)
@@ -114,7 +114,7 @@ def test_a_version_that_would_break_callers_is_blocked_and_those_who_go_back_to_
     run = runs.release("2")
     assert run.ended("failed") == {"bundle.choose"}
     assert (served(world), world.registry.champion) == (1, 1)
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
     tags = world.registry.tags[2]
     assert tags["slipway.status"] == "blocked"
     assert "signature against champion v1 2, limit 0" in tags["slipway.reason"]
@@ -137,7 +137,7 @@ def test_a_failing_canary_is_rolled_back_and_its_pods_are_ended(world: World, ru
     assert run.ended("upstream_failed") == {"rollout.promote", "rollout.watch"}
     assert (served(world), world.registry.champion) == (1, 1)
     assert world.registry.tags[2]["slipway.status"] == "rolled_back"
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
 
 
 def test_a_short_absence_of_mlflow_is_waited_out(world: World, runs: Runs) -> None:
@@ -155,7 +155,7 @@ def test_mlflow_gone_when_a_version_is_promoted_leaves_nothing_half_promoted(
     run = runs.release("2")
     assert "rollout.promote" in run.ended("failed")
     assert (served(world), world.registry.champion) == (1, 1)
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
     assert world.lock.read(MODEL).holder is None
 
 

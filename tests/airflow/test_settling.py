@@ -33,7 +33,7 @@ def test_a_failure_during_the_canary_returns_all_traffic_and_ends_the_candidate(
     route = world.router.read(MODEL)
     assert ending == Ending(Status.ROLLED_BACK, "rollout.roll_out: the pods are gone")
     assert (route.split, route.candidate) == (TrafficSplit(100, 0), None)
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
 
 
 def test_a_run_marked_as_done_in_mid_rollout_leaves_nothing_half_rolled_out(world: World) -> None:
@@ -57,7 +57,7 @@ def test_a_release_that_failed_before_traffic_is_blocked_and_its_pods_are_ended(
     rolling.place(world.services, release, world.bundle(2).id)
     ending = settling.settle_traffic(world.services, release, {"rollout.deploy": "not ready in time"})
     assert ending == Ending(Status.BLOCKED, "rollout.deploy: not ready in time")
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [1]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
 
 
 def test_a_version_that_lost_its_traffic_gives_the_alias_back(world: World) -> None:
@@ -95,7 +95,7 @@ def test_after_a_good_release_the_previous_pods_are_ended(world: World) -> None:
     release = under_way(world, 2, steps=4)
     assert world.journal.load(release.id).phase is Phase.DONE
     assert settling.settle_traffic(world.services, release, {}).status is Status.PROMOTED
-    assert [pods.version for pods in world.target.deployments(MODEL)] == [2]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [2]
 
 
 def test_pods_that_a_newer_release_makes_ready_are_left_alone(world: World) -> None:
@@ -106,7 +106,7 @@ def test_pods_that_a_newer_release_makes_ready_are_left_alone(world: World) -> N
     take_turn(world.services, newer)
     rolling.place(world.services, newer, world.bundle(3).id)
     settling.settle_traffic(world.services, old, {})
-    assert sorted(pods.version for pods in world.target.deployments(MODEL)) == [2, 3]
+    assert sorted(pods.version for pods in world.platform.deployments(MODEL)) == [2, 3]
 
 
 def test_only_a_version_that_serves_can_be_promoted(world: World) -> None:

@@ -29,8 +29,9 @@ from serving.control.rollout.record import Record
 from serving.control.wiring import Services, now
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
-from serving.platforms.memory import MemoryTarget
-from serving.types import ALL_STABLE, Counts, Finding, Outcome, Slot, Verdict
+from serving.platforms.base import DeploymentSpec
+from serving.platforms.memory import MemoryPlatform
+from serving.types import ALL_STABLE, Counts, Deployment, DeploymentRef, Finding, Outcome, Slot, Verdict
 from tests.bundles import mlp
 
 MODEL = "fraud"
@@ -166,7 +167,7 @@ class World:
     root: Path
     registry: Registry = field(default_factory=Registry)
     router: MemoryRouter = field(default_factory=MemoryRouter)
-    target: MemoryTarget = field(default_factory=MemoryTarget)
+    platform: MemoryPlatform = field(default_factory=MemoryPlatform)
     built: list[str] = field(default_factory=list)
     passing: set[str] = field(default_factory=lambda: {"fp32", "fp16", "int8"})
     inputs: dict[int, TensorSpec] = field(default_factory=dict)
@@ -248,7 +249,7 @@ class World:
             store=self.store,
             registry=ports.registry,
             router=self.router,
-            target=self.target,
+            platform=self.platform,
             journal=self.journal,
             lock=self.lock,
             rollouts=self.rollouts,
@@ -274,7 +275,10 @@ class World:
 
     def serve(self, version: int) -> None:
         """Let `version` have all traffic, as after a finished release."""
-        deployed = self.target.deploy(self.bundle(version), self.slot, replicas=1)
+        bundle = self.bundle(version)
+        ref = DeploymentRef(MODEL, self.slot, bundle.id, version)
+        self.platform.apply(ref, DeploymentSpec(bundle, replicas=1))
+        deployed = Deployment(ref, self.platform.status(ref).endpoints)
         route = self.router.read(MODEL) if MODEL in self.router.services() else None
         self.router.write(
             MODEL, ALL_STABLE, stable=deployed, candidate=None, at=route.revision if route else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,11 @@ from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route
 
 BLUE = Deployment(DeploymentRef("m", Slot.BLUE, "12e4567", 1), (Endpoint("127.0.0.1", 9001),))
 GREEN = Deployment(DeploymentRef("m", Slot.GREEN, "bb", 2), (Endpoint("127.0.0.1", 9002),))
+
+
+def elsewhere(deployment: Deployment) -> Deployment:
+    """The same, on another machine."""
+    return replace(deployment, endpoints=(Endpoint("10.0.0.7", 8080), Endpoint("10.0.0.8", 8080)))
 
 
 class RouterContract:
@@ -66,3 +72,28 @@ class RouterContract:
         for name in ("b", "a", "c.d"):
             router.write(name, ALL_STABLE, stable=None, candidate=None, at=0)
         assert router.services() == ["a", "b", "c.d"]
+
+    def test_pods_that_moved_are_followed_without_moving_weights(self, router: TrafficRouter) -> None:
+        settings = RouteSettings(timeout_ms=250)
+        half = TrafficSplit(50, 50)
+        before = router.write("m", half, stable=BLUE, candidate=GREEN, at=0, settings=settings)
+        moved = router.move(elsewhere(BLUE))
+        assert moved == replace(before, stable=elsewhere(BLUE))
+        assert router.read("m") == moved
+        # Nobody decided anything: what was decided on the route before is still good.
+        after = router.write("m", TrafficSplit(0, 100), stable=BLUE, candidate=GREEN, at=before.revision)
+        assert (after.stable, after.candidate) == (elsewhere(BLUE), GREEN)
+
+    def test_who_decides_on_older_endpoints_brings_them_not_back(self, router: TrafficRouter) -> None:
+        router.write("m", TrafficSplit(0, 100), stable=BLUE, candidate=GREEN, at=0)
+        router.move(elsewhere(GREEN))
+        promoted = router.write("m", ALL_STABLE, stable=GREEN, candidate=None, at=1)
+        assert promoted.stable == elsewhere(GREEN)
+
+    def test_pods_that_no_route_names_move_nothing(self, router: TrafficRouter) -> None:
+        before = router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=0)
+        assert router.move(elsewhere(GREEN)) == before
+        assert router.move(BLUE) == before
+        assert router.read("m") == before
+        with pytest.raises(UnknownService, match="m"):
+            router.move(Deployment(DeploymentRef("other", Slot.BLUE, "aa", 1), ()))

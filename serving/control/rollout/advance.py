@@ -185,14 +185,15 @@ class Rollouts:
 
     def _with_candidate(self, candidate: Deployment, settings: RouteSettings) -> Route:
         route = self._route_or_none(candidate.service)
-        if route and route.candidate == candidate and route.settings == settings:
+        if route and _is_candidate(route, candidate) and route.settings == settings:
             self._router.reconcile()
-            return route
+            return self._router.move(candidate)
         stable = route.stable if route else None
         at = route.revision if route else 0
-        return self._router.write(
+        self._router.write(
             candidate.service, ALL_STABLE, stable=stable, candidate=candidate, at=at, settings=settings
         )
+        return self._router.move(candidate)
 
     def _route_or_none(self, service: str) -> Route | None:
         try:
@@ -229,6 +230,10 @@ def _new_state(
         started_at=at,
         route_revision=route.revision,
     )
+
+
+def _is_candidate(route: Route, deployment: Deployment) -> bool:
+    return route.candidate is not None and route.candidate.ref == deployment.ref
 
 
 def _unseen(at: datetime, outcome: Outcome, reason: str) -> Verdict:

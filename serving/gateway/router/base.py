@@ -60,9 +60,18 @@ class TrafficRouter(Protocol):
     ) -> Route:
         """Atomically replace arms and split. `at` is the revision the caller decided on (0: no route yet).
 
-        `settings` None keeps what the route has (defaults for a new one).
+        `settings` None keeps what the route has (defaults for a new one). A deployment that was in the route
+        keeps the endpoints that the route has: whoever decided on weights may know older ones (see `move`).
 
         Raises `StaleRoute` when the route has moved on.
+        """
+        ...
+
+    def move(self, deployment: Deployment) -> Route:
+        """Its pods are at these endpoints now: tell the proxy, with every weight as it is.
+
+        No new revision: nobody decided anything, and what was decided on the route meanwhile stays good. What
+        the route does not name, or names so already, changes nothing. Raises `UnknownService`.
         """
         ...
 

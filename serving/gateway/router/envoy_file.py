@@ -76,11 +76,25 @@ class EnvoyFileRouter:
             if before.revision != at:
                 raise StaleRoute.of(service, decided_on=at, now=before.revision)
             after = Route(service, at + 1, split, stable, candidate, settings or before.settings)
+            after = after.placed_as_in(before)
             if before.revision == 0:
                 require_spare()
             after = self._put(before, after)
             self._history.append(after, at=self._now())
         if before.revision == 0 or _shape(before) != _shape(after):
+            self.reconcile()
+        return after
+
+    def move(self, deployment: Deployment) -> Route:
+        service = deployment.service
+        with self._locked(service):
+            before = self._current(service)
+            if not before.revision:
+                raise UnknownService(service, known=self.services())
+            after = before.moved(deployment)
+            if after != before:
+                self._put(before, after)
+        if after != before:
             self.reconcile()
         return after
 
@@ -138,7 +152,10 @@ class EnvoyFileRouter:
             back = _parse(way_back, after.service)
         except (FileNotFoundError, UnreadableRoute):
             raise problem from None
-        if replace(back, revision=after.revision) != after or back.revision <= before.revision:
+        # It may know newer endpoints, if pods moved when the disk was full already.
+        if replace(back, revision=after.revision) != after.placed_as_in(back):
+            raise problem
+        if back.revision <= before.revision:
             raise problem
         take_place(way_back, self.file(after.service))
         log.warning(

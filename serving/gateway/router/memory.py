@@ -39,8 +39,14 @@ class MemoryRouter:
             if before.revision != at:
                 raise StaleRoute.of(service, decided_on=at, now=before.revision)
             after = Route(service, at + 1, split, stable, candidate, settings or before.settings)
-            self._routes[service] = after
-            return after
+            self._routes[service] = after.placed_as_in(before)
+            return self._routes[service]
+
+    def move(self, deployment: Deployment) -> Route:
+        with self._lock:
+            moved = self.read(deployment.service).moved(deployment)
+            self._routes[deployment.service] = moved
+            return moved
 
     def reconcile(self) -> None:
         """Nothing follows from these routes."""

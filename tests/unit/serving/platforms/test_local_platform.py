@@ -29,11 +29,18 @@ from serving.local_stack.lifecycle import down
 from serving.local_stack.processes import owned_by
 from serving.local_stack.supervisor import RUNNING, Supervisor
 from serving.platforms import pods
-from serving.platforms import redis as target_redis
-from serving.platforms.local import LocalTarget, PodDoesNotStart
+from serving.platforms import redis as platform_redis
+from serving.platforms.base import DeploymentPhase
+from serving.platforms.local import LocalPlatform
 from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 from tests.bundles import make_bundle, mlp
-from tests.contract.target_contract import Bundles, TargetContract, wait_until_ready
+from tests.contract.platform_contract import (
+    Bundles,
+    PlatformContract,
+    applied,
+    wait_for,
+    wait_until_ready,
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +88,11 @@ def start_supervisord(home: Home) -> None:
 
 
 @pytest.fixture
-def target(home: Home) -> Iterator[LocalTarget]:
-    target = LocalTarget(home, environ={})
-    yield target
+def platform(home: Home) -> Iterator[LocalPlatform]:
+    platform = LocalPlatform(home, environ={})
+    yield platform
     for record in list(pods.records(home)):
-        target.retire(record.deployment)
+        platform.retire(record.deployment.ref)
 
 
 @pytest.fixture
@@ -97,79 +104,115 @@ def bundles(tmp_path: Path) -> Bundles:
     return make
 
 
-class TestLocalTarget(TargetContract):
+@pytest.fixture
+def unservable(bundles: Bundles) -> Bundle:
+    bundle = bundles("broken", 1)
+    (bundle.path / "manifest.json").write_text("{}")
+    return bundle
+
+
+def started(
+    platform: LocalPlatform, bundle: Bundle, slot: Slot = Slot.BLUE, *, replicas: int = 1
+) -> Deployment:
+    """Pods that are ready, and where."""
+    ref = applied(platform, bundle, slot, replicas=replicas)
+    return Deployment(ref, wait_until_ready(platform, ref).endpoints)
+
+
+class TestLocalPlatform(PlatformContract):
     pass
 
 
 def test_a_pod_that_is_killed_comes_back_on_its_port(
-    home: Home, target: LocalTarget, bundles: Bundles
+    home: Home, platform: LocalPlatform, bundles: Bundles
 ) -> None:
-    deployment = target.deploy(bundles("killed", 1), Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+    deployment = started(platform, bundles("killed", 1))
     (process,) = (p for p in Supervisor(home).programs() if p.group == "pod-killed-blue")
     killed = psutil.Process(process.pid)
     killed.kill()
     psutil.wait_procs([killed], timeout=5)
-    wait_until_ready(target, deployment)
+    wait_until_ready(platform, deployment.ref)
     (again,) = (p for p in Supervisor(home).programs() if p.group == "pod-killed-blue")
     assert again.pid != process.pid
 
 
 @pytest.mark.parametrize("lost", ["program", "program file", "everything but the record"])
-def test_a_deploy_that_was_cut_short_is_finished_by_the_next(
-    home: Home, target: LocalTarget, bundles: Bundles, lost: str
+def test_what_was_cut_short_while_it_was_applied_is_finished_by_the_next(
+    home: Home, platform: LocalPlatform, bundles: Bundles, lost: str
 ) -> None:
     bundle = bundles("cut_short", 1)
-    deployment = target.deploy(bundle, Slot.BLUE, replicas=1)
+    ref = applied(platform, bundle)
     if lost != "program file":
         Supervisor(home).remove_group("pod-cut_short-blue")
-        assert target.deployments("cut_short") == []
+        assert platform.status(ref).phase is DeploymentPhase.NOT_FOUND
     if lost != "program":
         pods.remove_program(home, "pod-cut_short-blue")
-    assert target.deploy(bundle, Slot.BLUE, replicas=1) == deployment
-    wait_until_ready(target, deployment)
+    assert applied(platform, bundle) == ref
+    wait_until_ready(platform, ref)
 
 
 def test_a_retire_that_was_cut_short_is_finished_by_the_next(
-    home: Home, target: LocalTarget, bundles: Bundles
+    home: Home, platform: LocalPlatform, bundles: Bundles
 ) -> None:
-    deployment = target.deploy(bundles("half_retired", 1), Slot.BLUE, replicas=1)
+    ref = applied(platform, bundles("half_retired", 1))
     Supervisor(home).remove_group("pod-half_retired-blue")
-    target.retire(deployment)
+    platform.retire(ref)
     assert pods.read_record(home, "half_retired", Slot.BLUE) is None
     assert not list(home.pods.glob(".programs/*half_retired*"))
 
 
 def test_a_bundle_that_cannot_be_served_is_reported_with_the_pods_words(
-    target: LocalTarget, bundles: Bundles
+    platform: LocalPlatform, unservable: Bundle
 ) -> None:
-    bundle = bundles("broken", 1)
-    (bundle.path / "manifest.json").write_text("{}")
-    deployment = target.deploy(bundle, Slot.BLUE, replicas=1)
-    with pytest.raises(PodDoesNotStart, match="not a bundle manifest"):
-        wait_until_ready(target, deployment, seconds=120)
-    target.retire(deployment)
+    ref = applied(platform, unservable)
+    status = wait_for(platform, ref, lambda status: status.phase is DeploymentPhase.FAILED, seconds=120)
+    assert "not a bundle manifest" in status.reason
+    assert "python -m serving.pod" in status.remedy
+
+
+def test_pods_get_no_traffic_before_they_answered_their_warm_rows_and_keep_their_ports_afterwards(
+    home: Home, platform: LocalPlatform, bundles: Bundles
+) -> None:
+    ref = applied(platform, bundles("addressed", 1))
+    wait_for(platform, ref, lambda status: status.is_ready or not status.endpoints)
+    endpoints = wait_until_ready(platform, ref).endpoints
+    (process,) = (p for p in Supervisor(home).programs() if p.group == "pod-addressed-blue")
+    Supervisor(home).stop(process.full_name)
+    status = wait_for(platform, ref, lambda status: not status.is_ready)
+    assert (status.phase, status.endpoints) == (DeploymentPhase.IN_PROGRESS, endpoints)
+    Supervisor(home).start(process.full_name)
+    assert wait_until_ready(platform, ref).endpoints == endpoints
+
+
+def test_a_record_of_before_warm_rows_were_noted_is_still_read(
+    home: Home, platform: LocalPlatform, bundles: Bundles
+) -> None:
+    deployment = started(platform, bundles("upgraded", 1))
+    path = home.pods / "upgraded" / "blue.json"
+    saved = json.loads(path.read_text())
+    del saved["warm_since"]
+    path.write_text(json.dumps(saved))
+    assert platform.deployments("upgraded") == [deployment.ref]
+    assert wait_until_ready(platform, deployment.ref).endpoints == deployment.endpoints
 
 
 def test_a_foreign_server_on_the_port_is_not_a_ready_pod(
-    target: LocalTarget, bundles: Bundles, home: Home
+    platform: LocalPlatform, bundles: Bundles, home: Home
 ) -> None:
     bundle = bundles("usurped", 1)
-    deployment = target.deploy(bundle, Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+    deployment = started(platform, bundle)
     (process,) = (p for p in Supervisor(home).programs() if p.group == "pod-usurped-blue")
     stopped = psutil.Process(process.pid)
     Supervisor(home).stop(process.full_name)
     psutil.wait_procs([stopped], timeout=10)
     with always_ok(deployment.endpoints[0].port):
         assert httpx.get(f"http://{deployment.endpoints[0]}/v2/health/ready").status_code == 200
-        assert not target.is_ready(deployment)
+        assert not platform.status(deployment.ref).is_ready
 
 
-def test_the_test_switch_reaches_the_pod(home: Home, target: LocalTarget, bundles: Bundles) -> None:
-    faulty = LocalTarget(home, environ={"SLIPWAY_FAULTS": "faulty@1:error_rate=1"})
-    deployment = faulty.deploy(bundles("faulty", 1), Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+def test_the_test_switch_reaches_the_pod(home: Home, platform: LocalPlatform, bundles: Bundles) -> None:
+    faulty = LocalPlatform(home, environ={"SLIPWAY_FAULTS": "faulty@1:error_rate=1"})
+    deployment = started(faulty, bundles("faulty", 1))
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
     url = f"http://{deployment.endpoints[0]}/v2/models/faulty/infer"
     assert httpx.post(url, json={"inputs": [tensor]}).status_code == 500
@@ -199,30 +242,28 @@ def eventually(happens: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
-def test_a_pod_answers_its_warm_rows_before_it_is_called_ready(target: LocalTarget, tmp_path: Path) -> None:
-    deployment = target.deploy(wishing(tmp_path, "warmed", 1), Slot.BLUE, replicas=2)
-    wait_until_ready(target, deployment)
+def test_a_pod_answers_its_warm_rows_before_it_is_called_ready(
+    platform: LocalPlatform, tmp_path: Path
+) -> None:
+    deployment = started(platform, wishing(tmp_path, "warmed", 1), Slot.BLUE, replicas=2)
     for endpoint in deployment.endpoints:
         metrics = httpx.get(f"http://{endpoint}/metrics").text
         assert 'slipway_requests_total{model="warmed",version="1",code="200"} 3' in metrics
 
 
 def test_the_test_switch_spares_the_warm_rows(home: Home, tmp_path: Path) -> None:
-    target = LocalTarget(home, environ={"SLIPWAY_FAULTS": "spared@1:error_rate=1"})
-    deployment = target.deploy(wishing(tmp_path, "spared", 1), Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+    platform = LocalPlatform(home, environ={"SLIPWAY_FAULTS": "spared@1:error_rate=1"})
+    deployment = started(platform, wishing(tmp_path, "spared", 1))
     assert ask(deployment).status_code == 500
-    target.retire(deployment)
+    platform.retire(deployment.ref)
 
 
 def test_replicas_share_answers_in_a_redis_of_the_stack_until_their_bundle_leaves(
-    home: Home, target: LocalTarget, tmp_path: Path
+    home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
     shared = {"cache": {"shared": True}}
-    staying = target.deploy(wishing(tmp_path, "sharing", 1, **shared), Slot.BLUE, replicas=2)
-    leaving = target.deploy(wishing(tmp_path, "sharing", 2, **shared), Slot.GREEN, replicas=1)
-    wait_until_ready(target, staying)
-    wait_until_ready(target, leaving)
+    staying = started(platform, wishing(tmp_path, "sharing", 1, **shared), Slot.BLUE, replicas=2)
+    leaving = started(platform, wishing(tmp_path, "sharing", 2, **shared), Slot.GREEN)
     first = ask(staying)
     assert "x-slipway-cache" not in first.headers
     eventually(lambda: ask(staying, 1).headers.get("x-slipway-cache") in ("redis", "memory"))
@@ -234,7 +275,7 @@ def test_replicas_share_answers_in_a_redis_of_the_stack_until_their_bundle_leave
         assert client.info()["process_id"] in {owned.process.pid for owned in owned_by(home)}
         channel.subscribe("slipway:invalidate")
         eventually(lambda: channel.get_message() is not None)
-        target.retire(leaving)
+        platform.retire(leaving.ref)
         eventually(lambda: (heard := channel.get_message()) is not None and _names(heard, leaving))
     # Those of the version that stays are kept.
     assert ask(staying).headers["x-slipway-cache"] == "memory"
@@ -247,54 +288,49 @@ def _names(heard: dict[str, Any], left: Deployment) -> bool:
 
 def test_a_redis_that_is_named_is_used_instead_of_an_own_one(home: Home) -> None:
     named = {"SLIPWAY_REDIS": "redis://elsewhere:6379/3"}
-    assert target_redis.url_of(home, named) == named["SLIPWAY_REDIS"]
-    target_redis.ensure(
+    assert platform_redis.url_of(home, named) == named["SLIPWAY_REDIS"]
+    platform_redis.ensure(
         Home(home.root / "nowhere", home.ports), named
     )  # where no supervisord could start one
 
 
 def test_requests_are_written_down_where_a_spec_asks_for_it(
-    home: Home, target: LocalTarget, tmp_path: Path
+    home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
     logging = wishing(tmp_path, "logging", 1, request_log={"share": 1.0})
-    deployment = target.deploy(logging, Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+    deployment = started(platform, logging)
     assert ask(deployment).status_code == 200
-    target.retire(deployment)
+    platform.retire(deployment.ref)
     assert len(list((home.requests / "logging").glob("*.parquet"))) == 1
 
 
 def test_a_pod_starts_with_answers_to_what_the_log_says_is_asked_most(
-    home: Home, target: LocalTarget, tmp_path: Path
+    home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
     both = {"request_log": {"share": 1.0}, "cache": {"max_mb": 1}}
-    before = target.deploy(wishing(tmp_path, "learning", 1, **both), Slot.BLUE, replicas=1)
-    wait_until_ready(target, before)
+    before = started(platform, wishing(tmp_path, "learning", 1, **both))
     ask(before)
-    target.retire(before)
-    after = target.deploy(wishing(tmp_path, "learning", 2, **both), Slot.GREEN, replicas=1)
-    wait_until_ready(target, after)
+    platform.retire(before.ref)
+    after = started(platform, wishing(tmp_path, "learning", 2, **both), Slot.GREEN)
     assert ask(after).headers["x-slipway-cache"] == "memory"
 
 
 def test_pods_come_back_on_their_ports_when_the_stack_is_started_again(
-    home: Home, target: LocalTarget, bundles: Bundles
+    home: Home, platform: LocalPlatform, bundles: Bundles
 ) -> None:
-    deployment = target.deploy(bundles("returning", 1), Slot.GREEN, replicas=1)
-    wait_until_ready(target, deployment)
+    deployment = started(platform, bundles("returning", 1), Slot.GREEN)
     down(home)
     with pytest.raises(Retryable, match="not running"):
-        target.deployments("returning")
+        platform.status(deployment.ref)
     start_supervisord(home)
-    wait_until_ready(target, deployment)
-    assert target.deployments("returning") == [deployment]
+    wait_until_ready(platform, deployment.ref)
+    assert platform.deployments("returning") == [deployment.ref]
 
 
 def test_pods_outlive_a_killed_supervisord_only_until_the_next_start_or_stop(
-    home: Home, target: LocalTarget, bundles: Bundles
+    home: Home, platform: LocalPlatform, bundles: Bundles
 ) -> None:
-    deployment = target.deploy(bundles("orphaned", 1), Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+    deployment = started(platform, bundles("orphaned", 1))
     supervisord = psutil.Process(Supervisor(home).pid())
     supervisord.kill()
     psutil.wait_procs([supervisord], timeout=5)
@@ -302,28 +338,27 @@ def test_pods_outlive_a_killed_supervisord_only_until_the_next_start_or_stop(
     down(home)
     assert owned_by(home) == []
     start_supervisord(home)
-    wait_until_ready(target, deployment)
+    wait_until_ready(platform, deployment.ref)
 
 
-def test_an_unreadable_record_says_what_to_do(home: Home, target: LocalTarget, bundles: Bundles) -> None:
-    deployment = target.deploy(bundles("torn", 1), Slot.BLUE, replicas=1)
+def test_an_unreadable_record_says_what_to_do(home: Home, platform: LocalPlatform, bundles: Bundles) -> None:
+    ref = applied(platform, bundles("torn", 1))
     record = home.pods / "torn" / "blue.json"
     whole = record.read_text()
     record.write_text(json.dumps({"deployment": {}}))
     try:
         with pytest.raises(Exception, match="delete the file"):
-            target.deployments("torn")
+            platform.deployments("torn")
     finally:
         record.write_text(whole)
-        target.retire(deployment)
+        platform.retire(ref)
     assert list((home.pods / "torn").iterdir()) == []
 
 
 def test_a_pod_is_managed_over_its_socket_and_health_tells_what_it_lacks(
-    home: Home, target: LocalTarget, bundles: Bundles
+    home: Home, platform: LocalPlatform, bundles: Bundles
 ) -> None:
-    deployment = target.deploy(bundles("managed", 1), Slot.BLUE, replicas=1)
-    wait_until_ready(target, deployment)
+    deployment = started(platform, bundles("managed", 1))
     # supervisord calls it so after ten seconds.
     (process,) = (
         replace(p, state=RUNNING) for p in Supervisor(home).programs() if p.group == "pod-managed-blue"
@@ -334,7 +369,7 @@ def test_a_pod_is_managed_over_its_socket_and_health_tells_what_it_lacks(
     (problem,) = shortcomings(home, [process]).values()
     assert problem
     assert "managed v1: unloaded" in problem
-    assert not target.is_ready(deployment)
+    assert not platform.status(deployment.ref).is_ready
 
 
 def test_a_home_too_deep_for_a_socket_has_its_pods_sockets_elsewhere(

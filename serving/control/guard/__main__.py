@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from model_store.errors import Permanent, SlipwayError
 from serving.control.guard.exposition import serve
 from serving.control.guard.guard import Guard
+from serving.control.guard.pods import PodWatch
 from serving.control.guard.timing import Timing
 from serving.control.rollout.journal import Journal
 from serving.control.shadow import Shadow
@@ -23,6 +24,7 @@ from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
 from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.targets import targets
+from serving.platforms.local import LocalPlatform
 
 TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
@@ -35,6 +37,7 @@ def main(home: Home) -> None:
     """Tick more than four times a second. Raises `Permanent` if another guard of this installation runs."""
     router = EnvoyFileRouter(home)
     metrics = EnvoyAdmin(home.envoy_admin_url)
+    pods = PodWatch(LocalPlatform(home), EnvoyFileRouter(home))
     guard = Guard(
         Journal(home.journal),
         router,
@@ -44,12 +47,14 @@ def main(home: Home) -> None:
         shadow=Shadow(home.requests),
         # Asked last in a tick, and not for long: it must never keep the next one waiting.
         timing=Timing(EnvoyAdmin(home.envoy_admin_url, timeout_seconds=0.2), monotonic=time.monotonic),
+        pods=pods,
     )
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     with _only_guard(home):
         server = serve(guard, home.ports.guard, ails=lambda: _ails(guard), targets=lambda: targets(router))
+        threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
         log.info("guarding the releases of %s", home.root)
         _run(home, guard, router, ending)
         server.shutdown()

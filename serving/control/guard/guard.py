@@ -13,6 +13,7 @@ from model_store.errors import SlipwayError
 from serving.control.analysis import AnalysisPolicy, Increment, JudgeState, observe_all
 from serving.control.analysis.rules import needed
 from serving.control.analysis.state import PLACES
+from serving.control.guard.pods import PodWatch
 from serving.control.guard.releases import Releases
 from serving.control.guard.timing import Timing
 from serving.control.guard.watch import Watch, missing
@@ -71,7 +72,7 @@ class Tallies:
 class Guard:
     """The clocks are those of `serving.control.rollout.advance.Rollouts`.
 
-    `shadow` compares answers, `timing` tells how long they took.
+    `shadow` compares answers, `timing` tells how long they took, `pods` how the candidate's pods are.
     """
 
     def __init__(
@@ -86,11 +87,12 @@ class Guard:
         limits: Limits = Limits(),
         shadow: Shadow | None = None,
         timing: Timing | None = None,
+        pods: PodWatch | None = None,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
         self._now, self._monotonic, self._boot, self._limits = now, monotonic, boot, limits
         self._releases = Releases(journal, self.apart)
-        self._shadow, self._timing = shadow, timing
+        self._shadow, self._timing, self._pods = shadow, timing, pods
         self.watches: dict[str, Watch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
@@ -196,7 +198,9 @@ class Guard:
         is_elsewhere = watch.written is None or watch.written.place != state.place
         if stirred or is_due or is_elsewhere or watch.verdict is None or watch.blind_since is not None:
             limit = self._limits.unwell_seconds
-            self._act(state, watch, watch.judge(state, at=now, monotonic=monotonic, unwell_limit=limit))
+            pods = self._pods.status(route.candidate.ref) if self._pods and route.candidate else None
+            verdict = watch.judge(state, at=now, monotonic=monotonic, unwell_limit=limit, pods=pods)
+            self._act(state, watch, verdict)
             self._write(state, route, watch)
 
     def _act(self, state: RolloutState, watch: Watch, verdict: Verdict) -> None:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from serving.control.analysis import JudgeState, begin, observe, verdict
+from serving.control.rollout.decide import PODS
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.observe import Tally, between, repeats_on_stable
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.rollout.record import Record
 from serving.metrics.base import EndpointCounters
 from serving.metrics.latency import Buckets, Latencies
+from serving.platforms.base import DeploymentPhase, DeploymentStatus
 from serving.types import Deployment, Endpoint, Finding, Outcome, Route, Verdict
 
 # How far apart records may be, by `RolloutState.pace`; `serving.control.rollout.advance.FRESH_SECONDS` is a
@@ -58,12 +60,24 @@ class Watch:
         elif self.unwell_since is None:
             self.unwell_since = monotonic
 
-    def judge(self, state: RolloutState, *, at: datetime, monotonic: float, unwell_limit: float) -> Verdict:
-        """The verdict on what was counted so far, and on the candidate's health."""
+    def judge(
+        self,
+        state: RolloutState,
+        *,
+        at: datetime,
+        monotonic: float,
+        unwell_limit: float,
+        pods: DeploymentStatus | None = None,
+    ) -> Verdict:
+        """The verdict on what was counted so far, and on the candidate's health.
+
+        `pods`: what the platform says of the candidate; None where it says nothing.
+        """
         counted = verdict(state.plan.policy, self.belief, at=at)
         unwell = 0.0 if self.unwell_since is None else monotonic - self.unwell_since
-        beside = [*_health_finding(unwell, unwell_limit), *_counter_finding(self.tally)]
-        self.verdict = Verdict.of([*counted.findings, *beside], at=at)
+        why = pods.reason if pods else ""
+        beside = [*_health_finding(unwell, unwell_limit, why), *_counter_finding(self.tally)]
+        self.verdict = Verdict.of([*_pods_finding(pods), *counted.findings, *beside], at=at)
         self.judged_at = monotonic
         self.blind_since = None
         return self.verdict
@@ -122,11 +136,23 @@ def _is_well(deployment: Deployment | None, counters: dict[Endpoint, EndpointCou
     return any(counters[endpoint].healthy for endpoint in endpoints if endpoint in counters)
 
 
-def _health_finding(seconds: float, limit: float) -> list[Finding]:
-    """An endpoint that nobody can reach fails no requests, so counts alone say too little about it."""
+def _pods_finding(pods: DeploymentStatus | None) -> list[Finding]:
+    """What will not heal fails the candidate now, before its users notice; what may is waited for."""
+    if pods is None or pods.is_ready:
+        return []
+    outcome = Outcome.FAIL if pods.phase is DeploymentPhase.FAILED else Outcome.INCONCLUSIVE
+    return [Finding(PODS, outcome, f"the candidate's pods: {pods.reason}")]
+
+
+def _health_finding(seconds: float, limit: float, why: str) -> list[Finding]:
+    """An endpoint that nobody can reach fails no requests, so counts alone say too little about it.
+
+    `why` is what the platform says of it, if anything.
+    """
     if seconds <= 0:
         return []
     reason = f"no endpoint of the candidate has been healthy for {seconds:.1f} s, while stable's are"
+    reason += f": {why}" if why else ""
     outcome = Outcome.FAIL if seconds > limit else Outcome.INCONCLUSIVE
     return [Finding("health", outcome, reason, (("seconds", seconds), ("limit", limit)))]
 

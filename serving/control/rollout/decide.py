@@ -8,6 +8,9 @@ from serving.control.analysis.rules import DISAGREEMENT
 from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
 from serving.types import Finding, Outcome, Verdict
 
+# The finding on what the platform says of the candidate's pods.
+PODS = "pods"
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -35,7 +38,7 @@ def decide(state: RolloutState, sight: Sight) -> Action:
             return Hold(f"paused: {state.paused}")
         case Outcome.ERROR:
             return _hold_or_give_up(state, sight)
-        case Outcome.INCONCLUSIVE if _needs_evidence(state, sight.verdict):
+        case Outcome.INCONCLUSIVE if _lacks_pods(sight.verdict) or _needs_evidence(state, sight.verdict):
             return _hold_or_give_up(state, sight)
         case _:
             return _go_on(state, sight)
@@ -61,6 +64,12 @@ def _needs_evidence(state: RolloutState, verdict: Verdict) -> bool:
         finding.rule == DISAGREEMENT.name and finding.outcome > Outcome.PASS for finding in verdict.findings
     )
     return state.phase is Phase.PROGRESSING and (state.split.candidate > 0 or is_open)
+
+
+def _lacks_pods(verdict: Verdict) -> bool:
+    """Nothing goes on with a candidate whose pods are not all there: neither to more traffic, nor to its end,
+    which takes the way back away."""
+    return any(finding.rule == PODS and finding.outcome > Outcome.PASS for finding in verdict.findings)
 
 
 def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:

@@ -12,16 +12,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from model_store.types import Bundle, GateReport, ModelRef
 from serving.control.analysis import AnalysisPolicy
 from serving.control.guard.guard import Guard
+from serving.control.guard.pods import PodWatch
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Action, Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.gateway.router.memory import MemoryRouter
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import MetricsUnavailable
+from serving.platforms.base import DeploymentSpec
 from serving.types import (
     ALL_STABLE,
     Deployment,
@@ -32,6 +35,7 @@ from serving.types import (
     Slot,
     TrafficSplit,
 )
+from tests.moving_platform import MovingPlatform
 
 SERVICE = "fraud"
 RELEASE = "fraud-v2-20261121T120000Z"
@@ -51,11 +55,24 @@ def deployed(version: int, slot: Slot, service: str = SERVICE) -> Deployment:
     return Deployment(DeploymentRef(service, slot, f"b{version}", version), (endpoint,))
 
 
+def _placed(platform: MovingPlatform, deployment: Deployment) -> Deployment:
+    """The same, where the platform has it run."""
+    ref = deployment.ref
+    bundle = Bundle(ref.bundle_id, ModelRef(ref.service, ref.version), (), GateReport("", ()), Path())
+    platform.apply(ref, DeploymentSpec(bundle, replicas=1))
+    return Deployment(ref, platform.move(ref))
+
+
 class World:
     """Time moves only in `tick`; every rate is the share of an arm's attempts that fail or are slow."""
 
     def __init__(
-        self, root: Path | None = None, *, plan: RolloutPlan = PLAN, has_stable: bool = True
+        self,
+        root: Path | None = None,
+        *,
+        plan: RolloutPlan = PLAN,
+        has_stable: bool = True,
+        platform: MovingPlatform | None = None,
     ) -> None:
         self.wall = datetime(2026, 11, 21, 12, tzinfo=UTC)
         self.uptime = 1000.0
@@ -78,6 +95,9 @@ class World:
         self._late: list[dict[Endpoint, EndpointCounters]] = []
         self._shown = 0
         self.stable, self.candidate = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
+        self.pods = PodWatch(platform, self.router) if platform else None
+        if platform:
+            self.stable, self.candidate = (_placed(platform, each) for each in (self.stable, self.candidate))
         if has_stable:
             self.router.write(SERVICE, ALL_STABLE, stable=self.stable, candidate=None, at=0)
         self.restart_guard()
@@ -144,7 +164,8 @@ class World:
         return self
 
     def restart_guard(self) -> Self:
-        self.guard = Guard(self.journal, self.router, self, now=self.now, monotonic=self.monotonic)
+        clocks: dict[str, Any] = {"now": self.now, "monotonic": self.monotonic}
+        self.guard = Guard(self.journal, self.router, self, **clocks, pods=self.pods)
         return self
 
     def clock_jumps(self, seconds: float) -> Self:
@@ -156,6 +177,8 @@ class World:
             self.wall += timedelta(seconds=seconds)
             self.uptime += seconds
             self._serve()
+            if self.guard_is_up and self.pods:
+                self.pods.look()
             if self.guard_is_up:
                 self.guard.tick()
             if self.airflow_is_up:
@@ -212,7 +235,7 @@ class World:
             self._attempts(route.stable, "stable", to_stable)
 
     def _attempts(self, deployment: Deployment, arm: str, count: int) -> int:
-        arm = "candidate" if deployment == self.candidate else "stable"
+        arm = "candidate" if deployment.ref == self.candidate.ref else "stable"
         endpoint = deployment.endpoints[0]
         before = self.counters_by_endpoint.get(endpoint, NOTHING)
         errors = self._whole(f"{arm} errors", count * self.error_rate[arm])

@@ -12,8 +12,8 @@ from serving.gateway.router import envoy_file
 from serving.gateway.router.base import StaleRoute
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
-from serving.types import ALL_STABLE, Endpoint, RouteSettings, TrafficSplit
-from tests.contract.router_contract import BLUE, GREEN
+from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
+from tests.contract.router_contract import BLUE, GREEN, elsewhere
 from tests.unit.serving.full_disk import Disk
 
 HALF = TrafficSplit(50, 50)
@@ -52,17 +52,38 @@ def test_a_full_disk_does_not_keep_traffic_from_stable(router: EnvoyFileRouter, 
 def test_a_full_disk_takes_no_other_write(router: EnvoyFileRouter, disk: Disk) -> None:
     shifted = router.write("m", HALF, stable=BLUE, candidate=GREEN, at=1)
     disk.full = True
-    elsewhere = replace(BLUE, endpoints=(Endpoint("127.0.0.1", 9009),))
     for split, stable, candidate, settings in (
         (TrafficSplit(0, 100), BLUE, GREEN, None),
         (ALL_STABLE, GREEN, None, None),
-        (ALL_STABLE, elsewhere, GREEN, None),
         (ALL_STABLE, BLUE, GREEN, RouteSettings(timeout_ms=7)),
     ):
         with pytest.raises(OSError, match="No space"):
             router.write("m", split, stable=stable, candidate=candidate, at=2, settings=settings)
+    with pytest.raises(OSError, match="No space"):
+        router.move(elsewhere(BLUE))
     assert router.read("m") == shifted
     assert router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=2).split == ALL_STABLE
+
+
+def test_pods_that_moved_keep_the_way_back_open(router: EnvoyFileRouter, disk: Disk) -> None:
+    router.write("m", HALF, stable=BLUE, candidate=GREEN, at=1)
+    router.move(elsewhere(BLUE))
+    disk.full = True
+    back = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=2)
+    assert (back.split, back.stable) == (ALL_STABLE, elsewhere(BLUE))
+    assert router.read("m") == back
+
+
+def test_a_disk_that_filled_up_while_pods_moved_takes_the_way_back_to_where_they_are(
+    router: EnvoyFileRouter, disk: Disk
+) -> None:
+    router.write("m", HALF, stable=BLUE, candidate=GREEN, at=1)
+    before = router.file("m").read_bytes()
+    router.move(elsewhere(BLUE))
+    router.file("m").write_bytes(before)
+    disk.full = True
+    back = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=2)
+    assert (back.split, back.stable) == (ALL_STABLE, elsewhere(BLUE))
 
 
 def test_no_candidate_gets_traffic_without_a_way_back(

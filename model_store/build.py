@@ -66,6 +66,7 @@ class Variant(TypedDict):
 class Exported(TypedDict):
     """The model as ONNX. `answers`: the original's own answers to the evaluation rows, kept in the store.
     `says`: what the model says of itself, nothing of it guessed (see `model_store.export.says`).
+    `notes`: what a person should know of the export, in sentences.
     """
 
     artifact: Json
@@ -76,6 +77,7 @@ class Exported(TypedDict):
     agreement: Json
     dataset_digest: str
     says: Json
+    notes: list[str]
     lineage: dict[str, str]
 
 

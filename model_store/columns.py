@@ -21,6 +21,9 @@ NUMPY: dict[Datatype, str] = {
     "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
 }  # fmt: skip
 MISSING_SLICE = "(missing)"
+# Of a column's standard deviation: rounding that adds so much noise, or more, is no longer the same column.
+_TOLERATED_LOSS = 0.05
+_FLOAT64_NOISE = 1e-14
 
 
 class Unusable(ValueError):  # noqa: N818 - a column, not an error, is unusable
@@ -137,16 +140,35 @@ def _cast(values: Array, wanted: np.dtype[Any], name: str, is_fine: Callable[[Ar
     if values.dtype.kind == "f" and not (fine := is_fine(values)).all():
         wrong = f"column `{name}` has {np.count_nonzero(~fine)} values that are NaN or infinite"
         raise Unusable(wrong, "fill or drop them, or mark the column `nullable` if the model takes NaN")
-    if wanted.kind == "f":
-        with np.errstate(over="ignore"):
-            cast = values.astype(wanted)
-        exact = not np.isinf(cast).any()
-    else:
+    with np.errstate(over="ignore"):
         cast = values.astype(wanted)
-        exact = np.array_equal(cast, values)
+    exact = not np.isinf(cast).any() if wanted.kind == "f" else np.array_equal(cast, values)
     if not exact:
         raise Unusable(f"column `{name}` has values beyond {wanted}", "scale them, or correct data.inputs")
+    if wanted.kind == "f":
+        _refuse_rounded_away(values, cast, name)
     return cast
+
+
+def _refuse_rounded_away(values: Array, cast: Array, name: str) -> None:
+    """Raises Unusable when the cast loses what tells the rows apart: seconds since 1970 as float32, say."""
+    known = ~np.isnan(cast)
+    if not known.any() or (values.dtype.kind == "f" and cast.dtype.itemsize >= values.dtype.itemsize):
+        return
+    # float64 holds no whole number beyond 2**53.
+    exact: Array = values[known].astype(np.float64 if values.dtype.kind == "f" else np.longdouble)
+    spread, lost = float(exact.std()), _root_mean_square(exact - cast[known])
+    if lost <= _TOLERATED_LOSS * spread or spread <= _FLOAT64_NOISE * float(np.abs(exact).max()):
+        return
+    raise Unusable(
+        f"column `{name}` differs between rows by {spread:.3g} or so, at values like {exact[0]:.10g}, where"
+        f" {cast.dtype} has steps of {np.spacing(np.abs(cast[known][0])):.3g}",
+        "subtract an offset from it before the model, or give the model a float64 or int64 input",
+    )
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def _shaped(array: Array, spec: TensorSpec, columns: tuple[str, ...] | str) -> Array:

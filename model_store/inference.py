@@ -84,22 +84,45 @@ def count_rows(rows: Rows) -> int:
 
 
 def answer(
-    session: ort.InferenceSession, rows: Rows, *, batch_size: int = 256
+    session: ort.InferenceSession,
+    rows: Rows,
+    *,
+    batch_size: int = 256,
+    outputs: list[str] | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """All outputs for all rows, by output name. Raises `Permanent` (NotRunnable) for no or wrong rows."""
+    """All outputs (or these) for all rows, by output name. Raises `Permanent` (NotRunnable) for no or wrong
+    rows, and for an output that has not one answer for each.
+    """
     if count_rows(rows) == 0:
         raise NotRunnable("there are no rows to answer", remedy="fill the data file")
-    names = [output.name for output in session.get_outputs()]
+    names = outputs or [output.name for output in session.get_outputs()]
     size = fixed_batch(session) or batch_size
+    parts = [_run(session, names, batch) for batch in batches(_padded(rows, session), size)]
+    count = count_rows(rows)
+    return {name: np.concatenate([part[i] for part in parts])[:count] for i, name in enumerate(names)}
+
+
+def _run(session: ort.InferenceSession, names: list[str], batch: Rows) -> list[np.ndarray[Any, Any]]:
+    """One call. Raises `Permanent` (NotRunnable) unless every output has one answer for each row."""
     try:
-        parts = [session.run(names, batch) for batch in batches(_padded(rows, session), size)]
+        answers: list[np.ndarray[Any, Any]] = session.run(names, dict(batch))
     except Exception as error:
         wanted = ", ".join(f"{i.name} {i.type} {i.shape}" for i in session.get_inputs())
         raise NotRunnable(
-            f"the model cannot answer these rows: {error}", remedy=f"the model takes: {wanted}"
+            f"the model cannot answer {count_rows(batch)} such rows at once: {error}",
+            remedy=f"the model takes: {wanted}",
         ) from error
-    count = count_rows(rows)
-    return {name: np.concatenate([part[i] for part in parts])[:count] for i, name in enumerate(names)}
+    for name, array in zip(names, answers, strict=True):
+        _refuse_other_rows(name, np.shape(array), count_rows(batch))
+    return answers
+
+
+def _refuse_other_rows(name: str, shape: tuple[int, ...], rows: int) -> None:
+    if shape[:1] != (rows,):
+        raise NotRunnable(
+            f"output `{name}` has shape {list(shape)} for {rows} rows, and must answer each row for itself",
+            remedy="export it with the rows as the first dimension of every output, or without this output",
+        )
 
 
 def saved_answers(outputs: Rows) -> bytes:

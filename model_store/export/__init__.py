@@ -5,31 +5,28 @@ One module per flavour: `onnx` is read, `sklearn` is converted in a child proces
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from model_store.durable import digest_bytes
 from model_store.export import onnx, sklearn
-from model_store.export.agreement import agree
 from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable
+from model_store.export.batches import require_answers_row_by_row
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
 from model_store.export.original import Original
-from model_store.inference import answer, open_session, saved_answers
+from model_store.export.outputs import as_answered
+from model_store.inference import open_session, saved_answers
 from model_store.release_spec import ReleaseSpec
-from model_store.types import ModelRef
+from model_store.types import ModelRef, TensorSpec
 
 __all__ = ["ExportedModel", "NotExportable", "export"]
 
-CONVERTERS: dict[str, Callable[[LoggedModel, ReleaseSpec, Path], Original]] = {
+CONVERTERS: dict[str, Callable[[LoggedModel, ReleaseSpec, Path, Path], Original]] = {
     "onnx": onnx.convert,
     "sklearn": sklearn.convert,
 }
-
-Answers = dict[str, np.ndarray[Any, Any]]
 
 
 def export(
@@ -40,18 +37,34 @@ def export(
     The same model and rows give the same bytes. Raises `Permanent` (NotExportable, UnusableData, NotRunnable)
     for what can never be exported, `Retryable` when the conversion was killed from outside.
     """
-    original = CONVERTERS[spec.source.flavor](read_mlmodel(model_dir), spec, evaluation)
-    # Half a minute for a transformer and a thousand rows: not twice.
-    answers = (
-        original.answers if original.is_itself else answer(open_session(original.onnx), original.rows.inputs)
+    logged = read_mlmodel(model_dir)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the result, so that what a killed export leaves is swept with it.
+    with tempfile.TemporaryDirectory(prefix="export-", dir=out_dir.parent) as work:
+        original = CONVERTERS[spec.source.flavor](logged, spec, evaluation, Path(work))
+    model = parse(original.onnx, out_dir / MODEL_FILE)
+    require_answers_row_by_row(
+        open_session(original.onnx),
+        model,
+        original.rows.inputs,
+        max_batch_size=spec.serving.max_batch_size,
+        stochastic=spec.serving.stochastic,
     )
-    said = _in_shape(original.answers, answers)
-    agreement = agree(said, answers, tolerance=spec.gates.export_tolerance)
+    inputs, outputs = tensor_specs(model)
+    return _written(ref, out_dir, original, inputs, as_answered(outputs, original.answers))
+
+
+def _written(
+    ref: ModelRef,
+    out_dir: Path,
+    original: Original,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> ExportedModel:
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / MODEL_FILE
     path.write_bytes(original.onnx)
-    (out_dir / ANSWERS_FILE).write_bytes(saved_answers(said))
-    inputs, outputs = tensor_specs(parse(original.onnx, path))
+    (out_dir / ANSWERS_FILE).write_bytes(saved_answers(original.answers))
     return ExportedModel(
         model=ref,
         path=path,
@@ -62,15 +75,8 @@ def export(
         columns=dict(original.rows.columns),
         toolchain=original.toolchain,
         answers=out_dir / ANSWERS_FILE,
-        agreement=agreement,
+        agreement=original.agreement,
         dataset_digest=original.rows.digest,
         says=original.says,
+        notes=original.notes,
     ).save()
-
-
-def _in_shape(original: Answers, onnx: Answers) -> Answers:
-    """scikit-learn predicts [N] where ONNX answers [N, 1]: the same numbers, in the shape that is served."""
-    return {
-        name: array.reshape(onnx[name].shape) if array.size == onnx[name].size else array
-        for name, array in original.items()
-    }

@@ -33,7 +33,7 @@ class ExportedModel:
     `path` and `answers` (an .npz: by output name, [N, ...] for the evaluation rows in the file's order) are
     in one folder, where `read` finds everything again. `columns` says which data columns fill each input.
     `agreement`: how far the ONNX model is from the original on those rows, at most. `says`: what the model
-    says of itself.
+    says of itself; `notes`: what a person should know of the export.
     """
 
     model: ModelRef
@@ -48,6 +48,7 @@ class ExportedModel:
     agreement: Check
     dataset_digest: str
     says: Says
+    notes: tuple[str, ...]
 
     def original_answers(self) -> dict[str, Array]:
         """By output name, what the original model said to every evaluation row."""
@@ -78,6 +79,7 @@ class ExportedModel:
             agreement=Check(**record["agreement"]),
             dataset_digest=record["dataset_digest"],
             says=record["says"],
+            notes=tuple(record["notes"]),
         )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from model_store.export.base import NotExportable
+from model_store.types import Datatype
 
 # What MLflow signatures call types, as the Open Inference Protocol does.
-DATATYPES = {
+DATATYPES: dict[str, Datatype] = {
     "bool": "BOOL", "boolean": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32",
     "uint64": "UINT64", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "integer": "INT32", "long": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
@@ -28,7 +29,7 @@ class Field:
     """
 
     name: str
-    datatype: str | None
+    datatype: Datatype | None
     shape: tuple[int, ...] | None
     written: str
 

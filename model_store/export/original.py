@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from model_store.dataset import Dataset
-from model_store.export.says import Says, nothing_said
-from model_store.types import Toolchain
+from model_store.export.says import Says
+from model_store.types import Check, Toolchain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Original:
     """`answers`: by ONNX output name, [N, ...], for the evaluation rows `rows`.
 
-    `says`: what the model says of itself (see `model_store.export.says`).
-    `is_itself`: `onnx` is the logged file to the byte, so asking it again says nothing new.
+    `agreement`: of `onnx` with the original. `says`: what the model says of itself (see
+    `model_store.export.says`). `notes`: what a person should know of the export, in sentences.
     """
 
     onnx: bytes
     rows: Dataset
     answers: dict[str, np.ndarray[Any, Any]]
     toolchain: Toolchain
-    says: Says = field(default_factory=nothing_said)
-    is_itself: bool = False
+    agreement: Check
+    says: Says
+    notes: tuple[str, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from model_store.export.base import Columns, NotExportable
 from model_store.export.mlmodel import Field, LoggedModel, Signature
@@ -10,29 +11,54 @@ from model_store.release_spec import Data
 from model_store.types import Datatype, TensorSpec
 
 DEFAULT_INPUT = "input"
-# Clients send float32 and quantizers start from it. Agreement with the original shows whether that is enough.
-_NUMBERS_AS: Datatype = "FP32"
+# What float32 may not hold.
+_WIDE: frozenset[Datatype] = frozenset(("FP64", "INT64", "UINT64", "INT32", "UINT32"))
+_WHOLE: frozenset[Datatype] = frozenset(
+    ("INT64", "UINT64", "INT32", "UINT32", "INT16", "UINT16", "INT8", "UINT8")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`typed`: what the original is given, in the signature's own types: `is_table` says that these are the
+    columns of a table. `attempts`: the inputs an ONNX model may have, the most welcome first. `columns` and
+    `typed_columns`: which data columns fill them, None where the data file decides.
+    """
+
+    typed: tuple[TensorSpec, ...]
+    typed_columns: Columns | None
+    is_table: bool
+    attempts: tuple[tuple[TensorSpec, ...], ...]
+    columns: Columns | None
 
 
 def match(
-    signature: Signature, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    signature: Signature,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    left_out: Collection[str] = (),
 ) -> Columns | None:
     """Check an ONNX model against its signature; columns by input where the signature names columns.
+    `left_out`: outputs that it has, and that are not served.
 
     Raises `Permanent` for wrong names, types and shapes.
     """
     if all(field.shape is None for field in signature.inputs):
         return _match_columns(signature.inputs, inputs)
     _match_tensors(signature.inputs, inputs, "input")
-    _match_tensors([field for field in signature.outputs if field.name and field.shape], outputs, "output")
+    promised = [field for field in signature.outputs if field.name and field.shape]
+    _match_tensors([field for field in promised if field.name not in left_out], outputs, "output")
     return None
 
 
-def plan(logged: LoggedModel, data: Data) -> tuple[tuple[TensorSpec, ...], Columns | None]:
-    """The inputs an ONNX model made from `logged` will have. Raises `Permanent` without a usable signature.
+def plan(logged: LoggedModel, data: Data) -> Plan:
+    """What the original takes, and what an ONNX model made from it will. Raises `Permanent` without a usable
+    signature.
 
     Tensors keep their names and shapes. Columns of numbers become one input `input`; if there is text among
-    them, each column becomes an input [-1, 1] of its own. All numbers become FP32.
+    them, each column becomes an input [-1, 1] of its own. Numbers become FP32, because clients send float32
+    and quantizers start from it; agreement with the original shows whether that suffices. Where it does not,
+    FP64 is tried, and INT64 for whole numbers.
     """
     if logged.signature is None:
         raise NotExportable(
@@ -41,10 +67,46 @@ def plan(logged: LoggedModel, data: Data) -> tuple[tuple[TensorSpec, ...], Colum
         )
     fields = logged.signature.inputs
     if any(field.shape is not None for field in fields):
-        return tuple(_tensor(field) for field in fields), None
-    by_name = {field.name: _datatype(field) for field in fields}
+        typed = tuple(_tensor(field) for field in fields)
+        attempts = [tuple(_as(spec, types[spec.datatype]) for spec in typed) for types in _types(typed)]
+        return Plan(typed, None, False, tuple(attempts), None)
+    return _plan_table(fields, data)
+
+
+def _plan_table(fields: Sequence[Field], data: Data) -> Plan:
+    by_name = {field.name: _typed(field, data) for field in fields}
+    _refuse_label(by_name, data)
+    typed = tuple(TensorSpec(name, datatype, (-1,)) for name, datatype in by_name.items())
     columns = data.inputs or _group(by_name)
-    return tuple(_stacked(name, names, by_name) for name, names in columns.items()), columns
+    attempts = []
+    for types in _types(typed):
+        wanted = {name: types[datatype] for name, datatype in by_name.items()}
+        attempts.append(tuple(_stacked(name, names, wanted) for name, names in columns.items()))
+    return Plan(typed, {name: name for name in by_name}, True, tuple(dict.fromkeys(attempts)), columns)
+
+
+def _types(typed: Sequence[TensorSpec]) -> Iterator[Mapping[Datatype, Datatype]]:
+    """For each attempt, what becomes of the signature's datatypes."""
+    found: set[Datatype] = {spec.datatype for spec in typed}
+    kept: dict[Datatype, Datatype] = {"BYTES": "BYTES"}
+    yield {datatype: kept.get(datatype, "FP32") for datatype in found}
+    if found & _WIDE:
+        yield {datatype: kept.get(datatype, "FP64") for datatype in found}
+    if found & _WIDE & _WHOLE and found <= _WHOLE | set(kept):
+        yield {datatype: kept.get(datatype, "INT64") for datatype in found}
+
+
+def _as(spec: TensorSpec, datatype: Datatype) -> TensorSpec:
+    return TensorSpec(spec.name, datatype, spec.shape)
+
+
+def _refuse_label(by_name: Mapping[str, Datatype], data: Data) -> None:
+    labels = [data.label] if isinstance(data.label, str) else list(data.label)
+    if leaked := [name for name in labels if name in by_name]:
+        raise NotExportable(
+            f"the model takes the column `{leaked[0]}`, which is the spec's label: it is told the answer",
+            remedy="train it without that column, or correct data.label",
+        )
 
 
 def _match_columns(fields: Sequence[Field], inputs: Sequence[TensorSpec]) -> Columns:
@@ -96,22 +158,29 @@ def _tensor(field: Field) -> TensorSpec:
     return TensorSpec(field.name or DEFAULT_INPUT, _datatype(field), (-1, *field.shape[1:]))
 
 
+def _typed(field: Field, data: Data) -> Datatype:
+    """As the signature says; a column of whole numbers that may have gaps is one of floats, as in pandas."""
+    datatype = _datatype(field)
+    has_gaps = field.name in data.columns and data.columns[field.name].nullable
+    return "FP64" if has_gaps and datatype in _WHOLE else datatype
+
+
 def _datatype(field: Field) -> Datatype:
     if field.datatype is None:
         raise NotExportable(
             f"signature input `{field.name}` is {field.written}, which no ONNX tensor holds",
             remedy="turn it into numbers or text before the model",
         )
-    return "BYTES" if field.datatype == "BYTES" else _NUMBERS_AS
+    return field.datatype
 
 
-def _group(by_name: dict[str, Datatype]) -> Columns:
+def _group(by_name: Mapping[str, Datatype]) -> Columns:
     if "BYTES" in by_name.values():
         return {name: (name,) for name in by_name}
     return {DEFAULT_INPUT: tuple(by_name)}
 
 
-def _stacked(tensor: str, columns: tuple[str, ...] | str, by_name: dict[str, Datatype]) -> TensorSpec:
+def _stacked(tensor: str, columns: tuple[str, ...] | str, by_name: Mapping[str, Datatype]) -> TensorSpec:
     names = (columns,) if isinstance(columns, str) else columns
     if unknown := [name for name in names if name not in by_name]:
         raise NotExportable(

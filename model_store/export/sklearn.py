@@ -11,25 +11,31 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model_store.dataset import Dataset, read_dataset
-from model_store.errors import Retryable
+from model_store.dataset import Dataset, UnusableData, read_dataset
+from model_store.errors import Permanent, Retryable
+from model_store.export.agreement import Disagrees, agree
 from model_store.export.base import NotExportable
 from model_store.export.mlmodel import LoggedModel
-from model_store.export.onnx_file import read_onnx
+from model_store.export.onnx_file import parse, read_onnx
 from model_store.export.original import Original
-from model_store.export.signature import plan
+from model_store.export.outputs import rows_first, with_computed_types, without_outputs
+from model_store.export.pairing import Paired, pair
+from model_store.export.says import Says
+from model_store.export.signature import Plan, plan
+from model_store.export.versions import differing, recorded_versions, refuse_other_versions
+from model_store.inference import NotRunnable, answer, open_session
 from model_store.release_spec import ReleaseSpec
 from model_store.types import TensorSpec, Toolchain
 
 CHILD = Path(__file__).with_name("sklearn_child.py")
-SAFE_FORMAT = "skops"
+_SCORES = ("predict_proba", "decision_function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +46,78 @@ class Limits:
     memory_mb: int = 4096
 
 
+class NotConvertible(NotExportable):
+    """skl2onnx makes nothing of it that runs, with inputs of these types."""
+
+
+Failure = Disagrees | NotConvertible | NotRunnable | UnusableData
+
+
 def convert(
-    logged: LoggedModel, spec: ReleaseSpec, evaluation: Path, *, limits: Limits | None = None
+    logged: LoggedModel, spec: ReleaseSpec, evaluation: Path, work: Path, *, limits: Limits | None = None
 ) -> Original:
-    """ONNX by skl2onnx, and the original's predictions. Nothing is opened unless the spec trusts its source.
+    """ONNX by skl2onnx, and the original's own answers to the rows as the signature types them. Nothing is
+    opened unless the spec trusts its source. `work`: a folder to write to.
 
     Raises `Permanent`; `Retryable` if the child was killed from outside.
     """
     settings = logged.flavor("sklearn")
     _refuse_untrusted(settings, spec)
+    recorded = recorded_versions(logged.folder, settings)
+    refuse_other_versions(recorded, _saved_as(settings))
     model = logged.file(str(settings.get("pickled_model") or ""))
-    inputs, columns = plan(logged, spec.data)
-    rows = read_dataset(evaluation, spec.data, inputs, columns=columns)
-    with tempfile.TemporaryDirectory(prefix="slipway-export-") as name:
-        work = Path(name)
-        _write_request(work, model, settings, spec, inputs, rows)
-        _run(work, limits or Limits())
-        return _result(work, spec, rows)
+    planned = plan(logged, spec.data)
+    typed = read_dataset(evaluation, spec.data, planned.typed, columns=planned.typed_columns, labelled=False)
+    failures: list[Failure] = []
+    for number, inputs in enumerate(planned.attempts):
+        folder = work / f"attempt-{number}"
+        folder.mkdir(parents=True)
+        try:
+            rows = read_dataset(evaluation, spec.data, inputs, columns=planned.columns)
+            _write_request(folder, model, settings, spec, inputs, planned, typed, differing(recorded))
+            _run(folder, limits or Limits())
+            return _result(folder, spec, rows)
+        except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
+            failures.append(failure)
+    raise _none_agrees(planned, failures, work)
+
+
+def _none_agrees(planned: Plan, failures: Sequence[Failure], work: Path) -> Permanent:
+    """The first failure; with others beside it if wider inputs were tried, and what that is for."""
+    if len(failures) == 1:
+        return failures[0]
+    tried = [
+        f"With {', '.join(sorted({spec.datatype for spec in inputs}))} inputs: {failure.problem}"
+        for inputs, failure in zip(planned.attempts, failures, strict=True)
+    ]
+    return NotExportable(
+        " ".join([*_told_rounding(work), *tried]),
+        remedy="train the model on numbers that float32 holds (a time stamp as seconds since a near date, an"
+        " amount in thousands), or log it as ONNX by its own exporter",
+    )
+
+
+def _told_rounding(work: Path) -> list[str]:
+    """Whether float32 is the reason: what the original itself says to its rows rounded so."""
+    counted = [json.loads(path.read_text()).get("rounded") for path in sorted(work.glob("*/result.json"))]
+    changed = next((count for count in counted if count is not None), 0)
+    if not changed:
+        return []
+    return [
+        f"The original itself answers {changed:,} rows otherwise when its numbers are rounded to float32."
+    ]
+
+
+def _saved_as(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("serialization_format", "pickle"))
 
 
 def _refuse_untrusted(settings: dict[str, Any], spec: ReleaseSpec) -> None:
     if spec.source.trusted:
         return
-    saved_as = settings.get("serialization_format", "pickle")
     raise NotExportable(
-        f"{spec.model} is scikit-learn saved as {saved_as}: converting it runs the code of whoever logged"
-        " it, and the spec does not trust its source; nothing was loaded",
+        f"{spec.model} is scikit-learn saved as {_saved_as(settings)}: converting it runs the code of whoever"
+        " logged it, and the spec does not trust its source; nothing was loaded",
         remedy="if only people you trust can register versions, set source.trusted: true; otherwise log ONNX"
         " (mlflow.onnx.log_model) and set source.flavor: onnx",
     )
@@ -77,16 +129,24 @@ def _write_request(
     settings: dict[str, Any],
     spec: ReleaseSpec,
     inputs: tuple[TensorSpec, ...],
-    rows: Dataset,
+    planned: Plan,
+    typed: Dataset,
+    differing: str,
 ) -> None:
-    np.savez(work / "rows.npz", allow_pickle=False, **{k: _plain(v) for k, v in rows.inputs.items()})
+    # A column may be called like an argument of savez, or hold a slash.
+    arrays = {f"column{place}": _plain(array) for place, array in enumerate(typed.inputs.values())}
+    np.savez(work / "rows.npz", allow_pickle=False, **arrays)
     request = {
         "model": str(model),
-        "format": settings.get("serialization_format", "pickle"),
+        "format": _saved_as(settings),
         "trusted_types": list(spec.source.skops_trusted_types),
         "code": str(model.parent / settings["code"]) if settings.get("code") else None,
         "inputs": [[spec.name, spec.datatype, list(spec.shape)] for spec in inputs],
-        "columns": rows.columns,
+        "rows": list(typed.inputs),
+        "is_table": planned.is_table,
+        "columns": typed.columns,
+        "differing": differing,
+        "is_last": inputs == planned.attempts[-1] and len(planned.attempts) > 1,
         "path": [entry for entry in sys.path if Path(entry).is_absolute()],
     }
     (work / "request.json").write_text(json.dumps(request))
@@ -154,10 +214,46 @@ def _death(status: int, log: str) -> NotExportable | Retryable:
 
 
 def _result(work: Path, spec: ReleaseSpec, rows: Dataset) -> Original:
-    said = json.loads((work / "result.json").read_text())
-    if "problem" in said:
-        raise NotExportable(str(said["problem"]), remedy=str(said["remedy"]))
-    onnx = read_onnx(work / "model.onnx", max_size_mb=spec.source.max_size_mb)
+    told = json.loads((work / "result.json").read_text())
+    if "problem" in told:
+        refusal = NotConvertible if told["may_convert"] else NotExportable
+        raise refusal(str(told["problem"]), remedy=str(told["remedy"]))
+    path = work / "model.onnx"
+    content = read_onnx(path, max_size_mb=spec.source.max_size_mb)
+    onnx = with_computed_types(rows_first(parse(content, path), told["class_counts"]))
     with np.load(work / "answers.npz", allow_pickle=False) as saved:
-        answers = {name: saved[name] for name in saved.files}
-    return Original(onnx, rows, answers, Toolchain("skl2onnx", str(said["versions"])), said["says"])
+        said = {name: saved[name] for name in saved.files}
+    session = open_session(onnx.SerializeToString(deterministic=True))
+    answers = answer(session, rows.inputs, batch_size=spec.serving.max_batch_size)
+    tolerance = spec.gates.export_tolerance
+    paired = pair(answers, said, tolerance=tolerance)
+    agreement = agree(paired.answers, answers, tolerance=tolerance, probabilities=paired.probabilities)
+    served = without_outputs(onnx, paired.uncompared)
+    return Original(
+        served.SerializeToString(deterministic=True),
+        rows,
+        paired.answers,
+        Toolchain("skl2onnx", str(told["versions"])),
+        agreement,
+        _says(told, paired),
+        _notes(paired),
+    )
+
+
+def _notes(paired: Paired) -> tuple[str, ...]:
+    return tuple(
+        f"output `{name}` is not served: nothing that the original says agrees with it"
+        for name in paired.uncompared
+    )
+
+
+def _says(told: dict[str, Any], paired: Paired) -> Says:
+    return {
+        "kind": told["kind"],
+        "classes": told["classes"],
+        "outputs": paired.roles(told["kind"]),
+        "probabilities": {
+            name: method == "predict_proba" for name, method in paired.methods.items() if method in _SCORES
+        },
+        "multilabel": told["multilabel"],
+    }

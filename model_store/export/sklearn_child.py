@@ -6,10 +6,13 @@ request.json and rows.npz, and gets result.json, model.onnx and answers.npz.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import resource
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from typing import Any
 class Refused(Exception):  # noqa: N818
     """Becomes a `Permanent` in the parent."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str, *, may_convert: bool = False) -> None:
         super().__init__(problem)
         self.remedy = remedy
+        # With inputs of other types.
+        self.may_convert = may_convert
 
 
 def main(folder: Path, memory_mb: int) -> None:
@@ -31,38 +36,55 @@ def main(folder: Path, memory_mb: int) -> None:
     try:
         result = _convert(request, folder)
     except Refused as refused:
-        result = {"problem": str(refused), "remedy": refused.remedy}
+        result = {
+            "problem": str(refused),
+            "remedy": refused.remedy,
+            "may_convert": refused.may_convert,
+        }
     except MemoryError:
         result = {
             "problem": f"converting the model needs more than {memory_mb} MB of memory",
             "remedy": "make the model smaller, or log it as ONNX",
+            "may_convert": False,
         }
     (folder / "result.json").write_text(json.dumps(result))
 
 
 def _convert(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = _load(request)
-    onnx = _to_onnx(model, request["inputs"])
+    import numpy as np
+
+    with np.load(folder / "rows.npz", allow_pickle=False) as saved:
+        arrays = [saved[f"column{place}"] for place in range(len(request["rows"]))]
+    rows = _rows(model, dict(zip(request["rows"], arrays, strict=True)), request)
+    said = _predict(model, rows)
+    np.savez(folder / "answers.npz", allow_pickle=False, **{name: _plain(a) for name, a in said.items()})
+    told = {**_says(model, said["predict"]), "versions": _versions()}
+    if request["is_last"]:
+        told["rounded"] = _changed_by_rounding(model, rows, said["predict"])
+    # Last: what was told is wanted also where this fails.
+    try:
+        onnx = _to_onnx(model, request["inputs"])
+    except Refused as refused:
+        return {
+            **told,
+            "problem": str(refused),
+            "remedy": refused.remedy,
+            "may_convert": refused.may_convert,
+        }
     (folder / "model.onnx").write_bytes(onnx.SerializeToString(deterministic=True))
-    outputs = [output.name for output in onnx.graph.output]
-    said = _predict(model, outputs, request, folder)
-    return {"versions": _versions(), "says": _says(model, outputs, said)}
+    return told
 
 
-def _says(model: Any, outputs: list[str], predicted: Any) -> dict[str, Any]:
-    """What the estimator says of itself (`Says` in the parent)."""
+def _says(model: Any, predicted: Any) -> dict[str, Any]:
+    """What the estimator says of itself (see `Says` in the parent). `class_counts`: by label of several."""
     kind, classes = _kind(model), getattr(model, "classes_", None)
-    is_multilabel = isinstance(classes, list) or getattr(model, "multilabel_", False)
-    predicted = "value" if kind == "regressor" else "label"
-    roles = dict(
-        zip(outputs, [predicted, "scores" if hasattr(model, "predict_proba") else None], strict=False)
-    )
+    is_multilabel = kind == "classifier" and predicted.ndim == 2 and predicted.shape[1] > 1
     return {
         "kind": kind,
         "classes": None if classes is None or is_multilabel else [_json(value) for value in classes],
-        "outputs": roles,
-        "probabilities": {name: True for name, role in roles.items() if role == "scores"},
         "multilabel": is_multilabel,
+        "class_counts": [len(each) for each in classes] if isinstance(classes, list) else [],
     }
 
 
@@ -81,17 +103,44 @@ def _load(request: dict[str, Any]) -> Any:
     if request["code"]:
         sys.path.insert(0, request["code"])
     try:
-        if request["format"] == "skops":
-            return _load_skops(request["model"], request["trusted_types"])
-        with Path(request["model"]).open("rb") as file:
-            return pickle.load(file)  # only for sources the spec trusts
+        with _refusing_other_versions():
+            if request["format"] == "skops":
+                return _load_skops(request["model"], request["trusted_types"])
+            with Path(request["model"]).open("rb") as file:
+                return pickle.load(file)  # only for sources the spec trusts
     except (Refused, MemoryError):
         raise
     except Exception as error:
+        differing = request["differing"]
         raise Refused(
-            f"the model cannot be loaded: {type(error).__name__}: {error}",
-            "log it again with the scikit-learn version installed here, or log it as ONNX",
+            f"the model cannot be loaded: {type(error).__name__}: {error}"
+            + (f"; it was logged with {differing}" if differing else ""),
+            "log it again with the libraries installed here, or install here what it was logged with"
+            if differing
+            else "log it again, or log it as ONNX",
         ) from error
+
+
+@contextlib.contextmanager
+def _refusing_other_versions() -> Iterator[None]:
+    """scikit-learn warns where an estimator was saved by another version of it; the patch may differ."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    import sklearn
+    from sklearn.exceptions import InconsistentVersionWarning
+
+    here = sklearn.__version__
+    for warning in caught:
+        if not isinstance(warning.message, InconsistentVersionWarning):
+            continue
+        saved, minor = warning.message.original_sklearn_version, ".".join(here.split(".")[:2])
+        if ".".join(saved.split(".")[:2]) != minor:
+            raise Refused(
+                f"{warning.message.estimator_name} was saved by scikit-learn {saved}, and scikit-learn"
+                f" {here} is installed here: what it loads may be another model",
+                f"log it with scikit-learn {minor}, or install scikit-learn {saved} here",
+            )
 
 
 def _load_skops(path: str, trusted: list[str]) -> Any:
@@ -106,23 +155,71 @@ def _load_skops(path: str, trusted: list[str]) -> Any:
 
 
 def _to_onnx(model: Any, inputs: list[list[Any]]) -> Any:
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-    from sklearn.base import is_classifier
+    from skl2onnx.common import data_types as types
+    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
-    types = {"FP32": FloatTensorType, "BYTES": StringTensorType}
-    initial = [(name, types[datatype]([None, *shape[1:]])) for name, datatype, shape in inputs]
+    tensors = {
+        "FP32": types.FloatTensorType,
+        "FP64": types.DoubleTensorType,
+        "INT64": types.Int64TensorType,
+        "BYTES": types.StringTensorType,
+    }
+    initial = [(name, tensors[datatype]([None, *shape[1:]])) for name, datatype, shape in inputs]
+    _let_booleans_be_numbers()
     try:
-        # zipmap would wrap probabilities into a list of maps, which no tensor client can read.
-        options = {"zipmap": False} if is_classifier(model) else None
-        return _in_order(to_onnx(model, initial_types=initial, options=options))
+        return _in_order(_converted(model, initial))
     except MemoryError:
         raise
     except Exception as error:
         raise Refused(
-            f"skl2onnx cannot convert {type(model).__name__}: {type(error).__name__}: {error}",
+            f"skl2onnx cannot convert {type(model).__name__}: {_told(error)}",
             "use estimators that skl2onnx supports (sklearn-onnx documentation), or log the model as ONNX",
+            may_convert=not isinstance(error, MissingConverter | MissingShapeCalculator),
         ) from error
+
+
+def _converted(model: Any, initial: list[tuple[str, Any]]) -> Any:
+    from skl2onnx import to_onnx
+    from sklearn.base import is_classifier
+
+    # zipmap would wrap probabilities into a list of maps, which no tensor client can read.
+    options: dict[str, Any] | None = {"zipmap": False} if is_classifier(model) else None
+    opset: dict[str, int] | None = None
+    while True:
+        try:
+            return to_onnx(model, initial_types=initial, options=options, target_opset=opset)
+        except NameError as error:
+            # Some classifiers have no such option, and answer tensors anyway.
+            if options is None or "'zipmap'" not in str(error):
+                raise
+            options = None
+        except RuntimeError as error:
+            # Some converters know nothing of newer trees.
+            if opset is not None or "target_opset={'ai.onnx.ml'" not in str(error):
+                raise
+            opset = {"ai.onnx.ml": 3}
+
+
+def _let_booleans_be_numbers() -> None:
+    """onnx takes True no longer where an attribute is a list of integers, and skl2onnx 1.20 passes it for the
+    nodes of histogram gradient boosting.
+    """
+    from skl2onnx.common import tree_ensemble
+
+    add = tree_ensemble.add_node
+
+    def add_with_numbers(*arguments: Any, **named: Any) -> Any:
+        missing = "nodes_missing_value_tracks_true"
+        return add(*arguments, **{**named, missing: int(named.get(missing, 0))})
+
+    tree_ensemble.add_node = add_with_numbers
+
+
+def _told(error: Exception) -> str:
+    """Its name and first line: skl2onnx prints a whole forest into some messages. The cause says more."""
+    cause = error.__cause__ or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:400] if lines else ''}"
 
 
 def _in_order(onnx: Any) -> Any:
@@ -133,41 +230,82 @@ def _in_order(onnx: Any) -> Any:
     return onnx
 
 
-def _predict(model: Any, outputs: list[str], request: dict[str, Any], folder: Path) -> Any:
-    """The original's answers, kept under the names of the ONNX model's outputs. Returns what it predicts."""
+def _predict(model: Any, rows: Any) -> dict[str, Any]:
+    """What the estimator says, by method. Where it says how probable a class is, no other score is asked."""
     import numpy as np
 
-    with np.load(folder / "rows.npz", allow_pickle=False) as saved:
-        rows = _rows(model, {name: saved[name] for name in saved.files}, request["columns"])
+    if not hasattr(model, "predict"):
+        raise Refused(
+            f"what was loaded is {type(model).__name__}, which has no predict",
+            "log the estimator that predicts, with its preprocessing in one pipeline",
+        )
     try:
-        said = [model.predict(rows)]
-        if hasattr(model, "predict_proba"):
-            said.append(model.predict_proba(rows))
+        said = {"predict": np.asarray(model.predict(rows))}
+        for method in ("predict_proba", "decision_function", "score_samples", "transform"):
+            if hasattr(model, method):
+                said[method] = _as_array(getattr(model, method)(rows))
+            if "predict_proba" in said:
+                break
     except MemoryError:
         raise
     except Exception as error:
         raise Refused(
             f"the model cannot predict the evaluation rows: {type(error).__name__}: {error}",
-            "check data.inputs and the order of the columns against how the model was trained",
+            "check the signature, data.inputs and the order of the columns against how the model was trained",
         ) from error
-    answers = dict(zip(outputs, map(_plain, map(np.asarray, said)), strict=False))
-    np.savez(folder / "answers.npz", allow_pickle=False, **answers)
-    return np.asarray(said[0])
+    return {method: array for method, array in said.items() if array is not None}
 
 
-def _rows(model: Any, tensors: dict[str, Any], columns: dict[str, Any]) -> Any:
-    """As the model was fitted: a table if it knows column names, else one array."""
-    if not hasattr(model, "feature_names_in_"):
-        if len(tensors) > 1:
-            raise Refused("the model takes one array, and data.inputs makes several", "correct data.inputs")
-        return next(iter(tensors.values()))
+def _as_array(said: Any) -> Any:
+    """Of several labels, each with its own [N, C]: [N, L, C], or [N, L] of yes where all are yes or no."""
+    import numpy as np
+
+    if not isinstance(said, list):
+        return said.toarray() if hasattr(said, "toarray") else np.asarray(said)
+    if len({each.shape for each in said}) > 1:
+        return None
+    stacked = np.stack(said, axis=1)
+    return stacked[:, :, 1] if stacked.shape[2] == 2 else stacked
+
+
+def _changed_by_rounding(model: Any, rows: Any, said: Any) -> int | None:
+    """How many rows `predict` answers otherwise when float64 and whole numbers are rounded to float32."""
+    import numpy as np
+
+    try:
+        other = np.asarray(model.predict(_rounded(rows)))
+    except Exception:
+        return None
+    if said.dtype.kind == "f":
+        size = np.maximum(np.abs(said), np.median(np.abs(said)))
+        differ = np.abs(other - said) > 1e-4 * size
+    else:
+        differ = other != said
+    return int(np.count_nonzero(differ.reshape(len(differ), -1).any(axis=1)))
+
+
+def _rounded(rows: Any) -> Any:
+    import numpy as np
+
+    def rounded(column: Any) -> Any:
+        return column.astype(np.float32).astype(column.dtype) if column.dtype.kind in "fiu" else column
+
+    return rows.apply(rounded) if hasattr(rows, "apply") else rounded(rows)
+
+
+def _rows(model: Any, named: dict[str, Any], request: dict[str, Any]) -> Any:
+    """As the model was fitted: a table of columns, or one array, with names if it knows them."""
     import pandas as pd
 
-    named = {}
-    for tensor, names in columns.items():
-        listed = [names] if isinstance(names, str) else names
-        named.update({name: tensors[tensor][:, place] for place, name in enumerate(listed)})
-    return pd.DataFrame(named)
+    if request["is_table"]:
+        return pd.DataFrame(named)
+    if len(named) > 1:
+        raise Refused("the model takes one array, and its signature has several", "log it with one input")
+    ((name, array),) = named.items()
+    columns = request["columns"][name]
+    if not hasattr(model, "feature_names_in_") or array.ndim != 2 or isinstance(columns, str):
+        return array
+    return pd.DataFrame(array, columns=list(columns))
 
 
 def _plain(array: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -24,6 +23,7 @@ def run(ctx: BuildContext) -> Exported:
         "registered": [registered.run_id, registered.source, registered.created_at.isoformat()],
         "source": ctx.spec.source.model_dump(mode="json"),
         "tolerance": ctx.spec.gates.export_tolerance,
+        "serving": ctx.spec.serving.model_dump(mode="json", include={"max_batch_size", "stochastic"}),
         "evaluation": digest_file(evaluation),
         "data": data_key(ctx),
         "tools": tools("onnx", "skl2onnx", "scikit-learn", "onnxruntime"),
@@ -34,10 +34,10 @@ def run(ctx: BuildContext) -> Exported:
 def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
     from model_store.export import export
 
-    with tempfile.TemporaryDirectory(prefix="slipway-export-") as folder:
+    with ctx.store.scratch() as folder:
         limit = ctx.spec.source.max_size_mb
-        source = ctx.registry.download(ctx.ref, Path(folder) / "download", max_size_mb=limit)
-        exported = export(ctx.ref, ctx.spec, source.folder, Path(folder) / "out", evaluation=evaluation)
+        source = ctx.registry.download(ctx.ref, folder / "download", max_size_mb=limit)
+        exported = export(ctx.ref, ctx.spec, source.folder, folder / "out", evaluation=evaluation)
         artifact = ctx.store.put(
             exported.path.read_bytes(),
             format="onnx",
@@ -55,5 +55,6 @@ def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
         "agreement": asdict(exported.agreement),
         "dataset_digest": exported.dataset_digest,
         "says": dict(exported.says),
+        "notes": list(exported.notes),
         "lineage": {"mlflow_run_id": run_id, "source_digest": source.digest},
     }

@@ -183,7 +183,7 @@ def test_the_models_code_sees_nothing_of_our_environment(
     assert "hunter2" not in seen
     assert str(Path.home()) not in yaml.safe_load(seen)["HOME"]
     # What exec returns is no model.
-    assert "skl2onnx cannot convert NoneType" in refused.problem
+    assert "what was loaded is NoneType, which has no predict" in refused.problem
 
 
 def test_a_model_that_never_finishes_is_ended_with_all_its_processes(
@@ -199,7 +199,7 @@ time.sleep(600)
     logged = read_mlmodel(folder)
 
     with pytest.raises(Permanent, match="took longer than 5 s"):
-        flavor.convert(logged, spec(), rows, limits=Limits(seconds=5))
+        flavor.convert(logged, spec(), rows, tmp_path / "work", limits=Limits(seconds=5))
     grandchild = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 5
     while is_alive(grandchild):
@@ -377,36 +377,70 @@ def test_the_spec_says_which_tensors_the_columns_become(save: Save, rows: Path) 
 SCORES = np.array([[0.1, 0.9], [0.5, 0.5]])
 
 
-def test_answers_within_the_tolerance_agree_and_the_worst_output_is_named() -> None:
+def test_probabilities_may_differ_by_the_tolerance_and_quantiles_are_told() -> None:
     labels = np.array([1, 0])
     check = agree(
         {"label": labels, "p": SCORES},
         {"label": labels, "p": SCORES.astype(np.float32) + 1e-5},
         tolerance=1e-4,
+        probabilities=frozenset({"p"}),
     )
 
     assert check.passed
     assert 0.9e-5 < check.observed < 1.1e-5
+    assert check.detail.startswith("0 of 2 decisions differ; numbers differ by 1e-05 (median)")
     assert check.detail.endswith("in output p")
 
 
-def test_answers_beyond_the_tolerance_are_refused() -> None:
-    with pytest.raises(Permanent, match=r"output `p` of the ONNX model is 0\.01 off") as refused:
+def test_answers_beyond_the_tolerance_are_refused_with_rows_and_both_values() -> None:
+    with pytest.raises(Permanent) as refused:
         agree({"p": SCORES}, {"p": SCORES + 0.01}, tolerance=1e-4)
 
+    assert "answers 2 of 2 rows otherwise" in refused.value.problem
+    assert "row 0: p is [0.1, 0.9] in the original and [0.11, 0.91] in ONNX" in refused.value.problem
     assert "gates.export_tolerance" in refused.value.remedy
 
 
-def test_large_numbers_may_differ_in_proportion() -> None:
-    assert agree({"y": np.array([1e6])}, {"y": np.array([1e6 + 50.0])}, tolerance=1e-4).passed
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_numbers_of_any_size_may_differ_in_proportion(size: float) -> None:
+    values = np.array([1.0, -2.0, 0.0, 3.0]) * size
+    assert agree({"y": values}, {"y": values + 0.5e-4 * size}, tolerance=1e-4).passed
+    with pytest.raises(Permanent):
+        agree({"y": values}, {"y": values + 5e-4 * size}, tolerance=1e-4)
 
 
-def test_labels_that_differ_count_as_a_share_of_the_rows() -> None:
-    for original, onnx in (([0, 1, 1, 0], [0, 1, 0, 0]), (["a", "b", "b", "a"], ["a", "b", "a", "a"])):
-        said, other = np.array(original), np.array(onnx, dtype=object)
-        assert agree({"label": said}, {"label": other}, tolerance=0.25).observed == 0.25
-        with pytest.raises(Permanent):
-            agree({"label": said}, {"label": other}, tolerance=0.2)
+def test_one_decision_of_ten_thousand_may_differ_and_eleven_may_not() -> None:
+    labels = np.arange(10_000) % 2
+    for changed, passes in ((1, True), (10, True), (11, False)):
+        other = labels.copy()
+        other[:changed] = 1 - other[:changed]
+        if passes:
+            check = agree({"label": labels}, {"label": other}, tolerance=1e-4)
+            assert check.detail == f"{changed} of 10,000 decisions differ"
+            continue
+        with pytest.raises(Permanent, match="answers 11 of 10,000 rows otherwise") as refused:
+            agree({"label": labels}, {"label": other}, tolerance=1e-4)
+        assert "row 0: label is 0 in the original and 1 in ONNX" in refused.value.problem
+
+
+@pytest.mark.parametrize(
+    ("original", "onnx", "agrees"),
+    [
+        ([True, False], [1, 0], True),
+        ([1.0, 0.0], [1, 0], True),
+        ([0.5, 0.0], [0, 0], False),
+        (["1", "0"], [1, 0], False),
+        (["a", "b"], ["a", "b"], True),
+    ],
+)
+def test_a_decision_is_the_same_whatever_type_it_has_but_text_is_no_number(
+    original: list[Any], onnx: list[Any], agrees: bool
+) -> None:
+    if agrees:
+        assert agree({"label": np.array(original)}, {"label": np.array(onnx)}, tolerance=1e-4).passed
+        return
+    with pytest.raises(Permanent, match="decisions differ"):
+        agree({"label": np.array(original)}, {"label": np.array(onnx)}, tolerance=1e-4)
 
 
 def test_answers_of_another_shape_are_refused() -> None:

@@ -1,0 +1,113 @@
+"""Whether an answer depends on the rows that happen to be in the same batch: pods batch what strangers send.
+
+Settled on 64 rows, each answered alone, in small and in full batches, and in full batches of other company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from model_store.export.agreement import Differences, examples
+from model_store.export.base import NotExportable
+from model_store.inference import answer, count_rows
+
+Array = np.ndarray[Any, Any]
+Rows = Mapping[str, Array]
+
+SETTLED_ON = 64
+_SMALL = 7
+# Sums of another order differ in the last digits; what a batch decides differs in the first.
+_NOISE = 1e-3
+# These take the range of a whole batch to quantize by, so that every score moves a little with its company.
+_DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+_DYNAMIC_NOISE = 0.1
+_RANDOM = {
+    "RandomUniform",
+    "RandomUniformLike",
+    "RandomNormal",
+    "RandomNormalLike",
+    "Multinomial",
+    "Bernoulli",
+}
+_MAY_BE_RANDOM = {"Dropout"}
+
+
+def require_answers_row_by_row(
+    session: ort.InferenceSession,
+    model: onnx.ModelProto,
+    rows: Rows,
+    *,
+    max_batch_size: int,
+    stochastic: bool = False,
+) -> None:
+    """Raises `Permanent` (NotExportable) when equal rows get other answers from call to call, which
+    `serving.stochastic` in the spec allows, or in other batches; NotRunnable when not every row gets one.
+    """
+    chosen = _spread(rows)
+    few = {name: array[chosen] for name, array in rows.items()}
+    alone = answer(session, few, batch_size=1)
+    if stochastic:
+        answer(session, few, batch_size=max(max_batch_size, 2))
+        return
+    _refuse_chance(model, alone, answer(session, few, batch_size=1))
+    noise = _DYNAMIC_NOISE if _DYNAMIC & {node.op_type for node in model.graph.node} else _NOISE
+    for how, together in _in_batches(session, rows, few, chosen, max(max_batch_size, 2)):
+        _refuse_company(alone, together, how, noise)
+
+
+def _spread(rows: Rows) -> Array:
+    count = count_rows(rows)
+    return np.unique(np.linspace(0, count - 1, min(count, SETTLED_ON)).astype(int))
+
+
+def _in_batches(
+    session: ort.InferenceSession, rows: Rows, few: Rows, chosen: Array, full: int
+) -> Iterator[tuple[str, Rows]]:
+    yield f"in batches of {_SMALL}", answer(session, few, batch_size=_SMALL)
+    yield f"in batches of {full}", answer(session, few, batch_size=full)
+    places, order = _other_company(chosen, count_rows(rows), full)
+    mixed = answer(session, {name: array[order] for name, array in rows.items()}, batch_size=full)
+    yield f"in batches of {full} with other rows", {name: array[places] for name, array in mixed.items()}
+
+
+def _other_company(chosen: Array, count: int, full: int) -> tuple[Array, Array]:
+    """An order of rows in which every second one is of the chosen, and where those are in it."""
+    random = np.random.default_rng(0)
+    company = random.integers(0, count, len(chosen))
+    shuffled = random.permutation(len(chosen))
+    order = np.stack([chosen[shuffled], company], axis=1).ravel()
+    places = np.empty(len(chosen), int)
+    places[shuffled] = 2 * np.arange(len(chosen))
+    return places, order
+
+
+def _refuse_chance(model: onnx.ModelProto, first: Rows, second: Rows) -> None:
+    found = Differences.between(first, second)
+    if found.but_for(0) == 0:
+        return
+    operators = {node.op_type for node in model.graph.node}
+    by = ", ".join(sorted(operators & _RANDOM or operators & _MAY_BE_RANDOM)) or "something in its graph"
+    raise NotExportable(
+        f"the model answers the same rows otherwise from one call to the next, by {by}:"
+        f" {examples(found, first, second, 'at first', 'then')}",
+        remedy="export it in evaluation mode (torch: model.eval()); if chance is meant, set"
+        " serving.stochastic: true in the spec",
+    )
+
+
+def _refuse_company(alone: Rows, together: Rows, how: str, noise: float) -> None:
+    found = Differences.between(alone, together)
+    differing = int(np.count_nonzero(found.worst_by_row > noise))
+    if not differing:
+        return
+    raise NotExportable(
+        f"{differing} of {len(found)} rows are answered otherwise {how} than alone, so an answer depends on"
+        f" whose rows are in the same batch: {examples(found, alone, together, 'alone', how)}",
+        remedy="export it in evaluation mode (torch: model.eval(), so that batch norm uses its trained"
+        " statistics), and with nothing computed over the first dimension",
+    )

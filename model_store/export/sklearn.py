@@ -74,7 +74,7 @@ def convert(
         folder.mkdir(parents=True)
         try:
             rows = read_dataset(evaluation, spec.data, inputs, columns=planned.columns)
-            _write_request(folder, model, settings, spec, inputs, planned, typed, differing(recorded))
+            _write_request(folder, model, settings, spec, inputs, planned, typed, rows, differing(recorded))
             _run(folder, limits or Limits())
             return _result(folder, spec, rows)
         except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
@@ -83,29 +83,26 @@ def convert(
 
 
 def _none_agrees(planned: Plan, failures: Sequence[Failure], work: Path) -> Permanent:
-    """The first failure; with others beside it if wider inputs were tried, and what that is for."""
-    if len(failures) == 1:
+    """The first failure; or all of them, where rounding to float32 is what changes the original's answers."""
+    changed = _changed_by_rounding(work)
+    if len(failures) == 1 or not changed:
         return failures[0]
     tried = [
         f"With {', '.join(sorted({spec.datatype for spec in inputs}))} inputs: {failure.problem}"
         for inputs, failure in zip(planned.attempts, failures, strict=True)
     ]
     return NotExportable(
-        " ".join([*_told_rounding(work), *tried]),
+        f"the original itself answers {changed:,} rows otherwise when its numbers are rounded to float32."
+        f" {' '.join(tried)}",
         remedy="train the model on numbers that float32 holds (a time stamp as seconds since a near date, an"
         " amount in thousands), or log it as ONNX by its own exporter",
     )
 
 
-def _told_rounding(work: Path) -> list[str]:
-    """Whether float32 is the reason: what the original itself says to its rows rounded so."""
-    counted = [json.loads(path.read_text()).get("rounded") for path in sorted(work.glob("*/result.json"))]
-    changed = next((count for count in counted if count is not None), 0)
-    if not changed:
-        return []
-    return [
-        f"The original itself answers {changed:,} rows otherwise when its numbers are rounded to float32."
-    ]
+def _changed_by_rounding(work: Path) -> int:
+    """How many rows, as the child counted for the last attempt."""
+    told = [json.loads(path.read_text()) for path in sorted(work.glob("*/result.json"))]
+    return next((int(one["rounded"]) for one in reversed(told) if one.get("rounded")), 0)
 
 
 def _saved_as(settings: Mapping[str, Any]) -> str:
@@ -131,6 +128,7 @@ def _write_request(
     inputs: tuple[TensorSpec, ...],
     planned: Plan,
     typed: Dataset,
+    rows: Dataset,
     differing: str,
 ) -> None:
     # A column may be called like an argument of savez, or hold a slash.
@@ -145,6 +143,7 @@ def _write_request(
         "rows": list(typed.inputs),
         "is_table": planned.is_table,
         "columns": typed.columns,
+        "tensors": rows.columns,
         "differing": differing,
         "is_last": inputs == planned.attempts[-1] and len(planned.attempts) > 1,
         "path": [entry for entry in sys.path if Path(entry).is_absolute()],

@@ -64,7 +64,7 @@ def _convert(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         told["rounded"] = _changed_by_rounding(model, rows, said["predict"])
     # Last: what was told is wanted also where this fails.
     try:
-        onnx = _to_onnx(model, request["inputs"])
+        onnx = _to_onnx(model, request["inputs"], request["tensors"])
     except Refused as refused:
         return {
             **told,
@@ -154,7 +154,7 @@ def _load_skops(path: str, trusted: list[str]) -> Any:
     return skops.io.load(path, trusted=trusted)
 
 
-def _to_onnx(model: Any, inputs: list[list[Any]]) -> Any:
+def _to_onnx(model: Any, inputs: list[list[Any]], columns: dict[str, Any]) -> Any:
     from skl2onnx.common import data_types as types
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
@@ -166,8 +166,9 @@ def _to_onnx(model: Any, inputs: list[list[Any]]) -> Any:
     }
     initial = [(name, tensors[datatype]([None, *shape[1:]])) for name, datatype, shape in inputs]
     _let_booleans_be_numbers()
+    _forget_transform(model)
     try:
-        return _in_order(_converted(model, initial))
+        return _in_order(_asked_by_name(model, initial, columns))
     except MemoryError:
         raise
     except Exception as error:
@@ -179,7 +180,7 @@ def _to_onnx(model: Any, inputs: list[list[Any]]) -> Any:
 
 
 def _converted(model: Any, initial: list[tuple[str, Any]]) -> Any:
-    from skl2onnx import to_onnx
+    from skl2onnx import get_latest_tested_opset_version, to_onnx
     from sklearn.base import is_classifier
 
     # zipmap would wrap probabilities into a list of maps, which no tensor client can read.
@@ -197,7 +198,48 @@ def _converted(model: Any, initial: list[tuple[str, Any]]) -> Any:
             # Some converters know nothing of newer trees.
             if opset is not None or "target_opset={'ai.onnx.ml'" not in str(error):
                 raise
-            opset = {"ai.onnx.ml": 3}
+            opset = {"": get_latest_tested_opset_version(), "ai.onnx.ml": 3}
+
+
+def _asked_by_name(model: Any, initial: list[tuple[str, Any]], columns: dict[str, Any]) -> Any:
+    try:
+        return _converted(model, initial)
+    except RuntimeError as error:
+        if len(initial) > 1 or "Unable to find column name" not in str(error):
+            raise
+        return _by_columns(model, initial, columns[initial[0][0]])
+
+
+def _by_columns(model: Any, initial: list[tuple[str, Any]], columns: list[str]) -> Any:
+    """A pipeline that asks for its columns by name: converted with an input for each, which are then split
+    from the one input that clients send.
+    """
+    from onnx import helper, numpy_helper
+
+    ((name, tensor),) = initial
+    onnx = _converted(model, [(column, type(tensor)([None, 1])) for column in columns])
+    graph, element = onnx.graph, onnx.graph.input[0].type.tensor_type.elem_type
+    sizes = numpy_helper.from_array(_ones(len(columns)), f"{name}_sizes")
+    split = helper.make_node("Split", [name, sizes.name], [each.name for each in graph.input], axis=1)
+    nodes = [split, *graph.node]
+    del graph.input[:], graph.node[:]
+    graph.input.append(helper.make_tensor_value_info(name, element, [None, len(columns)]))
+    graph.initializer.append(sizes)
+    graph.node.extend(nodes)
+    return onnx
+
+
+def _ones(count: int) -> Any:
+    import numpy as np
+
+    return np.ones(count, np.int64)
+
+
+def _forget_transform(model: Any) -> None:
+    """skl2onnx refuses a voting classifier whose `transform` would be flat, and needs its votes alone."""
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    if getattr(last, "flatten_transform", False):
+        last.flatten_transform = False
 
 
 def _let_booleans_be_numbers() -> None:

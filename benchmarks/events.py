@@ -30,12 +30,12 @@ from model_store.installation import ROOT as REPOSITORY
 from model_store.registry import Registry
 from model_store.registry.rest import Rest
 from model_store.types import ModelRef
+from serving.credentials import credentials_of
 from serving.home import Home
 from serving.inbound.registration import ENDPOINT
 from serving.inbound.secrets import secrets_of
 from serving.inbound.signature import sign
 from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
-from serving.local_stack.credentials import credentials_of
 from serving.local_stack.lifecycle import down, up
 
 LIMIT = 2.0

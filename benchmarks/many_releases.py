@@ -50,7 +50,7 @@ from model_store.types import ModelRef
 from serving.home import Home
 from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
-from serving.local_stack.supervisor import Supervisor
+from serving.supervision.supervisor import Supervisor
 
 LIMIT = 1.1
 IDLE_SECONDS = 10.0

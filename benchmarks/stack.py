@@ -20,7 +20,7 @@ from rich.table import Table
 from serving.home import Home
 from serving.local_stack.airflow_api import AirflowApi, airflow_api
 from serving.local_stack.lifecycle import down, up
-from serving.local_stack.processes import Owned, owned_by, proportional_memory_bytes
+from serving.supervision.processes import Owned, owned_by, proportional_memory_bytes
 
 console = Console(highlight=False)
 

@@ -22,9 +22,9 @@ from demo.view import ActView, View
 from model_store.registry import Registry
 from serving.cli.output import console, errors, print_json, telling_failures
 from serving.cli.stack import addresses
+from serving.credentials import credentials_of
 from serving.home import Home
-from serving.local_stack.credentials import credentials_of
-from serving.local_stack.supervisor import Supervisor
+from serving.supervision.supervisor import Supervisor
 
 HELP = f"Which story to play: {', '.join(SCENARIOS)}. All but risk fetch their data once (docs/scenarios.md)."
 

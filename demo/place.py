@@ -14,7 +14,7 @@ from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.installation import DAG_FILES
 from serving.home import Home, default_root
-from serving.local_stack.supervisor import Supervisor
+from serving.supervision.supervisor import Supervisor
 
 MARK = "made-by-slipway-demo"
 CACHE = "cache"

@@ -184,7 +184,7 @@ class Home:
 
     @property
     def credentials(self) -> Path:
-        """Keys and the Airflow login, made once, mode 0600 (`serving.local_stack.credentials`)."""
+        """Keys and the Airflow login, made once, mode 0600 (`serving.credentials`)."""
         return self.root / "credentials.json"
 
     @property

@@ -8,6 +8,9 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
+# What the pod says of a request that its model refuses (`model_store.engines.errors`).
+REFUSED_HEADER = "x-slipway-refused"
+
 
 class Slot(StrEnum):
     """Two places a service's versions can stand; one serves while the other is made ready."""

@@ -29,10 +29,10 @@ from rich.table import Table
 from benchmarks.page.home import seed
 from model_store.installation import ROOT as REPOSITORY
 from model_store.release_spec import load
+from serving.credentials import credentials_of
 from serving.home import Home
-from serving.local_stack.credentials import credentials_of
 from serving.local_stack.lifecycle import down, up
-from serving.local_stack.supervisor import Supervisor
+from serving.supervision.supervisor import Supervisor
 
 console = Console(highlight=False)
 API = "/slipway/api/v1"

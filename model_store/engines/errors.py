@@ -72,7 +72,7 @@ class Expired(Permanent):
 
 
 def said_beside(error: SlipwayError) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers that go with an error, for the gateway (`serving.gateway.attempts.REFUSED_HEADER`)."""
+    """Headers that go with an error, for the gateway (`serving.types.REFUSED_HEADER`)."""
     return _BY_MODEL if isinstance(error, RefusedByModel) else ()
 
 

@@ -6,10 +6,10 @@ import httpx
 from rich.table import Table
 
 from serving.cli.output import console, print_json
+from serving.credentials import credentials_of
 from serving.home import Home
 from serving.local_stack import airflow_config, users
-from serving.local_stack.credentials import credentials_of
-from serving.local_stack.supervisor import Supervisor
+from serving.supervision.supervisor import Supervisor
 
 _API_SERVER = "airflow-api-server"
 

@@ -16,12 +16,12 @@ from model_store.errors import Retryable, SlipwayError
 from serving.cli.output import console, errors, print_json
 from serving.cli.under_way import table as table_of_releases
 from serving.cli.under_way import under_way
+from serving.credentials import credentials_of
 from serving.home import Home
 from serving.local_stack import lifecycle
-from serving.local_stack.credentials import credentials_of
 from serving.local_stack.lifecycle import Standing, Watcher
-from serving.local_stack.processes import owned_by, proportional_memory_bytes
 from serving.local_stack.slipway_api import slipway_api
+from serving.supervision.processes import owned_by, proportional_memory_bytes
 
 _API_SERVER = "airflow-api-server"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from serving.cli.output import console, print_json
+from serving.credentials import write_secret
 from serving.home import Home
 from serving.inbound import registration, secrets
 from serving.inbound.registration import Registered, Tried
@@ -26,7 +27,7 @@ def rotate(home: Home, *, as_json: bool) -> None:
     registered = registration.sync(home)
     token = home.root / "monitoring" / "alert-token"
     if token.exists():  # Alertmanager reads it anew for each delivery
-        secrets.write_secret(token, alert_token(made.current))
+        write_secret(token, alert_token(made.current))
     if as_json:
         until = made.previous_until.isoformat() if made.previous_until else None
         print_json({"webhook": registered.change, "previous_valid_until": until})

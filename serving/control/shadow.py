@@ -20,8 +20,7 @@ import numpy as np
 import orjson
 
 from serving.control.rollout.plan import RolloutState
-from serving.gateway.attempts import REFUSED_HEADER
-from serving.types import Endpoint, Route
+from serving.types import REFUSED_HEADER, Endpoint, Route
 
 log = logging.getLogger("slipway.shadow")
 

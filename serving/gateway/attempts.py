@@ -23,19 +23,22 @@ seen from the endpoint: `request.total_size` is what came from it, `response.siz
 
 from __future__ import annotations
 
+from serving.envoy_names import (
+    ABANDONED,
+    ANSWERED,
+    BROKEN,
+    LIMITED,
+    MALFORMED,
+    REFUSED,
+    REPEATED,
+    SLOW,
+    UNANSWERED,
+)
 from serving.gateway.xds import Message, extension, typed
-
-SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
-REFUSED, REPEATED, MALFORMED, LIMITED = "refused", "repeated", "malformed", "limited"
-ANSWERED, UNANSWERED = "answered", "unanswered"
-
-NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED, LIMITED)
+from serving.types import REFUSED_HEADER
 
 # "false": never send it twice.
 IDEMPOTENT = "x-slipway-idempotent"
-
-# What the pod says of a request that its model refuses (`model_store.engines.errors`).
-REFUSED_HEADER = "x-slipway-refused"
 
 # Only formatted text has these two times, and expressions read text from headers only. Never sent to clients.
 WAITED, SENT = "x-slipway-waited", "x-slipway-sent"

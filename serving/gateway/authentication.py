@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from model_store.durable import write_file
+from serving.credentials import write_secret
 from serving.gateway import api_keys, limits
 from serving.gateway.api_keys import Client
 from serving.gateway.xds import Message, discovery, extension, named_extension, typed, watched_filter
 from serving.home import Home
-from serving.inbound.secrets import write_secret
 
 KEYS, RATES = "slipway.api_keys", "slipway.limits.api_keys"
 

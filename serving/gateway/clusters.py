@@ -18,17 +18,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from serving.envoy_names import (
+    PREVIEW_SUFFIX,
+    RETRYING_SUFFIX,
+    STABLE_SUFFIX,
+    STREAMS_SUFFIX,
+)
 from serving.gateway.endpoints import endpoints_of
 from serving.gateway.xds import Message, discovery, extension, typed, watched
 from serving.types import Deployment, Route
 
-STABLE_SUFFIX = ".stable"
-RETRYING_SUFFIX = ".retrying"
-PREVIEW_SUFFIX = ".candidate"
-STREAMS_SUFFIX = ".streams"
 # No service can have these names.
 ANY, _NOBODY = "(any)", "(nobody)"
-RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)
 
 # Attempts in a row that reach nobody; then an endpoint is set aside.
 _UNREACHED = 2

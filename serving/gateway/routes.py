@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
+from serving.envoy_names import PREVIEW_SUFFIX, RETRYING_SUFFIX, STREAMS_SUFFIX
 from serving.gateway import attempts, authentication, grpc, limits, methods, versions
 from serving.gateway.clusters import (
     ANY,
-    PREVIEW_SUFFIX,
     RETRIES,
     RETRIES_BESIDE_A_CANDIDATE,
-    RETRYING_SUFFIX,
-    STREAMS_SUFFIX,
 )
 from serving.gateway.xds import Message, discovery, seconds, typed
 from serving.types import Route, RouteSettings

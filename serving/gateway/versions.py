@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from serving.envoy_names import PREVIEW_SUFFIX, STREAMS_SUFFIX
 from serving.gateway import grpc
-from serving.gateway.clusters import PREVIEW_SUFFIX, STREAMS_SUFFIX
 from serving.gateway.xds import Message
 from serving.types import Route
 

@@ -16,9 +16,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from model_store.errors import Permanent
-from model_store.unwritable import naming
+from serving.credentials import credentials_of, write_secret
 from serving.home import Home
-from serving.local_stack.credentials import credentials_of
 
 # MLflow caches its webhooks for a minute and tries a delivery for a few more.
 OVERLAP = timedelta(minutes=15)
@@ -76,18 +75,3 @@ def rotate(
 
 def path_of(home: Home) -> Path:
     return home.root / "webhook-secrets.json"
-
-
-def write_secret(path: Path, text: str) -> None:
-    """Replace a file that only its owner may read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with naming(path), os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

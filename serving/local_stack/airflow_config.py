@@ -15,8 +15,8 @@ from pathlib import Path
 
 from model_store.durable import write_file
 from model_store.installation import ROOT, is_clone
+from serving.credentials import Credentials
 from serving.home import Home
-from serving.local_stack.credentials import Credentials
 from serving.local_stack.users import users_of
 
 # Several processes write one SQLite file: they queue for the write lock instead of failing (default 5 s).

@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_store.errors import Permanent
 from model_store.installation import name_here, python_path
 from serving import gateway
+from serving.credentials import Credentials, credentials_of
 from serving.home import Home
 from serving.local_stack import airflow_config, airflow_jobs, mlflow_config
-from serving.local_stack.credentials import Credentials, credentials_of
-from serving.local_stack.locks import locked
+from serving.locks import locked
+from serving.supervision.component import Component
 
 BIN = Path(sys.executable).parent
-
-
-def nothing() -> None:
-    """For components that need no preparation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One long-running process. `prepare` runs in the new process, before it becomes `argv`.
-
-    `stop_seconds` is how long it may take after SIGTERM; then it is killed. A positive `niceness` lets
-    others use the processor first.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    env: dict[str, str] = field(default_factory=dict)
-    prepare: Callable[[], None] = nothing
-    stop_seconds: int = 10
-    niceness: int = 0
 
 
 def components(home: Home) -> dict[str, Component]:

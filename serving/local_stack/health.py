@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from serving.home import Home
-from serving.local_stack.supervisor import RUNNING, ProgramState
 from serving.platforms import pods
+from serving.supervision.supervisor import RUNNING, ProgramState
 
 # A probe says None when all is well, otherwise what is missing.
 Probe = Callable[[httpx.Client, Home, ProgramState], str | None]

@@ -13,10 +13,11 @@ from typing import NoReturn
 
 from model_store.errors import Permanent, SlipwayError
 from serving.home import Home
-from serving.local_stack.components import BIN, Component, common_environment, component
-from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
+from serving.local_stack.components import BIN, common_environment, component
 from serving.platforms import redis
 from serving.platforms.pods import pod
+from serving.supervision.component import Component
+from serving.supervision.processes import HOME_MARK, PROGRAM_MARK, end, owned_by
 from serving.types import Slot
 
 

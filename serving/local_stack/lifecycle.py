@@ -14,16 +14,16 @@ from model_store.installation import ROOT
 from serving.gateway.watches import require_all
 from serving.home import Home
 from serving.inbound import registration
-from serving.local_stack import supervisor
 from serving.local_stack.components import components
 from serving.local_stack.health import shortcomings
-from serving.local_stack.locks import locked
-from serving.local_stack.ports import require_free
 from serving.local_stack.prepare import prepare
-from serving.local_stack.processes import end, owned_by, wait_for_end
-from serving.local_stack.supervisor import ENDED, RUNNING, ProgramState, Supervisor
+from serving.locks import locked
 from serving.platforms import pods, redis
 from serving.platforms.pods import records
+from serving.supervision import supervisor
+from serving.supervision.ports import require_free
+from serving.supervision.processes import end, owned_by, wait_for_end
+from serving.supervision.supervisor import ENDED, RUNNING, ProgramState, Supervisor
 
 # supervisord starts a dying program again and again; after this long it will not come up by itself.
 START_SECONDS = 300

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from serving.credentials import Credentials
 from serving.home import Home
-from serving.local_stack.credentials import Credentials
 
 
 def database(home: Home) -> Path:

@@ -16,13 +16,14 @@ from model_store.errors import SlipwayError
 from model_store.installation import DAG_FILES, is_clone
 from model_store.unwritable import require_room, unwritable
 from serving.control.upkeep import Retention
+from serving.credentials import credentials_of
 from serving.gateway import api_keys
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
-from serving.local_stack import airflow_config, supervisor
-from serving.local_stack.components import Component
-from serving.local_stack.credentials import credentials_of
+from serving.local_stack import airflow_config
 from serving.platforms import pods, redis
+from serving.supervision import supervisor
+from serving.supervision.component import Component
 
 # Below this nothing starts. What is enough to work with, `./slipway doctor` says.
 ROOM_BYTES = 1024 * 1024

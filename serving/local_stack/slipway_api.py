@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from model_store.errors import Permanent, Retryable
+from serving.credentials import credentials_of
 from serving.home import Home
-from serving.local_stack.credentials import credentials_of
 
 API = "/slipway/api/v1"
 

@@ -18,8 +18,19 @@ from urllib.parse import urlsplit
 import orjson
 
 from model_store.errors import Retryable
-from serving.gateway.attempts import ABANDONED, BROKEN, LIMITED, MALFORMED, NOTED, REFUSED, REPEATED, SLOW
-from serving.gateway.clusters import PREVIEW_SUFFIX, RESERVED_SUFFIXES, STABLE_SUFFIX
+from serving.envoy_names import (
+    ABANDONED,
+    BROKEN,
+    LIMITED,
+    MALFORMED,
+    NOTED,
+    PREVIEW_SUFFIX,
+    REFUSED,
+    REPEATED,
+    RESERVED_SUFFIXES,
+    SLOW,
+    STABLE_SUFFIX,
+)
 from serving.metrics import envoy_latency
 from serving.metrics.base import EndpointCounters
 from serving.metrics.latency import Buckets

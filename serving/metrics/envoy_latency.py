@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 import orjson
 
-from serving.gateway.attempts import ANSWERED, UNANSWERED
-from serving.gateway.clusters import STABLE_SUFFIX
+from serving.envoy_names import ANSWERED, STABLE_SUFFIX, UNANSWERED
 from serving.metrics.latency import Buckets, added, bucket_of
 from serving.types import Endpoint
 

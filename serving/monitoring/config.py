@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from model_store.durable import write_file
+from serving.credentials import write_secret
 from serving.home import Home
-from serving.inbound.secrets import secrets_of, write_secret
+from serving.inbound.secrets import secrets_of
 from serving.monitoring.incidents import alert_token
 
 ALERTS_PATH = "/slipway/alerts"

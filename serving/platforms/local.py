@@ -12,13 +12,13 @@ import httpx
 
 from model_store.errors import Retryable
 from serving.home import Home
-from serving.local_stack.locks import locked
-from serving.local_stack.ports import LOCALHOST, free_ports
-from serving.local_stack.supervisor import ENDED, RUNNING, STARTING, ProgramState, Supervisor
+from serving.locks import locked
 from serving.platforms import pods, redis
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.pods import PodRecord
 from serving.platforms.warmup import FailedWarmup, warm_up
+from serving.supervision.ports import LOCALHOST, free_ports
+from serving.supervision.supervisor import ENDED, RUNNING, STARTING, ProgramState, Supervisor
 from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
 log = logging.getLogger("slipway.platform")

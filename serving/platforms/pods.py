@@ -17,9 +17,9 @@ from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.installation import name_here
 from serving.home import Home
-from serving.local_stack.components import Component
-from serving.local_stack.supervisor import ProgramState, launch_command, private_socket, program_section
 from serving.platforms import redis
+from serving.supervision.component import Component
+from serving.supervision.supervisor import ProgramState, launch_command, private_socket, program_section
 from serving.types import Deployment, Endpoint, Slot
 
 # A pod goes on answering what it has accepted for this long after SIGTERM.

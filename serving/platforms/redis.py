@@ -15,9 +15,9 @@ from pathlib import Path
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from serving.home import Home
-from serving.local_stack.components import Component
-from serving.local_stack.ports import LOCALHOST, require_free
-from serving.local_stack.supervisor import Supervisor, launch_command, program_section
+from serving.supervision.component import Component
+from serving.supervision.ports import LOCALHOST, require_free
+from serving.supervision.supervisor import Supervisor, launch_command, program_section
 
 PROGRAM = "redis"
 _MOST_MEMORY = "256mb"

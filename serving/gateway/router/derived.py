@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from model_store.durable import write_file
+from serving import envoy_names
 from serving.gateway import clusters, grpc, methods, readiness, routes
 from serving.gateway.bootstrap import clusters_file, routes_file
 from serving.gateway.xds import Message, discovery
@@ -92,7 +93,7 @@ def _keep_buckets(host: Message, name: str, config: Message, unread: Collection[
 def _of_cluster(cluster: Message) -> str:
     """The service that a cluster is of; none has a name that ends like this."""
     name: str = cluster["name"]
-    for suffix in clusters.RESERVED_SUFFIXES:
+    for suffix in envoy_names.RESERVED_SUFFIXES:
         name = name.removesuffix(suffix)
     return name
 

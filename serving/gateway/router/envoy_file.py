@@ -18,7 +18,8 @@ from pathlib import Path
 from model_store.durable import take_place, write_file
 from model_store.errors import Permanent
 from model_store.release_spec import MODEL_NAME
-from serving.gateway import clusters, endpoints
+from serving.envoy_names import RESERVED_SUFFIXES
+from serving.gateway import endpoints
 from serving.gateway.router.base import StaleRoute, UnknownService, UnreadableRoute
 from serving.gateway.router.derived import derive
 from serving.gateway.router.history import RouteHistory
@@ -189,8 +190,8 @@ def _shape(route: Route) -> tuple[object, ...]:
 
 
 def _require_safe(service: str) -> None:
-    if not MODEL_NAME.fullmatch(service) or ".." in service or service.endswith(clusters.RESERVED_SUFFIXES):
-        endings = ", ".join(clusters.RESERVED_SUFFIXES)
+    if not MODEL_NAME.fullmatch(service) or ".." in service or service.endswith(RESERVED_SUFFIXES):
+        endings = ", ".join(RESERVED_SUFFIXES)
         raise Permanent(
             f"{service!r} cannot be the name of a service",
             remedy=f"use letters, digits, '_', '-', '.', and end it with none of {endings}",

@@ -14,9 +14,8 @@ from model_store.bundle import signing
 from model_store.durable import write_file
 from model_store.storage.store import Store
 from model_store.unwritable import DiskFull, Unwritable, naming, unwritable
+from serving.credentials import credentials_of, write_secret
 from serving.home import Home, Ports
-from serving.inbound.secrets import write_secret
-from serving.local_stack.credentials import credentials_of
 from tests.mounts import SmallDisk, small_disk
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import Permanent
+from serving.credentials import credentials_of
 from serving.home import Home, Ports
 from serving.inbound.secrets import OVERLAP, path_of, rotate, secrets_of
-from serving.local_stack.credentials import credentials_of
 
 NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 

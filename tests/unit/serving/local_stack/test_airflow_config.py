@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serving.credentials import credentials_of
 from serving.home import Home, Ports
 from serving.local_stack import airflow_config, airflow_jobs
-from serving.local_stack.credentials import credentials_of
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 from model_store.installation import ROOT as REPOSITORY
 from serving.home import Home, Ports
 from serving.local_stack.components import components
-from serving.local_stack.supervisor import configuration_path
+from serving.supervision.supervisor import configuration_path
 
 # Of https://github.com/compose-spec/compose-spec, what a service of ours may say.
 KNOWN_KEYS = {

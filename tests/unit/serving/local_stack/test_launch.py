@@ -14,14 +14,14 @@ import pytest
 from model_store.installation import ROOT as REPOSITORY
 from serving.home import Home, Ports
 from serving.local_stack.components import common_environment, component, components
-from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK
+from serving.supervision.processes import HOME_MARK, PROGRAM_MARK
 
 BECOME = """
 import os
 import sys
 from pathlib import Path
 from serving.home import Home, Ports
-from serving.local_stack.components import Component
+from serving.supervision.component import Component
 from serving.local_stack.launch import become
 show = "import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.nice(0)]))"
 home = Home(Path(sys.argv[1]), Ports())

@@ -10,13 +10,14 @@ import pytest
 
 from model_store.errors import Permanent, Retryable
 from serving.home import Home, Ports
-from serving.local_stack import lifecycle, supervisor
+from serving.local_stack import lifecycle
 from serving.local_stack.lifecycle import Standing
 from serving.local_stack.prepare import prepare
-from serving.local_stack.processes import owned_by
-from serving.local_stack.supervisor import ProgramState
 from serving.platforms import pods
 from serving.platforms.pods import PodRecord
+from serving.supervision import supervisor
+from serving.supervision.processes import owned_by
+from serving.supervision.supervisor import ProgramState
 from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 
 

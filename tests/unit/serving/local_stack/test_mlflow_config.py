@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 
 from model_store.installation import ROOT as REPOSITORY
+from serving.credentials import credentials_of
 from serving.home import Home, Ports
 from serving.local_stack import mlflow_config
-from serving.local_stack.credentials import credentials_of
-from serving.local_stack.ports import free_ports
+from serving.supervision.ports import free_ports
 
 
 def test_the_variables_are_those_that_this_mlflow_reads(tmp_path: Path) -> None:

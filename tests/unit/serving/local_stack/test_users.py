@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import Permanent
+from serving.credentials import credentials_of
 from serving.home import Home, Ports
 from serving.local_stack import airflow_config, users
-from serving.local_stack.credentials import credentials_of
 
 
 @pytest.fixture

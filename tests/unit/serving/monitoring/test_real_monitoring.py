@@ -19,8 +19,8 @@ import pytest
 from serving.control.guard.exposition import serve
 from serving.control.guard.guard import Guard
 from serving.control.rollout.journal import Journal
+from serving.credentials import credentials_of
 from serving.home import Home, Ports
-from serving.local_stack.credentials import credentials_of
 from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.config import ALERTS_PATH, Options, write
 from serving.monitoring.incidents import Incident, incidents, is_authentic

@@ -23,15 +23,15 @@ import redis
 from model_store.errors import Retryable
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
-from serving.local_stack import supervisor
 from serving.local_stack.health import shortcomings
 from serving.local_stack.lifecycle import down
-from serving.local_stack.processes import owned_by
-from serving.local_stack.supervisor import RUNNING, Supervisor
 from serving.platforms import pods
 from serving.platforms import redis as platform_redis
 from serving.platforms.base import DeploymentPhase
 from serving.platforms.local import LocalPlatform
+from serving.supervision import supervisor
+from serving.supervision.processes import owned_by
+from serving.supervision.supervisor import RUNNING, Supervisor
 from serving.types import Deployment, DeploymentRef, Endpoint, Slot
 from tests.bundles import make_bundle, mlp
 from tests.contract.platform_contract import (
@@ -178,7 +178,7 @@ def test_pods_get_no_traffic_before_they_answered_their_warm_rows_and_keep_their
     endpoints = wait_until_ready(platform, ref).endpoints
     (process,) = (p for p in Supervisor(home).programs() if p.group == "pod-addressed-blue")
     Supervisor(home).stop(process.full_name)
-    status = wait_for(platform, ref, lambda status: not status.is_ready)
+    status = wait_for(platform, ref, lambda status: "stopped" in status.reason)
     assert (status.phase, status.endpoints) == (DeploymentPhase.IN_PROGRESS, endpoints)
     Supervisor(home).start(process.full_name)
     assert wait_until_ready(platform, ref).endpoints == endpoints

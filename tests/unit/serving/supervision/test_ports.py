@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from model_store.errors import Permanent
-from serving.local_stack.ports import free_ports, is_free, owner_of, require_free
+from serving.supervision.ports import free_ports, is_free, owner_of, require_free
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from serving.home import Home, Ports
-from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK, end, owned_by, proportional_memory_bytes
+from serving.supervision.processes import HOME_MARK, PROGRAM_MARK, end, owned_by, proportional_memory_bytes
 
 SLEEP = "import time; time.sleep(60)"
 # Starts a sleeper in a session of its own and ends at once, so that the sleeper loses its parent.
@@ -67,7 +67,7 @@ def test_the_caller_and_its_ancestors_are_spared(home: Home) -> None:
     code = f"""
 from pathlib import Path
 from serving.home import Home, Ports
-from serving.local_stack.processes import owned_by
+from serving.supervision.processes import owned_by
 print(len(owned_by(Home(Path({str(home.root)!r}), Ports()))))
 """
     env = marked(home, "cli") | {"PYTHONPATH": os.pathsep.join(sys.path)}

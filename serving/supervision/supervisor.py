@@ -22,8 +22,8 @@ from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
 from model_store.installation import python_path
 from serving.home import Home
-from serving.local_stack.components import Component
-from serving.local_stack.processes import HOME_MARK, PROGRAM_MARK
+from serving.supervision.component import Component
+from serving.supervision.processes import HOME_MARK, PROGRAM_MARK
 
 # sockaddr_un.sun_path has 108 bytes with its final zero; supervisord first binds "<path>.<pid>".
 LONGEST_SOCKET_PATH = 107 - len(".4194304")

@@ -9,8 +9,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from model_store.errors import Permanent
+from serving.credentials import credentials_of
 from serving.home import Home, Ports
-from serving.local_stack.credentials import credentials_of
 
 
 @pytest.fixture

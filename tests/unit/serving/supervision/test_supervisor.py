@@ -9,10 +9,10 @@ import pytest
 
 from model_store.errors import Permanent, Retryable
 from serving.home import Home, Ports
-from serving.local_stack import supervisor
 from serving.local_stack.lifecycle import down
-from serving.local_stack.processes import owned_by
-from serving.local_stack.supervisor import Supervisor, socket_path
+from serving.supervision import supervisor
+from serving.supervision.processes import owned_by
+from serving.supervision.supervisor import Supervisor, socket_path
 
 
 def home_at(root: Path) -> Home:

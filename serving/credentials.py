@@ -75,3 +75,18 @@ def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
         pass
     finally:
         draft.unlink()
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Replace a file that only its owner may read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with naming(path), os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,19 @@
+"""Names that the gateway gives in Envoy and that the metrics are read by: neither need know the other.
+
+`serving.gateway.attempts` says what each count means, `serving.gateway.clusters` what each cluster is.
+"""
+
+from __future__ import annotations
+
+SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
+REFUSED, REPEATED, MALFORMED, LIMITED = "refused", "repeated", "malformed", "limited"
+NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED, LIMITED)
+
+ANSWERED, UNANSWERED = "answered", "unanswered"
+
+STABLE_SUFFIX = ".stable"
+RETRYING_SUFFIX = ".retrying"
+PREVIEW_SUFFIX = ".candidate"
+STREAMS_SUFFIX = ".streams"
+# No service's name ends so.
+RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)

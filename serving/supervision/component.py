@@ -1,0 +1,26 @@
+"""What is kept running: one process, as it is started and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+def nothing() -> None:
+    """For components that need no preparation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One long-running process. `prepare` runs in the new process, before it becomes `argv`.
+
+    `stop_seconds` is how long it may take after SIGTERM; then it is killed. A positive `niceness` lets
+    others use the processor first.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = nothing
+    stop_seconds: int = 10
+    niceness: int = 0

@@ -1,0 +1,1 @@
+"""The only place of state: what is so, what happened, who may write."""

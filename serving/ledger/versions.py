@@ -1,0 +1,4 @@
+"""Which forms of the tables this Slipway can read, oldest first: one for each migration."""
+
+VERSIONS = ("0001",)
+NEWEST = VERSIONS[-1]

@@ -25,13 +25,17 @@ _LONGEST_FETCH_SECONDS = 300
 
 @dataclass(frozen=True)
 class Tool:
-    """`programs`: under any of these names it may be on PATH. `package`: Debian's, which brings it."""
+    """`programs`: under any of these names it may be on PATH. `package`: Debian's, which brings it.
+
+    `folders`: a pattern of where else its package puts it, of which the last one counts.
+    """
 
     name: str
     programs: tuple[str, ...]
     package: str
     variable: str = ""
     package_on_ubuntu: str = ""
+    folders: str = ""
 
     @property
     def missing(self) -> str:
@@ -43,7 +47,8 @@ class Tool:
         if named := os.environ.get(self.variable):
             return named
         fetched = f"{FETCHED / 'usr/bin'}{os.pathsep}{FETCHED / 'browser'}"
-        places = (None, fetched)
+        others = sorted(map(str, Path("/").glob(self.folders)), reverse=True) if self.folders else []
+        places = (None, fetched, *others)
         found = (shutil.which(name, path=place) for place in places for name in self.programs)
         return next(filter(None, found), None)
 
@@ -60,7 +65,9 @@ PROMETHEUS = Tool("Prometheus", ("prometheus",), "prometheus")
 PROMTOOL = Tool("promtool", ("promtool",), "prometheus")
 ALERTMANAGER = Tool("Alertmanager", ("prometheus-alertmanager", "alertmanager"), "prometheus-alertmanager")
 AMTOOL = Tool("amtool", ("amtool",), "prometheus-alertmanager")
-TOOLS = (CHROMIUM, PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL)
+# Debian keeps the server's programs off PATH, as several versions may be there.
+POSTGRESQL = Tool("PostgreSQL", ("initdb",), "postgresql", folders="usr/lib/postgresql/*/bin")
+TOOLS = (CHROMIUM, PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRESQL)
 
 
 def needs(tool: Tool) -> pytest.MarkDecorator:

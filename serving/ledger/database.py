@@ -33,6 +33,13 @@ from serving.ledger.base import Damaged, Unreachable
 PATIENCE_SECONDS = 3.0
 _WRITES, _DURABLE = "slipway_writes", "slipway_durable"
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_PASSING = (
+    psycopg.OperationalError,
+    # Of a process that was stopped in the middle of a change, and of a server that others are to follow.
+    errors.IdleInTransactionSessionTimeout,
+    errors.ReadOnlySqlTransaction,
+    OSError,
+)
 
 
 class Database:
@@ -94,7 +101,8 @@ def explained(error: Exception, where: str) -> Exception | None:
         )
     if isinstance(cause, errors.DataCorrupted | errors.IndexCorrupted):
         return _damaged(where, cause)
-    if isinstance(cause, psycopg.OperationalError | errors.ReadOnlySqlTransaction | OSError):
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if is_lost or isinstance(cause, _PASSING):
         return _unreachable(where, str(cause))
     return None
 

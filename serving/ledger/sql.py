@@ -138,13 +138,10 @@ class SqlLedger:
         with self.database.reading() as connection:
             # The head first: of entries that come meanwhile those after it are not looked at.
             head = read_head(connection)
-            entries = connection.execute(
-                select(schema.AUDIT)
-                .where(schema.AUDIT.c.number <= head.number)
-                .order_by(schema.AUDIT.c.number),
-                execution_options={"yield_per": _PIECE},
-            )
-            return chain.verified((row_from(Entry, one) for one in entries.mappings()), head, known)
+            audit = schema.AUDIT
+            wanted = select(audit).where(audit.c.number <= head.number).order_by(audit.c.number)
+            with connection.execute(wanted, execution_options={"yield_per": _PIECE}) as found:
+                return chain.verified((row_from(Entry, one) for one in found.mappings()), head, known)
 
     def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
         with self.database.writing() as connection:

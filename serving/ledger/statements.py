@@ -79,8 +79,9 @@ def insert(connection: Connection, row: Row) -> bool:
 
 
 def insert_of(connection: Connection, table: Table) -> Any:
+    """Into a table in which the key may be. Whether it was is the statement's row count."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return insert(table).on_conflict_do_nothing()
+    return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
 def _replace(connection: Connection, row: Kept) -> bool:

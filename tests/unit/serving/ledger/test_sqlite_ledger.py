@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.ledger.base import Damaged, Unreachable
+from serving.ledger.opening import open_ledger
+from serving.ledger.rows import Rollout
+from tests.contract.ledger_contract import Ledgers, SharedLedgerContract, rollout
+
+
+class TestSqliteLedger(SharedLedgerContract):
+    @pytest.fixture
+    def url(self, sqlite_url: str) -> str:
+        return sqlite_url
+
+    @pytest.fixture
+    def empty_url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'not' / 'there.db'}"
+
+    @pytest.fixture
+    def ledgers(self, by_clock: Ledgers) -> Ledgers:
+        return by_clock
+
+    def drop_triggers(self, connection: Any) -> None:
+        for act in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(f"DROP TRIGGER audit_{act}")
+
+
+def path_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def test_a_file_that_was_removed_or_replaced_is_not_written_into(sqlite_url: str, new_sqlite: Path) -> None:
+    ledger = open_ledger(sqlite_url)
+    ledger.save(rollout("before"))
+    path_of(sqlite_url).rename(path_of(sqlite_url).with_name("moved.db"))
+    with pytest.raises(Unreachable):
+        ledger.save(rollout("after"))
+    assert not path_of(sqlite_url).exists()
+    for left in path_of(sqlite_url).parent.glob("ledger.db-*"):
+        left.unlink()
+    shutil.copy(new_sqlite, path_of(sqlite_url))
+    ledger.save(rollout("restored"))
+    assert [row.release_id for row in ledger.find(Rollout)] == ["restored"]
+    ledger.close()
+
+
+def test_a_file_that_is_no_database_says_which_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_text("this is no database, whatever its name says" * 100)
+    with pytest.raises(Damaged, match=r"ledger\.db.*\n.*backup"):
+        open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+def test_a_torn_page_is_damage_and_no_answer(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    ledger.save(*(rollout(f"r{number}") for number in range(200)))
+    with ledger.database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    ledger.close()
+    size = path_of(sqlite_url).stat().st_size
+    with path_of(sqlite_url).open("r+b") as file:
+        file.seek(size // 2)
+        file.write(os.urandom(size // 2))
+    with pytest.raises(Damaged):
+        open_ledger(sqlite_url).find(Rollout)
+
+
+def test_decisions_are_synced_to_the_disk_and_observations_are_not(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    asked = "PRAGMA synchronous"
+    with ledger.database.writing() as connection:
+        assert connection.exec_driver_sql(asked).scalar() == 2  # FULL
+    with ledger.database.writing(durably=False) as connection:
+        assert connection.exec_driver_sql(asked).scalar() == 1  # NORMAL
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    ledger.close()
+
+
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    open_ledger(f"sqlite:///{tmp_path / 'new.db'}").close()
+    assert (tmp_path / "new.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_disk_that_takes_nothing_is_retryable(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    with ledger.database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    from model_store.unwritable import DiskFull
+
+    big = {"words": "x" * 100_000}
+    with pytest.raises(DiskFull, match=r"ledger\.db"):
+        ledger.save(rollout("r1"), *(rollout(f"big{n}").__class__(**_fields(n, big)) for n in range(3)))
+    assert ledger.find(Rollout) == []
+    ledger.close()
+    assert sqlite3.connect(path_of(sqlite_url)).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def _fields(number: int, document: dict[str, str]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(rollout(f"big{number}")), "document": document}

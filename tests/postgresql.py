@@ -70,7 +70,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """Ended by its process id; a skipped test where it is not installed. Not as root, which it refuses: as the
+    """Ended by its process id; a skipped test where it is not installed. Root may not run it: then as the
     account that Debian made for it."""
     bin_folder = Path(require(POSTGRESQL)).resolve().parent
     account = pwd.getpwnam("postgres") if os.getuid() == 0 else pwd.getpwuid(os.getuid())

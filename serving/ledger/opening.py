@@ -41,10 +41,14 @@ def open_ledger(
     Raises `NewerLedger`, `Unreachable`, and `Permanent` for a URL that is none.
     """
     database = Database(url, patience_seconds=patience_seconds)
-    if database.is_sqlite:
-        _make_file(database)
-    if version_of(database) != NEWEST:
-        _upgrade(database)
+    try:
+        if database.is_sqlite:
+            _make_file(database)
+        if version_of(database) != NEWEST:
+            _upgrade(database)
+    except BaseException:
+        database.engine.dispose()
+        raise
     return SqlLedger(database, clock=clock)
 
 

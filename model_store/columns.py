@@ -48,35 +48,61 @@ def to_tensor(
     return _shaped(array, spec, columns)
 
 
-def label_values(table: pa.Table, data: Data) -> tuple[Array, Array]:
-    """Class numbers [N] int64, and whether each is the `positive` one [N] bool."""
-    column = _column(table, data.label, "the label")
+def label_values(table: pa.Table, data: Data) -> Array:
+    """What the rows really are, in the words of the file: [N] int64, float64, bool or text; of a multilabel
+    task [N, L] int64, 0 or 1. What the words mean to the model is for the gates to find out.
+    """
+    if isinstance(data.label, str):
+        return _labels(table, data.label)
+    columns = [_indicator(_labels(table, name), name) for name in data.label]
+    return np.stack(columns, axis=1)
+
+
+def group_numbers(table: pa.Table, name: str) -> Array:
+    """[N] int64: rows of one number are ranked together."""
+    values = np.array(_column(table, name, "the groups").to_pylist(), dtype=object)
+    if empty := sum(value is None for value in values):
+        raise Unusable(f"{empty} of {len(values)} rows belong to no group `{name}`", "fill or drop them")
+    return np.unique(values.astype(str), return_inverse=True)[1].astype(np.int64)
+
+
+def _labels(table: pa.Table, name: str) -> Array:
+    column = _column(table, name, "the label").combine_chunks()
     if empty := column.null_count:
-        raise Unusable(f"{empty} of {len(column)} rows have no label `{data.label}`", "label or drop them")
-    values = column.to_numpy()
-    is_positive = np.asarray(values == data.positive)
-    if is_positive.ndim != 1 or not is_positive.any():
-        present = ", ".join(map(repr, sorted({str(value) for value in values[:1000]})[:10]))
-        raise Unusable(
-            f"the label `{data.label}` is never {data.positive!r}; it is {present}", "correct data.positive"
-        )
-    return _class_numbers(values, is_positive, data.label), is_positive
-
-
-def slice_values(table: pa.Table, name: str) -> Array:
-    """[N] text; missing values are a slice of their own."""
-    values = _column(table, name, "a slice").to_pylist()
-    return np.array([MISSING_SLICE if value is None else str(value) for value in values], dtype=object)
-
-
-def _class_numbers(values: Array, is_positive: Array, label: str) -> Array:
+        raise Unusable(f"{empty} of {len(column)} rows have no label `{name}`", "label or drop them")
+    kind = _kind(column)
+    if kind not in ("text", "number"):
+        raise Unusable(f"the label `{name}` is {kind}", "a label is text, a number, or true and false")
+    values: Array = column.to_numpy(zero_copy_only=False)
+    if kind == "text" or values.dtype.kind == "b":
+        return values
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
-    if values.dtype.kind == "f":
-        if not (values == np.floor(values)).all():
-            raise Unusable(f"the label `{label}` has fractions or NaN", "labels are whole numbers or text")
-        return values.astype(np.int64)
-    return is_positive.astype(np.int64)
+    if not np.isfinite(values).all():
+        raise Unusable(f"the label `{name}` holds NaN or infinity", "label or drop these rows")
+    is_whole = bool((values == np.floor(values)).all())
+    # A column of whole numbers that once had a gap is float in pandas.
+    return values.astype(np.int64) if is_whole and np.abs(values).max() < 2**53 else values.astype(np.float64)
+
+
+def _indicator(values: Array, name: str) -> Array:
+    if values.dtype.kind not in "bi" or not np.isin(values, (0, 1)).all():
+        present = ", ".join(map(repr, sorted({str(value) for value in values[:1000].tolist()})[:10]))
+        wrong = f"the label `{name}` holds {present}"
+        raise Unusable(wrong, "each label of a multilabel task is a column of 0 and 1")
+    return values.astype(np.int64)
+
+
+def slice_values(table: pa.Table, name: str, *, most: int) -> Array:
+    """[N] text; missing values are a slice of their own. At most `most` different ones."""
+    values = _column(table, name, "a slice").to_pylist()
+    if (count := len(set(map(str, values)))) > most:
+        raise Unusable(
+            f"the slice column `{name}` holds {count:,} different values, and the limit is {most:,}",
+            "slice by something coarser (a region, not a postcode; bins, not an amount), put the column under"
+            " data.ignore, or raise data.max_slice_values",
+        )
+    return np.array([MISSING_SLICE if value is None else str(value) for value in values], dtype=object)
 
 
 def _column(table: pa.Table, name: str, purpose: str) -> pa.ChunkedArray:

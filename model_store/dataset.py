@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_store.columns import Unusable, label_values, slice_values, to_tensor
+from model_store.columns import Unusable, group_numbers, label_values, slice_values, to_tensor
 from model_store.errors import Permanent
 from model_store.release_spec import Data
 from model_store.tables import read_table
@@ -37,10 +37,10 @@ class Dataset:
     """`N` rows of one file.
 
     `inputs`: by tensor name, [N, ...] in the model's datatype; `columns`: which columns they were made from.
-    `labels`: [N] int64 class numbers (text and booleans become 1 where they equal the spec's `positive`, else
-    0), None if read without them; `is_positive`: [N] bool. `slices`: by column, [N] text. `row_hashes`: [N]
-    uint64 of the inputs alone, equal for equal rows of any two files read for the same model. `digest`:
-    sha256 of the file.
+    `labels`: [N] int64, float64, bool or text as the file holds them, [N, L] of 0 and 1 for a list of
+    columns, None if read without them; `groups`: [N] int64, rows of one number are ranked together, None
+    without `data.group`. `slices`: by column, [N] text. `row_hashes`: [N] uint64 of the inputs alone, equal
+    for equal rows of any two files read for the same model. `digest`: sha256 of the file.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Dataset:
     inputs: dict[str, Array]
     columns: Columns
     labels: Array | None
-    is_positive: Array | None
+    groups: Array | None
     slices: dict[str, Array]
     row_hashes: Array
 
@@ -61,7 +61,7 @@ class Dataset:
             self,
             inputs={name: array[rows] for name, array in self.inputs.items()},
             labels=None if self.labels is None else self.labels[rows],
-            is_positive=None if self.is_positive is None else self.is_positive[rows],
+            groups=None if self.groups is None else self.groups[rows],
             slices={name: array[rows] for name, array in self.slices.items()},
             row_hashes=self.row_hashes[rows],
         )
@@ -86,11 +86,13 @@ def read_dataset(
     _refuse_other_inputs(bound, wanted)
     try:
         tensors = {spec.name: _tensor(table, spec, bound[spec.name], data) for spec in wanted}
-        labels, is_positive = label_values(table, data) if labelled else (None, None)
-        slices = {name: slice_values(table, name) for name in data.slices} if labelled else {}
+        labels = label_values(table, data) if labelled else None
+        groups = group_numbers(table, data.group) if labelled and data.group else None
+        most = data.max_slice_values
+        slices = {name: slice_values(table, name, most=most) for name in data.slices} if labelled else {}
     except Unusable as error:
         raise UnusableData(f"{path}: {error}", remedy=error.remedy) from error
-    return Dataset(path, digest, tensors, bound, labels, is_positive, slices, hash_rows(tensors))
+    return Dataset(path, digest, tensors, bound, labels, groups, slices, hash_rows(tensors))
 
 
 def bind(data: Data, inputs: tuple[TensorSpec, ...], table: Iterable[str]) -> Columns:
@@ -99,8 +101,7 @@ def bind(data: Data, inputs: tuple[TensorSpec, ...], table: Iterable[str]) -> Co
     names = [spec.name for spec in inputs]
     if data.inputs is not None:
         return data.inputs
-    spoken_for = {data.label, *data.slices, *data.ignore}
-    left = tuple(name for name in table if name not in spoken_for)
+    left = tuple(name for name in table if name not in data.spoken_for)
     if len(names) == 1:
         return {names[0]: left}
     if not set(names) <= set(left):

@@ -10,6 +10,9 @@ from typing import Literal
 Precision = Literal["fp32", "fp16", "int8"]
 TargetName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
 
+# What a model is for; it decides what its answers and labels mean, and which metrics judge them.
+Task = Literal["binary", "multiclass", "multilabel", "regression", "ranking", "custom"]
+
 Direction = Literal["at_least", "at_most", ""]
 
 # Names of the Open Inference Protocol v2; BYTES is text.

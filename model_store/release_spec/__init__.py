@@ -3,18 +3,21 @@
 `load` and `load_all` turn every complaint into file, line, field, allowed values and remedy.
 """
 
-from model_store.release_spec.before_traffic import (
-    Column,
-    Data,
+from model_store.release_spec.answers import Classes, Outputs, Word, words_of
+from model_store.release_spec.before_traffic import Column, Data, Source
+from model_store.release_spec.complaint import Complaint, InvalidSpec
+from model_store.release_spec.freeze import STORED, Freeze
+from model_store.release_spec.gates import (
+    USUAL,
+    ChampionMargin,
+    CustomGate,
     Gates,
     LatencyLimit,
     Margin,
+    MarginByMetric,
     SizeLimit,
     SliceMargin,
-    Source,
 )
-from model_store.release_spec.complaint import Complaint, InvalidSpec
-from model_store.release_spec.freeze import STORED, Freeze
 from model_store.release_spec.in_traffic import Analysis, Approval, Rollout, Serving, Step
 from model_store.release_spec.load import Loaded, load, load_all
 from model_store.release_spec.notify import Notify
@@ -25,10 +28,14 @@ from model_store.release_spec.section import Section
 __all__ = [
     "MODEL_NAME",
     "STORED",
+    "USUAL",
     "Analysis",
     "Approval",
+    "ChampionMargin",
+    "Classes",
     "Column",
     "Complaint",
+    "CustomGate",
     "Data",
     "Freeze",
     "Gates",
@@ -36,7 +43,9 @@ __all__ = [
     "LatencyLimit",
     "Loaded",
     "Margin",
+    "MarginByMetric",
     "Notify",
+    "Outputs",
     "ReleaseSpec",
     "Rollout",
     "Section",
@@ -45,7 +54,9 @@ __all__ = [
     "SliceMargin",
     "Source",
     "Step",
+    "Word",
     "expand",
     "load",
     "load_all",
+    "words_of",
 ]

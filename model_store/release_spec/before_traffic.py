@@ -1,4 +1,4 @@
-"""The sections on models, rows and gates: what must hold before a version sees traffic."""
+"""The sections on models and rows: what is released, and by which labelled rows it is judged."""
 
 from __future__ import annotations
 
@@ -52,15 +52,19 @@ class Data(Section):
     """Labelled rows for the gates and for calibration (.parquet or .csv; `${SLIPWAY_HOME}` is expanded).
 
     `inputs` maps each tensor name to its columns (scalars, stacked in order) or to one list-valued column.
-    Without it, the one input takes every column that is neither label, slice nor `ignore`.
+    Without it, the one input takes every column that is neither label, group, slice nor `ignore`. `label`:
+    one column, or one of 0 and 1 for each label of a multilabel model. `group`: which rows a ranking orders
+    together.
     """
 
     evaluation: str
     calibration: str
-    label: str
+    label: str | Annotated[tuple[str, ...], Field(min_length=2)]
+    group: str | None = None
     positive: str | int = 1
     inputs: dict[str, tuple[str, ...] | str] | None = None
     slices: tuple[str, ...] = ()
+    max_slice_values: Annotated[int, Field(ge=1)] = 100
     ignore: tuple[str, ...] = ()
     columns: dict[str, Column] = Field(default_factory=dict)
     min_rows: Annotated[int, Field(ge=1)] = 200
@@ -82,62 +86,21 @@ class Data(Section):
         if self.min_positive_share > self.max_positive_share:
             found.append((("min_positive_share",), f"above max_positive_share {self.max_positive_share}"))
         for tensor, columns in (self.inputs or {}).items():
-            if self.label in ((columns,) if isinstance(columns, str) else columns):
-                found.append((("inputs", tensor), f"feeds the label `{self.label}` to the model"))
-        return found
+            fed = (columns,) if isinstance(columns, str) else columns
+            for label in (label for label in self.labels if label in fed):
+                found.append((("inputs", tensor), f"feeds the label `{label}` to the model"))
+        return found + (repeated("label", self.labels) if len(self.labels) > 1 else [])
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that hold what is right: one, or one for each label of a multilabel model."""
+        return (self.label,) if isinstance(self.label, str) else self.label
 
-class Margin(Section):
-    """Non-inferiority: the candidate may lose at most `max_drop` (share, not percent) at `confidence`."""
-
-    max_drop: Annotated[float, Field(ge=0, lt=0.5)]
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    min: Share | None = None
-
-
-class SliceMargin(Margin):
-    """The same per slice value; slices with fewer rows than `min_rows` are reported, not judged."""
-
-    min_rows: Annotated[int, Field(ge=1)] = 100
-
-
-class LatencyLimit(Section):
-    """Of one row at a time on this machine; `max_ratio` is against the fp32 ONNX model in the same run."""
-
-    max_p99_ms: Annotated[float, Field(gt=0)] | None = None
-    max_ratio: Annotated[float, Field(gt=0)] | None = None
-
-
-class SizeLimit(Section):
-    """Of the candidate's model file."""
-
-    max_mb: Annotated[float, Field(gt=0)]
-
-
-class SignatureLimit(Section):
-    """Inputs and outputs against those of the version that serves. `may_break`: the number of that version,
-    when its callers are ready for another signature; it allows nothing once another version serves.
-    """
-
-    may_break: Annotated[int, Field(ge=1)] | None = None
-
-
-class Gates(Section):
-    """Limits every candidate must keep. Whatever is written here blocks.
-
-    `may_judge_as_onnx`: where the engine that `serving.runtime` names cannot run on the machine that builds,
-    onnxruntime's answers to the same rows stand for its own.
-    """
-
-    accuracy: Margin = Margin(max_drop=0.01)
-    auc: Margin | None = Margin(max_drop=0.01)
-    slices: SliceMargin | None = None
-    champion: Margin | None = None
-    signature: SignatureLimit = SignatureLimit()
-    may_judge_as_onnx: bool = False
-    latency: LatencyLimit = LatencyLimit()
-    size: SizeLimit | None = None
-    export_tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
+    @property
+    def spoken_for(self) -> frozenset[str]:
+        """Columns that are never fed to the model."""
+        grouped = {self.group} if self.group else set()
+        return frozenset({*self.labels, *grouped, *self.slices, *self.ignore})
 
 
 class Cache(Section):

@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 from model_store.release_spec.complaint import Complaint
 from model_store.release_spec.contradictions import Contradictions
 from model_store.release_spec.document import Document, Field
+from model_store.release_spec.gates import Margin
+from model_store.release_spec.metric_names import Named, misnamed
 
 _WANTED = {
     "string": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
@@ -66,6 +68,8 @@ def _say(error: ErrorDetails, at: Field, document: Document, model: type[BaseMod
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_field(at, model)
+    if kind == "model_type" and (unknown := _unknown_metric(at, model)):
+        return unknown, "", ""
     if kind == "missing":
         return "is missing", "", "see docs/specs.md"
     if kind == "literal_error":
@@ -85,11 +89,22 @@ def _unknown_field(at: Field, model: type[BaseModel]) -> tuple[str, str, str]:
     return "unknown field", ", ".join(known), _did_you_mean(str(at[-1]), known)
 
 
+def _unknown_metric(at: Field, model: type[BaseModel]) -> str:
+    """Of a value that is no margin, where its name is neither a field nor a metric."""
+    section, name = _section(at[:-1], model), str(at[-1])
+    if section.model_config.get("extra") != "allow" or name in section.model_fields:
+        return ""
+    found = misnamed([Named(at, name, None)], frozenset(section.model_fields))
+    return found[0][1] if found else ""
+
+
 def _section(at: Field, model: type[BaseModel]) -> type[BaseModel]:
     """The section class that holds the field `at`."""
     for part in at:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
+        elif isinstance(part, str) and model.model_config.get("extra") == "allow":
+            model = Margin
     return model
 
 

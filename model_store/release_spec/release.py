@@ -9,14 +9,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from model_store.release_spec.before_traffic import Data, Gates, Source
+from model_store.release_spec.answers import Classes, Outputs, words_of
+from model_store.release_spec.before_traffic import Data, Source
 from model_store.release_spec.contradictions import Found, repeated
+from model_store.release_spec.fits_task import contradictions_of_the_task
 from model_store.release_spec.freeze import STORED, Freeze
+from model_store.release_spec.gates import Gates
 from model_store.release_spec.in_traffic import Approval, Rollout, Serving
 from model_store.release_spec.notify import Notify
 from model_store.release_spec.schedule import refuse_bad_schedule
 from model_store.release_spec.section import Section
-from model_store.types import Precision, TargetName
+from model_store.types import Precision, TargetName, Task
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -29,6 +32,9 @@ class ReleaseSpec(Section):
     owner: str = ""
     source: Source
     data: Data
+    task: Task | None = None
+    outputs: Outputs = Outputs()
+    classes: Classes | None = None
     precisions: tuple[Precision, ...] = Field(default=("fp32", "fp16", "int8"), min_length=1)
     targets: tuple[TargetName, ...] = Field(default=("onnxruntime", "tensorrt_rtx"), min_length=1)
     prefer: Literal["latency", "size", "order"] = "latency"
@@ -58,6 +64,8 @@ class ReleaseSpec(Section):
 
     def contradictions(self) -> list[Found]:
         found = repeated("precisions", self.precisions) + repeated("targets", self.targets)
+        found += repeated("classes", list(map(str, words_of(self.classes))))
+        found += contradictions_of_the_task(self.task, self.data, self.gates)
         runtime, timeout, p99 = self.serving.runtime, self.serving.timeout_ms, self.gates.latency.max_p99_ms
         if runtime not in self.targets:
             found.append((("serving", "runtime"), f"`{runtime}` is not among targets {list(self.targets)}"))

@@ -15,7 +15,7 @@ from typing import cast
 from model_store.build import BuildContext, Compiled, Exported, Json, Quantized
 from model_store.dataset import Dataset
 from model_store.gates.profile import Profile, judge_profile, judge_size, measure
-from model_store.gates.readout import Outputs
+from model_store.gates.reading import Outputs
 from model_store.stages.reasons import attempt
 from model_store.stages.served import EngineNotHere, Served
 from model_store.types import Artifact, Check

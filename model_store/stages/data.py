@@ -22,8 +22,20 @@ def run(ctx: BuildContext, exported: Exported) -> DataChecked:
         "tools": tools("great-expectations"),
     }
     checked = ctx.store.memo("check_data", key, lambda: _check(ctx, exported))
-    # Only its memo may have survived: the docs are not in the store.
-    return cast(DataChecked, checked if ctx.docs.joinpath("index.html").exists() else _check(ctx, exported))
+    if not ctx.docs.joinpath("index.html").exists():
+        # Only its memo may have survived: the docs are not in the store.
+        checked = _check(ctx, exported)
+    _refuse_unreadable(ctx, exported)
+    return cast(DataChecked, checked)
+
+
+def _refuse_unreadable(ctx: BuildContext, exported: Exported) -> None:
+    """What the gates would ask for after minutes of quantizing is asked for now."""
+    from model_store.gates.sanity import refuse_trivial
+    from model_store.stages.examine import examine
+
+    examined = examine(ctx, exported)
+    refuse_trivial(examined.original, examined.exam)
 
 
 def _check(ctx: BuildContext, exported: Exported) -> Json:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from typing import Any, cast
-
-import numpy as np
+from typing import cast
 
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
-from model_store.dataset import Dataset
 from model_store.durable import digest_file
-from model_store.errors import Permanent
-from model_store.gates.accuracy import Answers, judge_accuracy
-from model_store.gates.accuracy.gate import Truth
+from model_store.gates.judge import Answered, judge
 from model_store.gates.profile import Profile
-from model_store.gates.readout import Outputs, Readout
+from model_store.gates.reading import Outputs
+from model_store.gates.sanity import refuse_trivial
 from model_store.gates.signature import Signature, changes, judge_signature
 from model_store.inference import saved_answers, session_config
 from model_store.records import read_tensors, report_record
-from model_store.stages.candidate import run_candidate
-from model_store.stages.inputs import data_key, evaluation_path, evaluation_rows, tools
-from model_store.stages.reasons import CandidateFailed
+from model_store.stages.candidate import REMEDY, run_candidate
+from model_store.stages.examine import Examined, examine, read_answers, read_champion
+from model_store.stages.inputs import data_key, evaluation_path, reading_key, tools
+from model_store.stages.reasons import CandidateFailed, attempt
 from model_store.stages.served import Served
 from model_store.types import Check, GateReport, ModelRef, Precision
 
@@ -48,6 +44,7 @@ def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: S
         "reasons": reasons,
         "evaluation": digest_file(evaluation_path(ctx)),
         "data": data_key(ctx),
+        "reading": reading_key(ctx, exported),
         "gates": ctx.spec.gates.model_dump(mode="json"),
         "serving": ctx.spec.serving.model_dump(mode="json", include=set(SERVED_BY)),
         "champion": champion,
@@ -91,8 +88,10 @@ def _judge(
     served = next((one["artifact"] for one in built if one["target"] == runtime), None)
     checks: tuple[Check, ...] = ()
     profile: Profile | None = None
-    rows = evaluation_rows(ctx, exported)
+    examined = examine(ctx, exported)
+    rows = examined.rows
     if built and quantized["artifact"] is not None:
+        refuse_trivial(examined.original, examined.exam)
         ran = run_candidate(ctx, exported, quantized, built, rows)
         # Read and its signature checked once: between two looks it could become another one.
         serving = open_signature(ctx.store, champion) if champion else None
@@ -100,7 +99,7 @@ def _judge(
         yardstick = champion if serving and _is_comparable(ctx, exported, serving) else None
         if ran.outputs is not None:
             precision = quantized["variant"]["precision"]
-            checks += ran.noted(_accuracy(ctx, exported, precision, ran.outputs, rows, yardstick))
+            checks += ran.noted(_judged_answers(ctx, examined, precision, ran.outputs, yardstick))
         checks += ran.checks
         profile = ran.profile
     return {
@@ -114,30 +113,13 @@ def _judge(
     }
 
 
-def _accuracy(
-    ctx: BuildContext,
-    exported: Exported,
-    precision: Precision,
-    candidate: Outputs,
-    rows: Dataset,
-    champion: str | None,
+def _judged_answers(
+    ctx: BuildContext, examined: Examined, precision: Precision, outputs: Outputs, champion: str | None
 ) -> tuple[Check, ...]:
-    said = _read_answers(ctx, exported["answers"]["blob"])
-    readout = Readout.find(said, ctx.spec.data.positive)
-    if rows.labels is None or rows.is_positive is None:
-        raise Permanent("evaluation rows have no labels", remedy="name the label column in data.label")
-    return judge_accuracy(
-        Answers("original", said, readout),
-        Answers(precision, candidate, readout),
-        Truth(rows.labels, rows.is_positive, rows.slices),
-        ctx.spec.gates,
-        _champion(ctx, champion, rows) if champion else None,
-    )
-
-
-def _read_answers(ctx: BuildContext, digest: str) -> dict[str, np.ndarray[Any, Any]]:
-    with np.load(io.BytesIO(ctx.store.get_bytes(digest)), allow_pickle=False) as saved:
-        return {name: saved[name] for name in saved.files}
+    with attempt(f"reading the answers of {precision}", otherwise=REMEDY):
+        candidate = Answered.read(precision, outputs, examined.exam.reading, len(examined.rows))
+    yardstick = _champion(ctx, champion, examined) if champion else None
+    return judge(examined.original, candidate, examined.exam, yardstick)
 
 
 def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) -> tuple[Check, ...]:
@@ -181,11 +163,12 @@ def champion_bundle(ctx: BuildContext) -> str | None:
     return ctx.registry.describe(ModelRef(ctx.spec.model, number)).tags.get("slipway.bundle")
 
 
-def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
+def _champion(ctx: BuildContext, bundle_id: str, examined: Examined) -> Answered:
     """What the champion answers to the same rows. Raises `Permanent` when it takes other inputs.
 
     Asked once for all variants: a large model answers a thousand rows in ten seconds.
     """
+    rows = examined.rows
     bundle = open_bundle(ctx.store, bundle_id)
     _, config = serving_model(bundle)
     key = {
@@ -202,5 +185,5 @@ def _champion(ctx: BuildContext, bundle_id: str, rows: Dataset) -> Answers:
         return {"answers": {"blob": ctx.store.put_bytes(saved_answers(outputs))}}
 
     said = ctx.store.memo("champion", key, ask)
-    outputs = _read_answers(ctx, said["answers"]["blob"])
-    return Answers(f"v{bundle.model.version}", outputs, Readout.find(outputs, ctx.spec.data.positive))
+    outputs = read_answers(ctx, said["answers"]["blob"])
+    return read_champion(ctx, examined, f"v{bundle.model.version}", outputs)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model_store.dataset import Dataset
 
 # Raise it when a stage makes something else of the same inputs: memos of older code are then not used.
-REVISION = 3
+REVISION = 4
 
 
 def tools(*distributions: str) -> Json:
@@ -61,7 +61,14 @@ def calibration_rows(ctx: BuildContext, exported: Exported) -> Dataset:
 
 def data_key(ctx: BuildContext) -> Json:
     """What decides which tensors a data file becomes."""
-    return ctx.spec.data.model_dump(mode="json", include={"inputs", "label", "positive", "slices", "ignore"})
+    read = {"inputs", "label", "group", "positive", "slices", "max_slice_values", "ignore"}
+    return ctx.spec.data.model_dump(mode="json", include=read)
+
+
+def reading_key(ctx: BuildContext, exported: Exported) -> Json:
+    """What decides how a model's answers are read."""
+    said = ctx.spec.model_dump(mode="json", include={"task", "outputs", "classes"})
+    return {**said, "says": exported.get("says")}
 
 
 def file_digest(path: Path) -> str:

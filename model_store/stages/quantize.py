@@ -18,7 +18,7 @@ REMEDY = "leave this precision out of `precisions`, or export the model with oth
 def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
     """See `model_store.build.quantize_stage`."""
     # Half of it may be lost: rows it was not calibrated on change more, and the gate asks for confidence.
-    search = Search(max_changed=ctx.spec.gates.accuracy.max_drop)
+    search = Search(max_changed=_allowed(ctx))
     key = {
         "source": exported["artifact"]["digest"],
         "variant": variant,
@@ -33,6 +33,12 @@ def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
     except CandidateFailed as why:
         return {"variant": variant, "artifact": None, "reason": str(why), "how": {}}
     return cast(Quantized, made)
+
+
+def _allowed(ctx: BuildContext) -> float:
+    """The share of decisions that may change: what may be lost of accuracy, where that is judged."""
+    limit = ctx.spec.gates.accuracy
+    return limit.allowed if limit is not None and limit.is_drop else Search().max_changed
 
 
 def _quantize(ctx: BuildContext, exported: Exported, variant: Variant, search: Search) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from model_store.errors import SlipwayError
-from model_store.release_spec import Analysis, InvalidSpec, ReleaseSpec, Rollout
+from model_store.release_spec import Analysis, InvalidSpec, Margin, ReleaseSpec, Rollout, SliceMargin
 
 VERSION = r"^([0-9]{1,9}|[A-Za-z_][A-Za-z0-9_-]{0,63})$"
 
@@ -88,13 +88,23 @@ def release_page(spec: ReleaseSpec) -> str:
     return "\n".join(lines)
 
 
+_TITLES = {"auc": "AUC"}
+
+
+def _at_most(margin: Margin | SliceMargin) -> str:
+    return f"at most {margin.allowed:.1%} {'lower' if margin.is_drop else 'higher'}"
+
+
 def _gates(spec: ReleaseSpec) -> str:
     gates = spec.gates
-    said = [f"accuracy at most {gates.accuracy.max_drop:.1%} lower"]
-    if gates.auc:
-        said.append(f"AUC at most {gates.auc.max_drop:.1%} lower")
+    # Where the spec leaves the task to the model, most are classifiers, and their defaults are shown.
+    limits = gates.limits(spec.task or "binary")
+    said = [f"{_TITLES.get(name, name)} {_at_most(margin)}" for name, margin in limits.items()]
     if gates.slices:
-        said.append(f"each slice of {', '.join(spec.data.slices)} at most {gates.slices.max_drop:.1%} lower")
+        named: dict[str, Margin | SliceMargin] = {**gates.slices.by_metric}
+        by_metric = named or {"": gates.slices}
+        each = ", ".join(f"{name} {_at_most(margin)}".strip() for name, margin in by_metric.items())
+        said.append(f"each slice of {', '.join(spec.data.slices)} {each}")
     if gates.latency.max_p99_ms:
         said.append(f"p99 at most {gates.latency.max_p99_ms:g} ms")
     if gates.size:

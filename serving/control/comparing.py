@@ -100,11 +100,18 @@ def from_json(saved: Mapping[str, Any]) -> Comparison:
 
 
 def accuracy_of(checks: Sequence[Check]) -> tuple[float | None, float | None]:
-    """The first comparison that is not of a slice: the candidate's figure and the original's."""
+    """The candidate's figure and the original's; None of a model that is not judged by its accuracy."""
+    main = _main(checks)
+    is_accuracy = main is not None and main.metric in ("", "accuracy")
+    return (main.value, main.reference) if main and is_accuracy else (None, None)
+
+
+def _main(checks: Sequence[Check]) -> Check | None:
+    """The first comparison that is neither of a slice nor with the champion."""
     for check in checks:
         if check.value is not None and "[" not in check.name and "champion" not in check.name:
-            return check.value, check.reference
-    return None, None
+            return check
+    return None
 
 
 def change(figure: Figure) -> str:
@@ -190,11 +197,15 @@ def _manifest(ctx: BuildContext, bundle_id: str) -> dict[str, Any]:
 def _figures(
     checks: Sequence[Check], own: Mapping[str, Any], other: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> tuple[Figure, ...]:
-    before = next((check.reference for check in checks if "against champion" in check.name), None)
+    main = _main(checks)
+    # Of older reports no check says its metric, and it was accuracy.
+    metric = (main.metric if main else "") or "accuracy"
+    against = [one for one in checks if "against champion" in one.name and one.reference is not None]
+    before = next((one.reference for one in against if (one.metric or "accuracy") == metric), None)
     served = [one for one in manifest.get("artifacts", ()) if one["digest"] == manifest.get("digest")]
     size = served[0]["size_bytes"] if served else None
     return (
-        Figure("accuracy", "", before, accuracy_of(checks)[0]),
+        Figure(metric, "", before, main.value if main else None),
         Figure("latency p50", "ms", other.get("p50_ms"), own.get("p50_ms")),
         Figure("latency p99", "ms", other.get("p99_ms"), own.get("p99_ms")),
         Figure("size", "MB", _scaled(size, 1e-6), _scaled(own.get("size_bytes"), 1e-6)),

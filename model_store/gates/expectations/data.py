@@ -105,8 +105,8 @@ def _read(path: Path, data: Data, inputs: Sequence[TensorSpec], columns: Columns
 def _judge(judged: _Rows, tuned: _Rows, data: Data) -> list[Rule]:
     """Rules of the evaluation rows alone; adds the columns they look at."""
     found = [*rules.row_count(data)]
-    if data.label in judged.frame:
-        judged.frame[rules.POSITIVE] = (judged.frame[data.label] == data.positive).astype(float)
+    if (positive := _positive(judged.frame, data)) is not None:
+        judged.frame[rules.POSITIVE] = positive
         found += rules.balance(data)
     if judged.hashes is not None and tuned.hashes is not None:
         judged.frame[rules.LEAKED] = np.isin(judged.hashes, tuned.hashes).astype(float)
@@ -114,11 +114,27 @@ def _judge(judged: _Rows, tuned: _Rows, data: Data) -> list[Rule]:
     return found
 
 
+def _positive(frame: pd.DataFrame, data: Data) -> pd.Series[float] | None:
+    """Which rows [N] are positive, as 1.0 and 0.0; None of a label that is not one of two classes.
+
+    Text without the positive word is left to the gates, which ask what is meant.
+    """
+    if not isinstance(data.label, str) or data.label not in frame:
+        return None
+    present = frame[data.label].dropna().unique()
+    is_positive = frame[data.label] == data.positive
+    if not is_positive.any() and any(isinstance(value, str) for value in present):
+        is_positive = frame[data.label].map(str) == str(data.positive)
+    is_asked = not is_positive.any() and any(isinstance(value, str) for value in present)
+    return None if len(present) > 2 or is_asked else is_positive.astype(float)
+
+
 def _run(
     role: str, spec: ReleaseSpec, rows: _Rows, features: list[str], extra: list[Rule], docs_dir: Path
 ) -> list[Check]:
     data = spec.data
-    labels = [data.label, *data.slices] if role == "evaluation" else []
+    grouped = (data.group,) if data.group else ()
+    labels = [*data.labels, *grouped, *data.slices] if role == "evaluation" else []
     # Beyond a hundred, each column costs 15 ms to say what `readable` says of all at once.
     shown = features if len(features) <= MAX_COLUMNS_SHOWN else []
     present = [name for name in (*shown, *labels, *data.columns) if name in rows.frame]

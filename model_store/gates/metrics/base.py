@@ -11,9 +11,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from model_store.types import Task
+
+__all__ = ["Comparison", "Metric", "Needs", "Prediction", "Task", "TooFewRows", "Truth"]
+
 Array = np.ndarray[Any, Any]
 
-Task = Literal["binary", "multiclass", "multilabel", "regression", "ranking", "custom"]
 Needs = Literal["decisions", "scores", "values", "any"]
 
 

@@ -68,9 +68,7 @@ def test_columns_that_are_neither_label_nor_slice_become_the_one_input(write: Wr
     assert rows.inputs["input"].dtype == np.float32
     assert rows.columns == {"input": ("age", "income")}
     assert rows.labels is not None
-    assert rows.is_positive is not None
     assert (rows.labels.tolist(), rows.labels.dtype) == ([0, 1, 0, 1], np.int64)
-    assert rows.is_positive.tolist() == [False, True, False, True]
     assert rows.slices["home"].tolist() == ["rent", "(missing)", "own", "rent"]
     assert rows.digest == digest_bytes(path.read_bytes())
     assert len(rows) == 4
@@ -120,7 +118,7 @@ def test_a_column_of_lists_takes_the_shape_of_its_tensor(write: Write) -> None:
 def test_calibration_rows_need_no_labels_and_no_slices(write: Write) -> None:
     rows = read(write(bad=None, home=None), labelled=False)
 
-    assert (rows.labels, rows.is_positive, rows.slices) == (None, None, {})
+    assert (rows.labels, rows.groups, rows.slices) == (None, None, {})
 
 
 def test_categories_are_the_values_they_stand_for(write: Write) -> None:
@@ -139,20 +137,45 @@ def test_categories_are_the_values_they_stand_for(write: Write) -> None:
     assert rows.slices["home"].tolist() == ["a", "(missing)", "b", "a"]
 
 
-def test_text_labels_become_one_where_they_are_the_positive_one(write: Write) -> None:
-    path = write(bad=["no", "yes", "no", "no"])
-    rows = read(path, said=data(positive="yes"))
+@pytest.mark.parametrize(
+    ("labels", "read_as"),
+    [
+        (["no", "yes", "no", "no"], ["no", "yes", "no", "no"]),
+        ([2, 0, 1, 2], [2, 0, 1, 2]),
+        ([2.0, 0.0, 1.0, 2.0], [2, 0, 1, 2]),
+        ([0.5, 1.0, 2.0, 3.0], [0.5, 1.0, 2.0, 3.0]),
+        ([True, False, True, True], [True, False, True, True]),
+    ],
+)
+def test_labels_stay_the_words_that_they_are_in_the_file(
+    write: Write, labels: list[Any], read_as: list[Any]
+) -> None:
+    rows = read(write(bad=labels), said=data(positive=2))
 
     assert rows.labels is not None
-    assert rows.labels.tolist() == [0, 1, 0, 0]
+    assert rows.labels.tolist() == read_as
+    assert [type(value) for value in rows.labels.tolist()] == [type(value) for value in read_as]
 
 
-def test_whole_number_labels_stay_the_class_numbers_they_are(write: Write) -> None:
-    for labels in ([2, 0, 1, 2], [2.0, 0.0, 1.0, 2.0]):
-        rows = read(write(bad=labels), said=data(positive=2))
-        assert rows.labels is not None
-        assert rows.is_positive is not None
-        assert (rows.labels.tolist(), rows.is_positive.sum()) == ([2, 0, 1, 2], 2)
+def test_several_labels_and_groups_are_read_and_never_fed(write: Write) -> None:
+    path = write(spam=[True, False, True, True], query=["b", "a", "b", "a"])
+    rows = read(path, said=data(label=("bad", "spam"), group="query"))
+
+    assert rows.columns == {"input": ("age", "income")}
+    assert rows.labels is not None
+    assert rows.labels.tolist() == [[0, 1], [1, 0], [0, 1], [1, 1]]
+    assert rows.groups is not None
+    assert rows.groups.tolist() == [1, 0, 1, 0]
+    with pytest.raises(UnusableData, match=r"the label `spam` holds '0', '2'"):
+        read(write(spam=[0, 2, 0, 2]), said=data(label=("bad", "spam")))
+
+
+def test_a_slice_column_of_too_many_values_is_refused_with_the_limit(write: Write) -> None:
+    said = data(max_slice_values=2)
+
+    refused = refusal(write(), said=said)
+    assert "the slice column `home` holds 3 different values, and the limit is 2" in refused.problem
+    assert "data.max_slice_values" in refused.remedy
 
 
 def test_taken_rows_keep_everything_that_belongs_to_them(write: Write) -> None:
@@ -204,16 +227,9 @@ def test_rows_without_a_label_are_counted(write: Write) -> None:
     assert "2 of 4 rows have no label `bad`" in refusal(write(bad=[0, None, 1, None])).problem
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0, 0], ["good", "bad", "good", "bad"]])
-def test_a_label_that_is_never_positive_is_refused_with_what_it_is(write: Write, labels: list[Any]) -> None:
-    refused = refusal(write(bad=labels))
-
-    assert "the label `bad` is never 1" in refused.problem
-    assert f"it is {', '.join(map(repr, sorted(set(map(str, labels)))))}" in refused.problem
-
-
-def test_labels_with_fractions_are_refused(write: Write) -> None:
-    assert "has fractions" in refusal(write(bad=[0.0, 1.0, 0.5, 1.0])).problem
+@pytest.mark.parametrize("labels", [[0.0, float("inf"), 0.5, 1.0], [[1], [2], [3], [4]]])
+def test_labels_that_are_no_words_and_no_numbers_are_refused(write: Write, labels: list[Any]) -> None:
+    assert "the label `bad`" in refusal(write(bad=labels)).problem
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Sanity before comparison: is the original better than whoever looks at no input?
+
+A candidate that equals its original passes every comparison, also where the original is noise, or its answers
+are read the wrong way round. The answer that looks at no input is the metric's own (`Metric.blind`): the
+majority class, the median, the same score for everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_store.errors import Permanent
+from model_store.gates.judge import Answered, Exam
+from model_store.gates.metrics.base import Metric, TooFewRows
+from model_store.gates.metrics.registry import metric
+from model_store.gates.reading import Reading
+from model_store.gates.words import written
+from model_store.release_spec import Margin, Word
+
+CONFIDENCE = 0.95
+# Random order is 0.5. A model that learnt something and is read the wrong way round is far below it.
+CLEARLY_UNDER = 0.45
+
+
+class NoBetterThanTrivial(Permanent):
+    """The original does not know more than whoever looks at no input, or knows it the wrong way round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """The original beside the trivial answer by one metric. `is_better`, `is_worse`: by more than chance."""
+
+    name: str
+    trivial: float
+    own: float
+    is_better: bool
+    is_worse: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.own:.4g}, and without looking {self.trivial:.4g}"
+
+
+def refuse_trivial(original: Answered, exam: Exam) -> None:
+    """Raises `Permanent` (NoBetterThanTrivial) unless the original beats the trivial answer by one of the
+    metrics it is judged by, with more than chance. Nothing is refused where rows are too few to tell.
+    """
+    if not exam.gates.must_beat_trivial:
+        return
+    limits = exam.limits()
+    found = [
+        one
+        for by in [*map(metric, limits), *exam.guards(limits)]
+        if (one := _beaten(by, original, exam)) is not None
+    ]
+    _refuse_wrong_way_round(found, exam)
+    _refuse_one_answer(original, exam)
+    if found and not any(one.is_better for one in found):
+        raise NoBetterThanTrivial(
+            f"the original is no better than an answer that looks at no input: {'; '.join(map(str, found))}",
+            remedy="look at its training, and whether data.label is what it was trained on; if it need not be"
+            " better, write `gates: {must_beat_trivial: false}`",
+        )
+
+
+def _beaten(by: Metric, original: Answered, exam: Exam) -> Beaten | None:
+    if original.not_finite.any():
+        return None
+    try:
+        blind = by.blind(exam.truth)
+        if blind is None:
+            return None
+        found = by.compare(exam.truth, blind, original.said, CONFIDENCE)
+    except TooFewRows:
+        return None
+    is_better = found.lower > 0 if by.higher_is_better else found.upper < 0
+    is_worse = found.upper < 0 if by.higher_is_better else found.lower > 0
+    return Beaten(by.name, found.reference, found.candidate, is_better, is_worse)
+
+
+def _refuse_wrong_way_round(found: list[Beaten], exam: Exam) -> None:
+    """Worse than random order by more than chance: it knows the answer, and says the opposite."""
+    for one in found:
+        if one.name == "auc" and one.is_worse and one.own < CLEARLY_UNDER:
+            turned = _turned_round(exam.reading)
+            binary = (
+                f"; if so, write `classes: {written(turned)}`, or correct outputs.scores"
+                if exam.reading.task == "binary"
+                else "; say the order of the classes in `classes`, or correct outputs.scores"
+            )
+            raise NoBetterThanTrivial(
+                f"the original's AUC is {one.own:.4f}, clearly under the 0.5 of random order: it looks like"
+                " classes the wrong way round",
+                remedy="look at which class is which" + binary,
+            )
+
+
+def _turned_round(reading: Reading) -> list[Word]:
+    """The classes in the opposite of the order in which the model counts them."""
+    classes, columns = reading.classes, reading.columns
+    counted = (
+        [word for _, word in sorted(zip(columns, classes, strict=True), key=lambda pair: pair[0])]
+        if columns
+        else list(classes)
+    )
+    return counted[::-1]
+
+
+def _refuse_one_answer(original: Answered, exam: Exam) -> None:
+    """A limit on decisions that somebody wrote, and a model that decides nothing."""
+    written_limits: Mapping[str, Margin | None] = exam.gates.written
+    gated = [n for n, m in written_limits.items() if m is not None and metric(n).needs == "decisions"]
+    decided = original.said.decisions
+    if not gated or decided is None or decided.ndim != 1 or exam.truth.classes is None:
+        return
+    if len(np.unique(decided)) > 1 or len(np.unique(exam.truth.classes)) == 1:
+        return
+    place, classes = int(decided[0]), exam.reading.classes
+    word = classes[place] if 0 <= place < len(classes) else "no known class"
+    scores_alone = "; if only its scores are used, gate auc or average_precision, and `accuracy: null`"
+    raise NoBetterThanTrivial(
+        f"the original answers {word!r} to all {len(decided)} rows, so gates.{gated[0]} compares nothing",
+        remedy="correct its threshold" + (scores_alone if exam.reading.has_scores else ""),
+    )

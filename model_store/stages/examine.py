@@ -1,0 +1,68 @@
+"""What candidates are judged on: the original's answers and the file's labels, read in one language."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model_store.build import BuildContext, Exported
+from model_store.dataset import Dataset
+from model_store.errors import Permanent
+from model_store.gates.judge import Answered, Exam
+from model_store.gates.questions import Unsaid
+from model_store.gates.reading import Outputs, Reading
+from model_store.gates.seen import Seen
+from model_store.gates.task import resolve
+from model_store.stages.inputs import evaluation_rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """The evaluation rows, what the original says of them, and how every version's answers are read."""
+
+    rows: Dataset
+    original: Answered
+    exam: Exam
+
+
+def examine(ctx: BuildContext, exported: Exported) -> Examined:
+    """Raises `Permanent`: what spec, model and file leave open is asked for in one message."""
+    rows = evaluation_rows(ctx, exported)
+    if rows.labels is None:
+        raise Permanent("evaluation rows have no labels", remedy="name the label column in data.label")
+    answers = read_answers(ctx, exported["answers"]["blob"])
+    says: Mapping[str, Any] = exported.get("says") or {}
+    reading = resolve(Seen(ctx.spec, answers, rows.labels, says))
+    truth = reading.truth(rows.labels, rows.groups)
+    original = Answered.read("original", answers, reading, len(rows))
+    return Examined(rows, original, Exam(reading, truth, rows.slices, ctx.spec.gates))
+
+
+def read_answers(ctx: BuildContext, digest: str) -> dict[str, np.ndarray[Any, Any]]:
+    """What `saved_answers` wrote."""
+    with np.load(io.BytesIO(ctx.store.get_bytes(digest)), allow_pickle=False) as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+def read_champion(ctx: BuildContext, examined: Examined, name: str, outputs: Outputs) -> Answered:
+    """The champion's answers. Its classes may be in another order than the candidate's, so it is looked at by
+    itself; only what it leaves open is read as the candidate is.
+    """
+    own, labels = examined.exam.reading, examined.rows.labels
+    assert labels is not None
+    try:
+        reading = resolve(Seen(ctx.spec, outputs, labels, task=own.task))
+    except Unsaid:
+        reading = own
+    return Answered.read(name, outputs, _in_the_classes_of(own, reading), len(examined.rows))
+
+
+def _in_the_classes_of(own: Reading, other: Reading) -> Reading:
+    """`other` in the order in which `own` counts classes; `own` itself where they do not know the same."""
+    if set(map(str, own.classes)) != set(map(str, other.classes)):
+        return own
+    return other.in_order_of(own.classes)

@@ -20,7 +20,7 @@ from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped
 
 from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
-from model_store.installation import python_path
+from model_store.installation import name_here, python_path
 from serving.home import Home
 from serving.supervision.component import Component
 from serving.supervision.processes import HOME_MARK, PROGRAM_MARK
@@ -102,7 +102,7 @@ stdout_logfile_backups=2
 
 def launch_command(*arguments: str) -> str:
     """supervisord splits commands like a shell."""
-    return shlex.join([sys.executable, "-m", f"{__package__}.launch", *arguments])
+    return shlex.join([sys.executable, "-m", name_here("serving.local_stack.launch"), *arguments])
 
 
 def configure(home: Home, programs: Iterable[Component]) -> None:

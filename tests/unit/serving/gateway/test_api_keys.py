@@ -15,7 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.gateway import api_keys, authentication
-from serving.types import ALL_STABLE, Endpoint, RateLimit, RouteSettings, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RateLimit, RouteSettings, Slot
 from tests.bundles import make_bundle, mlp
 from tests.pods import running_pod
 from tests.unit.serving.gateway_process import Gateway
@@ -155,8 +155,7 @@ def test_keys_that_nobody_checks_are_no_clients(gateway: Gateway, pods: Pods) ->
 def real(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     name = "keyedreal"
     with running_pod(make_bundle(tmp_path_factory.mktemp("b"), mlp(), name=name)) as pod:
-        stable = deployment(name, 1)
-        stable = type(stable)(stable.id, name, "b1", 1, Slot.BLUE, (Endpoint("127.0.0.1", pod.port),))
+        stable = Deployment(DeploymentRef(name, Slot.BLUE, "b1", 1), (Endpoint("127.0.0.1", pod.port),))
         gateway.router.write(name, ALL_STABLE, stable=stable, candidate=None, at=0, settings=KEYED)
         gateway.wait(lambda: gateway.infer(name).status_code == 401)
         yield name

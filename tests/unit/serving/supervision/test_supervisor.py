@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,9 @@ def test_a_supervisor_that_cannot_start_says_why(tmp_path: Path) -> None:
     config.write_text(config.read_text() + "\n[program:broken]\nnumprocs=many\n")
     with pytest.raises(Permanent, match="broken"):
         supervisor.start(home)
+
+
+def test_what_supervisord_is_told_to_run_is_there() -> None:
+    _, flag, module, *arguments = shlex.split(supervisor.launch_command("pod", "fraud", "blue"))
+    assert (flag, arguments) == ("-m", ["pod", "fraud", "blue"])
+    assert find_spec(module) is not None

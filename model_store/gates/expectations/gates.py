@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from model_store.errors import Permanent
 from model_store.gates.expectations.docs import publish
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 
+_BOUND = {"at_least": "min_value", "at_most": "max_value"}
+
+
 class Disagreement(Permanent):
-    """Great Expectations and a gate do not agree on a number. One of the two is wrong."""
+    """Great Expectations and a gate do not agree on a number. One is wrong, so nothing is released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ def _validate(candidate: str, checks: Sequence[Check], docs_dir: Path) -> bool:
             f"{candidate} has {len(names)} checks with {len(set(names))} names",
             remedy="a candidate passes by checks, each under a name of its own",
         )
+    if sideless := [check.name for check in checks if check.direction not in _BOUND]:
+        raise Permanent(
+            f"{candidate}: {', '.join(sideless)} does not say on which side of its limit it passes",
+            remedy="report this: a gate writes `direction` into each of its checks",
+        )
     frame = pd.DataFrame({check.name: [float(check.observed)] for check in checks})
     validated = validate(frame, candidate, [_expectation(check) for check in checks])
     failed = [_miss(check) for check in checks if not check.passed]
@@ -67,23 +75,13 @@ def _miss(check: Check) -> str:
 
 
 def _expectation(check: Check) -> Expectation:
-    bounds = _bounds(check)
-    direction = "at most" if "max_value" in bounds else "at least"
+    """From the check's id, direction and limit; its verdict is not looked at. NaN is on neither side."""
     detail = f" ({check.detail})" if check.detail else ""
-    said = f"{check.name} must be {direction} {check.limit:g}{detail}"
+    said = f"{check.name} must be {check.direction.replace('_', ' ')} {check.limit:g}{detail}"
     between: Expectation = great_expectations().expectations.ExpectColumnMaxToBeBetween(
-        column=check.name, description=said, **bounds
+        column=check.name, description=said, **{_BOUND[check.direction]: check.limit}
     )
     return between
-
-
-def _bounds(check: Check) -> dict[str, Any]:
-    """Which side the limit is on: of a passed check the observed value is on the good side, of a failed one
-    on the bad side. NaN fails on either."""
-    if check.observed == check.limit:
-        return {"max_value": check.limit, "strict_max": not check.passed}
-    is_below = check.observed < check.limit
-    return {"max_value" if is_below == check.passed else "min_value": check.limit}
 
 
 def _refuse_disagreement(candidate: str, checks: Sequence[Check], validated: Validated) -> None:
@@ -91,9 +89,13 @@ def _refuse_disagreement(candidate: str, checks: Sequence[Check], validated: Val
         if finding.success != check.passed:
             raise Disagreement(
                 f"{candidate}: {check.name} observed {check.observed}, limit {check.limit}: the gate says"
-                f" {'passed' if check.passed else 'failed'}, Great Expectations does not",
-                remedy="report this: a gate computed a verdict that its numbers do not bear out",
+                f" {_verdict(check.passed)}, Great Expectations {_verdict(finding.success)}",
+                remedy="nothing is released on a verdict that its numbers do not bear out: report this",
             )
+
+
+def _verdict(passed: bool) -> str:
+    return "passed" if passed else "failed"
 
 
 def _file_name(candidate: str) -> str:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from model_store.errors import Permanent
 from model_store.gates.expectations import DataReport, check_data, validate_checks
 from model_store.gates.expectations.gates import Disagreement
 from model_store.release_spec import ReleaseSpec
-from model_store.types import Check, TensorSpec
+from model_store.types import Check, Direction, TensorSpec
 
 REPOSITORY = Path(__file__).parents[3]
 INPUTS = (TensorSpec("input", "FP32", (-1, 2)),)
@@ -203,10 +204,10 @@ def test_a_file_that_is_no_table_is_refused_at_once(tmp_path: Path) -> None:
         check_data(spec(), tmp_path / "e.csv", tmp_path / "c.csv", INPUTS, columns=COLUMNS, docs_dir=tmp_path)
 
 
-GOOD = Check("accuracy drop", 0.004, 0.01, passed=True, detail="95 % bound")
-BAD = Check("p99 ms", 31.0, 20.0, passed=False)
-LOW = Check("auc", 0.6, 0.75, passed=False)
-HIGH = Check("auc at least", 0.83, 0.75, passed=True)
+GOOD = Check("accuracy drop", 0.004, 0.01, passed=True, detail="95 % bound", direction="at_most")
+BAD = Check("p99 ms", 31.0, 20.0, passed=False, direction="at_most")
+LOW = Check("auc", 0.6, 0.75, passed=False, direction="at_least")
+HIGH = Check("auc at least", 0.83, 0.75, passed=True, direction="at_least")
 
 
 def test_gates_become_a_page_for_each_candidate_and_an_index(tmp_path: Path) -> None:
@@ -255,24 +256,35 @@ def test_data_docs_load_nothing_and_run_nothing(run: Run, tmp_path: Path) -> Non
         assert "src=" not in text
 
 
-@pytest.mark.parametrize("observed", [math.nan, 0.01])
-def test_a_gate_that_fails_by_nan_or_at_its_very_limit_fails_here_too(
-    tmp_path: Path, observed: float
+SIDES: list[Direction] = ["at_least", "at_most"]
+
+
+@pytest.mark.parametrize("direction", SIDES)
+def test_nan_fails_on_either_side_and_a_value_at_its_limit_passes(
+    tmp_path: Path, direction: Direction
 ) -> None:
-    check = Check("accuracy drop", observed, 0.01, passed=False)
-
-    assert validate_checks({"int8": [check]}, tmp_path).passed == {"int8": False}
-
-
-def test_a_value_at_its_limit_passes(tmp_path: Path) -> None:
-    assert validate_checks({"int8": [Check("size", 0.01, 0.01, passed=True)]}, tmp_path).passed == {
-        "int8": True
+    checks = [
+        Check("nan", math.nan, 0.01, passed=False, direction=direction),
+        Check("at its limit", 0.01, 0.01, passed=True, direction=direction),
+    ]
+    assert validate_checks({"int8": checks, "fp16": checks[1:]}, tmp_path).passed == {
+        "int8": False,
+        "fp16": True,
     }
 
 
-def test_a_verdict_that_its_numbers_do_not_bear_out_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Disagreement, match="the gate says passed"):
-        validate_checks({"int8": [Check("accuracy drop", math.nan, 0.01, passed=True)]}, tmp_path)
+@pytest.mark.parametrize("check", [GOOD, BAD, LOW, HIGH], ids=lambda check: check.name)
+def test_a_verdict_that_is_turned_round_is_caught_on_every_side_of_every_limit(
+    tmp_path: Path, check: Check
+) -> None:
+    wrong = replace(check, passed=not check.passed)
+    with pytest.raises(Disagreement, match=r"the gate says .*, Great Expectations "):
+        validate_checks({"int8": [wrong]}, tmp_path)
+
+
+def test_a_check_that_does_not_say_its_side_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Permanent, match="p99 ms does not say on which side"):
+        validate_checks({"int8": [replace(BAD, direction="")]}, tmp_path)
 
 
 def test_a_candidate_without_checks_or_with_one_name_twice_is_refused(tmp_path: Path) -> None:

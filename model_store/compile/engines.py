@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,11 +46,11 @@ class EngineCompiler:
     def compile(self, source: Artifact, spec: CompileSpec) -> Artifact | NotCompiled:
         if find_spec(self.bindings) is None:
             return NotCompiled(self.name, f"the package {self.bindings} is not installed", self.remedy)
-        with tempfile.TemporaryDirectory(prefix=f"slipway-{self.name}-") as folder:
-            result = self._build(source, spec, Path(folder))
+        with self._store.scratch() as folder:
+            result = self._build(source, spec, folder)
             if "reason" in result:
                 return NotCompiled(self.name, result["reason"], self.remedy)
-            return self._keep(source, spec, Path(folder) / "model.plan", result)
+            return self._keep(source, spec, folder / "model.plan", result)
 
     def _build(self, source: Artifact, spec: CompileSpec, folder: Path) -> dict[str, Any]:
         request = {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-import onnx
 import onnxruntime as ort
 
 from model_store.compile.base import CompileSpec, NotCompiled
@@ -29,7 +27,8 @@ class OnnxRuntimeCompiler:
 
     def compile(self, source: Artifact, spec: CompileSpec) -> Artifact | NotCompiled:
         try:
-            content = _optimized(source.path, source.precision)
+            with self._store.scratch() as folder:
+                content = _optimized(source.path, source.precision, folder / "optimized.onnx")
         except OSError:  # no room to write to is nobody's fault but the machine's
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
@@ -45,14 +44,12 @@ class OnnxRuntimeCompiler:
         )
 
 
-def _optimized(path: Path, precision: Precision) -> bytes:
+def _optimized(path: Path, precision: Precision, target: Path) -> bytes:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 3
     for key, value in session_config(precision).items():
         options.add_session_config_entry(key, value)
-    with tempfile.TemporaryDirectory(prefix="slipway-optimize-") as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        content: bytes = onnx.load(options.optimized_model_filepath).SerializeToString(deterministic=True)
-    return content
+    options.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return target.read_bytes()

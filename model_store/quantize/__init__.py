@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from model_store.errors import Permanent
@@ -59,7 +60,8 @@ def quantize(
     """
     _known("precision", precision, PRECISIONS)
     _known("layout", layout, LAYOUTS)
-    content, how = _converted(artifact.path.read_bytes(), precision, layout, calibration, search or Search())
+    with store.scratch() as folder:
+        content, how = _converted(artifact.path, folder, precision, layout, calibration, search or Search())
     if content is None:
         return NotQuantized(str(how["reason"]))
     return store.put(
@@ -73,19 +75,24 @@ def quantize(
 
 
 def _converted(
-    source: bytes, precision: Precision, layout: Layout, calibration: Rows, search: Search
+    source: Path,
+    folder: Path,
+    precision: Precision,
+    layout: Layout,
+    calibration: Rows,
+    search: Search,
 ) -> tuple[bytes | None, Mapping[str, Any]]:
     from model_store.quantize import half, int8
     from model_store.quantize.prepare import prepared
 
-    model = prepared(source)
+    model = prepared(source, folder)
     if precision == "fp32":
         return model.SerializeToString(deterministic=True), {"layout": layout}
     if already := sorted({node.op_type for node in model.graph.node if _is_quantized(node.op_type)}):
         return None, {"reason": f"the version was registered quantized already: it has {', '.join(already)}"}
     if precision == "fp16":
         return half.convert(model, calibration)
-    return int8.convert(model, layout, calibration, **asdict(search))
+    return int8.convert(model, layout, calibration, folder, **asdict(search))
 
 
 def _is_quantized(operator: str) -> bool:

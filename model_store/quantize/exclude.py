@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, NodeProto
@@ -19,13 +20,13 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A quantized model and what it changed on the calibration rows.
+    """The file of a quantized model and what it changed on the calibration rows.
 
     `changed` is the share of rows with another decision; `lost` the share expected to be wrong because of it,
     never more (see `int8.Trial`); `distance` the RMS difference of the scores.
     """
 
-    model: bytes
+    model: Path
     recipe: Recipe
     excluded: tuple[str, ...]
     changed: float
@@ -109,8 +110,14 @@ def search_exclusions(run: Run, start: Found, units: Units, max_changed: float) 
 
 def _by_harm(run: Run, recipe: Recipe, units: Units) -> list[tuple[str, ...]]:
     weighty = [unit for unit in units.members if unit not in units.weightless]
-    alone = {unit: run(recipe, units.without(unit)).loss for unit in weighty}
+    alone = {unit: _harm(run(recipe, units.without(unit))) for unit in weighty}
     return [*units.weightless, *sorted(weighty, key=lambda unit: alone[unit], reverse=True)]
+
+
+def _harm(found: Found) -> tuple[float, float, float]:
+    # One file for each node of a large model would fill the disk.
+    found.model.unlink(missing_ok=True)
+    return found.loss
 
 
 def _kind(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...]]:

@@ -58,7 +58,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def convert(
-    model: ModelProto, layout: str, calibration: Rows, *, max_changed: float, max_rows: int, max_units: int
+    model: ModelProto,
+    layout: str,
+    calibration: Rows,
+    folder: Path,
+    *,
+    max_changed: float,
+    max_rows: int,
+    max_units: int,
 ) -> tuple[bytes | None, dict[str, Any]]:
     """int8 bytes and how they were found, or None and the reason.
 
@@ -67,16 +74,15 @@ def convert(
     harmful first (see `exclude`), until few enough change.
     """
     model = raised(model, QDQ_OPSET)
-    batch = fixed_batch(open_session(model.SerializeToString())) or CALIBRATION_BATCH
-    rows = spread(calibration, max_rows, batch)
-    with tempfile.TemporaryDirectory(prefix="slipway-int8-") as folder, _quiet():
-        trial = Trial(model, Path(folder), rows, batch)
+    with _quiet(), _temporary_files_in(folder):
+        trial = Trial(model, folder, calibration, max_rows)
         units = Units.of(model, HEAVY, max_units=max_units)
         if not units.nodes:
             where = "is in the model outside branches and loops"
             return None, {"reason": f"no operator to quantize: none of {', '.join(HEAVY)} {where}"}
         found = _find(trial, layout, units, max_changed)
-    return found.model, {"layout": layout, "calibration_rows": count_rows(rows), **found.described()}
+    rows = count_rows(trial.rows)
+    return found.model.read_bytes(), {"layout": layout, "calibration_rows": rows, **found.described()}
 
 
 def _find(trial: Trial, layout: str, units: Units, max_changed: float) -> Found:
@@ -93,25 +99,28 @@ def _find(trial: Trial, layout: str, units: Units, max_changed: float) -> Found:
 
 
 class Trial:
-    """Quantizes one model again and again, calibrating each recipe once."""
+    """Quantizes one model again and again, calibrating each recipe once. What it makes lies in `folder`."""
 
-    def __init__(self, model: ModelProto, folder: Path, rows: Rows, batch: int) -> None:
-        self._folder, self._rows, self._batch = folder, rows, batch
+    def __init__(self, model: ModelProto, folder: Path, calibration: Rows, max_rows: int) -> None:
+        self._folder, self._made = folder, 0
         self._stacked = _stacked_weights(model)
         self._path = folder / "model.onnx"
         onnx.save(model, self._path)
-        self._expected = answer(open_session(self._path), rows)
+        session = open_session(self._path)
+        self._batch = fixed_batch(session) or CALIBRATION_BATCH
+        self.rows = spread(calibration, max_rows, self._batch)
+        self._expected = answer(session, self.rows)
         self._readout = Readout.find(self._expected)
         self._decisions = self._readout.decisions(self._expected)
         self._probabilities = _probabilities(self._readout, self._expected)
 
     def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> Found:
         """Quantize all heavy nodes but `excluded`, and measure what changed on the calibration rows."""
-        content = self._quantized(recipe, excluded)
-        got = answer(open_session(content, config=session_config("int8")), self._rows)
+        made = self._quantized(recipe, excluded)
+        got = answer(open_session(made, config=session_config("int8")), self.rows)
         decisions = self._readout.decisions(got)
         changed = float(np.mean(decisions != self._decisions))
-        return Found(content, recipe, excluded, changed, self._lost(decisions), self._distance(got))
+        return Found(made, recipe, excluded, changed, self._lost(decisions), self._distance(got))
 
     def _lost(self, decisions: np.ndarray[Any, Any]) -> float:
         """Share of rows expected to be right no longer: by how much more the original itself believed in its
@@ -136,15 +145,16 @@ class Trial:
         difference = self._readout.class_scores(got) - self._readout.class_scores(self._expected)
         return float(np.sqrt(np.mean(np.nan_to_num(difference, nan=1e9, posinf=1e9, neginf=-1e9) ** 2)))
 
-    def _quantized(self, recipe: Recipe, excluded: tuple[str, ...]) -> bytes:
+    def _quantized(self, recipe: Recipe, excluded: tuple[str, ...]) -> Path:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
 
-        target = self._folder / "quantized.onnx"
+        self._made += 1
+        target = self._folder / f"quantized-{self._made}.onnx"
         is_tensorrt = recipe.layout == "tensorrt"
         quantize_static(
             self._path,
             target,
-            _reader(self._rows, self._batch),
+            _reader(self.rows, self._batch),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(HEAVY if is_tensorrt else HEAVY + FOLDED_BY_ONNXRUNTIME),
             nodes_to_exclude=list(excluded),
@@ -159,8 +169,7 @@ class Trial:
                 "TensorQuantOverrides": {name: [ONE_SCALE] for name in self._stacked},
             },
         )
-        content: bytes = onnx.load(target).SerializeToString(deterministic=True)
-        return content
+        return target
 
 
 def _stacked_weights(model: ModelProto) -> list[str]:
@@ -206,6 +215,16 @@ def _reader(rows: Rows, batch: int) -> Any:
             return next(self._left, None)
 
     return Reader()
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """onnxruntime.quantization keeps whole models in TMPDIR, where what a killed build left stays."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

@@ -20,11 +20,18 @@ def lower(model: ModelProto) -> ModelProto:
     """An equal model. Operators outside `LOWERED`, or with operands not known here, stay as they are."""
     lowered = ModelProto()
     lowered.CopyFrom(model)
-    nodes = [new for node in model.graph.node for new in _lower_node(node, lowered.graph)]
-    del lowered.graph.node[:]
-    lowered.graph.node.extend(nodes)
-    _drop_unused(lowered)
+    lower_in_place(lowered)
     return lowered
+
+
+def lower_in_place(model: ModelProto) -> None:
+    """As `lower`, without a copy of a large model's weights."""
+    if ML not in set(_domains(model)):
+        return
+    nodes = [new for node in model.graph.node for new in _lower_node(node, model.graph)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _drop_unused(model)
 
 
 def _lower_node(node: NodeProto, graph: GraphProto) -> Iterable[NodeProto]:

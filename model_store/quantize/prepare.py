@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -11,7 +10,7 @@ from onnx import ModelProto
 
 from model_store.errors import Permanent, first_line
 from model_store.explained import explain
-from model_store.quantize.lower import lower
+from model_store.quantize.lower import lower_in_place
 
 IR_WITH_PLAIN_CONSTANTS = 4
 
@@ -20,18 +19,28 @@ class NotOnnx(Permanent):
     """The bytes are not an ONNX model."""
 
 
-def prepared(source: bytes) -> ModelProto:
-    """Lowered, optimised at onnxruntime's basic level (folds constants, fuses MatMul+Add into Gemm) and with
-    inferred shapes: a tensor of unknown type would silently stay unquantized.
+def prepared(source: Path, folder: Path) -> ModelProto:
+    """The model of a file, lowered, optimised at onnxruntime's basic level (folds constants, fuses MatMul+Add
+    into Gemm) and with inferred shapes: a tensor of unknown type would silently stay unquantized. Between the
+    steps it lies in `folder`: each library has copies of its own, and a large model is not in memory twice.
 
     Raises `Permanent` (NotOnnx) for bytes that do not parse.
     """
     try:
-        model = lower(_without_fed_constants(onnx.load_model_from_string(source)))
+        _lower(source, folder / "lowered.onnx")
     except Exception as error:  # protobuf's DecodeError and onnx's ValidationError share no base
         why = explain(error, otherwise="log the model to MLflow again")
         raise NotOnnx(f"not an ONNX model: {why.problem}", remedy=why.remedy) from error
-    return onnx.shape_inference.infer_shapes(_basic(_named(model)))
+    _basic(folder / "lowered.onnx", folder / "basic.onnx")
+    onnx.shape_inference.infer_shapes_path(str(folder / "basic.onnx"), str(folder / "inferred.onnx"))
+    return onnx.load(folder / "inferred.onnx")
+
+
+def _lower(source: Path, target: Path) -> None:
+    model = onnx.load_model_from_string(source.read_bytes())
+    _without_fed_constants(model)
+    lower_in_place(model)
+    onnx.save(_named(model), target)
 
 
 def raised(model: ModelProto, opset: int) -> ModelProto:
@@ -48,25 +57,22 @@ def raised(model: ModelProto, opset: int) -> ModelProto:
         ) from error
 
 
-def _basic(model: ModelProto) -> ModelProto:
+def _basic(source: Path, target: Path) -> None:
     """As onnxruntime.quantization.quant_pre_process does: basic optimizations, constants not shared."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory(prefix="slipway-prepare-") as folder:
-        options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
-        content = model.SerializeToString()
-        try:
-            ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
-            )
-        except Exception as error:
-            why = explain(error, otherwise="check the ONNX file")
-            raise NotOnnx(f"onnxruntime refuses the model: {why.problem}", remedy=why.remedy) from error
-        return onnx.load(options.optimized_model_filepath)
+    options.optimized_model_filepath = str(target)
+    try:
+        ort.InferenceSession(
+            str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
+        )
+    except Exception as error:
+        why = explain(error, otherwise="check the ONNX file")
+        raise NotOnnx(f"onnxruntime refuses the model: {why.problem}", remedy=why.remedy) from error
 
 
-def _without_fed_constants(model: ModelProto) -> ModelProto:
+def _without_fed_constants(model: ModelProto) -> None:
     """Weights among the inputs (IR 3 wanted them there) as plain constants: nobody feeds them."""
     constants = {tensor.name for tensor in model.graph.initializer}
     fed = [value for value in model.graph.input if value.name not in constants]
@@ -74,7 +80,6 @@ def _without_fed_constants(model: ModelProto) -> ModelProto:
         del model.graph.input[:]
         model.graph.input.extend(fed)
         model.ir_version = max(model.ir_version, IR_WITH_PLAIN_CONSTANTS)
-    return model
 
 
 def _named(model: ModelProto) -> ModelProto:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +125,16 @@ def test_a_candidate_that_cannot_answer_is_a_reason_and_the_others_are_judged(
     assert half["reasons"][-1].startswith("running fp16 failed: Non-zero status code returned while running")
     assert full["report"]["checks"]
     assert build.choose_stage(world, [half, full])["precision"] == "fp32"
+
+
+def test_nothing_is_written_where_a_killed_build_would_leave_it_for_good(
+    world: BuildContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = with_spec(world, precisions=["fp32", "fp16", "int8"])
+    exported = build.export_stage(ctx)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nobody sweeps here"))
+    for variant in build.variants(ctx.spec):
+        quantized = build.quantize_stage(ctx, exported, variant)
+        assert quantized["reason"] == ""
+        assert build.compile_stage(ctx, quantized, "onnxruntime")["reason"] == ""
+    assert not list((ctx.store.root / "tmp").iterdir())

@@ -190,7 +190,8 @@ def test_quantizing_everything_ruins_the_credit_model_and_ours_does_not(store: S
 
     naive, folder = store.root / "naive.onnx", store.root
     folder.mkdir(exist_ok=True)
-    onnx.save(prepared(credit.onnx), folder / "prepared.onnx")
+    (folder / "credit.onnx").write_bytes(credit.onnx)
+    onnx.save(prepared(folder / "credit.onnx", folder), folder / "prepared.onnx")
     with _quiet():
         quantize_static(
             folder / "prepared.onnx",
@@ -311,7 +312,7 @@ class Simulated:
     def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> Found:
         self.trials += 1
         changed = sum(harm for node, harm in self.harm.items() if node not in excluded)
-        return Found(b"", recipe, excluded, changed, changed / 2, changed)
+        return Found(Path("none"), recipe, excluded, changed, changed / 2, changed)
 
 
 RECIPE = Recipe("onnxruntime", "MinMax")
@@ -351,7 +352,7 @@ def test_products_without_weights_go_back_first_whatever_their_harm() -> None:
 
 
 def found(changed: float, lost: float) -> Found:
-    return Found(b"", RECIPE, (), changed, lost, 0.0)
+    return Found(Path("none"), RECIPE, (), changed, lost, 0.0)
 
 
 def test_a_decision_that_was_a_coins_toss_may_change_but_not_a_sure_one() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from model_store.extensions import PLATFORMS
 from model_store.release_spec.contradictions import Found, repeated
+from model_store.release_spec.freeze import STORED
 from model_store.release_spec.section import Seconds, Section
 from model_store.types import TargetName
 
@@ -50,12 +52,13 @@ class Fallback(Section):
 class Serving(Section):
     """How pods run the chosen candidate.
 
+    `target`: the platform, by a name that `model_store.extensions.PLATFORMS` knows.
     `max_rows`: of one request; never more than the model computes in time, as each pod measures it.
     `stochastic`: equal inputs may have different answers, so nothing is cached or shared.
     `finite_inputs` and `finite_outputs`: NaN and infinity are refused, and are the model's failure.
     """
 
-    target: Literal["local", "kubernetes"] = "local"
+    target: str = "local"
     runtime: TargetName = "onnxruntime"
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -75,6 +78,15 @@ class Serving(Section):
     rate_limit: RateLimit | None = None
     client_rate_limit: RateLimit | None = None
     api_keys: bool = False
+
+    @field_validator("target")
+    @classmethod
+    def _platform_is_there(cls, target: str, about: ValidationInfo) -> str:
+        """Of a spec that was kept, it may have been uninstalled since: that is no reason not to read it."""
+        why = None if about.context == STORED else PLATFORMS.missing(target)
+        if why is not None:
+            raise ValueError(why)
+        return target
 
     def contradictions(self) -> list[Found]:
         if self.max_queue_delay_ms >= self.timeout_ms:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model_store.extensions import PLATFORMS
+
 BUILDS = "slipway_builds"
 
 
@@ -32,7 +34,11 @@ def pools(parallelism: int) -> list[PoolOf]:
     return [
         PoolOf(BUILDS, builds, "Export, quantize, compile, measure: what needs a processor for long", False),
         PoolOf(rollouts("local"), 32, "Rollouts at the same time on this machine", True),
-        PoolOf(rollouts("kubernetes"), 128, "Rollouts at the same time on the cluster", True),
+        *(
+            PoolOf(rollouts(name), 128, f"Rollouts at the same time on {name}", True)
+            for name in PLATFORMS.known()
+            if name != "local"
+        ),
     ]
 
 

@@ -31,6 +31,7 @@ from serving.envoy_names import (
     SLOW,
     STABLE_SUFFIX,
 )
+from serving.home import Home
 from serving.metrics import envoy_latency
 from serving.metrics.base import EndpointCounters
 from serving.metrics.latency import Buckets
@@ -60,6 +61,11 @@ class EnvoyAdmin:
         self._connection: http.client.HTTPConnection | None = None
         self._clusters: dict[bytes, list[tuple[str, _Hosts]]] = {}
         self._services: dict[str, tuple[_Sources, _Hosts]] = {}
+
+    @classmethod
+    def of_home(cls, home: Home) -> EnvoyAdmin:
+        """As the group `slipway.metrics_sources` makes one."""
+        return cls(home.envoy_admin_url)
 
     def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
         """All services' endpoints. Raises `MetricsUnavailable`.

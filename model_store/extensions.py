@@ -80,7 +80,7 @@ def _origin(entry: EntryPoint) -> str:
 PLATFORMS = Port(
     "slipway.platforms",
     "platform",
-    own={"local": "serving.platforms.local:LocalTarget"},
+    own={"local": "serving.platforms.local:LocalPlatform"},
     elsewhere={"kubernetes": "a package that is not written yet: CONTRIBUTING.md says how one is made"},
 )
 GATEWAYS = Port(

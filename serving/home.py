@@ -140,6 +140,11 @@ class Home:
         return self.root / "pods"
 
     @property
+    def platforms(self) -> Path:
+        """Which platforms each service was put on (`serving.platforms.by_spec`)."""
+        return self.root / "platforms"
+
+    @property
     def requests(self) -> Path:
         """What pods write down of requests and answers, where a spec asks for it (`request_log`)."""
         return self.root / "requests"

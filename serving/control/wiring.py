@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from model_store.extensions import GATEWAYS
 from model_store.registry import Registry
 from model_store.storage.store import Store
 from serving.control.releases import Releases
@@ -44,18 +45,17 @@ def now() -> datetime:
 
 def wire(home: Home | None = None) -> Services:
     """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet."""
-    from serving.gateway.router.envoy_file import EnvoyFileRouter
-    from serving.platforms.local import LocalPlatform
+    from serving.platforms.by_spec import platform_of
 
     home = home or Home.locate()
-    journal, router = Journal(home.journal), EnvoyFileRouter(home)
+    journal, router = Journal(home.journal), GATEWAYS.load("envoy")(home)
     return Services(
         home=home,
         releases=Releases(home.releases),
         store=Store(home.store),
         registry=Registry(home.mlflow_url),
         router=router,
-        platform=LocalPlatform(home),
+        platform=platform_of(home),
         journal=journal,
         lock=ReleaseLock(home.journal),
         rollouts=Rollouts(journal, router, now=now),

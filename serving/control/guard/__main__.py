@@ -24,7 +24,7 @@ from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
 from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.targets import targets
-from serving.platforms.local import LocalPlatform
+from serving.platforms.by_spec import platform_of
 
 TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
@@ -37,7 +37,7 @@ def main(home: Home) -> None:
     """Tick more than four times a second. Raises `Permanent` if another guard of this installation runs."""
     router = EnvoyFileRouter(home)
     metrics = EnvoyAdmin(home.envoy_admin_url)
-    pods = PodWatch(LocalPlatform(home), EnvoyFileRouter(home))
+    pods = PodWatch(platform_of(home), EnvoyFileRouter(home))
     guard = Guard(
         Journal(home.journal),
         router,

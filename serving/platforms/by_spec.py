@@ -1,0 +1,109 @@
+"""Each deployment on the platform that its bundle's spec names (`serving.target`).
+
+Which platforms a service was ever put on is kept in `<home>/platforms/<service>.json` until nothing of it
+stands there: a spec may name another one from version to version, and the old pods have to be ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from model_store.durable import write_file
+from model_store.errors import Permanent
+from model_store.extensions import PLATFORMS
+from model_store.types import Bundle
+from serving.home import Home
+from serving.local_stack.locks import locked
+from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Platform
+from serving.types import DeploymentRef
+
+# Where everything ran before a spec could say it.
+USUAL = "local"
+
+
+def platform_of(home: Home) -> PlatformBySpec:
+    """Of an installation. Nothing is loaded or asked yet."""
+    return PlatformBySpec(home.platforms, lambda name: PLATFORMS.load(name)(home))
+
+
+class PlatformBySpec:
+    """`Platform` made of those that specs name. `make` gives one by its name, and raises `Permanent`."""
+
+    def __init__(self, folder: Path, make: Callable[[str], Platform]) -> None:
+        self._folder = folder
+        self._make = make
+        self._made: dict[str, Platform] = {}
+
+    def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
+        wanted = _target_of(want.bundle)
+        chosen = self._platform(wanted)
+        with self._locked(ref.service):
+            # Before there is anything to find: whoever comes after a crash here looks there too.
+            self._write(ref.service, {*self._names(ref.service), wanted})
+        for name in self._names(ref.service) - {wanted}:
+            self._end(ref, name)
+        chosen.apply(ref, want)
+
+    def status(self, ref: DeploymentRef) -> DeploymentStatus:
+        for name in sorted(self._names(ref.service)):
+            status = self._platform(name).status(ref)
+            if status.phase is not DeploymentPhase.NOT_FOUND:
+                return status
+        return status
+
+    def retire(self, ref: DeploymentRef) -> None:
+        for name in sorted(self._names(ref.service)):
+            self._platform(name).retire(ref)
+        with self._locked(ref.service):
+            used = {name for name in self._names(ref.service) if self._stands(ref.service, name)}
+            self._write(ref.service, used)
+
+    def deployments(self, service: str | None = None) -> list[DeploymentRef]:
+        names = self._names(service) if service else self._all_names()
+        found = {ref for name in names for ref in self._platform(name).deployments(service)}
+        return sorted(found, key=lambda ref: (ref.service, ref.slot))
+
+    def _platform(self, name: str) -> Platform:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _end(self, ref: DeploymentRef, name: str) -> None:
+        """What an earlier version left in this slot on another platform."""
+        for left in self._platform(name).deployments(ref.service):
+            if left.slot is ref.slot:
+                self._platform(name).retire(left)
+
+    def _stands(self, service: str, name: str) -> bool:
+        return bool(self._platform(name).deployments(service))
+
+    def _names(self, service: str) -> set[str]:
+        try:
+            return {*json.loads((self._folder / f"{service}.json").read_bytes())} or {USUAL}
+        except FileNotFoundError:
+            return {USUAL}
+
+    def _all_names(self) -> set[str]:
+        return {USUAL, *(name for path in self._folder.glob("*.json") for name in self._names(path.stem))}
+
+    def _write(self, service: str, names: set[str]) -> None:
+        if names != self._names(service):
+            write_file(self._folder / f"{service}.json", json.dumps(sorted(names)).encode())
+
+    def _locked(self, service: str) -> AbstractContextManager[None]:
+        return locked(self._folder / ".locks" / service)
+
+
+def _target_of(bundle: Bundle) -> str:
+    """Raises `Permanent` when the bundle's manifest is not readable."""
+    try:
+        serving = json.loads((bundle.path / "manifest.json").read_bytes()).get("serving", {})
+        return str(serving.get("target", USUAL))
+    except (OSError, ValueError, AttributeError) as error:
+        raise Permanent(
+            f"{bundle.path} is not a readable bundle: {error!r}",
+            remedy="Publish it again: release the version anew.",
+        ) from error

@@ -16,8 +16,8 @@ from model_store.errors import Permanent
 from model_store.extensions import PLATFORMS
 from model_store.types import Bundle
 from serving.home import Home
+from serving.locks import locked
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Platform
-from serving.supervision.locks import locked
 from serving.types import DeploymentRef
 
 # Where everything ran before a spec could say it.

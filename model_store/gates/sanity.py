@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_store.errors import Permanent
-from model_store.gates.judge import Answered, Exam
+from model_store.gates.exam import Answered, Exam
 from model_store.gates.metrics.base import Metric, TooFewRows
 from model_store.gates.metrics.registry import metric
 from model_store.gates.reading import Reading

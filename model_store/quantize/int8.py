@@ -15,7 +15,6 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import QuantType
 
-from model_store.gates.readout import Readout
 from model_store.inference import (
     Rows,
     answer,
@@ -27,6 +26,7 @@ from model_store.inference import (
 )
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
 from model_store.quantize.prepare import raised
+from model_store.quantize.readout import Readout
 from model_store.quantize.spread import CALIBRATION_BATCH, spread
 
 Array = np.ndarray[Any, Any]

@@ -12,7 +12,7 @@ import numpy as np
 from model_store.build import BuildContext, Exported
 from model_store.dataset import Dataset
 from model_store.errors import Permanent
-from model_store.gates.judge import Answered, Exam
+from model_store.gates.exam import Answered, Exam
 from model_store.gates.questions import Unsaid
 from model_store.gates.reading import Outputs, Reading
 from model_store.gates.seen import Seen

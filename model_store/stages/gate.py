@@ -11,7 +11,8 @@ from typing import cast
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.durable import digest_file
-from model_store.gates.judge import Answered, judge
+from model_store.gates.exam import Answered
+from model_store.gates.judge import judge
 from model_store.gates.profile import Profile
 from model_store.gates.reading import Outputs
 from model_store.gates.sanity import refuse_trivial

@@ -102,7 +102,8 @@ def one_against_rest(truth: Truth, said: Prediction, name: str, *, least: int) -
     elif truth.class_count == 2:
         columns = [(classes == 1, scores[:, 1] if scores.ndim == 2 else scores)]
     else:
-        columns = [(classes == each, scores[:, each]) for each in range(truth.class_count)]
+        # A class that the model knows and no row has is no question that these rows could answer.
+        columns = [(classes == each, scores[:, each]) for each in np.unique(classes)]
     for place, (positive, _) in enumerate(columns):
         _refuse_too_few(positive, name, least, place if len(columns) > 1 else None)
     return columns

@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from model_store.errors import Permanent
-from model_store.gates.readout import Readout
 from model_store.inference import answer, fixed_batch, has_exact_int8, open_session, session_config
 from model_store.quantize import LAYOUTS, NotQuantized, Search, UnknownPrecision, quantize
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
 from model_store.quantize.int8 import Trial
 from model_store.quantize.lower import lower
 from model_store.quantize.prepare import NotOnnx
+from model_store.quantize.readout import Readout
 from model_store.quantize.spread import spread
 from model_store.storage.store import Store
 from model_store.types import Precision

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, mean_absolute_error, recall_score
 
 from model_store.errors import Permanent
-from model_store.gates.judge import Answered, Exam, judge
+from model_store.gates.exam import Answered, Exam
+from model_store.gates.judge import judge
 from model_store.gates.reading import Reading
 from model_store.gates.seen import Seen
 from model_store.gates.task import Unfit, resolve

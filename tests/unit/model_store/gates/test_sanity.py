@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store.gates.judge import Exam
+from model_store.gates.exam import Exam
 from model_store.gates.sanity import NoBetterThanTrivial, refuse_trivial
 from tests.unit.model_store.gates.test_judge import Outputs, answered, exam, fraud, gates, outputs, world
 

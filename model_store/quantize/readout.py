@@ -1,4 +1,8 @@
-"""What a classifier's output tensors say: a class number per row, and scores per class."""
+"""How a model decides, as far as comparing it with itself before and after quantizing needs it.
+
+The search asks only whether the same rows are still decided alike; what a decision means, and whether it is
+right, is for the gates (`model_store.gates.reading`).
+"""
 
 from __future__ import annotations
 
@@ -73,15 +77,6 @@ class Readout:
     def positive_scores(self, outputs: Outputs) -> Array:
         """How sure the model is of the positive class: [N] float64."""
         return np.asarray(self.class_scores(outputs)[:, self.positive_column])
-
-
-def rows_not_finite(outputs: Outputs) -> Array:
-    """Which rows [N] hold NaN or infinity in any float output."""
-    bad = np.zeros(len(next(iter(outputs.values()))), bool)
-    for values in outputs.values():
-        if values.dtype.kind == "f":
-            bad |= ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    return bad
 
 
 def _is_label(values: Array) -> bool:

@@ -22,8 +22,9 @@ SCORED: frozenset[Task] = frozenset({"binary", "multiclass", "multilabel"})
 class AUC(Shares, Kind):
     """Of the positive class; of several classes or labels the mean of each against the rest.
 
-    A row that these rows do not show is taken to lose its place whatever its class, so that half of the area
-    it counts for is lost: few positives alone do not block a model that ranks as the original does.
+    Rows that these rows do not show: with 95 % confidence three of the rarer class may lose their places,
+    which blindly costs half of the area that each counts for. A third is reckoned with, so that 100 positives
+    are enough for a limit of 0.01 (docs/decisions/0122).
     """
 
     name = "auc"
@@ -38,7 +39,7 @@ class AUC(Shares, Kind):
         return float(np.mean([roc_auc_score(positive, scores) for positive, scores in columns]))
 
     def bounds(self, truth: Truth, reference: Prediction, candidate: Prediction, confidence: float) -> Bounds:
-        """DeLong's variance, with Student's t for few of a class, and rows that are not seen: harm 1."""
+        """DeLong's variance, with Student's t for few of a class, and rows that are not seen."""
         before, after = (one_against_rest(truth, said, self.name, least=2) for said in (reference, candidate))
         pairs = [
             (positive, placements(positive, was), placements(positive, becomes))
@@ -48,10 +49,12 @@ class AUC(Shares, Kind):
         value = float(np.mean([becomes.area - was.area for _, was, becomes in pairs]))
         changes = [_contributions(positive, becomes.of_row - was.of_row) for positive, was, becomes in pairs]
         per_row = np.mean(changes, axis=0)
-        harm = max(1.0, typical_size(per_row[per_row < 0]) if value < 0 else 0.0)
-        rarest = min(min(int(p.sum()), int((~p).sum())) for p, _, _ in pairs)
+        rarer = np.array([min(int(p.sum()), int((~p).sum())) for p, _, _ in pairs])
+        sizes = rows / rarer / 3
+        unseen = float(sizes.mean() if classes_of(truth).ndim == 2 else sizes.max() / len(sizes))
+        harm = max(1.0, unseen, typical_size(per_row[per_row < 0]) if value < 0 else 0.0)
         variance = float((per_row**2).sum()) / rows**2
-        reach = variance_reach(variance, rows, rarest - 1, confidence, harm=harm)
+        reach = variance_reach(variance, rows, int(rarer.min()) - 1, confidence, harm=harm)
         return Bounds(value - reach, value + reach)
 
 

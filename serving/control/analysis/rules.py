@@ -16,6 +16,7 @@ from serving.types import Counts, Finding, Outcome, Verdict
 SUSPICION = 5.0  # evidence that delays a PASS: at most 1 healthy release in 5 ever meets it
 FEW = 5  # failures say nothing yet about the rate
 REPEATS_DOUBT = 20.0
+ENOUGH_REQUESTS = "requests"
 
 E_VALUES = "two-sample e-process: Turner, Ly, Gruenwald 2024 (arXiv 2106.02693); Ville's inequality"
 WALD = "mixture of Wald's likelihood ratios: Robbins 1970; Lindon, Malek 2022 (arXiv 2011.03567)"
@@ -142,7 +143,8 @@ def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:
     others = ((counts.errors, "failed"), (counts.refused, "refused"), (counts.malformed, "malformed"))
     if beside := ", ".join(f"{count:,} {what}" for count, what in others if count):
         told += f" (beside {beside})"
-    return Finding("requests", outcome, told, (("requests", seen), ("min_requests", policy.min_requests)))
+    numbers = (("requests", seen), ("min_requests", policy.min_requests))
+    return Finding(ENOUGH_REQUESTS, outcome, told, numbers)
 
 
 def _numbers(state: JudgeState) -> tuple[tuple[str, float], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.control.analysis.rules import DISAGREEMENT
+from serving.control.analysis.rules import DISAGREEMENT, ENOUGH_REQUESTS
 from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
 from serving.types import Finding, Outcome, Verdict
 
@@ -59,11 +59,28 @@ def _on_fail(state: RolloutState, sight: Sight) -> Action:
 
 def _needs_evidence(state: RolloutState, verdict: Verdict) -> bool:
     """A watch ends well when nothing spoke against it. Before a candidate has live traffic there is nothing
-    to judge but its answers to recorded requests, where the spec has them compared."""
+    to judge but its answers to recorded requests, where the spec has them compared. A first version has
+    nobody to protect and may have no callers yet: what speaks against it holds it, not that few asked."""
     is_open = any(
         finding.rule == DISAGREEMENT.name and finding.outcome > Outcome.PASS for finding in verdict.findings
     )
-    return state.phase is Phase.PROGRESSING and (state.split.candidate > 0 or is_open)
+    if state.phase is not Phase.PROGRESSING or state.split.candidate == 0:
+        return state.phase is Phase.PROGRESSING and is_open
+    return not state.is_first or _is_spoken_against(verdict)
+
+
+def _is_spoken_against(verdict: Verdict) -> bool:
+    return any(
+        finding.rule != ENOUGH_REQUESTS and finding.outcome > Outcome.PASS for finding in verdict.findings
+    )
+
+
+def _was_called(verdict: Verdict) -> bool:
+    return any(
+        dict(finding.numbers).get("requests", 0) > 0
+        for finding in verdict.findings
+        if finding.rule == ENOUGH_REQUESTS
+    )
 
 
 def _lacks_pods(verdict: Verdict) -> bool:
@@ -91,10 +108,14 @@ def _go_on(state: RolloutState, sight: Sight) -> Action:
         # A watch needs no evidence to end, but to end early it needs the pass that whoever skips is promised.
         is_skipped = state.hold_skipped and sight.verdict.outcome is Outcome.PASS
         left = 0.0 if is_skipped else state.plan.watch_seconds - sight.seconds
+        if state.is_first and left > 0 and not sight.seconds:
+            return Hold("it serves, and is watched from its first request on")
         return Hold(f"watching for {left:.0f} s more") if left > 0 else Finish()
     if state.step < 0:
         return Shift(0)
-    left = 0.0 if state.hold_skipped else state.plan.steps[state.step].hold_seconds - sight.seconds
+    has_callers = not state.is_first or _was_called(sight.verdict)
+    hold = state.plan.steps[state.step].hold_seconds if has_callers else 0.0
+    left = 0.0 if state.hold_skipped else hold - sight.seconds
     if left > 0:
         return Hold(f"holding for {left:.0f} s more")
     return Promote() if state.step == len(state.plan.steps) - 1 else Shift(state.step + 1)

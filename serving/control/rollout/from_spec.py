@@ -23,7 +23,9 @@ def plan_of(rollout: Rollout) -> RolloutPlan:
 
 
 def first_plan_of(plan: RolloutPlan) -> RolloutPlan:
-    """The plan where no version stands yet: nobody to share with, so all traffic at once, judged alone."""
+    """The plan where no version stands yet: nobody to share with, so all traffic at once, judged alone. It
+    is held only while somebody calls.
+    """
     hold = plan.steps[-1].hold_seconds
     return RolloutPlan(
         strategy=plan.strategy,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 
 from serving.control.analysis import Increment
-from serving.control.rollout.plan import RolloutState
+from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.rollout.record import Raw, Record, Stand
 from serving.metrics.base import EndpointCounters
 from serving.types import NO_COUNTS, Counts, Deployment, Endpoint, Route
@@ -98,7 +98,7 @@ def look(
         share=share,
         settled=min(shares, key=_SHARE)[1] >= share,
         shares=shares,
-        step_seconds=seconds + (tally.step_seconds if tally.place == state.place else 0.0),
+        step_seconds=_in_step(tally, state, seconds, candidate),
         seen=(route, counters),
         least_share=min(tally.least_share, share),
         answers=(tally.answers[0] + answers[0], tally.answers[1] + answers[1]),
@@ -118,6 +118,15 @@ def look(
         disagreed=answers[1],
     )
     return after, increment
+
+
+def _in_step(tally: Tally, state: RolloutState, seconds: float, candidate: Counts) -> float:
+    """Observed seconds of this step. A first version's watch begins with its first request."""
+    before = tally.step_seconds if tally.place == state.place else 0.0
+    is_first_watch = state.is_first and state.phase is Phase.WATCHING
+    if is_first_watch and not before and not candidate.requests:
+        return 0.0
+    return before + seconds
 
 
 def _counted(

@@ -81,6 +81,22 @@ def test_the_first_version_of_a_service_takes_all_traffic_and_is_judged_alone() 
     assert world.route.stable == world.candidate
 
 
+def test_a_first_version_that_nobody_calls_is_promoted_and_watched_from_its_first_request_on() -> None:
+    world = World(has_stable=False).requests(0).until(Phase.WATCHING, ticks=60).tick(200)
+    assert (world.phase, world.split) == (Phase.WATCHING, TrafficSplit(0, 100))
+    assert world.actions[-1] == Hold("it serves, and is watched from its first request on")
+    world.requests(1).tick(3)
+    assert isinstance(world.actions[-1], Hold)
+    assert world.actions[-1].reason.startswith("watching for ")
+    world.requests(0).until(Phase.DONE)
+
+
+def test_a_first_version_that_few_call_does_not_wait_for_requests_that_nobody_sends() -> None:
+    world = World(has_stable=False).requests(0).until(Phase.PROGRESSING, step=0).requests(1).tick(2)
+    world.requests(0).until(Phase.WATCHING, ticks=100)
+    assert world.seen_by_candidate < PLAN.policy.min_requests
+
+
 def test_a_first_version_that_fails_is_withdrawn_before_anyone_depends_on_it() -> None:
     world = World(has_stable=False).until(Phase.PROGRESSING, step=0).candidate_errors(0.5).tick(40)
     assert (world.phase, world.split) == (Phase.ROLLED_BACK, ALL_STABLE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from model_store.gates.matching import Matched, match
 from model_store.gates.outputs import Scores, find_label, possible_scores, scores_alone
-from model_store.gates.questions import Asked, Question
+from model_store.gates.questions import Asked, Question, either
 from model_store.gates.reading import Reading, told_of_classes
 from model_store.gates.score_columns import columns_of, single_column, winners
 from model_store.gates.seen import Seen
@@ -125,6 +125,6 @@ def _order(seen: Seen, words: Sequence[Word]) -> tuple[int, ...]:
         raise Question(
             f"data.positive is {seen.spec.data.positive!r}, and the classes are {shown(words)}: nothing says"
             " which of the two is looked for",
-            *(f"data: {{positive: {written(word)}, ...}}" for word in words),
+            *either(*(f"data: {{positive: {written(word)}, ...}}" for word in words)),
         )
     return (1 - positive, positive)

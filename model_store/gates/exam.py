@@ -38,6 +38,15 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Own:
+    """A metric of the user's own, under the name of its checks."""
+
+    title: str
+    by: Metric
+    margin: Margin
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Exam:
     """What candidates are judged on: the truth of each row, its slices, and the gates of the spec."""
 
@@ -45,6 +54,7 @@ class Exam:
     truth: Truth
     slices: Mapping[str, Array]
     gates: Gates
+    custom: tuple[Own, ...] = ()
 
     def limits(self) -> dict[str, Margin]:
         """The margin of each metric that this model can be judged by, the main one first.

@@ -36,6 +36,8 @@ def judge(
     checks = [_finite(candidate), *_told(exam, limits)]
     for name, margin in limits.items():
         checks += gate(name, metric(name), margin, original, candidate, exam.truth)
+    for own in exam.custom:
+        checks += gate(own.title, own.by, own.margin, original, candidate, exam.truth)
     first = next(iter(limits.values()), None)
     if first is not None and first.is_drop:
         checks += guarded("", exam.guards(limits), first, original, candidate, exam.truth)
@@ -54,6 +56,8 @@ def _against_champion(
     gated = _for_champion(margins, exam, limits)
     for name, margin in gated.items():
         yield from gate(f"{name}{against}", metric(name), margin, champion, candidate, exam.truth)
+    for own in exam.custom:
+        yield from gate(f"{own.title}{against}", own.by, own.margin, champion, candidate, exam.truth)
     if (for_all := margins.for_all) is not None and for_all.is_drop:
         yield from guarded(against, exam.guards(gated), for_all, champion, candidate, exam.truth)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model_store.gates.questions import Question
+from model_store.gates.questions import Question, either
 from model_store.gates.seen import Seen, is_column, width
 from model_store.gates.words import written
 
@@ -51,7 +51,7 @@ def find_label(seen: Seen) -> str | None:
     if len(fits) > 1:
         raise Question(
             f"several outputs could be the decided class: {seen.described()}",
-            *(f"outputs: {{label: {written(name)}}}" for name in fits),
+            *either(*(f"outputs: {{label: {written(name)}}}" for name in fits)),
         )
     return fits[0] if fits else None
 
@@ -67,7 +67,9 @@ def find_value(seen: Seen, what: Literal["value", "scores"]) -> str:
     several = "several outputs hold" if fits else "no output holds"
     raise Question(
         f"{several} one number for each row: {seen.described()}",
-        *(f"outputs: {{{what}: {written(name)}}}" for name in fits or ["THE OUTPUT, exported as [N, 1]"]),
+        *either(
+            *(f"outputs: {{{what}: {written(name)}}}" for name in fits or ["THE OUTPUT, exported as [N, 1]"])
+        ),
     )
 
 
@@ -92,7 +94,7 @@ def scores_alone(seen: Seen, fits: Mapping[str, Array]) -> Scores | None:
     if len(fits) > 1:
         raise Question(
             f"several outputs could be the scores: {seen.described()}",
-            *(f"outputs: {{scores: {written(name)}}}" for name in fits),
+            *either(*(f"outputs: {{scores: {written(name)}}}" for name in fits)),
         )
     return scores_of(seen, next(iter(fits))) if fits else None
 

@@ -18,6 +18,11 @@ class Question(Exception):  # noqa: N818 - it is no error to ask
         self.problem, self.lines = problem, lines
 
 
+def either(*lines: str) -> tuple[str, ...]:
+    """Lines of which one is to be written."""
+    return tuple(f"# or: {line}" if place else line for place, line in enumerate(lines))
+
+
 class Unsaid(Permanent):
     """The model's answers cannot be read without a word from the spec: nothing is guessed."""
 

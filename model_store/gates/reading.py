@@ -74,7 +74,7 @@ class Reading:
                 return Truth(values=labels.astype(np.float64), groups=groups)
             case "multilabel":
                 return Truth(classes=labels.astype(np.int64), class_count=labels.shape[1])
-            case "binary" | "multiclass":
+            case "binary" | "multiclass" | "custom":
                 return Truth(classes=Vocabulary(self.classes).places(labels), class_count=len(self.classes))
         raise WrongOutputs(f"the labels of a {self.task} task are numbers", remedy="correct data.label")
 
@@ -100,7 +100,9 @@ class Reading:
             case "regression":
                 return Prediction(values=_vector(outputs[str(self.value)]))
             case "custom":
-                return Prediction(values=_vector(outputs[self.value])) if self.value else Prediction()
+                values = _vector(outputs[self.value]) if self.value else None
+                scores = outputs[self.scores].astype(np.float64) if self.scores else None
+                return Prediction(values=values, scores=scores)
 
     def _classes(self, outputs: Outputs) -> Prediction:
         scores = self._scores(outputs[self.scores]) if self.scores else None

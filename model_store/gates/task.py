@@ -53,10 +53,20 @@ def _find(seen: Seen, kind: Kind) -> Reading:
         case "multilabel":
             return _multilabel(seen)
         case "custom":
-            columns = [name for name, values in seen.answers.items() if is_column(values)]
-            return Reading("custom", value=columns[0] if len(columns) == 1 else None)
+            return _custom(seen)
         case _:
             return classifier(seen)
+
+
+def _custom(seen: Seen) -> Reading:
+    """What the user's own metric is given: the only output of one number a row, the only one of several."""
+    numbers = {name: values for name, values in seen.answers.items() if values.dtype.kind in "iuf"}
+    single = [name for name, values in numbers.items() if is_column(values)]
+    several = [name for name, values in numbers.items() if values.ndim == 2 and not is_column(values)]
+    value = seen.named("value") or (single[0] if len(single) == 1 else None)
+    scores = seen.named("scores") or (several[0] if len(several) == 1 else None)
+    words = () if seen.labels.dtype.kind in "iufb" else seen.file_words
+    return Reading("custom", value=value, scores=scores, classes=words)
 
 
 def _kind(seen: Seen) -> Kind:

@@ -22,7 +22,7 @@ from model_store.types import Task
 # By metric: the keys of a section are the fields it has and the names of metrics.
 _BY_METRIC = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 DEFAULT_CONFIDENCE = 0.95
-FUNCTION = re.compile(r"[A-Za-z_][\w.]{0,199}:[A-Za-z_]\w{0,99}")
+FUNCTION = re.compile(r"(?:[^:\s]{1,300}\.py|[A-Za-z_][\w.]{0,199}):[A-Za-z_]\w{0,99}")
 
 
 class _Limit(Section):
@@ -62,25 +62,36 @@ class Margin(_Limit):
 
 
 class CustomGate(Margin):
-    """A metric of the user's own: `module:function` of the model's folder or of an installed package.
-
-    `max_drop` says that higher is better, `max_increase` that it is an error.
+    """A metric of the user's own, larger is better: `PATH.py:function`, or `module:function` of a module that
+    is installed. It runs in a process of its own, and only if the spec trusts its source. Paths are as
+    everywhere in a spec; `max_drop` is in the metric's own unit.
     """
 
     function: str
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,49}$")] | None = None
+    max_drop: Annotated[float, Field(ge=0)] | None = None
 
     @field_validator("function")
     @classmethod
     def _function_is_named(cls, function: str) -> str:
         if not FUNCTION.fullmatch(function):
-            raise ValueError("write it as module:function, such as my_metrics:cost_of_mistakes")
+            raise ValueError("write it as PATH.py:function or module:function, such as metrics/cost.py:saved")
         return function
+
+    def contradictions(self) -> list[Found]:
+        if self.max_increase is not None:
+            return [
+                (
+                    ("max_increase",),
+                    "of a custom metric larger is better: return minus it, and write max_drop",
+                )
+            ]
+        return super().contradictions()
 
     @property
     def title(self) -> str:
         """What its checks are called."""
-        return self.name or self.function.partition(":")[2].lower()
+        return self.name or self.function.rpartition(":")[2].lower()
 
 
 class MarginByMetric(_Limit):

@@ -12,12 +12,13 @@ import numpy as np
 from model_store.build import BuildContext, Exported
 from model_store.dataset import Dataset
 from model_store.errors import Permanent
-from model_store.gates.exam import Answered, Exam
+from model_store.gates.exam import Answered, Exam, Own
+from model_store.gates.metrics.custom import Custom
 from model_store.gates.questions import Unsaid
 from model_store.gates.reading import Outputs, Reading
 from model_store.gates.seen import Seen
 from model_store.gates.task import resolve
-from model_store.stages.inputs import evaluation_rows
+from model_store.stages.inputs import evaluation_rows, function_path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +40,16 @@ def examine(ctx: BuildContext, exported: Exported) -> Examined:
     reading = resolve(Seen(ctx.spec, answers, rows.labels, says))
     truth = reading.truth(rows.labels, rows.groups)
     original = Answered.read("original", answers, reading, len(rows))
-    return Examined(rows, original, Exam(reading, truth, rows.slices, ctx.spec.gates))
+    return Examined(rows, original, Exam(reading, truth, rows.slices, ctx.spec.gates, _custom(ctx)))
+
+
+def _custom(ctx: BuildContext) -> tuple[Own, ...]:
+    """The metrics of the user's own. Raises `Permanent` for code that nobody trusts, and missing files."""
+    trusted = ctx.spec.source.trusted
+    return tuple(
+        Own(one.title, Custom(function_path(ctx, one.function), trusted=trusted), one)
+        for one in ctx.spec.gates.custom
+    )
 
 
 def read_answers(ctx: BuildContext, digest: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -68,7 +68,23 @@ def data_key(ctx: BuildContext) -> Json:
 def reading_key(ctx: BuildContext, exported: Exported) -> Json:
     """What decides how a model's answers are read."""
     said = ctx.spec.model_dump(mode="json", include={"task", "outputs", "classes"})
-    return {**said, "says": exported.get("says")}
+    return {**said, "says": exported.get("says"), "custom": _functions(ctx)}
+
+
+def function_path(ctx: BuildContext, function: str) -> str:
+    """A metric's `PATH.py:function` with the path as everywhere in a spec; `module:function` as it is."""
+    source, _, name = function.rpartition(":")
+    return f"{expand(source, home=ctx.home)}:{name}" if source.endswith(".py") else function
+
+
+def _functions(ctx: BuildContext) -> dict[str, str]:
+    """The bytes of each metric of the user's own; of an installed module its name has to do."""
+    paths = {
+        one.function: function_path(ctx, one.function).rpartition(":")[0] for one in ctx.spec.gates.custom
+    }
+    return {
+        function: digest_file(Path(path)) if Path(path).is_file() else "" for function, path in paths.items()
+    }
 
 
 def file_digest(path: Path) -> str:

@@ -203,7 +203,7 @@ def test_blue_green_takes_no_steps(spec_file: Path) -> None:
         ("gates: {champion: {recal: {max_drop: 0.1}}}", "gates.champion.recal: unknown field"),
         ("gates: {champion: {recall: {max_drop: 0.1}, min: 0.5}}", "gates.champion.min: belongs under one"),
         ("gates: {champion: {max_dorp: 0.1}}", "did you mean `max_drop`?"),
-        ("gates: {custom: [{function: cost, max_drop: 0.1}]}", "write it as module:function"),
+        ("gates: {custom: [{function: cost, max_drop: 0.1}]}", "write it as PATH.py:function"),
         ("task: regression\ngates: {recall: {max_drop: 0.1}}", "gates.recall: is not for a regression task"),
         ("task: multilabel", "data.label: a multilabel task has a list of columns"),
         ("task: ranking", "data.group: a ranking needs the column"),

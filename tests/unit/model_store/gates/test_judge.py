@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,13 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, mean_absolute_error, recall_score
 
 from model_store.errors import Permanent
-from model_store.gates.exam import Answered, Exam
+from model_store.gates.exam import Answered, Exam, Own
 from model_store.gates.judge import judge
+from model_store.gates.metrics.custom import Custom
 from model_store.gates.reading import Reading
 from model_store.gates.seen import Seen
 from model_store.gates.task import Unfit, resolve
-from model_store.release_spec import Gates, ReleaseSpec
+from model_store.release_spec import Gates, Margin, ReleaseSpec
 from model_store.types import Check
 
 Array = np.ndarray[Any, Any]
@@ -167,6 +170,23 @@ def test_nan_and_infinity_fail_and_count_as_wrong_answers() -> None:
         assert failed(checks) == ["finite answers", "auc non-inferiority"]
         assert "1 of 2000 rows" in checks[0].detail
         assert "row 7" in checks[0].detail
+
+
+def test_a_metric_of_the_users_own_is_judged_like_any_other(tmp_path: Path) -> None:
+    """What a loan brings: a tenth of it if it is good, all of it lost if it is bad."""
+    source = tmp_path / "money.py"
+    source.write_text(
+        "def earned(truth, said):\n    return (said.decisions == 0) * (0.1 - 1.1 * truth.classes)\n"
+    )
+    original, worse, labels, _ = world(flip=0.1)
+    on = exam(original, labels, gates(accuracy={"max_drop": 0.4}, auc=None, champion={"max_drop": 0.4}))
+    own = Own("earned", Custom(f"{source}:earned", trusted=True), Margin(max_drop=0.02))
+    before, after = answered("v1", original, on.reading), answered("new", worse, on.reading)
+    checks = judge(before, after, replace(on, custom=(own,)), before)
+    check = named(checks, "earned non-inferiority")
+    assert check.value == pytest.approx(np.mean((worse["label"] == 0) * (0.1 - 1.1 * labels)))
+    lost = ["earned non-inferiority", "earned against champion v1 non-inferiority"]
+    assert [name for name in failed(checks) if "guard" not in name] == lost
 
 
 # fraud: 2 % positives

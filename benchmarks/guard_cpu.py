@@ -66,7 +66,7 @@ def _deployment(name: str, pods: Upstreams, upstream: int, slot: Slot) -> Deploy
 def guard_process() -> psutil.Process:
     """The guard that this benchmark started."""
     children = psutil.Process().children(recursive=True)
-    return next(each for each in children if "serving.control.guard" in each.cmdline())
+    return next(each for each in children if "serving.guard" in each.cmdline())
 
 
 def ticks(home: Home) -> float:

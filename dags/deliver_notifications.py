@@ -24,9 +24,10 @@ def deliver() -> None:
     """Tries every message that is due, once. What fails is due again later, and fails nothing here."""
     from slipway_airflow import notifications
 
+    from serving import composition
     from serving.control import wiring
 
-    notifications.deliver_due(notifications.outbox_of(wiring.wire()), at=wiring.now())
+    notifications.deliver_due(notifications.outbox_of(composition.wire()), at=wiring.now())
 
 
 with DAG(

@@ -144,57 +144,64 @@ def export(release: str) -> Told:
 
     ONNX is taken as it is. scikit-learn is converted in a child process, and only if the spec trusts it.
     """
+    from serving import composition
     from serving.control import building
 
-    return building.export(*building.opened(release))
+    return building.export(*composition.opened(release))
 
 
 @step
 def check_data(release: str, exported: str) -> Told:
     """Checks evaluation and calibration rows with Great Expectations; none may be in both."""
+    from serving import composition
     from serving.control import building
 
-    return building.check_data(*building.opened(release), exported)
+    return building.check_data(*composition.opened(release), exported)
 
 
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def quantize(release: str, exported: str, variant: Variant) -> Told:
     """Makes the model smaller: fp16, int8 for onnxruntime, int8 in the layout TensorRT parses."""
+    from serving import composition
     from serving.control import building
 
-    return building.quantize(*building.opened(release), exported, variant)
+    return building.quantize(*composition.opened(release), exported, variant)
 
 
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def compile(release: str, quantized: str, target: TargetName) -> Told:
     """Builds a candidate for a target ahead of time. What a target does not take is a reason, no failure."""
+    from serving import composition
     from serving.control import building
 
-    return building.compile(*building.opened(release), quantized, target)
+    return building.compile(*composition.opened(release), quantized, target)
 
 
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
 def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> Told:
     """Measures accuracy, latency and size of a candidate against the spec's limits."""
+    from serving import composition
     from serving.control import building
 
-    return building.gate(*building.opened(release), exported, quantized, compiled)
+    return building.gate(*composition.opened(release), exported, quantized, compiled)
 
 
 @step
 def choose(release: str, gated: list[str]) -> Told:
     """Takes the best candidate that passed. None passed: the release ends here and says which limits."""
+    from serving import composition
     from serving.control import building
 
-    return building.choose(*building.opened(release), gated)
+    return building.choose(*composition.opened(release), gated)
 
 
 @step
 def publish(release: str, exported: str, gated: list[str], chosen: str) -> Told:
     """Lays the bundle out as a Triton model repository. The same content is the same bundle."""
+    from serving import composition
     from serving.control import building
 
-    return building.publish(*building.opened(release), exported, gated, chosen)
+    return building.publish(*composition.opened(release), exported, gated, chosen)
 
 
 @step(on_success_callback=Deliver())

@@ -27,9 +27,10 @@ MISSED_VERSIONS = Asset(
 def find_missed() -> list[dict[str, object]]:
     """Compares the registry's aliases with what serves and with what was tried."""
     from model_store.release_spec import load_all
+    from serving import composition
     from serving.control import reconciling, specs, wiring
 
-    services = wiring.wire()
+    services = composition.wire()
     found = reconciling.missed(services, load_all(RELEASES).specs, at=wiring.now())
     return [
         {

@@ -15,9 +15,10 @@ from slipway_airflow.step import step
 @step
 def tidy() -> dict[str, int]:
     """Forgets bundles, artifacts and memos. Says how many bundles and bytes that were."""
+    from serving import composition
     from serving.control import upkeep, wiring
 
-    done = upkeep.tidy(wiring.wire().home, now=wiring.now())
+    done = upkeep.tidy(composition.wire(), now=wiring.now())
     return {"bundles": len(done.bundles), "bytes": done.size_bytes}
 
 

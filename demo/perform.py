@@ -18,8 +18,8 @@ from model_store.errors import Permanent, Retryable
 from model_store.installation import name_here
 from model_store.registry import Registry
 from model_store.types import ModelRef
+from serving import composition
 from serving.gateway.router.base import UnknownService
-from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.local_stack.airflow_api import AirflowApi, DagRun, TaskRun, airflow_api
 
 ACT_SECONDS = 600
@@ -54,7 +54,7 @@ class Performance:
     ) -> None:
         self._stage, self._view, self._show, self._clock = stage, view, show, clock
         self._home = stage.home
-        self._router = EnvoyFileRouter(stage.home)
+        self._router = composition.router_of(stage.home)
         self._registry = Registry(stage.home.mlflow_url)
         self._dag_id = f"release_{stage.scenario.model}"
 

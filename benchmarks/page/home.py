@@ -19,7 +19,7 @@ from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, Rollo
 from serving.control.rollout.record import Record, Stand, finding_to_json
 from serving.figures import percent
 from serving.gateway import endpoints
-from serving.gateway.router.history import RouteHistory
+from serving.gateway.router.history import RouteHistoryFile
 from serving.home import Home
 from serving.metrics.latency import bucket_of
 from serving.types import (
@@ -123,7 +123,7 @@ class Shelf:
         saved = {**asdict(state), "findings": findings}
         content = {"schema": 1, "state": saved, "timeline": [asdict(event) for event in events]}
         write(self.home.journal / self.model / f"{name}.json", content)
-        history = RouteHistory(self.home.route_history)
+        history = RouteHistoryFile(self.home.route_history)
         for revision, event in enumerate(events, start=version * 10):
             weight = event.candidate_weight
             stable = self.deployment(self.serving) if self.serving else None

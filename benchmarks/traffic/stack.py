@@ -26,7 +26,7 @@ def gateway_and_guard(*, guard: bool = True) -> Iterator[Home]:
         prepare(home)
         running = [_start(home, command(home), "envoy")]
         if guard:
-            running.append(_start(home, [sys.executable, "-m", "serving.control.guard"], "guard"))
+            running.append(_start(home, [sys.executable, "-m", "serving.guard"], "guard"))
         try:
             wait_until(lambda: httpx.get(home.gateway_url + "/v2/health/live").status_code == 200)
             if guard:

@@ -105,7 +105,7 @@ class AskApproval(ApprovalOperator):
         self.earlier = earlier
 
     def execute(self, context: Context) -> Any:
-        from serving.control.building import opened
+        from serving.composition import opened
 
         links.forget(self)
         with explained(context):
@@ -144,8 +144,8 @@ class AskApproval(ApprovalOperator):
         return self.execute(context)
 
     def _refuse_self_and_twice(self, context: Context, answer: Any) -> None:
+        from serving.composition import opened
         from serving.control import acting
-        from serving.control.building import opened
 
         by = answer["responded_by_user"] or {}
         if list(answer["chosen_options"]) != [self.APPROVE] or not by:
@@ -203,8 +203,8 @@ class AskApproval(ApprovalOperator):
 
     def _note(self, context: Context, answer: Any) -> None:
         """Into the audit trail, if a person answered (and Slipway's own page or API did not write it)."""
+        from serving.composition import opened
         from serving.control import acting
-        from serving.control.building import opened
 
         by = answer["responded_by_user"] or {}
         if not (who := by.get("name") or by.get("id")):

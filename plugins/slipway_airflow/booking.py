@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from airflow.sdk.exceptions import AirflowSkipException
 
 from model_store.types import ModelRef
+from serving import composition
+from serving.composition import opened
 from serving.control import acting, evidence, flapping, going_back, rollback_books, rolling, settling, wiring
 from serving.control.admission import give_up
-from serving.control.building import Told, opened
+from serving.control.building import Told
 from serving.control.going_back import Wish
 from serving.control.queries import outcomes
 from serving.control.queries.outcomes import Outcome
@@ -82,7 +84,7 @@ def _end_dry_run(services: Services, release: Release, bundle: str | None, gated
 
 def begin_rollback(context: Context) -> Told:
     """The value is the rollback's id."""
-    services = wiring.wire()
+    services = composition.wire()
     wish = _wish(context)
     if not going_back.is_from_alert(wish):
         flapping.let_go(services, wish.model)
@@ -97,14 +99,14 @@ def begin_rollback(context: Context) -> Told:
 
 
 def switch_back(rollback_id: str, deployment: str) -> Told:
-    services = wiring.wire()
+    services = composition.wire()
     rollback = going_back.load(services, rollback_id)
     going_back.switch(services, rollback, deployment)
     return Told(rollback.id, f"version {rollback.returns} has all traffic")
 
 
 def book_rollback(context: Context, rollback_id: str) -> Told:
-    services = wiring.wire()
+    services = composition.wire()
     rollback = going_back.load(services, rollback_id)
     booked = rollback_books.book(services, rollback, at=wiring.now())
     _write_about(services, rollback)
@@ -119,7 +121,7 @@ def book_rollback(context: Context, rollback_id: str) -> Told:
 
 
 def let_go(rollback_id: str) -> Told:
-    services = wiring.wire()
+    services = composition.wire()
     rollback = going_back.load(services, rollback_id)
     going_back.let_go(services, rollback)
     return Told(rollback.id, "the next release may begin")

@@ -34,11 +34,12 @@ class UndeliveredTrigger(BaseEventTrigger):
 
     def _left(self) -> int:
         """How many messages are overdue."""
+        from serving import composition
         from serving.control import wiring
         from slipway_airflow import notifications
 
         try:
-            return len(notifications.outbox_of(wiring.wire()).due(at=wiring.now() - OVERDUE))
+            return len(notifications.outbox_of(composition.wire()).due(at=wiring.now() - OVERDUE))
         except Exception:
             self.log.warning("looking again", exc_info=True)
             return 0

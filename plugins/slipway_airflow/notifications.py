@@ -39,10 +39,11 @@ class Deliver(BaseNotifier):
     """Delivers what is due, once. What fails stays for the watcher, and fails no task."""
 
     def notify(self, context: Context) -> None:
+        from serving import composition
         from serving.control import wiring
 
         try:
-            deliver_due(outbox_of(wiring.wire()), at=wiring.now(), most=MOST_AT_ONCE)
+            deliver_due(outbox_of(composition.wire()), at=wiring.now(), most=MOST_AT_ONCE)
         except Exception:
             self.log.exception("telling people has to wait")
 
@@ -58,12 +59,13 @@ class Late(BaseNotifier):
     async def async_notify(self, context: Context) -> None:
         import asyncio
 
+        from serving import composition
         from serving.control import wiring
 
         # Airflow gives deadlines the run as its API shows it.
         run: Any = context["dag_run"]
         run_id = str(run["dag_run_id"])
-        services, at = wiring.wire(), wiring.now()
+        services, at = composition.wire(), wiring.now()
         await asyncio.to_thread(tell_of_lateness, services, self.model, run_id, self.seconds, at=at)
 
 

@@ -109,8 +109,8 @@ class TakeTurn(WaitingOperator):
         self.spec = spec
 
     def look(self, context: Context) -> str:
+        from serving.composition import wire
         from serving.control import acting
-        from serving.control.wiring import wire
         from slipway_airflow import turns
         from slipway_airflow.causes import request_of
 
@@ -172,9 +172,9 @@ class Deploy(WaitingOperator):
         self.bundle = bundle
 
     def look(self, context: Context) -> str:
+        from serving.composition import wire
         from serving.control import acting, rolling
         from serving.control.admission import require_turn
-        from serving.control.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)
@@ -206,8 +206,8 @@ class MakeReady(WaitingOperator):
         self.rollback = rollback
 
     def look(self, context: Context) -> str:
+        from serving.composition import wire
         from serving.control import admission, going_back
-        from serving.control.wiring import wire
         from slipway_airflow import run_states
 
         services = wire()
@@ -237,9 +237,9 @@ class RollOut(WaitingOperator):
         self.deployment = deployment
 
     def look(self, context: Context) -> str:
+        from serving.composition import wire
         from serving.control import acting, rolling
         from serving.control.admission import require_turn
-        from serving.control.wiring import wire
         from serving.types import DeploymentId
 
         services = wire()
@@ -270,8 +270,8 @@ class Watch(WaitingOperator):
         self.release = release
 
     def look(self, context: Context) -> str:
+        from serving.composition import wire
         from serving.control import rolling
-        from serving.control.wiring import wire
 
         services = wire()
         release = services.releases.load(self.release)

@@ -89,8 +89,8 @@ class TurnTrigger(QueueingTrigger):
         super().__init__(release=release)
 
     def look(self) -> str | None:
+        from serving.composition import wire
         from serving.control.admission import Turn, take_turn
-        from serving.control.wiring import wire
 
         services = wire()
         release = services.releases.load(self.kwargs["release"])
@@ -103,8 +103,8 @@ class TurnTrigger(QueueingTrigger):
         await asyncio.to_thread(self._give_up)
 
     def _give_up(self) -> None:
+        from serving.composition import wire
         from serving.control.admission import give_up
-        from serving.control.wiring import wire
 
         services = wire()
         give_up(services, services.releases.load(self.kwargs["release"]))
@@ -119,8 +119,8 @@ class RollbackTurnTrigger(QueueingTrigger):
         super().__init__(rollback=rollback)
 
     def look(self) -> str | None:
+        from serving.composition import wire
         from serving.control import going_back
-        from serving.control.wiring import wire
 
         services = wire()
         rollback = going_back.load(services, self.kwargs["rollback"])
@@ -131,8 +131,8 @@ class RollbackTurnTrigger(QueueingTrigger):
         await asyncio.to_thread(self._let_go)
 
     def _let_go(self) -> None:
+        from serving.composition import wire
         from serving.control import going_back
-        from serving.control.wiring import wire
 
         services = wire()
         going_back.let_go(services, going_back.load(services, self.kwargs["rollback"]))
@@ -147,8 +147,8 @@ class ReadyTrigger(LookingTrigger):
         super().__init__(model=model, deployment=deployment, until=until)
 
     def look(self) -> str | None:
+        from serving.composition import wire
         from serving.control.rolling import is_ready
-        from serving.control.wiring import wire
 
         if is_ready(wire(), self.kwargs["model"], self.kwargs["deployment"]):
             return "ready"
@@ -176,8 +176,9 @@ class RolloutTrigger(LookingTrigger):
         self._release: Release | None = None
 
     def look(self) -> str | None:
+        from serving.composition import wire
         from serving.control import freezing, standstill
-        from serving.control.wiring import now, wire
+        from serving.control.wiring import now
         from slipway_airflow import notifications
 
         services = wire()
@@ -227,11 +228,12 @@ class MissedVersionsTrigger(BaseEventTrigger):
     def _looked(self) -> tuple[int, list[str]]:
         """How many specs there are, and the run ids of what was missed."""
         from model_store.release_spec import load_all
+        from serving import composition
         from serving.control import reconciling, wiring
 
         try:
             specs = load_all(Path(self.folder)).specs
-            services = wiring.wire()
+            services = composition.wire()
             found = reconciling.missed(services, specs, at=wiring.now())
             return len(specs), [reconciling.run_id_of(ref, services.tries.withdrawn(ref)) for ref in found]
         except Exception as problem:

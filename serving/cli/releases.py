@@ -12,14 +12,13 @@ from rich.text import Text
 
 from model_store.errors import Permanent, Retryable
 from model_store.release_spec import load
+from serving import composition
 from serving.cli import returning
 from serving.cli.following import POLL_SECONDS, RunFailed, follow, why
 from serving.cli.output import console, errors, print_json
 from serving.control.audit import AuditTrail, Entry
-from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import RolloutState
-from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
 from serving.local_stack.airflow_api import DagRun
 from serving.local_stack.slipway_api import Overtaken, slipway_api
@@ -107,8 +106,7 @@ def _return_traffic(
     for state in journal.active():
         if state.service == model and version in (None, str(state.previous_version)):
             _note(home, state, reason)
-            rollouts = Rollouts(journal, EnvoyFileRouter(home), now=lambda: datetime.now(UTC))
-            return rollouts.roll_back(state.release_id, reason=reason)
+            return composition.rollouts_of(home).roll_back(state.release_id, reason=reason)
     raise Retryable(
         f"{airflow_is_down.problem}, and no release of {model} is under way whose traffic could be returned"
         + (f" to version {version}" if version else ""),

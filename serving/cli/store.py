@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from model_store.bundle import signing
 from model_store.storage.store import Store
+from serving import composition
 from serving.cli.output import console, print_json
 from serving.control import upkeep
 from serving.home import Home
@@ -16,7 +17,7 @@ MEGABYTE = 1_000_000
 def show(home: Home, *, as_json: bool) -> None:
     """What could be removed now."""
     retention = upkeep.Retention.of(home)
-    garbage = upkeep.reclaimable(home, now=datetime.now(UTC))
+    garbage = upkeep.reclaimable(composition.wire(home), now=datetime.now(UTC))
     bundles = sum(1 for _ in (home.store / "bundles").glob("*"))
     if as_json:
         found = {"bundles": len(garbage.bundles), "bytes": garbage.size_bytes}
@@ -35,7 +36,7 @@ def show(home: Home, *, as_json: bool) -> None:
 
 def tidy(home: Home, *, as_json: bool) -> None:
     """Remove what nothing needs. The DAG `store_upkeep` does the same every night."""
-    done = upkeep.tidy(home, now=datetime.now(UTC))
+    done = upkeep.tidy(composition.wire(home), now=datetime.now(UTC))
     if as_json:
         print_json(
             {"bundles": list(done.bundles), "artifacts": len(done.artifacts), "bytes": done.size_bytes}

@@ -38,12 +38,6 @@ def recall(store: Store, digest: str) -> Any:
     return json.loads(store.get_bytes(digest))
 
 
-def opened(release_id: str) -> tuple[Services, Release]:
-    """The installation, and the release a task belongs to."""
-    services = wiring.wire()
-    return services, services.releases.load(release_id)
-
-
 def build_context(services: Services, release: Release) -> BuildContext:
     return BuildContext(
         store=services.store,

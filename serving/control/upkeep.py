@@ -14,13 +14,10 @@ from datetime import datetime, timedelta
 
 from model_store.bundle.garbage import Collected, Garbage, collect_garbage, find_garbage
 from model_store.errors import Permanent
-from model_store.storage.store import Store
 from serving.control import unended
-from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase
-from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.control.wiring import Services
 from serving.home import Home
-from serving.platforms.pods import records
 from serving.types import DeploymentId
 
 
@@ -45,47 +42,41 @@ class Retention:
         return made
 
 
-def needed(home: Home, retention: Retention) -> set[str]:
+def needed(services: Services, retention: Retention) -> set[str]:
     """Ids of the bundles that stay, whatever their age."""
     return {
-        *_in_routes(home),
-        *_in_pods(home),
-        *_in_releases(home, retention),
-        *unended.needs(home).bundles,
+        *_in_routes(services),
+        *(ref.bundle_id for ref in services.platform.deployments()),
+        *_in_releases(services, retention),
+        *unended.needs(services.home).bundles,
     }
 
 
-def reclaimable(home: Home, *, now: datetime) -> Garbage:
+def reclaimable(services: Services, *, now: datetime) -> Garbage:
     """What `tidy` would remove now."""
-    retention = Retention.of(home)
-    store, grace = Store(home.store), timedelta(days=retention.days)
-    blobs = unended.needs(home).blobs
-    return find_garbage(store, keep=needed(home, retention), blobs=blobs, now=now, grace=grace)
+    retention = Retention.of(services.home)
+    grace, blobs = timedelta(days=retention.days), unended.needs(services.home).blobs
+    return find_garbage(services.store, keep=needed(services, retention), blobs=blobs, now=now, grace=grace)
 
 
-def tidy(home: Home, *, now: datetime) -> Collected:
+def tidy(services: Services, *, now: datetime) -> Collected:
     """Remove from the store what is neither needed nor young. May be repeated, and run beside releases."""
-    retention = Retention.of(home)
-    store, grace = Store(home.store), timedelta(days=retention.days)
-    blobs = unended.needs(home).blobs
-    return collect_garbage(store, keep=needed(home, retention), blobs=blobs, now=now, grace=grace)
+    retention = Retention.of(services.home)
+    grace, blobs = timedelta(days=retention.days), unended.needs(services.home).blobs
+    return collect_garbage(
+        services.store, keep=needed(services, retention), blobs=blobs, now=now, grace=grace
+    )
 
 
-def _in_routes(home: Home) -> Iterator[str]:
-    router = EnvoyFileRouter(home)
-    for service in router.services():
-        route = router.read(service)
+def _in_routes(services: Services) -> Iterator[str]:
+    for service in services.router.services():
+        route = services.router.read(service)
         yield from (arm.bundle_id for arm in (route.stable, route.candidate) if arm is not None)
 
 
-def _in_pods(home: Home) -> Iterator[str]:
-    yield from (record.deployment.bundle_id for record in records(home))
-
-
-def _in_releases(home: Home, retention: Retention) -> Iterator[str]:
-    journal = Journal(home.journal)
-    for service in journal.services():
-        states = journal.releases(service)
+def _in_releases(services: Services, retention: Retention) -> Iterator[str]:
+    for service in services.journal.services():
+        states = services.journal.releases(service)
         yield from (
             DeploymentId.parse(state.deployment_id).bundle_id for state in states if not state.phase.is_final
         )

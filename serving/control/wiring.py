@@ -1,11 +1,13 @@
-"""Which real things stand behind each port. The only place that chooses."""
+"""What a release is carried out with: a port for everything that may be done in more than one way.
+
+`serving.composition` says what stands behind each.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from model_store.extensions import GATEWAYS
 from model_store.registry import Registry
 from model_store.storage.store import Store
 from serving.control.releases import Releases
@@ -13,7 +15,7 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.tries import Tries
-from serving.gateway.router.base import TrafficRouter
+from serving.gateway.router.base import RouteHistory, TrafficRouter
 from serving.home import Home
 from serving.platforms.base import Platform
 
@@ -27,6 +29,7 @@ class Services:
     store: Store
     registry: Registry
     router: TrafficRouter
+    history: RouteHistory
     platform: Platform
     journal: Journal
     lock: ReleaseLock
@@ -41,22 +44,3 @@ class Services:
 def now() -> datetime:
     """The wall's time. Tasks pass it on; nothing below them reads a clock."""
     return datetime.now(UTC)
-
-
-def wire(home: Home | None = None) -> Services:
-    """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet."""
-    from serving.platforms.by_spec import platform_of
-
-    home = home or Home.locate()
-    journal, router = Journal(home.journal), GATEWAYS.load("envoy")(home)
-    return Services(
-        home=home,
-        releases=Releases(home.releases),
-        store=Store(home.store),
-        registry=Registry(home.mlflow_url),
-        router=router,
-        platform=platform_of(home),
-        journal=journal,
-        lock=ReleaseLock(home.journal),
-        rollouts=Rollouts(journal, router, now=now),
-    )

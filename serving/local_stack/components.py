@@ -66,7 +66,7 @@ def _envoy(home: Home) -> Component:
 
 def _guard() -> Component:
     """The loop that takes a bad version out of traffic; it needs neither Airflow nor MLflow."""
-    return Component("guard", (sys.executable, "-m", name_here("serving.control.guard")))
+    return Component("guard", (sys.executable, "-m", name_here("serving.guard")))
 
 
 def _airflow(home: Home) -> list[Component]:

@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 from model_store.errors import SlipwayError
 from model_store.installation import ROOT, is_clone
 from model_store.release_spec import load_all
+from serving import composition
 from serving.control.upkeep import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
 from serving.home import Home
@@ -210,7 +211,7 @@ def _specs(home: Home) -> Iterator[Diagnosis]:
 
 
 def _store(home: Home) -> Iterator[Diagnosis]:
-    garbage = reclaimable(home, now=datetime.now(UTC))
+    garbage = reclaimable(composition.wire(home), now=datetime.now(UTC))
     found = f"{garbage.size_bytes / 1e6:,.1f} MB of it could be removed: ./slipway store tidy"
     yield _fine("store", found if garbage.size_bytes else "holds nothing that could be removed")
 

@@ -79,10 +79,10 @@ def in_database(bag: DagBag) -> None:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """What `wire()` returns in this test, and stages that take no time."""
     from model_store import build
-    from serving.control import wiring
+    from serving import composition
 
     world = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: world.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
     for name, stage in world.stages().items():
         monkeypatch.setattr(build, name, stage)
     return world

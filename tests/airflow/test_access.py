@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 
-from serving.control import wiring
+from serving import composition
 from tests.airflow.desk import API, APPROVED, everything, forget_runs, under_way, waiting_for_approval
 from tests.airflow.endpoints import ENDPOINTS, WHY, Endpoint
 from tests.airflow.people import OUR_LOGIN, OURS, SIMPLE, ApiServer, api_server
@@ -58,7 +58,7 @@ def test_every_role_may_do_what_its_rights_say_and_nothing_else(
 ) -> None:
     for who, role in server.roles.items():
         world = World(tmp_path / who)
-        monkeypatch.setattr(wiring, "wire", lambda home=None, world=world: world.services)
+        monkeypatch.setattr(composition, "wire", lambda home=None, world=world: world.services)
         forget_runs()
         answer, is_untouched = ask(server, who, endpoint, world)
         if endpoint.right is None or endpoint.right in RIGHTS[role]:

@@ -17,7 +17,8 @@ from slipway_airflow.web import at_hand
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
-from serving.control import aliases, flapping, reconciling, rolling, settling, wiring
+from serving import composition
+from serving.control import aliases, flapping, reconciling, rolling, settling
 from serving.control.admission import take_turn
 from serving.control.aliases import Note
 from serving.control.queries import outcomes
@@ -256,7 +257,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_runs()
     world = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: world.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
     at_hand.forget()
     rolled_back(world)
     look(world)

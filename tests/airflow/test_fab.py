@@ -12,11 +12,12 @@ from slipway_airflow.web import at_hand
 from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from starlette.testclient import TestClient
 
+from serving import composition
 from serving.control import wiring
 from serving.control.acting import trail_of
 from serving.control.audit import Entry
 from serving.control.freezing import freezes_of
-from serving.gateway.router.history import RouteHistory
+from serving.gateway.router.history import RouteHistoryFile
 from serving.types import Route
 from tests.airflow.desk import (
     API,
@@ -82,7 +83,7 @@ def _fresh(in_database: None) -> Iterator[None]:
 
 def world_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(folder)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: world.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
     at_hand.forget()
     forget_runs()
     return world
@@ -196,7 +197,7 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         entry = Entry(then, who, f"act on {model}", model, 1, f"{model}-v1-20261101T000000Z", f"of {model}")
         trail_of(world.services).append(entry)
         freezes_of(world.services).add(model, by=who, reason=f"of {model}", until=None, at=then)
-        history = RouteHistory(world.home.route_history)
+        history = RouteHistoryFile(world.home.route_history)
         served = world.platform.deploy(world.bundle(1), world.slot, replicas=1)
         history.append(_route(model, served), at=then)
     trail_of(world.services).append(Entry(at, "opal", "freeze", None, reason="all of them"))

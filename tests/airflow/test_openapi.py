@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation import GenerationMode
 
-from serving.control import wiring
+from serving import composition
 from tests.airflow.desk import API, forget_runs, under_way, waiting_for_approval
 from tests.airflow.people import ApiServer, api_server
 from tests.airflow.world import World
@@ -46,7 +46,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         pytest.MonkeyPatch.context() as patch,
         api_server(tmp_path_factory.mktemp("people"), {"ada": "admin"}) as server,
     ):
-        patch.setattr(wiring, "wire", lambda home=None: world.services)
+        patch.setattr(composition, "wire", lambda home=None: world.services)
         server.releases = [under_way(world).id, waiting_for_approval(world, allowed=()).id]
         yield server
 

@@ -9,6 +9,7 @@ import pytest
 from slipway_airflow.web import at_hand
 
 from model_store.release_spec import load
+from serving import composition
 from serving.control import freezing, wiring
 from serving.control.acting import trail_of
 from serving.control.audit import Entry
@@ -33,7 +34,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     forget_runs()
     made = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
     at_hand.forget()
     yield made
     at_hand.forget()

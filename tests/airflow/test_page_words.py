@@ -10,6 +10,7 @@ import pytest
 from slipway_airflow.web import at_hand
 from slipway_airflow.web.rendering import code
 
+from serving import composition
 from serving.control import wiring
 from tests.airflow.desk import API, forget_runs
 from tests.airflow.people import SIMPLE, ApiServer, api_server
@@ -29,7 +30,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     forget_runs()
     made = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
     at_hand.forget()
     yield made
     at_hand.forget()

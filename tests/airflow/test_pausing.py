@@ -12,6 +12,7 @@ import pytest
 from slipway_airflow import airflow_situation, triggers
 from slipway_airflow.web import at_hand, runs
 
+from serving import composition
 from serving.control import freezing, pausing, rolling, wiring
 from serving.control.releases import Release
 from serving.control.rollout.control import Wish
@@ -35,7 +36,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     forget_runs()
     made = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
     at_hand.forget()
     yield made
     at_hand.forget()

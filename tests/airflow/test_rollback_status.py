@@ -10,7 +10,8 @@ import pytest
 from slipway_airflow import airflow_situation, booking
 from slipway_airflow.web import at_hand
 
-from serving.control import going_back, wiring
+from serving import composition
+from serving.control import going_back
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.test_pausing import set_paused
@@ -29,7 +30,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     forget_runs()
     made = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
     # No scheduler runs in these tests, which is told, and would be the reason for everything.
     monkeypatch.setattr(airflow_situation, "_silent", dict)
     at_hand.forget()

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from slipway_airflow.web import at_hand
 from starlette.testclient import TestClient
 
+from serving import composition
 from serving.control import freezing, wiring
 from serving.control.comparing import Comparison, Figure, Parameter
 from tests.airflow.desk import API, forget_runs, run_states, under_way
@@ -37,7 +38,7 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     forget_runs()
     made = World(tmp_path)
-    monkeypatch.setattr(wiring, "wire", lambda home=None: made.services)
+    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
     at_hand.forget()
     yield made
     at_hand.forget()

@@ -10,7 +10,7 @@ import pytest
 from slipway_airflow.web import at_hand, warm
 from slipway_airflow.web.mount import WhenAsked
 
-from serving.control import wiring
+from serving import composition
 from tests.airflow.desk import under_way
 from tests.airflow.world import World
 
@@ -73,6 +73,6 @@ async def test_a_server_starts_though_its_pages_cannot_be_made_ready(
         raise OSError("the disk is gone")
 
     monkeypatch.setenv(warm.SWITCH, "1")
-    monkeypatch.setattr(wiring, "wire", broken)
+    monkeypatch.setattr(composition, "wire", broken)
     assert await start(WhenAsked()) == ["lifespan", "http"]
     until(lambda: "the first request will take longer" in caplog.text)

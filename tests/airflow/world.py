@@ -27,6 +27,7 @@ from serving.control.rollout.lock import ReleaseLock
 from serving.control.rollout.plan import RolloutState
 from serving.control.rollout.record import Record
 from serving.control.wiring import Services, now
+from serving.gateway.router.history import RouteHistoryFile
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
 from serving.platforms.base import DeploymentSpec
@@ -249,6 +250,7 @@ class World:
             store=self.store,
             registry=ports.registry,
             router=self.router,
+            history=RouteHistoryFile(self.home.route_history),
             platform=self.platform,
             journal=self.journal,
             lock=self.lock,

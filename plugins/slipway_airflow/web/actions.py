@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import Field
 
-from serving.control import wiring
+from serving import composition
 from serving.control.acting import trail_of
 from serving.control.releases import Release
 from serving.control.rollout.control import Wish
@@ -113,7 +113,7 @@ def preview_release(
 ) -> Preview:
     """The resolved version, the rollout's steps, who would be asked, the place in the queue, freezes, and
     whether the version serves or was tried. Starts nothing."""
-    services = wiring.wire()
+    services = composition.wire()
     return asking.preview(services, asking.resolve(services, person, model, version))
 
 
@@ -142,7 +142,7 @@ def release_version(
     person.needs(Right.RELEASE, body.model)
     if body.override_freeze:
         person.needs(Right.ADMIN, body.model)
-    services = wiring.wire()
+    services = composition.wire()
     wanted = asking.resolve(services, person, body.model, body.version)
     seen = asking.Seen(body.expected_version, body.expected_digest)
     release, started = asking.start(
@@ -235,7 +235,7 @@ def roll_back(model: ModelPath, body: Back, person: Releaser, response: Response
     """Back to the version before, or to a chosen one. A release under way is rolled back at once; any other
     version returns by the DAG `model_rollback`. `Location` leads to how far it has come. No freeze holds it.
     """
-    services = wiring.wire()
+    services = composition.wire()
     state, started = stopping.roll_back(
         services, model, person, body.reason, version=body.version, leaves=body.from_version
     )
@@ -258,12 +258,12 @@ def audit(
     """Every act of a person on models that you may see, the newest first."""
     person.needs_to_read(model)
     most = limit if person.may(Right.VIEW, model) else None
-    found = trail_of(wiring.wire()).entries(model, since, until, most)
+    found = trail_of(composition.wire()).entries(model, since, until, most)
     return [EntryView.of(entry) for entry in islice((e for e in found if person.sees(e.model)), limit)]
 
 
 def _release(release_id: str) -> tuple[Services, Release]:
-    services = wiring.wire()
+    services = composition.wire()
     path = services.releases.root / release_id.rpartition("-v")[0] / f"{release_id}.json"
     if not path.is_file():
         raise NotThere(f"there is no release {release_id}", remedy="look at the list of releases")

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from serving.control import alarms, flapping, specs, wiring
+from serving import composition
+from serving.control import alarms, flapping, specs
 from serving.control.alarms import Decision, Reply
 from serving.control.going_back import ALERT_RUN
 from serving.monitoring.incidents import Incident, incidents
@@ -48,7 +49,7 @@ def known_models() -> set[str]:
 
 
 def _answer(incident: Incident, at: datetime) -> str:
-    services = wiring.wire()
+    services = composition.wire()
     # Two alerts of one failure may come at the same time, and must not go back two versions.
     with _one_at_a_time(services, incident.model):
         spec = services.releases.spec_of(incident.model)

@@ -13,14 +13,12 @@ from slipway_airflow.web.access import Reader, Right
 
 @cache
 def _made() -> Library:
-    from serving.control import wiring
+    from serving import composition
     from serving.control.queries.brief import Keeper
-    from serving.metrics.envoy import EnvoyAdmin
     from slipway_airflow.airflow_runs import AirflowRuns
 
-    services = wiring.wire()
-    source = EnvoyAdmin(services.home.envoy_admin_url)
-    return Library(services, AirflowRuns(), source, keeper=Keeper())
+    services = composition.wire()
+    return Library(services, AirflowRuns(), composition.metrics_of(services.home), keeper=Keeper())
 
 
 _ONE_AT_A_TIME = threading.Lock()

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from serving.control import freezing, reasons, wiring
+from serving import composition
+from serving.control import freezing, reasons
 from serving.control.acting import trail_of
 from serving.control.audit import Entry
 from serving.control.freezes import Freezes, Frozen
@@ -43,7 +44,7 @@ def list_freezes(
     """Every freeze in force: of the calendar, asked for by people and, for one model, of its spec."""
     person.needs_to_read(model)
     windows = spec_of(model, person.sees).freezes if model else ()
-    found = _freezes(wiring.wire()).in_force(model, windows, at=now())
+    found = _freezes(composition.wire()).in_force(model, windows, at=now())
     return [FreezeView.of(one) for one in found if person.sees(one.model)]
 
 
@@ -53,7 +54,7 @@ def freeze(body: NewFreeze, person: SignedIn) -> FreezeView:
     person.needs(Right.ADMIN, body.model)
     if body.model:
         spec_of(body.model, person.sees)
-    services, at = wiring.wire(), now()
+    services, at = composition.wire(), now()
     until = at + timedelta(hours=body.hours) if body.hours is not None else None
     detail = {"until": until.isoformat() if until else "until lifted"}
     trail_of(services).append(_entry(person.name, "freeze", body.model, body.reason, detail))
@@ -65,7 +66,7 @@ def freeze(body: NewFreeze, person: SignedIn) -> FreezeView:
 def lift(freeze_id: FreezeId, body: Why, person: SignedIn) -> FreezeView:
     """End a freeze that a person asked for. Those of the calendar and of specs are ended in their files."""
     person.needs(Right.ADMIN)
-    services = wiring.wire()
+    services = composition.wire()
     trail_of(services).require_room()
     lifted = _freezes(services).lift(freeze_id, by=person.name, at=now())
     # After the act, because only then is it known who of two was first.

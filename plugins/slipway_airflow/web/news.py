@@ -90,9 +90,10 @@ def look(model: str, kind: str) -> str:
 
     Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
     """
+    from serving import composition
     from serving.control import aliases, wiring
 
-    services, at = wiring.wire(), wiring.now()
+    services, at = composition.wire(), wiring.now()
     alias = alias_of(model)
     if alias is None:
         return f"no spec releases {model}"

@@ -54,10 +54,11 @@ class WarmAtStart:
 def note_paused_dags(over: threading.Event) -> None:
     """Until the server ends."""
     try:
-        from serving.control import pausing, wiring
+        from serving import composition
+        from serving.control import pausing
         from slipway_airflow.airflow_situation import paused_dags
 
-        pausing.watch(wiring.wire().home, paused_dags, over)
+        pausing.watch(composition.wire().home, paused_dags, over)
     except Exception:
         log.exception("which DAGs are paused is not noted: their rollouts go on")
 

@@ -79,7 +79,7 @@ class Library:
         self._sees: Callable[[str], bool] | None = None
         self._keeper = keeper
         self._index = Index(services.home, monotonic=monotonic, keeper=keeper)
-        self._traffic = Traffic(services.home.route_history)
+        self._traffic = Traffic(services.history)
         self._watch = Watch(source, monotonic=monotonic)
         self._people = People(services.home.audit)
         self._chronicle = Chronicle(keeper.breathe if keeper else lambda: None)

@@ -12,7 +12,7 @@ from serving.control.queries.shelf import WentBack
 from serving.control.queries.statuses import Return
 from serving.control.queries.views import RollbackRow
 from serving.control.standstill import Kind, Standstill
-from serving.gateway.router.history import RouteChange, Served
+from serving.gateway.router.base import RouteChange, Served
 from serving.types import Route
 
 # What Airflow said of runs may be older than a request for one.

@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import chain
 from operator import attrgetter
-from pathlib import Path
 
 from serving.control.queries.views import ServedModel, Serving, ServingAt
-from serving.gateway.router.history import RouteChange, RouteHistory, Served
+from serving.gateway.router.base import RouteChange, RouteHistory, Served
 
 
 class Traffic:
     """The history of all routes, read once and then only where it grew. Safe for many threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._history = RouteHistory(path)
+    def __init__(self, history: RouteHistory) -> None:
+        self._history = history
         self._guarded = threading.Lock()
         self._offset = 0
         self._stamp = (0, 0)
@@ -63,7 +62,7 @@ class Traffic:
 
     def _known(self) -> dict[str, list[RouteChange]]:
         with self._guarded:
-            stamp = self._stat()
+            stamp = self._history.stamp()
             if stamp != self._stamp:
                 self._read_on(stamp)
             return self._changes
@@ -84,13 +83,6 @@ class Traffic:
             grown[model] = by_time
         self._changes = grown
         self._first = min((changes[0].at for changes in grown.values()), default=None)
-
-    def _stat(self) -> tuple[int, int]:
-        try:
-            stat = self._history.path.stat()
-        except FileNotFoundError:
-            return (0, 0)
-        return stat.st_ino, stat.st_size
 
 
 def _past(changes: Sequence[RouteChange], moment: datetime) -> int:

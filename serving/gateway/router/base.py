@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from model_store.errors import Permanent, Retryable
@@ -80,4 +82,40 @@ class TrafficRouter(Protocol):
 
         After a `write` that raised, this is what may be missing.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One arm of a route: the version, its bundle, and the percent of requests it was given."""
+
+    version: int
+    bundle_id: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """How `service` was routed from `at` until its next change. `arms`: stable, then candidate, if any."""
+
+    at: datetime
+    service: str
+    revision: int
+    stable: Served | None
+    candidate: Served | None
+
+    @property
+    def arms(self) -> tuple[Served, ...]:
+        return tuple(arm for arm in (self.stable, self.candidate) if arm)
+
+
+class RouteHistory(Protocol):
+    """What served when, as far back as anybody wrote it down."""
+
+    def read(self, *, offset: int = 0) -> tuple[list[RouteChange], int]:
+        """The changes after `offset` (0: all), oldest first, and the offset to go on from."""
+        ...
+
+    def stamp(self) -> tuple[int, int]:
+        """Which record it is, and how long: another record has another number, a longer one more to read."""
         ...

@@ -22,7 +22,7 @@ from serving.envoy_names import RESERVED_SUFFIXES
 from serving.gateway import endpoints
 from serving.gateway.router.base import StaleRoute, UnknownService, UnreadableRoute
 from serving.gateway.router.derived import derive
-from serving.gateway.router.history import RouteHistory
+from serving.gateway.router.history import RouteHistoryFile
 from serving.gateway.watches import require_spare
 from serving.home import Home
 from serving.types import ALL_STABLE, Deployment, Route, RouteSettings, TrafficSplit
@@ -42,7 +42,7 @@ class EnvoyFileRouter:
     def __init__(self, home: Home, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._home = home
         self._now = now
-        self._history = RouteHistory(home.route_history)
+        self._history = RouteHistoryFile(home.route_history)
         self._routes = str(home.routes)
         self._read: dict[str, tuple[tuple[int, int, int], Route]] = {}
 

@@ -9,44 +9,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from serving.gateway.router.base import RouteChange, Served
 from serving.types import Deployment, Route
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One arm of a route: the version, its bundle, and the percent of requests it was given."""
-
-    version: int
-    bundle_id: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class RouteChange:
-    """How `service` was routed from `at` until its next change. `arms`: stable, then candidate, if any."""
-
-    at: datetime
-    service: str
-    revision: int
-    stable: Served | None
-    candidate: Served | None
-
-    @property
-    def arms(self) -> tuple[Served, ...]:
-        return tuple(arm for arm in (self.stable, self.candidate) if arm)
-
-
-class RouteHistory:
-    """The file at `path`. Many processes may append to it."""
+class RouteHistoryFile:
+    """`RouteHistory` in the file at `path`. Many processes may append to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,6 +51,13 @@ class RouteHistory:
             return [], 0
         whole, _, rest = content.rpartition(b"\n")
         return list(_changes(whole)), offset + len(content) - len(rest)
+
+    def stamp(self) -> tuple[int, int]:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return stat.st_ino, stat.st_size
 
 
 def _ends_whole(descriptor: int) -> bool:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from model_store.errors import Permanent
 from serving.cli.app import app
+from serving.composition import wire
 from serving.control.analysis.policy import AnalysisPolicy
 from serving.control.rollout.journal import Event, Journal, release_id
 from serving.control.rollout.lock import Claim, ReleaseLock
@@ -97,14 +98,14 @@ def test_what_serves_and_what_is_warm_stays(home: Home) -> None:
     router.write("credit-risk", TrafficSplit(95, 5), stable=stable, candidate=candidate, at=0)
     router.write("fraud", ALL_STABLE, stable=deployment(4, service="fraud"), candidate=None, at=0)
     write_record(home, PodRecord(deployment(3), Path("bundle"), ""))
-    tidy(home, now=datetime.now(UTC))
+    tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == left(home, "artifacts") == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("phase", [Phase.PROGRESSING, Phase.WATCHING])
 def test_what_is_on_its_way_stays(home: Home, phase: Phase) -> None:
     released(home, 7, phase)
-    tidy(home, now=datetime.now(UTC))
+    tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == {7}
 
 
@@ -112,7 +113,7 @@ def test_the_versions_promoted_last_stay_to_go_back_to(home: Home) -> None:
     for number in range(10):
         # Every other one was rolled back: those are no use to anybody, however new.
         released(home, number, Phase.DONE if number % 2 else Phase.ROLLED_BACK)
-    assert needed(home, Retention(versions=3)) == {bundle_id(number) for number in (5, 7, 9)}
+    assert needed(wire(home), Retention(versions=3)) == {bundle_id(number) for number in (5, 7, 9)}
 
 
 def test_a_version_released_again_and_again_counts_once(home: Home) -> None:
@@ -124,13 +125,13 @@ def test_a_version_released_again_and_again_counts_once(home: Home) -> None:
         at = NOON + timedelta(hours=hours)
         state = replace(again, release_id=release_id("credit-risk", 2, at=at), started_at=at)
         journal.create(state, Event(at, "test", "it", 0))
-    assert needed(home, Retention(versions=2)) == {bundle_id(1), bundle_id(2)}
+    assert needed(wire(home), Retention(versions=2)) == {bundle_id(1), bundle_id(2)}
 
 
 def test_what_is_young_stays(home: Home) -> None:
     os.utime(home.store / "bundles" / bundle_id(5))
     os.utime(home.store / "artifacts" / bundle_id(6))
-    done = tidy(home, now=datetime.now(UTC))
+    done = tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == {5}
     assert left(home, "artifacts") == {5, 6}
     assert len(done.bundles) == 19
@@ -138,13 +139,13 @@ def test_what_is_young_stays(home: Home) -> None:
 
 def test_what_could_be_removed_is_what_is_removed(home: Home) -> None:
     released(home, 7, Phase.DONE)
-    found = reclaimable(home, now=datetime.now(UTC))
+    found = reclaimable(wire(home), now=datetime.now(UTC))
     size = found.size_bytes
     assert left(home) == set(range(20)), "looking removes nothing"
-    done = tidy(home, now=datetime.now(UTC))
+    done = tidy(wire(home), now=datetime.now(UTC))
     assert done.size_bytes == size > 38_000
     assert {path.name for path in found.bundles} == set(done.bundles)
-    assert reclaimable(home, now=datetime.now(UTC)).size_bytes == 0
+    assert reclaimable(wire(home), now=datetime.now(UTC)).size_bytes == 0
 
 
 APPROVAL = NOON - timedelta(days=60)
@@ -174,7 +175,7 @@ def ended(home: Home, name: str, at: datetime) -> None:
 def test_a_bundle_that_waits_for_people_stays_however_long(home: Home) -> None:
     asked(home, 7)
     home.config.write_text('{"retention": {"days": 1, "versions": 2}}')
-    tidy(home, now=datetime.now(UTC))
+    tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == left(home, "artifacts") == {7}
     assert left(home, "blobs") == {7}, "its run reads the gates' results again when it ends"
 
@@ -182,13 +183,13 @@ def test_a_bundle_that_waits_for_people_stays_however_long(home: Home) -> None:
 def test_what_ended_before_traffic_goes(home: Home) -> None:
     ended(home, asked(home, 7), APPROVAL + timedelta(hours=1))
     asked(home, 8, dry_run=True)
-    tidy(home, now=datetime.now(UTC))
+    tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == left(home, "blobs") == set()
 
 
 def test_a_repeated_run_has_not_ended_by_how_it_ended_before(home: Home) -> None:
     ended(home, asked(home, 7), APPROVAL - timedelta(hours=1))
-    tidy(home, now=datetime.now(UTC))
+    tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == {7}
 
 
@@ -199,14 +200,14 @@ def test_what_waits_for_its_turn_again_stays(home: Home) -> None:
         ended(home, name, APPROVAL + timedelta(hours=1))
         if claims != "neither":
             ReleaseLock(home.journal).acquire("credit-risk", Claim(NOON + timedelta(hours=number), name))
-    tidy(home, now=datetime.now(UTC))
+    tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == {7, 8}
 
 
 def test_a_release_that_cannot_be_read_stops_everything(home: Home) -> None:
     (home.releases / "credit-risk" / f"{asked(home, 7)}.json").write_text("{")
     with pytest.raises(ValueError, match="unexpected end of data"):
-        tidy(home, now=datetime.now(UTC))
+        tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == set(range(20))
 
 
@@ -215,7 +216,7 @@ def test_a_route_that_cannot_be_read_stops_everything(home: Home) -> None:
     router.write("credit-risk", ALL_STABLE, stable=deployment(1), candidate=None, at=0)
     router.file("credit-risk").write_text("{")
     with pytest.raises(UnreadableRoute, match="put a backup in its place"):
-        tidy(home, now=datetime.now(UTC))
+        tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == set(range(20))
 
 
@@ -233,7 +234,7 @@ def test_retention_is_kept_in_the_configuration_and_survives_up(home: Home) -> N
 def test_a_retention_that_makes_no_sense_removes_nothing(home: Home, written: str) -> None:
     home.config.write_text(f'{{"retention": {written}}}')
     with pytest.raises(Permanent, match=r'Write {"days": 30, "versions": 5}'):
-        tidy(home, now=datetime.now(UTC))
+        tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == set(range(20))
 
 

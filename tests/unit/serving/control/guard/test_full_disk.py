@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from model_store.errors import Retryable
-from serving.control.guard.__main__ import _ails
 from serving.control.guard.exposition import serve
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.plan import Phase
 from serving.gateway.bootstrap import prepare
 from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.guard import _ails
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
 from tests.unit.serving.full_disk import Disk

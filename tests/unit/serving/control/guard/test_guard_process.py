@@ -1,4 +1,4 @@
-"""`python -m serving.control.guard` as the stack starts it, with a real Envoy and no Airflow anywhere."""
+"""`python -m serving.guard` as the stack starts it, with a real Envoy and no Airflow anywhere."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scene:
         environment = {**os.environ, **ports, "SLIPWAY_HOME": str(self.gateway.home.root)}
         with (self.gateway.home.logs / "guard.log").open("ab") as log:
             self.guard = subprocess.Popen(
-                [sys.executable, "-m", "serving.control.guard"],
+                [sys.executable, "-m", "serving.guard"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,

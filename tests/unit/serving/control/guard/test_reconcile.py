@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.control.guard.__main__ import _reconcile
 from serving.gateway.bootstrap import prepare, routes_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.guard import _reconcile
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE
 from tests.contract.router_contract import BLUE

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page.home import Shelf
+from serving.composition import wire
 from serving.control import freezing
 from serving.control.freezes import Freezes
 from serving.control.queries.statuses import Status
 from serving.control.rollout.control import Wish
-from serving.control.wiring import wire
 from tests.unit.serving.control.queries.test_library import NOW, World, standing_model
 
 WORDS = "frozen until 2026-11-21 13:00 UTC: audit (ada)"

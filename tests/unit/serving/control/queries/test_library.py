@@ -15,6 +15,7 @@ from benchmarks.page.home import Shelf
 from model_store.errors import Retryable
 from model_store.installation import ROOT as REPOSITORY
 from model_store.release_spec import load
+from serving.composition import wire
 from serving.control import flapping
 from serving.control.audit import AuditTrail, Entry
 from serving.control.freezes import Freezes
@@ -25,7 +26,6 @@ from serving.control.queries.outcomes import Outcome
 from serving.control.queries.runs import ModelDag, Question, RunSeen, Situation, TaskSeen
 from serving.control.queries.statuses import Status
 from serving.control.rollout.lock import Claim, ReleaseLock
-from serving.control.wiring import wire
 from serving.home import Home, Ports
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint

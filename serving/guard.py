@@ -1,4 +1,4 @@
-"""`python -m serving.control.guard`: runs until it is told to end."""
+"""`python -m serving.guard`: runs until it is told to end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from model_store.errors import Permanent, SlipwayError
+from serving import composition
 from serving.control.guard.exposition import serve
 from serving.control.guard.guard import Guard
 from serving.control.guard.pods import PodWatch
@@ -20,11 +21,9 @@ from serving.control.guard.timing import Timing
 from serving.control.rollout.journal import Journal
 from serving.control.shadow import Shadow
 from serving.gateway import access_log
-from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
-from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.targets import targets
-from serving.platforms.by_spec import platform_of
 
 TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
@@ -35,18 +34,17 @@ log = logging.getLogger("slipway.guard")
 
 def main(home: Home) -> None:
     """Tick more than four times a second. Raises `Permanent` if another guard of this installation runs."""
-    router = EnvoyFileRouter(home)
-    metrics = EnvoyAdmin(home.envoy_admin_url)
-    pods = PodWatch(platform_of(home), EnvoyFileRouter(home))
+    router = composition.router_of(home)
+    pods = PodWatch(composition.platform_of(home), composition.router_of(home))
     guard = Guard(
         Journal(home.journal),
         router,
-        metrics,
+        composition.metrics_of(home),
         now=_utc,
         monotonic=time.monotonic,
         shadow=Shadow(home.requests),
         # Asked last in a tick, and not for long: it must never keep the next one waiting.
-        timing=Timing(EnvoyAdmin(home.envoy_admin_url, timeout_seconds=0.2), monotonic=time.monotonic),
+        timing=Timing(composition.latencies_of(home, timeout_seconds=0.2), monotonic=time.monotonic),
         pods=pods,
     )
     ending = threading.Event()
@@ -60,7 +58,7 @@ def main(home: Home) -> None:
         server.shutdown()
 
 
-def _run(home: Home, guard: Guard, router: EnvoyFileRouter, ending: threading.Event) -> None:
+def _run(home: Home, guard: Guard, router: TrafficRouter, ending: threading.Event) -> None:
     due = reconcile_due = time.monotonic()
     while not ending.wait(max(0.0, due - time.monotonic())):
         # After a tick that took too long the next comes a full interval later, not at once.
@@ -74,7 +72,7 @@ def _run(home: Home, guard: Guard, router: EnvoyFileRouter, ending: threading.Ev
                 access_log.turn_over(home)
 
 
-def _reconcile(guard: Guard, router: EnvoyFileRouter) -> None:
+def _reconcile(guard: Guard, router: TrafficRouter) -> None:
     """Counts the routes that cannot be read, of which nothing is derived anew."""
     with guard.apart("reconcile"):
         router.reconcile()

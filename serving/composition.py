@@ -1,0 +1,88 @@
+"""Which implementation stands behind each port. The only module that chooses.
+
+The command line, the guard, the page, Airflow's tasks and tests take what they need from here, and know the
+ports alone (`serving.platforms.base`, `serving.gateway.router.base`, `serving.metrics.base`). Implementations
+are imported when they are asked for: who only returns traffic does not load what builds versions.
+"""
+
+from __future__ import annotations
+
+from model_store.extensions import GATEWAYS, METRICS_SOURCES
+from serving.control.releases import Release, Releases
+from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.journal import Journal
+from serving.control.rollout.lock import ReleaseLock
+from serving.control.wiring import Services, now
+from serving.gateway.router.base import RouteHistory, TrafficRouter
+from serving.home import Home
+from serving.metrics.base import MetricsSource
+from serving.metrics.latency import LatencySource
+from serving.platforms.base import Platform
+
+# The gateway that there is, and what it counts. Platforms are chosen by each version's spec.
+ENVOY = "envoy"
+
+
+def platform_of(home: Home) -> Platform:
+    """Where pods run: each deployment where its bundle's spec says."""
+    from serving.platforms import by_spec
+
+    return by_spec.platform_of(home)
+
+
+def router_of(home: Home) -> TrafficRouter:
+    """Who decides which arm a request meets."""
+    router: TrafficRouter = GATEWAYS.load(ENVOY)(home)
+    return router
+
+
+def history_of(home: Home) -> RouteHistory:
+    """How routes were."""
+    from serving.gateway.router.history import RouteHistoryFile
+
+    return RouteHistoryFile(home.route_history)
+
+
+def metrics_of(home: Home) -> MetricsSource:
+    """What happened to requests."""
+    source: MetricsSource = METRICS_SOURCES.load(ENVOY)(home)
+    return source
+
+
+def latencies_of(home: Home, *, timeout_seconds: float) -> LatencySource:
+    """How long requests took."""
+    from serving.metrics.envoy import EnvoyAdmin
+
+    return EnvoyAdmin(home.envoy_admin_url, timeout_seconds=timeout_seconds)
+
+
+def rollouts_of(home: Home) -> Rollouts:
+    """All that returning traffic takes: neither the store, nor MLflow, nor a platform."""
+    return Rollouts(Journal(home.journal), router_of(home), now=now)
+
+
+def wire(home: Home | None = None) -> Services:
+    """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet."""
+    from model_store.registry import Registry
+    from model_store.storage.store import Store
+
+    home = home or Home.locate()
+    journal, router = Journal(home.journal), router_of(home)
+    return Services(
+        home=home,
+        releases=Releases(home.releases),
+        store=Store(home.store),
+        registry=Registry(home.mlflow_url),
+        router=router,
+        history=history_of(home),
+        platform=platform_of(home),
+        journal=journal,
+        lock=ReleaseLock(home.journal),
+        rollouts=Rollouts(journal, router, now=now),
+    )
+
+
+def opened(release_id: str) -> tuple[Services, Release]:
+    """The installation, and the release a task belongs to."""
+    services = wire()
+    return services, services.releases.load(release_id)

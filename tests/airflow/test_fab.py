@@ -18,7 +18,7 @@ from serving.control.acting import trail_of
 from serving.control.audit import Entry
 from serving.control.freezing import freezes_of
 from serving.gateway.router.history import RouteHistoryFile
-from serving.types import Route
+from serving.types import Deployment, Route
 from tests.airflow.desk import (
     API,
     APPROVED,
@@ -198,7 +198,7 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         trail_of(world.services).append(entry)
         freezes_of(world.services).add(model, by=who, reason=f"of {model}", until=None, at=then)
         history = RouteHistoryFile(world.home.route_history)
-        served = world.platform.deploy(world.bundle(1), world.slot, replicas=1)
+        served = Deployment(world.start_pods(1), ())
         history.append(_route(model, served), at=then)
     trail_of(world.services).append(Entry(at, "opal", "freeze", None, reason="all of them"))
     under_way(world)

@@ -15,7 +15,6 @@ from serving.control import rolling
 from serving.control.admission import take_turn
 from serving.types import Outcome
 from tests.airflow.world import MODEL, World
-from tests.contract.platform_contract import applied
 
 
 async def fired(trigger: triggers.LookingTrigger, *, within: float = 5) -> str:
@@ -87,13 +86,13 @@ async def test_somebody_who_ends_a_waiting_task_frees_its_place(world: World) ->
 
 
 async def test_pods_that_are_never_ready_are_waited_for_only_so_long(world: World) -> None:
-    deployment = applied(world.platform, world.bundle(1), world.slot)
+    deployment = world.start_pods(1)
     world.platform.hold_back(deployment.bundle_id)
     assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 0.2)) == "late"
 
 
 async def test_pods_that_become_ready_end_the_wait(world: World) -> None:
-    deployment = applied(world.platform, world.bundle(1), world.slot)
+    deployment = world.start_pods(1)
     assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 60)) == "ready"
 
 

@@ -277,15 +277,20 @@ class World:
 
     def serve(self, version: int) -> None:
         """Let `version` have all traffic, as after a finished release."""
-        bundle = self.bundle(version)
-        ref = DeploymentRef(MODEL, self.slot, bundle.id, version)
-        self.platform.apply(ref, DeploymentSpec(bundle, replicas=1))
+        ref = self.start_pods(version)
         deployed = Deployment(ref, self.platform.status(ref).endpoints)
         route = self.router.read(MODEL) if MODEL in self.router.services() else None
         self.router.write(
             MODEL, ALL_STABLE, stable=deployed, candidate=None, at=route.revision if route else 0
         )
         self.registry.aliases_by_model[MODEL]["champion"] = version
+
+    def start_pods(self, version: int) -> DeploymentRef:
+        """Of a version, where no traffic is."""
+        bundle = self.bundle(version)
+        ref = DeploymentRef(MODEL, self.slot, bundle.id, version)
+        self.platform.apply(ref, DeploymentSpec(bundle, replicas=1))
+        return ref
 
     @property
     def slot(self) -> Slot:

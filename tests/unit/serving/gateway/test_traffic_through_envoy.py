@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,23 @@ def test_envoy_accepts_its_configuration_without_a_warning(gateway: Gateway) -> 
     log = Path(gateway.home.logs / "envoy.log").read_text()
     assert "deprecated" not in log.lower()
     assert "rejected" not in log
+
+
+@pytest.mark.parametrize("arm", ["stable", "candidate"])
+def test_pods_that_move_during_a_canary_are_followed_without_a_failed_request(
+    service: Service, pods: Pods, arm: str
+) -> None:
+    service.shift(50)
+    wait_for_candidate(service, pods)
+    left = pods.all[0 if arm == "stable" else 1]
+    at, moved = pods.start(f"{arm} elsewhere"), getattr(service, arm)
+    with ThreadPoolExecutor(1) as beside:
+        answers = beside.submit(service.burst, 400)
+        service.gateway.router.move(replace(moved, endpoints=deployment(service.name, 9, at).endpoints))
+        assert answers.result() == {200: 400}
+    service.gateway.wait(lambda: service.gateway.infer(service.name) and at.answered > 0)
+    asked = left.answered
+    assert service.burst(100) == {200: 100}
+    assert left.answered == asked
+    route = service.gateway.router.read(service.name)
+    assert (route.split, route.revision) == (TrafficSplit(50, 50), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ MISSING_SLICE = "(missing)"
 # Of a column's standard deviation: rounding that adds so much noise, or more, is no longer the same column.
 _TOLERATED_LOSS = 0.05
 _FLOAT64_NOISE = 1e-14
+_DECIMAL_COMMA = re.compile(r"[-+]?[\d.]*,\d+(?:[eE][-+]?\d+)?")
 
 
 class Unusable(ValueError):  # noqa: N818 - a column, not an error, is unusable
@@ -139,12 +141,30 @@ def _typed(column: pa.Array, name: str, spec: TensorSpec, nullable: bool) -> Arr
         example = next((value for value in column.to_pylist()[:1000] if value is not None), None)
         raise Unusable(
             f"column `{name}` holds {column.type} like {example!r}, input {spec.name} takes {spec.datatype}",
-            "put the column under data.slices or data.ignore, or encode it as the model was trained",
+            _remedy_for_text(example),
         )
     if column.null_count and not (nullable and wanted.kind == "f"):
-        raise Unusable(f"column `{name}` has {column.null_count} missing values", "fill or drop them")
+        raise Unusable(
+            f"column `{name}` has {column.null_count} missing values", missing_remedy(name, wanted)
+        )
     values: Array = column.to_numpy(zero_copy_only=False)
     return values if spec.datatype == "BYTES" else _cast(values, wanted, name, _allows(nullable))
+
+
+def missing_remedy(name: str, wanted: np.dtype[Any] | None = None) -> str:
+    """Where a model takes missing values, two places must know of it: the check of the rows, and the pods."""
+    if wanted is not None and wanted.kind != "f":
+        return f"fill or drop them: a tensor of {wanted} has no missing values"
+    return (
+        f"if the model takes missing values, set data.columns.{name}.nullable: true, and"
+        " serving.finite_inputs: false, or pods refuse NaN; else fill or drop them"
+    )
+
+
+def _remedy_for_text(example: object) -> str:
+    if isinstance(example, str) and _DECIMAL_COMMA.fullmatch(example.strip()):
+        return "write numbers with a decimal point (pandas: to_csv(path, decimal='.'))"
+    return "put the column under data.slices or data.ignore, or encode it as the model was trained"
 
 
 def _kind(column: pa.Array) -> str:
@@ -165,7 +185,7 @@ def _allows(nullable: bool) -> Callable[[Array], Array]:
 def _cast(values: Array, wanted: np.dtype[Any], name: str, is_fine: Callable[[Array], Array]) -> Array:
     if values.dtype.kind == "f" and not (fine := is_fine(values)).all():
         wrong = f"column `{name}` has {np.count_nonzero(~fine)} values that are NaN or infinite"
-        raise Unusable(wrong, "fill or drop them, or mark the column `nullable` if the model takes NaN")
+        raise Unusable(wrong, missing_remedy(name, wanted))
     with np.errstate(over="ignore"):
         cast = values.astype(wanted)
     exact = not np.isinf(cast).any() if wanted.kind == "f" else np.array_equal(cast, values)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import csv, parquet
 
 from model_store.durable import digest_bytes
-from model_store.errors import Permanent
+from model_store.errors import Permanent, first_line
 
 
 class UnreadableTable(Permanent):
@@ -23,10 +24,36 @@ def read_table(path: Path) -> tuple[pa.Table, str]:
         table = parquet.read_table(source) if path.suffix == ".parquet" else _read_csv(source)
     except (pa.ArrowException, OSError, ValueError) as error:
         kind = "Parquet" if path.suffix == ".parquet" else "CSV"
-        raise UnreadableTable(f"{path} is not {kind}: {error}", remedy="write the file again") from error
+        raise UnreadableTable(
+            f"{path} is not {kind}: {first_line(error)}", remedy=_remedy_for(path, content)
+        ) from error
+    _refuse_other_encodings(path, table)
     if not table.num_rows:
         raise UnreadableTable(f"{path} has no rows", remedy="write rows nobody trained on into it")
     return _decoded(_without_repeated_names(path, table)), digest_bytes(content)
+
+
+def _remedy_for(path: Path, content: bytes) -> str:
+    """What a spreadsheet of another country, or another program, wrote."""
+    if path.suffix == ".csv" and content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "it is UTF-16: write it as UTF-8 (pandas: to_csv(path, encoding='utf-8'))"
+    header = content.split(b"\n", 1)[0]
+    if path.suffix == ".csv" and b";" in header and b"," not in header:
+        return (
+            "its columns are separated by `;`: write it with commas between columns and points in numbers"
+            " (pandas: to_csv(path, sep=',', decimal='.'))"
+        )
+    return "write the file again"
+
+
+def _refuse_other_encodings(path: Path, table: pa.Table) -> None:
+    """pyarrow reads text that is no UTF-8 as bytes."""
+    odd = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+    if odd and path.suffix == ".csv":
+        raise UnreadableTable(
+            f"{path}: the text in {', '.join(f'`{name}`' for name in odd[:10])} is not UTF-8",
+            remedy="write the file as UTF-8 (pandas: to_csv(path, encoding='utf-8'))",
+        )
 
 
 def _decoded(table: pa.Table) -> pa.Table:

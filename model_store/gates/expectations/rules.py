@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from model_store.columns import missing_remedy
+from model_store.errors import bounded
 from model_store.gates.expectations.great import Finding, great_expectations
 from model_store.release_spec import Column, Data
 from model_store.types import Check
@@ -18,16 +21,18 @@ if TYPE_CHECKING:
 POSITIVE = "label is positive"
 LEAKED = "row is a calibration row too"
 READABLE = "row can be fed to the model"
+MOST_NAMED = 60
 ADDED = (POSITIVE, LEAKED, READABLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One expectation in words, and the number it must keep."""
+    """One expectation in words, the number it must keep, and what to do about what was observed instead."""
 
     says: str
     limit: float
     expectation: Expectation
+    remedy: Callable[[float], str] | None = None
 
 
 def schema(required: Iterable[str]) -> Iterator[Rule]:
@@ -53,7 +58,8 @@ def columns(names: Iterable[str], said: Mapping[str, Column], *, slices: Iterabl
     for name in names:
         column = said.get(name, Column(nullable=name in may_be_empty))
         if not column.nullable:
-            yield Rule(f"{name} is never missing", 0, gxe.ExpectColumnValuesToNotBeNull(column=name))
+            never = gxe.ExpectColumnValuesToNotBeNull(column=name)
+            yield Rule(f"{name} is never missing", 0, never, partial(_fill, name))
         if column.values is not None:
             allowed = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values))
             yield Rule(f"{name} holds allowed values", 0, allowed)
@@ -86,7 +92,19 @@ def leakage(data: Data) -> Iterator[Rule]:
         max_value=limit,
         description=f"share of rows that also stand in the calibration file is at most {limit:g}",
     )
-    yield Rule("rows are not calibration rows", limit, share)
+    yield Rule("rows are not calibration rows", limit, share, _separate)
+
+
+def _fill(name: str, _: float) -> str:
+    return missing_remedy(name)
+
+
+def _separate(share: float) -> str:
+    """Equal rows need not be the same row: with few or rounded columns some are equal by nature."""
+    return (
+        "take rows for calibration that are not in the evaluation file; where different cases have equal"
+        f" values by nature, allow their share with data.max_leaked_share: {math.ceil(share * 100) / 100:g}"
+    )
 
 
 def readable(problem: str) -> Iterator[Rule]:
@@ -100,9 +118,11 @@ def readable(problem: str) -> Iterator[Rule]:
 
 def to_check(role: str, rule: Rule, finding: Finding) -> Check:
     """What was found, as the gates report it. `observed`: a mean or a count, or how many values are wrong."""
-    said = (rule.expectation.description, finding.exception or _what(finding.result))
-    detail = "" if finding.success else "; ".join(part for part in said if part)
-    return Check(f"{role}: {rule.says}", _observed(finding), rule.limit, finding.success, detail)
+    observed = _observed(finding)
+    remedy = rule.remedy(observed) if rule.remedy and math.isfinite(observed) else ""
+    said = (rule.expectation.description, finding.exception or _what(finding.result), remedy)
+    detail = "" if finding.success else bounded("; ".join(part for part in said if part))
+    return Check(f"{role}: {rule.says}", observed, rule.limit, finding.success, detail)
 
 
 def _observed(finding: Finding) -> float:
@@ -119,13 +139,18 @@ def _observed(finding: Finding) -> float:
 
 def _what(result: dict[str, Any]) -> str:
     if missing := _missing(result):
-        has = (name for name in result["observed_value"] if name not in ADDED)
-        return f"lacks {', '.join(missing)}; has {', '.join(has)}"
+        has = [name for name in result["observed_value"] if name not in ADDED]
+        return f"lacks {_named(missing)}; has {_named(has)}"
     if count := result.get("unexpected_count"):
         examples = ", ".join(dict.fromkeys(map(str, result.get("partial_unexpected_list", []))))
         return f"not so for {count} of {result['element_count']} values, e.g. {examples or 'missing ones'}"
     observed = result.get("observed_value")
     return "" if observed is None else f"observed {observed}"
+
+
+def _named(columns: list[str]) -> str:
+    more = f" and {len(columns) - MOST_NAMED} more" if len(columns) > MOST_NAMED else ""
+    return ", ".join(columns[:MOST_NAMED]) + more
 
 
 def _missing(result: dict[str, Any]) -> list[str]:

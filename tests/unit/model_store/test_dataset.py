@@ -252,6 +252,29 @@ def test_a_column_that_cannot_be_fed_is_named(write: Write, changes: dict[str, A
     assert complaint in refusal(write(**changes)).problem
 
 
+@pytest.mark.parametrize(
+    ("content", "said", "remedy"),
+    [
+        (b"age;bad\n1,5;0\n", "is not CSV", "separated by `;`"),
+        (
+            "age,bad\ngr\xfcn,0\n".encode("latin-1"),
+            "the text in `age` is not UTF-8",
+            "write the file as UTF-8",
+        ),
+        ("age,bad\n1,0\n".encode("utf-16"), "is not CSV", "it is UTF-16"),
+        (b'age,bad\n"1,5",0\n', "holds string like '1,5'", "write numbers with a decimal point"),
+    ],
+)
+def test_what_a_spreadsheet_of_another_country_wrote_is_named(
+    tmp_path: Path, content: bytes, said: str, remedy: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    found = refusal(path, columns={"input": ("age",)})
+    assert said in found.problem
+    assert remedy in found.remedy
+
+
 def test_a_nullable_column_may_hold_nan_but_never_infinity(write: Write) -> None:
     said = data(columns={"age": {"nullable": True}})
 

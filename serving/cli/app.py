@@ -12,6 +12,7 @@ import typer
 from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
 from serving.cli import keys, releases, stack
+from serving.cli import spec as specs
 from serving.cli.accounts import accounts
 from serving.cli.doctor import doctor as examine
 from serving.cli.keeping_commands import store_app, webhooks
@@ -118,6 +119,7 @@ app.registered_commands += people.registered_commands
 
 app.add_typer(accounts, name="users")
 app.add_typer(keys.commands, name="keys")
+app.add_typer(specs.commands, name="spec")
 
 
 @app.command()

@@ -1,0 +1,88 @@
+"""spec init: a first release spec from a model and labelled rows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from model_store.durable import write_file
+from model_store.errors import Permanent
+from model_store.first_spec import FirstSpec, first_spec
+from model_store.registry import Registry
+from serving.cli.check import REGISTERED
+from serving.cli.options import Json
+from serving.cli.output import console, print_json, telling_failures
+from serving.home import Home
+
+commands = typer.Typer(help="Release specs.", no_args_is_help=True)
+MAX_DOWNLOAD_MB = 8192
+
+
+@commands.command("init")
+def init(
+    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, or a model folder as MLflow saves it.")],
+    data: Annotated[Path, typer.Option(help="Labelled rows nobody trained on, .parquet or .csv.")],
+    calibration: Annotated[
+        Path | None, typer.Option(help="Rows to tune int8 on.", show_default="a fifth of --data")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="The column with the right answer.", show_default="the one that is left"),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The registered model's name.", show_default="of models:/, of the folder"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The spec to write.", show_default="NAME.yaml here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a first spec: what model and rows say for certain, and questions for the rest."""
+    with telling_failures(as_json=as_json):
+        with tempfile.TemporaryDirectory(prefix="slipway-spec-") as scratch:
+            called, folder = _model(Home.locate(), model, Path(scratch))
+            called = name or called
+            files = data.resolve(), calibration.resolve() if calibration else None
+            path = output or Path(f"{called}.yaml")
+            if path.exists():
+                raise Permanent(f"{path} is there already", remedy="name another file by --output")
+            spec = first_spec(called, folder, files[0], calibration=files[1], label=label)
+        write_file(path, spec.text.encode())
+        _tell(path, model, spec, as_json=as_json)
+
+
+def _model(home: Home, model: str, scratch: Path) -> tuple[str, Path]:
+    """Its name and its folder. Raises `Permanent`, or `Retryable` while MLflow does not answer."""
+    if not model.startswith("models:"):
+        folder = Path(model).expanduser().resolve()
+        if not folder.is_dir():
+            raise Permanent(
+                f"there is no folder {folder}", remedy="name a model folder, or models:/NAME/VERSION"
+            )
+        return folder.name, folder
+    found = REGISTERED.fullmatch(model)
+    if found is None:
+        raise Permanent(
+            f"{model!r} names no version", remedy="write models:/NAME/VERSION or models:/NAME@alias"
+        )
+    registry = Registry(os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url)
+    ref = registry.resolve(found["name"], found["version"] or found["alias"])
+    return ref.name, registry.download(ref, scratch / "model", max_size_mb=MAX_DOWNLOAD_MB).folder
+
+
+def _tell(path: Path, model: str, spec: FirstSpec, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"spec": str(path), "found": spec.found, "asks": spec.asks})
+        return
+    console.print(Text.assemble("Written: ", (str(path), "bold")), soft_wrap=True)
+    for found in spec.found:
+        console.print(Text.assemble(("  found  ", "green"), found), soft_wrap=True)
+    for ask in spec.asks:
+        console.print(Text.assemble(("  asks   ", "yellow"), ask), soft_wrap=True)
+    console.print(f"Then: ./slipway check {path} --model {model}", soft_wrap=True)

@@ -7,13 +7,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 
 from model_store.export.base import NotExportable
 from model_store.types import TensorSpec
 
 Array = np.ndarray[Any, Any]
 Answers = Mapping[str, Array]
+
+# Of ai.onnx.ml: their numbers are float32 by the operators' definition.
+_ANSWER_FLOAT32 = {
+    "TreeEnsembleClassifier", "TreeEnsembleRegressor", "LinearClassifier", "LinearRegressor",
+    "SVMClassifier", "SVMRegressor", "Normalizer", "Scaler",
+}  # fmt: skip
+_KEEP_THE_TYPE = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"}
 
 
 def constant_outputs(model: onnx.ModelProto) -> list[str]:
@@ -111,18 +118,21 @@ def with_computed_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """The outputs declared in the type that their operators give: skl2onnx declares float64 of a tree on
     float64 inputs, which answers float32, and onnxruntime refuses the lie.
     """
-    asked = onnx.ModelProto()
-    asked.CopyFrom(model)
-    for output in asked.graph.output:
-        output.ClearField("type")
-    inferred = shape_inference.infer_shapes(asked)
+    makers = {name: node for node in model.graph.node for name in node.output if name}
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    for declared, found in zip(changed.graph.output, inferred.graph.output, strict=True):
-        element = found.type.tensor_type.elem_type
-        if declared.type.HasField("tensor_type") and element != TensorProto.UNDEFINED:
-            declared.type.tensor_type.elem_type = element
+    for output in changed.graph.output:
+        if output.type.tensor_type.elem_type == TensorProto.DOUBLE and _is_single(output.name, makers):
+            output.type.tensor_type.elem_type = TensorProto.FLOAT
     return changed
+
+
+def _is_single(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether `name` comes from an operator whose numbers are float32 whatever its input is."""
+    node = makers.get(name)
+    while node is not None and node.op_type in _KEEP_THE_TYPE:
+        node = makers.get(node.input[0])
+    return node is not None and node.domain == "ai.onnx.ml" and node.op_type in _ANSWER_FLOAT32
 
 
 def as_answered(specs: Collection[TensorSpec], answers: Answers) -> tuple[TensorSpec, ...]:

@@ -19,16 +19,30 @@ _WHOLE: frozenset[Datatype] = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """Inputs that an ONNX model may have. `is_narrowed`: it rounds them to float32 itself, as trees of
+    scikit-learn do, so that clients and data files need not.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    is_narrowed: bool = False
+
+    def __str__(self) -> str:
+        types = ", ".join(sorted({spec.datatype for spec in self.inputs}))
+        return f"{types} inputs{', rounded to FP32' if self.is_narrowed else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """`typed`: what the original is given, in the signature's own types: `is_table` says that these are the
-    columns of a table. `attempts`: the inputs an ONNX model may have, the most welcome first. `columns` and
+    columns of a table. `attempts`: what an ONNX model may take, the most welcome first. `columns` and
     `typed_columns`: which data columns fill them, None where the data file decides.
     """
 
     typed: tuple[TensorSpec, ...]
     typed_columns: Columns | None
     is_table: bool
-    attempts: tuple[tuple[TensorSpec, ...], ...]
+    attempts: tuple[Attempt, ...]
     columns: Columns | None
 
 
@@ -68,8 +82,8 @@ def plan(logged: LoggedModel, data: Data) -> Plan:
     fields = logged.signature.inputs
     if any(field.shape is not None for field in fields):
         typed = tuple(_tensor(field) for field in fields)
-        attempts = [tuple(_as(spec, types[spec.datatype]) for spec in typed) for types in _types(typed)]
-        return Plan(typed, None, False, tuple(attempts), None)
+        inputs = [tuple(_as(spec, types[spec.datatype]) for spec in typed) for types in _types(typed)]
+        return Plan(typed, None, False, _attempts(inputs), None)
     return _plan_table(fields, data)
 
 
@@ -78,11 +92,17 @@ def _plan_table(fields: Sequence[Field], data: Data) -> Plan:
     _refuse_label(by_name, data)
     typed = tuple(TensorSpec(name, datatype, (-1,)) for name, datatype in by_name.items())
     columns = data.inputs or _group(by_name)
-    attempts = []
+    inputs = []
     for types in _types(typed):
         wanted = {name: types[datatype] for name, datatype in by_name.items()}
-        attempts.append(tuple(_stacked(name, names, wanted) for name, names in columns.items()))
-    return Plan(typed, {name: name for name in by_name}, True, tuple(dict.fromkeys(attempts)), columns)
+        inputs.append(tuple(_stacked(name, names, wanted) for name, names in columns.items()))
+    return Plan(typed, {name: name for name in by_name}, True, _attempts(inputs), columns)
+
+
+def _attempts(inputs: Sequence[tuple[TensorSpec, ...]]) -> tuple[Attempt, ...]:
+    """FP32, FP64, INT64 where that may help, and FP64 that is rounded inside."""
+    wide = [Attempt(inputs[1], is_narrowed=True)] if len(inputs) > 1 else []
+    return (*map(Attempt, inputs), *wide)
 
 
 def _types(typed: Sequence[TensorSpec]) -> Iterator[Mapping[Datatype, Datatype]]:

@@ -28,11 +28,11 @@ from model_store.export.original import Original
 from model_store.export.outputs import rows_first, with_computed_types, without_outputs
 from model_store.export.pairing import Paired, pair
 from model_store.export.says import Says
-from model_store.export.signature import Plan, plan
+from model_store.export.signature import Attempt, Plan, plan
 from model_store.export.versions import differing, recorded_versions, refuse_other_versions
 from model_store.inference import NotRunnable, answer, open_session
 from model_store.release_spec import ReleaseSpec
-from model_store.types import TensorSpec, Toolchain
+from model_store.types import Toolchain
 
 CHILD = Path(__file__).with_name("sklearn_child.py")
 _SCORES = ("predict_proba", "decision_function")
@@ -69,12 +69,12 @@ def convert(
     planned = plan(logged, spec.data)
     typed = read_dataset(evaluation, spec.data, planned.typed, columns=planned.typed_columns, labelled=False)
     failures: list[Failure] = []
-    for number, inputs in enumerate(planned.attempts):
+    for number, attempt in enumerate(planned.attempts):
         folder = work / f"attempt-{number}"
         folder.mkdir(parents=True)
         try:
-            rows = read_dataset(evaluation, spec.data, inputs, columns=planned.columns)
-            _write_request(folder, model, settings, spec, inputs, planned, typed, rows, differing(recorded))
+            rows = read_dataset(evaluation, spec.data, attempt.inputs, columns=planned.columns)
+            _write_request(folder, model, settings, spec, attempt, planned, typed, rows, differing(recorded))
             _run(folder, limits or Limits())
             return _result(folder, spec, rows)
         except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
@@ -88,8 +88,8 @@ def _none_agrees(planned: Plan, failures: Sequence[Failure], work: Path) -> Perm
     if len(failures) == 1 or not changed:
         return failures[0]
     tried = [
-        f"With {', '.join(sorted({spec.datatype for spec in inputs}))} inputs: {failure.problem}"
-        for inputs, failure in zip(planned.attempts, failures, strict=True)
+        f"With {attempt}: {failure.problem.rstrip('.')}."
+        for attempt, failure in zip(planned.attempts, failures, strict=True)
     ]
     return NotExportable(
         f"the original itself answers {changed:,} rows otherwise when its numbers are rounded to float32."
@@ -125,7 +125,7 @@ def _write_request(
     model: Path,
     settings: dict[str, Any],
     spec: ReleaseSpec,
-    inputs: tuple[TensorSpec, ...],
+    attempt: Attempt,
     planned: Plan,
     typed: Dataset,
     rows: Dataset,
@@ -139,13 +139,14 @@ def _write_request(
         "format": _saved_as(settings),
         "trusted_types": list(spec.source.skops_trusted_types),
         "code": str(model.parent / settings["code"]) if settings.get("code") else None,
-        "inputs": [[spec.name, spec.datatype, list(spec.shape)] for spec in inputs],
+        "inputs": [[spec.name, spec.datatype, list(spec.shape)] for spec in attempt.inputs],
+        "is_narrowed": attempt.is_narrowed,
         "rows": list(typed.inputs),
         "is_table": planned.is_table,
         "columns": typed.columns,
         "tensors": rows.columns,
         "differing": differing,
-        "is_last": inputs == planned.attempts[-1] and len(planned.attempts) > 1,
+        "is_last": attempt == planned.attempts[-1] and len(planned.attempts) > 1,
         "path": [entry for entry in sys.path if Path(entry).is_absolute()],
     }
     (work / "request.json").write_text(json.dumps(request))

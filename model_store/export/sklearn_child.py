@@ -64,7 +64,7 @@ def _convert(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         told["rounded"] = _changed_by_rounding(model, rows, said["predict"])
     # Last: what was told is wanted also where this fails.
     try:
-        onnx = _to_onnx(model, request["inputs"], request["tensors"])
+        onnx = _to_onnx(model, request)
     except Refused as refused:
         return {
             **told,
@@ -154,21 +154,22 @@ def _load_skops(path: str, trusted: list[str]) -> Any:
     return skops.io.load(path, trusted=trusted)
 
 
-def _to_onnx(model: Any, inputs: list[list[Any]], columns: dict[str, Any]) -> Any:
+def _to_onnx(model: Any, request: dict[str, Any]) -> Any:
     from skl2onnx.common import data_types as types
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
     tensors = {
         "FP32": types.FloatTensorType,
-        "FP64": types.DoubleTensorType,
+        "FP64": types.FloatTensorType if request["is_narrowed"] else types.DoubleTensorType,
         "INT64": types.Int64TensorType,
         "BYTES": types.StringTensorType,
     }
-    initial = [(name, tensors[datatype]([None, *shape[1:]])) for name, datatype, shape in inputs]
+    initial = [(name, tensors[datatype]([None, *shape[1:]])) for name, datatype, shape in request["inputs"]]
     _let_booleans_be_numbers()
     _forget_transform(model)
     try:
-        return _in_order(_asked_by_name(model, initial, columns))
+        onnx = _in_order(_asked_by_name(model, initial, request["tensors"]))
+        return _narrowing(onnx) if request["is_narrowed"] else onnx
     except MemoryError:
         raise
     except Exception as error:
@@ -226,6 +227,25 @@ def _by_columns(model: Any, initial: list[tuple[str, Any]], columns: list[str]) 
     graph.input.append(helper.make_tensor_value_info(name, element, [None, len(columns)]))
     graph.initializer.append(sizes)
     graph.node.extend(nodes)
+    return onnx
+
+
+def _narrowing(onnx: Any) -> Any:
+    """The same model with float64 inputs, which it rounds to float32 itself."""
+    from onnx import TensorProto, helper
+
+    casts = []
+    for given in onnx.graph.input:
+        if given.type.tensor_type.elem_type == TensorProto.FLOAT:
+            given.type.tensor_type.elem_type = TensorProto.DOUBLE
+            casts.append(helper.make_node("Cast", [given.name], [f"{given.name}_fp32"], to=TensorProto.FLOAT))
+    rounded = {cast.input[0]: cast.output[0] for cast in casts}
+    for node in onnx.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = rounded.get(name, name)
+    nodes = [*casts, *onnx.graph.node]
+    del onnx.graph.node[:]
+    onnx.graph.node.extend(nodes)
     return onnx
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from model_store.errors import Permanent
+from model_store.errors import Permanent, first_line
+from model_store.explained import explain
 from model_store.types import Precision
 
 Rows = Mapping[str, np.ndarray[Any, Any]]
@@ -58,7 +59,8 @@ def open_session(
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
-        raise NotRunnable(f"onnxruntime refuses the model: {error}", remedy="check the ONNX file") from error
+        why = explain(error, otherwise="check the ONNX file")
+        raise NotRunnable(f"onnxruntime refuses the model: {why.problem}", remedy=why.remedy) from error
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:
@@ -109,7 +111,7 @@ def _run(session: ort.InferenceSession, names: list[str], batch: Rows) -> list[n
     except Exception as error:
         wanted = ", ".join(f"{i.name} {i.type} {i.shape}" for i in session.get_inputs())
         raise NotRunnable(
-            f"the model cannot answer {count_rows(batch)} such rows at once: {error}",
+            f"the model cannot answer {count_rows(batch)} such rows at once: {first_line(error)}",
             remedy=f"the model takes: {wanted}",
         ) from error
     for name, array in zip(names, answers, strict=True):

@@ -65,8 +65,19 @@ def _decoded(table: pa.Table) -> pa.Table:
 
 
 def _read_csv(source: pa.BufferReader) -> pa.Table:
-    # Without this an empty cell is missing among numbers, and the text "" among text.
-    return csv.read_csv(source, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+    """An empty cell is missing, among text as well. `NA` is missing among numbers, and Namibia among text."""
+    table = csv.read_csv(source, convert_options=csv.ConvertOptions(strings_can_be_null=True))
+    text = {field.name: field.type for field in table.schema if pa.types.is_string(field.type)}
+    if not text or len(set(table.column_names)) < len(table.column_names):
+        return table
+    source.seek(0)
+    only_empty = csv.ConvertOptions(
+        strings_can_be_null=True, null_values=[""], column_types=text, include_columns=list(text)
+    )
+    again = csv.read_csv(source, convert_options=only_empty)
+    for name in text:
+        table = table.set_column(table.column_names.index(name), name, again.column(name))
+    return table
 
 
 def _read(path: Path) -> bytes:

@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
+from model_store.explained import explain
 from model_store.export.base import NotExportable
 from model_store.types import Datatype, TensorSpec
 
@@ -42,7 +43,8 @@ def read_onnx(path: Path, *, max_size_mb: float) -> bytes:
     if external:
         # Per tensor, not per file: a thousand tensors may name the same gigabyte.
         total = len(content) + sum(_external_bytes(tensor, path.parent) for tensor in external)
-        refuse_size(path, total, min(max_size_mb, PROTOBUF_LIMIT_BYTES / MEGABYTE))
+        refuse_size(path, total, max_size_mb)
+        _refuse_beyond_protobuf(path, total)
         content = _inlined(model, external, path)
     _check(model, path)
     return content
@@ -54,6 +56,17 @@ def refuse_size(path: Path, size_bytes: int, max_size_mb: float) -> None:
         raise NotExportable(
             f"{path.name} is {size_bytes / MEGABYTE:.1f} MB, the limit is {max_size_mb:g} MB",
             remedy="make the model smaller, or raise source.max_size_mb in the spec",
+        )
+
+
+def _refuse_beyond_protobuf(path: Path, size_bytes: int) -> None:
+    """A bundle has one file, and one protobuf message holds no more. No setting changes that."""
+    if size_bytes > PROTOBUF_LIMIT_BYTES:
+        most = f"{PROTOBUF_LIMIT_BYTES / MEGABYTE:,.0f} MB (2 GB, by protobuf)"
+        raise NotExportable(
+            f"{path.name} with its external data is {size_bytes / MEGABYTE:,.0f} MB; as one file, as"
+            f" pods serve it, ONNX holds at most {most}",
+            remedy="log it with its weights in half precision (float16), or make it smaller",
         )
 
 
@@ -161,6 +174,5 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise NotExportable(
-            f"{path.name} is not valid ONNX: {error}", remedy="export it again with a current exporter"
-        ) from error
+        why = explain(error, otherwise="export it again with a current exporter")
+        raise NotExportable(f"{path.name} is not valid ONNX: {why.problem}", remedy=why.remedy) from error

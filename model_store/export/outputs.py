@@ -94,9 +94,9 @@ def _append(model: onnx.ModelProto, place: int, turn: onnx.NodeProto, labels: in
     output = model.graph.output[place]
     name, element = output.name, _element_type(output)
     for node in model.graph.node:
-        for which, made in enumerate(node.output):
-            if made == name:
-                node.output[which] = turn.input[0]
+        for names in (node.input, node.output):
+            for which, used in enumerate(names):
+                names[which] = turn.input[0] if used == name else used
     if counts == {2}:
         turn.output[0] = f"{name}_of_both"
         model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), f"{name}_yes"))

@@ -41,10 +41,8 @@ from tests.moving_platform import MovingPlatform
 RELEASE = "fraud-v2-20261121T120000Z"
 BEGAN = datetime(2026, 11, 21, 12, tzinfo=UTC)
 STABLE, CANDIDATE = (
-    Deployment(
-        DeploymentRef("fraud", slot, f"{version:024x}", version), (Endpoint("127.0.0.1", 8500 + version),)
-    )
-    for version, slot in ((1, Slot.BLUE, 8501), (2, Slot.GREEN, 8502))
+    Deployment(DeploymentRef("fraud", slot, f"{version:024x}", version), (Endpoint("127.0.0.1", port),))
+    for version, slot, port in ((1, Slot.BLUE, 8501), (2, Slot.GREEN, 8502))
 )
 
 

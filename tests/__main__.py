@@ -34,6 +34,8 @@ WORKERS = min((os.cpu_count() or 1) + 1, 8)
 TESTS = (
     ("tests/unit", "tests/contract", f"-n{WORKERS}", "--dist=worksteal"),
     ("tests/airflow", f"-n{WORKERS}", "--dist=worksteal"),
+    # What pip installs, with what is here already; from the package index it is CI's.
+    ("tests/packaging", "-m", "not empty_environment"),
     # One stack keeps two cores busy.
     ("tests/e2e",),
 )

@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,6 +89,37 @@ def test_imports_and_commands_get_the_names_they_have_there(written: str, built:
     assert renamed(written) == built
 
 
+def test_no_module_is_started_or_loaded_by_a_name_that_only_a_clone_has() -> None:
+    """The build changes no strings: `name_here` and `__package__` give the name."""
+    named = {
+        f"{file.relative_to(REPOSITORY)}:{line} {text}"
+        for folder in (*MOVED, "plugins")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        if file.name not in ("bootstrap.py", "extensions.py", "installation.py")
+        for line, text in module_names(file.read_text())
+    }
+    assert not named
+
+
+def module_names(code: str) -> Iterator[tuple[int, str]]:
+    """Strings that are the name of one of our modules, but for those that `name_here` gets."""
+    tree = ast.parse(code)
+    given = {
+        argument
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "name_here"
+        for argument in call.args
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or node in given:
+            continue
+        module = REPOSITORY.joinpath(*node.value.partition(":")[0].split("."))
+        if re.fullmatch(rf"({'|'.join(MOVED)})(\.\w+)+(:\w+)?", node.value) and (
+            module.is_dir() or module.with_suffix(".py").exists()
+        ):
+            yield node.lineno, node.value
+
+
 def test_an_import_whose_name_would_be_gone_is_refused() -> None:
     with pytest.raises(ValueError, match=r"write `from serving\.home import"):
         renamed("import serving.home\nserving.home.Home")
@@ -106,5 +137,5 @@ def test_what_is_asked_for_allows_what_is_tested_and_names_what_is_used() -> Non
     assert not {name for name, pin in pins.items() if name in allowed and pin not in allowed[name]}
     for source in ("requirements.in", "serving/pod/requirements.in"):
         lines = (REPOSITORY / source).read_text().splitlines()
-        people_wrote = {re.split(r"[=<>]", line)[0] for line in lines if re.match(r"\w", line)}
+        people_wrote = {re.split(r"[=<>\[]", line)[0] for line in lines if re.match(r"\w", line)}
         assert people_wrote <= set(allowed), source

@@ -64,10 +64,19 @@ def _copied(source: sqlite3.Connection, made: Path) -> None:
 
 
 def _dump(database: Database, made: Path) -> None:
-    address = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    # By its environment, because everybody on the machine sees a command's words.
+    secret = {"PGPASSWORD": str(database.url.password)} if database.url.password else {}
+    address = database.url.set(drivername="postgresql", password=None).render_as_string()
     command = ["pg_dump", "--format=custom", "--no-owner", f"--file={made}", f"--dbname={address}"]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_LONGEST_DUMP_SECONDS)
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_DUMP_SECONDS,
+            env={**os.environ, **secret},
+        )
     except FileNotFoundError as problem:
         raise Permanent(
             "pg_dump is not installed here", remedy="apt-get install postgresql-client"

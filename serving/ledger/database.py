@@ -165,7 +165,9 @@ def _sqlite(url: URL, patience_seconds: float) -> Engine:
         _require_same_file(connection, path)
         options = connection.get_execution_options()
         synchronous = "FULL" if options.get(_DURABLE, True) else "NORMAL"
-        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        if connection.info.get("synchronous") != synchronous:
+            connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+            connection.info["synchronous"] = synchronous
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES) else "BEGIN")
 
     return engine

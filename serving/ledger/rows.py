@@ -364,6 +364,16 @@ def normalised(row: R) -> R:
     return replace(row, **{each.name: _storable(each.name, getattr(row, each.name)) for each in fields(row)})
 
 
+def as_text(name: str, value: Document) -> str:
+    """The document in the one way that it is written. Raises `Unstorable`."""
+    try:
+        content = canonical_json(value)
+        orjson.loads(content)
+    except (ValueError, TypeError) as problem:
+        raise Unstorable(f"{name} is no JSON: {problem}", remedy="send what JSON has") from problem
+    return content.decode()
+
+
 def searched(kind: type[Row]) -> list[str]:
     """What rows of this kind can be found by."""
     return [each.name for each in fields(kind) if each.name not in ("document", "hash")]
@@ -412,8 +422,5 @@ def _time(name: str, value: datetime) -> datetime:
 
 def _document(name: str, value: Document) -> Document:
     """Through JSON and back, so that every ledger gives back the same."""
-    try:
-        read: Document = orjson.loads(canonical_json(value))
-    except (ValueError, TypeError) as problem:
-        raise Unstorable(f"{name} is no JSON: {problem}", remedy="send what JSON has") from problem
+    read: Document = orjson.loads(as_text(name, value))
     return read

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -38,6 +39,7 @@ from serving.ledger.rows import (
     Observation,
     R,
     Row,
+    as_text,
     normalised,
     saved,
 )
@@ -63,6 +65,7 @@ from serving.ledger.statements import (
 
 Clock = Callable[[Connection], datetime]
 _KNOWN = 5
+_OBSERVE = OBSERVATIONS.insert()
 _PIECE = 1000
 
 
@@ -73,6 +76,13 @@ def database_clock(connection: Connection) -> datetime:
         return told.astimezone(UTC)
     text_of_now = connection.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")).scalar_one()
     return datetime.fromisoformat(text_of_now)
+
+
+def _written(one: Observation) -> dict[str, Any]:
+    """As `columns` of the normalised row, at half the price: a document is made text only once."""
+    lean = columns(normalised(replace(one, document={})))
+    del lean["number"]
+    return {**lean, "document": as_text("document", one.document)}
 
 
 class SqlLedger:
@@ -127,12 +137,10 @@ class SqlLedger:
             return [row_from(kind, one) for one in found]
 
     def observe(self, *observations: Observation, fence: Fence | None = None) -> None:
-        written = [columns(normalised(one)) for one in observations]
-        for one in written:
-            del one["number"]
+        written = [_written(one) for one in observations]
         if written:
             with self._writing(fence, durably=False) as connection:
-                connection.execute(OBSERVATIONS.insert(), written)
+                connection.execute(_OBSERVE, written)
 
     def verify_audit(self, known: Head | None = None) -> Head:
         with self.database.reading() as connection:

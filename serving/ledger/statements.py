@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Executable, RowMapping, Select, Table, select, update
+from sqlalchemy import Connection, Executable, RowMapping, Select, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from model_store.durable import canonical_json
@@ -26,6 +26,14 @@ from serving.ledger.base import (
 from serving.ledger.rows import Appended, Entry, Kept, R, Route, RouteChange, Row, normalised, saved, searched
 from serving.ledger.schema import AUDIT_HEAD, LEASES, TABLES
 
+# Made once: this one goes before every write.
+_LEASE = select(LEASES).where(LEASES.c.name == bindparam("of"))
+_LEASES = {
+    "": _LEASE,
+    "for share": _LEASE.with_for_update(read=True),
+    "for update": _LEASE.with_for_update(),
+}
+
 
 def require_held(connection: Connection, fence: Fence) -> None:
     """Until this transaction ends nobody else can get the lease (on SQLite nobody writes at all)."""
@@ -35,11 +43,9 @@ def require_held(connection: Connection, fence: Fence) -> None:
 
 
 def read_lease(connection: Connection, name: str, *, lock: str = "") -> Lease | None:
-    query = select(LEASES).where(LEASES.c.name == name)
-    if lock:
-        query = query.with_for_update(read=lock == "for share")
-    found = connection.execute(query).mappings().first()
-    return Lease(**found) if found else None
+    """`lock`: "for share", so that it stays whose it is, or "for update"."""
+    found = connection.execute(_LEASES[lock], {"of": name}).first()
+    return Lease(*found) if found else None
 
 
 def where_held(statement: Any, fence: Fence) -> Any:
@@ -163,6 +169,7 @@ def row_of(change: Change) -> Row:
 
 
 def columns(row: Row) -> dict[str, Any]:
+    """Of a normalised row."""
     values = {each.name: getattr(row, each.name) for each in fields(row)}
     if "document" in values:
         values["document"] = canonical_json(values["document"]).decode()

@@ -42,9 +42,11 @@ class Fenced(Permanent):
 
     @classmethod
     def of(cls, fence: Fence, lease: Lease | None) -> Fenced:
-        has = f"{lease.holder or 'nobody'} has it under {lease.token}" if lease else "nobody ever had it"
+        has = (
+            f"{lease.holder or 'nobody'} has it under token {lease.token}" if lease else "nobody ever had it"
+        )
         return cls(
-            f"the lease {fence.name} under token {fence.token} is over: {has}",
+            f"the lease {fence.name} of {fence.holder} under token {fence.token} is over: {has}",
             remedy="stop, and ask for the lease again",
         )
 
@@ -89,9 +91,13 @@ class BrokenChain(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a holder shows with every write: the lease's name, and the token that it got with it."""
+    """What a holder shows with every write: the lease's name, who it is, and the token that it got with it.
+
+    Who it is, because a ledger that was restored from a backup gives tokens again.
+    """
 
     name: str
+    holder: str
     token: int
 
 
@@ -115,7 +121,7 @@ class Lease:
 
     @property
     def fence(self) -> Fence:
-        return Fence(self.name, self.token)
+        return Fence(self.name, self.holder, self.token)
 
 
 @dataclass(frozen=True, slots=True)

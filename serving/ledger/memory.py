@@ -205,7 +205,7 @@ class MemoryLedger:
 
 def _is_held(kept: _Kept, fence: Fence) -> bool:
     lease = kept.leases.get(fence.name)
-    return lease is not None and lease.holder != "" and lease.token == fence.token
+    return lease is not None and terms.is_held(lease, fence)
 
 
 def _save(kept: _Kept, row: Row, *, once: bool) -> Row:

@@ -24,6 +24,8 @@ URL_VARIABLE = "SLIPWAY_DATABASE_URL"
 FILE = "ledger.db"
 # Two processes that open a new ledger at once: the lock's number is any that nobody else uses.
 _LOCK = 7_126_035_512
+# How long one statement of an upgrade may take, and how long to wait while another process upgrades.
+_UPGRADE_SECONDS = 600.0
 _FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -41,14 +43,11 @@ def open_ledger(
     Raises `NewerLedger`, `Unreachable`, and `Permanent` for a URL that is none.
     """
     database = Database(url, patience_seconds=patience_seconds)
-    try:
+    with _closing(database):
         if database.is_sqlite:
             _make_file(database)
         if version_of(database) != NEWEST:
-            _upgrade(database)
-    except BaseException:
-        database.engine.dispose()
-        raise
+            _upgrade(Database(url, patience_seconds=_UPGRADE_SECONDS))
     return SqlLedger(database, clock=clock)
 
 
@@ -79,7 +78,7 @@ def migrations(connection: Connection) -> Config:
 def _upgrade(database: Database) -> None:
     from alembic import command
 
-    with _alone(database) as connection:
+    with _closing(database), _alone(database) as connection:
         before = _version(connection)
         if before == NEWEST:
             return
@@ -87,6 +86,14 @@ def _upgrade(database: Database) -> None:
             # It reads what is committed: this transaction has written nothing yet.
             back_up(database, database.path.with_name(f"{database.path.name}.before-{NEWEST}"))
         command.upgrade(migrations(connection), "head")
+
+
+@contextmanager
+def _closing(database: Database) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        database.engine.dispose()
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     Connection,
+    Executable,
     delete,
     func,
     or_,
@@ -76,6 +78,11 @@ def database_clock(connection: Connection) -> datetime:
         return told.astimezone(UTC)
     text_of_now = connection.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")).scalar_one()
     return datetime.fromisoformat(text_of_now)
+
+
+def _some(key: Column[Any], *which: Any) -> Executable:
+    """Removes at most a piece of them."""
+    return delete(key.table).where(key.in_(select(key).where(*which).limit(_PIECE)))
 
 
 def _written(one: Observation) -> dict[str, Any]:
@@ -203,19 +210,15 @@ class SqlLedger:
             return claimed
 
     def prune(self, before: datetime) -> Mapping[str, int]:
-        rollouts, deliveries = schema.ROLLOUTS.c, schema.DELIVERIES
+        rollouts, deliveries = schema.ROLLOUTS.c, schema.DELIVERIES.c
         over = select(rollouts.release_id).where(rollouts.is_over, rollouts.changed_at < before)
-        done = delete(LETTERS).where(LETTERS.c.status != "waiting", LETTERS.c.at < before)
+        done = LETTERS.c.status != "waiting", LETTERS.c.at < before
         forgotten = {
-            "observations": delete(OBSERVATIONS).where(OBSERVATIONS.c.release_id.in_(over)),
-            "deliveries": delete(deliveries).where(deliveries.c.at < before),
-            "letters": done,
+            "observations": _some(OBSERVATIONS.c.number, OBSERVATIONS.c.release_id.in_(over)),
+            "deliveries": _some(deliveries.id, deliveries.at < before),
+            "letters": _some(LETTERS.c.id, *done),
         }
-        counted = {}
-        for name, statement in forgotten.items():
-            with self.database.writing() as connection:
-                counted[name] = connection.execute(statement).rowcount
-        return counted
+        return {name: self._in_pieces(statement) for name, statement in forgotten.items()}
 
     def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
         ready = [normalised(row) for row in rows]
@@ -246,6 +249,16 @@ class SqlLedger:
             if fence:
                 require_held(connection, fence)
             yield connection
+
+    def _in_pieces(self, statement: Executable) -> int:
+        """Nobody has to wait for all of it."""
+        gone = 0
+        while True:
+            with self.database.writing() as connection:
+                removed = connection.execute(statement).rowcount
+            gone += removed
+            if removed < _PIECE:
+                return gone
 
     def _latest(self, kind: type[Row]) -> list[str]:
         return [str(getattr(row, kind.KEY)) for row in self.find(kind, newest=_KNOWN)]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Executable, RowMapping, Select, Table, bindpa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from model_store.durable import canonical_json
-from serving.ledger import chain, schema
+from serving.ledger import chain, schema, terms
 from serving.ledger.base import (
     Change,
     Fence,
@@ -38,7 +38,7 @@ _LEASES = {
 def require_held(connection: Connection, fence: Fence) -> None:
     """Until this transaction ends nobody else can get the lease (on SQLite nobody writes at all)."""
     lease = read_lease(connection, fence.name, lock="for share")
-    if lease is None or not lease.holder or lease.token != fence.token:
+    if lease is None or not terms.is_held(lease, fence):
         raise Fenced.of(fence, lease)
 
 
@@ -49,7 +49,7 @@ def read_lease(connection: Connection, name: str, *, lock: str = "") -> Lease | 
 
 
 def where_held(statement: Any, fence: Fence) -> Any:
-    mine = LEASES.c.name == fence.name, LEASES.c.token == fence.token, LEASES.c.holder != ""
+    mine = LEASES.c.name == fence.name, LEASES.c.token == fence.token, LEASES.c.holder == fence.holder
     return statement.where(*mine)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from serving.ledger.base import Lease
+from serving.ledger.base import Fence, Lease
 
 
 def asked_for(before: Lease | None, name: str, holder: str, *, seconds: float, now: datetime) -> Lease:
@@ -25,3 +25,8 @@ def asked_for(before: Lease | None, name: str, holder: str, *, seconds: float, n
 def is_got(before: Lease | None, after: Lease) -> bool:
     """Whether whoever asked has it now."""
     return before is None or after.token != before.token
+
+
+def is_held(lease: Lease, fence: Fence) -> bool:
+    """Whether it is still the one that the fence came with. It may be over, as long as nobody else had it."""
+    return lease.fence == fence and lease.holder != ""

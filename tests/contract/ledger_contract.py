@@ -299,7 +299,7 @@ class LedgerContract:
             lambda: ledger.observe(whole_change("late")[-1], fence=first.fence),
             lambda: ledger.renew(first),
         ):
-            with pytest.raises(Fenced, match=r"token 1 is over: b has it under 2"):
+            with pytest.raises(Fenced, match=r"of a under token 1 is over: b has it under token 2"):
                 write()
         ledger.release(first)
         assert parts_of(ledger, "late") == NOTHING  # type: ignore[arg-type]

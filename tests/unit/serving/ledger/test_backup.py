@@ -9,7 +9,7 @@ import pytest
 
 from model_store.errors import Permanent
 from serving.ledger.backup import restore_sqlite
-from serving.ledger.base import StaleGeneration
+from serving.ledger.base import Fenced, StaleGeneration
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import Entry, Event, Rollout
 from serving.ledger.sql import SqlLedger
@@ -65,6 +65,27 @@ def test_who_decided_on_what_a_restored_ledger_does_not_know_is_refused(
     restored = open_ledger(sqlite_url)
     with pytest.raises(StaleGeneration, match="is at generation 1, the decision was made on generation 2"):
         restored.save(replace(second, phase="watching"))
+    restored.close()
+
+
+def test_who_held_the_lease_before_a_restore_is_not_taken_for_who_gets_it_afterwards(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    ledger = open_ledger(sqlite_url)
+    ledger.backup(tmp_path / "backup.db")
+    before = ledger.acquire("controller", "of before", seconds=600)
+    ledger.close()
+    restore_sqlite(tmp_path / "backup.db", tmp_path / "restored.db")
+    restored = open_ledger(f"sqlite:///{tmp_path / 'restored.db'}")
+    after = restored.acquire("controller", "of after", seconds=600)
+    assert before
+    assert after
+    assert before.token == after.token
+    with pytest.raises(Fenced, match="of after has it"):
+        restored.save(rollout("late"), fence=before.fence)
+    with pytest.raises(Fenced):
+        restored.renew(before)
+    restored.save(rollout("mine"), fence=after.fence)
     restored.close()
 
 

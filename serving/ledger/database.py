@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +33,12 @@ from model_store.unwritable import unwritable
 from serving.ledger.base import Damaged, Unreachable
 
 PATIENCE_SECONDS = 3.0
+_AGAIN_SECONDS = 0.02
 _WRITES, _DURABLE = "slipway_writes", "slipway_durable"
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _PASSING = (
     psycopg.OperationalError,
-    # Of a process that was stopped in the middle of a change, and of a server that others are to follow.
-    errors.IdleInTransactionSessionTimeout,
+    # Of a server that follows another one: whoever takes over is written to.
     errors.ReadOnlySqlTransaction,
     OSError,
 )
@@ -50,6 +52,10 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         make = _sqlite if self.is_sqlite else _postgresql
         self.engine = make(self.url, patience_seconds)
+        self._patience_seconds = patience_seconds
+        # SQLite before 3.51.3 may damage a database when two connections write and checkpoint in the same
+        # moment (sqlite.org/wal.html, "The WAL-Reset Bug"): those of one process never do.
+        self._one_writer = threading.Lock() if self.is_sqlite else None
 
     @property
     def path(self) -> Path:
@@ -71,10 +77,22 @@ class Database:
     def writing(self, *, durably: bool = True) -> Iterator[Connection]:
         """A transaction: all of it is written when the block ends, nothing if it raises."""
         options: dict[str, Any] = {_WRITES: True, _DURABLE: durably}
-        with self._explained(), self.engine.connect() as connection:
+        with self._explained(), self._alone(), self.engine.connect() as connection:
             connection = connection.execution_options(**options)
             with connection.begin():
                 yield connection
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self._one_writer is None:
+            yield
+            return
+        if not self._one_writer.acquire(timeout=self._patience_seconds):
+            raise _unreachable(self.words, "another thread has been writing all the time")
+        try:
+            yield
+        finally:
+            self._one_writer.release()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -101,6 +119,7 @@ def explained(error: Exception, where: str) -> Exception | None:
         )
     if isinstance(cause, errors.DataCorrupted | errors.IndexCorrupted):
         return _damaged(where, cause)
+    # Also of a transaction that the server ended, because its process was stopped in the middle of it.
     is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if is_lost or isinstance(cause, _PASSING):
         return _unreachable(where, str(cause))
@@ -156,8 +175,7 @@ def _sqlite(url: URL, patience_seconds: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def opened(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        _use_wal(connection, patience_seconds)
         entry.info["file"] = _file(path)
 
     @event.listens_for(engine, "begin")
@@ -171,6 +189,18 @@ def _sqlite(url: URL, patience_seconds: float) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES) else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection, patience_seconds: float) -> None:
+    """A file keeps it. One that was restored has to be told again, and then SQLite waits for nobody."""
+    until = time.monotonic() + patience_seconds
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_SECONDS)
 
 
 def _require_same_file(connection: Connection, path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
+from model_store.durable import staging
 from model_store.errors import Permanent
 from serving.ledger.backup import back_up
 from serving.ledger.base import NewerLedger
@@ -112,15 +113,21 @@ def _version(connection: Connection) -> str | None:
 
 
 def _make_file(database: Database) -> None:
-    """An empty one, unless there is one. Raises `Permanent` where there is no folder to make it in."""
+    """An empty one, unless there is one. Raises `Permanent` where there is no folder to make it in.
+
+    Made aside: of several who do so at once none meets the others' half-made file.
+    """
     path = database.path
     if path.exists():
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        with staging(path.parent) as folder:
+            made = folder / path.name
+            made.touch(mode=0o600)
+            with closing(sqlite3.connect(made)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            with suppress(FileExistsError):
+                path.hardlink_to(made)
     except (OSError, sqlite3.Error) as problem:
         raise Permanent(
             f"the ledger {path} cannot be made: {problem}",

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,37 @@ def test_a_file_that_is_no_database_says_which_and_what_to_do(tmp_path: Path) ->
     (tmp_path / "ledger.db").write_text("this is no database, whatever its name says" * 100)
     with pytest.raises(Damaged, match=r"ledger\.db.*\n.*backup"):
         open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+def test_a_restored_file_that_another_reads_is_opened_when_that_is_over(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    ledger = open_ledger(sqlite_url)
+    ledger.backup(tmp_path / "restored.db")
+    ledger.close()
+    reader = sqlite3.connect(tmp_path / "restored.db", check_same_thread=False)
+    assert reader.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM audit").fetchone()
+    # SQLite refuses to change the journal under a reader, whatever its patience.
+    with pytest.raises(Unreachable):
+        open_ledger(f"sqlite:///{tmp_path / 'restored.db'}", patience_seconds=0.1)
+    over = threading.Timer(0.3, reader.rollback)
+    over.start()
+    opened = open_ledger(f"sqlite:///{tmp_path / 'restored.db'}", patience_seconds=60)
+    opened.save(rollout("fraud-v3"))
+    over.join()
+    reader.close()
+    opened.close()
+
+
+def test_threads_of_one_process_write_one_after_the_other(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url, patience_seconds=0.1)
+    with ThreadPoolExecutor(1) as pool, ledger.database.writing():
+        with pytest.raises(Unreachable, match="another thread"):
+            pool.submit(ledger.save, rollout("late")).result()
+    ledger.save(rollout("later"))
+    ledger.close()
 
 
 def test_a_torn_page_is_damage_and_no_answer(sqlite_url: str) -> None:

@@ -83,9 +83,12 @@ def test_a_restored_file_that_another_reads_is_opened_when_that_is_over(
 
 def test_threads_of_one_process_write_one_after_the_other(sqlite_url: str) -> None:
     ledger = open_ledger(sqlite_url, patience_seconds=0.1)
-    with ThreadPoolExecutor(1) as pool, ledger.database.writing():
-        with pytest.raises(Unreachable, match="another thread"):
-            pool.submit(ledger.save, rollout("late")).result()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        ledger.database.writing(),
+        pytest.raises(Unreachable, match="another thread"),
+    ):
+        pool.submit(ledger.save, rollout("late")).result()
     ledger.save(rollout("later"))
     ledger.close()
 

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from serving.ledger import chain
 from serving.ledger.base import (
     BrokenChain,
     Fenced,
@@ -505,6 +506,19 @@ class SharedLedgerContract(LedgerContract):
             self.drop_triggers(connection)
             connection.exec_driver_sql(tampering)
         with pytest.raises(BrokenChain, match=words):
+            shared.verify_audit()
+
+    def test_whoever_gives_a_changed_entry_its_right_hash_is_found_by_the_next(
+        self, shared: SqlLedger
+    ) -> None:
+        shared.save(entry("release"), entry("approve"), entry("freeze"))
+        first, second, _ = shared.find(Entry)
+        forged = chain.linked(replace(second, who="bob"), Head(1, first.hash))
+        with shared.database.writing() as connection:
+            self.drop_triggers(connection)
+            change = f"UPDATE audit SET who = 'bob', hash = '{forged.hash}' WHERE number = 2"
+            connection.exec_driver_sql(change)
+        with pytest.raises(BrokenChain, match="entry 3 is not"):
             shared.verify_audit()
 
     def drop_triggers(self, connection: Any) -> None:

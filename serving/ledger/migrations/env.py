@@ -4,5 +4,13 @@ from alembic import context
 
 from serving.ledger.schema import METADATA
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
-context.run_migrations()
+
+def run() -> None:
+    """Needs Alembic's surroundings, which only it gives."""
+    context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+    context.run_migrations()
+
+
+# What Alembic names this file; whoever else imports it wants nothing done.
+if __name__ == "env_py":
+    run()

@@ -70,6 +70,7 @@ def _reading(
         single=single_column(seen, label, scores, matched, classes) if scores and is_single else None,
         threshold=threshold,
         are_probabilities=bool(scores and scores.are_probabilities),
+        are_margins=bool(scores and scores.are_margins),
         told=tuple(told_of_classes(unsayable, absent)),
     )
 

@@ -23,6 +23,7 @@ class Scores:
     values: Array
     are_probabilities: bool
     threshold: float | None
+    are_margins: bool = False
 
     @property
     def width(self) -> int:
@@ -105,10 +106,10 @@ def scores_of(seen: Seen, name: str) -> Scores:
     is_single = is_column(values) or seen.labels.ndim == 2
     are_probabilities = _are_probabilities(seen, name, values, is_single=is_single)
     threshold = seen.spec.outputs.threshold if is_single else None
+    are_margins = (seen.says.get("outputs") or {}).get(name) == "decision_function"
     if threshold is None and is_single:
-        margin = (seen.says.get("outputs") or {}).get(name) == "decision_function"
-        threshold = 0.5 if are_probabilities else 0.0 if margin else None
-    return Scores(name, values, are_probabilities, threshold)
+        threshold = 0.5 if are_probabilities else 0.0 if are_margins else None
+    return Scores(name, values, are_probabilities, threshold, are_margins and not are_probabilities)
 
 
 def _are_probabilities(seen: Seen, name: str, values: Array, *, is_single: bool) -> bool:

@@ -36,6 +36,7 @@ class Reading:
     `label`, `scores`, `value`: names of outputs, None where there is none. `classes`: the file's words in the
     order in which metrics count them, of a binary task the negative one first; `said`: what the model calls
     each. `columns`: where each class stands among the scores, -1 where the model has no score for it.
+    `are_margins`: each column is a decision function of its class against all others, compared as it is.
     `single`: of one score column, the place of the class whose sureness it is; `threshold` decides it.
     `told`: what people should know though nothing is wrong.
     """
@@ -50,6 +51,7 @@ class Reading:
     single: int | None = None
     threshold: float | None = None
     are_probabilities: bool = False
+    are_margins: bool = False
     told: tuple[str, ...] = ()
 
     @property
@@ -125,7 +127,7 @@ class Reading:
         if wide.shape[1] <= max(self.columns):
             wrong = f"output `{self.scores}` has {wide.shape[1]} columns for {max(self.columns) + 1} classes"
             raise WrongOutputs(wrong, remedy="versions that are compared must have the same classes")
-        known = wide if self.are_probabilities else _sureness(wide)
+        known = wide if self.are_probabilities or self.are_margins else _sureness(wide)
         # Of a class that the model cannot answer it is as little sure as can be.
         nothing = np.zeros(len(wide)) if self.are_probabilities else known.min(axis=1) - 1
         return np.stack([nothing if at < 0 else known[:, at] for at in self.columns], axis=1)

@@ -163,6 +163,16 @@ def test_several_logits_rank_as_their_softmax_does_also_where_that_rounds_to_one
     assert scores[0].tolist() == pytest.approx([999 - np.log1p(np.exp(-1)), -1000.0, -999.0], rel=1e-6)
 
 
+def test_a_decision_function_ranks_each_class_against_the_rest_as_it_is() -> None:
+    truth, shares = certain(3)
+    margins = {"label": shares.argmax(axis=1), "margins": (shares * [1, 20, 0.1] - 0.3).astype(np.float32)}
+    says = {"kind": "classifier", "classes": [0, 1, 2], "outputs": {"margins": "decision_function"}}
+    columns = margins["margins"].astype(np.float64)
+    right = np.mean([roc_auc_score(truth == at, columns[:, at]) for at in range(3)])
+    assert value("auc", read(margins, truth, says), margins, truth) == pytest.approx(float(right))
+    assert value("auc", read(margins, truth), margins, truth) != pytest.approx(float(right), abs=1e-3)
+
+
 def test_a_single_column_named_as_probability_is_decided_at_a_half_for_the_second_class() -> None:
     truth, shares = certain()
     answers = {"probability": shares[:, 1:]}

@@ -204,7 +204,8 @@ def _refuse_rounded_away(values: Array, cast: Array, name: str) -> None:
     # float64 holds no whole number beyond 2**53.
     exact: Array = values[known].astype(np.float64 if values.dtype.kind == "f" else np.longdouble)
     spread, lost = float(exact.std()), _root_mean_square(exact - cast[known])
-    if lost <= _TOLERATED_LOSS * spread or spread <= _FLOAT64_NOISE * float(np.abs(exact).max()):
+    noise = _FLOAT64_NOISE * float(np.abs(exact).max()) if values.dtype.kind == "f" else 0.0
+    if lost <= _TOLERATED_LOSS * spread or spread <= noise:
         return
     raise Unusable(
         f"column `{name}` differs between rows by {spread:.3g} or so, at values like {exact[0]:.10g}, where"

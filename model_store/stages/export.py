@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from model_store.build import BuildContext, Exported, Json
 from model_store.durable import digest_file
 from model_store.records import artifact_record, tensor_records
 from model_store.stages.inputs import data_key, evaluation_path, tools
+
+if TYPE_CHECKING:
+    from model_store.export import ExportedModel
 
 
 def run(ctx: BuildContext) -> Exported:
@@ -52,9 +55,14 @@ def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
         "inputs": tensor_records(exported.inputs),
         "outputs": tensor_records(exported.outputs),
         "columns": dict(exported.columns),
-        "agreement": asdict(exported.agreement),
+        "agreement": asdict(exported.agreement) | {"detail": _told(exported)},
         "dataset_digest": exported.dataset_digest,
         "says": dict(exported.says),
         "notes": list(exported.notes),
         "lineage": {"mlflow_run_id": run_id, "source_digest": source.digest},
     }
+
+
+def _told(exported: ExportedModel) -> str:
+    """How far the export is from the original, and what else a person should know of it."""
+    return "; ".join([exported.agreement.detail, *exported.notes])

@@ -51,7 +51,8 @@ def build_context(services: Services, release: Release) -> BuildContext:
 def export(services: Services, release: Release) -> Told:
     exported = build.export_stage(build_context(services, release))
     size = exported["artifact"]["size_bytes"] / 1e6
-    return Told(keep(services.store, exported), f"{release.ref} as ONNX, {size:.2f} MB")
+    words = "; ".join([f"{release.ref} as ONNX, {size:.2f} MB", *exported["notes"]])
+    return Told(keep(services.store, exported), words)
 
 
 def check_data(services: Services, release: Release, exported: str) -> Told:

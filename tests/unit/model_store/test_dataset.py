@@ -18,6 +18,7 @@ from model_store.dataset import Dataset, UnusableData, hash_rows, read_dataset
 from model_store.durable import digest_bytes
 from model_store.errors import Permanent
 from model_store.release_spec import Data
+from model_store.tables import read_table
 from model_store.types import TensorSpec
 
 INPUT = TensorSpec("input", "FP32", (-1, 2))
@@ -80,6 +81,40 @@ def test_a_csv_file_gives_the_same_rows_as_a_parquet_file(write: Write) -> None:
     np.testing.assert_array_equal(one.inputs["input"], other.inputs["input"])
     np.testing.assert_array_equal(one.row_hashes, other.row_hashes)
     assert one.slices["home"].tolist() == other.slices["home"].tolist()
+
+
+def test_na_in_a_csv_is_missing_among_numbers_and_a_country_among_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("country,age,bad\nDE,1,0\nNA,NA,1\n,3,0\n")
+    table, _ = read_table(path)
+
+    assert table.column("country").to_pylist() == ["DE", "NA", None]
+    assert table.column("age").to_pylist() == [1, None, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "datatype", "refused"),
+    [
+        (1_700_000_000 + np.arange(4), "FP32", True),
+        (1_700_000_000 + np.arange(4), "FP64", False),
+        (2**53 + np.arange(4), "FP64", True),
+        (1_700_000_000 + np.arange(4) * 86_400.0, "FP32", False),
+        (np.array([0.1, 0.2, 0.3, 0.7]), "FP32", False),
+        (np.full(4, 0.1), "FP32", False),
+        (np.array([0.3, 0.1 + 0.2, 0.3, 0.3]), "FP32", False),
+    ],
+)
+def test_a_cast_that_makes_rows_alike_is_refused_and_rounding_is_not(
+    write: Write, values: Any, datatype: Any, refused: bool
+) -> None:
+    path = write(age=values)
+    said = data(inputs={"x": ("age",)})
+    if refused:
+        with pytest.raises(Permanent, match="column `age` differs between rows by"):
+            read(path, TensorSpec("x", datatype, (-1, 1)), said=said)
+        return
+    taken = read(path, TensorSpec("x", datatype, (-1, 1)), said=said).inputs["x"]
+    np.testing.assert_allclose(taken[:, 0], values, rtol=1e-7)
 
 
 def test_the_spec_says_which_columns_fill_which_tensor_and_in_which_order(write: Write) -> None:

@@ -227,6 +227,20 @@ def test_sweeping_removes_what_the_dead_left_and_spares_the_living(tmp_path: Pat
         assert not (tmp_path / "dead").exists()
 
 
+def test_what_a_killed_step_wrote_to_its_scratch_is_removed_by_the_next_build(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib; from model_store.storage.store import Store\n"
+        "with Store(pathlib.Path(sys.argv[1])).scratch() as folder:\n"
+        "    (folder / 'half').write_bytes(b'h'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    left = list(tmp_path.rglob("half"))
+    assert len(left) == 1
+
+    assert Store(tmp_path).sweep() == [left[0].parent.name]
+    assert not left[0].parent.exists()
+
+
 def test_the_second_to_settle_is_told_so(tmp_path: Path) -> None:
     for expected in (True, False):
         with staging(tmp_path / "tmp") as staged:

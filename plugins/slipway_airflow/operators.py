@@ -40,11 +40,11 @@ ENDED, ENDED_AS = "ended", "ended_as"
 
 
 class NotReady(Permanent):
-    """Pods did not answer in time."""
+    """Pods did not answer in time. `why`: what the platform said last."""
 
-    def __init__(self, operator: BaseOperator) -> None:
+    def __init__(self, operator: BaseOperator, why: str) -> None:
         super().__init__(
-            f"{operator.task_id}: the pods were not ready in time",
+            f"{operator.task_id}: the pods were not ready in time: {why}",
             remedy="look at their log (`slipway status`), or raise serving.ready_timeout_seconds in the spec",
         )
 
@@ -70,8 +70,8 @@ class WaitingOperator(BaseOperator):
         links.forget(self)
         self.log.info("woken: %s", event)
         with explained(context), working_time(context, f"{SECONDS}_resumed"):
-            if event == triggers.LATE:
-                raise NotReady(self)
+            if event.startswith(triggers.LATE):
+                raise NotReady(self, event.removeprefix(triggers.LATE).removeprefix(": "))
             return self.look(context)
 
     @abstractmethod
@@ -285,11 +285,12 @@ def _wait_until_ready(
     operator: WaitingOperator, services: Services, model: str, deployment: str, limit_seconds: float
 ) -> None:
     """Return when the pods answer. Waits a little here, then defers."""
-    from serving.control.rolling import is_ready
+    from serving.control.rolling import status_of
 
     started = time.time()
-    while not is_ready(services, model, deployment):
+    while not (status := status_of(services, model, deployment)).is_ready:
         if time.time() - started > PATIENCE_SECONDS:
+            operator.log.info("not ready yet: %s", status.reason)
             until = started + limit_seconds
             operator.wait_for(triggers.ReadyTrigger(model, deployment, until=until))
         time.sleep(0.1)

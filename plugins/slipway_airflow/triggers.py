@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "slipway_airflow.triggers"
 # The one event that a task could not find out by itself.
+# What was waited for goes on behind it.
 LATE = "late"
 # Of looking for missed versions: a request to MLflow.
 SECONDS_PER_SPEC = 0.1
@@ -148,11 +149,12 @@ class ReadyTrigger(LookingTrigger):
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control.rolling import is_ready
+        from serving.control.rolling import status_of
 
-        if is_ready(wire(), self.kwargs["model"], self.kwargs["deployment"]):
+        status = status_of(wire(), self.kwargs["model"], self.kwargs["deployment"])
+        if status.is_ready:
             return "ready"
-        return LATE if time.time() > self.kwargs["until"] else None
+        return f"{LATE}: {status.reason}" if time.time() > self.kwargs["until"] else None
 
 
 class CooledDownTrigger(LookingTrigger):

@@ -64,16 +64,11 @@ def serves_already(services: Services, release: Release, bundle_id: str) -> bool
     return serving is not None and serving.bundle_id == bundle_id
 
 
-def is_ready(services: Services, model: str, deployment_id: str) -> bool:
-    """Whether every pod of the deployment answers, and its warm rows too.
+def status_of(services: Services, model: str, deployment_id: str) -> DeploymentStatus:
+    """How the deployment is, and why it is not ready.
 
     Raises `Retryable` when it is gone, and `PodsFail` when the platform has given up on it.
     """
-    return status_of(services, model, deployment_id).is_ready
-
-
-def status_of(services: Services, model: str, deployment_id: str) -> DeploymentStatus:
-    """How the deployment is, and why it is not ready. Raises as `is_ready`."""
     found = [ref for ref in services.platform.deployments(model) if ref.id == deployment_id]
     status = services.platform.status(found[0]) if found else None
     if status is None or status.phase is DeploymentPhase.NOT_FOUND:
@@ -167,7 +162,7 @@ def clear_the_way(services: Services, model: str, holder: str) -> None:
 
 
 def deployment_of(services: Services, model: str, deployment_id: str) -> Deployment:
-    """What runs, and where it does now. Raises as `is_ready`, and `Retryable` while it is not ready."""
+    """What runs, and where it does now. Raises as `status_of`, and `Retryable` while it is not ready."""
     status = status_of(services, model, deployment_id)
     if not status.is_ready:
         raise Retryable(f"{deployment_id} is not ready: {status.reason}", remedy="wait until it is")

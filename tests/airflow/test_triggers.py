@@ -88,7 +88,8 @@ async def test_somebody_who_ends_a_waiting_task_frees_its_place(world: World) ->
 async def test_pods_that_are_never_ready_are_waited_for_only_so_long(world: World) -> None:
     deployment = world.start_pods(1)
     world.platform.hold_back(deployment.bundle_id)
-    assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 0.2)) == "late"
+    event = await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 0.2))
+    assert event == f"late: the pods of {deployment.id} are held back"
 
 
 async def test_pods_that_become_ready_end_the_wait(world: World) -> None:

@@ -26,7 +26,6 @@ from serving.ledger.base import (
 )
 from serving.ledger.rows import (
     KINDS,
-    RANK,
     Appended,
     Delivery,
     Entry,
@@ -38,6 +37,7 @@ from serving.ledger.rows import (
     Route,
     RouteChange,
     Row,
+    in_turn,
     normalised,
     saved,
     searched,
@@ -73,7 +73,7 @@ class MemoryLedger:
         rows = [normalised(change.row if isinstance(change, Once) else change) for change in changes]
         once = [isinstance(change, Once) for change in changes]
         with self._writing(fence) as kept:
-            in_order = sorted(range(len(rows)), key=lambda place: RANK[type(rows[place])])
+            in_order = sorted(range(len(rows)), key=lambda place: in_turn(rows[place]))
             done = {place: _save(kept, rows[place], once=once[place]) for place in in_order}
         return tuple(done[place] for place in range(len(rows)))
 

@@ -346,7 +346,7 @@ KEPT: tuple[type[Kept], ...] = (
 )
 APPENDED: tuple[type[Appended], ...] = (Event, RouteChange, Observation, Entry)
 KINDS: tuple[type[Row], ...] = (*KEPT, *APPENDED)
-RANK = {kind: place for place, kind in enumerate(KINDS)}
+_RANK = {kind: place for place, kind in enumerate(KINDS)}
 # Text for people, as long as they like; all other text is searched for.
 WORDS = ("reason", "words", "answer", "detail")
 
@@ -362,6 +362,11 @@ def normalised(row: R) -> R:
     Times are in UTC, documents what JSON makes of them (no tuples).
     """
     return replace(row, **{each.name: _storable(each.name, getattr(row, each.name)) for each in fields(row)})
+
+
+def in_turn(row: Row) -> tuple[int, str]:
+    """Where in a change the row is written: by kind and key; what is appended, in the order given."""
+    return _RANK[type(row)], row.key if isinstance(row, Kept) else ""
 
 
 def as_text(name: str, value: Document) -> str:

@@ -34,7 +34,6 @@ from serving.ledger.base import (
 )
 from serving.ledger.database import Database
 from serving.ledger.rows import (
-    RANK,
     Entry,
     Kept,
     Letter,
@@ -42,6 +41,7 @@ from serving.ledger.rows import (
     R,
     Row,
     as_text,
+    in_turn,
     normalised,
     saved,
 )
@@ -101,7 +101,7 @@ class SqlLedger:
 
     def save(self, *changes: Change, fence: Fence | None = None) -> tuple[Row, ...]:
         ready = [normalised_change(change) for change in changes]
-        in_order = sorted(range(len(ready)), key=lambda place: RANK[type(row_of(ready[place]))])
+        in_order = sorted(range(len(ready)), key=lambda place: in_turn(row_of(ready[place])))
         with self._writing(fence) as connection:
             done = {place: save_one(connection, ready[place]) for place in in_order}
         return tuple(done[place] for place in range(len(ready)))

@@ -5,15 +5,17 @@ import shutil
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from serving.ledger.base import Damaged, Unreachable
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import Rollout
-from tests.contract.ledger_contract import Ledgers, SharedLedgerContract, rollout
+from tests.contract.ledger_contract import Ledgers, SharedLedgerContract, rollout, whole_change
 
 
 class TestSqliteLedger(SharedLedgerContract):
@@ -90,6 +92,29 @@ def test_threads_of_one_process_write_one_after_the_other(sqlite_url: str) -> No
     ):
         pool.submit(ledger.save, rollout("late")).result()
     ledger.save(rollout("later"))
+    ledger.close()
+
+
+def test_changes_write_in_one_order_so_that_no_two_wait_for_each_other(sqlite_url: str) -> None:
+    ledger = open_ledger(sqlite_url)
+    written: list[tuple[str, str]] = []
+
+    @event.listens_for(ledger.database.engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("INSERT", "UPDATE")):
+            written.append((statement.removeprefix("INSERT INTO ").split()[0], str(parameters[0])))
+
+    change = [*whole_change("b")[:3], rollout("a")]
+    for order in (change, [*change[:0:-1], replace(change[0], id="another")]):
+        rows = ledger.save(*order)
+        assert [type(row) for row in rows] == [type(row) for row in order]
+        tables = [table for table, _ in written]
+        assert tables == ["rollouts", "rollouts", "routes", "route_history", "audit", "UPDATE"]
+        assert [key for _, key in written[:2]] == ["a", "b"]
+        written.clear()
+        with ledger.database.writing() as connection:
+            connection.exec_driver_sql("DELETE FROM rollouts")
+            connection.exec_driver_sql("DELETE FROM routes")
     ledger.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,7 @@ def options(
 def up(as_json: Json = False) -> None:
     """Start the local stack and wait until it is healthy. Starting twice is safe."""
     with telling_failures(as_json=as_json):
+        _require_installed("airflow", "envoy", "supervisor")
         stack.up(Home.locate(), as_json=as_json)
 
 
@@ -174,6 +176,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 @app.command(context_settings=PASS_ON)
 def demo(context: typer.Context) -> None:
     """Watch four versions travel to users, and a bad one back. `--keep` leaves the stack up."""
+    with telling_failures(as_json=False):
+        _require_installed("airflow", "envoy", "supervisor")
     _become(name_here("demo"), context.args)
 
 
@@ -203,6 +207,15 @@ def bench(
 def _require_clone(what: str) -> None:
     if not is_clone():
         raise Permanent(f"the {what} are not installed with the package", remedy="Run them in a clone of it.")
+
+
+def _require_installed(*modules: str) -> None:
+    """What `pip install slipway` alone does not bring. Raises `Permanent` naming it."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise Permanent(
+            f"the local stack needs {', '.join(missing)}, and it is not installed",
+            remedy="Install Slipway with its extras: pip install 'slipway[airflow,local]'.",
+        )
 
 
 def _become(module: str, arguments: list[str]) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
-from model_store.first_spec import FirstSpec, first_spec
-from model_store.registry import Registry
-from serving.cli.check import REGISTERED
 from serving.cli.options import Json
 from serving.cli.output import console, print_json, telling_failures
 from serving.home import Home
+
+if TYPE_CHECKING:
+    from model_store.first_spec import FirstSpec
 
 commands = typer.Typer(help="Release specs.", no_args_is_help=True)
 MAX_DOWNLOAD_MB = 8192
@@ -44,6 +44,9 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a first spec: what model and rows say for certain, and questions for the rest."""
+    # Reading models is heavy, and not every command's.
+    from model_store.first_spec import first_spec
+
     with telling_failures(as_json=as_json):
         with tempfile.TemporaryDirectory(prefix="slipway-spec-") as scratch:
             called, folder = _model(Home.locate(), model, Path(scratch))
@@ -66,6 +69,9 @@ def _model(home: Home, model: str, scratch: Path) -> tuple[str, Path]:
                 f"there is no folder {folder}", remedy="name a model folder, or models:/NAME/VERSION"
             )
         return folder.name, folder
+    from model_store.registry import Registry
+    from serving.cli.check import REGISTERED
+
     found = REGISTERED.fullmatch(model)
     if found is None:
         raise Permanent(

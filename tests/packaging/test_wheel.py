@@ -6,10 +6,12 @@ import ast
 import re
 import runpy
 import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,23 @@ def test_what_is_asked_for_allows_what_is_tested_and_names_what_is_used() -> Non
         lines = (REPOSITORY / source).read_text().splitlines()
         people_wrote = {re.split(r"[=<>\[]", line)[0] for line in lines if re.match(r"\w", line)}
         assert people_wrote <= set(allowed), source
+
+
+def test_commands_and_specs_need_no_more_than_pip_brings_without_extras() -> None:
+    """Whatever an extra brings is hidden from them."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    of_extras = {
+        canonicalize_name(Requirement(line).name)
+        for lines in project["optional-dependencies"].values()
+        for line in lines
+    } - {canonicalize_name(Requirement(line).name) for line in (*project["dependencies"], "slipway")}
+    modules = packages_distributions().items()
+    hidden = [name for name, from_ in modules if {canonicalize_name(each) for each in from_} <= of_extras]
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({sorted(hidden)}); sys.argv[0] = 'slipway';"
+        "from serving.cli.app import main; main()"
+    )
+    command = [sys.executable, "-c", code, "validate", "dags/releases/credit_risk.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "onnx" in hidden
+    assert "is a valid spec" in done.stdout, done.stderr

@@ -1,0 +1,39 @@
+"""Every kind of model ends as it must, at the first attempt, with the framework's own numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.build_world import hurry
+from tests.zoo import classifiers, graphs, regressors, tables
+from tests.zoo.world import Kind, checked
+
+KINDS = [*classifiers.KINDS, *regressors.KINDS, *graphs.KINDS, *tables.KINDS]
+
+
+def _marked(kind: Kind) -> object:
+    marks = [pytest.mark.xfail(reason=kind.not_yet, strict=True)] if kind.not_yet else []
+    return pytest.param(kind, id=kind.name, marks=marks)
+
+
+@pytest.mark.parametrize("kind", [_marked(kind) for kind in KINDS])
+def test_it_ends_as_it_must(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    made = kind.make(tmp_path / "made")
+    result = checked(made, tmp_path)
+    told = f"{result.problem}\n{result.remedy}"
+    assert result.ending == kind.ending, f"{result.ending} at {result.stage}: {told}"
+    assert re.search(kind.says, told), told
+    if kind.ending == "published":
+        fp32 = next(c for c in result.candidates if c.precision == "fp32")
+        own = {c.metric: c.reference for c in fp32.checks if c.name == f"{c.metric} non-inferiority"}
+        assert made.numbers
+        assert {name: own.get(name) for name in made.numbers} == pytest.approx(dict(made.numbers), abs=1e-9)
+
+
+def test_there_are_forty_kinds_with_names_of_their_own() -> None:
+    names = [kind.name for kind in KINDS]
+    assert len(names) == len(set(names)) >= 40

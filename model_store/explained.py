@@ -9,6 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from model_store.errors import SlipwayError, first_line
 
+# The IR version of onnx 1.16 (2024), which every onnxruntime since 1.18 reads.
+READ_BY_ALL = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Explained:
@@ -42,9 +45,11 @@ def _of(distribution: str) -> str:
 
 def _new_ir(found: re.Match[str], reader: str) -> Explained:
     has, reads = found.groups()
+    # onnx may read more than onnxruntime, which will say so next.
+    writes = reads if reader == "onnxruntime" else str(READ_BY_ALL)
     return Explained(
         f"the file has IR version {has}, and {_of(reader)} reads up to {reads}",
-        f"export it for IR version {reads}: with an older onnx, or set model.ir_version before saving",
+        f"export it for IR version {writes}: with an older onnx, or set model.ir_version before saving",
     )
 
 

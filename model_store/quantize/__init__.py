@@ -25,9 +25,13 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 class Search:
     """Bounds of the int8 search. `max_changed` is the share of calibration rows whose decision may change;
     half of that may be expected to be lost. `max_units` limits the nodes (or groups) tried one by one.
+
+    `by_values`: the model answers numbers that decide nothing by themselves (a regression, a ranking).
+    `max_changed` is then the RMS difference as a share of an output's own spread.
     """
 
     max_changed: float = 0.01
+    by_values: bool = False
     max_rows: int = 512
     max_units: int = 24
 

@@ -64,6 +64,7 @@ def convert(
     folder: Path,
     *,
     max_changed: float,
+    by_values: bool,
     max_rows: int,
     max_units: int,
 ) -> tuple[bytes | None, dict[str, Any]]:
@@ -75,7 +76,7 @@ def convert(
     """
     model = raised(model, QDQ_OPSET)
     with _quiet(), _temporary_files_in(folder):
-        trial = Trial(model, folder, calibration, max_rows)
+        trial = (ValueTrial if by_values else Trial)(model, folder, calibration, max_rows)
         units = Units.of(model, HEAVY, max_units=max_units)
         if not units.nodes:
             where = "is in the model outside branches and loops"
@@ -110,6 +111,9 @@ class Trial:
         self._batch = fixed_batch(session) or CALIBRATION_BATCH
         self.rows = spread(calibration, max_rows, self._batch)
         self._expected = answer(session, self.rows)
+        self._read()
+
+    def _read(self) -> None:
         self._readout = Readout.find(self._expected)
         self._decisions = self._readout.decisions(self._expected)
         self._probabilities = _probabilities(self._readout, self._expected)
@@ -118,9 +122,13 @@ class Trial:
         """Quantize all heavy nodes but `excluded`, and measure what changed on the calibration rows."""
         made = self._quantized(recipe, excluded)
         got = answer(open_session(made, config=session_config("int8")), self.rows)
+        return Found(made, recipe, excluded, *self._changed(got))
+
+    def _changed(self, got: dict[str, Array]) -> tuple[float, float, float]:
+        """Shares of decisions that changed and that are expected to be lost, and the scores' distance."""
         decisions = self._readout.decisions(got)
         changed = float(np.mean(decisions != self._decisions))
-        return Found(made, recipe, excluded, changed, self._lost(decisions), self._distance(got))
+        return changed, self._lost(decisions), self._distance(got)
 
     def _lost(self, decisions: np.ndarray[Any, Any]) -> float:
         """Share of rows expected to be right no longer: by how much more the original itself believed in its
@@ -170,6 +178,26 @@ class Trial:
             },
         )
         return target
+
+
+class ValueTrial(Trial):
+    """Of a model whose numbers decide nothing by themselves: how far they move, in terms of their spread."""
+
+    def _read(self) -> None:
+        pass
+
+    def _changed(self, got: dict[str, Array]) -> tuple[float, float, float]:
+        moved = max(_moved(self._expected[name], got[name]) for name in self._expected)
+        return moved, moved / 2, moved
+
+
+def _moved(before: Array, after: Array) -> float:
+    """RMS difference as a share of the standard deviation; of what is no number, the share that differs."""
+    if before.dtype.kind != "f":
+        return float(np.mean(before != after))
+    difference = np.nan_to_num(after.astype(np.float64) - before, nan=1e9, posinf=1e9, neginf=-1e9)
+    spread = float(np.std(before, dtype=np.float64)) or 1.0
+    return float(np.sqrt(np.mean(difference**2))) / spread
 
 
 def _stacked_weights(model: ModelProto) -> list[str]:

@@ -498,6 +498,24 @@ def test_a_class_that_only_the_quantized_model_decides_for_counts_as_lost() -> N
     assert trial._lost(np.array([-1, 0])) == pytest.approx(0.6)
 
 
+def test_a_regression_is_quantized_by_how_far_its_values_move_not_by_a_threshold(store: Store) -> None:
+    """Values far above any threshold never change a decision, so that anything passed the search."""
+    random = np.random.default_rng(0)
+    outlying = WEIGHTS[:, :1] * np.array([[1e-3], *[[1.0]] * 6, [50.0]], np.float32)
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "far"], ["scores"])]
+    content = scores_of(nodes, {"w": np.hstack([outlying] * 2), "far": np.float32(1e6)})
+    rows = {"x": random.normal(size=(400, 8)).astype(np.float32)}
+    rows["x"][:, 7] = 0
+    rows["x"][0, 7] = 4000
+    search = Search(max_changed=0.05, by_values=True)
+    made = quantize(store, keep(store, content), "int8", "onnxruntime", rows, search=search)
+    assert not isinstance(made, NotQuantized)
+    assert store.provenance(made.digest)["changed_decisions"] > 0
+    by_decision = quantize(store, keep(store, content), "int8", "tensorrt", rows)
+    assert not isinstance(by_decision, NotQuantized)
+    assert store.provenance(by_decision.digest)["changed_decisions"] == 0
+
+
 def test_an_operator_only_in_a_branch_keeps_its_domain(store: Store) -> None:
     value = helper.make_tensor_value_info
     gelu = node("Gelu", ["x"], ["a"], domain="com.microsoft")

@@ -21,7 +21,7 @@ from benchmarks.traffic.stack import gateway_and_guard, wait_until
 from benchmarks.traffic.upstreams import Upstreams, upstreams
 from model_store.errors import SlipwayError
 from serving.control.analysis import AnalysisPolicy
-from serving.control.rollout.journal import Event, Journal, release_id
+from serving.control.rollout.journal import Journal, TimelineEvent, release_id
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.gateway.watches import require_spare
@@ -54,7 +54,7 @@ def make_releases(home: Home, pods: Upstreams, count: int) -> None:
         state = RolloutState(
             release_id(name, 2, at=now), name, 2, 1, PLAN, 0, now, Phase.PROGRESSING, 0, candidate.id, now, 1
         )
-        journal.create(state, Event(now, "started", "benchmark", 50))
+        journal.create(state, TimelineEvent(now, "started", "benchmark", 50))
     EnvoyFileRouter(home).reconcile()
 
 

@@ -24,12 +24,12 @@ from statistics import median
 import orjson
 
 from serving.control.analysis import AnalysisPolicy
+from serving.control.audit import AuditEntry as Line
 from serving.control.audit import AuditTrail
-from serving.control.audit import Entry as Line
-from serving.control.rollout.journal import Event as JournalEvent
 from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import TimelineEvent as JournalEvent
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.control.rollout.record import Record, Stand
+from serving.control.rollout.record import EndpointCounts, Record
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import Entry, Event, Observation, Rollout
 from serving.ledger.sql import SqlLedger
@@ -137,7 +137,10 @@ def _observation() -> Observation:
 
 def _record() -> Record:
     counts = Counts(120_345, 17, 903, 3601.5, 12, 3, 1)
-    raw = {Endpoint("127.0.0.1", 8500 + number): Stand(40_000, 5, 300, 4, 1, 2, 0) for number in range(4)}
+    raw = {
+        Endpoint("127.0.0.1", 8500 + number): EndpointCounts(40_000, 5, 300, 4, 1, 2, 0)
+        for number in range(4)
+    }
     numbers = (("stable", 0.0001), ("candidate", 0.0002), ("odds", 0.93))
     findings = tuple(
         Finding(rule, Outcome.PASS, f"candidate {rule}: 0.02 %, stable 0.01 %, tolerance 0.5 %", numbers)

@@ -3,11 +3,11 @@
     python -m benchmarks.scheduler_loop [--waiting 0 1 10 50 100] [--at-once 8 25 100] [--loops 30]
 
 Twice each: as Airflow has it ("every run" is examined in every loop) and as Slipway does ("what changed",
-`slipway_airflow.due`). First what one loop costs while in so many releases nothing happens; then what each of
-so many costs that start at the same moment, beside one alone. Airflow's scheduler, its database and our DAGs
-are real, its workers are not (`benchmarks.scheduler_rig`): `benchmarks.many_releases` is the whole thing, but
-needs a machine that does nothing else. Prints tables and, last, a line of JSON; exits 1 if a release of the
-most costs more than 1.1 times one alone.
+`slipway_airflow.run_filter`). First what one loop costs while in so many releases nothing happens; then
+what each of so many costs that start at the same moment, beside one alone. Airflow's scheduler, its
+database and our DAGs are real, its workers are not (`benchmarks.scheduler_rig`): `benchmarks.many_releases`
+is the whole thing, but needs a machine that does nothing else. Prints tables and, last, a line of JSON;
+exits 1 if a release of the most costs more than 1.1 times one alone.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from airflow.utils.db import initdb
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
-from slipway_airflow import due, pools
+from slipway_airflow import pools, run_filter
 from sqlalchemy import event, func, select, update
 
 CORES, SLOTS = 2, 4
@@ -140,7 +140,7 @@ class Rig:
         self.dag_ids = _serialize(file)
         self.workers = Workers()
         if how == "changed":
-            assert due.examine_what_changed(due.Looks(clock=lambda: self.workers.now))
+            assert run_filter.examine_only_changed_runs(run_filter.RunFilter(clock=lambda: self.workers.now))
         with create_session() as session:
             job = Job()  # type: ignore[no-untyped-call]
             session.add(job)

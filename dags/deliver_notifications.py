@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, AssetWatcher
-from slipway_airflow.mail_watch import UndeliveredTrigger
+from slipway_airflow.outbox_trigger import UndeliveredTrigger
 from slipway_airflow.step import step
 
 LEFT_OVER = Asset(

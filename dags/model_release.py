@@ -22,8 +22,8 @@ from airflow.sdk import (
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from slipway_airflow import assets, forms, pools
-from slipway_airflow.notifications import Deliver, Late
-from slipway_airflow.operators import Deploy, RollOut, TakeTurn, Watch
+from slipway_airflow.notifications import DeliverNotifications, Late
+from slipway_airflow.operators import AcquireReleaseLock, Deploy, RollOut, WatchPromoted
 from slipway_airflow.step import BY_LABEL, step
 
 from model_store.build import Variant, variants
@@ -32,7 +32,7 @@ from model_store.types import TargetName
 from serving.control import specs
 
 if TYPE_CHECKING:
-    from serving.control.building import Told
+    from serving.control.build_stages import StepResult
 
 RELEASES = Path(__file__).parent / "releases"
 
@@ -63,7 +63,7 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         tags=["slipway", "release", spec.model],
     ) as dag:
         with TaskGroup("intake", tooltip="Which version, whose turn, is it what it says"):
-            turn = TakeTurn(task_id="take_turn", spec=spec, inlets=[news]).as_setup()  # type: ignore[no-untyped-call]
+            turn = AcquireReleaseLock(task_id="take_turn", spec=spec, inlets=[news]).as_setup()  # type: ignore[no-untyped-call]
             release = turn.output
             exported = export(release)
             checked = check_data(release, exported)
@@ -86,7 +86,7 @@ def release_dag(spec: ReleaseSpec) -> DAG:
             pool = pools.rollouts(spec.serving.target)
             deploy = Deploy(task_id="deploy", release=release, bundle=published, pool=pool)
             roll_out = RollOut(task_id="roll_out", release=release, deployment=deploy.output, pool=pool)
-            watch = Watch(task_id="watch", release=release)
+            watch = WatchPromoted(task_id="watch", release=release)
             approved >> deploy
             promoted = promote.override(outlets=[serving])(release, published, gated)
             roll_out >> promoted >> watch
@@ -139,85 +139,85 @@ def ask_people(spec: ReleaseSpec, release: Any, bundle: Any, gated: Any) -> list
 
 
 @step(pool=pools.BUILDS)
-def export(release: str) -> Told:
+def export(release: str) -> StepResult:
     """Turns the registered version into one ONNX file that agrees with the original.
 
     ONNX is taken as it is. scikit-learn is converted in a child process, and only if the spec trusts it.
     """
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.export(*composition.opened(release))
+    return build_stages.export(*composition.opened(release))
 
 
 @step
-def check_data(release: str, exported: str) -> Told:
+def check_data(release: str, exported: str) -> StepResult:
     """Checks evaluation and calibration rows with Great Expectations; none may be in both."""
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.check_data(*composition.opened(release), exported)
+    return build_stages.check_data(*composition.opened(release), exported)
 
 
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
-def quantize(release: str, exported: str, variant: Variant) -> Told:
+def quantize(release: str, exported: str, variant: Variant) -> StepResult:
     """Makes the model smaller: fp16, int8 for onnxruntime, int8 in the layout TensorRT parses."""
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.quantize(*composition.opened(release), exported, variant)
+    return build_stages.quantize(*composition.opened(release), exported, variant)
 
 
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
-def compile(release: str, quantized: str, target: TargetName) -> Told:
+def compile(release: str, quantized: str, target: TargetName) -> StepResult:
     """Builds a candidate for a target ahead of time. What a target does not take is a reason, no failure."""
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.compile(*composition.opened(release), quantized, target)
+    return build_stages.compile(*composition.opened(release), quantized, target)
 
 
 @step(map_index_template=BY_LABEL, pool=pools.BUILDS)
-def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> Told:
+def gate(release: str, exported: str, quantized: str, compiled: list[str]) -> StepResult:
     """Measures accuracy, latency and size of a candidate against the spec's limits."""
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.gate(*composition.opened(release), exported, quantized, compiled)
+    return build_stages.gate(*composition.opened(release), exported, quantized, compiled)
 
 
 @step
-def choose(release: str, gated: list[str]) -> Told:
+def choose(release: str, gated: list[str]) -> StepResult:
     """Takes the best candidate that passed. None passed: the release ends here and says which limits."""
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.choose(*composition.opened(release), gated)
+    return build_stages.choose(*composition.opened(release), gated)
 
 
 @step
-def publish(release: str, exported: str, gated: list[str], chosen: str) -> Told:
+def publish(release: str, exported: str, gated: list[str], chosen: str) -> StepResult:
     """Lays the bundle out as a Triton model repository. The same content is the same bundle."""
     from serving import composition
-    from serving.control import building
+    from serving.control import build_stages
 
-    return building.publish(*composition.opened(release), exported, gated, chosen)
+    return build_stages.publish(*composition.opened(release), exported, gated, chosen)
 
 
-@step(on_success_callback=Deliver())
-def promote(release: str, bundle: str, gated: list[str]) -> Told:
+@step(on_success_callback=DeliverNotifications())
+def promote(release: str, bundle: str, gated: list[str]) -> StepResult:
     """Records the evidence, moves the alias `champion`, and lets the next release begin."""
-    from slipway_airflow import booking
+    from slipway_airflow import final_steps
 
-    return booking.promote(get_current_context(), release, bundle, gated)
+    return final_steps.promote(get_current_context(), release, bundle, gated)
 
 
-@step(on_success_callback=Deliver(), on_failure_callback=Deliver())
-def settle(release: str, bundle: str | None, gated: list[str]) -> Told:
+@step(on_success_callback=DeliverNotifications(), on_failure_callback=DeliverNotifications())
+def settle(release: str, bundle: str | None, gated: list[str]) -> StepResult:
     """Always runs. After a failure: all traffic to stable, the candidate ended, the version tagged why."""
-    from slipway_airflow import booking
+    from slipway_airflow import final_steps
 
-    return booking.settle(get_current_context(), release, bundle, gated)
+    return final_steps.finalize(get_current_context(), release, bundle, gated)
 
 
 def refused_dag(dag_id: str, problem: InvalidSpec) -> DAG:

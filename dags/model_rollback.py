@@ -12,47 +12,47 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, get_current_context
 from slipway_airflow import assets, forms
-from slipway_airflow.notifications import Deliver
-from slipway_airflow.operators import MakeReady
+from slipway_airflow.notifications import DeliverNotifications
+from slipway_airflow.operators import PrepareRollback
 from slipway_airflow.step import step
 
 if TYPE_CHECKING:
-    from serving.control.building import Told
+    from serving.control.build_stages import StepResult
 
 RELEASES = Path(__file__).parent / "releases"
 URGENT = 1000
 
 
-@step(on_success_callback=Deliver())
-def return_traffic() -> Told:
+@step(on_success_callback=DeliverNotifications())
+def return_traffic() -> StepResult:
     """Fixes which version comes back, and gives it all traffic at once if it still stands by."""
-    from slipway_airflow import booking
+    from slipway_airflow import final_steps
 
-    return booking.begin_rollback(get_current_context())
+    return final_steps.begin_rollback(get_current_context())
 
 
 @step
-def switch(rollback: str, deployment: str) -> Told:
+def switch(rollback: str, deployment: str) -> StepResult:
     """Gives all traffic to a version that had to be started again, by one write."""
-    from slipway_airflow import booking
+    from slipway_airflow import final_steps
 
-    return booking.switch_back(rollback, deployment)
+    return final_steps.switch_traffic(rollback, deployment)
 
 
 @step(outlets=[assets.ROLLED_BACK])
-def book(rollback: str) -> Told:
+def book(rollback: str) -> StepResult:
     """Moves the alias `champion` back, tags both versions, and records why."""
-    from slipway_airflow import booking
+    from slipway_airflow import final_steps
 
-    return booking.book_rollback(get_current_context(), rollback)
+    return final_steps.record_rollback(get_current_context(), rollback)
 
 
 @step
-def let_go(rollback: str) -> Told:
+def let_go(rollback: str) -> StepResult:
     """Always runs. Ends the pods nobody needs, and lets the next release begin."""
-    from slipway_airflow import booking
+    from slipway_airflow import final_steps
 
-    return booking.let_go(rollback)
+    return final_steps.finalize_rollback(rollback)
 
 
 with DAG(
@@ -75,6 +75,6 @@ with DAG(
     tags=["slipway", "rollback"],
 ):
     rollback = return_traffic().as_setup()
-    ready = MakeReady(task_id="make_ready", rollback=rollback)
+    ready = PrepareRollback(task_id="make_ready", rollback=rollback)
     booked = book(rollback)
     switch(rollback, ready.output) >> booked >> let_go(rollback).as_teardown(setups=rollback)

@@ -28,14 +28,14 @@ def find_missed() -> list[dict[str, object]]:
     """Compares the registry's aliases with what serves and with what was tried."""
     from model_store.release_spec import load_all
     from serving import composition
-    from serving.control import reconciling, specs, wiring
+    from serving.control import reconciliation, specs, wiring
 
     services = composition.wire()
-    found = reconciling.missed(services, load_all(RELEASES).specs, at=wiring.now())
+    found = reconciliation.missed(services, load_all(RELEASES).specs, at=wiring.now())
     return [
         {
             "trigger_dag_id": specs.dag_id_of(ref.name),
-            "trigger_run_id": reconciling.run_id_of(ref, services.tries.withdrawn(ref)),
+            "trigger_run_id": reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)),
             "conf": {"version": str(ref.version), "reason": "the registry names it"},
         }
         for ref in found

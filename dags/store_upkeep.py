@@ -16,9 +16,9 @@ from slipway_airflow.step import step
 def tidy() -> dict[str, int]:
     """Forgets bundles, artifacts and memos. Says how many bundles and bytes that were."""
     from serving import composition
-    from serving.control import upkeep, wiring
+    from serving.control import retention, wiring
 
-    done = upkeep.tidy(composition.wire(), now=wiring.now())
+    done = retention.tidy(composition.wire(), now=wiring.now())
     return {"bundles": len(done.bundles), "bytes": done.size_bytes}
 
 

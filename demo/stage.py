@@ -22,7 +22,7 @@ from model_store.errors import Permanent
 from model_store.installation import python_path
 from serving.home import Home
 from serving.local_stack import lifecycle
-from serving.local_stack.lifecycle import Standing
+from serving.local_stack.lifecycle import ProgramStatus
 
 FAULTS = "SLIPWAY_FAULTS"
 POLL_SECONDS = 0.3
@@ -119,7 +119,7 @@ class Stage:
         arguments: Sequence[object] = process.args  # type: ignore[assignment]
         return self.home.logs / f"{arguments[2]}.log"
 
-    def _tell_standings(self, standings: list[Standing]) -> None:
+    def _tell_standings(self, standings: list[ProgramStatus]) -> None:
         waiting = [standing.name for standing in standings if standing.problem]
         healthy = len(standings) - len(waiting)
         names = f", waiting for {', '.join(waiting)}" if waiting else ""

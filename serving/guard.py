@@ -51,7 +51,9 @@ def main(home: Home) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     with _only_guard(home):
-        server = serve(guard, home.ports.guard, ails=lambda: _ails(guard), targets=lambda: targets(router))
+        server = serve(
+            guard, home.ports.guard, find_problem=lambda: _problem(guard), targets=lambda: targets(router)
+        )
         threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
         log.info("guarding the releases of %s", home.root)
         _run(home, guard, router, ending)
@@ -82,10 +84,10 @@ def _reconcile(guard: Guard, router: TrafficRouter) -> None:
                 router.read(service)
 
 
-def _ails(guard: Guard) -> str:
+def _problem(guard: Guard) -> str:
     """What keeps the guard from guarding; "" if nothing does."""
-    if owed := list(guard.owed):
-        return f"cannot finish the rollback of {', '.join(owed)}"
+    if pending := list(guard.pending):
+        return f"cannot finish the rollback of {', '.join(pending)}"
     is_alive = guard.done.ticks > 0 and time.monotonic() - guard.done.last_tick_at < SILENT_SECONDS
     return "" if is_alive else "no tick lately"
 

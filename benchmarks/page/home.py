@@ -14,9 +14,9 @@ import orjson
 
 from model_store.release_spec import ReleaseSpec
 from serving.control.analysis import AnalysisPolicy
-from serving.control.rollout.journal import Event
+from serving.control.rollout.journal import TimelineEvent
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.control.rollout.record import Record, Stand, finding_to_json
+from serving.control.rollout.record import EndpointCounts, Record, finding_to_json
 from serving.figures import percent
 from serving.gateway import endpoints
 from serving.gateway.router.history import RouteHistoryFile
@@ -62,7 +62,7 @@ REASONS = ("better recall on small loans", "weekly retraining", "the registry na
 
 
 @dataclass
-class Shelf:
+class ModelFiles:
     """One model's releases as they are written. `at` is when the next one is asked for."""
 
     home: Home
@@ -135,13 +135,15 @@ class Shelf:
         if end in ("rolling_out", "paused", "watching"):
             self.write_route(state.split, version, revision=version * 10 + len(events))
 
-    def _state(self, name: str, version: int, end: str) -> tuple[RolloutState, list[Event]]:
+    def _state(self, name: str, version: int, end: str) -> tuple[RolloutState, list[TimelineEvent]]:
         began = self.at + timedelta(seconds=90)
         reached = {"rolling_out": 2, "paused": 3, "rolled_back": 1}.get(end, 4)
-        events = [Event(began, "started", "in slot green", 0)]
+        events = [TimelineEvent(began, "started", "in slot green", 0)]
         for step in range(reached):
             shifted = began + timedelta(seconds=5 + 65 * step)
-            events.append(Event(shifted, "shift", f"step {step + 1} of 4", PLAN.steps[step].split.candidate))
+            events.append(
+                TimelineEvent(shifted, "shift", f"step {step + 1} of 4", PLAN.steps[step].split.candidate)
+            )
         state = RolloutState(
             release_id=name,
             service=self.model,
@@ -162,29 +164,31 @@ class Shelf:
                 return replace(state, paused="by bo: the campaign begins at noon"), events
             case "rolled_back" | "rolled_back_later":
                 if end == "rolled_back_later":
-                    events.append(Event(last, "promoted", f"version {version}", 100))
+                    events.append(TimelineEvent(last, "promoted", f"version {version}", 100))
                 last = events[-1].at + timedelta(seconds=len(FAILS))
-                events.append(Event(last, "rolled back", WHY, 0))
+                events.append(TimelineEvent(last, "rolled back", WHY, 0))
                 finding = Finding("error rate against stable", Outcome.FAIL, WHY, source=SOURCE)
                 over = state.with_phase(Phase.ROLLED_BACK, at=last, reason=WHY, findings=(finding,))
                 return over, events
             case "promoted":
-                events.append(Event(last, "promoted", f"version {version}", 100))
-                events.append(Event(last + timedelta(seconds=3600), "done", "the watch ended well", 100))
+                events.append(TimelineEvent(last, "promoted", f"version {version}", 100))
+                events.append(
+                    TimelineEvent(last + timedelta(seconds=3600), "done", "the watch ended well", 100)
+                )
                 return state.with_phase(Phase.DONE, at=events[-1].at, reason="the watch ended well"), events
             case "watching":
-                events.append(Event(last, "promoted", f"version {version}", 100))
+                events.append(TimelineEvent(last, "promoted", f"version {version}", 100))
                 return state.with_phase(Phase.WATCHING, at=last, reason="passed every step"), events
         return state, events
 
-    def _records(self, state: RolloutState, events: list[Event]) -> None:
+    def _records(self, state: RolloutState, events: list[TimelineEvent]) -> None:
         """A line a second, as the guard writes them, for what the rollout has seen so far."""
         path = self.home.journal / self.model / f"{state.release_id}.counts.jsonl"
         is_over = state.phase is Phase.ROLLED_BACK
         stable = candidate = Counts(0, 0, 0, 0.0)
         times: tuple[dict[int, int], dict[int, int]] = ({}, {})
         lines = []
-        stand = Stand(0, 0, 0, 0, 0)
+        stand = EndpointCounts(0, 0, 0, 0, 0)
         whole = int((events[-1].at - events[0].at).total_seconds()) + (0 if is_over else 30)
         for second in range(whole):
             at = events[0].at + timedelta(seconds=second)
@@ -260,7 +264,7 @@ def seed(
     each = max(1, releases // models)
     for number, model in enumerate(called):
         saved = {**spec.model_dump(mode="json"), "model": model}
-        shelf = Shelf(home, model, saved, chance, now - timedelta(hours=8 * each + number % 7))
+        shelf = ModelFiles(home, model, saved, chance, now - timedelta(hours=8 * each + number % 7))
         for version in range(1, each):
             shelf.at += timedelta(hours=8)
             ends = ("promoted", "rolled_back", "blocked", "superseded")
@@ -283,7 +287,7 @@ def write(path: Path, content: dict[str, object]) -> None:
     path.write_bytes(orjson.dumps(content))
 
 
-def _where(events: list[Event], at: datetime) -> tuple[int, float]:
+def _where(events: list[TimelineEvent], at: datetime) -> tuple[int, float]:
     past = [event for event in events if event.at <= at]
     return len(past) - 1, past[-1].candidate_weight
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from benchmarks.verdicts.streams import Floats, Ints, Scenario, Tick
 from serving.control.analysis import AnalysisPolicy
-from serving.control.analysis.belief import Ticks, blank, take
+from serving.control.analysis.accumulation import Ticks, blank, take
 from serving.control.analysis.evidence import limits_of
 from serving.control.analysis.rules import needed
-from serving.control.analysis.state import Memory
+from serving.control.analysis.state import JudgeMemory
 
 Bools = NDArray[np.bool_]
 
@@ -55,7 +55,7 @@ class Ours:
         busy = ~self._over & ((tick.candidate > 0) | (self._memory["waiting_candidate"][:, 0] > 0))
         some = np.flatnonzero(busy)
         if len(some):
-            part = Memory(self._memory.rows[some])
+            part = JudgeMemory(self._memory.rows[some])
             take(self._limits, part, self._ticks(tick, some))
             self._memory.rows[some] = part.rows
             self._held[some] = 0

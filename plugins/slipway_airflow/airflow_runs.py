@@ -18,7 +18,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from serving.control.queries.runs import ModelDag, Question, RunSeen, Situation, TaskSeen
+from serving.control.queries.runs import ModelDag, Question, RunSnapshot, Situation, TaskSnapshot
 from serving.control.specs import PREFIX
 from slipway_airflow import airflow_situation
 
@@ -28,7 +28,7 @@ GATE, PUBLISH = "candidates.gate", "bundle.publish"
 class AirflowRuns:
     """Each call is one short session."""
 
-    def run(self, dag_id: str, run_id: str) -> RunSeen | None:
+    def run(self, dag_id: str, run_id: str) -> RunSnapshot | None:
         """A run with its tasks, None when Airflow has none of that name (any more)."""
         with create_session() as session:
             columns = (DagRun.state, DagRun.start_date, DagRun.end_date)
@@ -38,7 +38,7 @@ class AirflowRuns:
             if found is None:
                 return None
             values = _values(session, dag_id, run_id)
-            return RunSeen(
+            return RunSnapshot(
                 state=str(found[0]),
                 started_at=found[1],
                 ended_at=found[2],
@@ -65,7 +65,7 @@ class AirflowRuns:
         return {dag.dag_id.removeprefix(PREFIX): dag for dag in dags}
 
 
-def _tasks(session: Session, dag_id: str, run_id: str) -> tuple[TaskSeen, ...]:
+def _tasks(session: Session, dag_id: str, run_id: str) -> tuple[TaskSnapshot, ...]:
     task = TaskInstance
     columns: tuple[Any, ...] = (
         task.task_id,
@@ -78,7 +78,7 @@ def _tasks(session: Session, dag_id: str, run_id: str) -> tuple[TaskSeen, ...]:
     )
     found = session.execute(select(*columns).where(task.dag_id == dag_id, task.run_id == run_id))
     return tuple(
-        TaskSeen(name, index, str(state or "none"), start, end, tries or 0, words or "")
+        TaskSnapshot(name, index, str(state or "none"), start, end, tries or 0, words or "")
         for name, index, state, start, end, tries, words in found
     )
 

@@ -23,18 +23,18 @@ from model_store.release_spec import Approval
 from serving.control import reasons
 from serving.control.page_url import release_page
 from slipway_airflow import links
-from slipway_airflow.failures import RetryByKind, explained
+from slipway_airflow.failures import RetryByKind, translating_failures
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.build import Gated
-    from serving.control.comparing import Comparison
+    from serving.control.bundle_comparison import BundleComparison
     from serving.control.releases import Release
     from serving.control.wiring import Services
 
 
-def _unsaid() -> Param:
+def _reason_field() -> Param:
     """The form's field for the reason, empty. A new one each time: a parameter keeps what is put into it."""
     return Param(
         "",
@@ -50,7 +50,7 @@ def _unsaid() -> Param:
 _NAME_PEOPLE = "name approvers as they log in, not by id: then only those who may approve are asked"
 
 
-def _shown(bundle: str) -> Param:
+def _bundle_field(bundle: str) -> Param:
     """The form's field that names what is approved: there is nothing else to choose."""
     return Param(
         bundle,
@@ -89,7 +89,7 @@ class AskApproval(ApprovalOperator):
         kwargs.setdefault("retry_policy", RetryByKind())
         kwargs.setdefault("doc_md", inspect.cleandoc(type(self).__doc__ or ""))
         # In place of the DAG's own, which are about the release: this is the form of the answer.
-        kwargs["params"] = {"reason": _unsaid(), "bundle": _shown("")}
+        kwargs["params"] = {"reason": _reason_field(), "bundle": _bundle_field("")}
         super().__init__(
             subject="May this version get traffic?",
             defaults=self.REJECT,
@@ -108,7 +108,7 @@ class AskApproval(ApprovalOperator):
         from serving.composition import opened
 
         links.forget(self)
-        with explained(context):
+        with translating_failures(context):
             services, release = opened(self.release)
             if release.request.dry_run:
                 raise AirflowSkipException("dry run: there is nothing to approve")
@@ -120,10 +120,10 @@ class AskApproval(ApprovalOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         links.forget(self)
-        with explained(context):
+        with translating_failures(context):
             # Here the form has what was answered, which may be about another bundle than this run's.
-            self.params["bundle"] = _shown("")
-            self.params["reason"] = _unsaid()
+            self.params["bundle"] = _bundle_field("")
+            self.params["reason"] = _reason_field()
             given = event["params_input"] or {}
             said = _readable(given) if event["responded_by_user"] else given
             answer = super(ApprovalOperator, self).execute_complete(
@@ -145,13 +145,13 @@ class AskApproval(ApprovalOperator):
 
     def _refuse_self_and_twice(self, context: Context, answer: Any) -> None:
         from serving.composition import opened
-        from serving.control import acting
+        from serving.control import audit_entries
 
         by = answer["responded_by_user"] or {}
         if list(answer["chosen_options"]) != [self.APPROVE] or not by:
             return
         services, release = opened(self.release)
-        why = acting.may_not_approve(
+        why = audit_entries.refusal_to_approve(
             services,
             release,
             who=str(by.get("name") or by.get("id")),
@@ -164,15 +164,15 @@ class AskApproval(ApprovalOperator):
 
     def _approved_before(self, services: Services, release: Release) -> str | None:
         """Who approved this very bundle and is not counted yet."""
-        from serving.control import acting
+        from serving.control import audit_entries
 
-        given = acting.approvers_of(services, release, self.bundle)
+        given = audit_entries.approvers_of(services, release, self.bundle)
         return next((who for who in given if who not in self.earlier), None)
 
     def _prepare(self, services: Services, release: Release) -> None:
         """The form, who may fill it in, and a message to those who want to be told."""
         from serving.control import wiring
-        from serving.control.building import recall
+        from serving.control.build_stages import load_result
         from serving.control.releases import words_for_another
         from slipway_airflow import notifications
 
@@ -180,10 +180,10 @@ class AskApproval(ApprovalOperator):
         allowed = who_may(self.approval.approvers, [*self.earlier, *authors])
         self.assigned_users = [{"id": user, "name": user} for user in allowed]
         self.subject = f"May {release.ref} get traffic, as bundle {self.bundle}?"
-        self.params["bundle"] = _shown(self.bundle)
+        self.params["bundle"] = _bundle_field(self.bundle)
         # Airflow filled it with the run's own, the words of who asked for the release.
-        self.params["reason"] = _unsaid()
-        variants = [recall(services.store, digest) for digest in self.gated]
+        self.params["reason"] = _reason_field()
+        variants = [load_result(services.store, digest) for digest in self.gated]
         again = words_for_another(self.bundle, [one.bundle_id for one in release.bundles])
         compared = next((one.compared for one in release.bundles if one.bundle_id == self.bundle), None)
         where = {
@@ -191,7 +191,7 @@ class AskApproval(ApprovalOperator):
             "The version in MLflow": services.registry.version_url(release.ref),
         }
         self.body = evidence_page(variants, self.bundle, again=again, compared=compared, links=where)
-        notifications.tell_of_approval(
+        notifications.notify_of_approval(
             services,
             release,
             bundle=self.bundle,
@@ -204,13 +204,13 @@ class AskApproval(ApprovalOperator):
     def _note(self, context: Context, answer: Any) -> None:
         """Into the audit trail, if a person answered (and Slipway's own page or API did not write it)."""
         from serving.composition import opened
-        from serving.control import acting
+        from serving.control import audit_entries
 
         by = answer["responded_by_user"] or {}
         if not (who := by.get("name") or by.get("id")):
             return
         services, release = opened(self.release)
-        acting.note_answer(
+        audit_entries.note_answer(
             services,
             release,
             who=str(who),
@@ -228,7 +228,7 @@ class AskApproval(ApprovalOperator):
             who = name or account
             said = f"{who} rejected it" if who else "nobody approved it in time"
             raise NotApproved(f"not released: {said}", remedy="ask them, then release the version again")
-        from serving.control.acting import name_in_spec
+        from serving.control.audit_entries import name_in_spec
 
         # Who approved must not be asked again: the spec may call them by name or by their account's id.
         return name_in_spec(self.approval, str(name or ""), str(account or "")) or str(account or name or "")
@@ -251,15 +251,15 @@ def evidence_page(
     bundle: str,
     *,
     again: str = "",
-    compared: Comparison | None = None,
+    compared: BundleComparison | None = None,
     links: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Markdown: what changes for users, and every check of every variant beside its limit.
 
     `again`: why people are asked although they were asked before; `links`: addresses by what is there.
     """
-    from serving.control.building import name_of
-    from serving.control.comparing import in_markdown
+    from serving.control.build_stages import name_of
+    from serving.control.bundle_comparison import in_markdown
 
     rows = [
         f"| {name_of(gated['variant'])} | {check['name']} | {check['observed']:.4g} | {check['limit']:.4g} "

@@ -54,7 +54,7 @@ class RetryByKind(RetryPolicy):
 
 
 @contextmanager
-def explained(context: Context) -> Iterator[None]:
+def translating_failures(context: Context) -> Iterator[None]:
     """Run a task's body: its failure leaves a reason behind and has the kind Airflow understands."""
     try:
         yield
@@ -73,10 +73,10 @@ def explained(context: Context) -> Iterator[None]:
 
 def leave_reason(context: Context, error: BaseException) -> None:
     """Put the error's words where `reasons` finds them. Airflow clears them when the task tries again."""
-    context["ti"].xcom_push(FAILURE, in_words(error))
+    context["ti"].xcom_push(FAILURE, message_of(error))
 
 
-def in_words(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """The error as one text. Unexpected ones carry their type, which Slipway's own do not need."""
     words = str(error) if isinstance(error, SlipwayError | AirflowFailException) else describe(error)
     return words[:LONGEST_REASON]

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseNotifier
 
 from model_store.errors import Permanent, Retryable
-from serving.control.outbox import Letter, Message, Outbox
+from serving.control.outbox import Message, Outbox, OutboxEntry
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.release_spec import ReleaseSpec
-    from serving.control.going_back import Rollback
+    from serving.control.finalization import ReleaseEnd
     from serving.control.releases import Release
+    from serving.control.rollbacks import RequestedRollback
     from serving.control.rollout.plan import RolloutState
-    from serving.control.settling import Ending
     from serving.control.wiring import Services
     from serving.monitoring.incidents import Incident
 
@@ -35,7 +35,7 @@ LONGEST_TEXT = 4000
 MOST_AT_ONCE = 20
 
 
-class Deliver(BaseNotifier):
+class DeliverNotifications(BaseNotifier):
     """Delivers what is due, once. What fails stays for the watcher, and fails no task."""
 
     def notify(self, context: Context) -> None:
@@ -66,13 +66,13 @@ class Late(BaseNotifier):
         run: Any = context["dag_run"]
         run_id = str(run["dag_run_id"])
         services, at = composition.wire(), wiring.now()
-        await asyncio.to_thread(tell_of_lateness, services, self.model, run_id, self.seconds, at=at)
+        await asyncio.to_thread(notify_of_lateness, services, self.model, run_id, self.seconds, at=at)
 
 
 def deliver_due(outbox: Outbox, *, at: datetime, most: int | None = None) -> tuple[int, int]:
     """Deliver what is due; returns how many were and were not."""
-    letters = outbox.due(at=at)[:most]
-    done = [_deliver(outbox, letter, at=at) for letter in letters]
+    entries = outbox.due(at=at)[:most]
+    done = [_deliver(outbox, entry, at=at) for entry in entries]
     outbox.sweep(at=at)
     return done.count(True), done.count(False)
 
@@ -81,28 +81,28 @@ def outbox_of(services: Services) -> Outbox:
     return Outbox(services.home.root / "outbox")
 
 
-def _deliver(outbox: Outbox, letter: Letter, *, at: datetime) -> bool | None:
+def _deliver(outbox: Outbox, entry: OutboxEntry, *, at: datetime) -> bool | None:
     """None if somebody else is at it."""
     from slipway_airflow import receivers
 
-    with outbox.taken(letter) as is_ours:
+    with outbox.taken(entry) as is_ours:
         if not is_ours:
             return None
         try:
-            receivers.deliver(letter.message, letter.receiver, at=at)
+            receivers.deliver(entry.message, entry.receiver, at=at)
         except (Retryable, Permanent) as problem:
-            log.warning("%s, to %s: %s", letter.message.id, letter.receiver.to, problem)
+            log.warning("%s, to %s: %s", entry.message.id, entry.receiver.to, problem)
         except Exception:
-            log.exception("%s, to %s", letter.message.id, letter.receiver.to)
+            log.exception("%s, to %s", entry.message.id, entry.receiver.to)
         else:
-            outbox.delivered(letter)
+            outbox.delivered(entry)
             return True
-        if not outbox.failed(letter, at=at):
-            log.error("%s, to %s: given up after a day", letter.message.id, letter.receiver.to)
+        if not outbox.failed(entry, at=at):
+            log.error("%s, to %s: given up after a day", entry.message.id, entry.receiver.to)
         return False
 
 
-def tell_of_ending(services: Services, release: Release, ending: Ending, *, at: datetime) -> None:
+def notify_of_outcome(services: Services, release: Release, ending: ReleaseEnd, *, at: datetime) -> None:
     """A release was promoted, blocked, or rolled back. Told once, however often the step runs."""
     words = {"promoted": "is released", "blocked": "was not released", "rolled_back": "was rolled back"}
     said = words.get(ending.status.value)
@@ -112,7 +112,7 @@ def tell_of_ending(services: Services, release: Release, ending: Ending, *, at: 
     _put(services, release, ending.status.value, f"{release.ref} {said}", ending.reason, facts, at=at)
 
 
-def tell_of_approval(
+def notify_of_approval(
     services: Services,
     release: Release,
     *,
@@ -128,7 +128,7 @@ def tell_of_approval(
     _put(services, release, f"approval-{number}-{bundle}", title, text, facts, at=at, occasion="approval")
 
 
-def tell_of_hold(services: Services, state: RolloutState, why: str, *, at: datetime) -> None:
+def notify_of_hold(services: Services, state: RolloutState, why: str, *, at: datetime) -> None:
     """A rollout does not go on by itself. Told once for each step."""
     release = services.releases.load(state.release_id)
     title = f"{release.ref} is held at {state.split.candidate:g} %"
@@ -136,26 +136,26 @@ def tell_of_hold(services: Services, state: RolloutState, why: str, *, at: datet
     _put(services, release, name, title, why, {"release": release.id}, at=at, occasion="held")
 
 
-def tell_of_rollback(services: Services, rollback: Rollback, *, at: datetime) -> None:
+def notify_of_rollback(services: Services, rollback: RequestedRollback, *, at: datetime) -> None:
     """A person or an alert took a version back. Goes to whom the spec of the model's last release names."""
     spec = services.releases.spec_of(rollback.model)
     if spec is None:
         return
-    wish = rollback.wish
+    request = rollback.request
     message = Message(
         id=rollback.id,
         occasion="rolled_back",
         model=rollback.model,
         title=f"{rollback.model} v{rollback.leaves} was rolled back to v{rollback.returns}",
-        text=wish.reason[:LONGEST_TEXT],
+        text=request.reason[:LONGEST_TEXT],
         at=at,
         url=services.home.airflow_url + "/slipway/",
-        facts={"asked for by": wish.by, **({"incident": wish.incident} if wish.incident else {})},
+        facts={"asked for by": request.by, **({"incident": request.incident} if request.incident else {})},
     )
     outbox_of(services).put(message, spec.notify)
 
 
-def tell_of_alert(
+def notify_of_alert(
     services: Services, spec: ReleaseSpec | None, incident: Incident, why: str, *, occasion: str, at: datetime
 ) -> None:
     """An alert that changes nothing by itself. Told once for each incident and occasion."""
@@ -176,7 +176,7 @@ def tell_of_alert(
     outbox_of(services).put(message, spec.notify)
 
 
-def tell_of_lateness(services: Services, model: str, run_id: str, seconds: float, *, at: datetime) -> None:
+def notify_of_lateness(services: Services, model: str, run_id: str, seconds: float, *, at: datetime) -> None:
     """A release is not over although its deadline is."""
     releases = [one for one in services.releases.of_model(model) if one.request.run_id == run_id]
     text = f"It was to be over {seconds:g} s after it was asked for. It goes on; nothing was stopped."

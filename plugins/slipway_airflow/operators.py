@@ -18,13 +18,13 @@ from airflow.sdk.exceptions import AirflowSkipException
 from model_store.errors import Permanent, Retryable
 from model_store.release_spec import ReleaseSpec
 from slipway_airflow import links, triggers
-from slipway_airflow.failures import RetryByKind, explained
+from slipway_airflow.failures import RetryByKind, translating_failures
 from slipway_airflow.step import SECONDS, working_time
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from serving.control.admission import Place
+    from serving.control.release_queue import QueuePosition
     from serving.control.releases import Release, Request
     from serving.control.rollout.plan import RolloutState
     from serving.control.wiring import Services
@@ -62,14 +62,14 @@ class WaitingOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         links.forget(self)
-        with explained(context), working_time(context):
+        with translating_failures(context), working_time(context):
             return self.look(context)
 
     def resume(self, context: Context, event: str) -> Any:
         """What a trigger wakes. `look` finds out for itself why; only that time ran out has to be told."""
         links.forget(self)
         self.log.info("woken: %s", event)
-        with explained(context), working_time(context, f"{SECONDS}_resumed"):
+        with translating_failures(context), working_time(context, f"{SECONDS}_resumed"):
             if event.startswith(triggers.LATE):
                 raise NotReady(self, event.removeprefix(triggers.LATE).removeprefix(": "))
             return self.look(context)
@@ -84,21 +84,21 @@ class WaitingOperator(BaseOperator):
         context["ti"].xcom_push(ENDED_AS, status)
         raise AirflowSkipException(words)
 
-    def end_if_moved_on(self, context: Context, services: Services, release: Release) -> None:
+    def end_if_superseded(self, context: Context, services: Services, release: Release) -> None:
         """Before traffic: whether the alias that led to the release still names its version."""
-        from serving.control import aliases, flapping
+        from serving.control import aliases, cooldowns
 
-        if words := aliases.moved_on(services, release):
+        if words := aliases.superseded_by(services, release):
             # If the alias comes back, so may a release of it.
-            flapping.not_begun(services, release)
+            cooldowns.withdraw_not_begun(services, release)
             self.end(context, words)
 
-    def wait_for(self, trigger: triggers.LookingTrigger) -> NoReturn:
+    def wait_for(self, trigger: triggers.PollingTrigger) -> NoReturn:
         """Give the worker slot back until `trigger` wakes this task."""
         self.defer(trigger=trigger, method_name="resume")
 
 
-class TakeTurn(WaitingOperator):
+class AcquireReleaseLock(WaitingOperator):
     """Fixes what the release is about, and waits until the model is free. Returns the release's id.
 
     A newer request supersedes one that waits, which then ends as skipped and says by whom.
@@ -110,8 +110,8 @@ class TakeTurn(WaitingOperator):
 
     def look(self, context: Context) -> str:
         from serving.composition import wire
-        from serving.control import acting
-        from slipway_airflow import turns
+        from serving.control import audit_entries
+        from slipway_airflow import lock_steps
         from slipway_airflow.causes import request_of
 
         services, request = wire(), request_of(context, self.spec)
@@ -119,42 +119,44 @@ class TakeTurn(WaitingOperator):
             request, self.spec, lambda version: self._admitted(context, services, request, version)
         )
         self.log.info("%s: release %s", release.ref, release.id)
-        with turns.given_back_on_failure(context, services, release):
-            acting.note_release(services, release)
+        with lock_steps.released_on_failure(context, services, release):
+            audit_entries.note_release(services, release)
             links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
-            place = None if release.request.dry_run else turns.take(services, release)
+            place = None if release.request.dry_run else lock_steps.acquire(services, release)
         if place is not None:
             self._wait_or_end(context, services, release, place)
         return release.id
 
     def _admitted(self, context: Context, services: Services, request: Request, version: str) -> int:
         """The version's number, if there is to be a release of it. Skips or waits where there is not."""
-        from serving.control import flapping, wiring
+        from serving.control import cooldowns, wiring
 
         try:
             ref = services.registry.resolve(self.spec.model, version)
-            answer = flapping.admit(services, self.spec, ref, request, at=wiring.now())
+            answer = cooldowns.admit(services, self.spec, ref, request, at=wiring.now())
         except Retryable:
-            flapping.not_admitted(services, self.spec.model, version, request)
+            cooldowns.record_not_admitted(services, self.spec.model, version, request)
             raise
         match answer.admission:
-            case flapping.Admission.NEVER:
+            case cooldowns.Admission.NEVER:
                 self.end(context, answer.words)
-            case flapping.Admission.LATER if answer.until:
+            case cooldowns.Admission.LATER if answer.until:
                 self.log.info("%s", answer.words)
-                self.wait_for(triggers.CooledDownTrigger(until=answer.until.timestamp()))
+                self.wait_for(triggers.CooldownTrigger(until=answer.until.timestamp()))
         return ref.version
 
-    def _wait_or_end(self, context: Context, services: Services, release: Release, place: Place) -> None:
-        from serving.control.admission import Turn
-        from slipway_airflow import turns
+    def _wait_or_end(
+        self, context: Context, services: Services, release: Release, place: QueuePosition
+    ) -> None:
+        from serving.control.release_queue import QueueState
+        from slipway_airflow import lock_steps
 
         self.log.info("%s", place.words)
         match place.turn:
-            case Turn.WAITING:
-                self.wait_for(triggers.TurnTrigger(release.id))
-            case Turn.OVER:
-                turns.superseded(services, release, place)
+            case QueueState.WAITING:
+                self.wait_for(triggers.ReleaseLockTrigger(release.id))
+            case QueueState.OVER:
+                lock_steps.superseded(services, release, place)
                 self.end(context, place.words)
 
 
@@ -173,27 +175,27 @@ class Deploy(WaitingOperator):
 
     def look(self, context: Context) -> str:
         from serving.composition import wire
-        from serving.control import acting, rolling
-        from serving.control.admission import require_turn
+        from serving.control import audit_entries, release_deployment
+        from serving.control.release_queue import require_lock
 
         services = wire()
         release = services.releases.load(self.release)
         if release.request.dry_run:
             raise AirflowSkipException(f"dry run: bundle {self.bundle} is published, traffic is untouched")
-        if not (has_begun := rolling.state_of(services, release) is not None):
-            acting.require_approvals(services, release, self.bundle)
-        if rolling.serves_already(services, release, self.bundle):
+        if not (has_begun := release_deployment.state_of(services, release) is not None):
+            audit_entries.require_approvals(services, release, self.bundle)
+        if release_deployment.serves_already(services, release, self.bundle):
             self.end(context, f"{release.ref} serves already, as bundle {self.bundle}", status="promoted")
         if not has_begun:
-            self.end_if_moved_on(context, services, release)
-            require_turn(services, release)
-        deployment = rolling.place(services, release, self.bundle)
+            self.end_if_superseded(context, services, release)
+            require_lock(services, release)
+        deployment = release_deployment.deploy(services, release, self.bundle)
         limit = release.spec.serving.ready_timeout_seconds
         _wait_until_ready(self, services, release.model, deployment.id, limit)
         return deployment.id
 
 
-class MakeReady(WaitingOperator):
+class PrepareRollback(WaitingOperator):
     """Takes the release lock for a rollback and starts the version's pods again, unless it serves already.
 
     Returns the deployment's id. A rollback comes before every release that waits.
@@ -207,18 +209,18 @@ class MakeReady(WaitingOperator):
 
     def look(self, context: Context) -> str:
         from serving.composition import wire
-        from serving.control import admission, going_back
+        from serving.control import release_queue, rollbacks
         from slipway_airflow import run_states
 
         services = wire()
-        rollback = going_back.load(services, self.rollback)
-        if standing := going_back.serving(services, rollback):
+        rollback = rollbacks.load(services, self.rollback)
+        if standing := rollbacks.serving_again(services, rollback):
             self.log.info("version %d has all traffic: one weight change was enough", rollback.returns)
             return standing.id
-        admission.pass_over_the_dead(services, rollback.model, run_states.is_over)
-        if not going_back.take_turn(services, rollback):
-            self.wait_for(triggers.RollbackTurnTrigger(rollback.id))
-        deployment = going_back.place(services, rollback)
+        release_queue.drop_ended(services, rollback.model, run_states.is_over)
+        if not rollbacks.acquire_lock(services, rollback):
+            self.wait_for(triggers.RollbackLockTrigger(rollback.id))
+        deployment = rollbacks.deploy(services, rollback)
         _wait_until_ready(self, services, rollback.model, deployment.id, READY_SECONDS)
         return deployment.id
 
@@ -238,26 +240,28 @@ class RollOut(WaitingOperator):
 
     def look(self, context: Context) -> str:
         from serving.composition import wire
-        from serving.control import acting, rolling
-        from serving.control.admission import require_turn
+        from serving.control import audit_entries, release_deployment
+        from serving.control.release_queue import require_lock
         from serving.types import DeploymentId
 
         services = wire()
         release = services.releases.load(self.release)
-        if rolling.state_of(services, release) is None:
-            self.end_if_moved_on(context, services, release)
+        if release_deployment.state_of(services, release) is None:
+            self.end_if_superseded(context, services, release)
         # A rollback that takes the turn looks for a rollout under the same lock.
-        with acting.one_at_a_time(services, release.model):
-            if rolling.state_of(services, release) is None:
-                acting.require_approvals(services, release, DeploymentId.parse(self.deployment).bundle_id)
-                require_turn(services, release)
-            state = rolling.start(services, release, self.deployment)
+        with audit_entries.exclusively(services, release.model):
+            if release_deployment.state_of(services, release) is None:
+                audit_entries.require_approvals(
+                    services, release, DeploymentId.parse(self.deployment).bundle_id
+                )
+                require_lock(services, release)
+            state = release_deployment.start_rollout(services, release, self.deployment)
         _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)
-        rolling.require_standing(release, state)
+        release_deployment.require_not_rolled_back(release, state)
         return release.id
 
 
-class Watch(WaitingOperator):
+class WatchPromoted(WaitingOperator):
     """Follows a promoted version for the spec's watch time, while the previous one stays warm.
 
     Fails when the guard takes the version back after all.
@@ -271,13 +275,13 @@ class Watch(WaitingOperator):
 
     def look(self, context: Context) -> str:
         from serving.composition import wire
-        from serving.control import rolling
+        from serving.control import release_deployment
 
         services = wire()
         release = services.releases.load(self.release)
         state = services.journal.load(release.id)
         _follow(self, state, while_in="watching", seconds=WATCH_LOOK_SECONDS)
-        rolling.require_standing(release, state)
+        release_deployment.require_not_rolled_back(release, state)
         return release.id
 
 
@@ -285,7 +289,7 @@ def _wait_until_ready(
     operator: WaitingOperator, services: Services, model: str, deployment: str, limit_seconds: float
 ) -> None:
     """Return when the pods answer. Waits a little here, then defers."""
-    from serving.control.rolling import status_of
+    from serving.control.release_deployment import status_of
 
     started = time.time()
     while not (status := status_of(services, model, deployment)).is_ready:

@@ -10,12 +10,12 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from slipway_airflow import links
-from slipway_airflow.warm import BeforeForking
-from slipway_airflow.web.mount import WhenAsked
-from slipway_airflow.web.renewing import RenewRequests
-from slipway_airflow.web.warm import WarmAtStart
+from slipway_airflow.preloading import PreloadListener
+from slipway_airflow.web.approval_renewal import RenewApprovalRequests
+from slipway_airflow.web.mount import LazyApp
+from slipway_airflow.web.startup import PreparePages
 
-_PAGES = WhenAsked()
+_PAGES = LazyApp()
 
 
 class SlipwayPlugin(AirflowPlugin):
@@ -23,15 +23,20 @@ class SlipwayPlugin(AirflowPlugin):
 
     name = "slipway"
     operator_extra_links: list[Any] = list(links.ALL)  # noqa: RUF012 - as Airflow declares it
-    listeners: list[Any] = [BeforeForking()]  # noqa: RUF012
+    listeners: list[Any] = [PreloadListener()]  # noqa: RUF012
     # Airflow checks nobody's login before it passes a request on: `slipway_airflow.web.access` does.
     fastapi_apps: list[Any] = [  # noqa: RUF012
         {"app": _PAGES, "url_prefix": "/slipway", "name": "Slipway"}
     ]
     # A task that was cleared and asks people again would show them what it asked before.
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
-        {"middleware": RenewRequests, "args": [], "kwargs": {}, "name": "Slipway: requests for approval"},
-        {"middleware": WarmAtStart, "args": [], "kwargs": {"pages": _PAGES}, "name": "Slipway: warm pages"},
+        {
+            "middleware": RenewApprovalRequests,
+            "args": [],
+            "kwargs": {},
+            "name": "Slipway: requests for approval",
+        },
+        {"middleware": PreparePages, "args": [], "kwargs": {"pages": _PAGES}, "name": "Slipway: warm pages"},
     ]
     external_views: list[Any] = [  # noqa: RUF012
         {

@@ -38,7 +38,7 @@ class NotDelivered(Retryable):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class WebhookAddress:
     """Where a webhook goes, and what it is signed with."""
 
     url: str
@@ -83,7 +83,7 @@ def mail(message: Message, to: Notify, sender: str) -> EmailMessage:
     return made
 
 
-def _post_signed(message: Message, address: Address, *, at: datetime) -> None:
+def _post_signed(message: Message, address: WebhookAddress, *, at: datetime) -> None:
     """Signed as MLflow signs; the id stays the same, so that receivers know a repeat."""
     body = canonical_json({**asdict(message), "at": message.at.isoformat()})
     seconds = int(at.timestamp())
@@ -131,13 +131,13 @@ def _smtp(server: Connection, extra: Mapping[str, Any]) -> smtplib.SMTP:
     return client
 
 
-def _address(to: Notify, environ: Mapping[str, str]) -> Address:
+def _address(to: Notify, environ: Mapping[str, str]) -> WebhookAddress:
     if to.url_env:
-        return Address(
+        return WebhookAddress(
             _variable(to.url_env, environ), _variable(to.secret_env, environ) if to.secret_env else ""
         )
     connection = _connection(to.connection or "")
-    return Address(connection_url(connection), connection.password or "")
+    return WebhookAddress(connection_url(connection), connection.password or "")
 
 
 def connection_url(connection: Connection) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, overload
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
 from slipway_airflow import links
-from slipway_airflow.failures import RetryByKind, explained
+from slipway_airflow.failures import RetryByKind, translating_failures
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,7 +37,7 @@ class StepOperator(DecoratedOperator):
     def execute(self, context: Context) -> Any:
         links.forget(self)
         self.op_kwargs = dict(self.determine_kwargs({**context, **self.op_kwargs}))
-        with explained(context), working_time(context):
+        with translating_failures(context), working_time(context):
             return self._told(context, self.python_callable(*self.op_args, **self.op_kwargs))
 
     def _told(self, context: Context, result: Any) -> Any:
@@ -63,24 +63,24 @@ class working_time:  # noqa: N801 - a context manager, read as a phrase
         self._ti.xcom_push(self._key, [self._started, time.time()])
 
 
-class Step(Protocol):
+class DecoratedStep(Protocol):
     """A decorated function in a DAG: its arguments are not what it takes when it runs, but XComs of that."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def partial(self, **kwargs: Any) -> Step: ...
+    def partial(self, **kwargs: Any) -> DecoratedStep: ...
 
     def expand(self, **kwargs: Any) -> Any: ...
 
-    def override(self, **kwargs: Any) -> Step: ...
+    def override(self, **kwargs: Any) -> DecoratedStep: ...
 
 
 @overload
-def step(function: Callable[..., Any]) -> Step: ...
+def step(function: Callable[..., Any]) -> DecoratedStep: ...
 
 
 @overload
-def step(**kwargs: Any) -> Callable[[Callable[..., Any]], Step]: ...
+def step(**kwargs: Any) -> Callable[[Callable[..., Any]], DecoratedStep]: ...
 
 
 def step(function: Callable[..., Any] | None = None, **kwargs: Any) -> Any:

@@ -32,7 +32,7 @@ TELL_AGAIN_SECONDS = 60.0
 DEAD_LOOK_SECONDS = 30.0
 
 
-class LookingTrigger(BaseTrigger):
+class PollingTrigger(BaseTrigger):
     """Calls `look` every `seconds` until it returns words. A `Retryable` failure is looked at again."""
 
     seconds = 1.0
@@ -66,7 +66,7 @@ class LookingTrigger(BaseTrigger):
         """What there is to wake up for, or None."""
 
 
-class QueueingTrigger(LookingTrigger):
+class LockTrigger(PollingTrigger):
     """Waits for the release lock of a model, and for nobody who cannot give it up any more."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -75,15 +75,15 @@ class QueueingTrigger(LookingTrigger):
 
     def pass_over_the_dead(self, services: Services, model: str) -> None:
         """Every so often. The task did when it began to wait."""
-        from serving.control import admission
+        from serving.control import release_queue
         from slipway_airflow import run_states
 
         if time.monotonic() - self._asked >= DEAD_LOOK_SECONDS:
-            admission.pass_over_the_dead(services, model, run_states.is_over)
+            release_queue.drop_ended(services, model, run_states.is_over)
             self._asked = time.monotonic()
 
 
-class TurnTrigger(QueueingTrigger):
+class ReleaseLockTrigger(LockTrigger):
     """Waits for the turn of a release. Looking is also what keeps the place in the queue."""
 
     def __init__(self, release: str) -> None:
@@ -91,13 +91,13 @@ class TurnTrigger(QueueingTrigger):
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control.admission import Turn, take_turn
+        from serving.control.release_queue import QueueState, acquire
 
         services = wire()
         release = services.releases.load(self.kwargs["release"])
         self.pass_over_the_dead(services, release.model)
-        place = take_turn(services, release)
-        return None if place.turn is Turn.WAITING else place.words
+        place = acquire(services, release)
+        return None if place.turn is QueueState.WAITING else place.words
 
     async def on_kill(self) -> None:
         """Somebody ended the task: nobody waits here any more."""
@@ -105,13 +105,13 @@ class TurnTrigger(QueueingTrigger):
 
     def _give_up(self) -> None:
         from serving.composition import wire
-        from serving.control.admission import give_up
+        from serving.control.release_queue import release_lock
 
         services = wire()
-        give_up(services, services.releases.load(self.kwargs["release"]))
+        release_lock(services, services.releases.load(self.kwargs["release"]))
 
 
-class RollbackTurnTrigger(QueueingTrigger):
+class RollbackLockTrigger(LockTrigger):
     """Waits until the release that was rolled back has been settled and gave the lock up."""
 
     seconds = 0.25
@@ -121,25 +121,25 @@ class RollbackTurnTrigger(QueueingTrigger):
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control import going_back
+        from serving.control import rollbacks
 
         services = wire()
-        rollback = going_back.load(services, self.kwargs["rollback"])
+        rollback = rollbacks.load(services, self.kwargs["rollback"])
         self.pass_over_the_dead(services, rollback.model)
-        return "holds the release lock" if going_back.take_turn(services, rollback) else None
+        return "holds the release lock" if rollbacks.acquire_lock(services, rollback) else None
 
     async def on_kill(self) -> None:
         await asyncio.to_thread(self._let_go)
 
     def _let_go(self) -> None:
         from serving.composition import wire
-        from serving.control import going_back
+        from serving.control import rollbacks
 
         services = wire()
-        going_back.let_go(services, going_back.load(services, self.kwargs["rollback"]))
+        rollbacks.finalize(services, rollbacks.load(services, self.kwargs["rollback"]))
 
 
-class ReadyTrigger(LookingTrigger):
+class ReadyTrigger(PollingTrigger):
     """Waits until the pods of a deployment answer, or `until` (seconds since the epoch) has passed."""
 
     seconds = 0.25
@@ -149,7 +149,7 @@ class ReadyTrigger(LookingTrigger):
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control.rolling import status_of
+        from serving.control.release_deployment import status_of
 
         status = status_of(wire(), self.kwargs["model"], self.kwargs["deployment"])
         if status.is_ready:
@@ -157,7 +157,7 @@ class ReadyTrigger(LookingTrigger):
         return f"{LATE}: {status.reason}" if time.time() > self.kwargs["until"] else None
 
 
-class CooledDownTrigger(LookingTrigger):
+class CooldownTrigger(PollingTrigger):
     """Waits until a moment (seconds since the epoch) has passed."""
 
     def __init__(self, until: float) -> None:
@@ -167,7 +167,7 @@ class CooledDownTrigger(LookingTrigger):
         return "cooled down" if time.time() >= self.kwargs["until"] else None
 
 
-class RolloutTrigger(LookingTrigger):
+class RolloutTrigger(PollingTrigger):
     """Moves a rollout on until its phase is no longer `phase`."""
 
     def __init__(self, release: str, phase: str, seconds: float) -> None:
@@ -179,19 +179,19 @@ class RolloutTrigger(LookingTrigger):
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control import freezing, standstill
+        from serving.control import blockers, freeze_enforcement
         from serving.control.wiring import now
         from slipway_airflow import notifications
 
         services = wire()
         if self._release is None:
             self._release = services.releases.load(self.kwargs["release"])
-        freezing.keep_still(services, self._release)
+        freeze_enforcement.enforce(services, self._release)
         state, action = services.rollouts.advance(self.kwargs["release"])
         self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {type(action).__name__.lower()}")
-        if (why := standstill.why(state, action, at=now())) and self._told != state.place:
+        if (why := blockers.reason_to_hold(state, action, at=now())) and self._told != state.place:
             self._told = state.place
-            notifications.tell_of_hold(services, state, why, at=now())
+            notifications.notify_of_hold(services, state, why, at=now())
         return None if state.phase == self.kwargs["phase"] else str(state.phase)
 
     def _say(self, words: str) -> None:
@@ -231,14 +231,21 @@ class MissedVersionsTrigger(BaseEventTrigger):
         """How many specs there are, and the run ids of what was missed."""
         from model_store.release_spec import load_all
         from serving import composition
-        from serving.control import reconciling, wiring
+        from serving.control import reconciliation, wiring
 
         try:
             specs = load_all(Path(self.folder)).specs
             services = composition.wire()
-            found = reconciling.missed(services, specs, at=wiring.now())
-            return len(specs), [reconciling.run_id_of(ref, services.tries.withdrawn(ref)) for ref in found]
+            found = reconciliation.missed(services, specs, at=wiring.now())
+            return len(specs), [
+                reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)) for ref in found
+            ]
         except Exception as problem:
             # MLflow is down, or a file is being written: this loop has to outlive both.
             self.log.warning("looking again: %s", problem)
             return 0, []
+
+
+# Tasks that were deferred before an upgrade name their trigger so.
+TurnTrigger, RollbackTurnTrigger = ReleaseLockTrigger, RollbackLockTrigger
+CooledDownTrigger = CooldownTrigger

@@ -14,12 +14,12 @@ from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
 from serving.cli import keys, releases, stack
 from serving.cli import spec as specs
-from serving.cli.accounts import accounts
+from serving.cli.act_commands import commands as people
 from serving.cli.doctor import doctor as examine
-from serving.cli.keeping_commands import store_app, webhooks
 from serving.cli.options import Json, Model
 from serving.cli.output import telling_failures
-from serving.cli.people_commands import commands as people
+from serving.cli.store_commands import store_app, webhooks
+from serving.cli.user_commands import accounts
 from serving.home import Home, default_root
 
 app = typer.Typer(
@@ -164,7 +164,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Say what another policy would have done with the same traffic, and when."""
-    from serving.cli.replaying import replay_release
+    from serving.cli.policy_replay import replay_release
 
     with telling_failures(as_json=as_json):
         replay_release(Home.locate(), release, policy, as_json=as_json)

@@ -13,15 +13,15 @@ from rich.text import Text
 from model_store.errors import Permanent, Retryable
 from model_store.release_spec import load
 from serving import composition
-from serving.cli import returning
-from serving.cli.following import POLL_SECONDS, RunFailed, follow, why
+from serving.cli import rollback_progress
 from serving.cli.output import console, errors, print_json
-from serving.control.audit import AuditTrail, Entry
+from serving.cli.run_progress import POLL_SECONDS, RunFailed, follow, why
+from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import RolloutState
 from serving.home import Home
 from serving.local_stack.airflow_api import DagRun
-from serving.local_stack.slipway_api import Overtaken, slipway_api
+from serving.local_stack.slipway_api import ConflictAnswer, slipway_api
 
 NEW_DAG_SECONDS = 60.0
 
@@ -47,7 +47,7 @@ def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: 
         state = _return_traffic(home, model, version, reason, airflow_is_down)
         _say_returned(state, as_json=as_json)
     else:
-        returning.report(home, said, wait=wait, as_json=as_json)
+        rollback_progress.report(home, said, wait=wait, as_json=as_json)
 
 
 def validate(path: Path, *, as_json: bool) -> None:
@@ -76,7 +76,7 @@ def _asked(home: Home, path: str, **body: Any) -> Any:
         while True:
             try:
                 return api.post(path, **body)
-            except Overtaken as problem:
+            except ConflictAnswer as problem:
                 if not problem.problem.endswith("yet") or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)
@@ -117,7 +117,7 @@ def _return_traffic(
 def _note(home: Home, state: RolloutState, reason: str) -> None:
     """Nobody is signed in without Airflow: the account of this machine acts."""
     who, detail = f"{getpass.getuser()} on the command line", {"via": "cli", "leaves": str(state.version)}
-    entry = Entry(
+    entry = AuditEntry(
         datetime.now(UTC),
         who,
         "rollback",

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from model_store.errors import Retryable, SlipwayError
+from serving.cli.arm_counts import counts_by_release
+from serving.cli.arm_counts import table as table_of_releases
 from serving.cli.output import console, errors, print_json
-from serving.cli.under_way import table as table_of_releases
-from serving.cli.under_way import under_way
 from serving.credentials import credentials_of
 from serving.home import Home
 from serving.local_stack import lifecycle
-from serving.local_stack.lifecycle import Standing, Watcher
+from serving.local_stack.lifecycle import ProgramStatus, Watcher
 from serving.local_stack.slipway_api import slipway_api
 from serving.supervision.processes import owned_by, proportional_memory_bytes
 
@@ -54,11 +54,11 @@ def status(home: Home, *, as_json: bool) -> None:
 
     Raises `Retryable` (in JSON: exits 1) if a program is unhealthy.
     """
-    standings, memory = lifecycle.standings(home), _memory_by_program(home)
+    standings, memory = lifecycle.program_statuses(home), _memory_by_program(home)
     unwell = [standing.name for standing in standings if standing.problem]
     # One that does not answer is not waited for again.
-    still = None if _API_SERVER in unwell else _standing_still(home)
-    releases = list(under_way(home))
+    still = None if _API_SERVER in unwell else _blockers(home)
+    releases = list(counts_by_release(home))
     if as_json:
         programs = [_as_dict(standing, memory) for standing in standings]
         told = {"healthy": not unwell, "programs": programs, "releases": releases, "standing_still": still}
@@ -68,7 +68,7 @@ def status(home: Home, *, as_json: bool) -> None:
     _print_addresses(home)
     if releases:
         console.print(table_of_releases(releases))
-    _print_standing_still(still)
+    _print_blockers(still)
     if unwell:
         raise Retryable(
             f"not healthy: {', '.join(unwell)}", remedy=f"Wait a moment, or read {home.logs}/<name>.log."
@@ -99,7 +99,7 @@ def _print_addresses(home: Home) -> None:
     console.print(rows)
 
 
-def _standing_still(home: Home) -> list[dict[str, Any]] | None:
+def _blockers(home: Home) -> list[dict[str, Any]] | None:
     """What does not go on by itself, as the API tells it; None while it does not answer."""
     try:
         with slipway_api(home) as api:
@@ -109,7 +109,7 @@ def _standing_still(home: Home) -> list[dict[str, Any]] | None:
     return found
 
 
-def _print_standing_still(still: list[dict[str, Any]] | None) -> None:
+def _print_blockers(still: list[dict[str, Any]] | None) -> None:
     if still is None:
         console.print("What stands still is not known: Airflow does not answer.")
     for one in still or ():
@@ -118,7 +118,7 @@ def _print_standing_still(still: list[dict[str, Any]] | None) -> None:
         console.print(Text.assemble(("  to go on: ", "bold"), one["way_out"]), soft_wrap=True)
 
 
-def _as_dict(standing: Standing, memory: dict[str, int]) -> dict[str, object]:
+def _as_dict(standing: ProgramStatus, memory: dict[str, int]) -> dict[str, object]:
     return {
         "name": standing.name,
         "state": standing.state,
@@ -137,7 +137,7 @@ def _memory_by_program(home: Home) -> dict[str, int]:
     return memory
 
 
-def _table(standings: list[Standing], memory: dict[str, int]) -> Table:
+def _table(standings: list[ProgramStatus], memory: dict[str, int]) -> Table:
     table = Table("program", "state", "pid", "up", "memory", "health", box=None, header_style="bold")
     for standing in standings:
         table.add_row(
@@ -152,7 +152,7 @@ def _table(standings: list[Standing], memory: dict[str, int]) -> Table:
     return table
 
 
-def _health(standing: Standing) -> Text:
+def _health(standing: ProgramStatus) -> Text:
     return Text(standing.problem, style="red") if standing.problem else Text("healthy", style="green")
 
 
@@ -171,10 +171,10 @@ def _progress(verb: str, *, quiet: bool) -> Iterator[Watcher]:
             yield lambda standings: live.update(_checklist(verb, standings))
     else:
         goal, said = "healthy" if verb == "starting" else "stopped", set[tuple[str, str]]()
-        yield lambda standings: _say_news(standings, goal, said)
+        yield lambda standings: _print_changes(standings, goal, said)
 
 
-def _checklist(verb: str, standings: list[Standing]) -> Table:
+def _checklist(verb: str, standings: list[ProgramStatus]) -> Table:
     table = Table.grid(padding=(0, 1))
     for standing in standings:
         is_done = standing.problem is None and standing.state != "STOPPING"
@@ -184,7 +184,7 @@ def _checklist(verb: str, standings: list[Standing]) -> Table:
     return table
 
 
-def _say_news(standings: list[Standing], goal: str, said: set[tuple[str, str]]) -> None:
+def _print_changes(standings: list[ProgramStatus], goal: str, said: set[tuple[str, str]]) -> None:
     for standing in standings:
         is_healthy = standing.state == "RUNNING" and not standing.problem
         now = "healthy" if is_healthy else standing.state.lower()

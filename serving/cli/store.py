@@ -8,7 +8,7 @@ from model_store.bundle import signing
 from model_store.storage.store import Store
 from serving import composition
 from serving.cli.output import console, print_json
-from serving.control import upkeep
+from serving.control import retention
 from serving.home import Home
 
 MEGABYTE = 1_000_000
@@ -16,27 +16,27 @@ MEGABYTE = 1_000_000
 
 def show(home: Home, *, as_json: bool) -> None:
     """What could be removed now."""
-    retention = upkeep.Retention.of(home)
-    garbage = upkeep.reclaimable(composition.wire(home), now=datetime.now(UTC))
+    policy = retention.Retention.of(home)
+    garbage = retention.reclaimable(composition.wire(home), now=datetime.now(UTC))
     bundles = sum(1 for _ in (home.store / "bundles").glob("*"))
     if as_json:
         found = {"bundles": len(garbage.bundles), "bytes": garbage.size_bytes}
-        kept = {"days": retention.days, "versions": retention.versions}
+        kept = {"days": policy.days, "versions": policy.versions}
         print_json({"bundles": bundles, "reclaimable": found, "retention": kept})
         return
     console.print(f"{bundles} {'bundle' if bundles == 1 else 'bundles'} in {home.store}", soft_wrap=True)
     could = f"{words(garbage.size_bytes, len(garbage.bundles))} could be removed: ./slipway store tidy"
     console.print(could if garbage.size_bytes else "Nothing could be removed.")
     console.print(
-        f"Kept: what serves or is on its way, of each model the last {retention.versions} promoted versions, "
-        f"and all that is younger than {retention.days:g} days ({home.config}).",
+        f"Kept: what serves or is on its way, of each model the last {policy.versions} promoted versions, "
+        f"and all that is younger than {policy.days:g} days ({home.config}).",
         soft_wrap=True,
     )
 
 
 def tidy(home: Home, *, as_json: bool) -> None:
     """Remove what nothing needs. The DAG `store_upkeep` does the same every night."""
-    done = upkeep.tidy(composition.wire(home), now=datetime.now(UTC))
+    done = retention.tidy(composition.wire(home), now=datetime.now(UTC))
     if as_json:
         print_json(
             {"bundles": list(done.bundles), "artifacts": len(done.artifacts), "bytes": done.size_bytes}

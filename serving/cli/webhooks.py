@@ -8,7 +8,7 @@ from serving.cli.output import console, print_json
 from serving.credentials import write_secret
 from serving.home import Home
 from serving.inbound import registration, secrets
-from serving.inbound.registration import Registered, Tried
+from serving.inbound.registration import RegisteredWebhook, TestDelivery
 from serving.monitoring.incidents import alert_token
 
 
@@ -38,7 +38,7 @@ def rotate(home: Home, *, as_json: bool) -> None:
         console.print("Where Alertmanager runs with a copy of its token: write it anew (docs/monitoring.md).")
 
 
-def _say(registered: Registered, tried: Tried | None, *, as_json: bool) -> None:
+def _say(registered: RegisteredWebhook, tried: TestDelivery | None, *, as_json: bool) -> None:
     if as_json:
         test = {"test": tried.words} if tried else {}
         events = list(registered.events)

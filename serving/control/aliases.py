@@ -14,12 +14,12 @@ from pathlib import Path
 
 from model_store.durable import canonical_json, write_file
 from model_store.types import ModelRef
-from serving.control import flapping, going_back
+from serving.control import cooldowns, rollbacks
+from serving.control.finalization import REASON, STATUS, VersionStatus
 from serving.control.queries import outcomes
+from serving.control.release_deployment import route_of, state_of
 from serving.control.releases import Release
-from serving.control.rolling import route_of, state_of
 from serving.control.rollout.plan import Phase
-from serving.control.settling import REASON, STATUS, Status
 from serving.control.wiring import Services
 
 NOTES = "notes"
@@ -27,7 +27,7 @@ _NAME = "alias.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class AliasNote:
     """Why nothing follows from where the alias points.
 
     `told_by`: the event, or the reconciler, that found it; `at`: when it did first.
@@ -43,16 +43,16 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AliasDecision:
     """What the registry says of a model. `ref`: the version that should be on its way to users and is not;
     `note`: why the version that the alias names is not, although it does not serve."""
 
     ref: ModelRef | None = None
-    note: Note | None = None
+    note: AliasNote | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedRelease:
     """How a release of a version ended, in one of `Status`."""
 
     status: str
@@ -60,17 +60,17 @@ class Ended:
     at: datetime
 
 
-def look(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> Look:
+def examine(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> AliasDecision:
     """Look at the registry, and write down what comes of it.
 
     Raises `Retryable` while MLflow does not answer, and `Permanent` when it knows no such model.
     """
-    found = _look(services, model, alias, told_by=told_by, at=at)
-    _keep(services, model, found.note)
+    found = _examine(services, model, alias, told_by=told_by, at=at)
+    _save(services, model, found.note)
     return found
 
 
-def moved_on(services: Services, release: Release) -> str:
+def superseded_by(services: Services, release: Release) -> str:
     """Where the alias points by now, in words, if the release only is because it named its version.
 
     Empty if it names it still, and for what a person asked for, which stands wherever the alias points.
@@ -86,11 +86,11 @@ def moved_on(services: Services, release: Release) -> str:
     return f"the alias {alias} {where} while version {release.version} was being built"
 
 
-def parse(content: bytes) -> Note:
+def parse(content: bytes) -> AliasNote:
     """Raises ValueError, KeyError or TypeError for what is no note."""
     saved = json.loads(content)
     del saved["schema"]
-    return Note(**{**saved, "at": datetime.fromisoformat(saved["at"])})
+    return AliasNote(**{**saved, "at": datetime.fromisoformat(saved["at"])})
 
 
 def folder(services_root: Path, model: str) -> Path:
@@ -98,16 +98,16 @@ def folder(services_root: Path, model: str) -> Path:
     return services_root / model / NOTES
 
 
-def _look(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> Look:
+def _examine(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> AliasDecision:
     number = services.registry.aliases(model).get(alias)
     if number is None or _serves(services, ref := ModelRef(model, number)):
-        return Look()
-    said = Note(model, alias, number, "", "", told_by, at)
-    if held := flapping.held(services, model):
-        return Look(note=_of_hold(said, held))
-    if services.tries.of(ref) is None and not flapping.why_not(services, ref):
-        return Look(ref)
-    return Look(note=None if _is_on_its_way(services, ref) else _of_tried(services, said, ref))
+        return AliasDecision()
+    said = AliasNote(model, alias, number, "", "", told_by, at)
+    if held := cooldowns.hold_on(services, model):
+        return AliasDecision(note=_of_hold(said, held))
+    if services.attempts.of(ref) is None and not cooldowns.refusal(services, ref):
+        return AliasDecision(ref)
+    return AliasDecision(note=None if _is_on_its_way(services, ref) else _of_attempt(services, said, ref))
 
 
 def _serves(services: Services, ref: ModelRef) -> bool:
@@ -130,12 +130,12 @@ def _is_on_its_way(services: Services, ref: ModelRef) -> bool:
     return str(ref.version) in in_line or any(not state.phase.is_final for state in active)
 
 
-def _of_hold(said: Note, held: flapping.Held) -> Note:
+def _of_hold(said: AliasNote, held: cooldowns.ModelHold) -> AliasNote:
     words = f"nothing of {said.model} is released by itself since {_time(held.since)}: {held.why}"
     return replace(said, words=words, way_out=f"{_release(said)}, or roll back; either ends the hold")
 
 
-def _of_tried(services: Services, said: Note, ref: ModelRef) -> Note | None:
+def _of_attempt(services: Services, said: AliasNote, ref: ModelRef) -> AliasNote | None:
     """None while nothing is known of how the try ended: it has not, or its run says so where it stands."""
     ended = max(_endings(services, ref), key=lambda one: one.at, default=None)
     if ended is None:
@@ -146,48 +146,50 @@ def _of_tried(services: Services, said: Note, ref: ModelRef) -> Note | None:
     return _not_again(said, words, ended.status)
 
 
-def _of_tags(services: Services, said: Note, ref: ModelRef) -> Note | None:
+def _of_tags(services: Services, said: AliasNote, ref: ModelRef) -> AliasNote | None:
     """Of a version whose files are gone, or that another installation tried."""
     tags = services.registry.describe(ref).tags
     status = tags.get(STATUS, "")
-    if status not in (Status.PROMOTED, Status.BLOCKED, Status.ROLLED_BACK):
+    if status not in (VersionStatus.PROMOTED, VersionStatus.BLOCKED, VersionStatus.ROLLED_BACK):
         return None
     reason = tags.get(REASON) or "nobody wrote down why"
     return _not_again(said, f"version {ref.version} was {status.replace('_', ' ')} ({reason})", status)
 
 
-def _not_again(said: Note, words: str, status: str) -> Note:
+def _not_again(said: AliasNote, words: str, status: str) -> AliasNote:
     full = f"the alias {said.alias} names version {said.version}, and starts nothing: {words}"
     back = f"`./slipway rollback {said.model} {said.version} --reason ...` goes back to it; " * (
-        status == Status.PROMOTED
+        status == VersionStatus.PROMOTED
     )
     return replace(said, words=full, way_out=f"{back}{_release(said)} all the same")
 
 
-def _release(said: Note) -> str:
+def _release(said: AliasNote) -> str:
     return f"`./slipway release {said.model} {said.version} --reason ...` releases it"
 
 
-def _endings(services: Services, ref: ModelRef) -> Iterator[Ended]:
+def _endings(services: Services, ref: ModelRef) -> Iterator[EndedRelease]:
     for release in services.releases.of_model(ref.name):
         if release.version == ref.version and not release.request.dry_run:
             yield from _ending(services, release)
-    for back in going_back.all_of(services, ref.name):
+    for back in rollbacks.all_of(services, ref.name):
         if back.switched_at and back.rollback.leaves == ref.version:
-            yield Ended(Status.ROLLED_BACK, going_back.why(back.rollback.wish), back.switched_at)
+            yield EndedRelease(
+                VersionStatus.ROLLED_BACK, rollbacks.describe_reason(back.rollback.request), back.switched_at
+            )
 
 
-def _ending(services: Services, release: Release) -> Iterator[Ended]:
+def _ending(services: Services, release: Release) -> Iterator[EndedRelease]:
     state = state_of(services, release)
     if state and state.phase.is_final:
-        status = Status.PROMOTED if state.phase is Phase.DONE else Status.ROLLED_BACK
-        yield Ended(status, state.reason, state.step_started_at)
+        status = VersionStatus.PROMOTED if state.phase is Phase.DONE else VersionStatus.ROLLED_BACK
+        yield EndedRelease(status, state.reason, state.step_started_at)
     outcome = None if state else outcomes.of(services.releases.root, release.model, release.id)
-    if outcome and outcome.status == Status.BLOCKED:
-        yield Ended(outcome.status, outcome.reason, outcome.at)
+    if outcome and outcome.status == VersionStatus.BLOCKED:
+        yield EndedRelease(outcome.status, outcome.reason, outcome.at)
 
 
-def _keep(services: Services, model: str, note: Note | None) -> None:
+def _save(services: Services, model: str, note: AliasNote | None) -> None:
     """What is written already keeps its time."""
     path = folder(services.releases.root, model) / _NAME
     try:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One act. `who` is the name of the account, `action` a verb (`release`, `approve`, `freeze` ...).
 
     `detail` holds what else is worth knowing, as names and words (`via`: api, airflow, cli).
@@ -62,12 +62,12 @@ class AuditTrail:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: AuditEntry) -> None:
         """Write the entry down; when this returns, it is on the disk, and if this raises, nothing is."""
         with self._month_of(entry) as file:
             _add_line(file, entry)
 
-    def append_once(self, entry: Entry, *, same: str, since: datetime) -> None:
+    def append_once(self, entry: AuditEntry, *, same: str, since: datetime) -> None:
         """Unless there is an entry of this act since then: of the same release or model, with the same `same`
         in its detail. Of several writers at once, one writes."""
         with self._month_of(entry) as file:
@@ -80,7 +80,7 @@ class AuditTrail:
         self.root.mkdir(parents=True, exist_ok=True)
         require_room(self.root, ROOM_BYTES)
 
-    def append_or_queue(self, entry: Entry) -> str:
+    def append_or_queue(self, entry: AuditEntry) -> str:
         """Append, or say why not: a full disk keeps no user from stable.
 
         The log gets the line then. It is among the `entries` of this process, which goes on trying to write
@@ -102,7 +102,7 @@ class AuditTrail:
         limit: int | None = None,
         *,
         release_id: str | None = None,
-    ) -> list[Entry]:
+    ) -> list[AuditEntry]:
         """Newest first, at most `limit`, from `since` to `until` inclusive. Torn lines are skipped."""
         found = (
             entry
@@ -118,11 +118,11 @@ class AuditTrail:
             return [entry for _, _, entry in nlargest(limit, numbered, key=lambda one: one[:2])]
         return [entry for _, _, entry in sorted(numbered, key=lambda one: one[:2], reverse=True)]
 
-    def _written(self, model: str | None, *, since: datetime) -> Iterator[Entry]:
+    def _written(self, model: str | None, *, since: datetime) -> Iterator[AuditEntry]:
         return (entry for entry in self._all(since, None) if entry.model == model and entry.at >= since)
 
     @contextmanager
-    def _month_of(self, entry: Entry) -> Iterator[FileIO]:
+    def _month_of(self, entry: AuditEntry) -> Iterator[FileIO]:
         """The file of the entry's month, for this writer alone."""
         path = self.root / f"{entry.at.astimezone(UTC):%Y-%m}.jsonl"
         with naming(path):
@@ -131,7 +131,7 @@ class AuditTrail:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield file
 
-    def _all(self, since: datetime | None, until: datetime | None) -> Iterator[Entry]:
+    def _all(self, since: datetime | None, until: datetime | None) -> Iterator[AuditEntry]:
         first = f"{since.astimezone(UTC):%Y-%m}" if since else ""
         last = f"{until.astimezone(UTC):%Y-%m}" if until else "9999-99"
         for path in sorted(self.root.glob("*.jsonl")):
@@ -145,19 +145,19 @@ class _Queue:
 
     def __init__(self, root: Path) -> None:
         self._trail = AuditTrail(root)
-        self._entries: list[Entry] = []
+        self._entries: list[AuditEntry] = []
         self._guarded = threading.Lock()
         self._thread: threading.Thread | None = None
         atexit.register(self.deliver)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: AuditEntry) -> None:
         with self._guarded:
             self._entries.append(entry)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._go_on_trying, name="audit", daemon=True)
                 self._thread.start()
 
-    def waiting(self) -> list[Entry]:
+    def waiting(self) -> list[AuditEntry]:
         with self._guarded:
             return list(self._entries)
 
@@ -185,7 +185,7 @@ def _queue_of(root: Path) -> _Queue:
     return _Queue(root)
 
 
-def _is_same_act(known: Entry, entry: Entry, same: str) -> bool:
+def _is_same_act(known: AuditEntry, entry: AuditEntry, same: str) -> bool:
     return (
         same in entry.detail
         and known.action == entry.action
@@ -194,7 +194,7 @@ def _is_same_act(known: Entry, entry: Entry, same: str) -> bool:
     )
 
 
-def _add_line(file: FileIO, entry: Entry) -> None:
+def _add_line(file: FileIO, entry: AuditEntry) -> None:
     """The whole line or none of it: a disk that is nearly full takes a part of one, and says nothing."""
     line = orjson.dumps(asdict(entry), option=orjson.OPT_APPEND_NEWLINE)
     before = os.fstat(file.fileno()).st_size
@@ -215,9 +215,9 @@ def _ends_whole(descriptor: int) -> bool:
     return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> AuditEntry | None:
     try:
         saved = orjson.loads(line)
-        return Entry(**{**saved, "at": datetime.fromisoformat(saved["at"])})
+        return AuditEntry(**{**saved, "at": datetime.fromisoformat(saved["at"])})
     except (ValueError, KeyError, TypeError):
         return None

@@ -18,29 +18,29 @@ from model_store.build import Gated
 from model_store.registry import Evidence, EvidenceRun
 from model_store.types import Check
 from serving.control.analysis.plot import Point, plot_rollout
-from serving.control.building import build_context, name_of, recall
+from serving.control.build_stages import build_context, load_result, name_of
+from serving.control.finalization import ReleaseEnd, VersionStatus
 from serving.control.page_url import release_page
 from serving.control.queries import outcomes
-from serving.control.queries.outcomes import Outcome
+from serving.control.queries.outcomes import ReleaseOutcome
+from serving.control.release_deployment import state_of
 from serving.control.releases import Release
-from serving.control.rolling import state_of
 from serving.control.rollout.plan import RolloutState
 from serving.control.rollout.record import Record
-from serving.control.settling import Ending, Status
 from serving.control.wiring import Services
 
 PAGE = "slipway.page"
 # In MLflow's words.
-_RUN_STATUS: dict[Status, Literal["FINISHED", "KILLED"]] = {
-    Status.PROMOTED: "FINISHED",
-    Status.SUPERSEDED: "KILLED",
+_RUN_STATUS: dict[VersionStatus, Literal["FINISHED", "KILLED"]] = {
+    VersionStatus.PROMOTED: "FINISHED",
+    VersionStatus.SUPERSEDED: "KILLED",
 }
 
 
 def write(
     services: Services,
     release: Release,
-    ending: Ending,
+    ending: ReleaseEnd,
     *,
     gated: Sequence[str],
     bundle_id: str | None,
@@ -50,12 +50,12 @@ def write(
 
     `gated`: digests of the gates' results, as far as the release came.
     """
-    outcome = Outcome(
+    outcome = ReleaseOutcome(
         release.id, ending.status.value, ending.reason, at, bundle_id=bundle_id or "", gated=tuple(gated)
     )
     # Before MLflow, which may be what failed: the page tells how it ended all the same.
-    outcomes.keep(services.releases.root, release.model, outcome)
-    variants: list[Gated] = [recall(services.store, digest) for digest in gated]
+    outcomes.save(services.releases.root, release.model, outcome)
+    variants: list[Gated] = [load_result(services.store, digest) for digest in gated]
     with _files(services, release, variants) as artifacts:
         found = Evidence(
             release_id=release.id,
@@ -72,7 +72,7 @@ def write(
         _link_back(services, release, run)
     docs = data_docs_url(run) if data_docs(services, release).is_dir() else ""
     linked = replace(outcome, evidence_url=run.url, data_docs_url=docs)
-    outcomes.keep(services.releases.root, release.model, linked)
+    outcomes.save(services.releases.root, release.model, linked)
     return run
 
 
@@ -93,7 +93,7 @@ def data_docs_url(run: EvidenceRun) -> str:
     return f"{run.url}/artifacts/data_docs/index.html"
 
 
-def _description(release: Release, ending: Ending) -> str:
+def _description(release: Release, ending: ReleaseEnd) -> str:
     asked = f"Asked for by {release.request.by}" + (
         f": {release.request.reason}" if release.request.reason else ""
     )

@@ -42,7 +42,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutboxEntry:
     """A message to one receiver, and how often it was tried."""
 
     path: Path
@@ -58,24 +58,24 @@ class Outbox:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, message: Message, receivers: Sequence[Notify]) -> list[Letter]:
+    def put(self, message: Message, receivers: Sequence[Notify]) -> list[OutboxEntry]:
         """Write it down for every receiver that wants this occasion; returns what is new."""
         wanted = [(n, to) for n, to in enumerate(receivers) if message.occasion in to.occasions]
-        letters = [
-            Letter(self.root / f"{message.id}.{n}.json", message, to, tries=0, next_at=message.at)
+        entries = [
+            OutboxEntry(self.root / f"{message.id}.{n}.json", message, to, tries=0, next_at=message.at)
             for n, to in wanted
         ]
-        return [letter for letter in letters if self._is_new(letter)]
+        return [entry for entry in entries if self._is_new(entry)]
 
-    def due(self, *, at: datetime) -> list[Letter]:
+    def due(self, *, at: datetime) -> list[OutboxEntry]:
         """Those to be delivered now, the oldest first."""
-        letters = [letter for path in self.root.glob("*.json") if (letter := _read(path))]
-        return sorted((one for one in letters if one.next_at <= at), key=lambda letter: letter.message.at)
+        entries = [entry for path in self.root.glob("*.json") if (entry := _read(path))]
+        return sorted((one for one in entries if one.next_at <= at), key=lambda entry: entry.message.at)
 
     @contextmanager
-    def taken(self, letter: Letter) -> Iterator[bool]:
+    def taken(self, entry: OutboxEntry) -> Iterator[bool]:
         """Whether this process may deliver it now: it is still there, and nobody else is at it."""
-        lock = self.root / "locks" / letter.path.stem
+        lock = self.root / "locks" / entry.path.stem
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("wb") as file:
             try:
@@ -83,21 +83,21 @@ class Outbox:
             except BlockingIOError:
                 yield False
                 return
-            yield letter.path.exists()
-            if not letter.path.exists():
+            yield entry.path.exists()
+            if not entry.path.exists():
                 lock.unlink(missing_ok=True)
 
-    def delivered(self, letter: Letter) -> None:
-        self._move(letter, "sent")
+    def delivered(self, entry: OutboxEntry) -> None:
+        self._move(entry, "sent")
 
-    def failed(self, letter: Letter, *, at: datetime) -> bool:
+    def failed(self, entry: OutboxEntry, *, at: datetime) -> bool:
         """Try again later. False: it was tried for a day, and is given up."""
-        if at - letter.message.at > GIVE_UP:
-            self._move(letter, "given_up")
+        if at - entry.message.at > GIVE_UP:
+            self._move(entry, "given_up")
             return False
         # Bounded, because a timedelta overflows long before a day of tries is over.
-        delay = min(FIRST_DELAY * 2 ** min(letter.tries, 16), LONGEST_DELAY)
-        _write(replace(letter, tries=letter.tries + 1, next_at=at + delay))
+        delay = min(FIRST_DELAY * 2 ** min(entry.tries, 16), LONGEST_DELAY)
+        _write(replace(entry, tries=entry.tries + 1, next_at=at + delay))
         return True
 
     def sweep(self, *, at: datetime) -> None:
@@ -107,42 +107,42 @@ class Outbox:
                 if at.timestamp() - path.stat().st_mtime > REMEMBER.total_seconds():
                     path.unlink(missing_ok=True)
 
-    def _is_new(self, letter: Letter) -> bool:
+    def _is_new(self, entry: OutboxEntry) -> bool:
         # Here, because DAG files import this module, and that one needs numpy.
         from serving.control.releases import write_new_file
 
-        was = [self.root / folder / letter.path.name for folder in ("sent", "given_up")]
-        return not any(path.exists() for path in was) and write_new_file(letter.path, _to_json(letter))
+        was = [self.root / folder / entry.path.name for folder in ("sent", "given_up")]
+        return not any(path.exists() for path in was) and write_new_file(entry.path, _to_json(entry))
 
-    def _move(self, letter: Letter, folder: str) -> None:
+    def _move(self, entry: OutboxEntry, folder: str) -> None:
         target = self.root / folder
         target.mkdir(parents=True, exist_ok=True)
-        letter.path.replace(target / letter.path.name)
-        (target / letter.path.name).touch()
+        entry.path.replace(target / entry.path.name)
+        (target / entry.path.name).touch()
 
 
-def _write(letter: Letter) -> None:
-    write_file(letter.path, _to_json(letter))
+def _write(entry: OutboxEntry) -> None:
+    write_file(entry.path, _to_json(entry))
 
 
-def _to_json(letter: Letter) -> bytes:
+def _to_json(entry: OutboxEntry) -> bytes:
     return canonical_json(
         {
-            "message": {**asdict(letter.message), "at": letter.message.at.isoformat()},
-            "receiver": letter.receiver.model_dump(mode="json"),
-            "tries": letter.tries,
-            "next_at": letter.next_at.isoformat(),
+            "message": {**asdict(entry.message), "at": entry.message.at.isoformat()},
+            "receiver": entry.receiver.model_dump(mode="json"),
+            "tries": entry.tries,
+            "next_at": entry.next_at.isoformat(),
         }
     )
 
 
-def _read(path: Path) -> Letter | None:
+def _read(path: Path) -> OutboxEntry | None:
     """None if somebody else has just delivered it, or it is none: one bad file must not stop all others."""
     try:
         saved = json.loads(path.read_bytes())
         message = {**saved["message"], "at": datetime.fromisoformat(saved["message"]["at"])}
         receiver, next_at = Notify.model_validate(saved["receiver"]), datetime.fromisoformat(saved["next_at"])
-        return Letter(path, Message(**message), receiver, saved["tries"], next_at)
+        return OutboxEntry(path, Message(**message), receiver, saved["tries"], next_at)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

@@ -22,8 +22,8 @@ from model_store.errors import Permanent
 from model_store.release_spec import STORED, ReleaseSpec
 from model_store.types import ModelRef
 from model_store.unwritable import naming
-from serving.control import comparing
-from serving.control.comparing import Comparison
+from serving.control import bundle_comparison
+from serving.control.bundle_comparison import BundleComparison
 from serving.control.rollout.journal import release_id
 
 
@@ -65,7 +65,7 @@ class Built:
     bundle_id: str
     at: datetime
     gated: tuple[str, ...] = ()
-    compared: Comparison | None = None
+    compared: BundleComparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +110,11 @@ class Releases:
         *,
         at: datetime,
         gated: Iterable[str] = (),
-        compared: Comparison | None = None,
+        compared: BundleComparison | None = None,
     ) -> Release:
         """Write down that the release's run published this bundle. Raises `Permanent` as `load` does.
 
-        `serving.control.upkeep` keeps what is written here until the release has ended.
+        `serving.control.retention` keeps what is written here until the release has ended.
         """
         known = self.load(release)
         with self._alone(known.model):
@@ -225,7 +225,7 @@ def _to_json(release: Release) -> dict[str, object]:
                 "id": one.bundle_id,
                 "at": one.at.isoformat(),
                 "gated": one.gated,
-                "compared": comparing.to_json(one.compared) if one.compared else None,
+                "compared": bundle_comparison.to_json(one.compared) if one.compared else None,
             }
             for one in release.bundles
         ],
@@ -251,7 +251,7 @@ def _read(path: Path) -> Release:
                 one["id"],
                 datetime.fromisoformat(one["at"]),
                 tuple(one["gated"]),
-                comparing.from_json(one["compared"]) if one.get("compared") else None,
+                bundle_comparison.from_json(one["compared"]) if one.get("compared") else None,
             )
             for one in saved.get("bundles", ())
         ),

@@ -99,7 +99,7 @@ def _alike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return bool((np.abs(first - second) <= RELATIVE_DIFFERENCE * largest).all())
 
 
-class Pods:
+class PodPair:
     """One pod of each arm of a model, asked over HTTP."""
 
     def __init__(self, client: httpx.Client, model: str, stable: Endpoint, candidate: Endpoint) -> None:
@@ -134,7 +134,7 @@ class Pods:
         return answer.json()["outputs"], False
 
 
-class Comparison:
+class AnswerComparison:
     """Compares one release's answers on a thread of its own until it is told to end.
 
     `skipped` requests from the start of the log were compared by a guard before this one: the same request
@@ -169,7 +169,7 @@ class Comparison:
 
     def _run(self) -> None:
         with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as client:
-            pods = Pods(client, *self._arms)
+            pods = PodPair(client, *self._arms)
             while not self._ending.is_set() and len(self._done) < MOST_COMPARED:
                 try:
                     self._compare_all(pods)
@@ -177,7 +177,7 @@ class Comparison:
                     log.info("%s: answers cannot be compared now: %r", self._arms[0], problem)
                 self._ending.wait(READ_AGAIN_SECONDS)
 
-    def _compare_all(self, pods: Pods) -> None:
+    def _compare_all(self, pods: PodPair) -> None:
         """The oldest files first. A file of which nothing is left is not read again: logs are large."""
         every = sorted(self._folder.glob("*.parquet"), key=lambda path: path.name.partition("-")[2])
         fresh = [path for path in every if path.name not in self._finished]
@@ -189,7 +189,7 @@ class Comparison:
             if requests is not None and self._compare(pods, requests):
                 self._finished.add(path.name)
 
-    def _compare(self, pods: Pods, requests: Sequence[Recorded]) -> bool:
+    def _compare(self, pods: PodPair, requests: Sequence[Recorded]) -> bool:
         """Whether nothing of it is left: what a pod gave no answer to, it may answer later."""
         is_complete = True
         for request in requests:
@@ -212,9 +212,11 @@ class Comparison:
 class Shadow:
     """The comparisons of all releases under way, for the guard. `folder` is the pods' request log."""
 
-    def __init__(self, folder: Path, start: Callable[[Path, Route, int], Comparison] = Comparison) -> None:
+    def __init__(
+        self, folder: Path, start: Callable[[Path, Route, int], AnswerComparison] = AnswerComparison
+    ) -> None:
         self._folder, self._start = folder, start
-        self._running: dict[str, Comparison] = {}
+        self._running: dict[str, AnswerComparison] = {}
 
     def take(self, state: RolloutState, route: Route, compared: int) -> tuple[int, int]:
         """(compared, disagreed) since the last look; begins to compare where the spec asks for it.

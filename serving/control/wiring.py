@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 from model_store.registry import Registry
 from model_store.storage.store import Store
+from serving.control.release_attempts import ReleaseAttempts
 from serving.control.releases import Releases
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
-from serving.control.tries import Tries
 from serving.gateway.router.base import RouteHistory, TrafficRouter
 from serving.home import Home
 from serving.platforms.base import Platform
@@ -36,9 +36,9 @@ class Services:
     rollouts: Rollouts
 
     @property
-    def tries(self) -> Tries:
+    def attempts(self) -> ReleaseAttempts:
         """Which versions were tried."""
-        return Tries(self.releases.root)
+        return ReleaseAttempts(self.releases.root)
 
 
 def now() -> datetime:

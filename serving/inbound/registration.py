@@ -17,7 +17,7 @@ ENDPOINT = "/slipway/webhooks/mlflow"
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegisteredWebhook:
     """The webhook as it is now. `change`: created, updated or unchanged."""
 
     webhook_id: str
@@ -27,14 +27,14 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TestDelivery:
     """What came of a test delivery: the status that MLflow was answered, or why there was none."""
 
     succeeded: bool
     words: str
 
 
-def sync(home: Home, *, rest: Rest | None = None) -> Registered:
+def sync(home: Home, *, rest: Rest | None = None) -> RegisteredWebhook:
     """Create the webhook, or make the one that is there as it should be. Others of our name are removed.
 
     The secret is written every time: MLflow does not say which one it has. Raises `RegistryUnavailable`.
@@ -51,17 +51,19 @@ def sync(home: Home, *, rest: Rest | None = None) -> Registered:
     return _registered(made, "unchanged" if _says_the_same(ours[0], wanted) else "updated")
 
 
-def send_test(home: Home, webhook_id: str, *, rest: Rest | None = None) -> Tried:
+def send_test(home: Home, webhook_id: str, *, rest: Rest | None = None) -> TestDelivery:
     """Let MLflow send one signed delivery of a made-up model, which starts nothing."""
     rest = rest or Rest(home.mlflow_url)
     entity, action = (part.upper() for part in EVENTS[0])
     said = rest.post(f"{PATH}/{webhook_id}/test", event={"entity": entity, "action": action})["result"]
     if said.get("success"):
-        return Tried(True, f"answered with status {said.get('response_status')}")
-    return Tried(False, str(said.get("error_message") or f"status {said.get('response_status')}")[:300])
+        return TestDelivery(True, f"answered with status {said.get('response_status')}")
+    return TestDelivery(
+        False, str(said.get("error_message") or f"status {said.get('response_status')}")[:300]
+    )
 
 
-def require_received(tried: Tried) -> None:
+def require_received(tried: TestDelivery) -> None:
     """Raises `Permanent` when the test delivery was not taken."""
     if not tried.succeeded:
         raise Permanent(
@@ -97,8 +99,10 @@ def _says_the_same(there: Json, wanted: Json) -> bool:
     ) == sorted(_names(wanted["events"]))
 
 
-def _registered(there: Json, change: str) -> Registered:
-    return Registered(there["webhook_id"], there["url"], tuple(sorted(_names(there["events"]))), change)
+def _registered(there: Json, change: str) -> RegisteredWebhook:
+    return RegisteredWebhook(
+        there["webhook_id"], there["url"], tuple(sorted(_names(there["events"]))), change
+    )
 
 
 def _names(events: list[Any]) -> list[str]:

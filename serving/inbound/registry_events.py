@@ -25,7 +25,7 @@ class RefusedEvent(Permanent):
     """A delivery from MLflow that is none we asked for."""
 
 
-class Data(BaseModel):
+class RegistryEventData(BaseModel):
     """The fields we use; others come with newer versions."""
 
     name: Name
@@ -34,13 +34,13 @@ class Data(BaseModel):
     key: Name | None = None
 
 
-class Event(BaseModel):
+class RegistryEvent(BaseModel):
     """`mlflow.webhooks.types`: one change of the registry."""
 
     entity: Literal["model_version", "model_version_alias", "model_version_tag"]
     action: Literal["created", "deleted", "set"]
     timestamp: AwareDatetime
-    data: Data
+    data: RegistryEventData
 
     @property
     def kind(self) -> str:
@@ -52,10 +52,10 @@ class Event(BaseModel):
         return (self.data.key or "").startswith(OUR_TAGS) or self.data.alias == "champion"
 
 
-def read_event(body: bytes) -> Event:
+def read_event(body: bytes) -> RegistryEvent:
     """Raises `RefusedEvent` when this is none of `EVENTS`, or names no model that could exist here."""
     try:
-        event = Event.model_validate_json(body)
+        event = RegistryEvent.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -23,11 +23,11 @@ from model_store.errors import SlipwayError
 from model_store.installation import ROOT, is_clone
 from model_store.release_spec import load_all
 from serving import composition
-from serving.control.upkeep import reclaimable
+from serving.control.retention import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
 from serving.home import Home
 from serving.local_stack.airflow_api import airflow_api
-from serving.local_stack.lifecycle import fixed_ports, require_plain_paths, standings
+from serving.local_stack.lifecycle import fixed_ports, program_statuses, require_plain_paths
 from serving.supervision.ports import is_free, owner_of
 from serving.supervision.processes import owned_by
 from serving.supervision.supervisor import Supervisor
@@ -220,7 +220,7 @@ def _stack(home: Home) -> Iterator[Diagnosis]:
     if not Supervisor(home).is_running():
         yield _fine("stack", "not running")
         return
-    for standing in standings(home):
+    for standing in program_statuses(home):
         if standing.problem:
             log = home.logs / f"{standing.name}.log"
             yield _broken("stack", f"{standing.name}: {standing.problem}", f"Read {log}.")

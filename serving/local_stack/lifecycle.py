@@ -34,7 +34,7 @@ MISREAD_CHARACTERS = "%?#;\"'\\\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ProgramStatus:
     """One program now. `problem` is None when it is healthy."""
 
     name: str
@@ -44,10 +44,10 @@ class Standing:
     problem: str | None
 
 
-Watcher = Callable[[list[Standing]], None]
+Watcher = Callable[[list[ProgramStatus]], None]
 
 
-def watch_nothing(standings: list[Standing]) -> None:
+def watch_nothing(standings: list[ProgramStatus]) -> None:
     """For callers that show no progress."""
 
 
@@ -131,12 +131,14 @@ def _start_missing(home: Home, watch: Watcher, timeout_seconds: float) -> bool:
     return bool(missing)
 
 
-def standings(home: Home) -> list[Standing]:
+def program_statuses(home: Home) -> list[ProgramStatus]:
     """Every program with its health. Raises `Retryable` when the stack is not running."""
     programs = Supervisor(home).programs()
     problems = shortcomings(home, programs)
     return [
-        Standing(program.name, program.state, program.pid, program.started_at, problems[program.full_name])
+        ProgramStatus(
+            program.name, program.state, program.pid, program.started_at, problems[program.full_name]
+        )
         for program in programs
     ]
 
@@ -144,7 +146,7 @@ def standings(home: Home) -> list[Standing]:
 def _wait_until_healthy(home: Home, watch: Watcher, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while True:
-        now = standings(home)
+        now = program_statuses(home)
         watch(now)
         unhealthy = [standing for standing in now if standing.problem and not _only_lacks_a_model(standing)]
         if not unhealthy:
@@ -155,12 +157,12 @@ def _wait_until_healthy(home: Home, watch: Watcher, timeout_seconds: float) -> N
         time.sleep(POLL_SECONDS)
 
 
-def _only_lacks_a_model(standing: Standing) -> bool:
+def _only_lacks_a_model(standing: ProgramStatus) -> bool:
     """A pod that runs and is not ready: no reason to keep the stack from starting, or to end it."""
     return standing.state == RUNNING and standing.name.startswith(pods.GROUP)
 
 
-def _did_not_start(home: Home, standing: Standing) -> Permanent:
+def _did_not_start(home: Home, standing: ProgramStatus) -> Permanent:
     log = home.logs / f"{standing.name}.log"
     last_words = log.read_text(errors="replace").strip().splitlines()[-5:] if log.exists() else []
     return Permanent(
@@ -193,14 +195,14 @@ def _stop_in_order(home: Home, watch: Watcher) -> None:
             if program.state not in ENDED:
                 control.stop(program.full_name)
         while any(program.state not in ENDED for program in filter(stage, control.programs())):
-            watch(standings_without_health(control))
+            watch(program_statuses_without_health(control))
             time.sleep(POLL_SECONDS)
     control.shut_down()
     wait_for_end([supervisord], timeout_seconds=10)
 
 
-def standings_without_health(control: Supervisor) -> list[Standing]:
-    return [Standing(p.name, p.state, p.pid, p.started_at, None) for p in control.programs()]
+def program_statuses_without_health(control: Supervisor) -> list[ProgramStatus]:
+    return [ProgramStatus(p.name, p.state, p.pid, p.started_at, None) for p in control.programs()]
 
 
 def _serves(program: ProgramState) -> bool:

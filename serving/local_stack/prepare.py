@@ -15,7 +15,7 @@ from model_store.durable import write_file
 from model_store.errors import SlipwayError
 from model_store.installation import DAG_FILES, is_clone
 from model_store.unwritable import require_room, unwritable
-from serving.control.upkeep import Retention
+from serving.control.retention import Retention
 from serving.credentials import credentials_of
 from serving.gateway import api_keys
 from serving.gateway.router.envoy_file import EnvoyFileRouter

@@ -20,7 +20,7 @@ from serving.home import Home
 API = "/slipway/api/v1"
 
 
-class Overtaken(Permanent):
+class ConflictAnswer(Permanent):
     """Somebody else was faster, or it is too late."""
 
 
@@ -108,7 +108,7 @@ def _problem(answer: httpx.Response) -> Permanent | Retryable:
     except (ValueError, KeyError, TypeError):
         detail, remedy = f"{answer.status_code}: {answer.text[:200]}", "is this a Slipway's Airflow?"
     if answer.status_code == httpx.codes.CONFLICT:
-        return Overtaken(detail, remedy=remedy)
+        return ConflictAnswer(detail, remedy=remedy)
     if answer.is_server_error:
         return Retryable(detail, remedy=remedy)
     return Permanent(detail, remedy=remedy)

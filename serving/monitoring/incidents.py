@@ -61,7 +61,7 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReportedIncidents:
     """What to do, and what was left out and why (to be logged)."""
 
     incidents: tuple[Incident, ...]
@@ -79,7 +79,7 @@ def is_authentic(header: str | None, webhook_secret: str) -> bool:
     return hmac.compare_digest((header or "").encode(), expected.encode())
 
 
-def incidents(body: bytes, *, models: Collection[str]) -> Told:
+def incidents(body: bytes, *, models: Collection[str]) -> ReportedIncidents:
     """The rollbacks a delivery asks for. `models` are those we know. Raises `RefusedAlert`."""
     if len(body) > MOST_BYTES:
         raise RefusedAlert(f"{len(body)} bytes of alerts", remedy=f"send at most {MOST_BYTES}")
@@ -97,7 +97,7 @@ def incidents(body: bytes, *, models: Collection[str]) -> Told:
         for alert, reason in zip(asking, reasons, strict=True)
         if not reason and (incident := _incident(alert))
     }
-    return Told(tuple(wanted.values()), tuple(reason for reason in reasons if reason))
+    return ReportedIncidents(tuple(wanted.values()), tuple(reason for reason in reasons if reason))
 
 
 def _asks_for_rollback(alert: Alert) -> bool:

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from model_store.release_spec import load
-from serving.control import rolling
-from serving.control.admission import take_turn
+from serving.control import release_deployment
+from serving.control.release_queue import acquire
 from serving.control.releases import Release, Request
 from serving.control.wiring import now
 from tests.airflow.world import MODEL, SPEC, World
@@ -21,9 +21,9 @@ def under_way(world: World, version: int = 2) -> Release:
     """A release at its first step, of a model whose version 1 serves."""
     world.serve(1)
     release = world.release(version)
-    take_turn(world.services, release)
-    deployment = rolling.place(world.services, release, world.bundle(version).id)
-    rolling.start(world.services, release, deployment.id)
+    acquire(world.services, release)
+    deployment = release_deployment.deploy(world.services, release, world.bundle(version).id)
+    release_deployment.start_rollout(world.services, release, deployment.id)
     world.rollouts.advance(release.id)
     return release
 

@@ -11,17 +11,17 @@ from uuid import uuid4
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from slipway_airflow import booking
+from slipway_airflow import final_steps
 from slipway_airflow.operators import Deploy, RollOut
-from slipway_airflow.web import at_hand
+from slipway_airflow.web import shared_catalog
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
 from serving import composition
-from serving.control import aliases, flapping, reconciling, rolling, settling
-from serving.control.admission import take_turn
-from serving.control.aliases import Note
+from serving.control import aliases, cooldowns, finalization, reconciliation, release_deployment
+from serving.control.aliases import AliasNote
 from serving.control.queries import outcomes
+from serving.control.release_queue import acquire
 from serving.control.releases import Cause, Release
 from serving.inbound.deliveries import Deliveries
 from serving.inbound.signature import Stamp
@@ -50,9 +50,9 @@ def building(world: World, cause: Cause) -> Release:
     asked = world.release(2)
     release = replace(asked, request=replace(asked.request, cause=cause, version="candidate"))
     world.releases._keep(release)
-    world.services.tries.claim(release.ref, flapping.run_of(release.request), at=NOW)
-    take_turn(world.services, release)
-    settling.mark_releasing(world.services, release)
+    world.services.attempts.claim(release.ref, cooldowns.run_of(release.request), at=NOW)
+    acquire(world.services, release)
+    finalization.mark_releasing(world.services, release)
     return release
 
 
@@ -75,10 +75,10 @@ def test_a_version_that_the_alias_left_while_it_was_built_gets_no_traffic(
     with pytest.raises(AirflowSkipException, match=words):
         deploy(world, release, said)
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
-    monkeypatch.setattr(booking, "reasons", lambda context: {})
+    monkeypatch.setattr(final_steps, "reasons", lambda context: {})
     monkeypatch.setattr("slipway_airflow.links.point", lambda *_: None)
     context: Any = {"ti": said}
-    booking.settle(context, release.id, world.bundle(2).id, [])
+    final_steps.finalize(context, release.id, world.bundle(2).id, [])
     ended = outcomes.of(world.releases.root, MODEL, release.id)
     assert ended is not None
     assert (ended.status, ended.reason) == ("superseded", words)
@@ -88,14 +88,14 @@ def test_a_version_that_the_alias_left_while_it_was_built_gets_no_traffic(
 
 def test_an_alias_that_leaves_while_pods_start_is_seen_before_traffic_too(world: World) -> None:
     release = building(world, Cause.EVENT)
-    deployment = rolling.place(world.services, release, world.bundle(2).id)
+    deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
     world.registry.aliases_by_model[MODEL]["candidate"] = 1
     task = RollOut(task_id="roll_out", release=release.id, deployment=deployment.id)
     context: Any = {"ti": Said()}
     with pytest.raises(AirflowSkipException, match="moved to version 1"):
         task.look(context)
     assert world.router.read(MODEL).candidate is None
-    settling.settle_traffic(world.services, release, {})
+    finalization.finalize_traffic(world.services, release, {})
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
 
 
@@ -107,8 +107,8 @@ def test_what_a_person_asked_for_stands_wherever_the_alias_points(world: World) 
 
 def test_a_rollout_that_has_begun_goes_on_wherever_the_alias_points(world: World) -> None:
     release = building(world, Cause.EVENT)
-    deployment = rolling.place(world.services, release, world.bundle(2).id)
-    rolling.start(world.services, release, deployment.id)
+    deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
+    release_deployment.start_rollout(world.services, release, deployment.id)
     world.registry.aliases_by_model[MODEL]["candidate"] = 3
     assert deploy(world, release, Said())
 
@@ -136,13 +136,13 @@ def test_a_bundle_that_serves_already_is_not_said_to_be_blocked(
 ) -> None:
     world.serve(2)
     release, said = world.release(2, second=5), Said()
-    take_turn(world.services, release)
+    acquire(world.services, release)
     with pytest.raises(AirflowSkipException):
         deploy(world, release, said)
-    monkeypatch.setattr(booking, "reasons", lambda context: {})
+    monkeypatch.setattr(final_steps, "reasons", lambda context: {})
     monkeypatch.setattr("slipway_airflow.links.point", lambda *_: None)
     context: Any = {"ti": said}
-    booking.settle(context, release.id, world.bundle(2).id, [])
+    final_steps.finalize(context, release.id, world.bundle(2).id, [])
     assert world.registry.tags[2]["slipway.status"] == "promoted"
     assert "serves already" in world.registry.tags[2]["slipway.reason"]
 
@@ -150,11 +150,11 @@ def test_a_bundle_that_serves_already_is_not_said_to_be_blocked(
 # What an alias names and nobody releases.
 
 
-def look(world: World, at: datetime = NOW) -> aliases.Look:
-    return aliases.look(world.services, MODEL, "candidate", told_by="model_version_alias.created", at=at)
+def look(world: World, at: datetime = NOW) -> aliases.AliasDecision:
+    return aliases.examine(world.services, MODEL, "candidate", told_by="model_version_alias.created", at=at)
 
 
-def written(world: World) -> Note | None:
+def written(world: World) -> AliasNote | None:
     path = aliases.folder(world.releases.root, MODEL) / "alias.json"
     return aliases.parse(path.read_bytes()) if path.is_file() else None
 
@@ -163,7 +163,7 @@ def rolled_back(world: World) -> Release:
     release = under_way(world)
     world.rollouts.roll_back(release.id, reason="failed 5 of 9")
     world.registry.tags[2] = {"slipway.status": "rolled_back", "slipway.reason": "failed 5 of 9"}
-    world.services.tries.claim(release.ref, flapping.run_of(release.request), at=NOW)
+    world.services.attempts.claim(release.ref, cooldowns.run_of(release.request), at=NOW)
     world.lock.release(MODEL, release.id)
     world.registry.aliases_by_model[MODEL]["candidate"] = 2
     return release
@@ -190,7 +190,7 @@ def test_an_alias_on_a_version_that_was_rolled_back_says_why_nothing_follows_and
 
 def test_the_reconciler_writes_it_down_when_the_webhook_was_lost(world: World) -> None:
     rolled_back(world)
-    assert list(reconciling.missed(world.services, [world.spec], at=NOW)) == []
+    assert list(reconciliation.missed(world.services, [world.spec], at=NOW)) == []
     note = written(world)
     assert note is not None
     assert note.told_by == "the reconciler"
@@ -201,7 +201,7 @@ def test_an_alias_moved_back_to_a_version_that_served_once_says_how_to_go_back(w
     for _ in range(20):
         world.rollouts.advance(first.id)
     world.lock.release(MODEL, first.id)
-    world.services.tries.claim(first.ref, flapping.run_of(first.request), at=NOW)
+    world.services.attempts.claim(first.ref, cooldowns.run_of(first.request), at=NOW)
     world.serve(3)
     world.registry.aliases_by_model[MODEL]["candidate"] = 2
     note = look(world).note
@@ -212,10 +212,10 @@ def test_an_alias_moved_back_to_a_version_that_served_once_says_how_to_go_back(w
 
 def test_a_version_that_is_on_its_way_needs_no_words(world: World) -> None:
     release = building(world, Cause.EVENT)
-    assert look(world) == aliases.Look()
-    deployment = rolling.place(world.services, release, world.bundle(2).id)
-    rolling.start(world.services, release, deployment.id)
-    assert look(world) == aliases.Look()
+    assert look(world) == aliases.AliasDecision()
+    deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
+    release_deployment.start_rollout(world.services, release, deployment.id)
+    assert look(world) == aliases.AliasDecision()
 
 
 def test_a_version_that_another_installation_blocked_is_told_of_by_its_tags(world: World) -> None:
@@ -230,7 +230,7 @@ def test_a_version_that_another_installation_blocked_is_told_of_by_its_tags(worl
 def test_a_model_that_is_held_says_so_where_its_alias_would_start_something(world: World) -> None:
     world.serve(1)
     world.registry.aliases_by_model[MODEL]["candidate"] = 3
-    flapping.hold(world.services, MODEL, "it fails whatever serves", at=NOW)
+    cooldowns.hold(world.services, MODEL, "it fails whatever serves", at=NOW)
     note = look(world).note
     assert note is not None
     assert "nothing of fraud is released by itself since 2026-11-21 21:00:00 UTC" in note.words
@@ -258,7 +258,7 @@ def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: py
     forget_runs()
     world = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
-    at_hand.forget()
+    shared_catalog.reset()
     rolled_back(world)
     look(world)
     (one,) = [one for one in server.of("vera").get(f"{API}/standing-still").json() if one["model"] == MODEL]
@@ -267,4 +267,4 @@ def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: py
     page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
     assert "The alias candidate names version 2, and starts nothing" in page
     assert "<code>./slipway release fraud 2 --reason ...</code>" in page
-    at_hand.forget()
+    shared_catalog.reset()

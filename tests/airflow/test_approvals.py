@@ -73,9 +73,9 @@ def test_approvers_see_every_check_beside_its_limit() -> None:
 def test_approvers_see_what_changes_and_where_more_is_to_be_read() -> None:
     from slipway_airflow.approvals import evidence_page
 
-    from serving.control.comparing import Comparison, Figure
+    from serving.control.bundle_comparison import BundleComparison, Figure
 
-    compared = Comparison("v1 as fp32", "v2 as int8", (Figure("latency p99", "ms", 4.0, 1.0),), (), ())
+    compared = BundleComparison("v1 as fp32", "v2 as int8", (Figure("latency p99", "ms", 4.0, 1.0),), (), ())
     page = evidence_page([], "abc", compared=compared, links={"This release": "http://here/r"})
     assert "[This release](http://here/r)" in page
     assert "| | v1 as fp32 | v2 as int8 | |" in page
@@ -86,11 +86,11 @@ def test_approvers_see_what_changes_and_where_more_is_to_be_read() -> None:
 def answer(
     world: World, release: Any, who: str, account: str = "", *, bundle: str = BUNDLE, approved: bool = True
 ) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
     from serving.control.wiring import now
 
     said: Any = {"approved": approved, "reason": "fine", "task": "approval.approve_1", "at": now()}
-    acting.note_answer(world.services, release, who=who, account=account or who, bundle=bundle, **said)
+    audit_entries.note_answer(world.services, release, who=who, account=account or who, bundle=bundle, **said)
 
 
 @pytest.fixture
@@ -123,42 +123,42 @@ def test_an_approval_that_was_only_set_in_airflow_lets_nothing_onto_traffic(
 
 
 def test_those_who_approved_count_once_and_strangers_never(world: World, release: Any) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
 
     for who in ("ada", "ada", "rita"):
         answer(world, release, who)
     with pytest.raises(Permanent, match="lacks 1 of 2"):
-        acting.require_approvals(world.services, release, BUNDLE)
+        audit_entries.require_approvals(world.services, release, BUNDLE)
     answer(world, release, "Grace Hopper", account="grace")
-    acting.require_approvals(world.services, release, BUNDLE)
+    audit_entries.require_approvals(world.services, release, BUNDLE)
 
 
 # one bundle and another
 
 
 def test_approvals_of_a_bundle_are_none_of_another(world: World, release: Any) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
 
     for who in ("ada", "grace"):
         answer(world, release, who)
-    acting.require_approvals(world.services, release, BUNDLE)
+    audit_entries.require_approvals(world.services, release, BUNDLE)
     with pytest.raises(Permanent, match=f"lacks 2 of 2 approvals of bundle {OTHER_BUNDLE}"):
-        acting.require_approvals(world.services, release, OTHER_BUNDLE)
+        audit_entries.require_approvals(world.services, release, OTHER_BUNDLE)
     # An answer in the same task, about the other one, is an act of its own.
     answer(world, release, "ada", bundle=OTHER_BUNDLE)
-    assert acting.approvers_of(world.services, release, OTHER_BUNDLE) == ["ada"]
-    assert acting.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
+    assert audit_entries.approvers_of(world.services, release, OTHER_BUNDLE) == ["ada"]
+    assert audit_entries.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
 
 
 def test_who_changed_their_mind_about_a_bundle_does_not_approve_it(world: World, release: Any) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
 
     answer(world, release, "ada")
     answer(world, release, "ada", approved=False)
     answer(world, release, "grace")
-    assert acting.approvers_of(world.services, release, BUNDLE) == ["grace"]
+    assert audit_entries.approvers_of(world.services, release, BUNDLE) == ["grace"]
     answer(world, release, "ada")
-    assert acting.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
+    assert audit_entries.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
 
 
 @pytest.mark.parametrize("task_id", ["rollout.deploy", "rollout.roll_out"])
@@ -275,18 +275,18 @@ def test_an_answer_to_what_was_asked_before_is_noted_and_asked_for_again(
     """From a page of Airflow's that was open since before the run was cleared."""
     from airflow.sdk.exceptions import TaskAwaitingInput
 
-    from serving.control import acting
+    from serving.control import audit_entries
 
     built(world, release, OTHER_BUNDLE, BUNDLE)
     asking.about(BUNDLE).asks()
     with pytest.raises(TaskAwaitingInput):
         asking.hears("ada", seen, chosen)
     assert len(asking.forms) == 2
-    (entry,) = acting.trail_of(world.services).entries()
+    (entry,) = audit_entries.trail_of(world.services).entries()
     assert (entry.who, entry.detail["bundle"]) == ("ada", seen or "")
-    assert acting.approvers_of(world.services, release, BUNDLE) == []
+    assert audit_entries.approvers_of(world.services, release, BUNDLE) == []
     assert asking.hears("ada", BUNDLE) == "ada"
-    assert acting.approvers_of(world.services, release, BUNDLE) == ["ada"]
+    assert audit_entries.approvers_of(world.services, release, BUNDLE) == ["ada"]
 
 
 def test_people_are_told_of_each_bundle_once(world: World, release: Any, asking: Asking) -> None:
@@ -301,11 +301,11 @@ def test_people_are_told_of_each_bundle_once(world: World, release: Any, asking:
 
 
 def test_a_rollout_that_began_goes_on_with_no_other_bundle(world: World) -> None:
-    from serving.control import rolling
+    from serving.control import release_deployment
 
     release = under_way(world)
     with pytest.raises(Permanent, match=f"began with bundle {world.bundle(2).id}"):
-        rolling.place(world.services, release, world.bundle(3).id)
+        release_deployment.deploy(world.services, release, world.bundle(3).id)
 
 
 def test_what_a_run_published_is_kept_with_its_release(world: World, release: Any) -> None:
@@ -316,22 +316,22 @@ def test_what_a_run_published_is_kept_with_its_release(world: World, release: An
 
 
 def test_a_rejection_of_an_earlier_run_did_not_end_this_one(world: World, release: Any) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
 
     built(world, release, BUNDLE)
     answer(world, world.releases.load(release.id), "ada", approved=False)
-    assert "rejected by ada" in acting.who_ended(world.services, world.releases.load(release.id))
+    assert "rejected by ada" in audit_entries.ended_by(world.services, world.releases.load(release.id))
     built(world, release, OTHER_BUNDLE)
-    assert acting.who_ended(world.services, world.releases.load(release.id)) == ""
+    assert audit_entries.ended_by(world.services, world.releases.load(release.id)) == ""
 
 
 def test_one_person_named_twice_counts_once(world: World, release: Any) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
 
     object.__setattr__(release.spec.approval, "approvers", ["ada", "7"])
     answer(world, release, "ada", account="7")
     with pytest.raises(Permanent, match="lacks 1 of 2"):
-        acting.require_approvals(world.services, release, BUNDLE)
+        audit_entries.require_approvals(world.services, release, BUNDLE)
 
 
 @pytest.mark.parametrize(
@@ -356,10 +356,10 @@ def test_an_id_in_the_spec_hides_neither_the_author_nor_who_approved_before(
 
 
 def may_not(world: World, release: Any, who: str, account: str, **about: str) -> str:
-    from serving.control import acting
+    from serving.control import audit_entries
 
     where = {"bundle": BUNDLE, "task": "approval.approve_2", **about}
-    return acting.may_not_approve(world.services, release, who=who, account=account, **where)
+    return audit_entries.refusal_to_approve(world.services, release, who=who, account=account, **where)
 
 
 def test_names_need_no_registry_to_tell_the_author(world: World, release: Any) -> None:
@@ -372,13 +372,13 @@ def test_an_answer_in_airflows_page_by_the_author_ends_the_release_and_is_no_app
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
-    from serving.control import acting
+    from serving.control import audit_entries
 
     object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
     world.releases.load = lambda _: release  # type: ignore[method-assign]
     with pytest.raises(AirflowFailException, match="linus made the version"):
         asking.about(BUNDLE).hears("linus", BUNDLE, account="7")
-    assert acting.approvers_of(world.services, release, BUNDLE) == []
+    assert audit_entries.approvers_of(world.services, release, BUNDLE) == []
 
 
 def test_who_approved_is_called_as_the_spec_calls_them(world: World, release: Any, asking: Asking) -> None:
@@ -416,7 +416,7 @@ def test_the_form_has_no_words_that_the_approver_did_not_write(
 def test_the_trail_keeps_a_readable_reason_whatever_airflow_was_sent(
     world: World, release: Any, asking: Asking, said: dict[str, Any], kept: str
 ) -> None:
-    from serving.control import acting
+    from serving.control import audit_entries
     from serving.control.wiring import now
 
     event = {
@@ -426,7 +426,7 @@ def test_the_trail_keeps_a_readable_reason_whatever_airflow_was_sent(
         "responded_by_user": {"id": "ada", "name": "ada"},
     }
     assert asking.about(BUNDLE).task.execute_complete(asking.context, event) == "ada"
-    (entry,) = acting.trail_of(world.services).entries()
+    (entry,) = audit_entries.trail_of(world.services).entries()
     assert entry.reason == kept
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow.web import at_hand
+from slipway_airflow.web import shared_catalog
 from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from starlette.testclient import TestClient
 
 from serving import composition
 from serving.control import wiring
-from serving.control.acting import trail_of
-from serving.control.audit import Entry
-from serving.control.freezing import freezes_of
+from serving.control.audit import AuditEntry
+from serving.control.audit_entries import trail_of
+from serving.control.freeze_enforcement import freezes_of
 from serving.gateway.router.history import RouteHistoryFile
 from serving.types import Deployment, Route
 from tests.airflow.desk import (
@@ -76,15 +76,15 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(autouse=True)
 def _fresh(in_database: None) -> Iterator[None]:
     forget_runs()
-    at_hand.forget()
+    shared_catalog.reset()
     yield
-    at_hand.forget()
+    shared_catalog.reset()
 
 
 def world_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(folder)
     monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
-    at_hand.forget()
+    shared_catalog.reset()
     forget_runs()
     return world
 
@@ -194,13 +194,15 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     at = wiring.now()
     for age, model, who in ((3, APPROVED, "grace"), (2, MODEL, "linus")):
         then = at - timedelta(hours=age)
-        entry = Entry(then, who, f"act on {model}", model, 1, f"{model}-v1-20261101T000000Z", f"of {model}")
+        entry = AuditEntry(
+            then, who, f"act on {model}", model, 1, f"{model}-v1-20261101T000000Z", f"of {model}"
+        )
         trail_of(world.services).append(entry)
         freezes_of(world.services).add(model, by=who, reason=f"of {model}", until=None, at=then)
         history = RouteHistoryFile(world.home.route_history)
         served = Deployment(world.start_pods(1), ())
         history.append(_route(model, served), at=then)
-    trail_of(world.services).append(Entry(at, "opal", "freeze", None, reason="all of them"))
+    trail_of(world.services).append(AuditEntry(at, "opal", "freeze", None, reason="all of them"))
     under_way(world)
     waiting_for_approval(world)
     return world

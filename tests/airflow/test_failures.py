@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from slipway_airflow.failures import FAILURE, RetryByKind, explained, reasons
+from slipway_airflow.failures import FAILURE, RetryByKind, reasons, translating_failures
 
 from model_store.errors import Permanent, Retryable
 
@@ -44,13 +44,13 @@ def context(ti: FakeTaskInstance) -> Any:
 def test_a_permanent_error_fails_the_task_without_another_try() -> None:
     with (
         pytest.raises(AirflowFailException, match="the file is garbage"),
-        explained(context(FakeTaskInstance())),
+        translating_failures(context(FakeTaskInstance())),
     ):
         raise Permanent("the file is garbage", remedy="export it again")
 
 
 def test_a_retryable_error_stays_itself_so_that_the_policy_sees_its_delay() -> None:
-    with pytest.raises(Retryable), explained(context(FakeTaskInstance())):
+    with pytest.raises(Retryable), translating_failures(context(FakeTaskInstance())):
         raise Retryable("MLflow is down", remedy="start it")
 
 
@@ -60,28 +60,28 @@ def test_a_retryable_error_stays_itself_so_that_the_policy_sees_its_delay() -> N
 )
 def test_every_failure_leaves_its_words_with_the_remedy(error: Exception) -> None:
     ti = FakeTaskInstance()
-    with pytest.raises(Exception, match=r"no|not now|by zero"), explained(context(ti)):
+    with pytest.raises(Exception, match=r"no|not now|by zero"), translating_failures(context(ti)):
         raise error
     assert str(error) in ti.pushed[FAILURE]
 
 
 def test_a_bug_is_told_with_its_type() -> None:
     ti = FakeTaskInstance()
-    with pytest.raises(KeyError), explained(context(ti)):
+    with pytest.raises(KeyError), translating_failures(context(ti)):
         raise KeyError("slots")
     assert ti.pushed[FAILURE] == "KeyError: 'slots'"
 
 
 def test_skipping_is_no_failure() -> None:
     ti = FakeTaskInstance()
-    with pytest.raises(AirflowSkipException), explained(context(ti)):
+    with pytest.raises(AirflowSkipException), translating_failures(context(ti)):
         raise AirflowSkipException("superseded")
     assert ti.pushed == {}
 
 
 def test_a_task_that_succeeds_leaves_no_words() -> None:
     ti = FakeTaskInstance()
-    with explained(context(ti)):
+    with translating_failures(context(ti)):
         pass
     assert ti.pushed == {}
 

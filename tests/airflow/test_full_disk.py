@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import booking
+from slipway_airflow import final_steps
 
 from model_store.types import ModelRef
-from serving.control import acting, audit, freezing
+from serving.control import audit, audit_entries, freeze_enforcement
 from serving.control.wiring import now
 from serving.types import ALL_STABLE
 from tests.airflow.desk import (
@@ -23,7 +23,7 @@ from tests.airflow.desk import (
     waiting_for_approval,
 )
 from tests.airflow.people import ApiServer, api_server
-from tests.airflow.test_going_back import released, wish
+from tests.airflow.test_rollbacks import released, request
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, World
 from tests.mounts import SmallDisk, small_disk
@@ -84,10 +84,12 @@ def besides_audit(world: World) -> dict[str, str]:
 
 
 def until_written(world: World, *actions: str) -> None:
-    from tests.unit.serving.test_audit import until
+    from tests.unit.serving.control.test_audit import until
 
     until(lambda: written(world) == list(actions))
-    assert [entry.action for entry in acting.trail_of(world.services).entries()] == list(reversed(actions))
+    assert [entry.action for entry in audit_entries.trail_of(world.services).entries()] == list(
+        reversed(actions)
+    )
 
 
 def asked(world: World, act: str) -> tuple[str, dict[str, Any]]:
@@ -97,15 +99,15 @@ def asked(world: World, act: str) -> tuple[str, dict[str, Any]]:
     if act == "freeze":
         return "/freezes", {"hours": 1}
     if act == "lift":
-        freezes = freezing.freezes_of(world.services)
+        freezes = freeze_enforcement.freezes_of(world.services)
         return f"/freezes/{freezes.add(None, by='ada', reason='x', until=None, at=now()).id}/lift", {}
     if act in ("approve", "reject"):
         return f"/releases/{waiting_for_approval(world).id}/{act}", {}
     release = under_way(world)
     if act == "resume":
-        from serving.control.rollout.control import Wish
+        from serving.control.rollout.control import ControlRequest
 
-        freezing.control_of(world.services).pause(release.id, Wish("ada", "x"))
+        freeze_enforcement.control_of(world.services).pause(release.id, ControlRequest("ada", "x"))
     return f"/releases/{release.id}/{act}", {}
 
 
@@ -164,7 +166,7 @@ def test_a_release_whose_line_fails_at_the_last_moment_is_none(
         failing.setattr(audit, "_add_line", full)
         assert post(path, **body)[0] == 507
     assert (world.releases.of_model(MODEL), run_states(f"release_{MODEL}")) == ([], [])
-    assert world.services.tries.of(ModelRef(MODEL, 2)) is None
+    assert world.services.attempts.of(ModelRef(MODEL, 2)) is None
 
 
 @pytest.mark.parametrize("act", ["abort", "rollback"])
@@ -214,14 +216,14 @@ def test_the_run_of_a_rollback_brings_users_back_before_its_line_is_written(
     for version in (1, 2):
         released(world, version, steps=4)
     disk.fill()
-    monkeypatch.setattr(booking, "_wish", lambda _: wish(run_id="manual__1"))
-    told = booking.begin_rollback({})  # type: ignore[typeddict-item]
+    monkeypatch.setattr(final_steps, "_rollback_request", lambda _: request(run_id="manual__1"))
+    told = final_steps.begin_rollback({})  # type: ignore[typeddict-item]
     assert "version 2 leaves, version 1 has to be started again" in told.words
     assert written(world) == []
     disk.make_room()
     # Only Airflow can take the links and events that it writes besides.
     with contextlib.suppress(KeyError):
-        booking.book_rollback({}, told.value)  # type: ignore[typeddict-item]
+        final_steps.record_rollback({}, told.value)  # type: ignore[typeddict-item]
     assert written(world) == ["rollback"]
 
 

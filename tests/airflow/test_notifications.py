@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from slipway_airflow import mail_watch, notifications, receivers
-from slipway_airflow.notifications import Deliver, Late
+from slipway_airflow import notifications, outbox_trigger, receivers
+from slipway_airflow.notifications import DeliverNotifications, Late
 
 from model_store.errors import Permanent
 from model_store.release_spec import load
 from model_store.release_spec.notify import Notify
-from serving.control import standstill
+from serving.control import blockers
 from serving.control.outbox import GIVE_UP, Message, Outbox
 from serving.control.rollout.plan import Hold
 from serving.inbound.signature import sign
-from tests.airflow.test_going_back import released
+from tests.airflow.test_rollbacks import released
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, SPEC, World
 
@@ -185,7 +185,7 @@ def test_what_is_named_and_not_there_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_who_did_not_ask_for_an_occasion_is_not_told(outbox: Outbox) -> None:
     told = [WEBHOOK.model_copy(update={"occasions": ("held",)}), SLACK]
-    assert [letter.receiver for letter in outbox.put(message(), told)] == [SLACK]
+    assert [entry.receiver for entry in outbox.put(message(), told)] == [SLACK]
 
 
 def test_a_receiver_that_is_down_is_told_when_it_is_back_and_the_others_at_once(
@@ -232,16 +232,16 @@ def test_two_senders_at_once_send_once(outbox: Outbox, receiver: Receiver) -> No
 
 
 def test_a_receiver_that_is_down_all_day_holds_nobody_up(outbox: Outbox) -> None:
-    (letter,) = outbox.put(message(), [WEBHOOK])
-    weary = replace(letter, tries=1000)
+    (entry,) = outbox.put(message(), [WEBHOOK])
+    weary = replace(entry, tries=1000)
     assert outbox.failed(weary, at=AT)
     assert outbox.due(at=AT) == []
     assert len(outbox.due(at=AT + timedelta(minutes=15))) == 1
 
 
 def test_what_was_given_up_is_forgotten_after_a_week(outbox: Outbox) -> None:
-    (letter,) = outbox.put(message(), [WEBHOOK])
-    assert not outbox.failed(letter, at=AT + 2 * GIVE_UP)
+    (entry,) = outbox.put(message(), [WEBHOOK])
+    assert not outbox.failed(entry, at=AT + 2 * GIVE_UP)
     outbox.sweep(at=datetime.now(UTC) + timedelta(days=8))
     assert list((outbox.root / "given_up").iterdir()) == []
 
@@ -255,7 +255,7 @@ def test_after_a_day_it_is_given_up(outbox: Outbox, receiver: Receiver) -> None:
 
 
 async def test_what_is_left_over_is_noticed(world: World) -> None:
-    trigger = mail_watch.UndeliveredTrigger(seconds=0.01)
+    trigger = outbox_trigger.UndeliveredTrigger(seconds=0.01)
     box = notifications.outbox_of(world.services)
     box.put(message(at=datetime.now(UTC)), [WEBHOOK])
     assert trigger._left() == 0, "whoever wrote it is about to send it"
@@ -301,7 +301,7 @@ def test_runs_tell_what_became_of_them_and_a_receiver_that_fails_or_hangs_fails_
 
 def test_a_notifier_that_breaks_fails_no_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifications, "outbox_of", lambda services: 1 / 0)
-    Deliver()({})
+    DeliverNotifications()({})
 
 
 def test_a_rollout_that_stands_still_is_told_once_and_one_that_holds_is_not(world: World) -> None:
@@ -309,15 +309,15 @@ def test_a_rollout_that_stands_still_is_told_once_and_one_that_holds_is_not(worl
     state = world.journal.load(released(world, 2, steps=1))
     soon, late = (state.step_started_at + timedelta(seconds=s) for s in (5, 120))
     evidence = Hold("the error rate is not decided")
-    assert standstill.why(state, evidence, at=soon) == ""
-    assert standstill.why(state, evidence, at=late) == evidence.reason
-    assert standstill.why(state, Hold("paused: ada looks at it"), at=soon)
+    assert blockers.reason_to_hold(state, evidence, at=soon) == ""
+    assert blockers.reason_to_hold(state, evidence, at=late) == evidence.reason
+    assert blockers.reason_to_hold(state, Hold("paused: ada looks at it"), at=soon)
     told = load(SPEC).model_copy(update={"notify": (WEBHOOK,)})
     world.releases._keep(_with_spec(world.releases.load(state.release_id), told))
     for _ in range(2):
-        notifications.tell_of_hold(world.services, state, "paused", at=late)
-    (letter,) = notifications.outbox_of(world.services).due(at=late)
-    assert letter.message.title == "fraud v2 is held at 10 %"
+        notifications.notify_of_hold(world.services, state, "paused", at=late)
+    (entry,) = notifications.outbox_of(world.services).due(at=late)
+    assert entry.message.title == "fraud v2 is held at 10 %"
 
 
 def _with_spec(release: Any, spec: Any) -> Any:
@@ -332,8 +332,8 @@ async def test_a_missed_deadline_is_told_as_airflow_calls_it(world: World) -> No
     world.releases._keep(told)
     context: Any = {"dag_run": {"dag_run_id": release.request.run_id, "dag_id": f"release_{MODEL}"}}
     await Late(model=MODEL, seconds=60.0, context=context)
-    (letter,) = notifications.outbox_of(world.services).due(at=datetime.now(UTC))
-    assert (letter.message.occasion, letter.message.title) == ("late", "fraud v2 is late")
+    (entry,) = notifications.outbox_of(world.services).due(at=datetime.now(UTC))
+    assert (entry.message.occasion, entry.message.title) == ("late", "fraud v2 is late")
 
 
 def test_a_spec_names_where_secrets_are_and_never_holds_them() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slipway_airflow.web import at_hand
+from slipway_airflow.web import shared_catalog
 
 from model_store.release_spec import load
 from serving import composition
-from serving.control import freezing, wiring
-from serving.control.acting import trail_of
-from serving.control.audit import Entry
+from serving.control import freeze_enforcement, wiring
+from serving.control.audit import AuditEntry
+from serving.control.audit_entries import trail_of
 from serving.control.releases import Request
 from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, forget_runs, under_way, waiting_for_approval
 from tests.airflow.endpoints import PAGES, READ
@@ -35,9 +35,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) ->
     forget_runs()
     made = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    at_hand.forget()
+    shared_catalog.reset()
     yield made
-    at_hand.forget()
+    shared_catalog.reset()
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -78,7 +78,9 @@ def test_who_may_only_look_is_offered_nothing_else(server: ApiServer, world: Wor
 def test_html_in_names_and_reasons_is_text(server: ApiServer, world: World) -> None:
     request = Request(f"release_{MODEL}", "run", wiring.now(), "3", EVIL, f"{EVIL}rita", False)
     release = world.releases.open(request, load(SPEC), lambda _: 3)
-    trail_of(world.services).append(Entry(wiring.now(), EVIL, EVIL, MODEL, 3, release.id, EVIL, {"x": EVIL}))
+    trail_of(world.services).append(
+        AuditEntry(wiring.now(), EVIL, EVIL, MODEL, 3, release.id, EVIL, {"x": EVIL})
+    )
     browser = server.browser_of("vera")
     for path in (f"releases/{release.id}", "history", "", "releases", f"models/{MODEL}"):
         for part in ("", "?part=live"):
@@ -91,8 +93,10 @@ def test_what_a_freeze_holds_half_way_may_be_overridden_or_paused_but_not_resume
     server: ApiServer, world: World
 ) -> None:
     release = under_way(world)
-    freezing.freezes_of(world.services).add(MODEL, by="ada", reason="audit", until=None, at=wiring.now())
-    freezing.keep_still(world.services, release)
+    freeze_enforcement.freezes_of(world.services).add(
+        MODEL, by="ada", reason="audit", until=None, at=wiring.now()
+    )
+    freeze_enforcement.enforce(world.services, release)
     path = f"releases/{release.id}"
     admin, releaser = (server.browser_of(name).get(f"/slipway/{path}").text for name in ("ada", "rita"))
     assert '<span class="pill warn">' in releaser
@@ -104,7 +108,7 @@ def test_what_a_freeze_holds_half_way_may_be_overridden_or_paused_but_not_resume
     why = {"reason": "not before Monday", "generation": world.journal.load(release.id).generation}
     answer = server.of("rita").post(f"{API}/{path}/pause", json=why)
     assert (answer.status_code, answer.json()["paused"]) == (200, "by rita: not before Monday")
-    at_hand.forget()
+    shared_catalog.reset()
     assert "Resume</button>" in server.browser_of("rita").get(f"/slipway/{path}").text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.control import acting
+from serving.control import audit_entries
 from tests.airflow.desk import API, forget_runs, run_states
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World
@@ -45,7 +45,7 @@ def test_an_alias_that_moved_since_the_preview_starts_nothing(server: ApiServer,
     assert answer.status_code == 409
     assert answer.json()["detail"] == "candidate of fraud is version 4 by now, not version 1 as previewed"
     assert "preview" in answer.json()["remedy"]
-    assert (run_states(f"release_{MODEL}"), acting.trail_of(world.services).entries()) == ([], [])
+    assert (run_states(f"release_{MODEL}"), audit_entries.trail_of(world.services).entries()) == ([], [])
 
 
 def test_a_spec_that_changed_since_the_preview_starts_nothing(server: ApiServer, world: World) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow import airflow_situation, booking
-from slipway_airflow.web import at_hand
+from slipway_airflow import airflow_situation, final_steps
+from slipway_airflow.web import shared_catalog
 
 from serving import composition
-from serving.control import going_back
+from serving.control import rollbacks
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import SIMPLE, ApiServer, api_server
-from tests.airflow.test_pausing import set_paused
+from tests.airflow.test_paused_dags import set_paused
 from tests.airflow.world import MODEL, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
@@ -33,9 +33,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) ->
     monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
     # No scheduler runs in these tests, which is told, and would be the reason for everything.
     monkeypatch.setattr(airflow_situation, "_silent", dict)
-    at_hand.forget()
+    shared_catalog.reset()
     yield made
-    at_hand.forget()
+    shared_catalog.reset()
     set_paused("model_rollback", paused=False)
 
 
@@ -75,21 +75,21 @@ def test_a_rollback_is_requested_then_under_way_and_done_when_the_route_says_so(
 
     assert told()["state"] == "requested"
     set_run(said["run"]["run_id"], "running")
-    at_hand.forget()
+    shared_catalog.reset()
     assert told()["state"] == "under_way"
     page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
     assert "Rollback to v2: under way." in page
-    rollback = going_back.load(world.services, said["rollback_id"])
-    wish = rollback.wish
-    assert going_back.begin(world.services, wish) == rollback, "the run takes what was written down"
-    assert going_back.take_turn(world.services, rollback)
-    deployment = going_back.place(world.services, rollback)
+    rollback = rollbacks.load(world.services, said["rollback_id"])
+    request = rollback.request
+    assert rollbacks.begin(world.services, request) == rollback, "the run takes what was written down"
+    assert rollbacks.acquire_lock(world.services, rollback)
+    deployment = rollbacks.deploy(world.services, rollback)
     assert told()["state"] == "under_way", "pods are no traffic"
-    booking.switch_back(rollback.id, deployment.id)
+    final_steps.switch_traffic(rollback.id, deployment.id)
     done = told()
     assert (done["state"], done["returned_at"] is not None) == ("traffic_returned", True)
     assert done["words"].startswith("all requests go to version 2 since ")
-    at_hand.forget()
+    shared_catalog.reset()
     row = server.of("vera").get(f"{API}/models/{MODEL}").json()
     assert row["rollback"]["state"] == "traffic_returned"
 

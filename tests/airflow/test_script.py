@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from slipway_airflow.web import at_hand
+from slipway_airflow.web import shared_catalog
 from starlette.testclient import TestClient
 
 from serving import composition
-from serving.control import freezing, wiring
-from serving.control.comparing import Comparison, Figure, Parameter
+from serving.control import freeze_enforcement, wiring
+from serving.control.bundle_comparison import BundleComparison, Figure, Parameter
 from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import BASE, SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World
@@ -39,9 +39,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) ->
     forget_runs()
     made = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    at_hand.forget()
+    shared_catalog.reset()
     yield made
-    at_hand.forget()
+    shared_catalog.reset()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_without_script_a_moment_is_asked_for_in_utc_and_no_form_acts(
         assert "secret" not in page.url
 
 
-FOUND = Comparison(
+FOUND = BundleComparison(
     before="v1 as fp32",
     after="v2 as int8",
     figures=(
@@ -205,8 +205,10 @@ def test_what_the_reader_opened_stays_open_when_something_appears_above_it(
     world.releases.built(release.id, "b" * 24, at=release.request.at, compared=FOUND)
     rita.page.goto(f"/slipway/releases/{release.id}")
     rita.page.get_by_text("5 parameters of the training changed").click()
-    freezing.freezes_of(world.services).add(MODEL, by="ada", reason="audit", until=None, at=wiring.now())
-    freezing.keep_still(world.services, release)
+    freeze_enforcement.freezes_of(world.services).add(
+        MODEL, by="ada", reason="audit", until=None, at=wiring.now()
+    )
+    freeze_enforcement.enforce(world.services, release)
     expect(rita.page.locator("#live")).to_contain_text("frozen until somebody lifts it", ignore_case=True)
     expect(rita.page.locator("#parameters-changed")).to_have_attribute("open", "")
 

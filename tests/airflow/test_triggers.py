@@ -11,13 +11,13 @@ from airflow.sdk._shared.module_loading import import_string
 from slipway_airflow import triggers
 
 from model_store.errors import Retryable
-from serving.control import rolling
-from serving.control.admission import take_turn
+from serving.control import release_deployment
+from serving.control.release_queue import acquire
 from serving.types import Outcome
 from tests.airflow.world import MODEL, World
 
 
-async def fired(trigger: triggers.LookingTrigger, *, within: float = 5) -> str:
+async def fired(trigger: triggers.PollingTrigger, *, within: float = 5) -> str:
     """The words of the trigger's one event."""
     trigger.seconds = 0.01
     async with asyncio.timeout(within):
@@ -29,21 +29,21 @@ async def fired(trigger: triggers.LookingTrigger, *, within: float = 5) -> str:
 def under_way(world: World) -> str:
     world.serve(1)
     release = world.release(2)
-    take_turn(world.services, release)
-    deployment = rolling.place(world.services, release, world.bundle(2).id)
-    return rolling.start(world.services, release, deployment.id).release_id
+    acquire(world.services, release)
+    deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
+    return release_deployment.start_rollout(world.services, release, deployment.id).release_id
 
 
 @pytest.mark.parametrize(
     "trigger",
     [
-        triggers.TurnTrigger("fraud-v1-20261121T200000Z"),
+        triggers.ReleaseLockTrigger("fraud-v1-20261121T200000Z"),
         triggers.ReadyTrigger("fraud", "fraud-blue-1", 5.0),
         triggers.RolloutTrigger("fraud-v1-20261121T200000Z", "progressing", 0.5),
     ],
     ids=lambda trigger: type(trigger).__name__,
 )
-def test_a_trigger_comes_back_as_it_was_from_its_own_words(trigger: triggers.LookingTrigger) -> None:
+def test_a_trigger_comes_back_as_it_was_from_its_own_words(trigger: triggers.PollingTrigger) -> None:
     path, kwargs = trigger.serialize()
     again = import_string(path)(**kwargs)
     assert (type(again), again.kwargs, again.seconds) == (type(trigger), trigger.kwargs, trigger.seconds)
@@ -62,8 +62,8 @@ async def test_a_failing_verdict_ends_the_wait(world: World) -> None:
 
 async def test_a_turn_comes_when_the_holder_gives_up(world: World) -> None:
     first, second = world.release(1), world.release(2, second=1)
-    take_turn(world.services, first)
-    waiting = asyncio.create_task(fired(triggers.TurnTrigger(second.id)))
+    acquire(world.services, first)
+    waiting = asyncio.create_task(fired(triggers.ReleaseLockTrigger(second.id)))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     world.lock.release(MODEL, first.id)
@@ -73,15 +73,15 @@ async def test_a_turn_comes_when_the_holder_gives_up(world: World) -> None:
 async def test_a_superseded_turn_says_by_whom(world: World) -> None:
     first, second, third = world.release(1), world.release(2, second=1), world.release(3, second=2)
     for release in (first, second, third):
-        take_turn(world.services, release)
-    assert await fired(triggers.TurnTrigger(second.id)) == f"superseded by {third.id}"
+        acquire(world.services, release)
+    assert await fired(triggers.ReleaseLockTrigger(second.id)) == f"superseded by {third.id}"
 
 
 async def test_somebody_who_ends_a_waiting_task_frees_its_place(world: World) -> None:
     first, second = world.release(1), world.release(2, second=1)
-    take_turn(world.services, first)
-    take_turn(world.services, second)
-    await triggers.TurnTrigger(second.id).on_kill()
+    acquire(world.services, first)
+    acquire(world.services, second)
+    await triggers.ReleaseLockTrigger(second.id).on_kill()
     assert world.lock.read(MODEL).waiting is None
 
 
@@ -97,7 +97,7 @@ async def test_pods_that_become_ready_end_the_wait(world: World) -> None:
     assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 60)) == "ready"
 
 
-class Stubborn(triggers.LookingTrigger):
+class Stubborn(triggers.PollingTrigger):
     """Fails as told, then says it is done. Notes the threads it looked from."""
 
     def __init__(self, *errors: Exception) -> None:

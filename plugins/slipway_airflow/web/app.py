@@ -11,7 +11,7 @@ from slipway_airflow.web.problems import answer_with_problems
 PREFIX = "/slipway"
 API = "/api/v1"
 # Every module has a `router`. The order matters where paths overlap: pages match last.
-ROUTERS = ("actions", "freezes", "reading", "inbound", "described", "pages")
+ROUTERS = ("act_api", "freeze_api", "read_api", "webhooks", "api_docs", "pages")
 
 DESCRIPTION = """\
 Release models, watch, approve, stop and understand their rollouts.

@@ -46,7 +46,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class ShiftMark:
     """Where the candidate's share changed. `label`: empty where there is no room for one."""
 
     x: float
@@ -68,7 +68,7 @@ class Chart:
     middle: str
     limit: str
     limit_y: float | None
-    shifts: tuple[Shift, ...]
+    shifts: tuple[ShiftMark, ...]
     ended_x: float | None
     end_seconds: float
     points: str
@@ -262,14 +262,14 @@ def _spans(series: Series) -> list[tuple[float, float]]:
     return list(zip([0.0, *xs], xs, strict=False))
 
 
-def _shifts(series: Series) -> tuple[Shift, ...]:
-    found: list[Shift] = []
+def _shifts(series: Series) -> tuple[ShiftMark, ...]:
+    found: list[ShiftMark] = []
     labelled = -_LABEL_ROOM
     for seconds, weight in series.shifts:
         x = _x(series, seconds)
         has_room = labelled + _LABEL_ROOM <= x <= WIDTH - _LABEL_ROOM / 2
         labelled = x if has_room else labelled
-        found.append(Shift(x, f"{weight:g} %" if has_room else ""))
+        found.append(ShiftMark(x, f"{weight:g} %" if has_room else ""))
     return tuple(found)
 
 

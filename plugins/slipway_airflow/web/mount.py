@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 
-class WhenAsked:
+class LazyApp:
     """An ASGI app that is made on the first request, once."""
 
     def __init__(self) -> None:

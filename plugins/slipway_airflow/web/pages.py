@@ -10,35 +10,35 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from serving.control.queries.catalog import Catalog, InTheFuture, NothingFound
 from serving.control.queries.flow import StepFlow
-from serving.control.queries.library import Library, NothingThere, YetToCome
-from serving.control.queries.statuses import Status
+from serving.control.queries.statuses import ReleaseStatus
 from serving.control.specs import dag_id_of
 from slipway_airflow.web import charts, runs
 from slipway_airflow.web.access import Reader, Right, give_csrf_token
-from slipway_airflow.web.answers import tagged
-from slipway_airflow.web.at_hand import library
-from slipway_airflow.web.moments import in_utc
-from slipway_airflow.web.problems import NotThere
-from slipway_airflow.web.reading import Page, Text, Wanted
+from slipway_airflow.web.problems import NotFound
+from slipway_airflow.web.read_api import HistoryQuery, Page, Text
 from slipway_airflow.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
+from slipway_airflow.web.responses import with_etag
+from slipway_airflow.web.shared_catalog import visible_catalog
+from slipway_airflow.web.timestamps import in_utc
 
 router = APIRouter(include_in_schema=False)
 
-Books = Annotated[Library, Depends(library)]
+Books = Annotated[Catalog, Depends(visible_catalog)]
 Part = Literal["", "live"]
 # Pages whose live part is asked for again and again.
 LIVE = ("overview", "model", "releases", "release")
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
-class Show:
+class PageContext:
     """What every page needs: who reads, where the page is mounted, and what is asked for."""
 
-    def __init__(self, request: Request, reader: Reader, books: Books, part: Part = "") -> None:
+    def __init__(self, request: Request, reader: Reader, catalog: Books, part: Part = "") -> None:
         self.request = request
         self.reader = reader
-        self.books = books
+        self.catalog = catalog
         self.part = part
 
     def page(self, name: str, *, code: int = 200, **values: Any) -> Response:
@@ -51,12 +51,12 @@ class Show:
             here=name,
             reader=self.reader,
             may=self._rights(values.get("model_name")),
-            now=self.books.now(),
-            freezes=self.books.freezes(),
+            now=self.catalog.now(),
+            freezes=self.catalog.freezes(),
             live_url=self._live_url(),
             **values,
         )
-        response = tagged(self.request, html.encode(), "text/html", SECURITY)
+        response = with_etag(self.request, html.encode(), "text/html", SECURITY)
         if response.status_code == 200:
             response.status_code = code
         give_csrf_token(self.request, response, self.reader)
@@ -69,13 +69,13 @@ class Show:
         return str(self.request.url.include_query_params(part="live").replace(scheme="", netloc=""))
 
 
-Showing = Annotated[Show, Depends(Show)]
+Showing = Annotated[PageContext, Depends(PageContext)]
 
 
 @router.get("/")
 def overview(show: Showing, q: Text = "", only: Text = "", page: Page = 1) -> Response:
     """Every model."""
-    found = show.books.overview(query=q, only=only, page=page)
+    found = show.catalog.overview(query=q, only=only, page=page)
     return show.page("overview", found=found, q=q, only=only)
 
 
@@ -83,11 +83,11 @@ def overview(show: Showing, q: Text = "", only: Text = "", page: Page = 1) -> Re
 def model(show: Showing, model: str, page: Page = 1) -> Response:
     """One model: what serves, and all its releases."""
     try:
-        row = show.books.model(model)
-    except NothingThere as missing:
+        row = show.catalog.model(model)
+    except NothingFound as missing:
         return _missing(show, missing)
-    releases = show.books.releases(model=model, page=page)
-    returnable = show.books.returnable(model)
+    releases = show.catalog.releases(model=model, page=page)
+    returnable = show.catalog.returnable(model)
     return show.page(
         "model",
         row=row,
@@ -102,14 +102,14 @@ def model(show: Showing, model: str, page: Page = 1) -> Response:
 @router.get("/releases")
 def releases(show: Showing, model: Text = "", status: Text = "", page: Page = 1) -> Response:
     """Releases of all models."""
-    known = status if status in (*Status, "under_way") else ""
-    found = show.books.releases(model=model, status=known, page=page)
+    known = status if status in (*ReleaseStatus, "under_way") else ""
+    found = show.catalog.releases(model=model, status=known, page=page)
     return show.page(
         "releases",
         found=found,
         model=model,
         status=known,
-        statuses=[one for one in Status if one is not Status.UNKNOWN],
+        statuses=[one for one in ReleaseStatus if one is not ReleaseStatus.UNKNOWN],
     )
 
 
@@ -117,12 +117,12 @@ def releases(show: Showing, model: Text = "", status: Text = "", page: Page = 1)
 def release(show: Showing, release_id: str) -> Response:
     """One release."""
     try:
-        view = show.books.release(release_id)
-    except NothingThere as missing:
+        view = show.catalog.release(release_id)
+    except NothingFound as missing:
         return _missing(show, missing)
     try:
-        series = show.books.series(release_id)
-    except NothingThere:
+        series = show.catalog.series(release_id)
+    except NothingFound:
         drawn: list[charts.Chart] = []
         steps: tuple[StepFlow, ...] = ()
     else:
@@ -131,24 +131,24 @@ def release(show: Showing, release_id: str) -> Response:
 
 
 @router.get("/history")
-def history(show: Showing, wanted: Wanted, at: Text = "", page: Page = 1) -> Response:
+def history(show: Showing, wanted: HistoryQuery, at: Text = "", page: Page = 1) -> Response:
     """What happened, and what served at a moment."""
     moment = _moment(at)
     served, not_yet = None, None
     try:
-        served = show.books.serving_at(moment) if moment else None
-    except YetToCome as future:
+        served = show.catalog.serving_at(moment) if moment else None
+    except InTheFuture as future:
         not_yet = future
     return show.page(
         "history",
-        found=show.books.history(wanted, page=page),
+        found=show.catalog.history(wanted, page=page),
         wanted=wanted,
         moment=moment,
         served=served,
         not_yet=not_yet,
-        people=show.books.people(),
-        actions=show.books.actions(),
-        models=show.books.names(),
+        people=show.catalog.people(),
+        actions=show.catalog.actions(),
+        models=show.catalog.names(),
         query=str(show.request.url.query),
     )
 
@@ -156,14 +156,14 @@ def history(show: Showing, wanted: Wanted, at: Text = "", page: Page = 1) -> Res
 @router.get("/new")
 def new(show: Showing, model: Text = "", version: Text = "") -> Response:
     """The form that starts a release."""
-    names = [name for name in show.books.names() if show.reader.may(Right.RELEASE, name)]
+    names = [name for name in show.catalog.names() if show.reader.may(Right.RELEASE, name)]
     return show.page("new", model=model, version=version, models=names, model_name=model or None)
 
 
 @router.get("/freezes-page")
 def freezes(show: Showing) -> Response:
     """When nothing rolls out."""
-    return show.page("freezes", models=show.books.names())
+    return show.page("freezes", models=show.catalog.names())
 
 
 @router.get("/static/{digest}/{name}")
@@ -171,7 +171,7 @@ def static(digest: str, name: str) -> Response:
     """The style sheet and the scripts. Their address has their digest, so they are kept for ever."""
     content = static_files().get(name)
     if content is None:
-        raise NotThere(f"there is no {name}", remedy="reload the page")
+        raise NotFound(f"there is no {name}", remedy="reload the page")
     media = MEDIA_TYPES[name[name.rindex(".") :]]
     return Response(content, media_type=media, headers={**SECURITY, "Cache-Control": FOR_EVER})
 
@@ -184,5 +184,5 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def _missing(show: Show, missing: NothingThere) -> Response:
+def _missing(show: PageContext, missing: NothingFound) -> Response:
     return show.page("missing", code=404, problem=missing)

@@ -17,9 +17,9 @@ from model_store.errors import Permanent, Retryable, SlipwayError
 from model_store.registry import UnknownVersion
 from model_store.unwritable import DiskFull, unwritable
 from serving.control.freezes import AlreadyLifted, UnknownFreeze
-from serving.control.rollout.control import Overtaken
+from serving.control.rollout.control import ActSuperseded
 from serving.control.rollout.journal import UnknownRelease
-from slipway_airflow.web.words import IN_WORDS
+from slipway_airflow.web.fields import DESCRIPTIONS
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -38,11 +38,11 @@ class Conflict(Permanent):
     """Somebody else was faster, or it is too late: status 409. The words say who did what when."""
 
 
-class Refused(Permanent):
+class Forbidden(Permanent):
     """The person may not do this, whatever their rights are: status 403."""
 
 
-class NotThere(Permanent):
+class NotFound(Permanent):
     """There is no such thing: status 404."""
 
 
@@ -124,11 +124,11 @@ def answer_with_problems(app: FastAPI) -> None:
 def status_of(error: SlipwayError) -> int:
     """The HTTP status that says what kind of error it is."""
     match error:
-        case Conflict() | Overtaken() | AlreadyLifted():
+        case Conflict() | ActSuperseded() | AlreadyLifted():
             return 409
-        case Refused():
+        case Forbidden():
             return 403
-        case NotThere() | UnknownRelease() | UnknownFreeze() | UnknownVersion():
+        case NotFound() | UnknownRelease() | UnknownFreeze() | UnknownVersion():
             return 404
         case DiskFull():
             return 507
@@ -142,7 +142,7 @@ def _complaint(one: Any) -> str:
     """Which field, and why. What was sent is not repeated: it may be long, or a secret."""
     where = ".".join(str(part) for part in one["loc"])
     pattern = one.get("ctx", {}).get("pattern")
-    return f"{where}: {IN_WORDS.get(pattern) or one['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {DESCRIPTIONS.get(pattern) or one['msg'].removeprefix('Value error, ')}"
 
 
 def _is_page(request: Request) -> bool:

@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from serving.control.comparing import change
+from serving.control.bundle_comparison import change
 from serving.figures import figures
 from slipway_airflow.web.access import Right
 

@@ -24,13 +24,13 @@ from sqlalchemy import select
 
 from model_store.release_spec import InvalidSpec, ReleaseSpec, load, load_all
 from serving.control.specs import REFUSED, dag_id_of, wanted
-from slipway_airflow.web.problems import Conflict, NotThere
+from slipway_airflow.web.problems import Conflict, NotFound
 
 UNDER_WAY = (DagRunState.QUEUED, DagRunState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedRun:
     """A DAG run. `again`: it had been started before, by a request with the same key."""
 
     dag_id: str
@@ -56,7 +56,7 @@ def spec_of(model: str, sees: Callable[[str], bool]) -> ReleaseSpec:
             complaint = problem.complaints[0]
             raise Conflict(f"the spec of {model} is refused: {complaint}", remedy=f"fix {problem.path.name}")
     known = ", ".join([spec.model for spec in load_all(folder).specs if sees(spec.model)][:20])
-    raise NotThere(
+    raise NotFound(
         f"no model {model} is released by Slipway", remedy=f"models with a spec: {known or 'none'}"
     )
 
@@ -99,7 +99,7 @@ def start(
     by: str,
     at: datetime,
     before: Callable[[], None],
-) -> Started:
+) -> StartedRun:
     """Start a run; `before` is called when nothing can go wrong any more but the commit.
 
     Raises `Conflict` when Airflow has no such DAG (yet).
@@ -119,13 +119,13 @@ def start(
             session.flush()
             before()
     except DagRunAlreadyExists as known:
-        return Started(dag_id, run_id, known.dag_run.run_after, again=True)
+        return StartedRun(dag_id, run_id, known.dag_run.run_after, again=True)
     except DagNotFound as unknown:
         raise Conflict(
             f"Airflow has no DAG {dag_id} yet",
             remedy="wait until it has read the spec, or see its import errors",
         ) from unknown
-    return Started(dag_id, run_id, at)
+    return StartedRun(dag_id, run_id, at)
 
 
 def state_of(dag_id: str, run_id: str) -> str | None:

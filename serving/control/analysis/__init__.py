@@ -4,7 +4,7 @@ The guard keeps one `JudgeState` per release: `begin()`, then `observe` (or `obs
 `Increment`, and `verdict` whenever one is wanted. `judge` is one look at one span's counts.
 """
 
-from serving.control.analysis.belief import begin, observe, observe_all
+from serving.control.analysis.accumulation import begin, observe, observe_all
 from serving.control.analysis.policy import AnalysisPolicy
 from serving.control.analysis.rules import judge, verdict
 from serving.control.analysis.state import Increment, JudgeState

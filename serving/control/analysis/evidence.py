@@ -51,7 +51,7 @@ REPEATS_FAIL = 0.2  # as often as the candidate, at most, where stable is better
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Limits:
+class TestLimits:
     """A policy as arrays: the null's edge of each test, and the levels bet on beyond it."""
 
     tolerance: Array  # (services, TWO_ARM)
@@ -61,24 +61,24 @@ class Limits:
     repeats: Array  # (services, LEVELS) the same for repeats on stable
 
     @classmethod
-    def stack(cls, limits: Sequence[Limits]) -> Limits:
+    def stack(cls, limits: Sequence[TestLimits]) -> TestLimits:
         """One row per service."""
         names = cls.__slots__
         return cls(*(np.concatenate([getattr(one, name) for one in limits]) for name in names))
 
-    def of(self, services: NDArray[np.bool_]) -> Limits:
+    def of(self, services: NDArray[np.bool_]) -> TestLimits:
         """Of some services only; what was made for one service goes for all."""
         if len(self.tolerance) == 1:
             return self
-        return Limits(*(getattr(self, name)[services] for name in self.__slots__))
+        return TestLimits(*(getattr(self, name)[services] for name in self.__slots__))
 
 
 @lru_cache(maxsize=1024)
-def limits_of(policy: AnalysisPolicy) -> Limits:
+def limits_of(policy: AnalysisPolicy) -> TestLimits:
     """A policy as arrays of one service; made once per policy."""
     disagreement = 0.5 if policy.max_disagreement is None else policy.max_disagreement
     fixed = np.array([[policy.max_error_rate, policy.max_slow_share, disagreement]])
-    return Limits(
+    return TestLimits(
         tolerance=np.array([[policy.error_tolerance, 0.0, 0.0, policy.error_tolerance]]),
         alone=np.array([[1.0, policy.max_error_rate, policy.max_slow_share, 1.0]]),
         fixed=fixed,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from serving.control.analysis.belief import begin, observe
+from serving.control.analysis.accumulation import begin, observe
 from serving.control.analysis.policy import AnalysisPolicy
 from serving.control.analysis.rules import verdict
 from serving.control.analysis.state import Increment

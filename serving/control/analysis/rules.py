@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from serving.control.analysis.belief import LOST_SHARE, begin, observe, shown
+from serving.control.analysis.accumulation import LOST_SHARE, begin, observe, shown
 from serving.control.analysis.evidence import reserve
 from serving.control.analysis.policy import AnalysisPolicy
-from serving.control.analysis.state import ARM, PLACES, Increment, JudgeState, Memory
+from serving.control.analysis.state import ARM, PLACES, Increment, JudgeMemory, JudgeState
 from serving.figures import percent, setting
 from serving.types import Counts, Finding, Outcome, Verdict
 
@@ -68,7 +68,7 @@ def needed(policy: AnalysisPolicy) -> dict[int, float]:
 def _findings(policy: AnalysisPolicy, state: JudgeState) -> Iterator[Finding]:
     if state.problem:
         yield Finding("counts", Outcome.ERROR, f"these counts cannot be true: {state.problem}")
-    memory = Memory(state.values[None])
+    memory = JudgeMemory(state.values[None])
     evidence = memory["wealth"][0].sum(axis=-1) + reserve(memory["seconds"])
     against = shown(evidence.copy())
     numbers = _numbers(state)
@@ -159,7 +159,7 @@ def _rate(part: int, whole: int, of_what: str = "") -> str:
     return f"{part:,} of {whole:,}{of_what} ({percent(part / whole)})" if whole else "none of 0"
 
 
-def _told_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
+def _describe_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate, stable = state.candidate, state.stable
     return (
         f"candidate failed {_rate(candidate.errors, candidate.requests, ' requests')}, stable "
@@ -167,7 +167,7 @@ def _told_errors(policy: AnalysisPolicy, state: JudgeState) -> str:
     )
 
 
-def _told_refusals(policy: AnalysisPolicy, state: JudgeState) -> str:
+def _describe_refusals(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate, stable = state.candidate, state.stable
     told = f"candidate refused {_rate(candidate.judged, candidate.requests, ' requests')} with 4xx"
     if malformed := candidate.judged - candidate.refused:
@@ -176,13 +176,13 @@ def _told_refusals(policy: AnalysisPolicy, state: JudgeState) -> str:
     return f"{told}; stable {usual}; tolerance {setting(policy.error_tolerance)}"
 
 
-def _told_limit(policy: AnalysisPolicy, state: JudgeState) -> str:
+def _describe_limit(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate = state.candidate
     failed = _rate(candidate.errors, candidate.requests, " requests")
     return f"candidate failed {failed}, limit {setting(policy.max_error_rate)}"
 
 
-def _told_slow(policy: AnalysisPolicy, state: JudgeState) -> str:
+def _describe_slow(policy: AnalysisPolicy, state: JudgeState) -> str:
     candidate, stable = state.candidate, state.stable
     slow = _rate(candidate.slow, candidate.requests, " requests")
     return (
@@ -192,14 +192,14 @@ def _told_slow(policy: AnalysisPolicy, state: JudgeState) -> str:
     )
 
 
-def _told_traffic(policy: AnalysisPolicy, state: JudgeState) -> str:
+def _describe_traffic(policy: AnalysisPolicy, state: JudgeState) -> str:
     return (
         f"candidate finished {state.step_candidate.requests:,} requests in this step at a share of "
         f"{setting(state.share)}, at least {setting(LOST_SHARE)} of which is expected"
     )
 
 
-def _told_disagreement(policy: AnalysisPolicy, state: JudgeState) -> str:
+def _describe_disagreement(policy: AnalysisPolicy, state: JudgeState) -> str:
     compared, disagreed = state.compared
     limit = 0.0 if policy.max_disagreement is None else policy.max_disagreement
     return f"answers differ on {_rate(disagreed, compared)} compared requests, limit {setting(limit)}"
@@ -229,14 +229,14 @@ def _over(part: int, whole: int, limit: float) -> bool:
 
 
 AGAINST_STABLE = _Rule(
-    "error rate against stable", 0, 0.76, E_VALUES, _told_errors, _over_stable, is_repeated=True
+    "error rate against stable", 0, 0.76, E_VALUES, _describe_errors, _over_stable, is_repeated=True
 )
 # Nothing is over a limit here: where clients send much that is malformed, the rates of two healthy versions
 # are further apart than any tolerance.
-REFUSALS = _Rule("refusals", 8, 0.06, E_VALUES, _told_refusals, is_repeated=True)
-AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.06, WALD, _told_limit, _over_limit, True)
-SLOW = _Rule("slow answers", 4, 0.08, WALD, _told_slow, _over_slow)
-TRAFFIC = _Rule("traffic", 6, 0.02, WALD, _told_traffic)
-DISAGREEMENT = _Rule("disagreement", 5, 0.02, WALD, _told_disagreement, _over_disagreement)
+REFUSALS = _Rule("refusals", 8, 0.06, E_VALUES, _describe_refusals, is_repeated=True)
+AGAINST_LIMIT = _Rule("error rate against the limit", 3, 0.06, WALD, _describe_limit, _over_limit, True)
+SLOW = _Rule("slow answers", 4, 0.08, WALD, _describe_slow, _over_slow)
+TRAFFIC = _Rule("traffic", 6, 0.02, WALD, _describe_traffic)
+DISAGREEMENT = _Rule("disagreement", 5, 0.02, WALD, _describe_disagreement, _over_disagreement)
 RULES = (AGAINST_STABLE, REFUSALS, AGAINST_LIMIT, SLOW, TRAFFIC, DISAGREEMENT)
 REPEATS_ROW = 7

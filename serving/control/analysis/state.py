@@ -35,7 +35,7 @@ LAYOUT: dict[str, tuple[int, ...]] = {
     "compared": (2,),  # requests answered by both arms, and disagreements
     "owed": (),  # failures of the candidate whose repeats on stable were not seen yet
     "repeats": (2,),  # seen while the candidate had all traffic, and failures among them
-    "waiting_stable": (len(ARM),),  # counts not yet bet on: see `serving.control.analysis.belief`
+    "waiting_stable": (len(ARM),),  # counts not yet bet on: see `serving.control.analysis.accumulation`
     "waiting_candidate": (len(ARM),),
     "waiting_seconds": (),
 }
@@ -52,7 +52,7 @@ PLACES = _places()
 SIZE = sum(math.prod(shape) for shape in LAYOUT.values())
 
 
-class Memory:
+class JudgeMemory:
     """The states of many services, a row of `rows` each; `memory["stable"]` is a view of (services, 6)."""
 
     __slots__ = ("rows",)
@@ -132,7 +132,7 @@ class JudgeState:
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> JudgeState:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for what is no saved state."""
-        memory = Memory(np.zeros((1, SIZE)))
+        memory = JudgeMemory(np.zeros((1, SIZE)))
         for name, shape in LAYOUT.items():
             memory[name] = np.asarray(saved[name], dtype=float).reshape(shape)
         return cls(memory.rows[0], str(saved["problem"]))

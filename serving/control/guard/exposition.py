@@ -99,7 +99,7 @@ class GuardCollector(Collector):
 
 
 def serve(
-    guard: Guard, port: int, *, ails: Callable[[], str], targets: Callable[[], object] = list
+    guard: Guard, port: int, *, find_problem: Callable[[], str], targets: Callable[[], object] = list
 ) -> ThreadingHTTPServer:
     """Answer `/metrics` and `/health` (503 with what `ails` the guard) on loopback, on a thread of its own.
 
@@ -113,7 +113,7 @@ def serve(
             if self.path == "/metrics":
                 self._answer(200, generate_latest(registry), "text/plain; version=0.0.4")
             elif self.path == "/health":
-                problem = ails()
+                problem = find_problem()
                 self._answer(503 if problem else 200, f"{problem or 'ok'}\n".encode(), "text/plain")
             elif self.path == "/targets":
                 self._answer(200, json.dumps(targets()).encode(), "application/json")

@@ -14,13 +14,13 @@ from serving.control.analysis import AnalysisPolicy, Increment, JudgeState, obse
 from serving.control.analysis.rules import needed
 from serving.control.analysis.state import PLACES
 from serving.control.guard.pods import PodWatch
-from serving.control.guard.releases import Releases
+from serving.control.guard.releases import JournalView
 from serving.control.guard.timing import Timing
-from serving.control.guard.watch import Watch, missing
+from serving.control.guard.watch import ReleaseWatch, missing
 from serving.control.rollout import apply
-from serving.control.rollout.decide import Sight, decide
+from serving.control.rollout.decide import Observation, decide
+from serving.control.rollout.instant import boot_id
 from serving.control.rollout.journal import Journal
-from serving.control.rollout.moment import boot_id
 from serving.control.rollout.observe import look
 from serving.control.rollout.plan import Phase, Rollback, RolloutState
 from serving.control.shadow import Shadow
@@ -37,7 +37,7 @@ Counters = Mapping[str, dict[Endpoint, EndpointCounters]]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class GuardLimits:
     """`blind_seconds`: how long a candidate may have traffic that nobody can count.
 
     `unwell_seconds`: how long none of a candidate's endpoints may be healthy while one of stable's is.
@@ -50,7 +50,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Owed:
+class PendingRollback:
     """A rollback that is not carried out yet. `is_returned`: users are at stable, the state is to follow."""
 
     state: RolloutState
@@ -59,7 +59,7 @@ class Owed:
 
 
 @dataclass(slots=True)
-class Tallies:
+class GuardCounters:
     """What the guard did since it started, for its own metrics."""
 
     ticks: int = 0
@@ -84,20 +84,20 @@ class Guard:
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
         boot: Callable[[], str] = boot_id,
-        limits: Limits = Limits(),
+        limits: GuardLimits = GuardLimits(),
         shadow: Shadow | None = None,
         timing: Timing | None = None,
         pods: PodWatch | None = None,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
         self._now, self._monotonic, self._boot, self._limits = now, monotonic, boot, limits
-        self._releases = Releases(journal, self.apart)
+        self._releases = JournalView(journal, self.apart)
         self._shadow, self._timing, self._pods = shadow, timing, pods
-        self.watches: dict[str, Watch] = {}
+        self.watches: dict[str, ReleaseWatch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
-        self.owed: dict[str, Owed] = {}
-        self.done = Tallies()
+        self.pending: dict[str, PendingRollback] = {}
+        self.done = GuardCounters()
 
     def tick(self) -> None:
         """Look once at everything. One release's trouble never keeps the others from being looked at."""
@@ -141,7 +141,7 @@ class Guard:
         for state, _ in self.active:
             if state.release_id not in self.watches:
                 with self.apart(state.release_id):
-                    self.watches[state.release_id] = Watch.resume(self._journal, state)
+                    self.watches[state.release_id] = ReleaseWatch.resume(self._journal, state)
         # Without what was counted before there is nothing to go on from: it is tried again with every look.
         self.active = [(state, route) for state, route in self.active if state.release_id in self.watches]
 
@@ -153,7 +153,7 @@ class Guard:
             return problem.problem, {}
 
     def _look_at_all(self, problem: str, counters: Counters) -> None:
-        seen: list[tuple[RolloutState, Route, Watch, Increment]] = []
+        seen: list[tuple[RolloutState, Route, ReleaseWatch, Increment]] = []
         for state, route in self.active:
             watch, mine = self.watches[state.release_id], counters.get(state.service)
             if why := problem or missing(route, mine):
@@ -174,7 +174,7 @@ class Guard:
                 self._judge(state, route, watch, stirred)
 
     def _count(
-        self, state: RolloutState, route: Route, watch: Watch, mine: dict[Endpoint, EndpointCounters]
+        self, state: RolloutState, route: Route, watch: ReleaseWatch, mine: dict[Endpoint, EndpointCounters]
     ) -> Increment:
         watch.note_health(route, mine, monotonic=self._monotonic())
         answers = self._answers(state, route, watch)
@@ -183,14 +183,14 @@ class Guard:
         )
         return increment
 
-    def _answers(self, state: RolloutState, route: Route, watch: Watch) -> tuple[int, int]:
+    def _answers(self, state: RolloutState, route: Route, watch: ReleaseWatch) -> tuple[int, int]:
         """Never worth the look at the traffic itself: what was compared meanwhile is taken with the next."""
         if self._shadow:
             with self.apart(f"{state.release_id}: comparing answers"):
                 return self._shadow.take(state, route, watch.tally.answers[0])
         return 0, 0
 
-    def _judge(self, state: RolloutState, route: Route, watch: Watch, stirred: bool) -> None:
+    def _judge(self, state: RolloutState, route: Route, watch: ReleaseWatch, stirred: bool) -> None:
         now, monotonic = self._now(), self._monotonic()
         # With hundreds of releases the words of all verdicts would take most of the time.
         pause = max(self._limits.judge_every_seconds, len(self.active) * _SECONDS_PER_RELEASE)
@@ -203,47 +203,47 @@ class Guard:
             self._act(state, watch, verdict)
             self._write(state, route, watch)
 
-    def _act(self, state: RolloutState, watch: Watch, verdict: Verdict) -> None:
+    def _act(self, state: RolloutState, watch: ReleaseWatch, verdict: Verdict) -> None:
         """Roll back what `decide` says must be. Whatever else it says is not the guard's business."""
         seconds = watch.tally.step_seconds
-        match decide(state, Sight(verdict, seconds, waited_seconds=seconds)):
+        match decide(state, Observation(verdict, seconds, waited_seconds=seconds)):
             case Rollback(findings):
-                self._owe(state, findings)
+                self._add_pending(state, findings)
 
-    def _miss(self, state: RolloutState, route: Route, watch: Watch, why: str) -> None:
+    def _miss(self, state: RolloutState, route: Route, watch: ReleaseWatch, why: str) -> None:
         blind = watch.go_blind(why, at=self._now(), monotonic=self._monotonic())
         has_traffic = state.phase is Phase.PROGRESSING and route.split.candidate > 0
         if has_traffic and blind > self._limits.blind_seconds and not state.is_first:
             reason = f"nobody could count its requests for {blind:.0f} s: {why}"
-            self._owe(state, (Finding("observation", Outcome.ERROR, reason),))
+            self._add_pending(state, (Finding("observation", Outcome.ERROR, reason),))
         self._write(state, route, watch)
 
-    def _owe(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
+    def _add_pending(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
         """What was seen once is owed until it is done: without traffic it may never be seen again."""
-        self.owed.setdefault(state.release_id, Owed(state, findings))
+        self.pending.setdefault(state.release_id, PendingRollback(state, findings))
 
     def _roll_back_all(self) -> None:
         """Traffic first, of all of them: the bookkeeping of one must not make the next one wait."""
-        returned: list[tuple[Owed, Route]] = []
-        for release, owed in self.owed.items():
+        returned: list[tuple[PendingRollback, Route]] = []
+        for release, pending in self.pending.items():
             with self.apart(release):
-                returned.append((owed, self._return(owed)))
-        for owed, route in returned:
-            with self.apart(owed.state.release_id):
-                self._book(owed.state, owed.findings, route)
-                del self.owed[owed.state.release_id]
+                returned.append((pending, self._return(pending)))
+        for pending, route in returned:
+            with self.apart(pending.state.release_id):
+                self._book(pending.state, pending.findings, route)
+                del self.pending[pending.state.release_id]
 
-    def _return(self, owed: Owed) -> Route:
-        route = self._router.read(owed.state.service)
-        has_traffic = apply.holds_candidate(owed.state, route) and route.split.candidate > 0
-        if has_traffic or not owed.is_returned:
-            route = apply.return_traffic(owed.state, self._router)
-            owed.is_returned = True
+    def _return(self, pending: PendingRollback) -> Route:
+        route = self._router.read(pending.state.service)
+        has_traffic = apply.holds_candidate(pending.state, route) and route.split.candidate > 0
+        if has_traffic or not pending.is_returned:
+            route = apply.return_traffic(pending.state, self._router)
+            pending.is_returned = True
         return route
 
     def _book(self, state: RolloutState, findings: tuple[Finding, ...], route: Route) -> None:
         reason = "; ".join(finding.reason for finding in findings)
-        over = apply.book_rollback(
+        over = apply.record_rollback(
             state, route, self._journal, self._router, at=self._now(), reason=reason, findings=findings
         )
         if over.phase is Phase.ROLLED_BACK:
@@ -265,7 +265,7 @@ class Guard:
             log.warning("%s was rolled back but had traffic", states[-1].release_id)
             apply.return_traffic(states[-1], self._router)
 
-    def _write(self, state: RolloutState, route: Route, watch: Watch) -> None:
+    def _write(self, state: RolloutState, route: Route, watch: ReleaseWatch) -> None:
         record = watch.record_due(
             state, route, at=self._now(), monotonic=self._monotonic(), boot=self._boot()
         )

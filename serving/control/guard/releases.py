@@ -17,7 +17,7 @@ _SETTLED_NS = 50_000_000
 _Stamp = tuple[int, int, int]
 
 
-class Releases:
+class JournalView:
     """Latest states of all releases. `apart` keeps trouble with one file from the others."""
 
     def __init__(self, journal: Journal, apart: Callable[[str], AbstractContextManager[None]]) -> None:

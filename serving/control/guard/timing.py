@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from model_store.errors import SlipwayError
-from serving.control.guard.watch import Watch
+from serving.control.guard.watch import ReleaseWatch
 from serving.control.rollout.plan import RolloutState
 from serving.metrics.latency import LatencySource
 from serving.types import Deployment, Endpoint, Route
@@ -25,7 +25,7 @@ class Timing:
         self._source, self._monotonic = source, monotonic
         self._looked: dict[str, float] = {}
 
-    def look(self, active: Sequence[tuple[RolloutState, Route]], watches: dict[str, Watch]) -> None:
+    def look(self, active: Sequence[tuple[RolloutState, Route]], watches: dict[str, ReleaseWatch]) -> None:
         """Of those that are due. A proxy that does not answer is asked again when they are due again."""
         now = self._monotonic()
         last = {state.release_id: self._looked.get(state.release_id, 0.0) for state, _ in active}

@@ -8,7 +8,7 @@ from datetime import datetime
 from serving.control.analysis import JudgeState, begin, observe, verdict
 from serving.control.rollout.decide import PODS
 from serving.control.rollout.journal import Journal
-from serving.control.rollout.observe import Tally, between, repeats_on_stable
+from serving.control.rollout.observe import ObservedCounts, between, repeats_on_stable
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.rollout.record import Record
 from serving.metrics.base import EndpointCounters
@@ -22,13 +22,13 @@ RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
 
 
 @dataclass(slots=True)
-class Watch:
+class ReleaseWatch:
     """One release: what was counted, what the judge believes, and what was written last.
 
     `judged_at`, `blind_since` and `unwell_since` are uptime in seconds.
     """
 
-    tally: Tally = field(default_factory=Tally)
+    tally: ObservedCounts = field(default_factory=ObservedCounts)
     belief: JudgeState = field(default_factory=begin)
     verdict: Verdict | None = None
     judged_at: float = 0.0
@@ -39,13 +39,13 @@ class Watch:
     latencies_written: tuple[Buckets, Buckets] = field(default=({}, {}))
 
     @classmethod
-    def resume(cls, journal: Journal, state: RolloutState) -> Watch:
+    def resume(cls, journal: Journal, state: RolloutState) -> ReleaseWatch:
         """From the records of a guard that ran before: the judge is fed the same counts again."""
         watch = cls()
         for record in journal.records(state.release_id):
             watch.belief = observe(state.plan.policy, watch.belief, between(watch.written, record))
             watch.written = record
-            watch.tally = Tally.of(record)
+            watch.tally = ObservedCounts.of(record)
             if record.latency:
                 watch.latencies = Latencies(*record.latency)
         return watch
@@ -157,7 +157,7 @@ def _health_finding(seconds: float, limit: float, why: str) -> list[Finding]:
     return [Finding("health", outcome, reason, (("seconds", seconds), ("limit", limit)))]
 
 
-def _counter_finding(tally: Tally) -> list[Finding]:
+def _counter_finding(tally: ObservedCounts) -> list[Finding]:
     return [Finding("counters", Outcome.ERROR, f"Envoy: {tally.doubt}")] if tally.doubt else []
 
 

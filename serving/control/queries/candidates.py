@@ -8,7 +8,7 @@ from model_store.build import Gated
 from model_store.gates.choose import shortfalls
 from model_store.records import read_report
 from model_store.types import Check
-from serving.control.comparing import accuracy_of
+from serving.control.bundle_comparison import accuracy_of
 from serving.control.queries.views import CandidateRow, CheckRow
 
 CHOSEN, PASSED, MISSED, NONE = "chosen", "passed", "missed", "none"

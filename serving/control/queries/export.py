@@ -7,14 +7,14 @@ import io
 from collections.abc import Iterable, Iterator
 from datetime import UTC
 
-from serving.control.queries.views import Moment
+from serving.control.queries.views import HistoryEvent
 
 COLUMNS = ("at", "who", "action", "model", "version", "release_id", "reason", "detail")
 # What a spreadsheet takes for a formula at the start of a cell (OWASP: CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def csv_lines(moments: Iterable[Moment]) -> Iterator[str]:
+def csv_lines(moments: Iterable[HistoryEvent]) -> Iterator[str]:
     """A header and a line for each moment. Text that a spreadsheet would compute is kept as text."""
     yield _line(COLUMNS)
     for moment in moments:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from model_store.errors import Retryable
-from serving.control.queries.statuses import Health, HealthNow
+from serving.control.queries.statuses import HealthNow, ModelHealth
 from serving.figures import percent
 from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.types import Counts, Deployment, Endpoint, Route
@@ -24,7 +24,7 @@ FAILING_SHARE = 0.01
 REFUSING_SHARE = 0.1
 
 
-class Watch:
+class HealthMonitor:
     """Looks at the proxy when somebody asks, every two seconds at most, and keeps a minute of it."""
 
     def __init__(self, source: MetricsSource, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -75,9 +75,9 @@ def judge(
     """From looks at one route's endpoints, oldest first, as (uptime, counters); None: the proxy is silent."""
     arms = _serving(route)
     if not arms:
-        return HealthNow(Health.ABSENT, "no version serves")
+        return HealthNow(ModelHealth.ABSENT, "no version serves")
     if not samples:
-        return HealthNow(Health.UNKNOWN, "the gateway does not answer, so nobody can tell")
+        return HealthNow(ModelHealth.UNKNOWN, "the gateway does not answer, so nobody can tell")
     endpoints = [endpoint for arm in arms for endpoint in arm.endpoints]
     newest = samples[-1][1]
     ready = sum(1 for endpoint in endpoints if endpoint in newest and newest[endpoint].healthy)
@@ -96,16 +96,16 @@ def judge(
     )
 
 
-def _verdict(ready: int, pods: int, seen: Counts) -> tuple[Health, str]:
+def _verdict(ready: int, pods: int, seen: Counts) -> tuple[ModelHealth, str]:
     pods_words = f"{ready} of {pods} {'pod' if pods == 1 else 'pods'} ready"
     is_minute = seen.window_seconds > WINDOW_SECONDS / 2
     span = "the last minute" if is_minute else f"the last {max(seen.window_seconds, 1):.0f} s"
     if not ready:
-        return Health.DOWN, f"no pod answers ({pods_words})"
+        return ModelHealth.DOWN, f"no pod answers ({pods_words})"
     missing = f"; {pods_words}" if ready < pods else ""
     if not seen.requests:
-        return Health.IDLE, f"no requests in {span}{missing or f'; {pods_words}'}"
-    health = Health.FAILING if _is_failing(seen) else Health.HEALTHY
+        return ModelHealth.IDLE, f"no requests in {span}{missing or f'; {pods_words}'}"
+    health = ModelHealth.FAILING if _is_failing(seen) else ModelHealth.HEALTHY
     return health, f"{_told(seen)} in {span}{missing}"
 
 

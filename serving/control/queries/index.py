@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving.control import aliases, flapping
-from serving.control.aliases import Note
-from serving.control.flapping import Held
-from serving.control.queries import outcomes, shelf
-from serving.control.queries.brief import Brief, Keeper
+from serving.control import aliases, cooldowns
+from serving.control.aliases import AliasNote
+from serving.control.cooldowns import ModelHold
+from serving.control.queries import outcomes, snapshots
+from serving.control.queries.cached import Cached, Refresher
 from serving.control.queries.folders import Folder
-from serving.control.queries.outcomes import Outcome
-from serving.control.queries.shelf import Asked, Entry, Moved, WentBack
-from serving.control.queries.statuses import Status
+from serving.control.queries.outcomes import ReleaseOutcome
+from serving.control.queries.snapshots import ReleaseEntry, RequestSnapshot, RollbackSnapshot, RolloutSnapshot
+from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
 from serving.home import Home
 
@@ -29,92 +29,100 @@ _FREE = LockState()
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ModelSnapshot:
     """What is known of one model. `entries` and `rollbacks`: the newest first."""
 
     model: str
-    entries: tuple[Entry, ...] = ()
-    rollbacks: tuple[WentBack, ...] = ()
+    entries: tuple[ReleaseEntry, ...] = ()
+    rollbacks: tuple[RollbackSnapshot, ...] = ()
     lock: LockState = _FREE
-    alias: Note | None = None
-    held: Held | None = None
+    alias: AliasNote | None = None
+    held: ModelHold | None = None
 
     @property
-    def active(self) -> Entry | None:
+    def active(self) -> ReleaseEntry | None:
         """The release under way: the one that has the model's lock or its candidate's traffic."""
-        under_way = [e for e in self.entries if e.status.is_under_way and e.status is not Status.QUEUED]
+        under_way = [
+            e for e in self.entries if e.status.is_under_way and e.status is not ReleaseStatus.QUEUED
+        ]
         return under_way[0] if under_way else None
 
     @property
-    def queued(self) -> Entry | None:
-        return next((entry for entry in self.entries if entry.status is Status.QUEUED), None)
+    def queued(self) -> ReleaseEntry | None:
+        return next((entry for entry in self.entries if entry.status is ReleaseStatus.QUEUED), None)
 
     @property
-    def last(self) -> Entry | None:
+    def last(self) -> ReleaseEntry | None:
         """The newest that is over and meant traffic."""
         over = (e for e in self.entries if e.status.is_over)
-        return next((e for e in over if e.status not in (Status.DRY_RUN, Status.SUPERSEDED)), None)
+        return next(
+            (e for e in over if e.status not in (ReleaseStatus.DRY_RUN, ReleaseStatus.SUPERSEDED)), None
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
+class Snapshots:
     """All shelves as of one look; another object when anything is different.
 
     `newest`: every release of every model, the newest first; `places`: where in it each one is, by id.
     """
 
-    shelves: Mapping[str, Shelf] = field(default_factory=dict)
-    newest: tuple[Entry, ...] = ()
+    by_model: Mapping[str, ModelSnapshot] = field(default_factory=dict)
+    newest: tuple[ReleaseEntry, ...] = ()
     places: Mapping[str, int] = field(default_factory=dict)
 
-    def changed(self, shelves: Mapping[str, Shelf], names: Iterable[str]) -> Shelved:
+    def changed(self, by_model: Mapping[str, ModelSnapshot], names: Iterable[str]) -> Snapshots:
         """With these shelves, of which only `names` are others than before."""
-        entries = [entry for name in names for entry in shelves[name].entries]
-        before = sum(len(self.shelves[name].entries) for name in names if name in self.shelves)
+        entries = [entry for name in names for entry in by_model[name].entries]
+        before = sum(len(self.by_model[name].entries) for name in names if name in self.by_model)
         if len(entries) != before or any(entry.id not in self.places for entry in entries):
-            return _arranged(shelves)
+            return _arranged(by_model)
         # When a release was asked for never changes, so it stays where it was: sorting would take longer.
         newest = list(self.newest)
         for entry in entries:
             newest[self.places[entry.id]] = entry
-        return Shelved(shelves, tuple(newest), self.places)
+        return Snapshots(by_model, tuple(newest), self.places)
 
 
-def _arranged(shelves: Mapping[str, Shelf]) -> Shelved:
-    every = (entry for one in shelves.values() for entry in one.entries)
+def _arranged(by_model: Mapping[str, ModelSnapshot]) -> Snapshots:
+    every = (entry for one in by_model.values() for entry in one.entries)
     newest = tuple(sorted(every, key=lambda e: (e.at, e.id), reverse=True))
-    return Shelved(shelves, newest, {entry.id: place for place, entry in enumerate(newest)})
+    return Snapshots(by_model, newest, {entry.id: place for place, entry in enumerate(newest)})
 
 
 class Index:
     """All shelves. Safe for many threads; `monotonic` is the machine's uptime in seconds."""
 
     def __init__(
-        self, home: Home, *, monotonic: Callable[[], float] = time.monotonic, keeper: Keeper | None = None
+        self,
+        home: Home,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        refresher: Refresher | None = None,
     ) -> None:
         self._home = home
-        self._keeper = keeper
+        self._refresher = refresher
         self._models: dict[str, _Model] = {}
-        self._found = Shelved()
-        self._looked = Brief(self._look, seconds=LOOK_SECONDS, monotonic=monotonic, keeper=keeper)
+        self._found = Snapshots()
+        self._looked = Cached(self._look, seconds=LOOK_SECONDS, monotonic=monotonic, refresher=refresher)
 
-    def shelves(self) -> Mapping[str, Shelf]:
+    def by_model(self) -> Mapping[str, ModelSnapshot]:
         """By model, every model of which there is a file."""
-        return self._looked.get().shelves
+        return self._looked.get().by_model
 
-    def shelf(self, model: str) -> Shelf:
+    def snapshot(self, model: str) -> ModelSnapshot:
         """One model's; an empty one if nothing is known of it."""
-        return self.shelves().get(model) or Shelf(model)
+        return self.by_model().get(model) or ModelSnapshot(model)
 
-    def anew(self, model: str) -> Shelf:
+    def anew(self, model: str) -> ModelSnapshot:
         """One model's as it is this moment: for who asks about what was written just now."""
-        return self._looked.anew().shelves.get(model) or Shelf(model)
+        return self._looked.anew().by_model.get(model) or ModelSnapshot(model)
 
-    def newest(self) -> tuple[Entry, ...]:
+    def newest(self) -> tuple[ReleaseEntry, ...]:
         """Every release of every model, the newest first."""
         return self._looked.get().newest
 
-    def find(self, release_id: str) -> Entry | None:
+    def find(self, release_id: str) -> ReleaseEntry | None:
         """The release with this id. One that was asked for a moment ago is there already."""
         found = self._looked.get()
         if release_id not in found.places:
@@ -123,19 +131,19 @@ class Index:
         place = found.places.get(release_id)
         return None if place is None else found.newest[place]
 
-    def _look(self) -> Shelved:
+    def _look(self) -> Snapshots:
         changed = []
         for number, name in enumerate(self._names()):
             model = self._models.get(name)
             if model is None:
                 model = self._models[name] = _Model(self._home, name)
-            if model.refresh() or name not in self._found.shelves:
+            if model.refresh() or name not in self._found.by_model:
                 changed.append(name)
-            if self._keeper and number % _PIECE == 0:
-                self._keeper.breathe()
+            if self._refresher and number % _PIECE == 0:
+                self._refresher.breathe()
         if changed:
-            shelves = {**self._found.shelves, **{name: self._models[name].shelf for name in changed}}
-            self._found = self._found.changed(shelves, changed)
+            by_model = {**self._found.by_model, **{name: self._models[name].snapshot for name in changed}}
+            self._found = self._found.changed(by_model, changed)
         return self._found
 
     def _names(self) -> list[str]:
@@ -147,43 +155,51 @@ class _Model:
 
     def __init__(self, home: Home, name: str) -> None:
         self._name = name
-        self._asked: Folder[Asked] = Folder(home.releases / name, shelf.parse_asked)
-        self._outcomes: Folder[Outcome] = Folder(home.releases / name / outcomes.FOLDER, outcomes.parse)
-        self._back: Folder[WentBack] = Folder(home.releases / name / "rollbacks", shelf.parse_went_back)
-        self._moved: Folder[Moved | LockState] = Folder(home.journal / name, _state_or_lock)
-        self._notes: Folder[Note] = Folder(aliases.folder(home.releases, name), aliases.parse)
-        self._held: Folder[Held] = Folder(flapping.hold_folder(home.releases, name), flapping.parse_held)
-        self.shelf = Shelf(name)
+        self._requests: Folder[RequestSnapshot] = Folder(home.releases / name, snapshots.parse_request)
+        self._outcomes: Folder[ReleaseOutcome] = Folder(
+            home.releases / name / outcomes.FOLDER, outcomes.parse
+        )
+        self._back: Folder[RollbackSnapshot] = Folder(
+            home.releases / name / "rollbacks", snapshots.parse_rollback
+        )
+        self._rollouts: Folder[RolloutSnapshot | LockState] = Folder(home.journal / name, _state_or_lock)
+        self._notes: Folder[AliasNote] = Folder(aliases.folder(home.releases, name), aliases.parse)
+        self._held: Folder[ModelHold] = Folder(
+            cooldowns.hold_folder(home.releases, name), cooldowns.parse_hold
+        )
+        self.snapshot = ModelSnapshot(name)
 
     def refresh(self) -> bool:
         # Each has to be looked at, hence no `any` over the calls themselves.
         changed = [folder.refresh() for folder in self._folders()]
         if not any(changed):
             return False
-        journal = self._moved.files
+        journal = self._rollouts.files
         lock = journal.get("lock")
         held = lock if isinstance(lock, LockState) else _FREE
-        moved = {name: one for name, one in journal.items() if isinstance(one, Moved)}
-        made = Shelf(
+        rollout = {name: one for name, one in journal.items() if isinstance(one, RolloutSnapshot)}
+        made = ModelSnapshot(
             self._name,
-            shelf.entries(self._asked.files, moved, self._outcomes.files, held, self._back.files.values()),
+            snapshots.entries(
+                self._requests.files, rollout, self._outcomes.files, held, self._back.files.values()
+            ),
             tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
             held,
             self._notes.files.get("alias"),
             self._held.files.get("held"),
         )
         # A folder that changed a moment ago is read twice; what is made of shelves need not be made twice.
-        is_different = made != self.shelf
-        self.shelf = made if is_different else self.shelf
+        is_different = made != self.snapshot
+        self.snapshot = made if is_different else self.snapshot
         return is_different
 
     def _folders(self) -> tuple[Folder[Any], ...]:
-        return (self._moved, self._asked, self._outcomes, self._back, self._notes, self._held)
+        return (self._rollouts, self._requests, self._outcomes, self._back, self._notes, self._held)
 
 
-def _state_or_lock(content: bytes) -> Moved | LockState:
+def _state_or_lock(content: bytes) -> RolloutSnapshot | LockState:
     """The journal's folder has both; only a lock has a holder."""
-    return shelf.parse_lock(content) if b'"holder"' in content[:40] else shelf.parse_moved(content)
+    return snapshots.parse_lock(content) if b'"holder"' in content[:40] else snapshots.parse_rollout(content)
 
 
 def _folders(root: Path) -> Iterable[str]:

@@ -6,25 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from serving.control import flapping, standstill
-from serving.control.queries import rollbacks
-from serving.control.queries.brief import Keeper
-from serving.control.queries.health import Watch
-from serving.control.queries.index import Shelf
+from serving.control import blockers, cooldowns
+from serving.control.blockers import Blocker, BlockerKind
+from serving.control.queries import rollback_progress
+from serving.control.queries.cached import Refresher
+from serving.control.queries.health import HealthMonitor
+from serving.control.queries.index import ModelSnapshot
 from serving.control.queries.rows import Rows
 from serving.control.queries.runs import ModelDag, Situation
-from serving.control.queries.shelf import Entry
-from serving.control.queries.statuses import Health, Status
+from serving.control.queries.snapshots import ReleaseEntry
+from serving.control.queries.statuses import ModelHealth, ReleaseStatus
 from serving.control.queries.traffic import Traffic
 from serving.control.queries.views import ModelRow, Overview, RollbackRow, page_of
-from serving.control.rolling import route_of
+from serving.control.release_deployment import route_of
 from serving.control.specs import dag_id_of
-from serving.control.standstill import Kind, Standstill
 from serving.control.wiring import Services
 from serving.types import Route
 
 MODELS_A_PAGE = 50
-UNWELL = (Health.FAILING, Health.DOWN)
+UNWELL = (ModelHealth.FAILING, ModelHealth.DOWN)
 # Models between two breaths, and answers kept of one list.
 _PIECE = 8
 _ANSWERS = 64
@@ -42,11 +42,11 @@ class Models:
 
     def overview(self, query: str, only: str, page: int) -> Overview:
         """The same object for the same question: whoever encodes it need not do so twice."""
-        asked = (query, only, page)
-        if (told := self._told.get(asked)) is None:
+        request = (query, only, page)
+        if (told := self._told.get(request)) is None:
             told = self._overview(query, only, page)
             if len(self._told) < _ANSWERS:
-                self._told[asked] = told
+                self._told[request] = told
         return told
 
     def _overview(self, query: str, only: str, page: int) -> Overview:
@@ -72,17 +72,17 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _RowInputs:
     """What a row was made of. `changes`: how often the model's route was changed."""
 
-    shelf: Shelf
+    snapshot: ModelSnapshot
     route: Route | None
     dag: ModelDag | None
     changes: int
 
-    def is_the_same(self, other: _Seen) -> bool:
+    def is_the_same(self, other: _RowInputs) -> bool:
         # Shelves and routes are other objects when they say something else; comparing them takes longer.
-        is_same_file = self.shelf is other.shelf and self.route is other.route
+        is_same_file = self.snapshot is other.snapshot and self.route is other.route
         return is_same_file and self.changes == other.changes and self.dag == other.dag
 
 
@@ -94,94 +94,96 @@ class ModelRows:
         services: Services,
         rows: Rows,
         traffic: Traffic,
-        watch: Watch,
+        watch: HealthMonitor,
         *,
         now: Callable[[], datetime],
-        keeper: Keeper | None,
+        refresher: Refresher | None,
     ) -> None:
         self._services = services
         self._rows = rows
         self._traffic = traffic
         self._watch = watch
         self._now = now
-        self._keeper = keeper
-        self._kept: dict[str, tuple[_Seen, ModelRow]] = {}
+        self._refresher = refresher
+        self._kept: dict[str, tuple[_RowInputs, ModelRow]] = {}
 
-    def models(self, shelves: Mapping[str, Shelf], dags: Mapping[str, ModelDag]) -> Models:
+    def models(self, by_model: Mapping[str, ModelSnapshot], dags: Mapping[str, ModelDag]) -> Models:
         """All that have files, a DAG or a route."""
         made = []
-        for number, name in enumerate({*shelves, *dags, *self._services.router.services()}):
-            made.append(self._row(name, shelves.get(name) or Shelf(name), dags.get(name)))
-            if self._keeper and number % _PIECE == 0:
-                self._keeper.breathe()
+        for number, name in enumerate({*by_model, *dags, *self._services.router.services()}):
+            made.append(self._row(name, by_model.get(name) or ModelSnapshot(name), dags.get(name)))
+            if self._refresher and number % _PIECE == 0:
+                self._refresher.breathe()
         return Models(tuple(sorted(made, key=lambda row: (_urgency(row), row.name))), self._now())
 
-    def _row(self, name: str, shelf: Shelf, dag: ModelDag | None) -> ModelRow:
+    def _row(self, name: str, snapshot: ModelSnapshot, dag: ModelDag | None) -> ModelRow:
         """A model whose releases are over only changes with its files, route, DAG and health."""
         route = route_of(self._services, name)
-        seen = _Seen(shelf, route, dag, self._traffic.count(name))
+        seen = _RowInputs(snapshot, route, dag, self._traffic.count(name))
         known = self._kept.get(name)
         if known and known[0].is_the_same(seen):
             health = self._watch.of(route)
             row = known[1] if known[1].health == health else replace(known[1], health=health)
         else:
-            row = self._made(name, shelf, dag, route)
-            if _is_still(shelf):
+            row = self._made(name, snapshot, dag, route)
+            if _is_idle(snapshot):
                 self._kept[name] = (seen, row)
             else:
                 self._kept.pop(name, None)
         # Asked every time: a bundle goes without a word in any file that is looked at, and so does Airflow.
-        row = _with_rollback(self._with_way_back(row, shelf), self._rollback(shelf))
-        return _with_standstills(row, tuple(self._still(name, shelf, row.rollback)))
+        row = _with_rollback(self._with_way_back(row, snapshot), self._rollback(snapshot))
+        return _with_blockers(row, tuple(self._still(name, snapshot, row.rollback)))
 
-    def _cools_until(self, name: str, shelf: Shelf, situation: Situation) -> datetime | None:
+    def _cools_until(self, name: str, snapshot: ModelSnapshot, situation: Situation) -> datetime | None:
         """While a run waits that has not become a release: that is all that a cooldown leaves to be seen."""
         dag_id = dag_id_of(name)
-        begun = {entry.asked.run_id for entry in shelf.entries if entry.asked}
+        begun = {entry.request.run_id for entry in snapshot.entries if entry.request}
         if all(run_id in begun for dag, run_id in situation.runs if dag == dag_id):
             return None
         spec = self._services.releases.spec_of(name)
-        cooldown = flapping.cooldown_of(spec) if spec else flapping.COOLDOWN
-        until = flapping.cools_down_until(self._services, name, cooldown)
+        cooldown = cooldowns.cooldown_of(spec) if spec else cooldowns.DEFAULT_COOLDOWN
+        until = cooldowns.cooldown_end(self._services, name, cooldown)
         return until if until and until > self._now() else None
 
-    def _rollback(self, shelf: Shelf) -> RollbackRow | None:
+    def _rollback(self, snapshot: ModelSnapshot) -> RollbackRow | None:
         """The newest, while it is worth a line."""
-        if not shelf.rollbacks or self._now() - shelf.rollbacks[0].at > _OLD:
+        if not snapshot.rollbacks or self._now() - snapshot.rollbacks[0].at > _OLD:
             return None
-        row = self._rows.rollback(shelf.rollbacks[0])
-        return row if rollbacks.is_shown(row, now=self._now()) else None
+        row = self._rows.rollback(snapshot.rollbacks[0])
+        return row if rollback_progress.is_shown(row, now=self._now()) else None
 
-    def _still(self, name: str, shelf: Shelf, back: RollbackRow | None) -> Iterator[Standstill]:
+    def _still(self, name: str, snapshot: ModelSnapshot, back: RollbackRow | None) -> Iterator[Blocker]:
         """What keeps releases and rollbacks of the model from beginning or going on."""
-        situation, held = self._rows.situation(), shelf.held
-        yield from standstill.of_model(
+        situation, held = self._rows.situation(), snapshot.held
+        yield from blockers.of_model(
             name,
             situation,
             held_since=held.since if held else None,
             held_why=held.why if held else "",
-            cools_until=self._cools_until(name, shelf, situation),
+            cools_until=self._cools_until(name, snapshot, situation),
         )
-        if (note := shelf.alias) and not held:
-            yield Standstill(Kind.ALIAS, note.words, note.way_out)
+        if (note := snapshot.alias) and not held:
+            yield Blocker(BlockerKind.ALIAS, note.words, note.way_out)
         if back and back.stands_still:
-            yield Standstill(Kind(back.stands_still), back.words, back.way_out)
+            yield Blocker(BlockerKind(back.stands_still), back.words, back.way_out)
 
-    def _with_way_back(self, row: ModelRow, shelf: Shelf) -> ModelRow:
+    def _with_way_back(self, row: ModelRow, snapshot: ModelSnapshot) -> ModelRow:
         """What is warm comes back without its bundle; what is not, and has none any more, not at all."""
         version = row.can_return_to
-        is_warm = any(e.moved and e.moved.phase in ("progressing", "watching") for e in shelf.entries)
+        is_warm = any(e.rollout and e.rollout.phase in ("progressing", "watching") for e in snapshot.entries)
         if version is None or is_warm:
             return row
-        is_there = any(e.version == version and has_bundle(self._services, e) for e in shelf.entries)
+        is_there = any(e.version == version and has_bundle(self._services, e) for e in snapshot.entries)
         return row if is_there else replace(row, can_return_to=None)
 
-    def _made(self, name: str, shelf: Shelf, dag: ModelDag | None, route: Route | None) -> ModelRow:
-        active, queued, last = self._going(shelf.active), self._going(shelf.queued), shelf.last
-        left = [e for e in (shelf.active, shelf.queued) if e and e not in (active, queued)]
+    def _made(
+        self, name: str, snapshot: ModelSnapshot, dag: ModelDag | None, route: Route | None
+    ) -> ModelRow:
+        active, queued, last = self._going(snapshot.active), self._going(snapshot.queued), snapshot.last
+        left = [e for e in (snapshot.active, snapshot.queued) if e and e not in (active, queued)]
         # The newest that is over, also if only Airflow knows that it is.
         last = max([*left, *([last] if last else [])], key=lambda e: (e.at, e.id), default=None)
-        queued = queued or self._beginning(shelf)
+        queued = queued or self._beginning(snapshot)
         return ModelRow(
             name=name,
             description=dag.description if dag else "",
@@ -191,44 +193,44 @@ class ModelRows:
             queued=self._rows.row(queued) if queued else None,
             approval=self._rows.approval(active) if active else None,
             last=self._rows.row(last) if last else None,
-            releases=len(shelf.entries),
-            can_return_to=_previous(shelf, route),
+            releases=len(snapshot.entries),
+            can_return_to=_previous(snapshot, route),
         )
 
-    def _going(self, entry: Entry | None) -> Entry | None:
+    def _going(self, entry: ReleaseEntry | None) -> ReleaseEntry | None:
         return entry if entry and self._rows.is_under_way(entry) else None
 
-    def _beginning(self, shelf: Shelf) -> Entry | None:
+    def _beginning(self, snapshot: ModelSnapshot) -> ReleaseEntry | None:
         """A release that was just asked for: only Airflow knows yet that it is on its way."""
-        newest = shelf.entries[:3]
-        return next((e for e in newest if self._rows.standing(e)[0] is Status.QUEUED), None)
+        newest = snapshot.entries[:3]
+        return next((e for e in newest if self._rows.status_of(e)[0] is ReleaseStatus.QUEUED), None)
 
 
 def _with_rollback(row: ModelRow, back: RollbackRow | None) -> ModelRow:
     return row if row.rollback == back else replace(row, rollback=back)
 
 
-def _with_standstills(row: ModelRow, still: tuple[Standstill, ...]) -> ModelRow:
+def _with_blockers(row: ModelRow, still: tuple[Blocker, ...]) -> ModelRow:
     return row if row.stands_still == still else replace(row, stands_still=still)
 
 
-def has_bundle(services: Services, entry: Entry) -> bool:
+def has_bundle(services: Services, entry: ReleaseEntry) -> bool:
     """Whether the bundle that this release rolled out is still in the store."""
-    bundle = entry.moved.bundle_id if entry.moved else ""
+    bundle = entry.rollout.bundle_id if entry.rollout else ""
     return bool(bundle) and (services.store.bundle_path(bundle) / "manifest.json").is_file()
 
 
-def _is_still(shelf: Shelf) -> bool:
+def _is_idle(snapshot: ModelSnapshot) -> bool:
     """Whether nothing of it is on its way, nor could be without a file that says so."""
-    return not any(e.status.is_under_way for e in shelf.entries) and not any(
-        e.status is Status.UNKNOWN for e in shelf.entries[:3]
+    return not any(e.status.is_under_way for e in snapshot.entries) and not any(
+        e.status is ReleaseStatus.UNKNOWN for e in snapshot.entries[:3]
     )
 
 
 def _is_wanted(row: ModelRow, only: str) -> bool:
     match only:
         case "under_way":
-            return row.active is not None or row.queued is not None or is_going_back(row)
+            return row.active is not None or row.queued is not None or is_rolling_back(row)
         case "waiting":
             return row.approval is not None
         case "unwell":
@@ -236,7 +238,7 @@ def _is_wanted(row: ModelRow, only: str) -> bool:
     return True
 
 
-def is_going_back(row: ModelRow) -> bool:
+def is_rolling_back(row: ModelRow) -> bool:
     """Whether somebody asked for a rollback that has not come true."""
     return row.rollback is not None and row.rollback.returned_at is None
 
@@ -249,17 +251,19 @@ def _is_unreleased(row: ModelRow) -> bool:
 def _urgency(row: ModelRow) -> int:
     if row.health.health in UNWELL:
         return 0
-    if row.approval or is_going_back(row):
+    if row.approval or is_rolling_back(row):
         return 1
     return 2 if row.active or row.queued else 3
 
 
-def _previous(shelf: Shelf, route: Route | None) -> int | None:
-    """Where a rollback without a version goes, as `serving.control.going_back` finds it."""
-    active = [e.moved for e in shelf.entries if e.moved and e.moved.phase in ("progressing", "watching")]
+def _previous(snapshot: ModelSnapshot, route: Route | None) -> int | None:
+    """Where a rollback without a version goes, as `serving.control.rollbacks` finds it."""
+    active = [
+        e.rollout for e in snapshot.entries if e.rollout and e.rollout.phase in ("progressing", "watching")
+    ]
     if active:
         return active[0].previous_version
     if route is None or route.stable is None:
         return None
-    done = [e.moved for e in shelf.entries if e.moved and e.moved.phase == "done"]
+    done = [e.rollout for e in snapshot.entries if e.rollout and e.rollout.phase == "done"]
     return next((m.previous_version for m in done if m.version == route.stable.version), None)

@@ -19,7 +19,7 @@ FOLDER = "outcomes"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReleaseOutcome:
     """`status`: promoted, blocked, rolled_back, superseded or dry_run.
 
     `gated`: digests of the gates' results in the store.
@@ -41,13 +41,13 @@ def path_of(root: Path, model: str, release_id: str) -> Path:
     return root / model / FOLDER / f"{release_id}.json"
 
 
-def keep(root: Path, model: str, outcome: Outcome) -> None:
+def save(root: Path, model: str, outcome: ReleaseOutcome) -> None:
     """Write it, over what an earlier try wrote."""
     content = orjson.dumps({"schema": 1, **asdict(outcome)}, option=orjson.OPT_INDENT_2)
     write_file(path_of(root, model, outcome.release_id), content)
 
 
-def of(root: Path, model: str, release_id: str) -> Outcome | None:
+def of(root: Path, model: str, release_id: str) -> ReleaseOutcome | None:
     """The outcome of a release, None while it has none."""
     try:
         return parse(path_of(root, model, release_id).read_bytes())
@@ -55,9 +55,9 @@ def of(root: Path, model: str, release_id: str) -> Outcome | None:
         return None
 
 
-def parse(content: bytes) -> Outcome:
+def parse(content: bytes) -> ReleaseOutcome:
     """What `keep` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     saved = orjson.loads(content)
     del saved["schema"]
     gated: Sequence[str] = saved["gated"]
-    return Outcome(**{**saved, "at": datetime.fromisoformat(saved["at"]), "gated": tuple(gated)})
+    return ReleaseOutcome(**{**saved, "at": datetime.fromisoformat(saved["at"]), "gated": tuple(gated)})

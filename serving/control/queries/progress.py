@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from serving.control.queries.shelf import Moved
+from serving.control.queries.snapshots import RolloutSnapshot
 from serving.types import Finding, Outcome
 
 
-class Mark(StrEnum):
+class StepMark(StrEnum):
     """What became of a step of the plan. `words` are read out."""
 
     DONE = "done"
@@ -32,11 +32,11 @@ class PlanStep:
     """`weight` is the candidate's percent; None: the watch after promotion."""
 
     weight: float | None
-    mark: Mark
+    mark: StepMark
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RolloutEnd:
     """How a rollout was rolled back. `seconds` since the step began, `meaning` what the measure says."""
 
     weight: float
@@ -57,42 +57,44 @@ class Ending:
         return f"Rolled back {where}: {self.measure}"
 
 
-# How it is written down that a person did it (`slipway_airflow.web.stopping`).
+# How it is written down that a person did it (`slipway_airflow.web.interventions`).
 _BY = re.compile(r"(rolled back|aborted) by ")
 
 
-def plan_of(moved: Moved) -> tuple[PlanStep, ...]:
+def plan_of(rollout: RolloutSnapshot) -> tuple[PlanStep, ...]:
     """The steps of the plan and the watch after them, in order."""
-    place = len(moved.steps) if moved.phase == "watching" or _was_promoted(moved) else moved.step
-    weights = (*moved.steps, None)
-    return tuple(PlanStep(weight, _mark(moved.phase, number, place)) for number, weight in enumerate(weights))
+    place = len(rollout.steps) if rollout.phase == "watching" or _was_promoted(rollout) else rollout.step
+    weights = (*rollout.steps, None)
+    return tuple(
+        PlanStep(weight, _mark(rollout.phase, number, place)) for number, weight in enumerate(weights)
+    )
 
 
-def ending_of(moved: Moved, findings: tuple[Finding, ...]) -> Ending | None:
+def end_of(rollout: RolloutSnapshot, findings: tuple[Finding, ...]) -> RolloutEnd | None:
     """How it was rolled back, by the findings that ended it or by whoever did it; None: it was not."""
-    if moved.phase != "rolled_back":
+    if rollout.phase != "rolled_back":
         return None
-    at, weight, began = moved.changed_at, 0.0, moved.started_at
-    for when, kind, _, share in moved.events:
+    at, weight, began = rollout.changed_at, 0.0, rollout.started_at
+    for when, kind, _, share in rollout.events:
         if kind in ("shift", "promoted"):
             weight, began = share, when
         elif kind == "rolled back":
             at = when
     worst = [finding for finding in findings if finding.outcome >= Outcome.ERROR]
-    measure, _, meaning = worst[0].reason.partition(": ") if worst else (moved.why, "", "")
+    measure, _, meaning = worst[0].reason.partition(": ") if worst else (rollout.why, "", "")
     seconds = (at - began).total_seconds()
     rules = tuple(finding.rule for finding in worst)
-    return Ending(weight, _was_promoted(moved), measure, meaning, rules, at, seconds)
+    return RolloutEnd(weight, _was_promoted(rollout), measure, meaning, rules, at, seconds)
 
 
-def _mark(phase: str, number: int, place: int) -> Mark:
+def _mark(phase: str, number: int, place: int) -> StepMark:
     """`place` is how far it came: -1 before the first step, then by the number of the step."""
     if phase == "done" or number < place:
-        return Mark.DONE
+        return StepMark.DONE
     if number > place:
-        return Mark.NOT_REACHED if phase == "rolled_back" else Mark.TO_COME
-    return Mark.FAILED if phase == "rolled_back" else Mark.HERE
+        return StepMark.NOT_REACHED if phase == "rolled_back" else StepMark.TO_COME
+    return StepMark.FAILED if phase == "rolled_back" else StepMark.HERE
 
 
-def _was_promoted(moved: Moved) -> bool:
-    return any(kind == "promoted" for _, kind, _, _ in moved.events)
+def _was_promoted(rollout: RolloutSnapshot) -> bool:
+    return any(kind == "promoted" for _, kind, _, _ in rollout.events)

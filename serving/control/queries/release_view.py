@@ -11,20 +11,20 @@ import orjson
 
 from model_store.build import Gated
 from model_store.errors import SlipwayError
-from serving.control import comparing
-from serving.control.building import recall
-from serving.control.comparing import Comparison
-from serving.control.queries import acts
+from serving.control import bundle_comparison
+from serving.control.build_stages import load_result
+from serving.control.bundle_comparison import BundleComparison
+from serving.control.queries import activity
 from serving.control.queries.candidates import candidate_rows
-from serving.control.queries.progress import ending_of
-from serving.control.queries.runs import RunSeen
-from serving.control.queries.shelf import Entry
+from serving.control.queries.progress import end_of
+from serving.control.queries.runs import RunSnapshot
+from serving.control.queries.snapshots import ReleaseEntry
 from serving.control.queries.steps import step_rows
 from serving.control.queries.views import (
-    Approval,
     CandidateRow,
+    HistoryEvent,
     Link,
-    Moment,
+    PendingApproval,
     ReleaseRow,
     ReleaseView,
     RuleRow,
@@ -37,54 +37,54 @@ from serving.types import Finding, Outcome, Route, Verdict
 
 def release_view(
     services: Services,
-    entry: Entry,
+    entry: ReleaseEntry,
     *,
     row: ReleaseRow,
-    run: RunSeen | None,
+    run: RunSnapshot | None,
     route: Route | None,
-    people: Sequence[Moment],
-    approvals: tuple[Approval, ...],
+    people: Sequence[HistoryEvent],
+    approvals: tuple[PendingApproval, ...],
     at: datetime,
 ) -> ReleaseView:
     """`people`: what was done to this release, by the audit trail; `run`: None when Airflow forgot it."""
-    asked, moved = entry.asked, entry.moved
+    request, rollout = entry.request, entry.rollout
     ended_by = _findings(services, entry)
-    is_in_route = row.status.is_under_way and moved is not None and route is not None
+    is_in_route = row.status.is_under_way and rollout is not None and route is not None
     return ReleaseView(
         row=row,
-        holds=moved.holds if moved else (),
-        strategy=moved.strategy if moved else "",
+        holds=rollout.holds if rollout else (),
+        strategy=rollout.strategy if rollout else "",
         split_stable=route.split.stable if is_in_route and route else 0.0,
         split_candidate=route.split.candidate if is_in_route and route else 0.0,
         verdict=_verdict(services, entry, ended_by),
-        ending=ending_of(moved, ended_by) if moved else None,
+        ending=end_of(rollout, ended_by) if rollout else None,
         candidates=_candidates(services, entry, run),
         comparison=_comparison(services, entry),
-        steps=step_rows(run, dag_id=asked.dag_id, run_id=asked.run_id, at=at) if run and asked else (),
+        steps=step_rows(run, dag_id=request.dag_id, run_id=request.run_id, at=at) if run and request else (),
         moments=_moments(entry, people),
         links=tuple(_links(services, entry)),
         approvals=approvals,
-        generation=moved.generation if moved else None,
+        generation=rollout.generation if rollout else None,
         airflow_state=run.state if run else "",
     )
 
 
-def _findings(services: Services, entry: Entry) -> tuple[Finding, ...]:
+def _findings(services: Services, entry: ReleaseEntry) -> tuple[Finding, ...]:
     """Those that ended the rollout; none if it goes on, ended well or was ended by a person."""
-    if entry.moved is None:
+    if entry.rollout is None:
         return ()
     saved = orjson.loads(services.journal.path(entry.id).read_bytes())["state"]["findings"]
     return tuple(map(finding_from_json, saved))
 
 
-def _verdict(services: Services, entry: Entry, ended_by: tuple[Finding, ...]) -> VerdictNow | None:
+def _verdict(services: Services, entry: ReleaseEntry, ended_by: tuple[Finding, ...]) -> VerdictNow | None:
     """What ended the rollout, if a verdict did; else the guard's newest one."""
-    if entry.moved is None:
+    if entry.rollout is None:
         return None
     record = services.journal.latest_record(entry.id)
     exposure = record.candidate.requests if record else None
     if ended_by:
-        return _shown(Verdict.of(ended_by, at=entry.moved.changed_at), exposure)
+        return _shown(Verdict.of(ended_by, at=entry.rollout.changed_at), exposure)
     return _shown(record.verdict, exposure) if record else None
 
 
@@ -101,7 +101,7 @@ def _word(outcome: Outcome) -> str:
     return outcome.name.lower()
 
 
-def _candidates(services: Services, entry: Entry, run: RunSeen | None) -> tuple[CandidateRow, ...]:
+def _candidates(services: Services, entry: ReleaseEntry, run: RunSnapshot | None) -> tuple[CandidateRow, ...]:
     """From what the release left behind, or from its run while it is under way."""
     digests = entry.outcome.gated if entry.outcome else run.gated if run else ()
     bundle = entry.outcome.bundle_id if entry.outcome else run.bundle_id if run else ""
@@ -115,7 +115,7 @@ def _gated(services: Services, digests: Iterable[str]) -> list[Gated]:
     found: list[Gated] = []
     for digest in digests:
         try:
-            found.append(recall(services.store, digest))
+            found.append(load_result(services.store, digest))
         except (SlipwayError, OSError, ValueError):
             continue
     return found
@@ -133,36 +133,40 @@ def _precision(services: Services, bundle_id: str) -> str | None:
         return None
 
 
-def _comparison(services: Services, entry: Entry) -> Comparison | None:
+def _comparison(services: Services, entry: ReleaseEntry) -> BundleComparison | None:
     """Of the bundle that was published last."""
     try:
         built = _saved(services, entry)["bundles"]
-        return comparing.from_json(built[-1]["compared"]) if built and built[-1].get("compared") else None
+        return (
+            bundle_comparison.from_json(built[-1]["compared"])
+            if built and built[-1].get("compared")
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _saved(services: Services, entry: Entry) -> Any:
+def _saved(services: Services, entry: ReleaseEntry) -> Any:
     return orjson.loads((services.home.releases / entry.model / f"{entry.id}.json").read_bytes())
 
 
-def _runtime(services: Services, entry: Entry) -> str:
+def _runtime(services: Services, entry: ReleaseEntry) -> str:
     try:
         return str(_saved(services, entry)["spec"]["serving"]["runtime"])
     except (OSError, ValueError, KeyError, TypeError):
         return "onnxruntime"
 
 
-def _moments(entry: Entry, people: Sequence[Moment]) -> tuple[Moment, ...]:
+def _moments(entry: ReleaseEntry, people: Sequence[HistoryEvent]) -> tuple[HistoryEvent, ...]:
     """The newest first. What people did is told by the audit trail, the rest by the journal."""
-    moved = acts.of_rollout(entry.moved) if entry.moved else ()
-    built = acts.of_bundles(entry)
-    return tuple(sorted([*moved, *built, *people], key=lambda moment: moment.at, reverse=True))
+    rollout = activity.of_rollout(entry.rollout) if entry.rollout else ()
+    built = activity.of_bundles(entry)
+    return tuple(sorted([*rollout, *built, *people], key=lambda moment: moment.at, reverse=True))
 
 
-def _links(services: Services, entry: Entry) -> Iterable[Link]:
-    if asked := entry.asked:
-        run = f"/dags/{quote(asked.dag_id, safe='')}/runs/{quote(asked.run_id, safe='')}"
+def _links(services: Services, entry: ReleaseEntry) -> Iterable[Link]:
+    if request := entry.request:
+        run = f"/dags/{quote(request.dag_id, safe='')}/runs/{quote(request.run_id, safe='')}"
         yield Link("DAG run and logs", run, is_airflow=True)
     model, mlflow = quote(entry.model, safe=""), services.home.mlflow_url
     yield Link("Model version in MLflow", f"{mlflow}/#/models/{model}/versions/{entry.version}")

@@ -43,7 +43,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskSeen:
+class TaskSnapshot:
     """One task instance. `words` is what a mapped instance is called after what came of it."""
 
     task_id: str
@@ -56,13 +56,13 @@ class TaskSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSeen:
+class RunSnapshot:
     """A release's DAG run. `gated`: digests of the gates' results so far, `bundle_id` once published."""
 
     state: str
     started_at: datetime | None
     ended_at: datetime | None
-    tasks: tuple[TaskSeen, ...]
+    tasks: tuple[TaskSnapshot, ...]
     gated: tuple[str, ...]
     bundle_id: str
 
@@ -95,7 +95,7 @@ class ModelDag:
 class Runs(Protocol):
     """The port to Airflow."""
 
-    def run(self, dag_id: str, run_id: str) -> RunSeen | None:
+    def run(self, dag_id: str, run_id: str) -> RunSnapshot | None:
         """A run with its tasks, None when Airflow has none of that name (any more)."""
         ...
 

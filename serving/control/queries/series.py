@@ -49,7 +49,7 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class AnswerCounts:
     """What became of an arm's attempts, at each of the series' times since the release started (cumulative).
 
     `answered`: 2xx. `refused`: 4xx by the model, of well-formed requests. `malformed`: any other 4xx.
@@ -62,7 +62,7 @@ class Outcomes:
     failed: tuple[int, ...]
 
     @classmethod
-    def of(cls, counts: Sequence[Counts]) -> Outcomes:
+    def of(cls, counts: Sequence[Counts]) -> AnswerCounts:
         return cls(
             answered=tuple(each.answered for each in counts),
             refused=tuple(each.refused for each in counts),
@@ -93,7 +93,7 @@ class Series:
     slow_limit: float
     latency_objective_ms: float
     requests: dict[str, int]
-    outcomes: dict[str, Outcomes]
+    outcomes: dict[str, AnswerCounts]
     intervals: tuple[float, ...]
     flow: dict[str, Flow]
     latency: dict[str, Latency]
@@ -130,7 +130,7 @@ def series_of(
         slow_limit=100 * policy.max_slow_share,
         latency_objective_ms=policy.latency_objective_ms,
         requests={arm.value: counts_of(points[-1], arm).requests if points else 0 for arm in Arm},
-        outcomes={arm.value: Outcomes.of([counts_of(point, arm) for point in points]) for arm in Arm},
+        outcomes={arm.value: AnswerCounts.of([counts_of(point, arm) for point in points]) for arm in Arm},
         intervals=tuple(_since(start, edge.at) for edge in edges[1:]),
         flow={arm.value: flow_of(edges, arm, with_refusals=with_refusals) for arm in Arm},
         latency={arm.value: latency_of(every, arm) for arm in Arm},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class ReleaseStatus(StrEnum):
     """Where a release stands. The first seven are under way; UNKNOWN is neither that nor an ending."""
 
     QUEUED = "queued"
@@ -31,7 +31,7 @@ class Status(StrEnum):
     @property
     def is_over(self) -> bool:
         """Whether it is known to have ended: to know nothing of a release is no ending."""
-        return not self.is_under_way and self is not Status.UNKNOWN
+        return not self.is_under_way and self is not ReleaseStatus.UNKNOWN
 
     @property
     def words(self) -> str:
@@ -41,18 +41,18 @@ class Status(StrEnum):
 
 UNDER_WAY = frozenset(
     {
-        Status.QUEUED,
-        Status.PREPARING,
-        Status.FROZEN,
-        Status.WAITING,
-        Status.ROLLING_OUT,
-        Status.PAUSED,
-        Status.WATCHING,
+        ReleaseStatus.QUEUED,
+        ReleaseStatus.PREPARING,
+        ReleaseStatus.FROZEN,
+        ReleaseStatus.WAITING,
+        ReleaseStatus.ROLLING_OUT,
+        ReleaseStatus.PAUSED,
+        ReleaseStatus.WATCHING,
     }
 )
 
 
-class Return(StrEnum):
+class RollbackStatus(StrEnum):
     """How far a rollback has come."""
 
     REQUESTED = "requested"
@@ -65,7 +65,7 @@ class Return(StrEnum):
         return self.value.replace("_", " ").capitalize()
 
 
-class Health(StrEnum):
+class ModelHealth(StrEnum):
     """What a model's users get now."""
 
     HEALTHY = "healthy"
@@ -87,7 +87,7 @@ class HealthNow:
     `refused` were well-formed, and the model refused them; `malformed` got any other 4xx.
     """
 
-    health: Health
+    health: ModelHealth
     words: str
     requests: int = 0
     errors: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from serving.control.queries.runs import RunSeen, TaskSeen
+from serving.control.queries.runs import RunSnapshot, TaskSnapshot
 from serving.control.queries.views import StepRow
 
 # As `dags/model_release.py` tells them; a step that is not named here comes before the settlement.
@@ -33,12 +33,21 @@ _WORDS = {
 }
 # Of a step with several parts, the part that most wants to be seen decides.
 _NEVER_RUN = ("upstream_failed", "skipped", "removed")
-_WORST = ("failed", "tries again", "running", "starting", "waits for people", "waiting", "to come", "done")
+_WORST_FIRST = (
+    "failed",
+    "tries again",
+    "running",
+    "starting",
+    "waits for people",
+    "waiting",
+    "to come",
+    "done",
+)
 
 
-def step_rows(run: RunSeen, *, dag_id: str, run_id: str, at: datetime) -> tuple[StepRow, ...]:
+def step_rows(run: RunSnapshot, *, dag_id: str, run_id: str, at: datetime) -> tuple[StepRow, ...]:
     """In the order of the DAG. The watch may take an hour, so the bars' scale ends with what comes before."""
-    grouped: dict[str, list[TaskSeen]] = {}
+    grouped: dict[str, list[TaskSnapshot]] = {}
     for task in run.tasks:
         grouped.setdefault(task.task_id, []).append(task)
     started = [task.started_at for task in run.tasks if task.started_at]
@@ -55,7 +64,7 @@ def step_rows(run: RunSeen, *, dag_id: str, run_id: str, at: datetime) -> tuple[
 
 def _row(
     name: str,
-    tasks: Sequence[TaskSeen],
+    tasks: Sequence[TaskSnapshot],
     *,
     dag_id: str,
     run_id: str,
@@ -76,7 +85,7 @@ def _row(
     return StepRow(
         name=short.replace("_", " "),
         group=group,
-        state=next((state for state in _WORST if state in states), states[0]),
+        state=next((state for state in _WORST_FIRST if state in states), states[0]),
         words="; ".join(dict.fromkeys(task.words for task in tasks_run if task.words)),
         started_at=started,
         seconds=seconds,
@@ -88,7 +97,7 @@ def _row(
     )
 
 
-def _end(task: TaskSeen, at: datetime) -> datetime:
+def _end(task: TaskSnapshot, at: datetime) -> datetime:
     return task.ended_at or at
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import chain
 from operator import attrgetter
 
-from serving.control.queries.views import ServedModel, Serving, ServingAt
+from serving.control.queries.views import ModelServing, ServingAt, ServingVersion
 from serving.gateway.router.base import RouteChange, RouteHistory, Served
 
 
@@ -24,7 +24,7 @@ class Traffic:
         self._changes: dict[str, list[RouteChange]] = {}
         self._first: datetime | None = None
         # By model, of its changes: what served after so many of them.
-        self._served: dict[str, tuple[list[RouteChange], dict[int, tuple[Serving, ...]]]] = {}
+        self._served: dict[str, tuple[list[RouteChange], dict[int, tuple[ServingVersion, ...]]]] = {}
 
     def at(self, moment: datetime, sees: Callable[[str], bool] | None = None) -> ServingAt:
         """What served then, by model that one `sees`. Models that had no version yet are left out."""
@@ -35,7 +35,7 @@ class Traffic:
         served = (
             (model, self._after(model, known[model], _past(known[model], moment))) for model in sorted(known)
         )
-        return ServingAt(moment, first, tuple(ServedModel(model, arms) for model, arms in served if arms))
+        return ServingAt(moment, first, tuple(ModelServing(model, arms) for model, arms in served if arms))
 
     def since(self, model: str) -> dict[int, datetime]:
         """Of each version that gets requests now: since when it has done so without a pause."""
@@ -51,7 +51,7 @@ class Traffic:
         """The changes of one route in a span of time, oldest first."""
         return [change for change in self._known().get(model, []) if start <= change.at <= end]
 
-    def _after(self, model: str, changes: list[RouteChange], count: int) -> tuple[Serving, ...]:
+    def _after(self, model: str, changes: list[RouteChange], count: int) -> tuple[ServingVersion, ...]:
         """What served after the first `count` of a model's changes."""
         kept = self._served.get(model)
         if kept is None or kept[0] is not changes:
@@ -90,12 +90,14 @@ def _past(changes: Sequence[RouteChange], moment: datetime) -> int:
     return bisect_right(changes, moment, key=attrgetter("at"))
 
 
-def _serving(past: Sequence[RouteChange]) -> tuple[Serving, ...]:
+def _serving(past: Sequence[RouteChange]) -> tuple[ServingVersion, ...]:
     if not past:
         return ()
     since = _since(past)
     arms = [arm for arm in past[-1].arms if arm.weight > 0]
-    return tuple(Serving(arm.version, arm.bundle_id, arm.weight, since.get(arm.version)) for arm in arms)
+    return tuple(
+        ServingVersion(arm.version, arm.bundle_id, arm.weight, since.get(arm.version)) for arm in arms
+    )
 
 
 def _since(changes: Sequence[RouteChange]) -> dict[int, datetime]:

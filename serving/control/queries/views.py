@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from serving.control.comparing import Comparison
-from serving.control.queries.progress import Ending, PlanStep
-from serving.control.queries.statuses import HealthNow, Return, Status
-from serving.control.standstill import Standstill
+from serving.control.blockers import Blocker
+from serving.control.bundle_comparison import BundleComparison
+from serving.control.queries.progress import PlanStep, RolloutEnd
+from serving.control.queries.statuses import HealthNow, ReleaseStatus, RollbackStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServingVersion:
     """A version that gets traffic: how many percent, since when (None: before anything was recorded)."""
 
     version: int
@@ -28,15 +28,15 @@ class ReleaseRow:
     `seconds` is how long it took, or has taken so far; `why` how it ended or what it waits for. `plan` has
     what became of every step, empty before it had traffic.
 
-    What it waits for is of a kind (`stands_still`: `serving.control.standstill.Kind`, "" while it goes on by
-    itself), and `way_out` is what a person can do about it.
+    What it waits for is of a kind (`stands_still`: `serving.control.blockers.BlockerKind`, "" while it goes
+    on by itself), and `way_out` is what a person can do about it.
     """
 
     id: str
     model: str
     version: int
     previous_version: int | None
-    status: Status
+    status: ReleaseStatus
     status_words: str
     asked_at: datetime
     by: str
@@ -54,7 +54,7 @@ class ReleaseRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Approval:
+class PendingApproval:
     """A question that people have to answer before a release gets traffic: whether this bundle may.
 
     `again` says why they are asked although they were asked before; empty if they were not.
@@ -86,7 +86,7 @@ class RollbackRow:
     asked_at: datetime
     by: str
     reason: str
-    state: Return
+    state: RollbackStatus
     words: str
     returned_at: datetime | None
     dag_id: str
@@ -105,20 +105,20 @@ class ModelRow:
 
     name: str
     description: str
-    serving: tuple[Serving, ...]
+    serving: tuple[ServingVersion, ...]
     health: HealthNow
     active: ReleaseRow | None
     queued: ReleaseRow | None
-    approval: Approval | None
+    approval: PendingApproval | None
     last: ReleaseRow | None
     releases: int
     can_return_to: int | None
-    stands_still: tuple[Standstill, ...] = ()
+    stands_still: tuple[Blocker, ...] = ()
     rollback: RollbackRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
+class BlockerRow:
     """Something that does not go on by itself. `model` is empty where it keeps all models."""
 
     model: str
@@ -143,7 +143,7 @@ class Overview:
     page: int
     pages: int
     under_way: tuple[ReleaseRow, ...]
-    approvals: tuple[Approval, ...]
+    approvals: tuple[PendingApproval, ...]
     serving: int
     unwell: int
     queued: int
@@ -151,7 +151,7 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
-class Releases:
+class ReleasePage:
     """One page of releases, the newest first."""
 
     releases: tuple[ReleaseRow, ...]
@@ -203,7 +203,7 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class HistoryEvent:
     """Something that happened, for the timeline and the history. `who` is empty for Slipway itself."""
 
     at: datetime
@@ -263,20 +263,20 @@ class ReleaseView:
     verdict: VerdictNow | None
     candidates: tuple[CandidateRow, ...]
     steps: tuple[StepRow, ...]
-    moments: tuple[Moment, ...]
+    moments: tuple[HistoryEvent, ...]
     links: tuple[Link, ...]
-    approvals: tuple[Approval, ...]
+    approvals: tuple[PendingApproval, ...]
     generation: int | None
     airflow_state: str = ""
-    comparison: Comparison | None = None
-    ending: Ending | None = None
+    comparison: BundleComparison | None = None
+    ending: RolloutEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """One page of what happened in production, the newest first."""
 
-    moments: tuple[Moment, ...]
+    moments: tuple[HistoryEvent, ...]
     matching: int
     page: int
     pages: int
@@ -288,15 +288,15 @@ class ServingAt:
 
     at: datetime
     known_since: datetime | None
-    models: tuple[ServedModel, ...] = field(default=())
+    models: tuple[ModelServing, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class ModelServing:
     """A model's versions at a moment, by weight, and since when it was so."""
 
     model: str
-    serving: tuple[Serving, ...]
+    serving: tuple[ServingVersion, ...]
 
 
 def page_of(count: int, *, size: int, page: int) -> tuple[int, int]:

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from model_store.errors import Retryable
 from serving.control.rollout import apply
-from serving.control.rollout.decide import Sight, decide
+from serving.control.rollout.decide import Observation, decide
 from serving.control.rollout.from_spec import first_plan_of
-from serving.control.rollout.journal import Event, Journal, StaleState, UnknownRelease
-from serving.control.rollout.moment import Moment, boot_id
+from serving.control.rollout.instant import Instant, boot_id
+from serving.control.rollout.journal import Journal, StaleState, TimelineEvent, UnknownRelease
 from serving.control.rollout.plan import (
     Action,
     Finish,
@@ -70,7 +70,7 @@ class Rollouts:
         route = self._with_candidate(candidate, settings)
         now = self._moment()
         state = _new_state(release_id, plan, candidate, route, at=now.at).begun(now)
-        return self._journal.create(state, Event(now.at, "started", f"in slot {candidate.slot}", 0))
+        return self._journal.create(state, TimelineEvent(now.at, "started", f"in slot {candidate.slot}", 0))
 
     def advance(self, release_id: str) -> tuple[RolloutState, Action]:
         """One look: decide on the guard's latest record and carry it out. Safe to repeat and to run twice."""
@@ -97,7 +97,7 @@ class Rollouts:
         if state.phase is not Phase.WATCHING:
             return state
         route = self._router.read(state.service)
-        if settled := self._settle(state, route):
+        if settled := self._complete(state, route):
             return settled
         return apply.finish(state, route, self._journal, self._router, at=self._now(), reason=reason)
 
@@ -120,9 +120,9 @@ class Rollouts:
 
     def _advance(self, state: RolloutState) -> tuple[RolloutState, Action]:
         route = self._router.read(state.service)
-        if settled := self._settle(state, route):
+        if settled := self._complete(state, route):
             return settled, Hold(settled.reason)
-        action = decide(state, self._sight(state))
+        action = decide(state, self._observation(state))
         return self._carry_out(action, state, route), action
 
     def _carry_out(self, action: Action, state: RolloutState, route: Route) -> RolloutState:
@@ -144,7 +144,7 @@ class Rollouts:
             case Hold():
                 return state
 
-    def _settle(self, state: RolloutState, route: Route) -> RolloutState | None:
+    def _complete(self, state: RolloutState, route: Route) -> RolloutState | None:
         """Finish what a crash left half done, or book what somebody else did to the route."""
         at = self._now()
         if apply.has_become_stable(state, route):
@@ -159,20 +159,20 @@ class Rollouts:
         why = "its traffic was taken away"
         return apply.roll_back(state, self._journal, self._router, at=at, reason=why)
 
-    def _sight(self, state: RolloutState) -> Sight:
+    def _observation(self, state: RolloutState) -> Observation:
         now = self._now()
         record = self._journal.latest_record(state.release_id)
         waited = state.waited(self._moment())
         silent = self._age(record) if record else waited
         if record is None or silent > FRESH_SECONDS[state.pace]:
             unseen = _unseen(now, Outcome.ERROR, "the guard is silent")
-            return Sight(unseen, 0, waited, silent_seconds=silent)
+            return Observation(unseen, 0, waited, silent_seconds=silent)
         if record.place != state.place:
-            return Sight(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, 0)
-        return Sight(record.verdict, record.step_seconds, record.step_seconds)
+            return Observation(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, 0)
+        return Observation(record.verdict, record.step_seconds, record.step_seconds)
 
-    def _moment(self) -> Moment:
-        return Moment(self._now(), self._monotonic(), self._boot())
+    def _moment(self) -> Instant:
+        return Instant(self._now(), self._monotonic(), self._boot())
 
     def _age(self, record: Record) -> float:
         """In seconds. The wall's clock is asked only where the machine was started anew since."""

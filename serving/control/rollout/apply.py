@@ -14,8 +14,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from model_store.errors import Retryable
-from serving.control.rollout.journal import Event, Journal, StaleState
-from serving.control.rollout.moment import Moment
+from serving.control.rollout.instant import Instant
+from serving.control.rollout.journal import Journal, StaleState, TimelineEvent
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.gateway.router.base import StaleRoute, TrafficRouter
 from serving.types import ALL_STABLE, Finding, Route
@@ -23,18 +23,18 @@ from serving.types import ALL_STABLE, Finding, Route
 _ATTEMPTS = 100
 
 
-class Unwritten(Retryable):
+class NotRecorded(Retryable):
     """Users are at stable, and the release does not say so yet."""
 
 
 def shift(
-    step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, now: Moment
+    step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, now: Instant
 ) -> RolloutState:
     """Give the candidate the weight of `step`. Raises `StaleState` or `StaleRoute` if others were faster."""
     before = state.left_alone().begun(now)
     decided = replace(before, step=step, route_revision=route.revision, reason="")
     weight = decided.split.candidate
-    event = Event(now.at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
+    event = TimelineEvent(now.at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
     saved = journal.save(decided, event)
     apply_split(saved, route, router)
     return saved
@@ -48,11 +48,11 @@ def apply_split(state: RolloutState, route: Route, router: TrafficRouter) -> Non
         )
 
 
-def promote(state: RolloutState, journal: Journal, *, now: Moment) -> RolloutState:
+def promote(state: RolloutState, journal: Journal, *, now: Instant) -> RolloutState:
     """The candidate passed at all traffic: from now on it is only watched."""
     watching = state.with_phase(Phase.WATCHING, at=now.at, reason="passed every step").begun(now)
     return journal.save(
-        watching, Event(now.at, "promoted", f"version {state.version}", state.split.candidate)
+        watching, TimelineEvent(now.at, "promoted", f"version {state.version}", state.split.candidate)
     )
 
 
@@ -67,7 +67,7 @@ def finish(
         router.write(state.service, ALL_STABLE, stable=route.candidate, candidate=None, at=route.revision)
     router.reconcile()
     done = state.with_phase(Phase.DONE, at=at, reason=reason)
-    return journal.save(done, Event(at, "done", reason, 0))
+    return journal.save(done, TimelineEvent(at, "done", reason, 0))
 
 
 def roll_back(
@@ -82,16 +82,16 @@ def roll_back(
     """All traffic to stable, whatever others write meanwhile. A release that is over stays as it is."""
     route = return_traffic(state, router)
     try:
-        return book_rollback(state, route, journal, router, at=at, reason=reason, findings=findings)
+        return record_rollback(state, route, journal, router, at=at, reason=reason, findings=findings)
     except OSError as problem:
-        raise Unwritten(
+        raise NotRecorded(
             f"{state.release_id} is not rolled back yet: all its traffic is at stable, "
             f"but that could not be written down: {problem}",
             remedy="make space on the disk; the release is then rolled back by its next look, or do it again",
         ) from problem
 
 
-def book_rollback(
+def record_rollback(
     state: RolloutState,
     route: Route,
     journal: Journal,
@@ -158,7 +158,7 @@ def _save_rolled_back(
             return state
         rolled_back = state.with_phase(Phase.ROLLED_BACK, at=at, reason=reason, findings=findings)
         try:
-            return journal.save(rolled_back, Event(at, "rolled back", reason, 0))
+            return journal.save(rolled_back, TimelineEvent(at, "rolled back", reason, 0))
         except StaleState:
             state = journal.load(state.release_id)
     raise StaleState(

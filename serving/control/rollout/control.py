@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from model_store.errors import Permanent
-from serving.control.rollout.journal import Event, Journal, StaleState
-from serving.control.rollout.moment import Moment, boot_id
+from serving.control.rollout.instant import Instant, boot_id
+from serving.control.rollout.journal import Journal, StaleState, TimelineEvent
 from serving.control.rollout.plan import RolloutState
 from serving.types import Outcome
 
@@ -27,12 +27,12 @@ _ATTEMPTS = 20
 Change = Callable[[RolloutState], RolloutState]
 
 
-class Overtaken(Permanent):
+class ActSuperseded(Permanent):
     """Somebody else was faster, or it is too late. The words say who did what, and when."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ControlRequest:
     """Who wants it and why. `seen` is the generation they looked at, None: whatever stands now."""
 
     by: str
@@ -58,32 +58,32 @@ class Control:
         self._journal = journal
         self._now, self._monotonic, self._boot = now, monotonic, boot
 
-    def pause(self, release_id: str, wish: Wish) -> RolloutState:
+    def pause(self, release_id: str, request: ControlRequest) -> RolloutState:
         """Keep the split as it is until somebody resumes. Raises `Overtaken` if it is paused or over."""
 
         def paused(state: RolloutState) -> RolloutState:
             if state.paused:
-                raise Overtaken(
+                raise ActSuperseded(
                     f"{release_id} is paused already, {self._last(release_id, PAUSED)}", remedy=_LOOK
                 )
-            return replace(state, paused=wish.words)
+            return replace(state, paused=request.words)
 
-        return self._change(release_id, wish, PAUSED, paused)
+        return self._change(release_id, request, PAUSED, paused)
 
-    def resume(self, release_id: str, wish: Wish) -> RolloutState:
+    def resume(self, release_id: str, request: ControlRequest) -> RolloutState:
         """Go on with the step, its time limit begun anew. Raises `Overtaken` if it is not paused, or over."""
 
         def resumed(state: RolloutState) -> RolloutState:
             if not state.paused:
-                raise Overtaken(
+                raise ActSuperseded(
                     f"{release_id} is not paused, {self._last(release_id, RESUMED)}", remedy=_LOOK
                 )
-            spent = state.waited(Moment(self._now(), self._monotonic(), self._boot()))
+            spent = state.waited(Instant(self._now(), self._monotonic(), self._boot()))
             return replace(state, paused="", patience_from=spent)
 
-        return self._change(release_id, wish, RESUMED, resumed)
+        return self._change(release_id, request, RESUMED, resumed)
 
-    def skip_hold(self, release_id: str, wish: Wish) -> RolloutState:
+    def skip_hold(self, release_id: str, request: ControlRequest) -> RolloutState:
         """Let this step end as soon as its verdict is a pass, without sitting out its hold (or the watch).
 
         Raises `Overtaken` if it is skipped, paused or over, or while the verdict is against the candidate.
@@ -91,52 +91,54 @@ class Control:
 
         def skipped(state: RolloutState) -> RolloutState:
             if state.paused:
-                raise Overtaken(
+                raise ActSuperseded(
                     f"{release_id} is paused, {self._last(release_id, PAUSED)}", remedy="resume it first"
                 )
             if state.hold_skipped:
-                raise Overtaken(
+                raise ActSuperseded(
                     f"this hold of {release_id} is skipped already, {self._last(release_id, SKIPPED)}",
                     remedy=_LOOK,
                 )
             self._refuse_against_verdict(state)
             return replace(state, hold_skipped=True)
 
-        return self._change(release_id, wish, SKIPPED, skipped)
+        return self._change(release_id, request, SKIPPED, skipped)
 
-    def _change(self, release_id: str, wish: Wish, kind: str, change: Change) -> RolloutState:
+    def _change(self, release_id: str, request: ControlRequest, kind: str, change: Change) -> RolloutState:
         """Steps of the plan may come between; another person's act may not."""
         state = self._journal.load(release_id)
-        seen = state.generation if wish.seen is None else wish.seen
+        seen = state.generation if request.seen is None else request.seen
         for _ in range(_ATTEMPTS):
             self._refuse_over(state)
             self._refuse_overtaken(release_id, seen)
             after = change(state)
             try:
-                return self._journal.save(after, self._event(after, kind, wish))
+                return self._journal.save(after, self._event(after, kind, request))
             except StaleState:
                 state = self._journal.load(release_id)
         raise StaleState(f"{release_id} keeps changing", remedy="try again", delay_seconds=1)
 
-    def _event(self, state: RolloutState, kind: str, wish: Wish) -> Event:
-        return Event(self._now(), kind, wish.words, state.split.candidate)
+    def _event(self, state: RolloutState, kind: str, request: ControlRequest) -> TimelineEvent:
+        return TimelineEvent(self._now(), kind, request.words, state.split.candidate)
 
     def _refuse_over(self, state: RolloutState) -> None:
         if state.phase.is_final:
             phase = state.phase.replace("_", " ")
-            raise Overtaken(f"{state.release_id} is over: {phase}, {state.reason}", remedy="release it again")
+            raise ActSuperseded(
+                f"{state.release_id} is over: {phase}, {state.reason}", remedy="release it again"
+            )
 
     def _refuse_overtaken(self, release_id: str, seen: int) -> None:
         """Every save adds one event, so those after the generation seen are the last ones of the timeline."""
         for event in self._journal.timeline(release_id)[seen + 1 :]:
             if event.kind in BY_PEOPLE:
-                raise Overtaken(f"{release_id} changed meanwhile: {_words(event)}", remedy=_LOOK)
+                raise ActSuperseded(f"{release_id} changed meanwhile: {_words(event)}", remedy=_LOOK)
 
     def _refuse_against_verdict(self, state: RolloutState) -> None:
         record = self._journal.latest_record(state.release_id)
         if record and record.place == state.place and record.verdict.outcome in (Outcome.FAIL, Outcome.ERROR):
             said = "; ".join(f.reason for f in record.verdict.findings if f.outcome > Outcome.PASS)
-            raise Overtaken(
+            raise ActSuperseded(
                 f"the verdict on {state.release_id} is {record.verdict.outcome.name}: {said}",
                 remedy="a hold is skipped only while nothing speaks against the candidate",
             )
@@ -150,5 +152,5 @@ class Control:
 _LOOK = "look at the release again, then decide"
 
 
-def _words(event: Event) -> str:
+def _words(event: TimelineEvent) -> str:
     return f"{event.kind} {event.detail} ({event.at:%Y-%m-%d %H:%M:%S} UTC)"

@@ -13,7 +13,7 @@ PODS = "pods"
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """What is known now. `seconds` were observed in this step.
 
     Only observed time counts, so that a clock that jumps, or a guard that was down, shortens no hold. But
@@ -27,30 +27,32 @@ class Sight:
     silent_seconds: float = 0.0
 
 
-def decide(state: RolloutState, sight: Sight) -> Action:
+def decide(state: RolloutState, observation: Observation) -> Action:
     """The next action of a release that is not over."""
-    match sight.verdict.outcome:
+    match observation.verdict.outcome:
         case Outcome.FAIL:
-            return _on_fail(state, sight)
-        case Outcome.ERROR if _is_forsaken(state, sight):
-            return _hold_or_give_up(state, sight)
+            return _on_fail(state, observation)
+        case Outcome.ERROR if _is_forsaken(state, observation):
+            return _hold_or_give_up(state, observation)
         case _ if state.paused:
             return Hold(f"paused: {state.paused}")
         case Outcome.ERROR:
-            return _hold_or_give_up(state, sight)
-        case Outcome.INCONCLUSIVE if _lacks_pods(sight.verdict) or _needs_evidence(state, sight.verdict):
-            return _hold_or_give_up(state, sight)
+            return _hold_or_give_up(state, observation)
+        case Outcome.INCONCLUSIVE if _lacks_pods(observation.verdict) or _needs_evidence(
+            state, observation.verdict
+        ):
+            return _hold_or_give_up(state, observation)
         case _:
-            return _go_on(state, sight)
+            return _go_on(state, observation)
 
 
-def _is_forsaken(state: RolloutState, sight: Sight) -> bool:
+def _is_forsaken(state: RolloutState, observation: Observation) -> bool:
     """A pause rests on the guard: a candidate must not keep its traffic for ever with nobody watching it."""
-    return state.split.candidate > 0 and sight.silent_seconds > state.plan.max_step_seconds
+    return state.split.candidate > 0 and observation.silent_seconds > state.plan.max_step_seconds
 
 
-def _on_fail(state: RolloutState, sight: Sight) -> Action:
-    failed = tuple(finding for finding in sight.verdict.findings if finding.outcome is Outcome.FAIL)
+def _on_fail(state: RolloutState, observation: Observation) -> Action:
+    failed = tuple(finding for finding in observation.verdict.findings if finding.outcome is Outcome.FAIL)
     if state.is_first and state.phase is Phase.WATCHING:
         # People depend on it by now and nothing stands behind it: no answer at all is not better.
         return Hold(f"failing, but there is no version to return to: {_reasons(failed)}")
@@ -89,33 +91,33 @@ def _lacks_pods(verdict: Verdict) -> bool:
     return any(finding.rule == PODS and finding.outcome > Outcome.PASS for finding in verdict.findings)
 
 
-def _hold_or_give_up(state: RolloutState, sight: Sight) -> Action:
-    open_points = tuple(finding for finding in sight.verdict.findings if finding.outcome > Outcome.PASS)
+def _hold_or_give_up(state: RolloutState, observation: Observation) -> Action:
+    open_points = tuple(finding for finding in observation.verdict.findings if finding.outcome > Outcome.PASS)
     limit = state.plan.max_step_seconds + state.patience_from
-    if state.phase is Phase.WATCHING or sight.waited_seconds <= limit:
+    if state.phase is Phase.WATCHING or observation.waited_seconds <= limit:
         return Hold(_reasons(open_points) or "waiting for evidence")
     late = Finding(
         "evidence in time",
         Outcome.FAIL,
         f"no pass within {state.plan.max_step_seconds:g} s in this step",
-        (("waited_seconds", sight.waited_seconds), ("max_step_seconds", state.plan.max_step_seconds)),
+        (("waited_seconds", observation.waited_seconds), ("max_step_seconds", state.plan.max_step_seconds)),
     )
     return Rollback((late, *open_points))
 
 
-def _go_on(state: RolloutState, sight: Sight) -> Action:
+def _go_on(state: RolloutState, observation: Observation) -> Action:
     if state.phase is Phase.WATCHING:
         # A watch needs no evidence to end, but to end early it needs the pass that whoever skips is promised.
-        is_skipped = state.hold_skipped and sight.verdict.outcome is Outcome.PASS
-        left = 0.0 if is_skipped else state.plan.watch_seconds - sight.seconds
-        if state.is_first and left > 0 and not sight.seconds:
+        is_skipped = state.hold_skipped and observation.verdict.outcome is Outcome.PASS
+        left = 0.0 if is_skipped else state.plan.watch_seconds - observation.seconds
+        if state.is_first and left > 0 and not observation.seconds:
             return Hold("it serves, and is watched from its first request on")
         return Hold(f"watching for {left:.0f} s more") if left > 0 else Finish()
     if state.step < 0:
         return Shift(0)
-    has_callers = not state.is_first or _was_called(sight.verdict)
+    has_callers = not state.is_first or _was_called(observation.verdict)
     hold = state.plan.steps[state.step].hold_seconds if has_callers else 0.0
-    left = 0.0 if state.hold_skipped else hold - sight.seconds
+    left = 0.0 if state.hold_skipped else hold - observation.seconds
     if left > 0:
         return Hold(f"holding for {left:.0f} s more")
     return Promote() if state.step == len(state.plan.steps) - 1 else Shift(state.step + 1)

@@ -51,7 +51,7 @@ class NewerState(Permanent):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TimelineEvent:
     """Something that happened to a release, for people: shifted, promoted, rolled back, and why."""
 
     at: datetime
@@ -73,7 +73,7 @@ class Journal:
         self._mended: dict[str, Path] = {}
         self._told: set[Path] = set()
 
-    def create(self, state: RolloutState, event: Event) -> RolloutState:
+    def create(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
         """Save a new release; one that exists is returned as it stands."""
         with self._exclusive(state.service):
             path = self.path(state.release_id)
@@ -85,10 +85,10 @@ class Journal:
         """Raises `UnknownRelease` listing the service's latest ones."""
         return self._read(release)[0]
 
-    def timeline(self, release: str) -> tuple[Event, ...]:
+    def timeline(self, release: str) -> tuple[TimelineEvent, ...]:
         return self._read(release)[1]
 
-    def save(self, state: RolloutState, event: Event) -> RolloutState:
+    def save(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
         """Replace the generation the state was made from. Raises `StaleState` if that is not the latest."""
         with self._exclusive(state.service):
             path = self.path(state.release_id)
@@ -176,7 +176,7 @@ class Journal:
             path for path in (self.root / service).glob("*.json") if _RELEASE_ID.fullmatch(path.name[:-5])
         ]
 
-    def _read(self, release: str) -> tuple[RolloutState, tuple[Event, ...]]:
+    def _read(self, release: str) -> tuple[RolloutState, tuple[TimelineEvent, ...]]:
         path = self.path(release)
         try:
             return _read(path)
@@ -201,7 +201,7 @@ def read_state(path: Path) -> RolloutState:
     return _read(path)[0]
 
 
-def _write(path: Path, state: RolloutState, events: tuple[Event, ...]) -> None:
+def _write(path: Path, state: RolloutState, events: tuple[TimelineEvent, ...]) -> None:
     content = {
         "schema": _SCHEMA,
         "state": _state_to_json(state),
@@ -210,14 +210,17 @@ def _write(path: Path, state: RolloutState, events: tuple[Event, ...]) -> None:
     write_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
 
-def _read(path: Path) -> tuple[RolloutState, tuple[Event, ...]]:
+def _read(path: Path) -> tuple[RolloutState, tuple[TimelineEvent, ...]]:
     saved = orjson.loads(path.read_bytes())
     if saved.get("schema", 1) > _SCHEMA:
         raise NewerState(
             f"{path} has schema {saved['schema']}, and this Slipway knows schemas up to {_SCHEMA}",
             remedy="restart this process with the version that wrote it, or go back in all of them",
         )
-    events = tuple(Event(**_known(Event, {**event, "at": _time(event["at"])})) for event in saved["timeline"])
+    events = tuple(
+        TimelineEvent(**_known(TimelineEvent, {**event, "at": _time(event["at"])}))
+        for event in saved["timeline"]
+    )
     return _state_from_json(saved["state"]), events
 
 

@@ -20,7 +20,7 @@ import orjson
 from model_store.durable import write_file
 
 
-class Standing(StrEnum):
+class LockOutcome(StrEnum):
     """What an attempt to take the lock came to. SUPERSEDED is final: a newer release is on its way."""
 
     HELD = "held"
@@ -50,7 +50,7 @@ class ReleaseLock:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def acquire(self, service: str, claim: Claim) -> Standing:
+    def acquire(self, service: str, claim: Claim) -> LockOutcome:
         """Take the lock, or a place in front of it. Repeating it is how one waits."""
         with self._exclusive(service):
             after, standing = _acquired(self.read(service), claim)
@@ -88,14 +88,14 @@ class ReleaseLock:
             yield
 
 
-def _acquired(state: LockState, claim: Claim) -> tuple[LockState, Standing]:
+def _acquired(state: LockState, claim: Claim) -> tuple[LockState, LockOutcome]:
     if state.holder == claim:
-        return state, Standing.HELD
+        return state, LockOutcome.HELD
     if any(other and other > claim for other in (state.holder, state.waiting)):
-        return LockState(state.holder, _without(state.waiting, claim.release_id)), Standing.SUPERSEDED
+        return LockState(state.holder, _without(state.waiting, claim.release_id)), LockOutcome.SUPERSEDED
     if state.holder is None:
-        return LockState(holder=claim), Standing.HELD
-    return LockState(state.holder, waiting=claim), Standing.WAITING
+        return LockState(holder=claim), LockOutcome.HELD
+    return LockState(state.holder, waiting=claim), LockOutcome.WAITING
 
 
 def _without(claim: Claim | None, release_id: str) -> Claim | None:

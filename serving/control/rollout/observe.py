@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from serving.control.analysis import Increment
 from serving.control.rollout.plan import Phase, RolloutState
-from serving.control.rollout.record import Raw, Record, Stand
+from serving.control.rollout.record import EndpointCounts, Raw, Record
 from serving.metrics.base import EndpointCounters
 from serving.types import NO_COUNTS, Counts, Deployment, Endpoint, Route
 
@@ -23,7 +23,7 @@ _SHARE = itemgetter(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ObservedCounts:
     """What was seen of a release so far: cumulative counts per arm, and where the counters stood.
 
     `share` was in force during the last look (across a change, the smaller one); `settled` says whether all
@@ -53,7 +53,7 @@ class Tally:
     repeated: bool = True
 
     @classmethod
-    def of(cls, record: Record) -> Tally:
+    def of(cls, record: Record) -> ObservedCounts:
         """Where the guard stood when it wrote `record`."""
         return cls(
             stable=record.stable,
@@ -70,14 +70,14 @@ class Tally:
 
 
 def look(
-    tally: Tally,
+    tally: ObservedCounts,
     state: RolloutState,
     route: Route,
     counters: Mapping[Endpoint, EndpointCounters],
     *,
     monotonic: float,
     answers: tuple[int, int] = (0, 0),
-) -> tuple[Tally, Increment]:
+) -> tuple[ObservedCounts, Increment]:
     """The tally after this look, and what happened since the one before. `monotonic` is in seconds.
 
     `answers` are (compared, disagreed) since the look before.
@@ -88,7 +88,7 @@ def look(
     share = min(now_in_force, shares[-2][1])
     broken, unheard = _broken(tally, route, counters)
     told = min(unheard, candidate.errors)
-    after = Tally(
+    after = ObservedCounts(
         stable=tally.stable + stable,
         candidate=tally.candidate + candidate,
         raw=raw,
@@ -120,7 +120,7 @@ def look(
     return after, increment
 
 
-def _in_step(tally: Tally, state: RolloutState, seconds: float, candidate: Counts) -> float:
+def _in_step(tally: ObservedCounts, state: RolloutState, seconds: float, candidate: Counts) -> float:
     """Observed seconds of this step. A first version's watch begins with its first request."""
     before = tally.step_seconds if tally.place == state.place else 0.0
     is_first_watch = state.is_first and state.phase is Phase.WATCHING
@@ -130,7 +130,7 @@ def _in_step(tally: Tally, state: RolloutState, seconds: float, candidate: Count
 
 
 def _counted(
-    tally: Tally, route: Route, counters: Mapping[Endpoint, EndpointCounters], seconds: float
+    tally: ObservedCounts, route: Route, counters: Mapping[Endpoint, EndpointCounters], seconds: float
 ) -> tuple[Raw, Counts, Counts, float]:
     """Where the counters stand, what each arm did since the last look, and the share in force now.
 
@@ -167,7 +167,7 @@ def repeats_on_stable(route: Route) -> bool:
 
 
 def _broken(
-    tally: Tally, route: Route, counters: Mapping[Endpoint, EndpointCounters]
+    tally: ObservedCounts, route: Route, counters: Mapping[Endpoint, EndpointCounters]
 ) -> tuple[Mapping[Endpoint, int], int]:
     """The candidate's answers that did not end: as the proxy says, and how many are not among errors yet.
 
@@ -196,7 +196,7 @@ def between(before: Record | None, after: Record) -> Increment:
 
 
 def _lately(
-    tally: Tally, share: float, now: float, timeout_seconds: float
+    tally: ObservedCounts, share: float, now: float, timeout_seconds: float
 ) -> tuple[tuple[float, float], ...]:
     """The looks whose share may still decide what is finishing now.
 
@@ -230,20 +230,22 @@ def _arm(
     return counts
 
 
-def _first_sight(now: EndpointCounters, joined_late: bool) -> Stand:
+def _first_sight(now: EndpointCounters, joined_late: bool) -> EndpointCounts:
     """Where to count from. A candidate's endpoint is new to the proxy: all it has done is this release's.
 
     Not so what the proxy counts by address, for addresses are used again.
     """
     if joined_late:
-        return Stand(
+        return EndpointCounts(
             now.requests, now.errors, now.slow, now.refused, now.malformed, now.repeated, now.limited
         )
     repeated = max(now.repeated - (now.errors - now.broken), 0)
-    return Stand(now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated, now.limited)
+    return EndpointCounts(
+        now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated, now.limited
+    )
 
 
-def _growth(before: Stand, now: EndpointCounters) -> tuple[Counts, Stand]:
+def _growth(before: EndpointCounts, now: EndpointCounters) -> tuple[Counts, EndpointCounts]:
     """What came on top, and up to where it is counted now.
 
     Lower counters began again at 0, who knows when: no growth. What became of an answer may be known some
@@ -258,7 +260,7 @@ def _growth(before: Stand, now: EndpointCounters) -> tuple[Counts, Stand]:
     refused = min(_more(before.refused, now.refused), max(requests - failed, 0))
     malformed = min(_more(before.malformed, now.malformed), max(requests - failed - refused, 0))
     limited = min(_more(before.limited, now.limited), malformed)
-    stand = Stand(
+    stand = EndpointCounts(
         now.requests,
         before.errors + failed + repeated if goes_on else now.errors,
         _reached(before.slow, now.slow, slow),

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from serving.control.analysis.policy import AnalysisPolicy
-from serving.control.rollout.moment import Moment
+from serving.control.rollout.instant import Instant
 from serving.types import ALL_STABLE, Finding, TrafficSplit
 
 
@@ -60,7 +60,7 @@ class RolloutState:
     `hold_skipped` that this step's hold need not be sat out, and `patience_from` how many seconds of the step
     its time limit leaves out, because it was paused. All three end with the step.
 
-    `step_uptime` and `boot` are the step's start by the machine's uptime (`serving.control.rollout.moment`);
+    `step_uptime` and `boot` are the step's start by the machine's uptime (`serving.control.rollout.instant`);
     a state that is over, or of before they were noted, has none.
     """
 
@@ -115,11 +115,11 @@ class RolloutState:
         )
         return changed.left_alone()
 
-    def begun(self, now: Moment) -> RolloutState:
+    def begun(self, now: Instant) -> RolloutState:
         """The same release with its step begun now."""
         return replace(self, step_started_at=now.at, step_uptime=now.uptime, boot=now.boot)
 
-    def waited(self, now: Moment) -> float:
+    def waited(self, now: Instant) -> float:
         """Seconds in this step. The wall's clock is asked only where the machine was started anew since."""
         if self.boot and self.boot == now.boot:
             return max(0.0, now.uptime - self.step_uptime)

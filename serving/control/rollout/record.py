@@ -17,7 +17,7 @@ from serving.metrics.latency import Buckets
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 
 
-class Stand(NamedTuple):
+class EndpointCounts(NamedTuple):
     """Up to where one endpoint's counters were counted; None: by a guard that did not know them."""
 
     requests: int
@@ -29,7 +29,7 @@ class Stand(NamedTuple):
     limited: int | None = None
 
 
-Raw = dict[Endpoint, Stand]
+Raw = dict[Endpoint, EndpointCounts]
 
 # Grows only when an older reader would take a line for something it is not. What is merely added is left out
 # by older readers, and has a default for newer ones, so that an upgrade under a running stack converges.
@@ -125,7 +125,7 @@ class Record:
             boot=saved.get("boot", ""),
             latency=_latency_of(saved["latency"]) if "latency" in saved else None,
             raw={
-                _endpoint(name): Stand(*values, *raw_rejected.get(name, ()))
+                _endpoint(name): EndpointCounts(*values, *raw_rejected.get(name, ()))
                 for name, values in saved["raw"].items()
             },
             verdict=Verdict(

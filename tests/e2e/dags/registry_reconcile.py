@@ -1,1 +1,65 @@
-../../../dags/registry_reconcile.py
+"""Finds versions that should be on their way to users and are not, and starts their release, exactly once.
+
+A version is missed when the alias of its spec points to it and it neither serves nor was ever tried. A
+watcher in the triggerer looks every few seconds, so this DAG runs only when there is something to do.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Asset, AssetWatcher
+from slipway_airflow.step import step
+from slipway_airflow.triggers import MissedVersionsTrigger
+
+RELEASES = Path(__file__).parent / "releases"
+
+MISSED_VERSIONS = Asset(
+    name="missed_versions",
+    uri="slipway://registry/missed-versions",
+    watchers=[AssetWatcher(name="registry", trigger=MissedVersionsTrigger(folder=str(RELEASES)))],
+)
+
+
+@step
+def find_missed() -> list[dict[str, object]]:
+    """Compares the registry's aliases with what serves and with what was tried."""
+    from model_store.release_spec import load_all
+    from serving import composition
+    from serving.control import reconciliation, specs, wiring
+
+    services = composition.wire()
+    found = reconciliation.missed(services, load_all(RELEASES).specs, at=wiring.now())
+    return [
+        {
+            "trigger_dag_id": specs.dag_id_of(ref.name),
+            "trigger_run_id": reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)),
+            "conf": {"version": str(ref.version), "reason": "the registry names it"},
+        }
+        for ref in found
+    ]
+
+
+with DAG(
+    dag_id="registry_reconcile",
+    dag_display_name="Reconcile with the registry",
+    description="Starts the release of versions that the registry names and nobody asked for",
+    doc_md=__doc__,
+    schedule=[MISSED_VERSIONS],
+    max_active_runs=1,
+    default_args={
+        "owner": "slipway",
+        "retries": 3,
+        "retry_delay": timedelta(seconds=5),
+        "execution_timeout": timedelta(minutes=5),
+    },
+    tags=["slipway", "registry"],
+):
+    TriggerDagRunOperator.partial(
+        task_id="release",
+        # The same version again would be the same run: it exists, so there is nothing to do.
+        skip_when_already_exists=True,
+        map_index_template="{{ task.trigger_run_id }}",
+    ).expand_kwargs(find_missed())

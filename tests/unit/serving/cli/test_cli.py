@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store.installation import ROOT as REPOSITORY
-from serving.cli import following, releases, returning, stack
+from serving.cli import releases, rollback_progress, run_progress, stack
 from serving.cli.app import app
 from serving.control.audit import AuditTrail
 from serving.control.rollout.advance import Rollouts
@@ -221,7 +221,7 @@ def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Airflow]
 
         monkeypatch.setattr(airflow_api, "signed_in", signed_in)
         monkeypatch.setattr(slipway_api, "signed_in", signed_in)
-        for module in (following, releases, returning):
+        for module in (run_progress, releases, rollback_progress):
             monkeypatch.setattr(module, "POLL_SECONDS", 0)
         return airflow
 

@@ -11,7 +11,7 @@ import pytest
 from model_store.errors import Permanent, Retryable
 from serving.home import Home, Ports
 from serving.local_stack import lifecycle
-from serving.local_stack.lifecycle import Standing
+from serving.local_stack.lifecycle import ProgramStatus
 from serving.local_stack.prepare import prepare
 from serving.platforms import pods
 from serving.platforms.pods import PodRecord
@@ -45,7 +45,7 @@ def test_ending_what_does_not_run_is_no_error(tmp_path: Path) -> None:
 
 def test_the_state_of_what_does_not_run_says_how_to_start_it(tmp_path: Path) -> None:
     with pytest.raises(Retryable, match="slipway up"):
-        lifecycle.standings(Home(tmp_path, Ports()))
+        lifecycle.program_statuses(Home(tmp_path, Ports()))
 
 
 def test_the_port_of_a_deployed_pod_must_be_free_too(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def free_fixed_ports() -> Ports:
 def test_a_pod_without_its_model_keeps_no_stack_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [Standing("pod-m-blue-0", "RUNNING", 1, 0, "answers 503: not ready: m v1: unloaded")]
-    monkeypatch.setattr(lifecycle, "standings", lambda home: now)
+    now = [ProgramStatus("pod-m-blue-0", "RUNNING", 1, 0, "answers 503: not ready: m v1: unloaded")]
+    monkeypatch.setattr(lifecycle, "program_statuses", lambda home: now)
     monkeypatch.setattr(lifecycle, "Supervisor", lambda home: Running())
     monkeypatch.setattr(lifecycle.registration, "sync", lambda home: None)
     home = Home(tmp_path, Ports())

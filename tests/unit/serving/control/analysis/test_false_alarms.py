@@ -5,10 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.control.analysis import AnalysisPolicy
-from serving.control.analysis.belief import Ticks, blank, take
+from serving.control.analysis.accumulation import Ticks, blank, take
 from serving.control.analysis.evidence import Array, limits_of
 from serving.control.analysis.rules import REPEATS_DOUBT, REPEATS_ROW, needed
-from serving.control.analysis.state import ERRORS, REFUSED, Memory
+from serving.control.analysis.state import ERRORS, REFUSED, JudgeMemory
 
 RELEASES, TICKS = 300, 320
 LOOSE = AnalysisPolicy(
@@ -22,7 +22,9 @@ LOOSE = AnalysisPolicy(
 )
 
 
-def play(*, usual: Array, share: Array, retries: bool = False, worse: float = 0.0, seed: int = 1) -> Memory:
+def play(
+    *, usual: Array, share: Array, retries: bool = False, worse: float = 0.0, seed: int = 1
+) -> JudgeMemory:
     """`usual` is both arms' rate, `share` the candidate's, per tick; `worse` is added to its rate."""
     rng, memory, limits = np.random.default_rng(seed), blank(RELEASES), limits_of(LOOSE)
     for rate, part in zip(usual, share, strict=True):
@@ -58,7 +60,7 @@ def _counts(*columns: NDArray[np.int64]) -> Array:
     return np.stack(columns, axis=1).astype(float)
 
 
-def failed(memory: Memory) -> NDArray[np.bool_]:
+def failed(memory: JudgeMemory) -> NDArray[np.bool_]:
     """Which releases some rule fails, by its own evidence."""
     rows, enough = zip(*needed(LOOSE).items(), strict=True)
     return np.asarray((memory["peak"][:, list(rows)] >= np.array(enough)).any(axis=1))

@@ -16,7 +16,7 @@ from serving.control.guard.guard import Guard
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutState, RolloutStep
-from serving.control.shadow import Comparison, Shadow, agree
+from serving.control.shadow import AnswerComparison, Shadow, agree
 from serving.metrics.envoy import EnvoyAdmin
 from serving.types import (
     ALL_STABLE,
@@ -68,7 +68,7 @@ class Scene:
         self.journal = Journal(gateway.home.journal)
         self.rollouts = Rollouts(self.journal, gateway.router, now=lambda: datetime.now(UTC))
         self.rollouts.start(RELEASE, PREVIEW, deployed(candidate, 2, Slot.GREEN), RouteSettings())
-        self.shadow = Shadow(self.log, lambda *which: Comparison(*which, per_second=200))
+        self.shadow = Shadow(self.log, lambda *which: AnswerComparison(*which, per_second=200))
 
     def _ask(self, row: object) -> int:
         values = np.asarray(row).tolist()
@@ -134,7 +134,7 @@ def test_a_candidate_that_answers_alike_goes_on_after_enough_were_compared(tmp_p
 def test_a_restarted_guard_compares_no_request_twice(tmp_path: Path) -> None:
     with scene_with(tmp_path, candidate_seed=1) as scene:
         route = scene.gateway.router.read(MODEL)
-        again = Comparison(scene.log, route, REQUESTS - 5, per_second=1000)
+        again = AnswerComparison(scene.log, route, REQUESTS - 5, per_second=1000)
         compared = 0
 
         def all_done() -> bool:

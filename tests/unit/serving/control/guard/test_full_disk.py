@@ -121,11 +121,11 @@ def test_the_guard_says_that_it_is_not_well_until_the_rollback_is_carried_out(
 
 def test_health_says_what_ails_the_guard(world: World) -> None:
     [port] = free_ports(1)
-    ails = [""]
-    server = serve(world.guard, port, ails=lambda: ails[0])
+    find_problem = [""]
+    server = serve(world.guard, port, find_problem=lambda: find_problem[0])
     try:
         assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-        ails[0] = "no tick lately"
+        find_problem[0] = "no tick lately"
         answer = httpx.get(f"http://127.0.0.1:{port}/health")
         assert (answer.status_code, answer.text) == (503, "no tick lately\n")
     finally:
@@ -168,7 +168,7 @@ def test_without_a_way_back_a_full_disk_keeps_the_guard_trying(world: World, dis
     disk.full = True
     world.candidate_errors(1.0).tick(4)
     assert world.split == TrafficSplit(50, 50)
-    assert world.guard.owed
+    assert world.guard.pending
     disk.full = False
     world.tick()
-    assert (world.split, world.phase, world.guard.owed) == (ALL_STABLE, Phase.ROLLED_BACK, {})
+    assert (world.split, world.phase, world.guard.pending) == (ALL_STABLE, Phase.ROLLED_BACK, {})

@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from serving.control.guard.guard import Guard
-from serving.control.guard.watch import Watch
-from serving.control.rollout.control import Control, Wish
+from serving.control.guard.watch import ReleaseWatch
+from serving.control.rollout.control import Control, ControlRequest
 from serving.control.rollout.plan import Hold, Phase
 from serving.control.shadow import Shadow
 from serving.types import ALL_STABLE, Outcome, RouteSettings, Slot
@@ -40,7 +40,7 @@ def test_at_100_percent_errors_three_looks_are_enough(world: World) -> None:
 def test_restarted_it_believes_what_it_believed_before(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1).candidate_errors(0.02).stable_errors(0.01).tick(21)
     before = world.guard.watches[RELEASE]
-    resumed = Watch.resume(world.journal, world.state)
+    resumed = ReleaseWatch.resume(world.journal, world.state)
     assert resumed.written == before.written
     assert resumed.tally.candidate.requests == before.written.candidate.requests if before.written else False
     assert resumed.belief.candidate.errors == resumed.tally.candidate.errors
@@ -224,13 +224,13 @@ def test_observations_are_bounded(world: World) -> None:
 def test_a_pause_has_a_tenth_of_the_observations_and_no_silence(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1)
     control = Control(world.journal, now=world.now, monotonic=world.monotonic)
-    control.pause(RELEASE, Wish("ada", "lunch"))
+    control.pause(RELEASE, ControlRequest("ada", "lunch"))
     before, looked = len(list(world.journal.records(RELEASE))), len(world.actions)
     world.tick(400)
     assert 9 <= len(list(world.journal.records(RELEASE))) - before <= 12
     assert {str(action) for action in world.actions[looked:]} == {"Hold(reason='paused: by ada: lunch')"}
     world.tick(38)
-    control.resume(RELEASE, Wish("ada", "back"))
+    control.resume(RELEASE, ControlRequest("ada", "back"))
     world.tick(5)  # a full verdict, and with it the next line, comes every second
     assert "silent" not in str(world.actions[-1])
     world.until(Phase.DONE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.control.guard.watch import Watch
+from serving.control.guard.watch import ReleaseWatch
 from serving.control.rollout.plan import Phase
 from serving.types import ALL_STABLE
 from tests.unit.serving.world import RELEASE, World
@@ -69,7 +69,7 @@ def test_no_version_is_promoted_on_nothing_but_refusals(has_stable: bool, kind: 
 def test_a_restarted_guard_believes_of_refusals_what_it_believed_before(world: World) -> None:
     world.both_refuse(0.2).clients_send_garbage(0.1).tick(21)
     before = world.guard.watches[RELEASE]
-    resumed = Watch.resume(world.journal, world.state)
+    resumed = ReleaseWatch.resume(world.journal, world.state)
     assert resumed.written == before.written
     assert before.written
     assert resumed.belief.candidate == resumed.tally.candidate == before.written.candidate

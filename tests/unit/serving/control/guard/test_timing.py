@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.page.home import PLAN
 from serving.control.guard.timing import EVERY_SECONDS, MOST_AT_ONCE, Timing
-from serving.control.guard.watch import Watch
+from serving.control.guard.watch import ReleaseWatch
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.metrics.envoy import MetricsUnavailable
@@ -40,14 +40,14 @@ class Scene:
         self.proxy = Proxy()
         self.timing = Timing(self.proxy, monotonic=lambda: self.now)
         self.active = [(_state(f"m{n}"), _route(f"m{n}")) for n in range(releases)]
-        self.watches = {state.release_id: Watch() for state, _ in self.active}
+        self.watches = {state.release_id: ReleaseWatch() for state, _ in self.active}
 
     def look(self, seconds: float = 0.0) -> None:
         self.now += seconds
         self.timing.look(self.active, self.watches)
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> ReleaseWatch:
         return self.watches[self.active[0][0].release_id]
 
 
@@ -126,5 +126,5 @@ def test_records_have_it_where_more_is_known_than_before_and_a_new_guard_goes_on
         told.append(record.latency)
     assert [latency[0] if latency else None for latency in told[2::2]] == [{15: 10}, {15: 20}, {15: 30}]
     assert not any(told[1::2])
-    again = Watch.resume(journal, replace(state, generation=2))
+    again = ReleaseWatch.resume(journal, replace(state, generation=2))
     assert (again.latencies.stable, again.latencies.candidate) == ({15: 30}, {20: 30})

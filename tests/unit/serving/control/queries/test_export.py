@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from serving.control.queries.export import COLUMNS, csv_lines, harmless
-from serving.control.queries.views import Moment
+from serving.control.queries.views import HistoryEvent
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def test_other_text_is_left_alone(text: str) -> None:
 
 def test_quotes_commas_and_lines_survive() -> None:
     reason = 'she said "stop", twice\nand left'
-    moment = Moment(AT, "=bo", "rollback", "-fraud", 3, None, reason)
+    moment = HistoryEvent(AT, "=bo", "rollback", "-fraud", 3, None, reason)
     lines = "".join(csv_lines([moment])).splitlines(keepends=True)
     header, row = csv.reader(lines)
     assert tuple(header) == COLUMNS

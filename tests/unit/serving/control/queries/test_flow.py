@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.page.home import PLAN
 from serving.control.queries.series import Series, series_of
-from serving.control.rollout.record import Record, Stand
+from serving.control.rollout.record import EndpointCounts, Record
 from serving.metrics.latency import Buckets, bucket_of
 from serving.types import NO_COUNTS, Counts, Endpoint, Verdict
 
@@ -27,7 +27,7 @@ def record(
     is_old: bool = False,
 ) -> Record:
     at = NOON + timedelta(seconds=second)
-    stand = Stand(0, 0, 0) if is_old else Stand(0, 0, 0, 0, 0)
+    stand = EndpointCounts(0, 0, 0) if is_old else EndpointCounts(0, 0, 0, 0, 0)
     verdict = Verdict.of([], at=at)
     counts = {"stable": stable, "candidate": candidate, "raw": {POD: stand}, "verdict": verdict}
     return Record(at, second, place, share, True, True, second, **counts, latency=latency)  # type: ignore[arg-type]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page.home import Shelf
+from benchmarks.page.home import ModelFiles
 from serving.composition import wire
-from serving.control import freezing
+from serving.control import freeze_enforcement
 from serving.control.freezes import Freezes
-from serving.control.queries.statuses import Status
-from serving.control.rollout.control import Wish
-from tests.unit.serving.control.queries.test_library import NOW, World, standing_model
+from serving.control.queries.statuses import ReleaseStatus
+from serving.control.rollout.control import ControlRequest
+from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
 WORDS = "frozen until 2026-11-21 13:00 UTC: audit (ada)"
 OWN = {"reason": "quarter's end", "starts": "2026-11-20", "ends": "2026-11-23"}
@@ -24,54 +24,58 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def fraud(world: World) -> Shelf:
+def fraud(world: World) -> ModelFiles:
     return standing_model(world)
 
 
 def pause(world: World, release: str, by: str, reason: str) -> None:
-    freezing.control_of(wire(world.home)).pause(release, Wish(by, reason))
+    freeze_enforcement.control_of(wire(world.home)).pause(release, ControlRequest(by, reason))
 
 
-def test_a_rollout_that_a_freeze_holds_is_frozen_and_not_paused(world: World, fraud: Shelf) -> None:
+def test_a_rollout_that_a_freeze_holds_is_frozen_and_not_paused(world: World, fraud: ModelFiles) -> None:
     name = fraud.release(2, "rolling_out")
-    pause(world, name, freezing.FREEZE, WORDS)
-    row = world.library.release(name).row
-    assert (row.status, row.why) == (Status.FROZEN, WORDS)
-    assert [one.id for one in world.library.releases(status="frozen").releases] == [name]
-    assert world.library.model("fraud").active is not None
+    pause(world, name, freeze_enforcement.FREEZE, WORDS)
+    row = world.catalog.release(name).row
+    assert (row.status, row.why) == (ReleaseStatus.FROZEN, WORDS)
+    assert [one.id for one in world.catalog.releases(status="frozen").releases] == [name]
+    assert world.catalog.model("fraud").active is not None
 
 
-def test_what_a_person_paused_is_paused(world: World, fraud: Shelf) -> None:
+def test_what_a_person_paused_is_paused(world: World, fraud: ModelFiles) -> None:
     name = fraud.release(2, "rolling_out")
     pause(world, name, "bo", "lunch")
-    view = world.library.release(name)
-    assert (view.row.status, view.row.why) == (Status.PAUSED, "paused by bo: lunch")
+    view = world.catalog.release(name)
+    assert (view.row.status, view.row.why) == (ReleaseStatus.PAUSED, "paused by bo: lunch")
     assert "paused" not in {moment.action for moment in view.moments}, "the audit trail tells it"
 
 
-def test_the_history_tells_when_a_freeze_held_a_rollout_and_let_it_go(world: World, fraud: Shelf) -> None:
+def test_the_history_tells_when_a_freeze_held_a_rollout_and_let_it_go(
+    world: World, fraud: ModelFiles
+) -> None:
     name = fraud.release(2, "rolling_out")
-    pause(world, name, freezing.FREEZE, WORDS)
-    freezing.control_of(wire(world.home)).resume(name, Wish(freezing.FREEZE, "it is over"))
-    told = [(m.who, m.action, m.reason) for m in world.library.release(name).moments[:2]]
+    pause(world, name, freeze_enforcement.FREEZE, WORDS)
+    freeze_enforcement.control_of(wire(world.home)).resume(
+        name, ControlRequest(freeze_enforcement.FREEZE, "it is over")
+    )
+    told = [(m.who, m.action, m.reason) for m in world.catalog.release(name).moments[:2]]
     assert sorted(told) == [("Slipway", "frozen", WORDS), ("Slipway", "let go", "it is over")]
     assert {("Slipway", "frozen"), ("Slipway", "let go")} <= set(world.history(model="fraud"))
 
 
-def test_a_release_waits_for_the_end_of_its_own_window(world: World, fraud: Shelf) -> None:
+def test_a_release_waits_for_the_end_of_its_own_window(world: World, fraud: ModelFiles) -> None:
     fraud.spec = {**fraud.spec, "freezes": [OWN]}
     name = fraud.release(2, "preparing")
-    row = world.library.release(name).row
-    assert (row.status, row.why) == (Status.FROZEN, "frozen until 2026-11-23 00:00 UTC: quarter's end")
-    (shown,) = world.library.freezes()
+    row = world.catalog.release(name).row
+    assert (row.status, row.why) == (ReleaseStatus.FROZEN, "frozen until 2026-11-23 00:00 UTC: quarter's end")
+    (shown,) = world.catalog.freezes()
     assert (shown.model, shown.source, shown.reason) == ("fraud", "spec", "quarter's end")
-    assert list(world.library.shown_to(lambda model: model == "other").freezes()) == []
+    assert list(world.catalog.shown_to(lambda model: model == "other").freezes()) == []
     Freezes(world.home.freezes).override(name, by="amina", reason="a fix", at=NOW)
-    assert world.library.release(name).row.status is Status.PREPARING
-    assert list(world.library.freezes()) == []
+    assert world.catalog.release(name).row.status is ReleaseStatus.PREPARING
+    assert list(world.catalog.freezes()) == []
 
 
-def test_a_window_that_is_over_holds_nothing(world: World, fraud: Shelf) -> None:
+def test_a_window_that_is_over_holds_nothing(world: World, fraud: ModelFiles) -> None:
     fraud.spec = {**fraud.spec, "freezes": [{**OWN, "ends": "2026-11-21T11:00"}]}
-    assert world.library.release(fraud.release(2, "preparing")).row.status is Status.PREPARING
-    assert list(world.library.freezes()) == []
+    assert world.catalog.release(fraud.release(2, "preparing")).row.status is ReleaseStatus.PREPARING
+    assert list(world.catalog.freezes()) == []

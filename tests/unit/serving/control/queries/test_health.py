@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from model_store.errors import Retryable
-from serving.control.queries.health import Watch, judge
-from serving.control.queries.statuses import Health, HealthNow
+from serving.control.queries.health import HealthMonitor, judge
+from serving.control.queries.statuses import HealthNow, ModelHealth
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
@@ -24,23 +24,23 @@ def counters(requests: int, errors: int = 0, *, healthy: bool = True) -> Endpoin
     return EndpointCounters(requests, errors, 0, 0, healthy)
 
 
-def over_a_minute(before: EndpointCounters, now: EndpointCounters) -> Health:
+def over_a_minute(before: EndpointCounters, now: EndpointCounters) -> ModelHealth:
     return judge(ROUTE, [(0.0, {ONE: before}), (60.0, {ONE: now})]).health
 
 
 def test_requests_without_failures_are_healthy() -> None:
     found = judge(ROUTE, [(0.0, {ONE: counters(100)}), (60.0, {ONE: counters(500)})])
-    assert found.health is Health.HEALTHY
+    assert found.health is ModelHealth.HEALTHY
     assert found.words == "none of 400 attempts failed in the last minute"
 
 
 def test_what_failed_before_the_minute_does_not_count() -> None:
-    assert over_a_minute(counters(100, 90), counters(500, 90)) is Health.HEALTHY
-    assert over_a_minute(counters(100, 90), counters(500, 130)) is Health.FAILING
+    assert over_a_minute(counters(100, 90), counters(500, 90)) is ModelHealth.HEALTHY
+    assert over_a_minute(counters(100, 90), counters(500, 130)) is ModelHealth.FAILING
 
 
 def test_a_single_failure_among_few_requests_is_not_failing() -> None:
-    assert over_a_minute(counters(0), counters(10, 2)) is Health.HEALTHY
+    assert over_a_minute(counters(0), counters(10, 2)) is ModelHealth.HEALTHY
 
 
 def refusing(refused: int, malformed: int = 0) -> HealthNow:
@@ -50,14 +50,14 @@ def refusing(refused: int, malformed: int = 0) -> HealthNow:
 
 def test_a_version_that_refuses_everything_is_not_healthy() -> None:
     found = refusing(300)
-    assert found.health is Health.FAILING
+    assert found.health is ModelHealth.FAILING
     assert found.words == "300 of 300 requests were refused by the model (100%) in the last minute"
     assert (found.requests, found.errors, found.refused) == (300, 0, 300)
 
 
 def test_what_callers_send_wrong_is_told_and_is_nobodys_failing() -> None:
     found = refusing(2, malformed=300 - 2)
-    assert found.health is Health.HEALTHY
+    assert found.health is ModelHealth.HEALTHY
     assert found.words == (
         "2 of 300 requests were refused by the model, 298 of 300 requests were malformed (99%) "
         "in the last minute"
@@ -65,11 +65,11 @@ def test_what_callers_send_wrong_is_told_and_is_nobodys_failing() -> None:
 
 
 def test_no_pod_no_requests_no_version_and_no_gateway_have_words_of_their_own() -> None:
-    assert over_a_minute(counters(1), counters(1, healthy=False)) is Health.DOWN
-    assert over_a_minute(counters(7), counters(7)) is Health.IDLE
-    assert judge(None, []).health is Health.ABSENT
-    assert judge(Route("m", 0, ALL_STABLE, None, None), []).health is Health.ABSENT
-    assert judge(ROUTE, None).health is Health.UNKNOWN
+    assert over_a_minute(counters(1), counters(1, healthy=False)) is ModelHealth.DOWN
+    assert over_a_minute(counters(7), counters(7)) is ModelHealth.IDLE
+    assert judge(None, []).health is ModelHealth.ABSENT
+    assert judge(Route("m", 0, ALL_STABLE, None, None), []).health is ModelHealth.ABSENT
+    assert judge(ROUTE, None).health is ModelHealth.UNKNOWN
 
 
 def test_counters_that_began_again_count_from_nothing() -> None:
@@ -99,7 +99,7 @@ class Proxy:
 
 def test_however_many_ask_the_proxy_is_asked_every_two_seconds() -> None:
     proxy, clock = Proxy(), [0.0]
-    watch = Watch(proxy, monotonic=lambda: clock[0])
+    watch = HealthMonitor(proxy, monotonic=lambda: clock[0])
     for _ in range(50):
         watch.of(ROUTE)
     assert proxy.asked == 1
@@ -107,4 +107,4 @@ def test_however_many_ask_the_proxy_is_asked_every_two_seconds() -> None:
     assert watch.of(ROUTE).requests == 10
     proxy.up = False
     clock[0] = 4.0
-    assert watch.of(ROUTE).health is Health.UNKNOWN
+    assert watch.of(ROUTE).health is ModelHealth.UNKNOWN

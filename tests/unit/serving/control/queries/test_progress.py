@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.page.home import Shelf
-from serving.control.queries.progress import Ending, Mark, PlanStep
+from benchmarks.page.home import ModelFiles
+from serving.control.queries.progress import PlanStep, RolloutEnd, StepMark
 from serving.control.queries.views import ReleaseView
-from tests.unit.serving.control.queries.test_library import NOW, World, standing_model
+from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
-D, H, F, T, N = Mark.DONE, Mark.HERE, Mark.FAILED, Mark.TO_COME, Mark.NOT_REACHED
+D, H, F, T, N = StepMark.DONE, StepMark.HERE, StepMark.FAILED, StepMark.TO_COME, StepMark.NOT_REACHED
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def fraud(world: World) -> Shelf:
+def fraud(world: World) -> ModelFiles:
     return standing_model(world)
 
 
-def view(world: World, shelf: Shelf, end: str) -> ReleaseView:
-    return world.library.release(shelf.release(2, end))
+def view(world: World, snapshot: ModelFiles, end: str) -> ReleaseView:
+    return world.catalog.release(snapshot.release(2, end))
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,21 @@ def view(world: World, shelf: Shelf, end: str) -> ReleaseView:
         ("rolled_back_later", [D, D, D, D, F]),
     ],
 )
-def test_every_step_says_what_became_of_it(world: World, fraud: Shelf, end: str, marks: list[Mark]) -> None:
+def test_every_step_says_what_became_of_it(
+    world: World, fraud: ModelFiles, end: str, marks: list[StepMark]
+) -> None:
     plan = view(world, fraud, end).row.plan
     weights = (5.0, 25.0, 50.0, 100.0, None)
     assert plan == tuple(PlanStep(*each) for each in zip(weights, marks, strict=True))
 
 
-def test_a_release_without_traffic_has_no_steps_to_show(world: World, fraud: Shelf) -> None:
+def test_a_release_without_traffic_has_no_steps_to_show(world: World, fraud: ModelFiles) -> None:
     assert view(world, fraud, "blocked").row.plan == ()
 
 
-def test_the_finding_that_took_it_out_is_told_with_its_weight_and_moment(world: World, fraud: Shelf) -> None:
+def test_the_finding_that_took_it_out_is_told_with_its_weight_and_moment(
+    world: World, fraud: ModelFiles
+) -> None:
     seen = view(world, fraud, "rolled_back")
     assert seen.ending is not None
     assert (seen.ending.weight, seen.ending.was_promoted) == (5, False)
@@ -58,7 +62,7 @@ def test_the_finding_that_took_it_out_is_told_with_its_weight_and_moment(world: 
     assert 0 < seen.ending.seconds < 60
 
 
-def test_one_that_goes_on_or_ended_well_has_no_such_finding(world: World, fraud: Shelf) -> None:
+def test_one_that_goes_on_or_ended_well_has_no_such_finding(world: World, fraud: ModelFiles) -> None:
     assert view(world, fraud, "rolling_out").ending is None
     fraud.at = fraud.at.replace(minute=1)
     assert view(world, fraud, "promoted").ending is None
@@ -74,10 +78,10 @@ def test_one_that_goes_on_or_ended_well_has_no_such_finding(world: World, fraud:
     ],
 )
 def test_what_a_person_did_is_said_once(why: str, weight: float, headline: str) -> None:
-    assert Ending(weight, False, why, "", (), NOW, 1.0).headline == headline
+    assert RolloutEnd(weight, False, why, "", (), NOW, 1.0).headline == headline
 
 
-def test_one_that_fails_in_its_watch_says_so(world: World, fraud: Shelf) -> None:
+def test_one_that_fails_in_its_watch_says_so(world: World, fraud: ModelFiles) -> None:
     ending = view(world, fraud, "rolled_back_later").ending
     assert ending is not None
     assert ending.headline.startswith("Rolled back after it was promoted: candidate failed 5 of 9")

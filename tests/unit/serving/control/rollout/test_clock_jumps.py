@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.control import Control, Wish
+from serving.control.rollout.control import Control, ControlRequest
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.types import ALL_STABLE, Outcome
 from tests.unit.serving.world import RELEASE, World
@@ -54,10 +54,10 @@ def test_a_jump_before_the_guards_first_look_decides_nothing(jump: float) -> Non
 def test_a_jump_in_a_pause_leaves_the_steps_limit_as_it_is(jump: float) -> None:
     world = World().until(Phase.PROGRESSING, step=1)
     control = Control(world.journal, now=world.now, monotonic=world.monotonic)
-    control.pause(RELEASE, Wish("ada", "lunch"))
+    control.pause(RELEASE, ControlRequest("ada", "lunch"))
     world.guard_is_up = False
     world.tick(10, seconds=10).clock_jumps(jump)
-    control.resume(RELEASE, Wish("ada", "back"))
+    control.resume(RELEASE, ControlRequest("ada", "back"))
     assert world.state.patience_from == pytest.approx(100, abs=5)
 
 
@@ -76,8 +76,8 @@ def test_after_a_restart_with_a_clock_that_went_back_nothing_has_waited_yet() ->
     after_a_restart_of_the_machine(world)
     world.clock_jumps(-7200)
     control = Control(world.journal, now=world.now, monotonic=world.monotonic, boot=lambda: "another")
-    control.pause(RELEASE, Wish("ada", "lunch"))
-    control.resume(RELEASE, Wish("ada", "back"))
+    control.pause(RELEASE, ControlRequest("ada", "lunch"))
+    control.resume(RELEASE, ControlRequest("ada", "back"))
     assert world.state.patience_from == 0
 
 

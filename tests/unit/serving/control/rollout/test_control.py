@@ -6,13 +6,13 @@ from threading import Barrier, Thread
 
 import pytest
 
-from serving.control.rollout.control import Control, Overtaken, Wish
+from serving.control.rollout.control import ActSuperseded, Control, ControlRequest
 from serving.control.rollout.plan import Phase
 from serving.types import ALL_STABLE, TrafficSplit
 from tests.unit.serving.world import RELEASE, World
 
-ADA = Wish("ada", "lunch")
-BOB = Wish("bob", "in a hurry")
+ADA = ControlRequest("ada", "lunch")
+BOB = ControlRequest("bob", "in a hurry")
 
 
 @pytest.fixture
@@ -145,43 +145,43 @@ def test_a_skipped_watch_ends_early_only_on_a_pass(world: World, control: Contro
 def test_a_hold_is_not_skipped_over_a_verdict_against_the_candidate(world: World, control: Control) -> None:
     world.envoy_answers = False
     world.tick(8)
-    with pytest.raises(Overtaken, match=r"the verdict .* is ERROR: Envoy is gone"):
+    with pytest.raises(ActSuperseded, match=r"the verdict .* is ERROR: Envoy is gone"):
         control.skip_hold(RELEASE, ADA)
 
 
 def test_who_comes_second_is_told_who_did_what(world: World, control: Control) -> None:
     control.pause(RELEASE, ADA)
     with pytest.raises(
-        Overtaken, match=r"paused already, paused by ada: lunch \(2026-11-21 12:00:\d\d UTC\)"
+        ActSuperseded, match=r"paused already, paused by ada: lunch \(2026-11-21 12:00:\d\d UTC\)"
     ):
         control.pause(RELEASE, BOB)
-    with pytest.raises(Overtaken, match="is paused, paused by ada: lunch"):
+    with pytest.raises(ActSuperseded, match="is paused, paused by ada: lunch"):
         control.skip_hold(RELEASE, BOB)
     control.resume(RELEASE, ADA)
-    with pytest.raises(Overtaken, match="is not paused, resumed by ada: lunch"):
+    with pytest.raises(ActSuperseded, match="is not paused, resumed by ada: lunch"):
         control.resume(RELEASE, BOB)
     control.skip_hold(RELEASE, ADA)
-    with pytest.raises(Overtaken, match="skipped already, hold skipped by ada"):
+    with pytest.raises(ActSuperseded, match="skipped already, hold skipped by ada"):
         control.skip_hold(RELEASE, BOB)
 
 
 def test_what_somebody_did_since_one_looked_comes_first(world: World, control: Control) -> None:
     seen = world.state.generation
     control.skip_hold(RELEASE, ADA)
-    with pytest.raises(Overtaken, match="changed meanwhile: hold skipped by ada"):
-        control.pause(RELEASE, Wish("bob", "wait", seen=seen))
+    with pytest.raises(ActSuperseded, match="changed meanwhile: hold skipped by ada"):
+        control.pause(RELEASE, ControlRequest("bob", "wait", seen=seen))
 
 
 def test_a_step_of_the_plan_since_one_looked_is_no_conflict(world: World, control: Control) -> None:
     seen = world.state.generation
     world.until(Phase.PROGRESSING, step=2)
-    assert control.pause(RELEASE, Wish("bob", "wait", seen=seen)).paused
+    assert control.pause(RELEASE, ControlRequest("bob", "wait", seen=seen)).paused
 
 
 def test_what_is_over_stays_over(world: World, control: Control) -> None:
     world.rollouts.roll_back(RELEASE, reason="aborted by eve: no")
     for act in (control.pause, control.resume, control.skip_hold):
-        with pytest.raises(Overtaken, match="is over: rolled back, aborted by eve: no"):
+        with pytest.raises(ActSuperseded, match="is over: rolled back, aborted by eve: no"):
             act(RELEASE, ADA)
 
 
@@ -190,14 +190,16 @@ def test_of_two_buttons_at_the_same_moment_one_wins(world: World, control: Contr
         said: list[str] = []
         together = Barrier(2)
 
-        def press(act: str, wish: Wish, said: list[str] = said, together: Barrier = together) -> None:
+        def press(
+            act: str, request: ControlRequest, said: list[str] = said, together: Barrier = together
+        ) -> None:
             mine = Control(world.journal, now=world.now, monotonic=world.monotonic)
             seen = world.state.generation
             together.wait()
             try:
-                getattr(mine, act)(RELEASE, Wish(wish.by, wish.reason, seen=seen))
+                getattr(mine, act)(RELEASE, ControlRequest(request.by, request.reason, seen=seen))
                 said.append("done")
-            except Overtaken as problem:
+            except ActSuperseded as problem:
                 said.append(problem.problem)
 
         people = [Thread(target=press, args=("pause", ADA)), Thread(target=press, args=("skip_hold", BOB))]

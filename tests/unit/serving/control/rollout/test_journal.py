@@ -10,14 +10,14 @@ import orjson
 import pytest
 
 from model_store.errors import Permanent
-from serving.control.rollout.journal import Event, Journal, StaleState, UnknownRelease, release_id
+from serving.control.rollout.journal import Journal, StaleState, TimelineEvent, UnknownRelease, release_id
 from serving.control.rollout.plan import Phase
-from serving.control.rollout.record import Record, Stand
+from serving.control.rollout.record import EndpointCounts, Record
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 from tests.unit.serving.world import RELEASE, World
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-EVENT = Event(NOON, "test", "it", 0)
+EVENT = TimelineEvent(NOON, "test", "it", 0)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
         step_seconds=3.25,
         stable=Counts(100, 1, 0, 9.5, refused=6, malformed=7, limited=5),
         candidate=Counts(requests, 0, 2, 9.5),
-        raw={Endpoint("127.0.0.1", 8500): Stand(1, 2, 3, 4, 5, 6, 7)},
+        raw={Endpoint("127.0.0.1", 8500): EndpointCounts(1, 2, 3, 4, 5, 6, 7)},
         verdict=Verdict.of([finding], at=NOON),
         latency=({15: 90, 24: 1}, {14: requests}),
     )
@@ -116,7 +116,7 @@ def test_a_line_of_before_refusals_were_counted_reads_as_without_any(world: Worl
     del line["rejected"], line["raw_rejected"]
     found = Record.from_line(orjson.dumps(line))
     assert (found.stable.requests, found.stable.refused, found.stable.malformed) == (100, 0, 0)
-    assert found.raw[Endpoint("127.0.0.1", 8500)] == Stand(1, 2, 3)
+    assert found.raw[Endpoint("127.0.0.1", 8500)] == EndpointCounts(1, 2, 3)
 
 
 def test_a_reader_of_before_finds_as_many_counts_as_it_knows(world: World) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.control.analysis import Increment, begin, observe, verdict
-from serving.control.rollout.observe import LONGEST_LOOK_SECONDS, Tally, look, share_in_force
+from serving.control.rollout.observe import LONGEST_LOOK_SECONDS, ObservedCounts, look, share_in_force
 from serving.control.rollout.plan import Phase, RolloutState
-from serving.control.rollout.record import Stand
+from serving.control.rollout.record import EndpointCounts
 from serving.metrics.base import EndpointCounters
 from serving.types import (
     ALL_STABLE,
@@ -39,8 +39,8 @@ def counters(
     }
 
 
-def after(*looks: dict[Endpoint, EndpointCounters], every: float = 0.25) -> Tally:
-    tally = Tally()
+def after(*looks: dict[Endpoint, EndpointCounters], every: float = 0.25) -> ObservedCounts:
+    tally = ObservedCounts()
     for number, seen in enumerate(looks):
         tally, _ = look(tally, STATE, ROUTE, seen, monotonic=100 + number * every)
     return tally
@@ -85,7 +85,7 @@ def test_an_endpoint_that_is_not_listed_for_a_moment_loses_nothing() -> None:
 
 @pytest.mark.parametrize("jump", [-3600.0, 3600.0])
 def test_an_uptime_that_jumps_neither_ends_a_hold_nor_turns_it_back(jump: float) -> None:
-    tally, _ = look(Tally(), STATE, ROUTE, counters(), monotonic=1000)
+    tally, _ = look(ObservedCounts(), STATE, ROUTE, counters(), monotonic=1000)
     tally, _ = look(tally, STATE, ROUTE, counters(), monotonic=1001)
     tally, increment = look(tally, STATE, ROUTE, counters(), monotonic=1001 + jump)
     assert 1 <= tally.step_seconds <= 1 + LONGEST_LOOK_SECONDS
@@ -101,7 +101,7 @@ def test_observed_time_begins_again_with_each_step() -> None:
 
 @pytest.mark.parametrize("bad", [(-5, 0, 0), (5, -1, 0), (5, 0, -2), (3, 4, 0)])
 def test_impossible_counters_are_never_taken_for_health(bad: tuple[int, int, int]) -> None:
-    tally, increment = look(Tally(), STATE, ROUTE, counters(candidate=bad), monotonic=1)
+    tally, increment = look(ObservedCounts(), STATE, ROUTE, counters(candidate=bad), monotonic=1)
     tally, again = look(tally, STATE, ROUTE, counters(candidate=bad), monotonic=2)
     assert increment.problem or tally.doubt
     assert again.candidate.requests == 0
@@ -145,7 +145,7 @@ def test_a_refusal_known_before_its_request_waits_for_it() -> None:
 
 def test_a_guard_goes_on_from_a_record_of_before_refusals_were_counted() -> None:
     tally = after(rejecting(10, 0, 0))
-    raw = {endpoint: Stand(*stand[:3]) for endpoint, stand in tally.raw.items()}
+    raw = {endpoint: EndpointCounts(*stand[:3]) for endpoint, stand in tally.raw.items()}
     tally, _ = look(replace(tally, raw=raw), STATE, ROUTE, rejecting(20, 300, 9), monotonic=101)
     assert (tally.candidate.requests, tally.candidate.rejected, tally.doubt) == (20, 0, "")
     tally, _ = look(tally, STATE, ROUTE, rejecting(22, 302, 9), monotonic=102)
@@ -157,7 +157,7 @@ values = st.integers(0, 50)
 
 @given(st.lists(st.tuples(*[values] * 6), min_size=1, max_size=30))
 def test_counts_never_shrink_whatever_the_counters_do(raws: list[tuple[int, ...]]) -> None:
-    tally = Tally()
+    tally = ObservedCounts()
     for number, (requests, errors, slow, stable, refused, malformed) in enumerate(raws):
         seen = counters(stable=(stable, 0, 0), candidate=(max(requests, errors), errors, slow))
         ours = CANDIDATE.endpoints[0]
@@ -201,7 +201,7 @@ def test_the_share_is_what_the_proxy_applies_now(
 
 
 def test_across_a_change_of_weight_the_smaller_share_counts() -> None:
-    tally, first = look(Tally(), STATE, ROUTE, weighed((1, 0, True), (1, 0, True)), monotonic=1)
+    tally, first = look(ObservedCounts(), STATE, ROUTE, weighed((1, 0, True), (1, 0, True)), monotonic=1)
     tally, second = look(tally, STATE, ROUTE, weighed((1, 0, True), (9, 0, True)), monotonic=2)
     _, third = look(tally, STATE, ROUTE, weighed((1, 0, True), (9, 0, True)), monotonic=3)
     assert (first.share, second.share, third.share) == (0.0, 0.5, 0.9)
@@ -209,7 +209,7 @@ def test_across_a_change_of_weight_the_smaller_share_counts() -> None:
 
 def test_a_share_is_settled_once_everything_begun_before_it_must_have_finished() -> None:
     half, most = weighed((1, 0, True), (1, 0, True)), weighed((1, 0, True), (9, 0, True))
-    tally, settled = Tally(), []
+    tally, settled = ObservedCounts(), []
     for number in range(14):
         tally, increment = look(tally, STATE, ROUTE, half if number < 6 else most, monotonic=number * 0.25)
         settled.append(increment.settled)
@@ -221,7 +221,8 @@ def test_repeats_go_to_stable_only_where_requests_may_be_repeated() -> None:
     once = replace(ROUTE, settings=RouteSettings(idempotent=False))
     alone = replace(ROUTE, stable=None, split=TrafficSplit(0, 100))
     kept = [
-        look(Tally(), STATE, route, {}, monotonic=1)[1].retries_on_stable for route in (ROUTE, once, alone)
+        look(ObservedCounts(), STATE, route, {}, monotonic=1)[1].retries_on_stable
+        for route in (ROUTE, once, alone)
     ]
     assert kept == [True, False, False]
     assert PLAN.steps[0].split != ALL_STABLE
@@ -233,7 +234,7 @@ def candidate_of(requests: int, errors: int, *, broken: int = 0, abandoned: int 
 
 def told(*looks: EndpointCounters, stable: int = 0) -> list[Increment]:
     """The increments of a candidate with these counters, stable answering `stable` requests a look."""
-    tally, found = Tally(), []
+    tally, found = ObservedCounts(), []
     for number, seen in enumerate(looks):
         both = counters(stable=(number * stable, 0, 0)) | {CANDIDATE.endpoints[0]: seen}
         tally, increment = look(tally, STATE, ROUTE, both, monotonic=100 + number)
@@ -273,7 +274,7 @@ def test_answers_that_broke_are_not_taken_for_repeated_ones() -> None:
 
 def test_what_broke_at_an_address_before_it_got_traffic_takes_no_repeat_away() -> None:
     alone = {STABLE.endpoints[0]: NOTHING}
-    tally, _ = look(Tally(), STATE, replace(ROUTE, split=ALL_STABLE), alone, monotonic=100)
+    tally, _ = look(ObservedCounts(), STATE, replace(ROUTE, split=ALL_STABLE), alone, monotonic=100)
     for number in (1, 2):
         seen = alone | {CANDIDATE.endpoints[0]: candidate_of(number, 4 + number, broken=4)}
         tally, increment = look(tally, STATE, ROUTE, seen, monotonic=100 + number)

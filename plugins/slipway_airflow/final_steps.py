@@ -1,0 +1,187 @@
+"""The steps that write what became of a version: promoted, at the end of its release, rolled back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from model_store.types import ModelRef
+from serving import composition
+from serving.composition import opened
+from serving.control import (
+    audit_entries,
+    cooldowns,
+    evidence,
+    finalization,
+    release_deployment,
+    rollback_records,
+    rollbacks,
+    wiring,
+)
+from serving.control.build_stages import StepResult
+from serving.control.finalization import ReleaseEnd, VersionStatus
+from serving.control.queries import outcomes
+from serving.control.queries.outcomes import ReleaseOutcome
+from serving.control.reasons import cleaned
+from serving.control.release_queue import release_lock
+from serving.control.rollbacks import RollbackRequest
+from slipway_airflow import assets, links, notifications
+from slipway_airflow.causes import asked_by
+from slipway_airflow.failures import reasons
+from slipway_airflow.operators import ENDED, ENDED_AS
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from serving.control.releases import Release
+    from serving.control.wiring import Services
+
+log = logging.getLogger(__name__)
+
+
+def promote(context: Context, release_id: str, bundle: str, gated: Sequence[str]) -> StepResult:
+    """Evidence first, the alias last: whoever sees the champion can read why it is one."""
+    services, release = opened(release_id)
+    state = release_deployment.require_promoted(services, release)
+    ending = ReleaseEnd(VersionStatus.PROMOTED, state.reason)
+    _record(context, services, release, ending, bundle, gated)
+    release_deployment.move_champion(services, release)
+    notifications.notify_of_outcome(services, release, ending, at=wiring.now())
+    release_lock(services, release)
+    return StepResult(release.id, f"{release.ref} is champion")
+
+
+def finalize(context: Context, release_id: str, bundle: str | None, gated: Sequence[str]) -> StepResult:
+    """Traffic, pods and lock before anything that needs MLflow, which may be what failed."""
+    services, release = opened(release_id)
+    failures = reasons(context)
+    ending = finalization.finalize_traffic(services, release, failures)
+    if ending.status is VersionStatus.BLOCKED and (said := audit_entries.ended_by(services, release)):
+        # Tasks that were ended have no words of their own.
+        ending = ReleaseEnd(VersionStatus.BLOCKED, said)
+    elif ending.status is VersionStatus.BLOCKED and not failures:
+        ending = _ended_before_traffic(context) or ending
+    release_lock(services, release)
+    if release.request.dry_run and not failures:
+        return _end_dry_run(services, release, bundle, gated)
+    if ending.status is not VersionStatus.PROMOTED:
+        # Before the books: people are told also while MLflow is down.
+        notifications.notify_of_outcome(services, release, ending, at=wiring.now())
+    _record(context, services, release, ending, bundle, gated)
+    return StepResult(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
+
+
+def _ended_before_traffic(context: Context) -> ReleaseEnd | None:
+    """What the task said that found that nothing was to be rolled out."""
+    for task_id in ("rollout.deploy", "rollout.roll_out"):
+        said, status = (context["ti"].xcom_pull(task_ids=task_id, key=key) for key in (ENDED, ENDED_AS))
+        if said and status:
+            return ReleaseEnd(VersionStatus(status), said)
+    return None
+
+
+def _end_dry_run(
+    services: Services, release: Release, bundle: str | None, gated: Sequence[str]
+) -> StepResult:
+    """Nothing was moved, so there is nothing to settle; but that it ended well is nobody's to guess."""
+    words = f"a dry run: bundle {bundle} is published, traffic is not touched"
+    ended = ReleaseOutcome(release.id, "dry_run", words, wiring.now(), bundle or "", tuple(gated or ()))
+    outcomes.save(services.releases.root, release.model, ended)
+    return StepResult(release.id, words)
+
+
+def begin_rollback(context: Context) -> StepResult:
+    """The value is the rollback's id."""
+    services = composition.wire()
+    request = _rollback_request(context)
+    if not rollbacks.is_from_alert(request):
+        cooldowns.end_hold(services, request.model)
+    rollback = _begin(services, request)
+    try:
+        _note_and_notify(services, rollback)
+    except OSError as problem:
+        # Users do not wait for it. `book_rollback` writes it when they are back.
+        log.warning("who asked for %s is not written down yet: %s", rollback.id, problem)
+    now_serves = "serves again" if rollbacks.serving_again(services, rollback) else "has to be started again"
+    return StepResult(
+        rollback.id, f"version {rollback.leaves} leaves, version {rollback.returns} {now_serves}"
+    )
+
+
+def switch_traffic(rollback_id: str, deployment: str) -> StepResult:
+    services = composition.wire()
+    rollback = rollbacks.load(services, rollback_id)
+    rollbacks.switch_traffic(services, rollback, deployment)
+    return StepResult(rollback.id, f"version {rollback.returns} has all traffic")
+
+
+def record_rollback(context: Context, rollback_id: str) -> StepResult:
+    services = composition.wire()
+    rollback = rollbacks.load(services, rollback_id)
+    booked = rollback_records.record(services, rollback, at=wiring.now())
+    _note_and_notify(services, rollback)
+    if booked.evidence:
+        links.point(context, links.EvidenceLink, booked.evidence.url)
+    if booked.has_returned:
+        version = ModelRef(rollback.model, rollback.returns)
+        links.point(context, links.ModelVersionLink, services.registry.version_url(version))
+    changed = assets.serving_asset(rollback.model)
+    context["outlet_events"][assets.ROLLED_BACK].add(changed, extra={"version": str(rollback.returns)})
+    return StepResult(rollback.id, booked.words)
+
+
+def finalize_rollback(rollback_id: str) -> StepResult:
+    services = composition.wire()
+    rollback = rollbacks.load(services, rollback_id)
+    rollbacks.finalize(services, rollback)
+    return StepResult(rollback.id, "the next release may begin")
+
+
+def _begin(services: Services, request: RollbackRequest) -> rollbacks.RequestedRollback:
+    try:
+        return rollbacks.begin(services, request)
+    except rollbacks.AlreadyRolledBack as overtaken:
+        if rollbacks.is_from_alert(request):
+            # What the alert asked for is done, and no person waits for an answer.
+            raise AirflowSkipException(str(overtaken)) from overtaken
+        raise
+
+
+def _note_and_notify(services: Services, rollback: rollbacks.RequestedRollback) -> None:
+    """Who did it, for the audit trail, and what people are told. May be repeated."""
+    audit_entries.note_rollback(services, rollback)
+    notifications.notify_of_rollback(services, rollback, at=wiring.now())
+
+
+def _rollback_request(context: Context) -> RollbackRequest:
+    run, params = context["dag_run"], context["params"]
+    return RollbackRequest(
+        model=params["model"],
+        version=int(params["version"]) if params.get("version") else None,
+        reason=cleaned(params.get("reason")) or "no reason given",
+        incident=cleaned(params.get("incident")),
+        by=asked_by(run),
+        run_id=run.run_id,
+        at=run.run_after,
+    )
+
+
+def _record(
+    context: Context,
+    services: Services,
+    release: Release,
+    ending: ReleaseEnd,
+    bundle: str | None,
+    gated: Sequence[str],
+) -> None:
+    run = evidence.write(
+        services, release, ending, gated=list(gated or ()), bundle_id=bundle, at=wiring.now()
+    )
+    links.point(context, links.EvidenceLink, run.url)
+    links.point(context, links.ModelVersionLink, services.registry.version_url(release.ref))
+    if evidence.data_docs(services, release).is_dir():
+        links.point(context, links.DataDocsLink, evidence.data_docs_url(run))
+    finalization.record_in_registry(services, release, ending, bundle_id=bundle)

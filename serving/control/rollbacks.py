@@ -1,0 +1,327 @@
+"""Back to an earlier version on request: traffic at once where it is warm, else from its bundle in the store.
+
+Nothing before the last step needs MLflow, so that a rollback works while MLflow is down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from model_store.bundle.publishing import open_bundle
+from model_store.durable import canonical_json, write_file
+from model_store.errors import Permanent
+from serving.control import paused_dags
+from serving.control.audit_entries import exclusively
+from serving.control.release_deployment import deployment_of, retire_slot_beside_stable, route_of, start_pods
+from serving.control.releases import write_new_file
+from serving.control.rollout.journal import UnknownRelease
+from serving.control.rollout.lock import Claim, LockOutcome
+from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.specs import dag_id_of
+from serving.control.wiring import Services
+from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Slot
+
+DAG_ID = "model_rollback"
+# What the runs that alerts start are named by; no person's run is.
+ALERT_RUN = "alert__"
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class AlreadyRolledBack(Permanent):
+    """Somebody else went back between the wish and its turn: once more would be one version too far."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRequest:
+    """What the form said. `version` None: the one that served before the present one."""
+
+    model: str
+    version: int | None
+    reason: str
+    incident: str
+    by: str
+    run_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedRollback:
+    """A wish whose two versions are known."""
+
+    id: str
+    request: RollbackRequest
+    leaves: int
+    returns: int
+
+    @property
+    def model(self) -> str:
+        return self.request.model
+
+
+def is_from_alert(request: RollbackRequest) -> bool:
+    """Whether no person asked."""
+    return request.run_id.startswith(ALERT_RUN)
+
+
+def is_rollback_id(model: str, name: str) -> bool:
+    """Whether the id is a rollback's, and not a release's."""
+    return name.startswith(f"{model}-rollback-")
+
+
+def begin(services: Services, request: RollbackRequest) -> RequestedRollback:
+    """Fix from where to where, and give traffic back at once if the version is warm. May be repeated.
+
+    Raises `Overtaken` when no version was named and somebody went back since.
+    """
+    rollback = resolve(services, request)
+    for state in _active(services, rollback.model):
+        # Not what began since: this may be an old run, cleared by somebody.
+        if state.started_at <= request.at:
+            services.rollouts.roll_back(state.release_id, reason=describe_reason(request))
+    return rollback
+
+
+def resolve(services: Services, request: RollbackRequest) -> RequestedRollback:
+    """Write down from where to where. The run of a wish that was fixed before takes what is written.
+
+    Raises `Overtaken` as `begin`.
+    """
+    return _resolved_before(services, request) or _new(services, request)
+
+
+def load(services: Services, rollback_id: str) -> RequestedRollback:
+    """Raises `Permanent` when no rollback has this id."""
+    path = _path(services, rollback_id.rpartition("-rollback-")[0], rollback_id)
+    if not path.is_file():
+        raise Permanent(f"nothing is known of {rollback_id}", remedy="trigger model_rollback again")
+    return _read(path)
+
+
+def of_run(services: Services, model: str, run_id: str) -> RequestedRollback:
+    """The rollback that a run is about. Raises `Permanent` while it is not fixed."""
+    for one in all_of(services, model):
+        if one.rollback.request.run_id == run_id:
+            return one.rollback
+    raise Permanent(f"nothing is known of the run {run_id}", remedy="trigger model_rollback again")
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRecord:
+    """A rollback, and when it gave the traffic to a version that had to be started; None if it did not."""
+
+    rollback: RequestedRollback
+    switched_at: datetime | None
+
+
+def all_of(services: Services, model: str) -> list[RollbackRecord]:
+    """Every rollback of a model that was asked for."""
+    return [
+        RollbackRecord(_read(path), _switched_at(path)) for path in _folder(services, model).glob("*.json")
+    ]
+
+
+def serving_again(services: Services, rollback: RequestedRollback) -> Deployment | None:
+    """The deployment of the version that was asked for, if it has all traffic already."""
+    route = route_of(services, rollback.model)
+    stable = route.stable if route and route.split == ALL_STABLE else None
+    return stable if stable and stable.version == rollback.returns else None
+
+
+def acquire_lock(services: Services, rollback: RequestedRollback) -> bool:
+    """Take the release lock. A rollback is always the newest request: releases that wait are superseded.
+
+    So is a holder that still builds or waits for people, as it has no traffic: users would wait with it. And
+    so is one that has none any more and that nobody will settle, because its DAG is paused.
+    """
+    with exclusively(services, rollback.model):
+        holder = services.lock.read(rollback.model).holder
+        if holder and holder.release_id == rollback.id:
+            return True
+        if holder and (_has_not_begun(services, rollback.model, holder) or _is_stuck(services, holder)):
+            services.lock.release(rollback.model, holder.release_id)
+        # Asked for now, at every look: whoever came meanwhile does not come before a rollback.
+        claim = Claim(datetime.now(UTC), rollback.id)
+        return services.lock.acquire(rollback.model, claim) is LockOutcome.HELD
+
+
+def deploy(services: Services, rollback: RequestedRollback) -> DeploymentRef:
+    """Start the version's pods from its bundle, in the slot that does not serve.
+
+    A version that is still watched has its traffic there: it becomes stable first.
+    """
+    bundle = open_bundle(services.store, bundle_of(services, rollback.model, rollback.returns))
+    retire_slot_beside_stable(services, rollback.model, rollback.id)
+    route = route_of(services, rollback.model)
+    slot = route.stable.slot.other if route and route.stable else Slot.BLUE
+    replicas = int(_manifest(bundle.path)["serving"]["replicas"])
+    return start_pods(services, bundle, slot, replicas=replicas)
+
+
+def switch_traffic(services: Services, rollback: RequestedRollback, deployment_id: str) -> None:
+    """All traffic to the deployment, by one write."""
+    deployment = deployment_of(services, rollback.model, deployment_id)
+    route = route_of(services, rollback.model)
+    if route is None or route.stable is None or route.stable.ref != deployment.ref:
+        at = route.revision if route else 0
+        services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
+    services.router.move(deployment)
+    path = _path(services, rollback.model, rollback.id)
+    saved = json.loads(path.read_bytes())
+    if "switched_at" not in saved:
+        # The file's own time, too, says when traffic went back (`_last_change_back`).
+        write_file(path, canonical_json({**saved, "switched_at": datetime.now(UTC).isoformat()}))
+
+
+def finalize(services: Services, rollback: RequestedRollback) -> None:
+    """End the pods no route names, and give the lock back.
+
+    While a release holds the lock its own settlement does that: no need to supersede who waits for it.
+    """
+    holder = services.lock.read(rollback.model).holder
+    if (holder is None or holder.release_id == rollback.id) and acquire_lock(services, rollback):
+        route = route_of(services, rollback.model)
+        named = {arm.id for arm in (route.stable, route.candidate) if arm} if route else set()
+        for pods in services.platform.deployments(rollback.model):
+            if pods.id not in named:
+                services.platform.retire(pods)
+    services.lock.release(rollback.model, rollback.id)
+
+
+def bundle_of(services: Services, model: str, version: int) -> str:
+    """The newest bundle of a version that was rolled out before: going back approves nothing.
+
+    Raises `Permanent` listing the versions that have one.
+    """
+    rolled_out = {
+        DeploymentId.parse(state.deployment_id).bundle_id for state in services.journal.releases(model)
+    }
+    found = {number: bundle for number, bundle in sorted(_bundles(services, model)) if bundle in rolled_out}
+    if version not in found:
+        raise Permanent(
+            f"the store has no bundle of {model} v{version} that was ever rolled out",
+            remedy=f"versions with one: {', '.join(map(str, found)) or 'none'}; or release the version",
+        )
+    return found[version]
+
+
+def _bundles(services: Services, model: str) -> Iterator[tuple[int, str]]:
+    """(version, bundle id), the oldest first."""
+    paths = (services.store.root / "bundles").glob("*/manifest.json")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+        manifest = _manifest(path.parent)
+        if manifest["model"]["name"] == model:
+            yield int(manifest["model"]["version"]), str(manifest["id"])
+
+
+def _manifest(bundle: Path) -> dict[str, Any]:
+    return dict(json.loads((bundle / "manifest.json").read_bytes()))
+
+
+def _active(services: Services, model: str) -> list[RolloutState]:
+    return [state for state in services.journal.releases(model) if not state.phase.is_final]
+
+
+def _new(services: Services, request: RollbackRequest) -> RequestedRollback:
+    if request.version is None and _last_rollback_at(services, request.model) > request.at:
+        raise AlreadyRolledBack(
+            f"{request.model} was rolled back since this was asked for",
+            remedy="to go back further, name the version",
+        )
+    leaves, before = serving_versions(services, request.model)
+    returns = request.version if request.version is not None else before
+    if returns is None:
+        raise Permanent(
+            f"{request.model} v{leaves} is the first: no version served before it",
+            remedy="name the version to go back to",
+        )
+    if returns == leaves:
+        raise Permanent(f"{request.model} v{returns} serves already", remedy="name another version")
+    for again in count():
+        stamp = f"{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
+        rollback = RequestedRollback(f"{request.model}-rollback-{stamp}", request, leaves, returns)
+        if write_new_file(_path(services, request.model, rollback.id), _to_json(rollback)):
+            return rollback
+    raise AssertionError("counting never ends")
+
+
+def serving_versions(services: Services, model: str) -> tuple[int, int | None]:
+    """The version users are given now (the candidate of a release under way), and the one before it."""
+    route = services.router.read(model)
+    if active := _active(services, model):
+        return active[-1].version, active[-1].previous_version
+    if route.stable is None:
+        raise Permanent(f"no version of {model} serves", remedy="release one")
+    releases = services.journal.releases(model)
+    of_stable = [s for s in releases if s.version == route.stable.version and s.phase is Phase.DONE]
+    return route.stable.version, of_stable[-1].previous_version if of_stable else None
+
+
+def _last_rollback_at(services: Services, model: str) -> datetime:
+    """When traffic was last taken back, by whomever: not when somebody asked for it, which was before."""
+    by_release = [s.step_started_at for s in services.journal.releases(model) if s.phase is Phase.ROLLED_BACK]
+    asked_for = [path.stat().st_mtime for path in _folder(services, model).glob("*.json")]
+    return max([*by_release, *(datetime.fromtimestamp(at, UTC) for at in asked_for)], default=_NEVER)
+
+
+def _has_not_begun(services: Services, model: str, holder: Claim) -> bool:
+    """Whether it is a release without a rollout."""
+    if is_rollback_id(model, holder.release_id):
+        return False
+    try:
+        services.journal.load(holder.release_id)
+    except UnknownRelease:
+        return True
+    return False
+
+
+def _is_stuck(services: Services, holder: Claim) -> bool:
+    """Whether its rollout is over and Airflow, which starts no task of a paused DAG, will not settle it."""
+    try:
+        state = services.journal.load(holder.release_id)
+    except UnknownRelease:
+        return False
+    return state.phase.is_final and dag_id_of(state.service) in paused_dags.paused(services.home)
+
+
+def _resolved_before(services: Services, request: RollbackRequest) -> RequestedRollback | None:
+    for path in _folder(services, request.model).glob("*.json"):
+        if (rollback := _read(path)).request.run_id == request.run_id:
+            return rollback
+    return None
+
+
+def _folder(services: Services, model: str) -> Path:
+    return services.home.releases / model / "rollbacks"
+
+
+def _path(services: Services, model: str, rollback_id: str) -> Path:
+    return _folder(services, model) / f"{rollback_id}.json"
+
+
+def _to_json(rollback: RequestedRollback) -> bytes:
+    request = {**asdict(rollback.request), "at": rollback.request.at.isoformat()}
+    kept = {name: value for name, value in asdict(rollback).items() if name != "request"}
+    return canonical_json({"schema": 1, **kept, "wish": request})
+
+
+def _read(path: Path) -> RequestedRollback:
+    saved = json.loads(path.read_bytes())
+    request = RollbackRequest(**{**saved["wish"], "at": datetime.fromisoformat(saved["wish"]["at"])})
+    return RequestedRollback(saved["id"], request, saved["leaves"], saved["returns"])
+
+
+def _switched_at(path: Path) -> datetime | None:
+    at = json.loads(path.read_bytes()).get("switched_at")
+    return datetime.fromisoformat(at) if at else None
+
+
+def describe_reason(request: RollbackRequest) -> str:
+    """Who wanted it and why, as it is written down everywhere."""
+    incident = f", incident {request.incident}" if request.incident else ""
+    return f"{request.reason} (asked for by {request.by}{incident})"

@@ -1,0 +1,362 @@
+"""Back to an earlier version on request."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from model_store.errors import Permanent
+from model_store.registry import RegistryUnavailable
+from serving.control import release_deployment, rollback_records, rollbacks
+from serving.control.queries import snapshots
+from serving.control.release_queue import QueueState, acquire, release_lock, require_lock
+from serving.control.releases import Release
+from serving.control.rollbacks import AlreadyRolledBack, RollbackRequest
+from serving.control.rollout.lock import Claim
+from serving.control.rollout.plan import Phase
+from serving.types import TrafficSplit
+from tests.airflow.world import MODEL, World
+
+
+def request(version: int | None = None, *, second: int = 0, run_id: str = "r") -> RollbackRequest:
+    at = datetime(2026, 11, 22, 8, 0, second, tzinfo=UTC) if second else datetime.now(UTC)
+    return RollbackRequest(MODEL, version, "users complain", "INC-7", "grace", run_id, at)
+
+
+def begun(world: World, release: Release) -> None:
+    """The release has the lock: its pods stand, and its rollout begins."""
+    deployment = release_deployment.deploy(world.services, release, world.bundle(release.version).id)
+    release_deployment.start_rollout(world.services, release, deployment.id)
+
+
+def released(world: World, version: int, *, steps: int) -> str:
+    """A release of `version`, `steps` steps on its way (4: over)."""
+    release = world.release(version, second=version)
+    acquire(world.services, release)
+    begun(world, release)
+    for _ in range(steps):
+        world.rollouts.advance(release.id)
+    world.lock.release(MODEL, release.id)
+    return release.id
+
+
+def test_a_watched_version_leaves_by_one_weight_change(world: World) -> None:
+    world.serve(1)
+    release = released(world, 2, steps=3)
+    writes = world.router.read(MODEL).revision
+    rollback = rollbacks.begin(world.services, request())
+    route = world.router.read(MODEL)
+    assert (rollback.leaves, rollback.returns) == (2, 1)
+    assert rollbacks.serving_again(world.services, rollback)
+    assert route.split == TrafficSplit(100, 0)
+    assert route.revision - writes <= 2
+    assert world.journal.load(release).phase is Phase.ROLLED_BACK
+    assert "INC-7" in world.journal.load(release).reason
+
+
+def test_a_version_that_was_built_and_never_rolled_out_is_nothing_to_go_back_to(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=4)
+    world.bundle(3)
+    assert rollbacks.bundle_of(world.services, MODEL, 2)
+    with pytest.raises(Permanent, match="no bundle of fraud v3 that was ever rolled out"):
+        rollbacks.bundle_of(world.services, MODEL, 3)
+
+
+def test_a_canary_leaves_at_once_without_the_lock(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=1)
+    world.lock.acquire(MODEL, Claim(datetime.now(UTC), "someone"))
+    rollbacks.begin(world.services, request())
+    assert world.router.read(MODEL).split == TrafficSplit(100, 0)
+
+
+def test_a_version_that_stands_no_more_is_started_from_its_bundle(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request())
+    assert (rollback.leaves, rollback.returns) == (2, 1)
+    assert not rollbacks.serving_again(world.services, rollback)
+    assert rollbacks.acquire_lock(world.services, rollback)
+    deployment = rollbacks.deploy(world.services, rollback)
+    rollbacks.switch_traffic(world.services, rollback, deployment.id)
+    assert rollbacks.serving_again(world.services, rollback)
+    assert world.built == []
+
+
+def test_a_rollback_keeps_when_the_traffic_went_back(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request())
+    path = world.releases.root / MODEL / "rollbacks" / f"{rollback.id}.json"
+    assert snapshots.parse_rollback(path.read_bytes()).switched_at is None
+    rollbacks.acquire_lock(world.services, rollback)
+    deployment = rollbacks.deploy(world.services, rollback)
+    rollbacks.switch_traffic(world.services, rollback, deployment.id)
+    switched = snapshots.parse_rollback(path.read_bytes()).switched_at
+    assert switched is not None
+    rollbacks.switch_traffic(world.services, rollback, deployment.id)
+    assert snapshots.parse_rollback(path.read_bytes()).switched_at == switched
+    assert rollbacks.load(world.services, rollback.id) == rollback
+
+
+def test_a_named_version_is_found_among_the_bundles(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request(1))
+    assert rollbacks.acquire_lock(world.services, rollback)
+    deployment = rollbacks.deploy(world.services, rollback)
+    assert deployment.bundle_id == world.bundle(1).id
+
+
+def test_a_version_without_a_bundle_is_refused_with_those_that_have_one(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    with pytest.raises(Permanent) as refused:
+        rollbacks.bundle_of(world.services, MODEL, 9)
+    assert "1, 2" in refused.value.remedy
+
+
+def test_the_first_version_has_nothing_to_go_back_to(world: World) -> None:
+    released(world, 1, steps=4)
+    with pytest.raises(Permanent, match="no version served before"):
+        rollbacks.begin(world.services, request())
+
+
+def test_a_version_that_serves_is_no_version_to_go_back_to(world: World) -> None:
+    released(world, 1, steps=4)
+    with pytest.raises(Permanent, match="serves already"):
+        rollbacks.begin(world.services, request(1))
+
+
+def test_alias_tags_and_evidence_follow(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = rollbacks.begin(world.services, request())
+    booked = rollback_records.record(world.services, rollback, at=datetime.now(UTC))
+    assert (booked.words, booked.evidence is not None) == ("version 1 is champion", True)
+    assert world.registry.champion == 1
+    assert world.registry.tags[2]["slipway.status"] == "rolled_back"
+    assert world.registry.tags[2]["slipway.incident"] == "INC-7"
+    assert "users complain" in world.registry.evidence[rollback.id].description
+
+
+def test_a_version_that_mlflow_no_longer_has_comes_back_and_is_no_champion(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    world.registry.aliases_by_model[MODEL]["champion"] = 2
+    rollback = rollbacks.begin(world.services, request())
+    world.registry.versions_known.discard(1)
+    for _ in range(2):
+        booked = rollback_records.record(world.services, rollback, at=datetime.now(UTC))
+        assert booked.words == (
+            "version 1 serves, and no version is champion: the registry no longer has version 1"
+        )
+        assert (world.registry.champion, booked.has_returned) == (None, False)
+        assert world.registry.tags[2]["slipway.status"] == "rolled_back"
+        assert rollback.id in world.registry.evidence
+
+
+def test_leaving_a_version_that_mlflow_no_longer_has_is_booked_on_the_other(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = rollbacks.begin(world.services, request())
+    world.registry.versions_known.discard(2)
+    booked = rollback_records.record(world.services, rollback, at=datetime.now(UTC))
+    assert booked.words == "version 1 is champion; the registry no longer has version 2, which left"
+    assert (world.registry.champion, rollback.id in world.registry.evidence) == (1, True)
+
+
+def test_a_rollback_between_versions_that_mlflow_forgot_is_still_carried_out(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = rollbacks.begin(world.services, request())
+    del world.registry.aliases_by_model[MODEL]
+    world.registry.versions_known.clear()
+    booked = rollback_records.record(world.services, rollback, at=datetime.now(UTC))
+    assert (booked.evidence, booked.has_returned) == (None, False)
+    assert booked.words.startswith("version 1 serves, and no version is champion")
+    assert "version 2, which left" in booked.words
+
+
+def test_mlflow_that_is_away_is_no_version_that_is_gone(world: World) -> None:
+    world.serve(1)
+    released(world, 2, steps=3)
+    rollback = rollbacks.begin(world.services, request())
+    world.registry.gone = {"set_alias"}
+    with pytest.raises(RegistryUnavailable):
+        rollback_records.record(world.services, rollback, at=datetime.now(UTC))
+
+
+def test_beginning_twice_is_beginning_once(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    asked = request()
+    assert rollbacks.begin(world.services, asked) == rollbacks.begin(world.services, asked)
+
+
+def test_an_old_rollback_cleared_later_leaves_newer_releases_alone(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    asked = request()
+    rollback = rollbacks.begin(world.services, asked)
+    rollbacks.acquire_lock(world.services, rollback)
+    rollbacks.switch_traffic(world.services, rollback, rollbacks.deploy(world.services, rollback).id)
+    rollbacks.finalize(world.services, rollback)
+    newer = released(world, 3, steps=1)
+    rollbacks.begin(world.services, asked)
+    assert world.journal.load(newer).phase is Phase.PROGRESSING
+
+
+def test_a_rollback_comes_before_the_release_that_waits(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    holder, waiting = world.release(3, second=30), world.release(4, second=40)
+    acquire(world.services, holder)
+    acquire(world.services, waiting)
+    asked = request()
+    begun(world, holder)
+    rollback = rollbacks.begin(world.services, replace(asked, at=asked.at - timedelta(seconds=1)))
+    assert not rollbacks.acquire_lock(world.services, rollback)
+    assert acquire(world.services, waiting).words == f"superseded by {rollback.id}"
+    world.lock.release(MODEL, holder.id)
+    assert rollbacks.acquire_lock(world.services, rollback)
+    rollbacks.finalize(world.services, rollback)
+    assert acquire(world.services, world.release(4, second=50)).turn is QueueState.TAKEN
+
+
+def test_after_a_rollback_only_the_pods_that_serve_stand(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request())
+    rollbacks.acquire_lock(world.services, rollback)
+    rollbacks.switch_traffic(world.services, rollback, rollbacks.deploy(world.services, rollback).id)
+    rollbacks.finalize(world.services, rollback)
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
+
+
+def test_a_rollback_never_ends_the_pods_of_a_version_promoted_meanwhile(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request(1))
+    promoted = released(world, 3, steps=3)
+    assert world.journal.load(promoted).phase is Phase.WATCHING
+    assert rollbacks.acquire_lock(world.services, rollback)
+    deployment = rollbacks.deploy(world.services, rollback)
+    route = world.router.read(MODEL)
+    assert route.split == TrafficSplit(100, 0)
+    assert route.stable
+    assert (route.stable.version, route.stable.ref in world.platform.deployments(MODEL)) == (3, True)
+    assert deployment.slot is route.stable.slot.other
+    rollbacks.switch_traffic(world.services, rollback, deployment.id)
+    assert rollbacks.serving_again(world.services, rollback)
+
+
+def test_a_rollback_waits_for_no_release_that_has_no_traffic(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    building = world.release(3, second=30)
+    acquire(world.services, building)
+    require_lock(world.services, building)
+    rollback = rollbacks.begin(world.services, request())
+    assert rollbacks.acquire_lock(world.services, rollback)
+    with pytest.raises(Permanent, match=f"lost its turn to {rollback.id}"):
+        require_lock(world.services, building)
+    rollbacks.finalize(world.services, rollback)
+    # Approved an hour later, it does not undo the rollback either.
+    with pytest.raises(Permanent, match="lost its turn to a rollback"):
+        require_lock(world.services, building)
+
+
+def test_a_rollback_waits_for_another_rollback(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    first = rollbacks.begin(world.services, request(2, run_id="a"))
+    second = rollbacks.begin(world.services, request(1, run_id="b"))
+    assert rollbacks.acquire_lock(world.services, first)
+    assert not rollbacks.acquire_lock(world.services, second)
+
+
+def test_a_release_whose_run_is_cleared_takes_the_free_lock_again(world: World) -> None:
+    release = world.release(1)
+    acquire(world.services, release)
+    release_lock(world.services, release)
+    require_lock(world.services, release)
+    holder = world.lock.read(MODEL).holder
+    assert holder
+    assert holder.release_id == release.id
+
+
+def test_the_tasks_of_a_release_that_lost_its_turn_touch_no_traffic(world: World, bag: Any) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    building = world.release(3, second=30)
+    acquire(world.services, building)
+    waiting = release_deployment.deploy(world.services, building, world.bundle(3).id)
+    rollback = rollbacks.begin(world.services, request())
+    rollbacks.acquire_lock(world.services, rollback)
+    before = world.router.read(MODEL)
+    tasks = bag.dags["release_fraud"].task_dict
+    for task_id, given in (
+        ("rollout.deploy", {"bundle": world.bundle(3).id}),
+        ("rollout.roll_out", {"deployment": waiting.id}),
+    ):
+        task = copy(tasks[task_id])
+        for name, value in {"release": building.id, **given}.items():
+            object.__setattr__(task, name, value)
+        ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
+        with pytest.raises(AirflowFailException, match="lost its turn"):
+            task.execute({"ti": ti})
+    assert world.router.read(MODEL) == before
+
+
+@pytest.mark.parametrize("by", ["guard", "rollback"])
+def test_who_named_no_version_does_not_go_back_a_second_time(world: World, by: str) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    failing = released(world, 3, steps=4 if by == "rollback" else 1)
+    late = request(run_id="alert__x")
+    if by == "guard":
+        world.rollouts.roll_back(failing, reason="it fails")
+    else:
+        # Asked for before, and carried out after.
+        first = rollbacks.begin(world.services, replace(request(), at=late.at - timedelta(seconds=1)))
+        rollbacks.acquire_lock(world.services, first)
+        rollbacks.switch_traffic(world.services, first, rollbacks.deploy(world.services, first).id)
+        rollbacks.finalize(world.services, first)
+    with pytest.raises(AlreadyRolledBack, match="since this was asked for"):
+        rollbacks.begin(world.services, late)
+    assert rollbacks.begin(world.services, replace(late, version=1)).returns == 1
+
+
+def test_a_rollback_asked_for_while_another_is_carried_out_is_refused_later(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    first = rollbacks.begin(world.services, request())
+    late = request(run_id="late")
+    rollbacks.acquire_lock(world.services, first)
+    rollbacks.switch_traffic(world.services, first, rollbacks.deploy(world.services, first).id)
+    with pytest.raises(AlreadyRolledBack):
+        rollbacks.begin(world.services, late)
+
+
+@pytest.mark.parametrize(("run_id", "ends"), [("alert__x", "AirflowSkipException"), ("r", "Overtaken")])
+def test_of_an_overtaken_rollback_only_a_person_hears_as_of_a_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, run_id: str, ends: str
+) -> None:
+    from slipway_airflow import final_steps
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    late = request(run_id=run_id)
+    monkeypatch.setattr(final_steps, "_rollback_request", lambda _: late)
+    world.rollouts.roll_back(released(world, 3, steps=1), reason="it fails")
+    with pytest.raises(Exception, match="rolled back since") as ended:
+        final_steps.begin_rollback({})
+    assert type(ended.value).__name__ == ends

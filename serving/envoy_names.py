@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 SLOW, BROKEN, ABANDONED = "slow", "broken", "abandoned"
-REFUSED, REPEATED, MALFORMED, LIMITED = "refused", "repeated", "malformed", "limited"
-NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED, LIMITED)
+REFUSED, REPEATED, MALFORMED = "refused", "repeated", "malformed"
+# Its name in Envoy is of when it counted limits alone; a 404 says as little of a version.
+UNINFORMATIVE = "limited"
+NOTED = (SLOW, BROKEN, ABANDONED, REFUSED, REPEATED, MALFORMED, UNINFORMATIVE)
 
 ANSWERED, UNANSWERED = "answered", "unanswered"
 

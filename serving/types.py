@@ -194,9 +194,9 @@ class Counts:
     """What one arm did in a window: completed requests, and what became of them.
 
     `errors` counts every attempt that failed on this arm, also those Envoy then retried elsewhere.
-    `refused` were well-formed, and the model itself refused them; `malformed` got any other 4xx, `limited` of
-    them because they were too large, too late or too many, or asked for another version (404): no evidence.
-    `slow` may be any of these. `window_seconds` is the time the counts cover.
+    `refused` were well-formed, and the model itself refused them; `malformed` got any other 4xx. The
+    `uninformative` of these were too large, too late or too many, or asked for another version (404): no
+    evidence. `slow` may be any of these. `window_seconds` is the time the counts cover.
     """
 
     requests: int
@@ -205,7 +205,7 @@ class Counts:
     window_seconds: float
     refused: int = 0
     malformed: int = 0
-    limited: int = 0
+    uninformative: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -215,7 +215,7 @@ class Counts:
             self.window_seconds + other.window_seconds,
             self.refused + other.refused,
             self.malformed + other.malformed,
-            self.limited + other.limited,
+            self.uninformative + other.uninformative,
         )
 
     def __sub__(self, other: Counts) -> Counts:
@@ -227,7 +227,7 @@ class Counts:
             self.window_seconds - other.window_seconds,
             self.refused - other.refused,
             self.malformed - other.malformed,
-            self.limited - other.limited,
+            self.uninformative - other.uninformative,
         )
 
     @property
@@ -238,7 +238,7 @@ class Counts:
     @property
     def judged(self) -> int:
         """4xx that two versions of equal pods would give alike, however the traffic is split."""
-        return self.rejected - self.limited
+        return self.rejected - self.uninformative
 
     @property
     def answered(self) -> int:

@@ -27,12 +27,12 @@ from serving.envoy_names import (
     ABANDONED,
     ANSWERED,
     BROKEN,
-    LIMITED,
     MALFORMED,
     REFUSED,
     REPEATED,
     SLOW,
     UNANSWERED,
+    UNINFORMATIVE,
 )
 from serving.gateway.xds import Message, extension, typed
 from serving.types import REFUSED_HEADER
@@ -82,7 +82,7 @@ _IS_MALFORMED = (
 )
 # NOT_FOUND (another version than this arm's was named) and RESOURCE_EXHAUSTED.
 _NO_EVIDENCE = "[5, 8]"
-_IS_LIMITED = (
+_IS_UNINFORMATIVE = (
     f"has(response.code) && !({_IS_REFUSED}) && (response.code in [404, 408, 413, 429]"
     f" || ({_GRPC} && has(response.grpc_status) && response.grpc_status in {_NO_EVIDENCE}))"
 )
@@ -114,7 +114,7 @@ def counters() -> list[Message]:
         _counter(REFUSED, _where(_IS_REFUSED)),
         _counter(REPEATED, _where(_IS_REPEATED)),
         _counter(MALFORMED, _where(_IS_MALFORMED)),
-        _counter(LIMITED, _where(_IS_LIMITED)),
+        _counter(UNINFORMATIVE, _where(_IS_UNINFORMATIVE)),
     ]
 
 

@@ -15,9 +15,9 @@ class EndpointCounters:
     `requests` completed attempts, `errors` failed ones (5xx, reset, timeout, connect failure, an answer that
     did not end), also those that were retried elsewhere. `slow` ones took longer than the service's latency
     objective, failed or not. The model itself `refused` some that were well-formed; `malformed` ones got any
-    other 4xx, the `limited` of them for their size, lateness or number, or a 404. Part of `requests` are
-    those `abandoned` by a client that had waited for longer than the objective. Part of `errors` are those
-    `broken` after the answer began, which nothing repeats, and refused ones that were `repeated` on stable,
+    other 4xx, the `uninformative` of them for their size, lateness or number, or a 404. Part of `requests`
+    are those `abandoned` by a client that had waited for longer than the objective. Part of `errors` are
+    those `broken` after the answer began, which nothing repeats, and refused ones that were `repeated` on stable,
     for the proxy calls an error what it repeats. Like `slow` the proxy keeps these six by address, and they
     do not restart with a re-add.
     `active` requests are in flight now. `healthy` is the proxy's view of the endpoint. `weight` and
@@ -34,7 +34,7 @@ class EndpointCounters:
     abandoned: int = 0
     broken: int = 0
     repeated: int = 0
-    limited: int = 0
+    uninformative: int = 0
     refused: int = 0
     malformed: int = 0
 

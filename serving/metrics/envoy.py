@@ -21,7 +21,6 @@ from model_store.errors import Retryable
 from serving.envoy_names import (
     ABANDONED,
     BROKEN,
-    LIMITED,
     MALFORMED,
     NOTED,
     PREVIEW_SUFFIX,
@@ -30,6 +29,7 @@ from serving.envoy_names import (
     RESERVED_SUFFIXES,
     SLOW,
     STABLE_SUFFIX,
+    UNINFORMATIVE,
 )
 from serving.home import Home
 from serving.metrics import envoy_latency
@@ -200,7 +200,7 @@ def _whole(first: EndpointCounters, again: EndpointCounters, noted: _Noted, addr
         refused=count[REFUSED],
         repeated=count[REPEATED],
         malformed=count[MALFORMED],
-        limited=count[LIMITED],
+        uninformative=count[UNINFORMATIVE],
     )
 
 

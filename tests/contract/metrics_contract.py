@@ -68,7 +68,7 @@ class MetricsContract:
         scene.candidate_fault("oversized")
         scene.serve(12, status=None)
         _, candidate = scene.read()
-        assert candidate.limited == candidate.malformed == candidate.requests > 0
+        assert candidate.uninformative == candidate.malformed == candidate.requests > 0
         assert candidate.errors == 0
 
     def test_counters_never_shrink(self, scene: Scene) -> None:

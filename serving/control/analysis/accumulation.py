@@ -30,12 +30,12 @@ from serving.control.analysis.policy import AnalysisPolicy
 from serving.control.analysis.state import (
     ARM,
     ERRORS,
-    LIMITED,
     MALFORMED,
     REFUSED,
     REQUESTS,
     SIZE,
     SLOW,
+    UNINFORMATIVE,
     Increment,
     JudgeMemory,
     JudgeState,
@@ -239,7 +239,7 @@ def _bad_of_candidate(counts: Array, alone: NDArray[np.bool_]) -> Array:
     and a surplus is the candidate's doing. Alone nobody knows whose doing those are. What a pod has no room
     or time for depends on how much it is sent, so the arm with the larger share has more of it.
     """
-    refused = counts[:, REFUSED] + np.where(alone, 0, counts[:, MALFORMED] - counts[:, LIMITED])
+    refused = counts[:, REFUSED] + np.where(alone, 0, counts[:, MALFORMED] - counts[:, UNINFORMATIVE])
     return np.stack([counts[:, ERRORS], counts[:, ERRORS], counts[:, SLOW], refused], axis=1)
 
 

@@ -18,8 +18,8 @@ from serving.types import Counts
 MOST_REQUESTS = 10**15  # more in one tick is no count of requests
 
 # The columns of an arm's counts.
-ARM = ("requests", "errors", "slow", "refused", "malformed", "limited")
-REQUESTS, ERRORS, SLOW, REFUSED, MALFORMED, LIMITED = range(len(ARM))
+ARM = ("requests", "errors", "slow", "refused", "malformed", "uninformative")
+REQUESTS, ERRORS, SLOW, REFUSED, MALFORMED, UNINFORMATIVE = range(len(ARM))
 
 # Names and shapes of what one row of `Memory` holds.
 LAYOUT: dict[str, tuple[int, ...]] = {
@@ -98,8 +98,8 @@ class Increment:
             ("candidate errors", self.candidate.errors, self.candidate.requests),
             ("candidate slow", self.candidate.slow, self.candidate.requests),
             ("stable 4xx", self.stable.rejected, self.stable.requests - self.stable.errors),
-            ("stable limited", self.stable.limited, self.stable.malformed),
-            ("candidate limited", self.candidate.limited, self.candidate.malformed),
+            ("stable uninformative", self.stable.uninformative, self.stable.malformed),
+            ("candidate uninformative", self.candidate.uninformative, self.candidate.malformed),
             ("candidate 4xx", self.candidate.rejected, self.candidate.requests - self.candidate.errors),
             ("disagreed", self.disagreed, self.compared),
         ):

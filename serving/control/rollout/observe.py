@@ -237,11 +237,11 @@ def _first_sight(now: EndpointCounters, joined_late: bool) -> EndpointCounts:
     """
     if joined_late:
         return EndpointCounts(
-            now.requests, now.errors, now.slow, now.refused, now.malformed, now.repeated, now.limited
+            now.requests, now.errors, now.slow, now.refused, now.malformed, now.repeated, now.uninformative
         )
     repeated = max(now.repeated - (now.errors - now.broken), 0)
     return EndpointCounts(
-        now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated, now.limited
+        now.abandoned, now.broken, now.slow, now.refused, now.malformed, repeated, now.uninformative
     )
 
 
@@ -259,7 +259,7 @@ def _growth(before: EndpointCounts, now: EndpointCounters) -> tuple[Counts, Endp
     slow = min(_more(before.slow, now.slow), requests)
     refused = min(_more(before.refused, now.refused), max(requests - failed, 0))
     malformed = min(_more(before.malformed, now.malformed), max(requests - failed - refused, 0))
-    limited = min(_more(before.limited, now.limited), malformed)
+    uninformative = min(_more(before.uninformative, now.uninformative), malformed)
     stand = EndpointCounts(
         now.requests,
         before.errors + failed + repeated if goes_on else now.errors,
@@ -267,9 +267,9 @@ def _growth(before: EndpointCounts, now: EndpointCounters) -> tuple[Counts, Endp
         _reached(before.refused, now.refused, refused),
         _reached(before.malformed, now.malformed, malformed),
         _reached(before.repeated, now.repeated, repeated),
-        _reached(before.limited, now.limited, limited),
+        _reached(before.uninformative, now.uninformative, uninformative),
     )
-    return Counts(requests, failed, slow, 0.0, refused, malformed, limited), stand
+    return Counts(requests, failed, slow, 0.0, refused, malformed, uninformative), stand
 
 
 def _more(before: int | None, now: int) -> int:

@@ -26,7 +26,7 @@ class EndpointCounts(NamedTuple):
     refused: int | None = None
     malformed: int | None = None
     repeated: int | None = None
-    limited: int | None = None
+    uninformative: int | None = None
 
 
 Raw = dict[Endpoint, EndpointCounts]
@@ -158,7 +158,7 @@ def _counts(counts: Counts) -> list[float]:
 
 
 def _rejected(counts: Counts) -> list[int]:
-    return [counts.refused, counts.malformed, counts.limited]
+    return [counts.refused, counts.malformed, counts.uninformative]
 
 
 def _latency(arms: tuple[Buckets, Buckets]) -> dict[str, dict[str, int]]:

@@ -287,7 +287,9 @@ def test_a_version_in_the_message_alone_is_no_arms_evidence(shop: Shop) -> None:
     malformed = [shop.since(arm)[3] for arm in ("stable", "candidate")]
     assert sum(malformed) == found["NOT_FOUND"]
     counted, before = shop.counters(), shop.before
-    assert [counted[arm].limited - before[arm].limited for arm in ("stable", "candidate")] == malformed
+    assert [
+        counted[arm].uninformative - before[arm].uninformative for arm in ("stable", "candidate")
+    ] == malformed
 
 
 def test_a_grpc_message_that_stalls_is_asked_of_one_arm_once_and_is_no_error(

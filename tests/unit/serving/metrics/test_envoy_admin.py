@@ -65,7 +65,7 @@ class EnvoyScene:
             refused=after.refused - before.refused,
             malformed=after.malformed - before.malformed,
             repeated=after.repeated - before.repeated,
-            limited=after.limited - before.limited,
+            uninformative=after.uninformative - before.uninformative,
         )
 
     def _now(self) -> list[EndpointCounters]:

@@ -252,7 +252,7 @@ def test_after_promotion_a_version_that_refuses_what_its_predecessor_took_is_fai
 
 def test_what_a_pod_has_no_room_for_is_nobodys_harm_and_no_answer() -> None:
     """The arm with the larger share gets more of the large requests, and has the less time for them."""
-    stable, candidate = Counts(30, 0, 0, 5), Counts(300, 0, 0, 5, malformed=280, limited=280)
+    stable, candidate = Counts(30, 0, 0, 5), Counts(300, 0, 0, 5, malformed=280, uninformative=280)
     told = judge(POLICY, stable=stable, candidate=candidate, share=0.9, at=NOW)
     assert finding(told, "refusals").outcome is Outcome.PASS
     assert finding(told, "requests").reason.startswith("the candidate answered 20 of the 50 requests")
@@ -305,7 +305,7 @@ WRONG = (
     (NO_COUNTS, Counts(10, 11, 0, 1), 0.1),
     (NO_COUNTS, Counts(10, 4, 0, 1, refused=4, malformed=3), 0.1),
     (NO_COUNTS, Counts(10, 0, 0, 1, refused=-1), 0.1),
-    (NO_COUNTS, Counts(10, 0, 0, 1, malformed=1, limited=2), 0.1),
+    (NO_COUNTS, Counts(10, 0, 0, 1, malformed=1, uninformative=2), 0.1),
     (NO_COUNTS, Counts(10, 0, -3, 1), 0.1),
     (NO_COUNTS, Counts(math.nan, 0, 0, 1), 0.1),  # type: ignore[arg-type]
     (NO_COUNTS, Counts(math.inf, 0, 0, 1), 0.1),  # type: ignore[arg-type]

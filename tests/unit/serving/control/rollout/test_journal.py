@@ -35,7 +35,7 @@ def record(requests: int = 7, outcome: Outcome = Outcome.PASS) -> Record:
         settled=True,
         retries_on_stable=True,
         step_seconds=3.25,
-        stable=Counts(100, 1, 0, 9.5, refused=6, malformed=7, limited=5),
+        stable=Counts(100, 1, 0, 9.5, refused=6, malformed=7, uninformative=5),
         candidate=Counts(requests, 0, 2, 9.5),
         raw={Endpoint("127.0.0.1", 8500): EndpointCounts(1, 2, 3, 4, 5, 6, 7)},
         verdict=Verdict.of([finding], at=NOON),

@@ -18,8 +18,8 @@ class EndpointCounters:
     other 4xx, the `uninformative` of them for their size, lateness or number, or a 404. Part of `requests`
     are those `abandoned` by a client that had waited for longer than the objective. Part of `errors` are
     those `broken` after the answer began, which nothing repeats, and refused ones that were `repeated` on
-    stable, for the proxy calls an error what it repeats. Like `slow` the proxy keeps these six by address, and
-    they do not restart with a re-add.
+    stable, for the proxy calls an error what it repeats. Like `slow` the proxy keeps these six by address,
+    and they do not restart with a re-add.
     `active` requests are in flight now. `healthy` is the proxy's view of the endpoint. `weight` and
     `priority` (0 first) are what the proxy applies now, which is a moment later than what the route says.
     """

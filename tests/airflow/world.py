@@ -197,7 +197,12 @@ class World:
         self.built.append("export")
         self.registry.describe(ctx.ref)
         inputs = tensor_records([self.inputs.get(ctx.ref.version, INPUT)])
-        return {"artifact": {"size_bytes": 1000}, "inputs": inputs, "outputs": tensor_records(OUTPUTS)}
+        return {
+            "artifact": {"size_bytes": 1000},
+            "inputs": inputs,
+            "outputs": tensor_records(OUTPUTS),
+            "notes": [],
+        }
 
     def _check_data(self, ctx: BuildContext, exported: Exported) -> Any:
         self.built.append("check_data")

@@ -11,7 +11,10 @@ an Airflow task pays only for its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
@@ -22,6 +25,8 @@ from model_store.types import Bundle, ModelRef, Precision, TargetName
 
 if TYPE_CHECKING:
     from model_store.registry import Downloaded, ModelVersion
+
+log = logging.getLogger("slipway.build")
 
 Json = dict[str, Any]
 Layout = Literal["onnxruntime", "tensorrt"]
@@ -155,7 +160,8 @@ def export_stage(ctx: BuildContext) -> Exported:
     """
     from model_store.stages.export import run
 
-    return run(ctx)
+    with _told(f"export {ctx.ref}"):
+        return run(ctx)
 
 
 def check_data_stage(ctx: BuildContext, exported: Exported) -> DataChecked:
@@ -169,14 +175,16 @@ def quantize_stage(ctx: BuildContext, exported: Exported, variant: Variant) -> Q
     """The model in one precision and layout, or the reason it does not exist in that."""
     from model_store.stages.quantize import run
 
-    return run(ctx, exported, variant)
+    with _told(f"quantize {variant['precision']} for {variant['layout']}"):
+        return run(ctx, exported, variant)
 
 
 def compile_stage(ctx: BuildContext, quantized: Quantized, target: TargetName) -> Compiled:
     """One variant for one target, or the reason that target does not take it."""
     from model_store.stages.compile import run
 
-    return run(ctx, quantized, target)
+    with _told(f"compile {quantized['variant']['precision']} for {target}"):
+        return run(ctx, quantized, target)
 
 
 def gate_stage(
@@ -188,7 +196,8 @@ def gate_stage(
     """
     from model_store.stages.gate import run
 
-    return run(ctx, exported, quantized, compiled)
+    with _told(f"gate {quantized['variant']['precision']} for {quantized['variant']['layout']}"):
+        return run(ctx, exported, quantized, compiled)
 
 
 def choose_stage(ctx: BuildContext, gated: Sequence[Gated]) -> Chosen:
@@ -217,6 +226,15 @@ def build_bundle(ctx: BuildContext) -> Bundle:
     gated = [_gated(ctx, exported, variant) for variant in variants(ctx.spec)]
     published = publish_stage(ctx, exported, gated, choose_stage(ctx, gated))
     return open_bundle(ctx.store, published["bundle"])
+
+
+@contextmanager
+def _told(stage: str) -> Iterator[None]:
+    """Progress in the log: a large model takes minutes for a stage."""
+    log.info("%s", stage)
+    began = time.monotonic()
+    yield
+    log.info("%s: done after %.1f s", stage, time.monotonic() - began)
 
 
 def _gated(ctx: BuildContext, exported: Exported, variant: Variant) -> Gated:

@@ -13,7 +13,7 @@ import pytest
 from model_store import build
 from model_store.build import BuildContext, build_bundle, variants
 from model_store.storage.store import Store
-from tests.build_world import a_world, built, gated, hurry, with_engines
+from tests.build_world import a_world, built, gated, hurry, with_engines, with_spec
 from tests.small_models import Credit
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -66,6 +66,21 @@ def test_what_stages_hand_on_is_small_json(world: BuildContext) -> None:
         text = json.dumps(value)
         assert json.loads(text) == value
         assert len(text) < 20_000
+
+
+def test_each_long_stage_tells_that_it_began_and_how_long_it_took(
+    world: BuildContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "slipway.build"):
+        gated(with_spec(world, precisions=["fp32"]))
+    told = [line for line in caplog.messages if ": done" not in line]
+    assert told == [
+        "export credit_risk v2",
+        "quantize fp32 for onnxruntime",
+        "compile fp32 for onnxruntime",
+        "gate fp32 for onnxruntime",
+    ]
+    assert len(caplog.messages) == 2 * len(told)
 
 
 # nothing is made twice

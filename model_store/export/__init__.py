@@ -48,6 +48,7 @@ def export(
         model,
         original.rows.inputs,
         max_batch_size=spec.serving.max_batch_size,
+        probabilities=frozenset(name for name, are in original.says["probabilities"].items() if are),
         stochastic=spec.serving.stochastic,
     )
     inputs, outputs = tensor_specs(model)

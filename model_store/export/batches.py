@@ -43,10 +43,12 @@ def require_answers_row_by_row(
     rows: Rows,
     *,
     max_batch_size: int,
+    probabilities: frozenset[str] = frozenset(),
     stochastic: bool = False,
 ) -> None:
     """Raises `Permanent` (NotExportable) when equal rows get other answers from call to call, which
     `serving.stochastic` in the spec allows, or in other batches; NotRunnable when not every row gets one.
+    `probabilities`: outputs that are some for certain; those that look like it are taken for them here.
     """
     chosen = _spread(rows)
     few = {name: array[chosen] for name, array in rows.items()}
@@ -56,8 +58,16 @@ def require_answers_row_by_row(
         return
     _refuse_chance(model, alone, answer(session, few, batch_size=1))
     noise = _DYNAMIC_NOISE if _DYNAMIC & {node.op_type for node in model.graph.node} else _NOISE
+    shares = probabilities | {name for name, array in alone.items() if _are_shares(array)}
     for how, together in _in_batches(session, rows, few, chosen, max(max_batch_size, 2)):
-        _refuse_company(alone, together, how, noise)
+        _refuse_company(alone, together, how, noise, shares)
+
+
+def _are_shares(array: Array) -> bool:
+    """Whether every row is a distribution. A tenth of a millionth is noise there, however rare a class is."""
+    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
+        return False
+    return bool((array >= 0).all() and np.allclose(array.sum(axis=1, dtype=np.float64), 1, atol=1e-3))
 
 
 def _spread(rows: Rows) -> Array:
@@ -100,8 +110,10 @@ def _refuse_chance(model: onnx.ModelProto, first: Rows, second: Rows) -> None:
     )
 
 
-def _refuse_company(alone: Rows, together: Rows, how: str, noise: float) -> None:
-    found = Differences.between(alone, together)
+def _refuse_company(
+    alone: Rows, together: Rows, how: str, noise: float, probabilities: frozenset[str]
+) -> None:
+    found = Differences.between(alone, together, probabilities)
     differing = int(np.count_nonzero(found.worst_by_row > noise))
     if not differing:
         return

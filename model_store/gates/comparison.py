@@ -6,7 +6,9 @@ only what is *evidently* worse: equal models with few positives pass it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from model_store.errors import Permanent
 from model_store.gates.exam import Answered
@@ -14,6 +16,9 @@ from model_store.gates.metrics.base import Comparison, Metric, TooFewRows, Truth
 from model_store.gates.task import Unfit
 from model_store.release_spec import Margin
 from model_store.types import Check
+
+# An estimate of the rows needed is worth telling up to so many times those there are.
+_MOST_TIMES = 1000
 
 
 def gate(
@@ -36,7 +41,11 @@ def checks_of(
     if by.needs != "decisions" and (candidate.not_finite.any() or reference.not_finite.any()):
         return [_without_order(label, by, margin)]
     found = by.compare(truth, reference.said, candidate.said, margin.confidence)
-    checks = [_non_inferiority(label, by, margin, found)]
+    judged = _non_inferiority(label, by, margin, found)
+    if not judged.passed:
+        unchanged = by.compare(truth, reference.said, reference.said, margin.confidence)
+        judged = _or_too_few(judged, _non_inferiority(label, by, margin, unchanged), by, len(truth))
+    checks = [judged]
     if margin.min is not None:
         checks.append(_bound(f"{label} minimum", by, found.candidate, margin.min, is_least=True))
     if margin.max is not None:
@@ -88,6 +97,24 @@ def _non_inferiority(label: str, by: Metric, margin: Margin, found: Comparison) 
         metric=by.name,
         direction="at_least" if by.higher_is_better else "at_most",
     )
+
+
+def _or_too_few(check: Check, unchanged: Check, by: Metric, rows: int) -> Check:
+    """A failed check that says so when the reason is the rows: a model that changes nothing fails on them."""
+    if unchanged.passed:
+        return check
+    # Where nothing changes the bound is about one over the number of rows (docs/gates.md, how many rows).
+    short = unchanged.observed / unchanged.limit if unchanged.limit else math.inf
+    needed = f"; some {_rounded(rows * short)} would do" if short < _MOST_TIMES else ""
+    shown = _amount(by, unchanged.observed)
+    why = f"too few rows: on these {rows:,} even a model that changes nothing shows only {shown}{needed}"
+    return replace(check, detail=f"{check.detail}. {why}")
+
+
+def _rounded(rows: float) -> str:
+    """Up to two digits: an estimate."""
+    size = 10 ** max(len(str(math.ceil(rows))) - 2, 0)
+    return f"{math.ceil(rows / size) * size:,}"
 
 
 def _in_words(by: Metric, found: Comparison) -> str:

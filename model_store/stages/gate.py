@@ -38,6 +38,7 @@ def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: S
     )
     champion = champion_bundle(ctx)
     key = {
+        "variant": dict(quantized["variant"]),
         "original": exported["answers"]["blob"],
         "baseline": exported["artifact"]["digest"],
         "candidate": quantized["artifact"] and quantized["artifact"]["digest"],

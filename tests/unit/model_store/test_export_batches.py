@@ -163,3 +163,20 @@ def test_what_is_served_is_declared_as_it_is_answered(tmp_path: Path, declared: 
     )
 
     assert exported(model, tmp_path).outputs == (TensorSpec("p", "FP32", (-1, 2)),)
+
+
+def test_the_last_digits_of_a_rare_class_are_noise_however_small_its_probability(tmp_path: Path) -> None:
+    rare = np.array([0, -14], np.float32)
+    model = graph(
+        node("MatMul", ["x", "w"], ["dot"]),
+        node("Mul", ["dot", "none"], ["flat"]),
+        node("Add", ["flat", "rare"], ["logits"]),
+        node("Softmax", ["logits"], ["shares"]),
+        node("ReduceMean", ["x"], ["company"], keepdims=0),
+        node("Mul", ["company", "little"], ["noise"]),
+        node("Add", ["shares", "noise"], ["p"]),
+        none=np.float32(0),
+        rare=rare,
+        little=np.float32(1e-8),
+    )
+    assert exported(model, tmp_path).notes == ()

@@ -316,3 +316,22 @@ def test_rows_that_cannot_say_anything_by_a_metric_are_a_reason() -> None:
     original, _, labels, _ = world()
     with pytest.raises(Permanent, match=r"gates.auc cannot be judged on these rows"):
         judged(original, original, np.minimum(labels, 0), gates(accuracy=ONE_POINT))
+
+
+def test_a_check_that_no_model_could_pass_on_so_few_rows_says_so_and_how_many_would_do() -> None:
+    original, _, labels, _ = world(rows=100)
+    checks = judged(original, original, labels, gates(accuracy={"max_drop": 0.01}))
+    said = named(checks, "accuracy non-inferiority")
+    assert not said.passed
+    assert "too few rows: on these 100 even a model that changes nothing shows only -0.0263" in said.detail
+    assert "some 270 would do" in said.detail
+    original, _, labels, _ = world(rows=270)
+    assert named(
+        judged(original, original, labels, gates(accuracy={"max_drop": 0.01})), "accuracy non-inferiority"
+    ).passed
+
+
+def test_a_worse_model_on_enough_rows_is_not_told_to_bring_more() -> None:
+    original, candidate, labels, _ = world(flip=0.3)
+    checks = judged(original, candidate, labels, gates(accuracy={"max_drop": 0.01}))
+    assert "too few rows" not in named(checks, "accuracy non-inferiority").detail

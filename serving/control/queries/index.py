@@ -62,7 +62,7 @@ class ModelSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """All shelves as of one look; another object when anything is different.
+    """All snapshots as of one look; another object when anything is different.
 
     `newest`: every release of every model, the newest first; `places`: where in it each one is, by id.
     """
@@ -72,7 +72,7 @@ class Snapshots:
     places: Mapping[str, int] = field(default_factory=dict)
 
     def changed(self, by_model: Mapping[str, ModelSnapshot], names: Iterable[str]) -> Snapshots:
-        """With these shelves, of which only `names` are others than before."""
+        """With these snapshots, of which only `names` are others than before."""
         entries = [entry for name in names for entry in by_model[name].entries]
         before = sum(len(self.by_model[name].entries) for name in names if name in self.by_model)
         if len(entries) != before or any(entry.id not in self.places for entry in entries):
@@ -91,7 +91,7 @@ def _arranged(by_model: Mapping[str, ModelSnapshot]) -> Snapshots:
 
 
 class Index:
-    """All shelves. Safe for many threads; `monotonic` is the machine's uptime in seconds."""
+    """All snapshots. Safe for many threads; `monotonic` is the machine's uptime in seconds."""
 
     def __init__(
         self,

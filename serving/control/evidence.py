@@ -119,8 +119,16 @@ def _gate_metrics(variants: Sequence[Gated]) -> dict[str, float]:
         for check in gated["report"]["checks"]:
             found[f"{name}/{check['name']}"] = float(check["observed"])
         for key, value in (gated["profile"] or {}).items():
-            found[f"{name}/{key}"] = float(value)
+            found |= _numbers(f"{name}/{key}", value)
     return found
+
+
+def _numbers(name: str, measured: Any) -> dict[str, float]:
+    """MLflow keeps single numbers: an interval becomes two."""
+    if isinstance(measured, list | tuple):
+        lower, upper = measured
+        return {f"{name}_lower": float(lower), f"{name}_upper": float(upper)}
+    return {name: float(measured)}
 
 
 def _rollout_metrics(services: Services, release: Release) -> dict[str, float]:

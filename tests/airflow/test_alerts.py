@@ -160,7 +160,7 @@ class Alertmanager:
         self._client = client
 
     def send(self, *sent: dict[str, Any], token: str | None = None, body: bytes | None = None) -> Any:
-        said = {"version": "4", "status": "firing", "receiver": "airflow", "alerts": list(alerts)}
+        said = {"version": "4", "status": "firing", "receiver": "airflow", "alerts": list(sent)}
         token = alert_token(secrets_of(Home.locate()).current) if token is None else token
         return self._client.post(
             "/alerts",

@@ -35,21 +35,36 @@ class Differences:
 
     `by_row`: by output name, [N] float64: of numbers |other - original| / size, at the worst place of the
     row, where size is 1 for probabilities and else the larger of |original| and what is typical for its
-    column; of labels 1 where they differ. `labels`: which outputs are labels.
+    column; of labels 1 where they differ. `labels`: which outputs are labels. `ties`: in so many rows labels
+    differ where the original's own probabilities are as good as equal; these rows are not among `by_row`.
     """
 
     by_row: Mapping[str, Array]
     labels: frozenset[str]
+    ties: int = 0
 
     @classmethod
     def between(
-        cls, original: Answers, other: Answers, probabilities: frozenset[str] = frozenset()
+        cls,
+        original: Answers,
+        other: Answers,
+        probabilities: frozenset[str] = frozenset(),
+        *,
+        tie: float = 0.0,
     ) -> Differences:
-        """Of the outputs that `original` has. Raises `Permanent` (NotExportable) for other shapes."""
+        """Of the outputs that `original` has. `tie`: probabilities so close may be decided either way.
+
+        Raises `Permanent` (NotExportable) for other shapes.
+        """
         by_row = {
             name: _by_row(name, original[name], other[name], name in probabilities) for name in original
         }
-        return cls(by_row, frozenset(name for name in original if _is_label(other[name])))
+        labels = frozenset(name for name in original if _is_label(other[name]))
+        tied = _tied(original, probabilities, tie)
+        ties = int(sum(np.count_nonzero(by_row[name][tied]) for name in labels))
+        for name in labels:
+            by_row[name] = np.where(tied, 0.0, by_row[name])
+        return cls(by_row, labels, ties)
 
     def __len__(self) -> int:
         return len(next(iter(self.by_row.values())))
@@ -77,7 +92,8 @@ class Differences:
         return float(ordered[-1 - rows]) if len(ordered) > rows else 0.0
 
     def __str__(self) -> str:
-        decided = f"{self.decisions:,} of {len(self):,} decisions differ; " if self.labels else ""
+        besides = f" besides {self.ties:,} at a tie" if self.ties else ""
+        decided = f"{self.decisions:,} of {len(self):,} decisions differ{besides}; " if self.labels else ""
         if self.labels == set(self.by_row):
             return decided.removesuffix("; ")
         middle, most = np.quantile(self.by_row[self.most], (0.5, 0.99))
@@ -102,7 +118,8 @@ def agree(
     """
     refuse_nan(original, "the original model")
     refuse_nan(onnx, "the ONNX model")
-    found = Differences.between(original, onnx, probabilities)
+    # Two probabilities that may each be so far off may change places.
+    found = Differences.between(original, onnx, probabilities, tie=2 * tolerance)
     aside = tolerated_rows(len(found))
     observed = found.but_for(aside)
     if observed > tolerance:
@@ -148,6 +165,18 @@ def _in(who: str) -> str:
 
 def _value(value: Any) -> str:
     return np.array2string(np.asarray(value), precision=6, threshold=8, edgeitems=3, separator=", ")
+
+
+def _tied(original: Answers, probabilities: frozenset[str], tie: float) -> Array:
+    """[N] bool: whether the two largest of a row's probabilities are closer than `tie`. A forest of a hundred
+    trees whose votes are fifty to fifty is decided by the last digit of their sum.
+    """
+    tied = np.zeros(len(next(iter(original.values()))), bool)
+    for name in probabilities & original.keys():
+        if original[name].ndim == 2 and original[name].shape[1] > 1:
+            ordered = np.sort(original[name].astype(np.float64), axis=1)
+            tied |= ordered[:, -1] - ordered[:, -2] < tie
+    return tied
 
 
 def _is_label(array: Array) -> bool:

@@ -65,7 +65,7 @@ def _reason_to_hold(services: Services, release: Release) -> ControlRequest | No
 def pause(services: Services, release_id: str, wish: ControlRequest) -> RolloutState:
     """A person's pause. What a freeze or a paused DAG holds is theirs from then on, and stays paused.
 
-    Raises `Overtaken` as `Control.pause`, and to who saw it before it was held.
+    Raises `ActSuperseded` as `Control.pause`, and to who saw it before it was held.
     """
     state = services.journal.load(release_id)
     if holder_of(state) and wish.seen in (None, state.generation):

@@ -77,7 +77,7 @@ def is_rollback_id(model: str, name: str) -> bool:
 def begin(services: Services, request: RollbackRequest) -> RequestedRollback:
     """Fix from where to where, and give traffic back at once if the version is warm. May be repeated.
 
-    Raises `Overtaken` when no version was named and somebody went back since.
+    Raises `AlreadyRolledBack` when no version was named and somebody went back since.
     """
     rollback = resolve(services, request)
     for state in _active(services, rollback.model):
@@ -90,7 +90,7 @@ def begin(services: Services, request: RollbackRequest) -> RequestedRollback:
 def resolve(services: Services, request: RollbackRequest) -> RequestedRollback:
     """Write down from where to where. The run of a wish that was fixed before takes what is written.
 
-    Raises `Overtaken` as `begin`.
+    Raises `AlreadyRolledBack` as `begin`.
     """
     return _resolved_before(services, request) or _new(services, request)
 

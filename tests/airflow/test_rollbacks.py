@@ -346,7 +346,9 @@ def test_a_rollback_asked_for_while_another_is_carried_out_is_refused_later(worl
         rollbacks.begin(world.services, late)
 
 
-@pytest.mark.parametrize(("run_id", "ends"), [("alert__x", "AirflowSkipException"), ("r", "Overtaken")])
+@pytest.mark.parametrize(
+    ("run_id", "ends"), [("alert__x", "AirflowSkipException"), ("r", "AlreadyRolledBack")]
+)
 def test_of_an_overtaken_rollback_only_a_person_hears_as_of_a_failure(
     world: World, monkeypatch: pytest.MonkeyPatch, run_id: str, ends: str
 ) -> None:

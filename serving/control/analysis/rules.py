@@ -143,7 +143,7 @@ def _enough(policy: AnalysisPolicy, state: JudgeState) -> Finding:
     others = ((counts.errors, "failed"), (counts.refused, "refused"), (counts.malformed, "malformed"))
     if beside := ", ".join(f"{count:,} {what}" for count, what in others if count):
         told += f" (beside {beside})"
-    numbers = (("requests", seen), ("min_requests", policy.min_requests))
+    numbers = (("requests", seen), ("refused", counts.refused), ("min_requests", policy.min_requests))
     return Finding(ENOUGH_REQUESTS, outcome, told, numbers)
 
 

@@ -101,7 +101,7 @@ class GuardCollector(Collector):
 def serve(
     guard: Guard, port: int, *, find_problem: Callable[[], str], targets: Callable[[], object] = list
 ) -> ThreadingHTTPServer:
-    """Answer `/metrics` and `/health` (503 with what `ails` the guard) on loopback, on a thread of its own.
+    """Answer `/metrics` and `/health` (503 with what `find_problem` says) on loopback, on an own thread.
 
     `/targets` tells Prometheus which pods to scrape: what `targets` returns, as JSON.
     """

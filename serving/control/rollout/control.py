@@ -59,7 +59,7 @@ class Control:
         self._now, self._monotonic, self._boot = now, monotonic, boot
 
     def pause(self, release_id: str, request: ControlRequest) -> RolloutState:
-        """Keep the split as it is until somebody resumes. Raises `Overtaken` if it is paused or over."""
+        """Keep the split as it is until somebody resumes. Raises `ActSuperseded` if it is paused or over."""
 
         def paused(state: RolloutState) -> RolloutState:
             if state.paused:
@@ -71,7 +71,7 @@ class Control:
         return self._change(release_id, request, PAUSED, paused)
 
     def resume(self, release_id: str, request: ControlRequest) -> RolloutState:
-        """Go on with the step, its time limit begun anew. Raises `Overtaken` if it is not paused, or over."""
+        """Go on with the step, its time limit begun anew. Raises `ActSuperseded` if over or not paused."""
 
         def resumed(state: RolloutState) -> RolloutState:
             if not state.paused:
@@ -86,7 +86,7 @@ class Control:
     def skip_hold(self, release_id: str, request: ControlRequest) -> RolloutState:
         """Let this step end as soon as its verdict is a pass, without sitting out its hold (or the watch).
 
-        Raises `Overtaken` if it is skipped, paused or over, or while the verdict is against the candidate.
+        Raises `ActSuperseded` if skipped, paused or over, or while the verdict is against the candidate.
         """
 
         def skipped(state: RolloutState) -> RolloutState:

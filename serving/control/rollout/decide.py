@@ -62,13 +62,14 @@ def _on_fail(state: RolloutState, observation: Observation) -> Action:
 def _needs_evidence(state: RolloutState, verdict: Verdict) -> bool:
     """A watch ends well when nothing spoke against it. Before a candidate has live traffic there is nothing
     to judge but its answers to recorded requests, where the spec has them compared. A first version has
-    nobody to protect and may have no callers yet: what speaks against it holds it, not that few asked."""
+    nobody to protect and may have no callers yet: what speaks against it holds it, and that it has refused
+    everybody, not that few asked."""
     is_open = any(
         finding.rule == DISAGREEMENT.name and finding.outcome > Outcome.PASS for finding in verdict.findings
     )
     if state.phase is not Phase.PROGRESSING or state.split.candidate == 0:
         return state.phase is Phase.PROGRESSING and is_open
-    return not state.is_first or _is_spoken_against(verdict)
+    return not state.is_first or _is_spoken_against(verdict) or _has_only_refused(verdict)
 
 
 def _is_spoken_against(verdict: Verdict) -> bool:
@@ -78,11 +79,16 @@ def _is_spoken_against(verdict: Verdict) -> bool:
 
 
 def _was_called(verdict: Verdict) -> bool:
-    return any(
-        dict(finding.numbers).get("requests", 0) > 0
-        for finding in verdict.findings
-        if finding.rule == ENOUGH_REQUESTS
-    )
+    return _in_this_step(verdict, "requests") > 0
+
+
+def _has_only_refused(verdict: Verdict) -> bool:
+    return _in_this_step(verdict, "refused") > 0 and not _was_called(verdict)
+
+
+def _in_this_step(verdict: Verdict, number: str) -> float:
+    found = (finding for finding in verdict.findings if finding.rule == ENOUGH_REQUESTS)
+    return max((dict(finding.numbers).get(number, 0) for finding in found), default=0)
 
 
 def _lacks_pods(verdict: Verdict) -> bool:

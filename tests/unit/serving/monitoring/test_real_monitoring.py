@@ -70,7 +70,7 @@ class Observatory:
         self.door, self.guard = Door(airflow), self._guard()
         stack.callback(self.door.server.server_close)
         stack.callback(self.door.server.shutdown)
-        server = serve(self.guard, guard_port, ails=str, targets=lambda: targets(gateway.router))
+        server = serve(self.guard, guard_port, find_problem=str, targets=lambda: targets(gateway.router))
         stack.callback(server.server_close)
         stack.callback(server.shutdown)
         write(self.home, folder, Options(alertmanager=f"127.0.0.1:{alertmanager}", interval_seconds=1))

@@ -15,7 +15,7 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.plan import Phase
 from serving.gateway.bootstrap import prepare
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.guard import _ails
+from serving.guard import _problem
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
 from tests.unit.serving.full_disk import Disk
@@ -110,13 +110,13 @@ def test_the_guard_says_that_it_is_not_well_until_the_rollback_is_carried_out(
     world: World, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.monotonic", world.monotonic)
-    assert _ails(world.guard) == ""
+    assert _problem(world.guard) == ""
     disk.full = True
     world.candidate_errors(1.0).tick(4)
-    assert RELEASE in _ails(world.guard)
+    assert RELEASE in _problem(world.guard)
     disk.full = False
     world.tick()
-    assert _ails(world.guard) == ""
+    assert _problem(world.guard) == ""
 
 
 def test_health_says_what_ails_the_guard(world: World) -> None:

@@ -50,8 +50,10 @@ def test_values_that_stable_refuses_too_cost_no_promoted_release() -> None:
     assert world.until(Phase.DONE).phase is Phase.DONE
 
 
-@pytest.mark.parametrize("has_stable", [True, False])
-@pytest.mark.parametrize("kind", ["refused", "malformed", "failed"])
+@pytest.mark.parametrize(
+    ("kind", "has_stable"),
+    [("refused", True), ("malformed", True), ("failed", True), ("refused", False), ("failed", False)],
+)
 def test_no_version_is_promoted_on_nothing_but_refusals(has_stable: bool, kind: str) -> None:
     world = World(has_stable=has_stable)
     match kind:
@@ -64,6 +66,11 @@ def test_no_version_is_promoted_on_nothing_but_refusals(has_stable: bool, kind: 
     world.tick(400)
     assert world.phase is not Phase.DONE
     assert world.phase is not Phase.WATCHING
+
+
+def test_what_garbage_clients_send_keeps_no_first_version_back() -> None:
+    world = World(has_stable=False).clients_send_garbage(1.0).tick(400)
+    assert world.phase in (Phase.WATCHING, Phase.DONE)
 
 
 def test_a_restarted_guard_believes_of_refusals_what_it_believed_before(world: World) -> None:

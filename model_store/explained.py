@@ -84,6 +84,14 @@ def _beyond_protobuf(_: re.Match[str]) -> Explained:
     )
 
 
+def _no_locale(found: re.Match[str]) -> Explained:
+    return Explained(
+        f"the model normalizes texts by the locale {found.group(1)}, which is not installed on this machine",
+        "set the attribute `locale` of its StringNormalizer to C.UTF-8 (skl2onnx: options={'locale': 'C.UTF-8'}"
+        " of the vectorizer), or install that locale here and where it is served",
+    )
+
+
 _KNOWN: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Explained]], ...] = (
     (
         re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)"),
@@ -101,6 +109,7 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Explained]], ...]
     ),
     (re.compile(r"No Op registered for (\w+) with domain_version of (\d+)"), _unknown_operator),
     (re.compile(r"Could not find an implementation for (\S+?)(?:\(\d+\))? node"), _no_kernel),
+    (re.compile(r"Failed to construct locale with name:([\w.@-]+?):"), _no_locale),
     (
         re.compile(r"maximum protobuf size of 2GB|Failed to serialize proto"),
         _beyond_protobuf,

@@ -168,7 +168,7 @@ def _to_onnx(model: Any, request: dict[str, Any]) -> Any:
     _let_booleans_be_numbers()
     _forget_transform(model)
     try:
-        onnx = _in_order(_asked_by_name(model, initial, request["tensors"]))
+        onnx = _in_any_locale(_in_order(_asked_by_name(model, initial, request["tensors"])))
         return _narrowing(onnx) if request["is_narrowed"] else onnx
     except MemoryError:
         raise
@@ -289,6 +289,18 @@ def _in_order(onnx: Any) -> Any:
     imports = sorted(onnx.opset_import, key=lambda imported: imported.domain)
     del onnx.opset_import[:]
     onnx.opset_import.extend(imports)
+    return onnx
+
+
+def _in_any_locale(onnx: Any) -> Any:
+    """The same model with texts normalized by C.UTF-8, which knows the case of all letters as Python does and
+    is in every Linux image. ONNX takes en_US.UTF-8 where none is said, and few images have that.
+    """
+    from onnx import helper
+
+    for node in onnx.graph.node:
+        if node.op_type == "StringNormalizer" and all(each.name != "locale" for each in node.attribute):
+            node.attribute.append(helper.make_attribute("locale", "C.UTF-8"))
     return onnx
 
 

@@ -56,12 +56,30 @@ def refuse_trivial(original: Answered, exam: Exam) -> None:
         if (one := _beaten(by, original, exam)) is not None
     ]
     _refuse_wrong_way_round(found, exam)
+    _refuse_contradiction(found)
     _refuse_one_answer(original, exam)
     if found and not any(one.is_better for one in found):
         raise NoBetterThanTrivial(
             f"the original is no better than an answer that looks at no input: {'; '.join(map(str, found))}",
             remedy="look at its training, and whether data.label is what it was trained on; if it need not be"
             " better, write `gates: {must_beat_trivial: false}`",
+        )
+
+
+def refuse_mirrored(champion: Answered, exam: Exam) -> None:
+    """Raises `Permanent` (NoBetterThanTrivial) where the champion's answers are read the wrong way round: then
+    any candidate looks better.
+    """
+    if not exam.gates.must_beat_trivial or exam.reading.task not in ("binary", "multiclass"):
+        return
+    by = metric("auc")
+    found = _beaten(by, champion, exam) if exam.reading.has_scores else None
+    if found is not None and _is_mirrored(found):
+        raise NoBetterThanTrivial(
+            f"the AUC of champion {champion.name} is {found.own:.4f}, clearly under the 0.5 of random order: it"
+            " looks like its classes read the wrong way round, and any candidate is better than that",
+            remedy="if the champion counts its classes in another order than `classes` of this spec says,"
+            " leave out gates.champion for this release, and set gates.accuracy.min",
         )
 
 
@@ -83,7 +101,7 @@ def _beaten(by: Metric, original: Answered, exam: Exam) -> Beaten | None:
 def _refuse_wrong_way_round(found: list[Beaten], exam: Exam) -> None:
     """Worse than random order by more than chance: it knows the answer, and says the opposite."""
     for one in found:
-        if one.name == "auc" and one.is_worse and one.own < CLEARLY_UNDER:
+        if _is_mirrored(one):
             turned = _turned_round(exam.reading)
             binary = (
                 f"; if so, write `classes: {written(turned)}`, or correct outputs.scores"
@@ -95,6 +113,28 @@ def _refuse_wrong_way_round(found: list[Beaten], exam: Exam) -> None:
                 " classes the wrong way round",
                 remedy="look at which class is which" + binary,
             )
+
+
+def _is_mirrored(one: Beaten) -> bool:
+    return one.name == "auc" and one.is_worse and one.own < CLEARLY_UNDER
+
+
+def _refuse_contradiction(found: list[Beaten]) -> None:
+    """Scores that know the answer, and decisions that are right less often than at random: of the same answer
+    to all rows the balanced accuracy is one in as many as there are classes, and no threshold makes it less.
+    """
+    by_name = {one.name: one for one in found}
+    auc, decisions = by_name.get("auc"), by_name.get("balanced_accuracy")
+    if auc is None or decisions is None or not (auc.is_better and decisions.is_worse):
+        return
+    if decisions.own < 2 * CLEARLY_UNDER * decisions.trivial:
+        raise NoBetterThanTrivial(
+            f"the original's label contradicts its scores: they rank well (AUC {auc.own:.4f}), and its balanced"
+            f" accuracy is {decisions.own:.4f}, clearly under the {decisions.trivial:.4f} of one answer to all"
+            " rows",
+            remedy="correct how the model makes its label of its scores, or say in outputs.label and"
+            " outputs.scores which outputs they are",
+        )
 
 
 def _turned_round(reading: Reading) -> list[Word]:

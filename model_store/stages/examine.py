@@ -16,6 +16,7 @@ from model_store.gates.exam import Answered, Exam, Own
 from model_store.gates.metrics.custom import Custom
 from model_store.gates.questions import Unsaid
 from model_store.gates.reading import Outputs, Reading
+from model_store.gates.sanity import refuse_mirrored
 from model_store.gates.seen import Seen
 from model_store.gates.task import resolve
 from model_store.stages.inputs import evaluation_rows, function_path
@@ -68,7 +69,9 @@ def read_champion(ctx: BuildContext, examined: Examined, name: str, outputs: Out
         reading = resolve(Seen(ctx.spec, outputs, labels, task=own.task))
     except Unsaid:
         reading = own
-    return Answered.read(name, outputs, _in_the_classes_of(own, reading), len(examined.rows))
+    champion = Answered.read(name, outputs, _in_the_classes_of(own, reading), len(examined.rows))
+    refuse_mirrored(champion, examined.exam)
+    return champion
 
 
 def _in_the_classes_of(own: Reading, other: Reading) -> Reading:

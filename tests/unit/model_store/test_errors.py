@@ -72,6 +72,18 @@ def test_an_opset_too_new_names_both_numbers() -> None:
     assert "with an opset of at most 2" in told.remedy
 
 
+def test_a_locale_that_is_not_here_is_named_with_what_to_set() -> None:
+    known = onnx.helper.make_node(
+        "StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="tlh_QO.UTF-8"
+    )
+    x, y = (onnx.helper.make_tensor_value_info(name, TensorProto.STRING, ["n"]) for name in "xy")
+    graph = onnx.helper.make_graph([known], "g", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    told = explain(raised_by(lambda: ort.InferenceSession(model.SerializeToString())), otherwise="")
+    assert "by the locale tlh_QO.UTF-8, which is not installed" in told.problem
+    assert "to C.UTF-8" in told.remedy
+
+
 def test_two_gigabytes_are_said_to_be_protobufs_limit() -> None:
     big = onnx.ModelProto()
     big.graph.initializer.add(name="big", raw_data=bytes(2**31))

@@ -282,6 +282,21 @@ def test_columns_of_text_become_inputs_of_their_own(save: Save, rows: Path) -> N
     assert exported.agreement.passed
 
 
+def test_texts_are_normalized_in_a_locale_that_every_image_has(save: Save, tmp_path: Path) -> None:
+    from sklearn.compose import make_column_transformer
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = np.random.default_rng(3).choice(["ANGER", "anger", "joy", "doctors"], 80)
+    table = pd.DataFrame({"text": words, "bad": [word.lower() == "anger" for word in words]})
+    model = make_pipeline(make_column_transformer((TfidfVectorizer(), "text")), LogisticRegression())
+    folder = save(model.fit(table[["text"]], table.bad), table[["text"]])
+    table.to_parquet(tmp_path / "texts.parquet")
+    exported = run(folder, tmp_path / "texts.parquet")
+    assert exported.agreement.passed
+
+
 def test_a_regression_is_compared_in_the_shape_that_is_served(save: Save, rows: Path) -> None:
     from sklearn.linear_model import LinearRegression
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model_store.gates.exam import Exam
-from model_store.gates.sanity import NoBetterThanTrivial, refuse_trivial
+from model_store.gates.sanity import NoBetterThanTrivial, refuse_mirrored, refuse_trivial
 from tests.unit.model_store.gates.test_judge import Outputs, answered, exam, fraud, gates, outputs, world
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +64,31 @@ def test_an_auc_clearly_under_a_half_looks_like_the_wrong_way_round() -> None:
     original, _, labels, _ = world()
     with pytest.raises(NoBetterThanTrivial, match=r"AUC is 0\.\d+, clearly under(?s:.*)classes: \[1, 0\]"):
         refuse(outputs(1 - original["probabilities"][:, 1].astype(np.float64)), labels)
+
+
+def three_classes(rows: int = 600) -> tuple[Array, Array]:
+    """Probabilities whose largest is mostly right, and the labels."""
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, rows)
+    logits = 2.0 * np.eye(3)[labels] + rng.normal(size=(rows, 3))
+    return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def test_a_label_that_contradicts_good_scores_is_refused() -> None:
+    shares, labels = three_classes()
+    refuse({"label": np.argmax(shares, axis=1), "probabilities": shares}, labels)
+    with pytest.raises(NoBetterThanTrivial, match=r"label contradicts its scores: .*AUC 0\.9\d+.* 0\.3333"):
+        refuse({"label": np.argmin(shares, axis=1), "probabilities": shares}, labels)
+
+
+def test_a_champion_read_the_wrong_way_round_is_no_yardstick() -> None:
+    shares, labels = three_classes()
+    spec = {"task": "multiclass", "classes": [0, 1, 2]}
+    on = exam({"probabilities": shares}, labels, gates(), **spec)
+    refuse_mirrored(answered("v1", {"probabilities": shares}, on.reading), on)
+    turned = answered("v1", {"probabilities": shares[:, [2, 0, 1]]}, on.reading)
+    with pytest.raises(NoBetterThanTrivial, match=r"AUC of champion v1 is 0\.\d+, clearly under"):
+        refuse_mirrored(turned, on)
 
 
 def test_the_same_answer_to_every_row_is_refused_where_decisions_are_gated() -> None:

@@ -87,8 +87,8 @@ def _beyond_protobuf(_: re.Match[str]) -> Explained:
 def _no_locale(found: re.Match[str]) -> Explained:
     return Explained(
         f"the model normalizes texts by the locale {found.group(1)}, which is not installed on this machine",
-        "set the attribute `locale` of its StringNormalizer to C.UTF-8 (skl2onnx: options={'locale': 'C.UTF-8'}"
-        " of the vectorizer), or install that locale here and where it is served",
+        "set the attribute `locale` of its StringNormalizer to C.UTF-8 (skl2onnx: the vectorizer's option"
+        " locale), or install that locale here and where it is served",
     )
 
 

@@ -67,8 +67,8 @@ def refuse_trivial(original: Answered, exam: Exam) -> None:
 
 
 def refuse_mirrored(champion: Answered, exam: Exam) -> None:
-    """Raises `Permanent` (NoBetterThanTrivial) where the champion's answers are read the wrong way round: then
-    any candidate looks better.
+    """Raises `Permanent` (NoBetterThanTrivial) where the champion's answers are read the wrong way round:
+    then any candidate looks better.
     """
     if not exam.gates.must_beat_trivial or exam.reading.task not in ("binary", "multiclass"):
         return
@@ -76,8 +76,8 @@ def refuse_mirrored(champion: Answered, exam: Exam) -> None:
     found = _beaten(by, champion, exam) if exam.reading.has_scores else None
     if found is not None and _is_mirrored(found):
         raise NoBetterThanTrivial(
-            f"the AUC of champion {champion.name} is {found.own:.4f}, clearly under the 0.5 of random order: it"
-            " looks like its classes read the wrong way round, and any candidate is better than that",
+            f"the AUC of champion {champion.name} is {found.own:.4f}, clearly under the 0.5 of random order:"
+            " it looks like its classes read the wrong way round, and any candidate is better than that",
             remedy="if the champion counts its classes in another order than `classes` of this spec says,"
             " leave out gates.champion for this release, and set gates.accuracy.min",
         )
@@ -120,8 +120,8 @@ def _is_mirrored(one: Beaten) -> bool:
 
 
 def _refuse_contradiction(found: list[Beaten]) -> None:
-    """Scores that know the answer, and decisions that are right less often than at random: of the same answer
-    to all rows the balanced accuracy is one in as many as there are classes, and no threshold makes it less.
+    """Scores that know the answer, and decisions that are right less often than at random: of one answer to
+    all rows the balanced accuracy is 1 / classes, and no threshold makes it less.
     """
     by_name = {one.name: one for one in found}
     auc, decisions = by_name.get("auc"), by_name.get("balanced_accuracy")
@@ -129,9 +129,9 @@ def _refuse_contradiction(found: list[Beaten]) -> None:
         return
     if decisions.own < 2 * CLEARLY_UNDER * decisions.trivial:
         raise NoBetterThanTrivial(
-            f"the original's label contradicts its scores: they rank well (AUC {auc.own:.4f}), and its balanced"
-            f" accuracy is {decisions.own:.4f}, clearly under the {decisions.trivial:.4f} of one answer to all"
-            " rows",
+            f"the original's label contradicts its scores: they rank well (AUC {auc.own:.4f}), and the"
+            f" label's balanced accuracy is {decisions.own:.4f}, clearly under {decisions.trivial:.4f},"
+            " that of one answer to all rows",
             remedy="correct how the model makes its label of its scores, or say in outputs.label and"
             " outputs.scores which outputs they are",
         )

@@ -220,12 +220,16 @@ def _by_columns(model: Any, initial: list[tuple[str, Any]], columns: list[str]) 
     ((name, tensor),) = initial
     onnx = _converted(model, [(column, type(tensor)([None, 1])) for column in columns])
     graph, element = onnx.graph, onnx.graph.input[0].type.tensor_type.elem_type
-    sizes = numpy_helper.from_array(_ones(len(columns)), f"{name}_sizes")
-    split = helper.make_node("Split", [name, sizes.name], [each.name for each in graph.input], axis=1)
+    sizes, parts = _ones(len(columns)), [each.name for each in graph.input]
+    if max(each.version for each in onnx.opset_import if not each.domain) < 13:
+        # Until then the sizes were an attribute, and skl2onnx writes the oldest opset that will do.
+        split = helper.make_node("Split", [name], parts, axis=1, split=sizes.tolist())
+    else:
+        graph.initializer.append(numpy_helper.from_array(sizes, f"{name}_sizes"))
+        split = helper.make_node("Split", [name, f"{name}_sizes"], parts, axis=1)
     nodes = [split, *graph.node]
     del graph.input[:], graph.node[:]
     graph.input.append(helper.make_tensor_value_info(name, element, [None, len(columns)]))
-    graph.initializer.append(sizes)
     graph.node.extend(nodes)
     return onnx
 

@@ -297,6 +297,21 @@ def test_texts_are_normalized_in_a_locale_that_every_image_has(save: Save, tmp_p
     assert exported.agreement.passed
 
 
+def test_columns_by_name_are_split_also_in_an_old_opset(save: Save, rows: Path) -> None:
+    """Of an imputer and a scaler skl2onnx writes opset 11, whose Split has its sizes as an attribute."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table, names = pd.read_parquet(rows), ["age", "income"]
+    numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    model = make_pipeline(make_column_transformer((numbers, names)), LogisticRegression())
+    folder = save(model.fit(table[names], table.bad), table[names], serialization_format="cloudpickle")
+    assert run(folder, rows, spec(source={"flavor": "sklearn", "trusted": True})).agreement.passed
+
+
 def test_a_regression_is_compared_in_the_shape_that_is_served(save: Save, rows: Path) -> None:
     from sklearn.linear_model import LinearRegression
 

@@ -168,7 +168,8 @@ def _to_onnx(model: Any, request: dict[str, Any]) -> Any:
     _let_booleans_be_numbers()
     _forget_transform(model)
     try:
-        onnx = _in_any_locale(_in_order(_asked_by_name(model, initial, request["tensors"])))
+        onnx = _in_order(_asked_by_name(model, initial, request["tensors"]))
+        onnx = _with_all_letters(_in_any_locale(onnx))
         return _narrowing(onnx) if request["is_narrowed"] else onnx
     except MemoryError:
         raise
@@ -308,6 +309,17 @@ def _in_any_locale(onnx: Any) -> Any:
     return onnx
 
 
+def _with_all_letters(onnx: Any) -> Any:
+    """The same model with words of any alphabet. For scikit-learn's own pattern, two letters or more, what is
+    converted has one of ASCII's letters or more.
+    """
+    for node in onnx.graph.node:
+        for each in node.attribute if node.op_type == "Tokenizer" else ():
+            if each.name == "tokenexp" and each.s == b"[a-zA-Z0-9_]+":
+                each.s = rb"[\p{L}\p{N}_]{2,}"
+    return onnx
+
+
 def _predict(model: Any, rows: Any) -> dict[str, Any]:
     """What the estimator says, by method. Where it says how probable a class is, no other score is asked."""
     import numpy as np
@@ -376,7 +388,8 @@ def _rows(model: Any, named: dict[str, Any], request: dict[str, Any]) -> Any:
     import pandas as pd
 
     if request["is_table"]:
-        return pd.DataFrame(named)
+        # A vectorizer of texts goes through what it is given: through a table's column names, that is.
+        return pd.Series(*named.values()) if _takes_texts(model, named) else pd.DataFrame(named)
     if len(named) > 1:
         raise Refused("the model takes one array, and its signature has several", "log it with one input")
     ((name, array),) = named.items()
@@ -384,6 +397,11 @@ def _rows(model: Any, named: dict[str, Any], request: dict[str, Any]) -> Any:
     if not hasattr(model, "feature_names_in_") or array.ndim != 2 or isinstance(columns, str):
         return array
     return pd.DataFrame(array, columns=list(columns))
+
+
+def _takes_texts(model: Any, named: dict[str, Any]) -> bool:
+    first = model.steps[0][1] if hasattr(model, "steps") else model
+    return len(named) == 1 and hasattr(first, "build_analyzer")
 
 
 def _plain(array: Any) -> Any:

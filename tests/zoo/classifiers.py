@@ -31,7 +31,7 @@ def parts() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return rows(900, 1), rows(ROWS, 2), rows(200, 3)
 
 
-def scored(model: Any, frame: pd.DataFrame, label: str, inputs: list[str]) -> dict[str, float]:
+def scored(model: Any, frame: pd.DataFrame, label: str, inputs: list[str] | str) -> dict[str, float]:
     """Accuracy, and where there are probabilities AUC, as scikit-learn says them."""
     from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -214,6 +214,30 @@ def mixed_columns(folder: Path) -> Made:
     return Made(saved, "sklearn", evaluation, calibration, "y", numbers, {"gates": GATES})
 
 
+def german_texts(folder: Path) -> Made:
+    """A vectorizer that was fitted on a column, with letters that ASCII lacks and words of one letter."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    def texts(count: int, seed: int) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 2, count)
+        words = np.array(
+            ["über", "Größe", "x", "der", "gut", "schlecht", "ÄRGER", "prima", "mäßig", "schön", "a1"]
+        )
+        moods = np.array([["mäßig", "schlecht", "ÄRGER"], ["schön", "prima", "gut"]])
+        said = [[*rng.choice(words, 5), *rng.choice(moods[each], 2)] for each in y]
+        return pd.DataFrame({"text": [" ".join([*each, str(i)]) for i, each in enumerate(said)], "y": y})
+
+    train, evaluation, calibration = texts(900, 0), texts(600, 1), texts(300, 2)
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression()).fit(train.text, train.y)
+    saved = saved_sklearn(folder / "model", model, train[["text"]])
+    numbers = scored(model, evaluation, "y", "text")
+    spec = {"gates": GATES, "data": {"max_leaked_share": 1.0}}
+    return Made(saved, "sklearn", evaluation, calibration, "y", numbers, spec)
+
+
 # words of classes
 
 
@@ -384,6 +408,7 @@ KINDS = [
     Kind("imputer and scaler", of(imputing), "published"),
     Kind("isolation forest", isolation_forest, "published"),
     Kind("text and numbers", mixed_columns, "published"),
+    Kind("German texts", german_texts, "published"),
     Kind("yes and no", partial(in_words, model_says=text("no", "yes"), file_says=text("no", "yes"),
          data={"positive": "yes"}), "published"),
     Kind("-1 and 1", partial(in_words, model_says=shifted, file_says=shifted), "published"),

@@ -42,16 +42,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Kind:
-    """One model, or one trap. `make` gets an empty folder. `says`: what the reason holds, as a pattern.
-
-    `not_yet`: why it does not end so today; it fails the suite once it does.
-    """
+    """One model, or one trap. `make` gets an empty folder. `says`: what the reason holds, as a pattern."""
 
     name: str
     make: Callable[[Path], Made]
     ending: Ending
     says: str = ""
-    not_yet: str = ""
 
 
 def spec_of(made: Made, home: Path) -> Spec:

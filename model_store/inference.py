@@ -85,6 +85,12 @@ def count_rows(rows: Rows) -> int:
     return counts.pop()
 
 
+def spread(rows: Rows, most: int) -> np.ndarray[Any, Any]:
+    """Places of up to `most` rows, evenly from the first to the last."""
+    count = count_rows(rows)
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
 def answer(
     session: ort.InferenceSession,
     rows: Rows,

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from model_store.export.agreement import Differences, examples
 from model_store.export.base import NotExportable
-from model_store.inference import answer, count_rows
+from model_store.inference import answer, count_rows, spread
 
 Array = np.ndarray[Any, Any]
 Rows = Mapping[str, Array]
@@ -50,7 +50,7 @@ def require_answers_row_by_row(
     `serving.stochastic` in the spec allows, or in other batches; NotRunnable when not every row gets one.
     `probabilities`: outputs that are some for certain; those that look like it are taken for them here.
     """
-    chosen = _spread(rows)
+    chosen = spread(rows, SETTLED_ON)
     few = {name: array[chosen] for name, array in rows.items()}
     alone = answer(session, few, batch_size=1)
     if stochastic:
@@ -68,11 +68,6 @@ def _are_shares(array: Array) -> bool:
     if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
         return False
     return bool((array >= 0).all() and np.allclose(array.sum(axis=1, dtype=np.float64), 1, atol=1e-3))
-
-
-def _spread(rows: Rows) -> Array:
-    count = count_rows(rows)
-    return np.unique(np.linspace(0, count - 1, min(count, SETTLED_ON)).astype(int))
 
 
 def _in_batches(

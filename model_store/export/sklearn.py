@@ -5,14 +5,11 @@ The child gets no environment of ours, a time limit, a memory limit, and a folde
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +27,14 @@ from model_store.export.pairing import Paired, pair
 from model_store.export.says import Says
 from model_store.export.signature import Attempt, Plan, plan
 from model_store.export.versions import differing, recorded_versions, refuse_other_versions
+from model_store.foreign_code import Limits, run_child
 from model_store.inference import NotRunnable, answer, open_session
 from model_store.release_spec import ReleaseSpec
 from model_store.types import Toolchain
 
 CHILD = Path(__file__).with_name("sklearn_child.py")
+LIMITS = Limits(seconds=300)
 _SCORES = ("predict_proba", "decision_function")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of the child: wall time, and address space (numpy alone maps about 0.7 GB of it)."""
-
-    seconds: float = 300
-    memory_mb: int = 4096
 
 
 class NotConvertible(NotExportable):
@@ -75,7 +66,7 @@ def convert(
         try:
             rows = read_dataset(evaluation, spec.data, attempt.inputs, columns=planned.columns)
             _write_request(folder, model, settings, spec, attempt, planned, typed, rows, differing(recorded))
-            _run(folder, limits or Limits())
+            _run(folder, limits or LIMITS)
             return _result(folder, spec, rows)
         except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
             failures.append(failure)
@@ -158,48 +149,15 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _run(work: Path, limits: Limits) -> None:
     """Run the child to its end. Raises `Permanent` when it takes too long or too much."""
-    command = [sys.executable, "-I", str(CHILD), str(work), str(limits.memory_mb)]
-    with (work / "log").open("wb") as log:
-        child = subprocess.Popen(
-            command,
-            cwd=work,
-            env=_environment(work),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            status = child.wait(timeout=limits.seconds)
-        except subprocess.TimeoutExpired as error:
-            raise NotExportable(
-                f"converting the model took longer than {limits.seconds:g} s",
-                remedy="look at what it does when it is loaded and when it predicts, or log it as ONNX",
-            ) from error
-        finally:
-            # Its whole session: the model's code may have started processes of its own.
-            _kill_session(child)
+    try:
+        status = run_child(CHILD, work, limits)
+    except subprocess.TimeoutExpired as error:
+        raise NotExportable(
+            f"converting the model took longer than {limits.seconds:g} s",
+            remedy="look at what it does when it is loaded and when it predicts, or log it as ONNX",
+        ) from error
     if status:
         raise _death(status, (work / "log").read_text(errors="replace")[-2000:])
-
-
-def _environment(work: Path) -> dict[str, str]:
-    """No tokens, passwords or addresses; one thread; the same hashes every time."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    return kept | threads | {
-        "PATH": os.defpath,
-        "HOME": str(work),
-        "TMPDIR": str(work),
-        "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
-    }  # fmt: skip
-
-
-def _kill_session(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _death(status: int, log: str) -> NotExportable | Retryable:

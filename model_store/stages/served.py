@@ -16,7 +16,7 @@ from model_store.engines.registry import open_engine
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
-from model_store.inference import Rows, batches, count_rows, session_config
+from model_store.inference import Rows, batches, count_rows, session_config, spread
 from model_store.types import Artifact, Check
 
 Array = np.ndarray[Any, Any]
@@ -93,8 +93,7 @@ class Served:
 
     def alone_as_in_company(self, rows: Rows) -> Check:
         """Whether rows get the same answers one by one as in full batches, whoever else is in them."""
-        count = count_rows(rows)
-        few = np.unique(np.linspace(0, count - 1, min(count, SETTLED_ON)).astype(np.int64))
+        few = spread(rows, SETTLED_ON)
         chosen = {name: array[few] for name, array in rows.items()}
         differ = _rows_that_differ(self.answer(chosen, batch_size=1), self.answer(chosen), self.precision)
         return Check(

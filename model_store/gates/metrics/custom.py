@@ -8,21 +8,18 @@ beside the spec, not in the model's `code` folder: a model that brings its own j
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from model_store.errors import Permanent
+from model_store.foreign_code import Limits, run_child
 from model_store.gates.metrics.base import Comparison, Needs, Prediction, Task, TooFewRows, Truth
 from model_store.gates.metrics.kinds import gain_bounds
 
@@ -32,12 +29,7 @@ CHILD = Path(__file__).with_name("custom_child.py")
 TRUTH, SAID = ("classes", "values", "groups"), ("decisions", "scores", "values")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of the child: wall time, and address space (numpy alone maps about 0.7 GB of it)."""
-
-    seconds: float = 120
-    memory_mb: int = 4096
+LIMITS = Limits(seconds=120)
 
 
 class Custom:
@@ -49,7 +41,7 @@ class Custom:
     relative = False
 
     def __init__(self, name: str, *, trusted: bool, limits: Limits | None = None) -> None:
-        self.name, self._limits = name, limits or Limits()
+        self.name, self._limits = name, limits or LIMITS
         self._source, _, self._function = name.rpartition(":")
         if not self._source or not self._function.isidentifier():
             raise Permanent(f"{name} names no function", remedy="write PATH.py:function or module:function")
@@ -113,23 +105,11 @@ class Custom:
         request = {"source": source, "function": self._function, "models": models}
         request["path"] = [entry for entry in sys.path if Path(entry).is_absolute()]
         (work / "request.json").write_text(json.dumps(request))
-        with (work / "log").open("wb") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-I", str(CHILD), str(work), str(self._limits.memory_mb)],
-                cwd=work,
-                env=_environment(work),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                status = child.wait(timeout=self._limits.seconds)
-            except subprocess.TimeoutExpired as error:
-                problem = f"the metric {self.name} took longer than {self._limits.seconds:g} s"
-                raise Permanent(problem, remedy="make it faster: it sees all rows at once") from error
-            finally:
-                _end(child)
+        try:
+            status = run_child(CHILD, work, self._limits)
+        except subprocess.TimeoutExpired as error:
+            problem = f"the metric {self.name} took longer than {self._limits.seconds:g} s"
+            raise Permanent(problem, remedy="make it faster: it sees all rows at once") from error
         if status:
             last = (work / "log").read_text(errors="replace").strip().splitlines()[-1:] or [""]
             problem = f"the metric {self.name} died with status {status}: {last[0][:200]}"
@@ -141,18 +121,3 @@ def _arrays(truth: Truth, said: Sequence[Prediction]) -> dict[str, Array]:
     for place, one in enumerate(said):
         found |= {f"said{place}.{name}": getattr(one, name) for name in SAID}
     return {name: array for name, array in found.items() if array is not None}
-
-
-def _environment(work: Path) -> dict[str, str]:
-    """No tokens, passwords or addresses; one thread; the same hashes every time."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    fixed = {"PATH": os.defpath, "HOME": str(work), "TMPDIR": str(work), "LANG": "C.UTF-8"}
-    return kept | threads | fixed | {"PYTHONHASHSEED": "0"}
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Its whole session: the function may have started processes of its own."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

@@ -18,7 +18,7 @@ from model_store.export import ExportedModel, export
 from model_store.export import sklearn as flavor
 from model_store.export.agreement import agree
 from model_store.export.mlmodel import read_mlmodel
-from model_store.export.sklearn import Limits
+from model_store.foreign_code import Limits
 from model_store.inference import answer, open_session
 from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef, TensorSpec

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from model_store.errors import Permanent
+from model_store.foreign_code import Limits
 from model_store.gates.metrics import Prediction, Truth, metric
-from model_store.gates.metrics.custom import Custom, Limits
+from model_store.gates.metrics.custom import Custom
 
 TRUTH = Truth(np.array([0, 1, 1, 0] * 50), 2)
 SAID = Prediction(np.array([0, 1, 0, 0] * 50))

@@ -36,7 +36,7 @@ from serving.cli.output import console, errors, print_json
 from serving.home import Home
 
 EXIT: dict[Ending, int] = {"published": 0, "blocked": 1, "refused": 2}
-REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +122,39 @@ def _asked(home: Home, spec: ReleaseSpec, model: str | None, champion: str | Non
                 "a registered version is compared with the champion that the registry names",
                 remedy="leave out --champion, or name folders for both",
             )
-        registry = Registry(os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url)
+        registry = registry_of(home)
         return Asked(_registered(registry, spec, model), registry, is_folder=False)
-    folders = {CANDIDATE: _folder(model)} | ({CHAMPION: _folder(champion)} if champion else {})
+    folders = {CANDIDATE: model_folder(model)} | ({CHAMPION: model_folder(champion)} if champion else {})
     return Asked(ModelRef(spec.model, CANDIDATE), FolderVersions(folders), is_folder=True)
 
 
 def _registered(registry: Registry, spec: ReleaseSpec, model: str | None) -> ModelRef:
-    found = REGISTERED.fullmatch(model or f"models:/{spec.model}@{spec.source.alias}")
+    name, version = registered_version(model or f"models:/{spec.model}@{spec.source.alias}")
+    if name != spec.model:
+        raise Permanent(
+            f"the spec releases {spec.model}, and {model} is a version of {name}",
+            remedy=f"name a version of {spec.model}, or correct `model` in the spec",
+        )
+    return registry.resolve(name, version)
+
+
+def registry_of(home: Home) -> Registry:
+    """MLflow's, as `MLFLOW_TRACKING_URI` names it, else the stack's own."""
+    return Registry(os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url)
+
+
+def registered_version(model: str) -> tuple[str, str]:
+    """Name, and version number or alias. Raises `Permanent` for what names neither."""
+    found = _REGISTERED.fullmatch(model)
     if found is None:
         raise Permanent(
             f"{model!r} names no version", remedy="write models:/NAME/VERSION or models:/NAME@alias"
         )
-    if found["name"] != spec.model:
-        raise Permanent(
-            f"the spec releases {spec.model}, and {model} is a version of {found['name']}",
-            remedy=f"name a version of {spec.model}, or correct `model` in the spec",
-        )
-    return registry.resolve(spec.model, found["version"] or found["alias"])
+    return found["name"], found["version"] or found["alias"]
 
 
-def _folder(name: str) -> Path:
+def model_folder(name: str) -> Path:
+    """Raises `Permanent` when there is no such folder."""
     folder = Path(name).expanduser().resolve()
     if not folder.is_dir():
         raise Permanent(

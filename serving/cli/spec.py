@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,23 +61,14 @@ def init(
 
 def _model(home: Home, model: str, scratch: Path) -> tuple[str, Path]:
     """Its name and its folder. Raises `Permanent`, or `Retryable` while MLflow does not answer."""
-    if not model.startswith("models:"):
-        folder = Path(model).expanduser().resolve()
-        if not folder.is_dir():
-            raise Permanent(
-                f"there is no folder {folder}", remedy="name a model folder, or models:/NAME/VERSION"
-            )
-        return folder.name, folder
-    from model_store.registry import Registry
-    from serving.cli.check import REGISTERED
+    from serving.cli.check import model_folder, registered_version, registry_of
 
-    found = REGISTERED.fullmatch(model)
-    if found is None:
-        raise Permanent(
-            f"{model!r} names no version", remedy="write models:/NAME/VERSION or models:/NAME@alias"
-        )
-    registry = Registry(os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url)
-    ref = registry.resolve(found["name"], found["version"] or found["alias"])
+    if not model.startswith("models:"):
+        folder = model_folder(model)
+        return folder.name, folder
+    name, version = registered_version(model)
+    registry = registry_of(home)
+    ref = registry.resolve(name, version)
     return ref.name, registry.download(ref, scratch / "model", max_size_mb=MAX_DOWNLOAD_MB).folder
 
 

@@ -123,3 +123,29 @@ def test_a_folder_leaves_nothing_behind(place: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     check(place, tmp_path, "--model", str(place / "learnt"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_first_spec_of_a_folder_passes_the_check_once_its_question_is_answered(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    rows(2500, 3).to_parquet(tmp_path / "rows.parquet")
+    written = tmp_path / "first.yaml"
+    given = ["spec", "init", str(place / "learnt"), "--data", str(tmp_path / "rows.parquet")]
+    made = CliRunner(env={"SLIPWAY_HOME": str(tmp_path / "home")}).invoke(
+        app, [*given, "--output", str(written)]
+    )
+    assert (made.exit_code, made.stderr) == (0, "")
+    assert "source.trusted" in made.stdout
+    answered = written.read_text().replace("trusted: false", "trusted: true")
+    written.write_text(answered + "precisions: [fp32]\ntargets: [onnxruntime]\n")
+    environment = {"COLUMNS": "200", "SLIPWAY_HOME": str(tmp_path / "home")}
+    named = ["check", str(written), "--model", str(place / "learnt")]
+    assert CliRunner(env=environment).invoke(app, named).exit_code == 0
+
+
+def test_what_names_no_version_is_refused_by_spec_init_as_well(place: Path, tmp_path: Path) -> None:
+    given = ["spec", "init", "models:/churn", "--data", str(place / "evaluation.parquet")]
+    made = CliRunner(env={"SLIPWAY_HOME": str(tmp_path / "home")}).invoke(app, given)
+    assert made.exit_code == 1
+    assert "names no version" in made.stderr

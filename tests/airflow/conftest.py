@@ -18,6 +18,8 @@ from tests.airflow.world import World
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag
 
+    from tests.airflow.people import ApiServer
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 _FOLDER = tempfile.TemporaryDirectory(prefix="slipway-airflow-tests-")
 AIRFLOW_HOME = Path(_FOLDER.name)
@@ -86,3 +88,28 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     for name, stage in world.stages().items():
         monkeypatch.setattr(build, name, stage)
     return world
+
+
+@pytest.fixture(scope="module")
+def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """Airflow's app, with a user for each of its own roles."""
+    from tests.airflow.people import SIMPLE, api_server
+
+    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
+        yield server
+
+
+@pytest.fixture
+def api_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
+    """What an API server finds that reads this test's home: no runs, and nothing remembered."""
+    from slipway_airflow.web import shared_catalog
+
+    from serving import composition
+    from tests.airflow.desk import forget_runs
+
+    forget_runs()
+    made = World(tmp_path)
+    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
+    shared_catalog.reset()
+    yield made
+    shared_catalog.reset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +25,7 @@ from serving.control.releases import Cause, Release
 from serving.inbound.deliveries import Deliveries
 from serving.inbound.signature import Stamp
 from tests.airflow.desk import API, forget_runs, under_way
-from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
@@ -246,12 +245,6 @@ def test_what_came_of_a_delivery_is_in_its_record(tmp_path: Path) -> None:
     (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert kept.read_text() == "asked Airflow for fraud v5\n"
     assert not deliveries.take(stamp, now=NOW), "it counts once all the same"
-
-
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
 
 
 def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from slipway_airflow.web import shared_catalog
 
 from model_store.release_spec import load
-from serving import composition
 from serving.control import freeze_enforcement, wiring
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.releases import Request
-from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, forget_runs, under_way, waiting_for_approval
+from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, under_way, waiting_for_approval
 from tests.airflow.endpoints import PAGES, READ
-from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, SPEC, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
@@ -24,20 +20,9 @@ pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 EVIL = "<script>alert('reason')</script>"
 
 
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
-
-
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
-    forget_runs()
-    made = World(tmp_path)
-    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared_catalog.reset()
-    yield made
-    shared_catalog.reset()
+def world(api_world: World) -> World:
+    return api_world
 
 
 @pytest.mark.parametrize("path", PAGES)

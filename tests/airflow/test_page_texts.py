@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-from slipway_airflow.web import shared_catalog
 from slipway_airflow.web.rendering import code
 
-from serving import composition
 from serving.control import wiring
-from tests.airflow.desk import API, forget_runs
-from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.desk import API
+from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
-    forget_runs()
-    made = World(tmp_path)
-    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared_catalog.reset()
-    yield made
-    shared_catalog.reset()
+def world(api_world: World) -> World:
+    return api_world
 
 
 # a reason

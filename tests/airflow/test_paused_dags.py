@@ -5,20 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from slipway_airflow import airflow_situation, triggers
-from slipway_airflow.web import runs, shared_catalog
+from slipway_airflow.web import runs
 
-from serving import composition
 from serving.control import freeze_enforcement, paused_dags, release_deployment, wiring
 from serving.control.releases import Release
 from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.plan import Phase
 from serving.types import Outcome
-from tests.airflow.desk import API, forget_runs, under_way
+from tests.airflow.desk import API, under_way
 from tests.airflow.people import SIMPLE, ApiServer, api_server
 from tests.airflow.world import MODEL, World
 
@@ -26,20 +24,9 @@ pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 DAG = f"release_{MODEL}"
 
 
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
-
-
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
-    forget_runs()
-    made = World(tmp_path)
-    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared_catalog.reset()
-    yield made
-    shared_catalog.reset()
+def world(api_world: World) -> Iterator[World]:
+    yield api_world
     set_paused(DAG, paused=False)
     set_paused("model_rollback", paused=False)
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from serving.control import audit_entries
 from tests.airflow.desk import API, forget_runs, run_states
-from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 ASKED = {"model": MODEL, "version": "candidate", "reason": "better"}
-
-
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

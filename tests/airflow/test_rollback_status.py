@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from slipway_airflow import airflow_situation, final_steps
 from slipway_airflow.web import shared_catalog
 
-from serving import composition
 from serving.control import rollbacks
-from tests.airflow.desk import API, forget_runs, under_way
-from tests.airflow.people import SIMPLE, ApiServer, api_server
+from tests.airflow.desk import API, under_way
+from tests.airflow.people import ApiServer
 from tests.airflow.test_paused_dags import set_paused
 from tests.airflow.world import MODEL, World
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 
 
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
-
-
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
-    forget_runs()
-    made = World(tmp_path)
-    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
+def world(api_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     # No scheduler runs in these tests, which is told, and would be the reason for everything.
     monkeypatch.setattr(airflow_situation, "_silent", dict)
-    shared_catalog.reset()
-    yield made
-    shared_catalog.reset()
+    yield api_world
     set_paused("model_rollback", paused=False)
 
 

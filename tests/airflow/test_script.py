@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from slipway_airflow.web import shared_catalog
 from starlette.testclient import TestClient
 
-from serving import composition
 from serving.control import freeze_enforcement, wiring
 from serving.control.bundle_comparison import BundleComparison, Figure, Parameter
-from tests.airflow.desk import API, forget_runs, run_states, under_way
-from tests.airflow.people import BASE, SIMPLE, ApiServer, api_server
+from tests.airflow.desk import API, run_states, under_way
+from tests.airflow.people import BASE, ApiServer
 from tests.airflow.world import MODEL, World
 from tests.tools import CHROMIUM, needs
 
@@ -28,20 +25,9 @@ pytestmark = [
 _NOT_PASSED_ON = ("content-length", "content-encoding", "transfer-encoding", "set-cookie")
 
 
-@pytest.fixture(scope="module")
-def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("people"), SIMPLE) as server:
-        yield server
-
-
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
-    forget_runs()
-    made = World(tmp_path)
-    monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared_catalog.reset()
-    yield made
-    shared_catalog.reset()
+def world(api_world: World) -> World:
+    return api_world
 
 
 @pytest.fixture(scope="module")

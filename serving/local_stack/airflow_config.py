@@ -69,7 +69,7 @@ def _core(home: Home, credentials: Credentials) -> dict[str, str]:
         "dags_are_paused_at_creation": "False",
         "fernet_key": credentials.airflow_fernet_key,
         # Airflow's simple login, with roles that part releasing from approving.
-        "auth_manager": "slipway_airflow.web.login.SlipwayLogin",
+        "auth_manager": "slipway_airflow.login.SlipwayLogin",
         "simple_auth_manager_users": ",".join(
             [f"{credentials.airflow_user}:admin", *(f"{user.name}:{user.role}" for user in users_of(home))]
         ),

@@ -102,9 +102,8 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def api_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     """What an API server finds that reads this test's home: no runs, and nothing remembered."""
-    from slipway_airflow.web import shared_catalog
-
     from serving import composition
+    from serving.web import shared_catalog
     from tests.airflow.desk import forget_runs
 
     forget_runs()

@@ -39,7 +39,7 @@ def waiting_for_approval(
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from airflow.utils.state import TaskInstanceState
-    from slipway_airflow.web import runs
+    from slipway_airflow import dag_runs as runs
 
     at = now()
     run_id = f"asked-{at.timestamp()}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from slipway_airflow.web.access import Right
-
+from serving.web.access import Right
 from tests.airflow.world import MODEL
 
 PAGES = ("", "releases", "history", "new", "freezes-page", f"models/{MODEL}", "releases/{release}")

@@ -10,7 +10,7 @@ from typing import Any
 from tests.airflow.people import ApiServer, api_server
 
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
-OUR_FAB = "slipway_airflow.web.fab.SlipwayFab"
+OUR_FAB = "slipway_airflow.fab.SlipwayFab"
 
 # Of a role: "can_read DAG Runs" and so on, or the name of one of Airflow's own roles.
 Grants = tuple[str, ...]

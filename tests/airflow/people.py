@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-# Airflow's own roles, and those of `slipway_airflow.web.login`.
+# Airflow's own roles, and those of `slipway_airflow.login`.
 SIMPLE = {"vera": "viewer", "rita": "user", "otto": "op", "ada": "admin"}
 OURS = {"vera": "viewer", "rolf": "releaser", "anna": "approver", "grace": "approver", "ada": "admin"}
-OUR_LOGIN = "slipway_airflow.web.login.SlipwayLogin"
+OUR_LOGIN = "slipway_airflow.login.SlipwayLogin"
 BASE = "http://localhost:8080"
 
 

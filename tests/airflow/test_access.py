@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 
 from serving import composition
+from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from tests.airflow.desk import API, APPROVED, everything, forget_runs, under_way, waiting_for_approval
 from tests.airflow.endpoints import ENDPOINTS, WHY, Endpoint
 from tests.airflow.people import OUR_LOGIN, OURS, SIMPLE, ApiServer, api_server

@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from slipway_airflow.web import approval_answers, interventions, runs
+from slipway_airflow import approval_answers
+from slipway_airflow import dag_runs as runs
 
 from model_store.registry import RegistryUnavailable
 from serving.control import audit_entries, cooldowns, freeze_enforcement
@@ -19,6 +20,7 @@ from serving.control.release_queue import acquire
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import now
 from serving.types import ALL_STABLE, Outcome
+from serving.web import interventions
 from tests.airflow.desk import (
     API,
     APPROVED,

@@ -13,9 +13,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from slipway_airflow import notifications
-from slipway_airflow.web import alerts as door
-from slipway_airflow.web import webhooks
-from slipway_airflow.web.problems import answer_with_problems
 
 from model_store.release_spec.notify import Notify
 from serving.control import alerts, cooldowns, rollbacks
@@ -26,6 +23,9 @@ from serving.control.rollout.plan import Phase
 from serving.home import Home
 from serving.inbound.secrets import rotate, secrets_of
 from serving.monitoring.incidents import MOST_BYTES, Incident, alert_token
+from serving.web import alerts as door
+from serving.web import webhooks
+from serving.web.problems import answer_with_problems
 from tests.airflow.test_rollbacks import released
 from tests.airflow.world import MODEL, World
 

@@ -12,7 +12,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 from slipway_airflow import final_steps
 from slipway_airflow.operators import Deploy, RollOut
-from slipway_airflow.web import shared_catalog
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
@@ -24,6 +23,7 @@ from serving.control.release_queue import acquire
 from serving.control.releases import Cause, Release
 from serving.inbound.deliveries import Deliveries
 from serving.inbound.signature import Stamp
+from serving.web import shared_catalog
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, World

@@ -39,7 +39,7 @@ class TaskApi:
 
 async def ask(api: TaskApi, path: str, asked: dict[str, Any], method: str = "POST") -> list[int]:
     """In two pieces, as a long body comes. Returns the statuses that were answered."""
-    from slipway_airflow.web.approval_renewal import RenewApprovalRequests
+    from slipway_airflow.approval_renewal import RenewApprovalRequests
 
     content = json.dumps({"ti_id": "x", **asked}).encode()
     parts = [

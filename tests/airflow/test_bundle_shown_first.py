@@ -10,9 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-from slipway_airflow.web import charts
-from slipway_airflow.web.access import Right
-from slipway_airflow.web.rendering import named, render, sentence, told, who
 
 from benchmarks.page.home import ModelFiles, write
 from serving.control.audit import AuditEntry, AuditTrail
@@ -20,6 +17,9 @@ from serving.control.freezes import Frozen
 from serving.control.queries.runs import Question
 from serving.control.queries.views import HistoryEvent
 from serving.types import ALL_STABLE
+from serving.web import charts
+from serving.web.access import Right
+from serving.web.rendering import named, render, sentence, told, who
 from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_airflow.web import shared_catalog
-from slipway_airflow.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from starlette.testclient import TestClient
 
 from serving import composition
@@ -19,6 +17,8 @@ from serving.control.audit_entries import trail_of
 from serving.control.freeze_enforcement import freezes_of
 from serving.gateway.router.history import RouteHistoryFile
 from serving.types import Deployment, Route
+from serving.web import shared_catalog
+from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from tests.airflow.desk import (
     API,
     APPROVED,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from slipway_airflow.web import shared_catalog
 
 from model_store.release_spec import load
 from serving.control import freeze_enforcement, wiring
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.releases import Request
+from serving.web import shared_catalog
 from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, under_way, waiting_for_approval
 from tests.airflow.endpoints import PAGES, READ
 from tests.airflow.people import ApiServer

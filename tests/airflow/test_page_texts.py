@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from slipway_airflow.web.rendering import code
 
 from serving.control import wiring
+from serving.web.rendering import code
 from tests.airflow.desk import API
 from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, World

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from slipway_airflow import airflow_situation, triggers
-from slipway_airflow.web import runs
+from slipway_airflow import dag_runs as runs
 
 from serving.control import freeze_enforcement, paused_dags, release_deployment, wiring
 from serving.control.releases import Release

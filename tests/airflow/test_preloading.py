@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow.web import shared_catalog, startup
-from slipway_airflow.web.mount import LazyApp
+from slipway_airflow import startup
+from slipway_airflow.mount import LazyApp
 
 from serving import composition
+from serving.web import shared_catalog
 from tests.airflow.desk import under_way
 from tests.airflow.world import World
 

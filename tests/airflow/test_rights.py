@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException
-from slipway_airflow.web import access
-from slipway_airflow.web.access import Person, Right, person_of, reads, requires
 from starlette.requests import Request
+
+from serving.web import access
+from serving.web.access import Person, Right, person_of, reads, requires
 
 
 class User:

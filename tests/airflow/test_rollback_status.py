@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from slipway_airflow import airflow_situation, final_steps
-from slipway_airflow.web import shared_catalog
 
 from serving.control import rollbacks
+from serving.web import shared_catalog
 from tests.airflow.desk import API, under_way
 from tests.airflow.people import ApiServer
 from tests.airflow.test_paused_dags import set_paused

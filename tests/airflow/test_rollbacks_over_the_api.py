@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow.web import shared_catalog
 
 from serving.control import audit_entries
 from serving.control.releases import Release
 from serving.control.rollout.plan import Phase
 from serving.types import ALL_STABLE
+from serving.web import shared_catalog
 from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import ApiServer, api_server
 from tests.airflow.test_rollbacks import begun, released

@@ -13,9 +13,6 @@ from uuid import uuid4
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from slipway_airflow.web import asset_events, webhooks
-from slipway_airflow.web.asset_events import AssetEventQueue
-from slipway_airflow.web.problems import answer_with_problems
 
 from model_store.types import ModelRef
 from serving.control import cooldowns
@@ -23,6 +20,9 @@ from serving.home import Home
 from serving.inbound.pace import Pace
 from serving.inbound.secrets import rotate, secrets_of
 from serving.inbound.signature import MOST_BYTES, sign
+from serving.web import asset_events, webhooks
+from serving.web.asset_events import AssetEventQueue
+from serving.web.problems import answer_with_problems
 from tests.airflow.world import MODEL, World
 
 if TYPE_CHECKING:

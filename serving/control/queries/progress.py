@@ -57,7 +57,7 @@ class RolloutEnd:
         return f"Rolled back {where}: {self.measure}"
 
 
-# How it is written down that a person did it (`slipway_airflow.web.interventions`).
+# How it is written down that a person did it (`serving.web.interventions`).
 _BY = re.compile(r"(rolled back|aborted) by ")
 
 

@@ -22,7 +22,7 @@ class LazyApp:
     @property
     def app(self) -> Any:
         """The FastAPI app behind this."""
-        from slipway_airflow.web.app import make_app
+        from serving.web.app import make_app
 
         with self._lock:
             if self._app is None:

@@ -23,13 +23,13 @@ from serving.control.queries.views import (
     RollbackRow,
     ServingAt,
 )
-from slipway_airflow.web.access import reads
-from slipway_airflow.web.app import API
-from slipway_airflow.web.fields import ModelPath, ReleasePath, RollbackPath
-from slipway_airflow.web.problems import NotFound, problems
-from slipway_airflow.web.responses import cached_json_answer, json_answer
-from slipway_airflow.web.shared_catalog import visible_catalog
-from slipway_airflow.web.timestamps import When
+from serving.web.access import reads
+from serving.web.app import API
+from serving.web.fields import ModelPath, ReleasePath, RollbackPath
+from serving.web.problems import NotFound, problems
+from serving.web.responses import cached_json_answer, json_answer
+from serving.web.shared_catalog import visible_catalog
+from serving.web.timestamps import When
 
 router = APIRouter(prefix=API, tags=["reading"], dependencies=[Depends(reads)])
 

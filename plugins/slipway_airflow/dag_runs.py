@@ -24,7 +24,7 @@ from sqlalchemy import select
 
 from model_store.release_spec import InvalidSpec, ReleaseSpec, load, load_all
 from serving.control.specs import REFUSED, dag_id_of, wanted
-from slipway_airflow.web.problems import Conflict, NotFound
+from serving.web.problems import Conflict, NotFound
 
 UNDER_WAY = (DagRunState.QUEUED, DagRunState.RUNNING)
 

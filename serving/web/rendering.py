@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from serving.control.bundle_comparison import change
 from serving.figures import figures
-from slipway_airflow.web.access import Right
+from serving.web.access import Right
 
 HERE = Path(__file__).parent
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

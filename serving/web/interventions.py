@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
+from slipway_airflow import dag_runs as runs
+
 from model_store.errors import Permanent
 from serving.control import cooldowns, freeze_enforcement, paused_dags, rollbacks
 from serving.control.audit import AuditEntry
@@ -18,9 +20,8 @@ from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services, now
-from slipway_airflow.web import runs
-from slipway_airflow.web.access import Person
-from slipway_airflow.web.problems import Conflict, NotFound
+from serving.web.access import Person
+from serving.web.problems import Conflict, NotFound
 
 ROLLBACK = rollbacks.DAG_ID
 # Two people who see the same trouble press the same button within this time; the second one means no more.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
+from slipway_airflow.dag_runs import spec_of
 
 from serving import composition
 from serving.control import freeze_enforcement, reasons
@@ -14,12 +15,11 @@ from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.freezes import Freezes, Frozen
 from serving.control.wiring import Services, now
-from slipway_airflow.web.access import Right, SignedIn
-from slipway_airflow.web.app import API
-from slipway_airflow.web.fields import MODEL, Body, ModelName, Reason, ReasonBody
-from slipway_airflow.web.problems import problems
-from slipway_airflow.web.runs import spec_of
-from slipway_airflow.web.schemas import FreezeView
+from serving.web.access import Right, SignedIn
+from serving.web.app import API
+from serving.web.fields import MODEL, Body, ModelName, Reason, ReasonBody
+from serving.web.problems import problems
+from serving.web.schemas import FreezeView
 
 router = APIRouter(prefix=f"{API}/freezes", tags=["freezes"])
 

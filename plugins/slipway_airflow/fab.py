@@ -1,6 +1,6 @@
 """Airflow's FAB login, under which specs name approvers by the names they log in with.
 
-`[core] auth_manager = slipway_airflow.web.fab.SlipwayFab` where Airflow's FAB provider is installed. Users,
+`[core] auth_manager = slipway_airflow.fab.SlipwayFab` where Airflow's FAB provider is installed. Users,
 roles and permissions stay FAB's; Airflow's own page and Slipway's both ask this.
 """
 

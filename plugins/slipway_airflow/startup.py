@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from slipway_airflow.web.mount import LazyApp
+    from slipway_airflow.mount import LazyApp
 
 log = logging.getLogger(__name__)
 # Set for the API server of a Slipway stack (`serving.local_stack.components`); elsewhere nothing is read
@@ -65,8 +65,8 @@ def record_paused_dags(over: threading.Event) -> None:
 
 def prepare() -> None:
     """Read every file and compile every template."""
-    from slipway_airflow.web.rendering import environment
-    from slipway_airflow.web.shared_catalog import whole_catalog
+    from serving.web.rendering import environment
+    from serving.web.shared_catalog import whole_catalog
 
     templates = environment()
     for name in templates.list_templates():

@@ -8,16 +8,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import Field
+from slipway_airflow import approval_answers
 
 from serving import composition
 from serving.control.audit_entries import trail_of
 from serving.control.releases import Release
 from serving.control.rollout.control import ControlRequest
 from serving.control.wiring import Services
-from slipway_airflow.web import approval_answers, interventions, release_requests, rollback_responses
-from slipway_airflow.web.access import Person, Right, SignedIn, requires
-from slipway_airflow.web.app import API
-from slipway_airflow.web.fields import (
+from serving.web import interventions, release_requests, rollback_responses
+from serving.web.access import Person, Right, SignedIn, requires
+from serving.web.app import API
+from serving.web.fields import (
     DIGEST,
     MODEL,
     VERSION,
@@ -30,8 +31,8 @@ from slipway_airflow.web.fields import (
     ReleasePath,
     VersionName,
 )
-from slipway_airflow.web.problems import Conflict, NotFound, problems
-from slipway_airflow.web.schemas import (
+from serving.web.problems import Conflict, NotFound, problems
+from serving.web.schemas import (
     AcceptedRelease,
     AcceptedRollback,
     ApprovalAnswer,
@@ -42,7 +43,7 @@ from slipway_airflow.web.schemas import (
     RunView,
     StateView,
 )
-from slipway_airflow.web.timestamps import When
+from serving.web.timestamps import When
 
 router = APIRouter(prefix=API, tags=["actions"])
 

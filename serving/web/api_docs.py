@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from slipway_airflow.web.app import API
-from slipway_airflow.web.rendering import open_page
+from serving.web.app import API
+from serving.web.rendering import open_page
 
 router = APIRouter(prefix=API, include_in_schema=False)
 

@@ -26,10 +26,10 @@ from serving.control.audit import AuditEntry
 from serving.control.audit_entries import approvers_of, ended_by, exclusively, refusal_to_approve, trail_of
 from serving.control.releases import Release
 from serving.control.wiring import Services, now
+from serving.web.access import Person
+from serving.web.problems import Conflict, Forbidden
+from slipway_airflow import dag_runs as runs
 from slipway_airflow.airflow_runs import bundle_shown
-from slipway_airflow.web import runs
-from slipway_airflow.web.access import Person
-from slipway_airflow.web.problems import Conflict, Forbidden
 
 APPROVE, REJECT = "Approve", "Reject"
 _LOOK = "look at the release again"

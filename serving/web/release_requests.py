@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from slipway_airflow import dag_runs as runs
+
 from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef
 from serving.control import cooldowns, freeze_enforcement, paused_dags
@@ -21,10 +23,9 @@ from serving.control.rollout.plan import Phase
 from serving.control.specs import dag_id_of
 from serving.control.wiring import Services, now
 from serving.types import Route
-from slipway_airflow.web import runs
-from slipway_airflow.web.access import Person
-from slipway_airflow.web.problems import Conflict
-from slipway_airflow.web.schemas import ApprovalView, AttemptView, FreezeView, Preview, QueueView, StepView
+from serving.web.access import Person
+from serving.web.problems import Conflict
+from serving.web.schemas import ApprovalView, AttemptView, FreezeView, Preview, QueueView, StepView
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from slipway_airflow import dag_runs as runs
+
 from serving.control import paused_dags, rollbacks
 from serving.control.blockers import BlockerKind
 from serving.control.queries.rollback_progress import describe, serving_version
@@ -9,8 +11,7 @@ from serving.control.queries.statuses import RollbackStatus
 from serving.control.release_deployment import route_of
 from serving.control.rollout.plan import RolloutState
 from serving.control.wiring import Services
-from slipway_airflow.web import runs
-from slipway_airflow.web.schemas import AcceptedRollback, RunView
+from serving.web.schemas import AcceptedRollback, RunView
 
 
 def rollback_view(

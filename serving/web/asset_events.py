@@ -133,8 +133,7 @@ def announce(ref: ModelRef, kind: str) -> None:
 
 def _asset(session: Any, model: str) -> Any:
     from airflow.models.asset import AssetModel
-    from sqlalchemy import select
-
     from slipway_airflow.assets import registry_name
+    from sqlalchemy import select
 
     return session.scalar(select(AssetModel).where(AssetModel.name == registry_name(model)))

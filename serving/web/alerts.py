@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from slipway_airflow import notifications
+
 from serving import composition
 from serving.control import alerts, cooldowns, specs
 from serving.control.alerts import AlertDecision, AlertReply
 from serving.control.rollbacks import ALERT_RUN
 from serving.monitoring.incidents import Incident, incidents
-from slipway_airflow import notifications
 
 if TYPE_CHECKING:
     from model_store.release_spec import ReleaseSpec

@@ -9,19 +9,20 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
+from slipway_airflow import dag_runs as runs
 
 from serving.control.queries.catalog import Catalog, InTheFuture, NothingFound
 from serving.control.queries.flow import StepFlow
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.specs import dag_id_of
-from slipway_airflow.web import charts, runs
-from slipway_airflow.web.access import Reader, Right, give_csrf_token
-from slipway_airflow.web.problems import NotFound
-from slipway_airflow.web.read_api import HistoryQuery, Page, Text
-from slipway_airflow.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
-from slipway_airflow.web.responses import with_etag
-from slipway_airflow.web.shared_catalog import visible_catalog
-from slipway_airflow.web.timestamps import in_utc
+from serving.web import charts
+from serving.web.access import Reader, Right, give_csrf_token
+from serving.web.problems import NotFound
+from serving.web.read_api import HistoryQuery, Page, Text
+from serving.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
+from serving.web.responses import with_etag
+from serving.web.shared_catalog import visible_catalog
+from serving.web.timestamps import in_utc
 
 router = APIRouter(include_in_schema=False)
 

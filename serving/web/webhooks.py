@@ -23,8 +23,8 @@ from serving.inbound.pace import Pace
 from serving.inbound.registry_events import read_event
 from serving.inbound.secrets import secrets_of
 from serving.monitoring import incidents
-from slipway_airflow.web.asset_events import AssetEventQueue, announce_if_new
-from slipway_airflow.web.problems import problems
+from serving.web.asset_events import AssetEventQueue, announce_if_new
+from serving.web.problems import problems
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["events"])
@@ -105,7 +105,7 @@ async def alerts(request: Request) -> AlertAnswers:
     body = await _body(request, incidents.MOST_BYTES)
     if not ALERTS_PACE.allows(at=time.monotonic()):
         raise HTTPException(429, "too many deliveries", {"Retry-After": "30"})
-    from slipway_airflow.web.alerts import answer
+    from serving.web.alerts import answer
 
     return AlertAnswers(answers=await run_in_threadpool(answer, body, at))
 

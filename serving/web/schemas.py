@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from pydantic import BaseModel, Field
+from slipway_airflow.dag_runs import StartedRun
 
 from serving.control.audit import AuditEntry
 from serving.control.freezes import Frozen
 from serving.control.queries.statuses import RollbackStatus
 from serving.control.rollout.plan import RolloutState
-from slipway_airflow.web.access import Right
-from slipway_airflow.web.runs import StartedRun
+from serving.web.access import Right
 
 
 class RunView(BaseModel):

@@ -8,14 +8,15 @@ from functools import cache
 from starlette.concurrency import run_in_threadpool
 
 from serving.control.queries.catalog import Catalog
-from slipway_airflow.web.access import Reader, Right
+from serving.web.access import Reader, Right
 
 
 @cache
 def _shared() -> Catalog:
+    from slipway_airflow.airflow_runs import AirflowRuns
+
     from serving import composition
     from serving.control.queries.cached import Refresher
-    from slipway_airflow.airflow_runs import AirflowRuns
 
     services = composition.wire()
     return Catalog(services, AirflowRuns(), composition.metrics_of(services.home), refresher=Refresher())

@@ -1,4 +1,4 @@
-"""The FastAPI app under /slipway (`slipway_airflow.web.mount`)."""
+"""The FastAPI app under /slipway (`slipway_airflow.mount`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 
 from fastapi import FastAPI
 
-from slipway_airflow.web.problems import answer_with_problems
+from serving.web.problems import answer_with_problems
 
 PREFIX = "/slipway"
 API = "/api/v1"
@@ -35,5 +35,5 @@ def make_app() -> FastAPI:
     )
     answer_with_problems(app)
     for name in ROUTERS:
-        app.include_router(import_module(f"slipway_airflow.web.{name}").router)
+        app.include_router(import_module(f"serving.web.{name}").router)
     return app

@@ -19,7 +19,7 @@ from model_store.unwritable import DiskFull, unwritable
 from serving.control.freezes import AlreadyLifted, UnknownFreeze
 from serving.control.rollout.control import ActSuperseded
 from serving.control.rollout.journal import UnknownRelease
-from slipway_airflow.web.fields import DESCRIPTIONS
+from serving.web.fields import DESCRIPTIONS
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -60,7 +60,7 @@ def _answer(request: Request, status: int, detail: str, remedy: str = "", header
     """As a page to who opened a page in a browser, else as a problem."""
     if not _wants_page(request):
         return problem(status, detail, remedy, headers)
-    from slipway_airflow.web.rendering import open_page
+    from serving.web.rendering import open_page
 
     said = "Nothing was done. " if request.method != "GET" and status < 500 else ""
     remedy = said + (remedy or _REMEDIES.get(status, "Go back, change what was asked for, and try again."))

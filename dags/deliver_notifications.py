@@ -22,12 +22,13 @@ LEFT_OVER = Asset(
 @step
 def deliver() -> None:
     """Tries every message that is due, once. What fails is due again later, and fails nothing here."""
-    from slipway_airflow import notifications
+    from slipway_airflow.notifications import deliver_due
 
     from serving import composition
     from serving.control import wiring
+    from serving.control.notifications import outbox_of
 
-    notifications.deliver_due(notifications.outbox_of(composition.wire()), at=wiring.now())
+    deliver_due(outbox_of(composition.wire()), at=wiring.now())
 
 
 with DAG(

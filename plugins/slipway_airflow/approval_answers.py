@@ -28,7 +28,7 @@ from serving.control.releases import Release
 from serving.control.wiring import Services, now
 from serving.web.access import Person
 from serving.web.problems import Conflict, Forbidden
-from slipway_airflow import dag_runs as runs
+from slipway_airflow import dag_runs
 from slipway_airflow.airflow_runs import bundle_shown
 
 APPROVE, REJECT = "Approve", "Reject"
@@ -40,12 +40,7 @@ _TO_COME = (None, TaskInstanceState.UP_FOR_RETRY)
 def answer(
     services: Services, release: Release, person: Person, reason: str, *, approve: bool, bundle: str | None
 ) -> int:
-    """Answer the open request of this release; returns how many approvals are still missing.
-
-    `bundle`: the id of the one the person saw, None for whichever is asked about now. Raises `Conflict` when
-    there is nothing to answer (any more) or another bundle is asked about, saying who did what when, and
-    `Refused` when this person is not one of those who may.
-    """
+    """Answer the open request of this release, as `serving.web.ports.Approvals` says."""
     with exclusively(services, release.model), create_session(scoped=False) as session:
         asked = _requests(session, release)
         now_open = next((one for one in asked if _is_open(one)), None)
@@ -170,7 +165,7 @@ def _why_closed(services: Services, session: Session, release: Release, asked: l
         return _answered(answered[-1])
     if said := _ended(session, release) or ended_by(services, release):
         return f"{release.id} is over: {said}"
-    state = runs.state_of(release.request.dag_id, release.request.run_id)
+    state = dag_runs.state_of(release.request.dag_id, release.request.run_id)
     if state in ("queued", "running"):
         return f"{release.id} asks nobody now: " + (
             "it is not there yet" if release.spec.approval else "its spec asks for no approval"

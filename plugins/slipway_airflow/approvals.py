@@ -171,10 +171,9 @@ class AskApproval(ApprovalOperator):
 
     def _prepare(self, services: Services, release: Release) -> None:
         """The form, who may fill it in, and a message to those who want to be told."""
-        from serving.control import wiring
+        from serving.control import notifications, wiring
         from serving.control.build_stages import load_result
         from serving.control.releases import words_for_another
-        from slipway_airflow import notifications
 
         authors = services.registry.authors(release.ref)
         allowed = who_may(self.approval.approvers, [*self.earlier, *authors])

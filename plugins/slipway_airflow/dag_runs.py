@@ -1,94 +1,68 @@
-"""DAG runs, in the API server's own process: started and ended as Airflow's own API does."""
+"""DAGs and their runs, in the API server's own process: started and ended as Airflow's own API does.
+
+This is `serving.web.ports.Dags`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
 from airflow.api.common.trigger_dag import trigger_dag
+from airflow.assets.manager import asset_manager
 from airflow.configuration import conf
 from airflow.exceptions import DagNotFound, DagRunAlreadyExists
+from airflow.models.asset import AssetModel
 from airflow.models.dag import DagModel
 from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
-from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from model_store.release_spec import InvalidSpec, ReleaseSpec, load, load_all
-from serving.control.specs import REFUSED, dag_id_of, wanted
-from serving.web.problems import Conflict, NotFound
-
-UNDER_WAY = (DagRunState.QUEUED, DagRunState.RUNNING)
-
-
-@dataclass(frozen=True, slots=True)
-class StartedRun:
-    """A DAG run. `again`: it had been started before, by a request with the same key."""
-
-    dag_id: str
-    run_id: str
-    at: datetime
-    again: bool = False
-
-    @property
-    def url(self) -> str:
-        base = conf.get("api", "base_url", fallback="/").rstrip("/")
-        return f"{base}/dags/{self.dag_id}/runs/{self.run_id}"
+from model_store.types import ModelRef
+from serving.control.specs import PREFIX
+from serving.web.ports import UNDER_WAY, OpenRun, StartedRun
+from serving.web.problems import Conflict
+from slipway_airflow.assets import registry_name
 
 
-def spec_of(model: str, sees: Callable[[str], bool]) -> ReleaseSpec:
-    """The model's spec in the DAG folder. Raises `NotThere` listing those that there are and one `sees`."""
-    folder = Path(conf.get_mandatory_value("core", "dags_folder")) / "releases"
-    loaded = wanted(folder, dag_id_of(model))
-    for spec in loaded.specs:
-        if spec.model == model:
-            return spec
-    for problem in loaded.problems:
-        if problem.path.stem == model:
-            complaint = problem.complaints[0]
-            raise Conflict(f"the spec of {model} is refused: {complaint}", remedy=f"fix {problem.path.name}")
-    known = ", ".join([spec.model for spec in load_all(folder).specs if sees(spec.model)][:20])
-    raise NotFound(
-        f"no model {model} is released by Slipway", remedy=f"models with a spec: {known or 'none'}"
-    )
+def specs() -> Path:
+    """The folder of release specs."""
+    return Path(conf.get_mandatory_value("core", "dags_folder")) / "releases"
 
 
-def complaints_about(model: str) -> tuple[str, ...]:
-    """Why the model's spec is refused; nothing if it is not, or if its file is called otherwise."""
-    folder = Path(conf.get_mandatory_value("core", "dags_folder")) / "releases"
-    path = folder / f"{model.removesuffix(REFUSED)}.yaml"
-    try:
-        about = path.stat()
-    except (OSError, ValueError):
-        return ()
-    return _complaints(path, about.st_mtime_ns, about.st_size)
+def released_models() -> set[str]:
+    """Those with a release DAG."""
+    with create_session(scoped=False) as session:
+        names = session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.startswith(PREFIX)))
+        return {name.removeprefix(PREFIX) for name in names}
 
 
-@lru_cache(maxsize=256)
-def _complaints(path: Path, changed_ns: int, size: int) -> tuple[str, ...]:
-    """Of the file as it was then: to read it takes longer than to show the page."""
-    try:
-        load(path)
-    except InvalidSpec as problem:
-        return tuple(map(str, problem.complaints))
-    except OSError:
-        pass
-    return ()
+def alias_of(model: str) -> str | None:
+    """The alias whose version is released, as the model's DAG says; None when no DAG releases the model."""
+    with create_session(scoped=False) as session:
+        asset = _asset(session, model)
+        return str(asset.extra["alias"]) if asset is not None and asset.active is not None else None
 
 
-def run_id_of(key: str | None, by: str, at: datetime) -> str:
-    """The same for the same person's same key: Airflow takes a run id only once."""
-    if key is None:
-        return f"slipway__{at:%Y-%m-%dT%H:%M:%S.%f}"
-    return f"slipway__{hashlib.sha256(f'{by}:{key}'.encode()).hexdigest()[:32]}"
+def announce(ref: ModelRef, kind: str) -> None:
+    """An event of the model's asset, as if it came by Airflow's own REST API."""
+    with create_session(scoped=False) as session:
+        asset_manager.register_asset_change(
+            asset=_asset(session, ref.name),
+            extra={"model": ref.name, "version": str(ref.version), "event": kind},
+            source_is_api=True,
+            session=session,
+        )
+
+
+def _asset(session: Session, model: str) -> Any:
+    return session.scalar(select(AssetModel).where(AssetModel.name == registry_name(model)))
 
 
 def start(
@@ -100,10 +74,7 @@ def start(
     at: datetime,
     before: Callable[[], None],
 ) -> StartedRun:
-    """Start a run; `before` is called when nothing can go wrong any more but the commit.
-
-    Raises `Conflict` when Airflow has no such DAG (yet).
-    """
+    """Start a run, as `serving.web.ports.Dags` says."""
     try:
         with create_session(scoped=False) as session:
             trigger_dag(
@@ -119,13 +90,18 @@ def start(
             session.flush()
             before()
     except DagRunAlreadyExists as known:
-        return StartedRun(dag_id, run_id, known.dag_run.run_after, again=True)
+        return StartedRun(dag_id, run_id, known.dag_run.run_after, _url(dag_id, run_id), again=True)
     except DagNotFound as unknown:
         raise Conflict(
             f"Airflow has no DAG {dag_id} yet",
             remedy="wait until it has read the spec, or see its import errors",
         ) from unknown
-    return StartedRun(dag_id, run_id, at)
+    return StartedRun(dag_id, run_id, at, _url(dag_id, run_id))
+
+
+def _url(dag_id: str, run_id: str) -> str:
+    base = conf.get("api", "base_url", fallback="/").rstrip("/")
+    return f"{base}/dags/{dag_id}/runs/{run_id}"
 
 
 def state_of(dag_id: str, run_id: str) -> str | None:
@@ -135,13 +111,15 @@ def state_of(dag_id: str, run_id: str) -> str | None:
     return str(found) if found else None
 
 
-def under_way(dag_id: str) -> list[DagRun]:
+def under_way(dag_id: str) -> list[OpenRun]:
     """Runs that have not ended, the oldest first."""
     with create_session(scoped=False) as session:
-        wanted_runs = select(DagRun).where(DagRun.dag_id == dag_id, DagRun.state.in_(UNDER_WAY))
-        found = list(session.scalars(wanted_runs.order_by(DagRun.run_after)))
-        session.expunge_all()
-    return found
+        wanted = select(DagRun).where(DagRun.dag_id == dag_id, DagRun.state.in_(UNDER_WAY))
+        found = session.scalars(wanted.order_by(DagRun.run_after))
+        return [
+            OpenRun(run.run_id, run.conf or {}, run.triggering_user_name or "", run.run_after)
+            for run in found
+        ]
 
 
 def is_paused(dag_id: str) -> bool:

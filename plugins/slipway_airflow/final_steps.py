@@ -16,6 +16,7 @@ from serving.control import (
     cooldowns,
     evidence,
     finalization,
+    notifications,
     release_deployment,
     rollback_records,
     rollbacks,
@@ -28,7 +29,7 @@ from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.reasons import cleaned
 from serving.control.release_queue import release_lock
 from serving.control.rollbacks import RollbackRequest
-from slipway_airflow import assets, links, notifications
+from slipway_airflow import assets, links
 from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
 from slipway_airflow.operators import ENDED, ENDED_AS

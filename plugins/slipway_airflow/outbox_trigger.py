@@ -35,8 +35,7 @@ class UndeliveredTrigger(BaseEventTrigger):
     def _left(self) -> int:
         """How many messages are overdue."""
         from serving import composition
-        from serving.control import wiring
-        from slipway_airflow import notifications
+        from serving.control import notifications, wiring
 
         try:
             return len(notifications.outbox_of(composition.wire()).due(at=wiring.now() - OVERDUE))

@@ -11,9 +11,8 @@ from airflow.plugins_manager import AirflowPlugin
 
 from slipway_airflow import links
 from slipway_airflow.approval_renewal import RenewApprovalRequests
-from slipway_airflow.mount import LazyApp
+from slipway_airflow.page import LazyApp, PreparePages
 from slipway_airflow.preloading import PreloadListener
-from slipway_airflow.startup import PreparePages
 
 _PAGES = LazyApp()
 
@@ -24,7 +23,7 @@ class SlipwayPlugin(AirflowPlugin):
     name = "slipway"
     operator_extra_links: list[Any] = list(links.ALL)  # noqa: RUF012 - as Airflow declares it
     listeners: list[Any] = [PreloadListener()]  # noqa: RUF012
-    # Airflow checks nobody's login before it passes a request on: `serving.web.access` does.
+    # Airflow checks nobody's login before it passes a request on: `slipway_airflow.authorization` does.
     fastapi_apps: list[Any] = [  # noqa: RUF012
         {"app": _PAGES, "url_prefix": "/slipway", "name": "Slipway"}
     ]

@@ -179,9 +179,8 @@ class RolloutTrigger(PollingTrigger):
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control import blockers, freeze_enforcement
+        from serving.control import blockers, freeze_enforcement, notifications
         from serving.control.wiring import now
-        from slipway_airflow import notifications
 
         services = wire()
         if self._release is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from model_store.release_spec import InvalidSpec, Loaded, ReleaseSpec, load, load_all
@@ -22,6 +23,28 @@ def dag_id_of_problem(problem: InvalidSpec, good: Sequence[ReleaseSpec]) -> str:
     promised = PREFIX + re.sub(r"[^A-Za-z0-9_.-]", "_", problem.path.stem)
     taken = {dag_id_of(spec.model) for spec in good}
     return f"{promised}{REFUSED}" if promised in taken else promised
+
+
+def complaints_about(folder: Path, model: str) -> tuple[str, ...]:
+    """Why the model's spec is refused; nothing if it is not, or if its file is called otherwise."""
+    path = folder / f"{model.removesuffix(REFUSED)}.yaml"
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return _complaints(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=256)
+def _complaints(path: Path, changed_ns: int, size: int) -> tuple[str, ...]:
+    """Of the file as it was then: to read it takes longer than to show the page."""
+    try:
+        load(path)
+    except InvalidSpec as problem:
+        return tuple(map(str, problem.complaints))
+    except OSError:
+        pass
+    return ()
 
 
 def wanted(folder: Path, dag_id: str | None) -> Loaded:

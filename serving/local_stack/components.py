@@ -86,7 +86,7 @@ def _airflow(home: Home) -> list[Component]:
         return Component(f"airflow-{name}", argv, env=env or {}, prepare=prepare, niceness=niceness)
 
     return [
-        # As `slipway_airflow.startup` asks for it: it must not read a home in a test's API server.
+        # As `slipway_airflow.page` asks for it: it must not read a home in a test's API server.
         airflow("api-server", env={"SLIPWAY_WARM_PAGES": "1"}),
         # Airflow's log servers listen on every interface; here the API server reads the files itself.
         # Tasks inherit the niceness: building the next version must not slow down the one that serves.

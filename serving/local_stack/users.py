@@ -19,7 +19,7 @@ from model_store.durable import write_file
 from model_store.errors import Permanent
 from serving.home import Home
 
-# What each may do is in `serving.web.access`.
+# What each may do is in `slipway_airflow.authorization`.
 ROLES = ("viewer", "releaser", "approver", "user", "op", "admin")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SHORTEST_PASSWORD = 8

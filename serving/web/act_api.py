@@ -8,7 +8,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import Field
-from slipway_airflow import approval_answers
 
 from serving import composition
 from serving.control.audit_entries import trail_of
@@ -17,8 +16,8 @@ from serving.control.rollout.control import ControlRequest
 from serving.control.wiring import Services
 from serving.web import interventions, release_requests, rollback_responses
 from serving.web.access import Person, Right, SignedIn, requires
-from serving.web.app import API
 from serving.web.fields import (
+    API,
     DIGEST,
     MODEL,
     VERSION,
@@ -31,6 +30,7 @@ from serving.web.fields import (
     ReleasePath,
     VersionName,
 )
+from serving.web.ports import InHost
 from serving.web.problems import Conflict, NotFound, problems
 from serving.web.schemas import (
     AcceptedRelease,
@@ -106,6 +106,7 @@ def me(person: SignedIn) -> PersonView:
 )
 def preview_release(
     person: Viewer,
+    host: InHost,
     model: Annotated[str, Query(pattern=MODEL, description="The model's name in the registry.")],
     version: Annotated[
         str | None,
@@ -115,7 +116,8 @@ def preview_release(
     """The resolved version, the rollout's steps, who would be asked, the place in the queue, freezes, and
     whether the version serves or was tried. Starts nothing."""
     services = composition.wire()
-    return release_requests.preview(services, release_requests.resolve(services, person, model, version))
+    wanted = release_requests.resolve(services, host, person, model, version)
+    return release_requests.preview(services, host.dags, wanted)
 
 
 @router.post(
@@ -127,6 +129,7 @@ def preview_release(
 def release_version(
     body: ReleaseBody,
     person: SignedIn,
+    host: InHost,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -144,19 +147,19 @@ def release_version(
     if body.override_freeze:
         person.needs(Right.ADMIN, body.model)
     services = composition.wire()
-    wanted = release_requests.resolve(services, person, body.model, body.version)
+    wanted = release_requests.resolve(services, host, person, body.model, body.version)
     seen = release_requests.PreviewedVersion(body.expected_version, body.expected_digest)
     release, started = release_requests.start(
-        services, wanted, person, body.reason, dry_run=body.dry_run, key=idempotency_key, seen=seen
+        services, host.dags, wanted, person, body.reason, dry_run=body.dry_run, key=idempotency_key, seen=seen
     )
     if release is None:
         raise Conflict("this key was used for a run that is no release", remedy="use another Idempotency-Key")
     if body.override_freeze:
         # A repeat makes up for what the first time did not get to, if anything is left to do.
         with suppress(Conflict) if started.again else nullcontext():
-            interventions.override(services, release, person, body.reason)
+            interventions.override(services, host.dags, release, person, body.reason)
     response.headers["Location"] = f"/slipway{API}/releases/{release.id}"
-    still = release_requests.start_blocker(started.dag_id)
+    still = release_requests.start_blocker(host.dags, started.dag_id)
     return AcceptedRelease(
         release_id=release.id,
         model=release.model,
@@ -169,20 +172,20 @@ def release_version(
 
 
 @router.post("/releases/{release_id}/approve", responses=problems(404, 409, 422), summary="Approve")
-def approve(release_id: ReleasePath, body: ApprovalBody, person: Approver) -> ApprovalAnswer:
+def approve(release_id: ReleasePath, body: ApprovalBody, person: Approver, host: InHost) -> ApprovalAnswer:
     """Let the release onto traffic, as Airflow's own page would: by somebody whom the spec names, who did
     neither make the version nor approve it before, and in time. It counts for the bundle that is asked about
     and for no other."""
     services, release = _release(release_id)
-    left = approval_answers.answer(services, release, person, body.reason, approve=True, bundle=body.bundle)
+    left = host.approvals.answer(services, release, person, body.reason, approve=True, bundle=body.bundle)
     return ApprovalAnswer(release_id=release.id, answer="approved", still_needed=left)
 
 
 @router.post("/releases/{release_id}/reject", responses=problems(404, 409, 422), summary="Reject")
-def reject(release_id: ReleasePath, body: ApprovalBody, person: Approver) -> ApprovalAnswer:
+def reject(release_id: ReleasePath, body: ApprovalBody, person: Approver, host: InHost) -> ApprovalAnswer:
     """End the release before it gets traffic. Who may approve may reject."""
     services, release = _release(release_id)
-    left = approval_answers.answer(services, release, person, body.reason, approve=False, bundle=body.bundle)
+    left = host.approvals.answer(services, release, person, body.reason, approve=False, bundle=body.bundle)
     return ApprovalAnswer(release_id=release.id, answer="rejected", still_needed=left)
 
 
@@ -194,10 +197,12 @@ def pause(release_id: ReleasePath, body: ControlBody, person: Releaser) -> State
 
 
 @router.post("/releases/{release_id}/resume", responses=problems(404, 409, 422, 503), summary="Resume")
-def resume(release_id: ReleasePath, body: ControlBody, person: Releaser) -> StateView:
+def resume(release_id: ReleasePath, body: ControlBody, person: Releaser, host: InHost) -> StateView:
     """Go on after a pause. What a freeze holds goes on by itself, or when an admin overrides the freeze."""
     services, release = _release(release_id)
-    return StateView.of(interventions.resume(services, release, _control_request(person, body), person))
+    return StateView.of(
+        interventions.resume(services, host.dags, release, _control_request(person, body), person)
+    )
 
 
 @router.post("/releases/{release_id}/skip", responses=problems(404, 409, 422, 503), summary="Skip the hold")
@@ -209,20 +214,20 @@ def skip(release_id: ReleasePath, body: ControlBody, person: Releaser) -> StateV
 
 
 @router.post("/releases/{release_id}/abort", responses=problems(404, 409, 422, 503), summary="Abort")
-def abort(release_id: ReleasePath, body: ReasonBody, person: Releaser) -> StateView:
+def abort(release_id: ReleasePath, body: ReasonBody, person: Releaser, host: InHost) -> StateView:
     """End the release, wherever it stands. Traffic is back on stable when the answer comes."""
     services, release = _release(release_id)
-    state = interventions.abort(services, release, person, body.reason)
+    state = interventions.abort(services, host.dags, release, person, body.reason)
     return StateView.of(state) if state else _never_begun(release, person)
 
 
 @router.post(
     "/releases/{release_id}/override", responses=problems(404, 409, 422), summary="Override a freeze"
 )
-def override(release_id: ReleasePath, body: ReasonBody, person: Admin) -> OverrideView:
+def override(release_id: ReleasePath, body: ReasonBody, person: Admin, host: InHost) -> OverrideView:
     """Let this one release pass every freeze."""
     services, release = _release(release_id)
-    made = interventions.override(services, release, person, body.reason)
+    made = interventions.override(services, host.dags, release, person, body.reason)
     return OverrideView(release_id=made.release_id, by=made.by, reason=made.reason, at=made.at)
 
 
@@ -232,15 +237,17 @@ def override(release_id: ReleasePath, body: ReasonBody, person: Admin) -> Overri
     responses=problems(404, 409, 422, 503),
     summary="Roll a model back",
 )
-def roll_back(model: ModelPath, body: RollbackBody, person: Releaser, response: Response) -> AcceptedRollback:
+def roll_back(
+    model: ModelPath, body: RollbackBody, person: Releaser, host: InHost, response: Response
+) -> AcceptedRollback:
     """Back to the version before, or to a chosen one. A release under way is rolled back at once; any other
     version returns by the DAG `model_rollback`. `Location` leads to how far it has come. No freeze holds it.
     """
     services = composition.wire()
     state, started = interventions.roll_back(
-        services, model, person, body.reason, version=body.version, leaves=body.from_version
+        services, host.dags, model, person, body.reason, version=body.version, leaves=body.from_version
     )
-    told = rollback_responses.rollback_view(services, model, state, started)
+    told = rollback_responses.rollback_view(services, host.dags, model, state, started)
     where = (
         f"models/{model}/rollbacks/{told.rollback_id}" if told.rollback_id else f"releases/{told.release_id}"
     )

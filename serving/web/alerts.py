@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from slipway_airflow import notifications
-
+from model_store.errors import Retryable
 from serving import composition
-from serving.control import alerts, cooldowns, specs
+from serving.control import alerts, cooldowns, notifications
 from serving.control.alerts import AlertDecision, AlertReply
-from serving.control.rollbacks import ALERT_RUN
+from serving.control.rollbacks import ALERT_RUN, DAG_ID
 from serving.monitoring.incidents import Incident, incidents
+from serving.web.ports import Dags
+from serving.web.problems import Conflict
 
 if TYPE_CHECKING:
     from model_store.release_spec import ReleaseSpec
@@ -23,33 +24,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 BY = "alertmanager"
-ROLLBACK = "model_rollback"
 LONGEST_REASON = 500
 
 
-def answer(body: bytes, at: datetime) -> list[str]:
+def answer(dags: Dags, body: bytes, at: datetime) -> list[str]:
     """What was done about each alert that asks for a rollback. Raises `RefusedAlert`.
 
-    When this returns, the rollbacks are in Airflow's database: a delivery that is not answered comes again.
+    When this returns, the rollbacks are asked for and kept: a delivery that is not answered comes again.
     """
-    told = incidents(body, models=known_models())
+    told = incidents(body, models=dags.released_models())
     for words in told.left_out:
         log.warning("left out: %s", words)
-    return [_answer(incident, at) for incident in told.incidents] + [f"left out: {w}" for w in told.left_out]
+    return [_answer(dags, incident, at) for incident in told.incidents] + [
+        f"left out: {w}" for w in told.left_out
+    ]
 
 
-def known_models() -> set[str]:
-    """Those with a release DAG."""
-    from airflow.models.dag import DagModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        names = session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.startswith(specs.PREFIX)))
-        return {name.removeprefix(specs.PREFIX) for name in names}
-
-
-def _answer(incident: Incident, at: datetime) -> str:
+def _answer(dags: Dags, incident: Incident, at: datetime) -> str:
     services = composition.wire()
     # Two alerts of one failure may come at the same time, and must not go back two versions.
     with _one_at_a_time(services, incident.model):
@@ -58,16 +49,21 @@ def _answer(incident: Incident, at: datetime) -> str:
         decision = alerts.decide(services, incident, cooldown=cooldown, at=at)
         words = f"{incident.model}: {incident.alert}: {decision.reply.value}: {decision.words}"
         log.info("%s (incident %s)", words, incident.key)
-        _act(services, incident, decision, spec, at)
+        _act(services, dags, incident, decision, spec, at)
     return words
 
 
 def _act(
-    services: Services, incident: Incident, decision: AlertDecision, spec: ReleaseSpec | None, at: datetime
+    services: Services,
+    dags: Dags,
+    incident: Incident,
+    decision: AlertDecision,
+    spec: ReleaseSpec | None,
+    at: datetime,
 ) -> None:
     match decision.reply:
         case AlertReply.ROLL_BACK:
-            start_rollback(incident, at)
+            start_rollback(dags, incident, at)
             cooldowns.note_rollback_requested(services, incident.model, at=at)
         case AlertReply.HOLD:
             cooldowns.hold(services, incident.model, decision.words, at=at)
@@ -78,25 +74,16 @@ def _act(
             pass
 
 
-def start_rollback(incident: Incident, at: datetime) -> bool:
+def start_rollback(dags: Dags, incident: Incident, at: datetime) -> bool:
     """A run of `model_rollback` named by the incident. False: there is one already."""
-    from airflow.api.common.trigger_dag import trigger_dag
-    from airflow.exceptions import DagRunAlreadyExists
-    from airflow.utils.types import DagRunTriggeredByType
-
     reason = f"{incident.alert}: {incident.summary}".strip() or "an alert"
+    said = {"model": incident.model, "reason": reason[:LONGEST_REASON], "incident": incident.key}
     try:
-        trigger_dag(
-            dag_id=ROLLBACK,
-            run_id=ALERT_RUN + incident.key,
-            run_after=at,
-            conf={"model": incident.model, "reason": reason[:LONGEST_REASON], "incident": incident.key},
-            triggered_by=DagRunTriggeredByType.REST_API,
-            triggering_user_name=BY,
-        )
-    except DagRunAlreadyExists:
-        return False
-    return True
+        started = dags.start(DAG_ID, ALERT_RUN + incident.key, said, by=BY, at=at, before=lambda: None)
+    except Conflict as not_yet:
+        # A delivery that is refused does not come again.
+        raise Retryable(not_yet.problem, remedy=not_yet.remedy) from not_yet
+    return not started.again
 
 
 @contextmanager

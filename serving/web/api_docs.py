@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from serving.web.app import API
+from serving.web.fields import API
 from serving.web.rendering import open_page
 
 router = APIRouter(prefix=API, include_in_schema=False)

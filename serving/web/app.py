@@ -1,17 +1,20 @@
-"""The FastAPI app under /slipway (`slipway_airflow.mount`)."""
+"""The FastAPI app of the page and its REST API. Whatever it runs in mounts it under `/slipway`."""
 
 from __future__ import annotations
 
-from importlib import import_module
+import gc
+from functools import partial
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from serving.web import act_api, api_docs, freeze_api, pages, read_api, webhooks
+from serving.web.access import signed_in
+from serving.web.asset_events import AssetEventQueue, announce_if_new
+from serving.web.fields import API
+from serving.web.ports import Host
 from serving.web.problems import answer_with_problems
-
-PREFIX = "/slipway"
-API = "/api/v1"
-# Every module has a `router`. The order matters where paths overlap: pages match last.
-ROUTERS = ("act_api", "freeze_api", "read_api", "webhooks", "api_docs", "pages")
+from serving.web.rendering import environment
+from serving.web.shared_catalog import whole_catalog
 
 DESCRIPTION = """\
 Release models, watch, approve, stop and understand their rollouts.
@@ -23,8 +26,8 @@ and say their remedy.
 """
 
 
-def make_app() -> FastAPI:
-    """All of Slipway's endpoints."""
+def make_app(host: Host) -> FastAPI:
+    """All of Slipway's endpoints, in `host`."""
     app = FastAPI(
         title="Slipway",
         version="1",
@@ -33,7 +36,27 @@ def make_app() -> FastAPI:
         redoc_url=None,
         openapi_url=f"{API}/openapi.json",
     )
-    answer_with_problems(app)
-    for name in ROUTERS:
-        app.include_router(import_module(f"serving.web.{name}").router)
+    app.state.host = host
+    app.state.asset_events = AssetEventQueue(partial(announce_if_new, host.dags))
+    answer_with_problems(app, database=host.database, database_errors=host.database_errors)
+    # Nobody gets past these two, whatever an endpoint itself asks for.
+    login = [Depends(host.authenticate), Depends(signed_in)]
+    for router in (act_api.router, freeze_api.router, read_api.router):
+        app.include_router(router, dependencies=login)
+    # The order matters where paths overlap: pages match last.
+    for router in (webhooks.router, api_docs.router, pages.open_router):
+        app.include_router(router)
+    app.include_router(pages.router, dependencies=login)
     return app
+
+
+def prepare(host: Host) -> None:
+    """Read every file and compile every template, so that whoever comes first does not wait."""
+    templates = environment()
+    for name in templates.list_templates():
+        templates.get_template(name)
+    whole_catalog(host.runs).warm()
+    # What is alive now stays: to look through a million objects for garbage again and again takes 0.2 s each
+    # time, in which nobody gets an answer.
+    gc.collect()
+    gc.freeze()

@@ -9,12 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from model_store.errors import SlipwayError
-
-if TYPE_CHECKING:
-    from model_store.types import ModelRef
+from serving.web.ports import Dags
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +80,9 @@ def _tell(tell: Tell, words: str) -> None:
         log.warning("what came of a delivery is not written down: %s", problem)
 
 
-def announce_if_new(model: str, kind: str) -> str:
-    """Tell Airflow of the version that the model's alias names, if nobody tried it or asked for it yet.
+def announce_if_new(dags: Dags, model: str, kind: str) -> str:
+    """Let the release DAG begin of the version that the model's alias names, if nobody tried it or asked for
+    it yet.
 
     Returns what came of it, in words.
 
@@ -94,7 +92,7 @@ def announce_if_new(model: str, kind: str) -> str:
     from serving.control import aliases, wiring
 
     services, at = composition.wire(), wiring.now()
-    alias = alias_of(model)
+    alias = dags.alias_of(model)
     if alias is None:
         return f"no spec releases {model}"
     found = aliases.examine(services, model, alias, told_by=kind, at=at)
@@ -104,36 +102,5 @@ def announce_if_new(model: str, kind: str) -> str:
         return f"the version that {alias} names serves, or is on its way"
     if not services.attempts.ask(found.ref, at=at):
         return f"Airflow was asked for {found.ref} a moment ago"
-    announce(found.ref, kind)
+    dags.announce(found.ref, kind)
     return f"asked Airflow for {found.ref}"
-
-
-def alias_of(model: str) -> str | None:
-    """The alias whose version is released, as the model's DAG says; None when no DAG releases the model."""
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        asset = _asset(session, model)
-        return str(asset.extra["alias"]) if asset is not None and asset.active is not None else None
-
-
-def announce(ref: ModelRef, kind: str) -> None:
-    """An event of the model's asset, as if it came by Airflow's own REST API."""
-    from airflow.assets.manager import asset_manager
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        asset_manager.register_asset_change(
-            asset=_asset(session, ref.name),
-            extra={"model": ref.name, "version": str(ref.version), "event": kind},
-            source_is_api=True,
-            session=session,
-        )
-
-
-def _asset(session: Any, model: str) -> Any:
-    from airflow.models.asset import AssetModel
-    from slipway_airflow.assets import registry_name
-    from sqlalchemy import select
-
-    return session.scalar(select(AssetModel).where(AssetModel.name == registry_name(model)))

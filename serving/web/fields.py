@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.control import reasons
 
+# Where the app is mounted, and where its API is below that.
+PREFIX = "/slipway"
+API = "/api/v1"
+
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
 RELEASE = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-v[0-9]{1,9}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"
 ROLLBACK = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}-rollback-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,4})?$"

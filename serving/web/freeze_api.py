@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
-from slipway_airflow.dag_runs import spec_of
 
 from serving import composition
 from serving.control import freeze_enforcement, reasons
@@ -16,9 +15,10 @@ from serving.control.audit_entries import trail_of
 from serving.control.freezes import Freezes, Frozen
 from serving.control.wiring import Services, now
 from serving.web.access import Right, SignedIn
-from serving.web.app import API
-from serving.web.fields import MODEL, Body, ModelName, Reason, ReasonBody
+from serving.web.fields import API, MODEL, Body, ModelName, Reason, ReasonBody
+from serving.web.ports import InHost
 from serving.web.problems import problems
+from serving.web.release_requests import spec_of
 from serving.web.schemas import FreezeView
 
 router = APIRouter(prefix=f"{API}/freezes", tags=["freezes"])
@@ -39,21 +39,22 @@ class NewFreeze(Body):
 @router.get("", responses=problems(404, 422), summary="What is frozen now?")
 def list_freezes(
     person: SignedIn,
+    host: InHost,
     model: Annotated[str | None, Query(pattern=MODEL, description="Only what holds this model.")] = None,
 ) -> list[FreezeView]:
     """Every freeze in force: of the calendar, asked for by people and, for one model, of its spec."""
     person.needs_to_read(model)
-    windows = spec_of(model, person.sees).freezes if model else ()
+    windows = spec_of(host.specs(), model, person.sees).freezes if model else ()
     found = _freezes(composition.wire()).in_force(model, windows, at=now())
     return [FreezeView.of(one) for one in found if person.sees(one.model)]
 
 
 @router.post("", status_code=201, responses=problems(404, 422), summary="Freeze")
-def freeze(body: NewFreeze, person: SignedIn) -> FreezeView:
+def freeze(body: NewFreeze, person: SignedIn, host: InHost) -> FreezeView:
     """Nothing rolls out from now on: releases wait, rollouts keep their split. Rollbacks are never held."""
     person.needs(Right.ADMIN, body.model)
     if body.model:
-        spec_of(body.model, person.sees)
+        spec_of(host.specs(), body.model, person.sees)
     services, at = composition.wire(), now()
     until = at + timedelta(hours=body.hours) if body.hours is not None else None
     detail = {"until": until.isoformat() if until else "until lifted"}

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
-from slipway_airflow import dag_runs as runs
-
 from model_store.errors import Permanent
 from serving.control import cooldowns, freeze_enforcement, paused_dags, rollbacks
 from serving.control.audit import AuditEntry
@@ -21,7 +19,9 @@ from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services, now
 from serving.web.access import Person
+from serving.web.ports import UNDER_WAY, Dags, StartedRun
 from serving.web.problems import Conflict, NotFound
+from serving.web.release_requests import run_id_of
 
 ROLLBACK = rollbacks.DAG_ID
 # Two people who see the same trouble press the same button within this time; the second one means no more.
@@ -33,13 +33,15 @@ def pause(services: Services, release: Release, request: ControlRequest, person:
     return _interfere(services, release, request, "pause", partial(freeze_enforcement.pause, services))
 
 
-def resume(services: Services, release: Release, request: ControlRequest, person: Person) -> RolloutState:
+def resume(
+    services: Services, dags: Dags, release: Release, request: ControlRequest, person: Person
+) -> RolloutState:
     """Raises `Conflict` for what a freeze or a paused DAG holds."""
     state, dag_id = state_of(services, release), release.request.dag_id
     if (
         state
         and freeze_enforcement.holder_of(state) == freeze_enforcement.PAUSED_DAG
-        and runs.is_paused(dag_id)
+        and dags.is_paused(dag_id)
     ):
         raise Conflict(
             f"{paused_dags.describe(dag_id)}: its rollout goes on with it",
@@ -60,24 +62,26 @@ def skip_hold(services: Services, release: Release, request: ControlRequest, per
     return _interfere(services, release, request, "skip", freeze_enforcement.control_of(services).skip_hold)
 
 
-def abort(services: Services, release: Release, person: Person, reason: str) -> RolloutState | None:
+def abort(
+    services: Services, dags: Dags, release: Release, person: Person, reason: str
+) -> RolloutState | None:
     """End the release: its traffic, or its run if it had none (then None). Raises `Conflict` if over."""
     with exclusively(services, release.model):
         state = state_of(services, release)
         if state and state.phase.is_final:
             raise Conflict(_over(state), remedy=_LOOK)
-        if state is None and (said := ended_by(services, release) or _run_ended(release)):
+        if state is None and (said := ended_by(services, release) or _run_ended(dags, release)):
             # Said is not done: whoever wrote it down may have got no further.
-            _end_run(services, release)
+            _end_run(services, dags, release)
             raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
         trail_of(services).append_or_queue(_entry(release, person.name, "abort", reason))
         if state is not None:
             return services.rollouts.roll_back(release.id, reason=f"aborted by {person.name}: {reason}")
-        _end_run(services, release)
+        _end_run(services, dags, release)
         return None
 
 
-def override(services: Services, release: Release, person: Person, reason: str) -> Override:
+def override(services: Services, dags: Dags, release: Release, person: Person, reason: str) -> Override:
     """Let the release pass every freeze. Raises `Conflict` if somebody did, or if it is over."""
     freezes = freeze_enforcement.freezes_of(services)
     with exclusively(services, release.model):
@@ -87,21 +91,28 @@ def override(services: Services, release: Release, person: Person, reason: str) 
         state = state_of(services, release)
         if state and state.phase.is_final:
             raise Conflict(_over(state), remedy=_LOOK)
-        if state is None and (said := ended_by(services, release) or _run_ended(release)):
+        if state is None and (said := ended_by(services, release) or _run_ended(dags, release)):
             raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
         _note(services, release, person.name, "override freeze", reason)
         return freezes.override(release.id, by=person.name, reason=reason, at=now())
 
 
 def roll_back(
-    services: Services, model: str, person: Person, reason: str, *, version: int | None, leaves: int | None
-) -> tuple[RolloutState | None, runs.StartedRun | None]:
+    services: Services,
+    dags: Dags,
+    model: str,
+    person: Person,
+    reason: str,
+    *,
+    version: int | None,
+    leaves: int | None,
+) -> tuple[RolloutState | None, StartedRun | None]:
     """At once where a release is under way and its way back is asked for, else by the DAG of rollbacks."""
     # Before anything is written: a name that somebody made up leaves nothing behind.
     _serving(services, model, person)
     with exclusively(services, model):
         present = _serving(services, model, person)
-        _refuse_overtaken(services, model, present, version=version, leaves=leaves)
+        _refuse_overtaken(services, dags, model, present, version=version, leaves=leaves)
         active = [state for state in services.journal.releases(model) if not state.phase.is_final]
         first, before = rollbacks.serving_versions(services, model)
         target = version if version is not None else before
@@ -112,7 +123,7 @@ def roll_back(
         if active and target == before:
             return _return_traffic(services, active[-1], person, reason), None
         _refuse_useless(services, model, target, present)
-        return None, _start(services, model, person, reason, version, present)
+        return None, _start(services, dags, model, person, reason, version, present)
 
 
 def _return_traffic(services: Services, state: RolloutState, person: Person, reason: str) -> RolloutState:
@@ -132,10 +143,16 @@ def _return_traffic(services: Services, state: RolloutState, person: Person, rea
 
 
 def _start(
-    services: Services, model: str, person: Person, reason: str, version: int | None, present: int
-) -> runs.StartedRun:
+    services: Services,
+    dags: Dags,
+    model: str,
+    person: Person,
+    reason: str,
+    version: int | None,
+    present: int,
+) -> StartedRun:
     at = now()
-    run_id = runs.run_id_of(None, person.name, at)
+    run_id = run_id_of(None, person.name, at)
     detail = {"via": "api", "run_id": run_id, "leaves": str(present)}
     entry = AuditEntry(at, person.name, "rollback", model, version, None, reason, detail)
     said = {"model": model, "version": str(version) if version is not None else None, "reason": reason}
@@ -146,20 +163,26 @@ def _start(
         # From now on its two versions are known, and how far it has come can be asked.
         rollbacks.resolve(services, request)
 
-    return runs.start(ROLLBACK, run_id, said, by=person.name, at=at, before=fix)
+    return dags.start(ROLLBACK, run_id, said, by=person.name, at=at, before=fix)
 
 
 def _refuse_overtaken(
-    services: Services, model: str, present: int, *, version: int | None, leaves: int | None
+    services: Services,
+    dags: Dags,
+    model: str,
+    present: int,
+    *,
+    version: int | None,
+    leaves: int | None,
 ) -> None:
-    for run in runs.under_way(ROLLBACK):
-        if (run.conf or {}).get("model") == model:
-            who = run.triggering_user_name or "somebody"
+    for run in dags.under_way(ROLLBACK):
+        if run.said.get("model") == model:
+            who = run.by or "somebody"
             raise Conflict(
-                f"{who} asked for a rollback of {model} at {run.run_after:%Y-%m-%d %H:%M:%S} UTC",
+                f"{who} asked for a rollback of {model} at {run.at:%Y-%m-%d %H:%M:%S} UTC",
                 remedy="it is on its way: wait for it",
             )
-    last = _last_rollback(services, model)
+    last = _last_rollback(services, dags, model)
     if leaves is not None and leaves != present:
         since = f"; {last.who} rolled back at {last.at:%Y-%m-%d %H:%M:%S} UTC: {last.reason}" if last else ""
         raise Conflict(f"version {present} serves by now, not {leaves}{since}", remedy=_LOOK)
@@ -170,17 +193,17 @@ def _refuse_overtaken(
         )
 
 
-def _last_rollback(services: Services, model: str) -> AuditEntry | None:
+def _last_rollback(services: Services, dags: Dags, model: str) -> AuditEntry | None:
     found = trail_of(services).entries(model, since=now() - timedelta(days=1))
     back = (entry for entry in found if entry.action in ("rollback", "abort"))
-    return next((entry for entry in back if _came_true(services, entry)), None)
+    return next((entry for entry in back if _came_true(services, dags, entry)), None)
 
 
-def _came_true(services: Services, entry: AuditEntry) -> bool:
+def _came_true(services: Services, dags: Dags, entry: AuditEntry) -> bool:
     """Whether traffic was or is being taken back: an entry precedes its act, which may fail, or find none."""
     if entry.release_id is None:
         run_id = entry.detail.get("run_id")
-        return run_id is None or runs.state_of(ROLLBACK, run_id) in (*runs.UNDER_WAY, "success")
+        return run_id is None or dags.state_of(ROLLBACK, run_id) in (*UNDER_WAY, "success")
     try:
         return services.journal.load(entry.release_id).phase is Phase.ROLLED_BACK
     except UnknownRelease:
@@ -231,9 +254,9 @@ def _interfere(
     return state
 
 
-def _end_run(services: Services, release: Release) -> None:
+def _end_run(services: Services, dags: Dags, release: Release) -> None:
     """May be repeated."""
-    runs.end(release.request.dag_id, release.request.run_id)
+    dags.end(release.request.dag_id, release.request.run_id)
     release_lock(services, release)
 
 
@@ -249,9 +272,9 @@ def _entry(release: Release, who: str, action: str, reason: str) -> AuditEntry:
     return AuditEntry(now(), who, action, release.model, release.version, release.id, reason, {"via": "api"})
 
 
-def _run_ended(release: Release) -> str:
+def _run_ended(dags: Dags, release: Release) -> str:
     """How its run ended; empty while it has not."""
-    state = runs.state_of(release.request.dag_id, release.request.run_id)
+    state = dags.state_of(release.request.dag_id, release.request.run_id)
     return "" if state in ("queued", "running") else f"its run {state or 'is gone'}"
 
 

@@ -9,14 +9,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from slipway_airflow import dag_runs as runs
 
 from serving.control.queries.catalog import Catalog, InTheFuture, NothingFound
 from serving.control.queries.flow import StepFlow
 from serving.control.queries.statuses import ReleaseStatus
-from serving.control.specs import dag_id_of
+from serving.control.specs import complaints_about, dag_id_of
 from serving.web import charts
 from serving.web.access import Reader, Right, give_csrf_token
+from serving.web.ports import InHost
 from serving.web.problems import NotFound
 from serving.web.read_api import HistoryQuery, Page, Text
 from serving.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
@@ -25,6 +25,8 @@ from serving.web.shared_catalog import visible_catalog
 from serving.web.timestamps import in_utc
 
 router = APIRouter(include_in_schema=False)
+# What takes no login: nothing of anybody is in it.
+open_router = APIRouter(include_in_schema=False)
 
 Books = Annotated[Catalog, Depends(visible_catalog)]
 Part = Literal["", "live"]
@@ -81,7 +83,7 @@ def overview(show: Showing, q: Text = "", only: Text = "", page: Page = 1) -> Re
 
 
 @router.get("/models/{model}")
-def model(show: Showing, model: str, page: Page = 1) -> Response:
+def model(show: Showing, host: InHost, model: str, page: Page = 1) -> Response:
     """One model: what serves, and all its releases."""
     try:
         row = show.catalog.model(model)
@@ -95,7 +97,7 @@ def model(show: Showing, model: str, page: Page = 1) -> Response:
         found=releases,
         returnable=returnable,
         model_name=model,
-        complaints=runs.complaints_about(model),
+        complaints=complaints_about(host.specs(), model),
         dag_id=dag_id_of(model),
     )
 
@@ -167,7 +169,7 @@ def freezes(show: Showing) -> Response:
     return show.page("freezes", models=show.catalog.names())
 
 
-@router.get("/static/{digest}/{name}")
+@open_router.get("/static/{digest}/{name}")
 def static(digest: str, name: str) -> Response:
     """The style sheet and the scripts. Their address has their digest, so they are kept for ever."""
     content = static_files().get(name)

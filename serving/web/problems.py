@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from airflow.api_fastapi.app import get_auth_manager
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from model_store.errors import Permanent, Retryable, SlipwayError
@@ -91,8 +90,13 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def answer_with_problems(app: FastAPI) -> None:
-    """Every error of this app leaves it as a problem; who opens a page without a login is sent to it."""
+def answer_with_problems(
+    app: FastAPI, *, database: str = "", database_errors: Iterable[type[Exception]] = ()
+) -> None:
+    """Every error of this app leaves it as a problem; who opens a page without a login is sent to it.
+
+    `database_errors`: what the `database` of whoever runs the page raises when its disk takes nothing.
+    """
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
@@ -112,13 +116,15 @@ def answer_with_problems(app: FastAPI) -> None:
         headers = {"Retry-After": f"{error.delay_seconds:.0f}"} if isinstance(error, Retryable) else None
         return _answer(request, status_of(error), error.problem, error.remedy, headers)
 
-    @app.exception_handler(OSError)
-    @app.exception_handler(OperationalError)
-    async def _of_disks(request: Request, error: OSError | OperationalError) -> Response:
+    async def _of_disks(request: Request, error: Exception) -> Response:
         """Whatever store it was that took nothing. Any other error of these kinds is a fault of ours."""
-        if (why := unwritable(error, database="Airflow's database")) is None:
+        if (why := unwritable(error, database=database)) is None:
             raise error
         return await _ours(request, why)
+
+    kinds: list[type[Exception]] = [OSError, *database_errors]
+    for kind in kinds:
+        app.add_exception_handler(kind, _of_disks)
 
 
 def status_of(error: SlipwayError) -> int:
@@ -155,4 +161,4 @@ def _wants_page(request: Request) -> bool:
 
 def _to_login(request: Request) -> Response:
     back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return RedirectResponse(get_auth_manager().get_url_login(next_url=back), 303)
+    return RedirectResponse(request.app.state.host.login_url(back), 303)

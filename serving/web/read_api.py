@@ -24,8 +24,7 @@ from serving.control.queries.views import (
     ServingAt,
 )
 from serving.web.access import reads
-from serving.web.app import API
-from serving.web.fields import ModelPath, ReleasePath, RollbackPath
+from serving.web.fields import API, ModelPath, ReleasePath, RollbackPath
 from serving.web.problems import NotFound, problems
 from serving.web.responses import cached_json_answer, json_answer
 from serving.web.shared_catalog import visible_catalog

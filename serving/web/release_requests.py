@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from pathlib import Path
 
-from slipway_airflow import dag_runs as runs
-
-from model_store.release_spec import ReleaseSpec
+from model_store.release_spec import ReleaseSpec, load_all
 from model_store.types import ModelRef
 from serving.control import cooldowns, freeze_enforcement, paused_dags
 from serving.control.audit import AuditEntry
@@ -20,11 +20,12 @@ from serving.control.releases import Release, Request
 from serving.control.rollout.from_spec import first_plan_of, plan_of
 from serving.control.rollout.lock import Claim
 from serving.control.rollout.plan import Phase
-from serving.control.specs import dag_id_of
+from serving.control.specs import dag_id_of, wanted
 from serving.control.wiring import Services, now
 from serving.types import Route
 from serving.web.access import Person
-from serving.web.problems import Conflict
+from serving.web.ports import Dags, Host, OpenRun, StartedRun
+from serving.web.problems import Conflict, NotFound
 from serving.web.schemas import ApprovalView, AttemptView, FreezeView, Preview, QueueView, StepView
 
 
@@ -60,14 +61,32 @@ class PreviewedVersion:
 _PREVIEW = "preview it again, then decide"
 
 
-def resolve(services: Services, person: Person, model: str, version: str | None) -> ResolvedVersion:
-    """Raises `NotThere` without a spec, `UnknownVersion` without a version, `Retryable` without MLflow."""
-    spec = runs.spec_of(model, person.sees)
+def spec_of(folder: Path, model: str, sees: Callable[[str], bool]) -> ReleaseSpec:
+    """The model's spec in this folder. Raises `NotFound` listing those that there are and one `sees`."""
+    loaded = wanted(folder, dag_id_of(model))
+    for spec in loaded.specs:
+        if spec.model == model:
+            return spec
+    for problem in loaded.problems:
+        if problem.path.stem == model:
+            complaint = problem.complaints[0]
+            raise Conflict(f"the spec of {model} is refused: {complaint}", remedy=f"fix {problem.path.name}")
+    known = ", ".join([spec.model for spec in load_all(folder).specs if sees(spec.model)][:20])
+    raise NotFound(
+        f"no model {model} is released by Slipway", remedy=f"models with a spec: {known or 'none'}"
+    )
+
+
+def resolve(
+    services: Services, host: Host, person: Person, model: str, version: str | None
+) -> ResolvedVersion:
+    """Raises `NotFound` without a spec, `UnknownVersion` without a version, `Retryable` without MLflow."""
+    spec = spec_of(host.specs(), model, person.sees)
     asked = version or spec.source.alias
     return ResolvedVersion(spec, services.registry.resolve(model, asked), asked)
 
 
-def preview(services: Services, wanted: ResolvedVersion) -> Preview:
+def preview(services: Services, dags: Dags, wanted: ResolvedVersion) -> Preview:
     """Raises `Retryable` while MLflow is down."""
     spec, ref = wanted.spec, wanted.ref
     route = route_of(services, ref.name)
@@ -92,11 +111,19 @@ def preview(services: Services, wanted: ResolvedVersion) -> Preview:
         warnings=[],
         digest=spec.digest,
     )
-    return shown.model_copy(update={"warnings": list(_warnings(services, ref, shown))})
+    return shown.model_copy(update={"warnings": list(_warnings(dags, ref, shown))})
+
+
+def run_id_of(key: str | None, by: str, at: datetime) -> str:
+    """The same for the same person's same key: a DAG takes a run id only once."""
+    if key is None:
+        return f"slipway__{at:%Y-%m-%dT%H:%M:%S.%f}"
+    return f"slipway__{hashlib.sha256(f'{by}:{key}'.encode()).hexdigest()[:32]}"
 
 
 def start(
     services: Services,
+    dags: Dags,
     wanted: ResolvedVersion,
     person: Person,
     reason: str,
@@ -104,7 +131,7 @@ def start(
     dry_run: bool,
     key: str | None,
     seen: PreviewedVersion,
-) -> tuple[Release | None, runs.StartedRun]:
+) -> tuple[Release | None, StartedRun]:
     """Start the release's DAG run. Raises `Conflict` while the same version is on its way, and when it is
     another than the person has `seen`.
 
@@ -112,14 +139,14 @@ def start(
     this person used before, the run of then is returned and nothing is started.
     """
     at, ref, dag_id = now(), wanted.ref, dag_id_of(wanted.ref.name)
-    run_id = runs.run_id_of(key, person.name, at)
+    run_id = run_id_of(key, person.name, at)
     request = Request(dag_id, run_id, at, str(ref.version), reason, person.name, dry_run)
     opened: list[Release] = []
     with exclusively(services, ref.name):
-        if key is None or runs.state_of(dag_id, run_id) is None:
+        if key is None or dags.state_of(dag_id, run_id) is None:
             trail_of(services).require_room()
             seen.refuse_other(wanted)
-            _refuse_second(services, ref)
+            _refuse_second(services, dags, ref)
 
         def open_it() -> None:
             release = services.releases.open(
@@ -135,13 +162,13 @@ def start(
                 raise
 
         said = {"version": str(ref.version), "reason": reason, "dry_run": dry_run}
-        started = runs.start(dag_id, run_id, said, by=person.name, at=at, before=open_it)
+        started = dags.start(dag_id, run_id, said, by=person.name, at=at, before=open_it)
     return (opened or _of_run(services, ref.name, started.run_id) or [None])[0], started
 
 
-def start_blocker(dag_id: str) -> Blocker | None:
+def start_blocker(dags: Dags, dag_id: str) -> Blocker | None:
     """What keeps the run of a release that was just asked for from beginning by itself."""
-    if not runs.is_paused(dag_id):
+    if not dags.is_paused(dag_id):
         return None
     words = f"{paused_dags.describe(dag_id)}: the release begins when it is unpaused"
     return Blocker(BlockerKind.DAG_PAUSED, words, paused_dags.remedy_for(dag_id))
@@ -153,23 +180,23 @@ def _admitted(services: Services, wanted: ResolvedVersion, request: Request) -> 
     return wanted.ref.version
 
 
-def _refuse_second(services: Services, ref: ModelRef) -> None:
+def _refuse_second(services: Services, dags: Dags, ref: ModelRef) -> None:
     by_run = {release.request.run_id: release for release in services.releases.of_model(ref.name)}
-    for run in runs.under_way(dag_id_of(ref.name)):
+    for run in dags.under_way(dag_id_of(ref.name)):
         release = by_run.get(run.run_id)
         version = release.version if release else _version_asked(run)
         if version != ref.version or (release and _is_watched(services, release)):
             continue
-        who = release.request.by if release else run.triggering_user_name or "somebody"
+        who = release.request.by if release else run.by or "somebody"
         name = release.id if release else run.run_id
         raise Conflict(
-            f"{who} asked for {ref} at {run.run_after:%Y-%m-%d %H:%M:%S} UTC: {name} is on its way",
+            f"{who} asked for {ref} at {run.at:%Y-%m-%d %H:%M:%S} UTC: {name} is on its way",
             remedy="watch that one, or abort it first",
         )
 
 
-def _version_asked(run: Any) -> int | None:
-    said = str((run.conf or {}).get("version", ""))
+def _version_asked(run: OpenRun) -> int | None:
+    said = str(run.said.get("version", ""))
     return int(said) if said.isdecimal() else None
 
 
@@ -230,7 +257,7 @@ def _attempts(services: Services, ref: ModelRef) -> Iterator[AttemptView]:
         )
 
 
-def _warnings(services: Services, ref: ModelRef, shown: Preview) -> Iterator[str]:
+def _warnings(dags: Dags, ref: ModelRef, shown: Preview) -> Iterator[str]:
     if shown.serves_already:
         yield f"version {ref.version} serves already"
     for before in shown.tried[:1]:
@@ -241,5 +268,5 @@ def _warnings(services: Services, ref: ModelRef, shown: Preview) -> Iterator[str
     if shown.queue.replaces:
         yield f"{shown.queue.replaces}, which waits, will not run any more"
     yield from (f"nothing rolls out now, {freeze.words}" for freeze in shown.freezes)
-    if still := start_blocker(shown.dag_id):
+    if still := start_blocker(dags, shown.dag_id):
         yield f"{still.words}. To go on: {still.way_out}"

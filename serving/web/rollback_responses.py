@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from slipway_airflow import dag_runs as runs
-
 from serving.control import paused_dags, rollbacks
 from serving.control.blockers import BlockerKind
 from serving.control.queries.rollback_progress import describe, serving_version
@@ -11,18 +9,19 @@ from serving.control.queries.statuses import RollbackStatus
 from serving.control.release_deployment import route_of
 from serving.control.rollout.plan import RolloutState
 from serving.control.wiring import Services
+from serving.web.ports import Dags, StartedRun
 from serving.web.schemas import AcceptedRollback, RunView
 
 
 def rollback_view(
-    services: Services, model: str, state: RolloutState | None, started: runs.StartedRun | None
+    services: Services, dags: Dags, model: str, state: RolloutState | None, started: StartedRun | None
 ) -> AcceptedRollback:
     """`state`: of the release that was rolled back at once; else `started`, the run that goes back."""
     if state is not None:
         return _at_once(services, model, state)
     assert started is not None
     back = rollbacks.of_run(services, model, started.run_id)
-    is_paused = runs.is_paused(started.dag_id)
+    is_paused = dags.is_paused(started.dag_id)
     words = describe(back.returns, RollbackStatus.REQUESTED)
     return AcceptedRollback(
         model=model,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from pydantic import BaseModel, Field
-from slipway_airflow.dag_runs import StartedRun
 
 from serving.control.audit import AuditEntry
 from serving.control.freezes import Frozen
 from serving.control.queries.statuses import RollbackStatus
 from serving.control.rollout.plan import RolloutState
 from serving.web.access import Right
+from serving.web.ports import StartedRun
 
 
 class RunView(BaseModel):

@@ -23,7 +23,7 @@ from serving.inbound.pace import Pace
 from serving.inbound.registry_events import read_event
 from serving.inbound.secrets import secrets_of
 from serving.monitoring import incidents
-from serving.web.asset_events import AssetEventQueue, announce_if_new
+from serving.web.ports import InHost
 from serving.web.problems import problems
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ ALERTS_PACE = Pace(burst=200, per_second=5)
 # What is refused is logged, but nobody may fill the disk that way.
 REFUSALS_LOGGED = Pace(burst=50, per_second=1)
 BODY_SECONDS = 10.0
-
-LOOKS = AssetEventQueue(announce_if_new)
 
 
 class WebhookAnswer(BaseModel):
@@ -88,12 +86,12 @@ async def mlflow(request: Request) -> WebhookAnswer:
     deliveries = inbox(home.root / "inbox" / "mlflow")
     if not await run_in_threadpool(deliveries.take, stamp, now=at):
         return WebhookAnswer(answer="repeated")
-    LOOKS.ask(event.data.name, event.kind, partial(deliveries.note, stamp))
+    request.app.state.asset_events.ask(event.data.name, event.kind, partial(deliveries.note, stamp))
     return WebhookAnswer(answer="accepted")
 
 
 @router.post("/alerts", responses=problems(401, 408, 413, 422, 429, 503), summary="Alertmanager")
-async def alerts(request: Request) -> AlertAnswers:
+async def alerts(request: Request, host: InHost) -> AlertAnswers:
     """Alerts of Alertmanager (webhook version 4) with this installation's token. One that asks for a rollback
     of a model with a release behind it gets one, once however often it is delivered.
     """
@@ -107,7 +105,7 @@ async def alerts(request: Request) -> AlertAnswers:
         raise HTTPException(429, "too many deliveries", {"Retry-After": "30"})
     from serving.web.alerts import answer
 
-    return AlertAnswers(answers=await run_in_threadpool(answer, body, at))
+    return AlertAnswers(answers=await run_in_threadpool(answer, host.dags, body, at))
 
 
 async def _body(request: Request, most: int) -> bytes:

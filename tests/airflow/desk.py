@@ -39,13 +39,13 @@ def waiting_for_approval(
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from airflow.utils.state import TaskInstanceState
-    from slipway_airflow import dag_runs as runs
+    from slipway_airflow import dag_runs
 
     at = now()
     run_id = f"asked-{at.timestamp()}"
     request = Request(f"release_{APPROVED}", run_id, at, "2", "better", "rita", False)
     release = world.releases.open(request, load(SPEC.parent / f"{APPROVED}.yaml"), lambda _: 2)
-    runs.start(f"release_{APPROVED}", run_id, {"version": "2"}, by="rita", at=at, before=lambda: None)
+    dag_runs.start(f"release_{APPROVED}", run_id, {"version": "2"}, by="rita", at=at, before=lambda: None)
     with create_session(scoped=False) as session:
         of_run = session.query(TaskInstance).filter(TaskInstance.run_id == run_id)
         instance = of_run.filter(TaskInstance.task_id == "approval.approve_1").one()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slipway_airflow.authorization import secret_key
 
 from serving import composition
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
@@ -118,7 +119,7 @@ def test_a_browser_has_to_send_the_pages_token_with_every_change(server: ApiServ
     browser, body = server.browser_of("ada"), {"reason": "holidays"}
     assert browser.get(f"{API}/freezes").status_code == 200
     assert browser.post(f"{API}/freezes", json=body).status_code == 403
-    token = csrf_token("ada")
+    token = csrf_token("ada", secret_key())
     assert browser.post(f"{API}/freezes", json=body, headers={CSRF_HEADER: token}).status_code == 403
     browser.cookies.set(CSRF_COOKIE, token)
     assert browser.post(f"{API}/freezes", json=body).status_code == 403
@@ -126,7 +127,7 @@ def test_a_browser_has_to_send_the_pages_token_with_every_change(server: ApiServ
 
 
 def test_a_token_of_somebody_else_or_of_nobody_does_not_count(server: ApiServer, world: World) -> None:
-    for token in (csrf_token("vera"), "a.b", "", "é.é"):
+    for token in (csrf_token("vera", secret_key()), "a.b", "", "é.é"):
         browser = server.browser_of("ada")
         browser.cookies.set(CSRF_COOKIE, token.encode("ascii", "replace").decode())
         headers = {CSRF_HEADER: token.encode("ascii", "replace").decode()}

@@ -10,8 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from slipway_airflow import approval_answers
-from slipway_airflow import dag_runs as runs
+from slipway_airflow import approval_answers, dag_runs
 
 from model_store.registry import RegistryUnavailable
 from serving.control import audit_entries, cooldowns, freeze_enforcement
@@ -405,7 +404,7 @@ def test_an_abort_that_got_no_further_than_its_entry_is_made_up_for(
     _, asked = post("rita", "/releases", model=MODEL, version="2")
     acquire(world.services, world.releases.load(asked["release_id"]))
     with monkeypatch.context() as failing:
-        failing.setattr(runs, "end", broken)
+        failing.setattr(dag_runs, "end", broken)
         assert post("bob", f"/releases/{asked['release_id']}/abort")[0] == 503
     status, said = post("rita", f"/releases/{asked['release_id']}/abort")
     assert (status, "is over: aborted by bob at" in said["detail"]) == (409, True)
@@ -512,7 +511,7 @@ def test_a_rollback_whose_run_was_never_started_may_be_asked_for_again(
         broken()
 
     with monkeypatch.context() as failing:
-        failing.setattr(runs, "start", crash)
+        failing.setattr(dag_runs, "start", crash)
         assert post("rita", f"/models/{MODEL}/rollback")[0] == 503
     assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
     assert run_states("model_rollback") == ["queued"]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from slipway_airflow import notifications
+from slipway_airflow import dag_runs
+from slipway_airflow.page import airflow_host
 
 from model_store.release_spec.notify import Notify
-from serving.control import alerts, cooldowns, rollbacks
+from serving.control import alerts, cooldowns, notifications, rollbacks
 from serving.control.alerts import AlertReply
 from serving.control.releases import Releases
 from serving.control.rollbacks import RollbackRequest
@@ -23,7 +24,6 @@ from serving.control.rollout.plan import Phase
 from serving.home import Home
 from serving.inbound.secrets import rotate, secrets_of
 from serving.monitoring.incidents import MOST_BYTES, Incident, alert_token
-from serving.web import alerts as door
 from serving.web import webhooks
 from serving.web.problems import answer_with_problems
 from tests.airflow.test_rollbacks import released
@@ -189,6 +189,7 @@ def manager(bag: DagBag, world: World, tmp_path: Path, monkeypatch: pytest.Monke
     sync_bag_to_db(bag, "dags-folder", None)
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
     app = FastAPI()
+    app.state.host = airflow_host()
     answer_with_problems(app)
     app.include_router(webhooks.router)
     return Alertmanager(TestClient(app))
@@ -330,6 +331,6 @@ def test_a_second_failure_holds_the_model_until_a_person_acts(
     held = cooldowns.hold_on(two_versions.services, MODEL)
     assert held is not None
     assert started_rollbacks() == []
-    assert door.known_models() >= {MODEL}
+    assert dag_runs.released_models() >= {MODEL}
     cooldowns.end_hold(two_versions.services, MODEL)
     assert cooldowns.hold_on(two_versions.services, MODEL) is None

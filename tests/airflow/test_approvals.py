@@ -290,7 +290,7 @@ def test_an_answer_to_what_was_asked_before_is_noted_and_asked_for_again(
 
 
 def test_people_are_told_of_each_bundle_once(world: World, release: Any, asking: Asking) -> None:
-    from slipway_airflow import notifications
+    from serving.control import notifications
 
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

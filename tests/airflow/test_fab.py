@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slipway_airflow.authorization import secret_key
 from starlette.testclient import TestClient
 
 from serving import composition
@@ -181,7 +182,7 @@ def test_a_cookie_needs_the_pages_token_under_fab_too(
     browser = server.browser_of("opal")
     assert browser.post(f"{API}/freezes", json=WHY).status_code == 403
     for name, status in (("ada", 403), ("opal", 201)):
-        browser.cookies.set(CSRF_COOKIE, csrf_token(name))
+        browser.cookies.set(CSRF_COOKIE, csrf_token(name, secret_key()))
         headers = {CSRF_HEADER: browser.cookies[CSRF_COOKIE]}
         assert browser.post(f"{API}/freezes", json=WHY, headers=headers).status_code == status
         browser.cookies.delete(CSRF_COOKIE)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from slipway_airflow import notifications, outbox_trigger, receivers
-from slipway_airflow.notifications import DeliverNotifications, Late
+from slipway_airflow.notifications import DeliverNotifications, Late, deliver_due
 
 from model_store.errors import Permanent
 from model_store.release_spec import load
 from model_store.release_spec.notify import Notify
 from serving.control import blockers
+from serving.control.notifications import notify_of_hold, outbox_of
 from serving.control.outbox import GIVE_UP, Message, Outbox
 from serving.control.rollout.plan import Hold
 from serving.inbound.signature import sign
@@ -193,18 +194,18 @@ def test_a_receiver_that_is_down_is_told_when_it_is_back_and_the_others_at_once(
 ) -> None:
     receiver.status = 503
     outbox.put(message(), [WEBHOOK, MAIL])
-    assert notifications.deliver_due(outbox, at=AT) == (1, 1)
+    assert deliver_due(outbox, at=AT) == (1, 1)
     assert len(mail_server.mails) == 1
     receiver.status = 200
-    assert notifications.deliver_due(outbox, at=AT + timedelta(seconds=1)) == (0, 0), "not yet due again"
-    assert notifications.deliver_due(outbox, at=AT + timedelta(minutes=1)) == (1, 0)
+    assert deliver_due(outbox, at=AT + timedelta(seconds=1)) == (0, 0), "not yet due again"
+    assert deliver_due(outbox, at=AT + timedelta(minutes=1)) == (1, 0)
     assert len(mail_server.mails) == 1
 
 
 def test_what_was_told_is_not_told_again_when_a_task_is_cleared(outbox: Outbox, receiver: Receiver) -> None:
     for _ in range(2):
         outbox.put(message(), [WEBHOOK])
-        notifications.deliver_due(outbox, at=AT)
+        deliver_due(outbox, at=AT)
     assert len(receiver.got) == 1
 
 
@@ -212,21 +213,21 @@ def test_a_message_that_was_written_and_never_sent_is_found_after_a_crash(
     outbox: Outbox, receiver: Receiver
 ) -> None:
     outbox.put(message(), [WEBHOOK])
-    assert notifications.deliver_due(Outbox(outbox.root), at=AT) == (1, 0)
+    assert deliver_due(Outbox(outbox.root), at=AT) == (1, 0)
 
 
 def test_a_torn_file_keeps_no_other_message_back(outbox: Outbox, receiver: Receiver) -> None:
     outbox.put(message(), [WEBHOOK])
     (outbox.root / "torn.0.json").write_text('{"message": {')
-    assert notifications.deliver_due(outbox, at=AT) == (1, 0)
+    assert deliver_due(outbox, at=AT) == (1, 0)
 
 
 def test_two_senders_at_once_send_once(outbox: Outbox, receiver: Receiver) -> None:
     receiver.delay = 0.3
     outbox.put(message(), [WEBHOOK])
-    first = threading.Thread(target=notifications.deliver_due, args=(outbox,), kwargs={"at": AT})
+    first = threading.Thread(target=deliver_due, args=(outbox,), kwargs={"at": AT})
     first.start()
-    notifications.deliver_due(outbox, at=AT)
+    deliver_due(outbox, at=AT)
     first.join()
     assert len(receiver.got) == 1
 
@@ -249,14 +250,14 @@ def test_what_was_given_up_is_forgotten_after_a_week(outbox: Outbox) -> None:
 def test_after_a_day_it_is_given_up(outbox: Outbox, receiver: Receiver) -> None:
     receiver.status = 500
     outbox.put(message(), [WEBHOOK])
-    notifications.deliver_due(outbox, at=AT + GIVE_UP + timedelta(seconds=1))
+    deliver_due(outbox, at=AT + GIVE_UP + timedelta(seconds=1))
     assert outbox.due(at=AT + 2 * GIVE_UP) == []
     assert [path.name for path in (outbox.root / "given_up").iterdir()] == ["fraud-v2-rolled_back.0.json"]
 
 
 async def test_what_is_left_over_is_noticed(world: World) -> None:
     trigger = outbox_trigger.UndeliveredTrigger(seconds=0.01)
-    box = notifications.outbox_of(world.services)
+    box = outbox_of(world.services)
     box.put(message(at=datetime.now(UTC)), [WEBHOOK])
     assert trigger._left() == 0, "whoever wrote it is about to send it"
     box.put(message("held", at=datetime.now(UTC) - timedelta(minutes=1)), [WEBHOOK])
@@ -294,8 +295,8 @@ def test_runs_tell_what_became_of_them_and_a_receiver_that_fails_or_hangs_fails_
     assert Runs(bag).release("2").tasks["settle"] == {"success"}
     telling.status, telling.delay = 200, 0.0
     telling.got.clear()
-    box = notifications.outbox_of(world.services)
-    assert notifications.deliver_due(box, at=datetime.now(UTC) + timedelta(minutes=1)) == (4, 0)
+    box = outbox_of(world.services)
+    assert deliver_due(box, at=datetime.now(UTC) + timedelta(minutes=1)) == (4, 0)
     assert titles(telling) == ["fraud v1 is released", "fraud v2 was rolled back"]
 
 
@@ -315,8 +316,8 @@ def test_a_rollout_that_stands_still_is_told_once_and_one_that_holds_is_not(worl
     told = load(SPEC).model_copy(update={"notify": (WEBHOOK,)})
     world.releases._keep(_with_spec(world.releases.load(state.release_id), told))
     for _ in range(2):
-        notifications.notify_of_hold(world.services, state, "paused", at=late)
-    (entry,) = notifications.outbox_of(world.services).due(at=late)
+        notify_of_hold(world.services, state, "paused", at=late)
+    (entry,) = outbox_of(world.services).due(at=late)
     assert entry.message.title == "fraud v2 is held at 10 %"
 
 
@@ -332,7 +333,7 @@ async def test_a_missed_deadline_is_told_as_airflow_calls_it(world: World) -> No
     world.releases._keep(told)
     context: Any = {"dag_run": {"dag_run_id": release.request.run_id, "dag_id": f"release_{MODEL}"}}
     await Late(model=MODEL, seconds=60.0, context=context)
-    (entry,) = notifications.outbox_of(world.services).due(at=datetime.now(UTC))
+    (entry,) = outbox_of(world.services).due(at=datetime.now(UTC))
     assert (entry.message.occasion, entry.message.title) == ("late", "fraud v2 is late")
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import airflow_situation, triggers
-from slipway_airflow import dag_runs as runs
+from slipway_airflow import airflow_situation, dag_runs, triggers
 
 from serving.control import freeze_enforcement, paused_dags, release_deployment, wiring
 from serving.control.releases import Release
@@ -132,7 +131,7 @@ def test_a_freeze_that_ends_leaves_it_to_the_paused_dag_and_never_moves_between(
 def test_page_and_api_say_that_the_dag_is_paused_and_how_to_go_on(server: ApiServer, world: World) -> None:
     release = under_way(world)
     request = release.request
-    runs.start(DAG, request.run_id, {}, by="ada", at=request.at, before=lambda: None)
+    dag_runs.start(DAG, request.run_id, {}, by="ada", at=request.at, before=lambda: None)
     set_paused(DAG, paused=True)
     noticed(world)
     look(release)
@@ -176,7 +175,7 @@ def test_what_airflow_can_keep_a_release_from_is_read_from_its_database(world: W
 
     release = world.release(2)
     request = release.request
-    runs.start(DAG, request.run_id, {}, by="ada", at=request.at, before=lambda: None)
+    dag_runs.start(DAG, request.run_id, {}, by="ada", at=request.at, before=lambda: None)
     set_paused("model_rollback", paused=True)
     run = (DAG, request.run_id)
     with create_session() as session:

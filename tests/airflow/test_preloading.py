@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import startup
-from slipway_airflow.mount import LazyApp
+from slipway_airflow import page
+from slipway_airflow.page import LazyApp
 
 from serving import composition
-from serving.web import shared_catalog
+from serving.web import app, shared_catalog
 from tests.airflow.desk import under_way
 from tests.airflow.world import World
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 @pytest.fixture(autouse=True)
 def fresh(world: World, in_database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Frozen, the objects of other tests would stay for ever.
-    monkeypatch.setattr(startup.gc, "freeze", lambda: None)
+    monkeypatch.setattr(app.gc, "freeze", lambda: None)
     shared_catalog.reset()
     yield
     shared_catalog.reset()
@@ -42,7 +42,7 @@ async def start(pages: LazyApp) -> list[str]:
     async def airflow(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    middleware = startup.PreparePages(airflow, pages=pages)
+    middleware = page.PreparePages(airflow, pages=pages)
     for kind in ("lifespan", "http"):
         await middleware({"type": kind}, None, None)  # type: ignore[arg-type]
     return seen
@@ -52,19 +52,19 @@ async def test_pages_are_made_ready_when_the_server_starts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = under_way(world)
-    monkeypatch.setenv(startup.SWITCH, "1")
+    monkeypatch.setenv(page.SWITCH, "1")
     pages = LazyApp()
     assert await start(pages) == ["lifespan", "http"]
-    until(lambda: bool(shared_catalog._shared.cache_info().currsize))
+    until(shared_catalog.is_made)
     assert pages._app is not None
-    assert shared_catalog.whole_catalog().release(release.id).row.id == release.id
+    assert shared_catalog.whole_catalog(pages.app.state.host.runs).release(release.id).row.id == release.id
 
 
 async def test_without_the_switch_nothing_is_read_unasked(world: World) -> None:
     pages = LazyApp()
     assert await start(pages) == ["lifespan", "http"]
     assert pages._app is None
-    assert not shared_catalog._shared.cache_info().currsize
+    assert not shared_catalog.is_made()
 
 
 async def test_a_server_starts_though_its_pages_cannot_be_made_ready(
@@ -73,7 +73,7 @@ async def test_a_server_starts_though_its_pages_cannot_be_made_ready(
     def broken(home: Any = None) -> Any:
         raise OSError("the disk is gone")
 
-    monkeypatch.setenv(startup.SWITCH, "1")
+    monkeypatch.setenv(page.SWITCH, "1")
     monkeypatch.setattr(composition, "wire", broken)
     assert await start(LazyApp()) == ["lifespan", "http"]
     until(lambda: "the first request will take longer" in caplog.text)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException
+from slipway_airflow import authorization
+from slipway_airflow.authorization import person_of
 from starlette.requests import Request
 
-from serving.web import access
-from serving.web.access import Person, Right, person_of, reads, requires
+from serving.web.access import Person, Right, reads, requires
 
 
 class User:
@@ -38,7 +39,7 @@ class Manager:
 
 @pytest.fixture(autouse=True)
 def _manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "get_auth_manager", Manager)
+    monkeypatch.setattr(authorization, "get_auth_manager", Manager)
 
 
 def request(params: dict[str, str], query: str = "", path: str = "/api/v1/releases") -> Request:

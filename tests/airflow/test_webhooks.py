@@ -6,13 +6,16 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from slipway_airflow import dag_runs
+from slipway_airflow.page import airflow_host
 
 from model_store.types import ModelRef
 from serving.control import cooldowns
@@ -50,6 +53,11 @@ class Mlflow:
     ) -> Any:
         return self._client.post(PATH, content=body, headers=self.headers(body, off, delivery, secret))
 
+    def quiet(self) -> bool:
+        """Whether everything asked for was looked at."""
+        queue: AssetEventQueue = app_of(self._client).state.asset_events
+        return queue.wait(seconds=10)
+
     def headers(
         self, body: bytes, off: timedelta = timedelta(), delivery: str | None = None, secret: str = ""
     ) -> dict[str, str]:
@@ -62,26 +70,26 @@ class Mlflow:
 
 
 @pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
+def looked(client: TestClient) -> Iterator[list[tuple[str, str]]]:
     """The models that were looked at, by which kind of event."""
     seen: list[tuple[str, str]] = []
     looks = AssetEventQueue(lambda model, kind: f"{seen.append((model, kind))}")
-    monkeypatch.setattr(webhooks, "LOOKS", looks)
+    app_of(client).state.asset_events = looks
     yield seen
     assert looks.wait(seconds=5)
-
-
-def quiet() -> bool:
-    """Whether everything asked for was looked at."""
-    return webhooks.LOOKS.wait(seconds=10)
 
 
 @pytest.fixture
 def client() -> TestClient:
     app = FastAPI()
+    app.state.host = airflow_host()
     answer_with_problems(app)
     app.include_router(webhooks.router)
     return TestClient(app)
+
+
+def app_of(client: TestClient) -> FastAPI:
+    return cast(FastAPI, client.app)
 
 
 @pytest.fixture
@@ -92,12 +100,13 @@ def mlflow(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 Seen = list[tuple[str, str]]
+announce = partial(asset_events.announce_if_new, dag_runs)
 
 
 def test_a_signed_delivery_is_taken_and_the_model_is_looked_at(mlflow: Mlflow, looked: Seen) -> None:
     answer = mlflow.send(event())
     assert (answer.status_code, answer.json()) == (202, {"answer": "accepted"})
-    assert quiet()
+    assert mlflow.quiet()
     assert looked == [(MODEL, "model_version_alias.created")]
 
 
@@ -111,7 +120,7 @@ def test_an_unsigned_or_forged_delivery_is_refused_and_told_nothing(
     ]
     assert {answer.status_code for answer in answers} == {401}
     assert len({answer.text for answer in answers}) == 1
-    assert quiet()
+    assert mlflow.quiet()
     assert looked == []
 
 
@@ -120,7 +129,7 @@ def test_a_stale_delivery_and_one_from_the_future_are_refused(
     mlflow: Mlflow, looked: Seen, minutes: int
 ) -> None:
     assert mlflow.send(event(), off=timedelta(minutes=minutes)).status_code == 401
-    assert quiet()
+    assert mlflow.quiet()
     assert looked == []
 
 
@@ -135,10 +144,10 @@ def test_a_replayed_delivery_does_nothing_also_after_a_restart(
     body = event()
     headers = mlflow.headers(body)
     client.post(PATH, content=body, headers=headers)
-    assert quiet()
+    assert mlflow.quiet()
     again = client.post(PATH, content=body, headers=headers)  # nothing is kept in memory between the two
     assert (again.status_code, again.json()) == (202, {"answer": "repeated"})
-    assert quiet()
+    assert mlflow.quiet()
     assert len(looked) == 1
 
 
@@ -157,7 +166,7 @@ def test_a_malformed_delivery_is_refused_although_it_is_signed(
     mlflow: Mlflow, looked: Seen, body: bytes
 ) -> None:
     assert mlflow.send(body).status_code == 422
-    assert quiet()
+    assert mlflow.quiet()
     assert looked == []
 
 
@@ -190,7 +199,7 @@ def test_both_secrets_of_a_rotation_are_valid(mlflow: Mlflow, looked: Seen, tmp_
 def test_what_slipway_wrote_itself_is_no_news(mlflow: Mlflow, looked: Seen) -> None:
     tag = event("model_version_tag.set", key="slipway.status", value="promoted")
     assert mlflow.send(tag).json() == {"answer": "ignored"}
-    assert quiet()
+    assert mlflow.quiet()
     assert looked == []
 
 
@@ -235,14 +244,14 @@ def queued() -> list[str]:
 
 
 def test_news_of_a_version_starts_its_release_dag_with_the_version(airflow: Told, world: World) -> None:
-    asset_events.announce_if_new(MODEL, "model_version_alias.created")
+    announce(MODEL, "model_version_alias.created")
     assert airflow() == [{"model": MODEL, "version": "1", "event": "model_version_alias.created"}]
     assert queued() == [f"release_{MODEL}"]
 
 
 def test_the_same_news_again_is_no_second_event(airflow: Told, world: World) -> None:
     for _ in range(3):
-        asset_events.announce_if_new(MODEL, "model_version.created")
+        announce(MODEL, "model_version.created")
     assert len(airflow()) == 1
 
 
@@ -250,25 +259,25 @@ def test_what_counts_is_what_the_registry_says_when_news_comes_in_the_wrong_orde
     airflow: Told, world: World
 ) -> None:
     world.registry.aliases_by_model[MODEL]["candidate"] = 3
-    asset_events.announce_if_new(MODEL, "an old event that spoke of version 2")
+    announce(MODEL, "an old event that spoke of version 2")
     assert [one["version"] for one in airflow()] == ["3"]
 
 
 @pytest.mark.parametrize("status", ["releasing", "promoted", "blocked", "rolled_back"])
 def test_news_of_a_version_that_was_tried_starts_nothing(airflow: Told, world: World, status: str) -> None:
     world.registry.tags[1] = {"slipway.status": status}
-    asset_events.announce_if_new(MODEL, "model_version_alias.created")
+    announce(MODEL, "model_version_alias.created")
     assert airflow() == []
 
 
 def test_an_alias_that_is_gone_starts_nothing(airflow: Told, world: World) -> None:
     world.registry.aliases_by_model[MODEL].clear()
-    asset_events.announce_if_new(MODEL, "model_version_alias.deleted")
+    announce(MODEL, "model_version_alias.deleted")
     assert airflow() == []
 
 
 def test_models_that_vanished_or_that_nobody_releases_start_nothing(airflow: Told, world: World) -> None:
-    looks = AssetEventQueue(asset_events.announce_if_new)
+    looks = AssetEventQueue(announce)
     for model in ("nobody", "broken"):
         looks.ask(model, "model_version.created")
     del world.registry.aliases_by_model[MODEL]
@@ -279,13 +288,13 @@ def test_models_that_vanished_or_that_nobody_releases_start_nothing(airflow: Tol
 
 def test_a_held_model_starts_nothing(airflow: Told, world: World) -> None:
     cooldowns.hold(world.services, MODEL, "it fails whatever serves", at=datetime.now(UTC))
-    asset_events.announce_if_new(MODEL, "model_version_alias.created")
+    announce(MODEL, "model_version_alias.created")
     assert airflow() == []
 
 
 def test_a_look_that_fails_ends_no_later_one(airflow: Told, world: World) -> None:
     world.registry.down = 1
-    looks = AssetEventQueue(asset_events.announce_if_new)
+    looks = AssetEventQueue(announce)
     looks.ask(MODEL, "model_version.created")
     assert looks.wait(seconds=10)
     assert airflow() == []
@@ -295,11 +304,11 @@ def test_a_look_that_fails_ends_no_later_one(airflow: Told, world: World) -> Non
 
 
 def test_a_thousand_deliveries_with_repeats_in_any_order_start_exactly_the_right_releases(
-    airflow: Told, world: World, mlflow: Mlflow, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    airflow: Told, world: World, mlflow: Mlflow, client: TestClient
 ) -> None:
     """Versions 1 to 4 get the alias one after the other; deliveries are shuffled, a third comes twice."""
-    looks = AssetEventQueue(asset_events.announce_if_new)
-    monkeypatch.setattr(webhooks, "LOOKS", looks)
+    looks = AssetEventQueue(announce)
+    app_of(client).state.asset_events = looks
     bodies = [event(version=str(version)) for version in (1, 2, 3, 4)]
     bodies += [event("model_version_tag.set", key="team", value="a"), event("model_version.created")]
     signed = [(body, mlflow.headers(body)) for body in (bodies * 112)[:670]]

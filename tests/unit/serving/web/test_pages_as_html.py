@@ -22,7 +22,6 @@ from serving.web.access import Right
 from serving.web.rendering import named, render, sentence, told, who
 from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
-pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 MAY = {right.value: True for right in Right}
 
 

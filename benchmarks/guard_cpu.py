@@ -24,7 +24,7 @@ from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.journal import Journal, TimelineEvent, release_id
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.gateway.watches import require_spare
+from serving.gateway.watches import PER_SERVICE, require_spare
 from serving.home import Home
 from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--per-second", type=float, default=0.5, help="requests to each route")
     chosen = parser.parse_args()
     try:
-        require_spare(chosen.routes + 8)
+        require_spare(chosen.routes * PER_SERVICE + 8)
     except SlipwayError as problem:
         print(f"error: {problem}")
         return 2

@@ -17,5 +17,7 @@ STABLE_SUFFIX = ".stable"
 RETRYING_SUFFIX = ".retrying"
 PREVIEW_SUFFIX = ".candidate"
 STREAMS_SUFFIX = ".streams"
+# Clusters that are told their endpoints, beside the service's own.
+ASSIGNED_SUFFIXES = (STABLE_SUFFIX, STREAMS_SUFFIX, PREVIEW_SUFFIX)
 # No service's name ends so.
 RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)

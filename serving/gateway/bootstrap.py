@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 
 from model_store.durable import write_file
+from serving.envoy_names import ASSIGNED_SUFFIXES
 from serving.gateway import (
     access_log,
     attempts,
@@ -43,6 +44,14 @@ def routes_file(home: Home) -> Path:
     return home.envoy / "routes.json"
 
 
+def assignment_file(home: Home, cluster: str) -> Path:
+    """The endpoints of a cluster. A service's own is its route's record, too."""
+    for suffix in ASSIGNED_SUFFIXES:
+        if service := cluster.removesuffix(suffix) if cluster.endswith(suffix) else "":
+            return home.routes / service / f"{suffix.removeprefix('.')}.json"
+    return home.routes / cluster / "endpoints.json"
+
+
 def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
     """Write the bootstrap, who has API keys, and what else it watches, empty if there is none. Repeatable.
 
@@ -52,7 +61,10 @@ def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
     home.routes.mkdir(parents=True, exist_ok=True)
     home.logs.mkdir(parents=True, exist_ok=True)
     for path, empty in (
-        (clusters_file(home), clusters.render((), endpoint_file={})),
+        (
+            clusters_file(home),
+            clusters.render((), source=lambda _: None),
+        ),
         (routes_file(home), routes.render(())),
         (readiness.file(home), readiness.render(())),
     ):

@@ -1,7 +1,6 @@
 """Envoy clusters (CDS): what a route of a service can name.
 
-- `<service>`: live traffic by weight. Its endpoints are watched in a file of their own, so that changing a
-  weight touches nothing else.
+- `<service>`: live traffic by weight.
 - `<service>.stable`: only the stable version's endpoints, for repeats.
 - `<service>.retrying`: the first attempt from the first, every other repeat from the second.
 - `<service>.candidate`: the preview, while a candidate is deployed.
@@ -9,14 +8,14 @@
   first version's while it is the candidate, so that its promotion takes no cluster away.
 - `(any)`: all of those, one after the other, for what names no model: any pod can answer it.
 
-Only the first is watched: a watch costs one inotify instance and Linux allows a user 128 of them by default.
-The endpoints of the others change with a deployment, not with a weight, and stand in the cluster itself.
+Endpoints are told apart from their cluster (EDS, `serving.gateway.endpoints`), so that a pod that moves
+replaces no cluster, whose counters, connections and dead endpoints Envoy would forget with it. Where that
+costs a file to watch, those that no verdict counts hold theirs (`serving.gateway.delivery`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 from serving.envoy_names import (
     PREVIEW_SUFFIX,
@@ -24,9 +23,12 @@ from serving.envoy_names import (
     STABLE_SUFFIX,
     STREAMS_SUFFIX,
 )
-from serving.gateway.endpoints import endpoints_of
-from serving.gateway.xds import Message, discovery, extension, typed, watched
-from serving.types import Deployment, Route
+from serving.gateway import endpoints
+from serving.gateway.xds import Message, discovery, extension, typed
+from serving.types import Route
+
+# Where Envoy finds the endpoints of the cluster of this name; None: in the cluster.
+Source = Callable[[str], Message | None]
 
 # No service can have these names.
 ANY, _NOBODY = "(any)", "(nobody)"
@@ -50,17 +52,17 @@ _NO_LIMIT = 1_000_000
 _SHARES = 10_007
 
 
-def render(routes: Iterable[Route], *, endpoint_file: dict[str, Path]) -> bytes:
-    """The CDS file for `routes`; `endpoint_file` names each service's EDS file."""
+def render(routes: Iterable[Route], source: Source) -> bytes:
+    """The CDS file for `routes`."""
     resources: list[Message] = []
     for route in routes:
-        resources.append(service_cluster(route, endpoint_file[route.service]))
-        resources.append(fixed_cluster(route.service + STABLE_SUFFIX, route, route.stable))
+        resources.append(service_cluster(route, source))
+        resources.append(plain_cluster(route, STABLE_SUFFIX, source))
         resources.append(retrying_cluster(route.service))
         if route.stable or route.candidate:
-            resources.append(streams_cluster(route))
+            resources.append(streams_cluster(route, source))
         if route.candidate:
-            resources.append(fixed_cluster(route.service + PREVIEW_SUFFIX, route, route.candidate))
+            resources.append(plain_cluster(route, PREVIEW_SUFFIX, source))
     return discovery(with_any(resources))
 
 
@@ -80,31 +82,18 @@ def with_any(resources: Iterable[Message]) -> list[Message]:
     return [*known, found]
 
 
-def service_cluster(route: Route, endpoint_file: Path) -> Message:
+def service_cluster(route: Route, source: Source) -> Message:
     """Live traffic, each request to a random arm by weight (docs/decisions/0031).
 
     Maglev without a hash is Envoy's weighted random choice. Least-request would bend the weights under load;
     round robin gives an arm's turn away when a request is set aside or repeated.
     """
-    return typed(
-        "envoy.config.cluster.v3.Cluster",
-        name=route.service,
-        type="EDS",
-        eds_cluster_config={"eds_config": watched(endpoint_file)},
-        lb_policy="MAGLEV",
-        maglev_lb_config={"table_size": _SHARES},
-        # Without this a removed endpoint keeps getting traffic until it fails a health check.
-        ignore_health_on_host_removal=True,
-        common_lb_config={
-            # Only when every endpoint is unhealthy, try them all the same.
-            "healthy_panic_threshold": {"value": 1},
-            # By default Envoy collects changes of weight and health for a second before workers see them.
-            "update_merge_window": "0s",
-        },
-        health_checks=[_HEALTH_CHECK],
-        outlier_detection=_OUTLIERS,
-        **_CONNECTIONS,
-    )
+    return {
+        **plain_cluster(route, "", source),
+        "lb_policy": "MAGLEV",
+        "maglev_lb_config": {"table_size": _SHARES},
+        **_WITHOUT_THE_DEAD,
+    }
 
 
 def retrying_cluster(service: str) -> Message:
@@ -128,30 +117,24 @@ def retrying_cluster(service: str) -> Message:
     )
 
 
-def streams_cluster(route: Route) -> Message:
+def streams_cluster(route: Route, source: Source) -> Message:
     """Stable's endpoints without those that cannot be reached, or say that they are not ready.
 
     Not the cluster for repeats: what is counted there is stable's traffic, and streams, of which the
     candidate gets none, would make the candidate's look lost.
     """
-    return {
-        **fixed_cluster(route.service + STREAMS_SUFFIX, route, route.stable or route.candidate),
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
-        "health_checks": [_HEALTH_CHECK],
-        "outlier_detection": _OUTLIERS,
-    }
+    return {**plain_cluster(route, STREAMS_SUFFIX, source), **_WITHOUT_THE_DEAD}
 
 
-def fixed_cluster(name: str, route: Route, deployment: Deployment | None) -> Message:
-    """The endpoints of one deployment. No health checks: whoever is sent here has no other place to go."""
-    members = endpoints_of(route, deployment) if deployment else []
-    return typed(
-        "envoy.config.cluster.v3.Cluster",
-        name=name,
-        type="STATIC",
-        load_assignment={"cluster_name": name, "endpoints": [{"lb_endpoints": members}]},
-        **_CONNECTIONS,
-    )
+def plain_cluster(route: Route, suffix: str, source: Source) -> Message:
+    """Endpoints without health checks: whoever is sent here has no other place to go."""
+    name = route.service + suffix
+    found = source(name)
+    if found is None:
+        held: Message = {"type": "STATIC", "load_assignment": endpoints.of_arm(route, suffix)}
+    else:
+        held = {"type": "EDS", "eds_cluster_config": {"eds_config": found}}
+    return typed("envoy.config.cluster.v3.Cluster", name=name, **held, **_CONNECTIONS)
 
 
 _CONNECTIONS: Message = {
@@ -204,4 +187,17 @@ _OUTLIERS: Message = {
     "base_ejection_time": "1s",
     "max_ejection_time": "2s",
     "max_ejection_percent": 100,
+}
+
+_WITHOUT_THE_DEAD: Message = {
+    # Without this a removed endpoint keeps getting traffic until it fails a health check.
+    "ignore_health_on_host_removal": True,
+    "common_lb_config": {
+        # Only when every endpoint is unhealthy, try them all the same.
+        "healthy_panic_threshold": {"value": 1},
+        # By default Envoy collects changes of weight and health for a second before workers see them.
+        "update_merge_window": "0s",
+    },
+    "health_checks": [_HEALTH_CHECK],
+    "outlier_detection": _OUTLIERS,
 }

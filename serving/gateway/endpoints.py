@@ -1,4 +1,5 @@
-"""One service's endpoints with their weights (EDS), which is also the only record of its route.
+"""One service's endpoints with their weights (EDS), which is also the only record of its route; and those of
+each arm alone, which follow from it.
 
 The whole `Route` travels as metadata in the file that Envoy reads, so what we believe and what Envoy does
 cannot differ. Weights, priorities and the canary mark follow from it:
@@ -17,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from serving.envoy_names import STABLE_SUFFIX, STREAMS_SUFFIX
 from serving.gateway.xds import Message, discovery, seconds, typed
 from serving.types import Arm, Deployment, Endpoint, RateLimit, Route, RouteSettings, TrafficSplit
 
@@ -37,6 +39,19 @@ def render(route: Route) -> bytes:
         "envoy.config.endpoint.v3.ClusterLoadAssignment", cluster_name=route.service, endpoints=localities
     )
     return discovery([assignment], version=route.revision)
+
+
+def render_arm(route: Route, suffix: str) -> bytes:
+    """The EDS file of the cluster with this suffix, which holds one arm (`serving.gateway.clusters`)."""
+    return discovery([typed("envoy.config.endpoint.v3.ClusterLoadAssignment", **of_arm(route, suffix))])
+
+
+def of_arm(route: Route, suffix: str) -> Message:
+    """An arm's endpoints. One that is not there has none: whoever still has its cluster is told so."""
+    arms = {STABLE_SUFFIX: route.stable, STREAMS_SUFFIX: route.stable or route.candidate}
+    deployment = arms.get(suffix, route.candidate)
+    members = endpoints_of(route, deployment) if deployment else []
+    return {"cluster_name": route.service + suffix, "endpoints": [{"lb_endpoints": members}]}
 
 
 def parse(content: bytes) -> Route:

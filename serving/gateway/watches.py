@@ -1,7 +1,7 @@
 """Whether Linux lets Envoy watch one more file.
 
 Envoy opens one inotify instance per watched file and aborts when it gets none (1.40: verified), so we ask
-before we give it another file. Most distributions allow a user 128 instances.
+before we give it another file. Most distributions allow a user 128 instances: enough for about 60 services.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from serving.home import Home
 _LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 # Those that every Envoy has (clusters, routes, readiness, API keys, their rates), and some for services.
 _SPARE = 7
+# The files of one service: its endpoints, and stable's alone for repeats (`serving.gateway.delivery.files`).
+PER_SERVICE = 2
 
 
 class TooManyWatches(Permanent):
@@ -32,13 +34,13 @@ def instance_limit() -> int | None:
 
 
 def watched_services(home: Home) -> int:
-    """How many services Envoy watches once it runs."""
+    """How many services Envoy watches files of once it runs."""
     return len(list(home.routes.glob("*/endpoints.json")))
 
 
 def require_all(home: Home) -> None:
     """For a stack that does not run. Raises `TooManyWatches` if Envoy could not start, or take one more."""
-    require_spare(watched_services(home) + _SPARE)
+    require_spare(watched_services(home) * PER_SERVICE + _SPARE)
 
 
 def require_spare(count: int = _SPARE) -> None:
@@ -50,7 +52,7 @@ def require_spare(count: int = _SPARE) -> None:
         for _ in range(count):
             if (descriptor := open_instance()) < 0:
                 raise TooManyWatches(
-                    "Linux lets this user watch no more files, and Envoy needs one watch per service"
+                    f"Linux lets this user watch no more files, and Envoy needs {PER_SERVICE} per service"
                     + (f" (limit {_LIMIT.read_text().strip()})" if _LIMIT.exists() else ""),
                     remedy="sudo sysctl fs.inotify.max_user_instances=4096",
                 )

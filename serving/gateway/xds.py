@@ -6,12 +6,15 @@ Files are JSON, so a bundle id like `12e4567` stays a string (in YAML it would b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 Message = dict[str, Any]
+
+_VERSION_DIGITS = 16
 
 
 def typed(name: str, /, **fields: Any) -> Message:
@@ -43,10 +46,17 @@ def watched(path: Path) -> Message:
     return {"resource_api_version": "V3", "path_config_source": {"path": str(path)}}
 
 
-def discovery(resources: Iterable[Message], *, version: int | str = 0) -> bytes:
-    """The bytes of a resource file, always the same for the same resources."""
-    response = {"version_info": str(version), "resources": list(resources)}
+def discovery(resources: Iterable[Message], *, version: int | str | None = None) -> bytes:
+    """The bytes of a resource file, always the same for the same resources. `version` is made of them if it
+    is not given."""
+    found = list(resources)
+    response = {"version_info": str(version_of(found) if version is None else version), "resources": found}
     return orjson.dumps(response, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+
+
+def version_of(content: object) -> str:
+    """Of resources, or whatever else JSON can say: the same for the same content, wherever it is made."""
+    return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:_VERSION_DIGITS]
 
 
 def seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Envoy's clusters and route table, made from all records of routes.
+"""Envoy's clusters, the endpoints of each arm and the route table, made from all records of routes.
 
 A record that cannot be read must not cost its service what the gateway has of it, nor keep the others' from
 being made: what was derived of it before is taken over from the files.
@@ -15,8 +15,9 @@ import orjson
 
 from model_store.durable import write_file
 from serving import envoy_names
-from serving.gateway import clusters, grpc, methods, readiness, routes
-from serving.gateway.bootstrap import clusters_file, routes_file
+from serving.envoy_names import ASSIGNED_SUFFIXES
+from serving.gateway import clusters, endpoints, grpc, methods, readiness, routes
+from serving.gateway.bootstrap import assignment_file, clusters_file, routes_file
 from serving.gateway.xds import Message, discovery
 from serving.home import Home
 from serving.types import Route
@@ -30,16 +31,32 @@ log = logging.getLogger(__name__)
 
 
 def derive(
-    home: Home, known: list[Route], unread: Collection[str], *, endpoint_file: dict[str, Path]
+    home: Home,
+    known: list[Route],
+    unread: Collection[str],
+    *,
+    arms_of: Collection[str],
+    source: clusters.Source,
 ) -> None:
-    """Write the files, clusters first, where they differ. Of services in `unread`, what is there stays."""
-    made = clusters.render(known, endpoint_file=endpoint_file)
+    """Write the files where they differ: the arms' endpoints of the services in `arms_of`, then the clusters
+    that take theirs from there, then who names these. Of services in `unread`, what is there stays."""
+    for route in known:
+        if route.service in arms_of:
+            _derive_arms(home, route, source)
+    made = clusters.render(known, source)
     _write_if_changed(clusters_file(home), _with_kept(_with_clusters, made, clusters_file(home), unread))
     made = routes.render(known)
     _write_if_changed(routes_file(home), _with_kept(_with_routes, made, routes_file(home), unread))
     made = readiness.render(readiness.services_in(known))
     ready_file = readiness.file(home)
     _write_if_changed(ready_file, _with_kept(_with_services, made, ready_file, unread))
+
+
+def _derive_arms(home: Home, route: Route, source: clusters.Source) -> None:
+    for suffix in ASSIGNED_SUFFIXES:
+        if source(route.service + suffix):
+            path = assignment_file(home, route.service + suffix)
+            _write_if_changed(path, endpoints.render_arm(route, suffix))
 
 
 def _with_kept(keep: _Keep, made: bytes, path: Path, unread: Collection[str]) -> bytes:

@@ -1,7 +1,8 @@
 """The router that Envoy follows: one endpoint file per service, which is also the route's record.
 
-`<home>/envoy/routes/<service>/endpoints.json` is written first and is the truth; the cluster and route files
-are derived from all records, and `reconcile` makes them again if a crash came between.
+`<home>/envoy/routes/<service>/endpoints.json` is written first and is the truth. The endpoints of an arm
+alone, the clusters and the route table are derived from the records, and `reconcile` makes them again if a
+crash came between.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from model_store.errors import Permanent
 from model_store.release_spec import MODEL_NAME
 from serving.envoy_names import RESERVED_SUFFIXES
 from serving.gateway import endpoints
+from serving.gateway.delivery.base import Delivery
+from serving.gateway.delivery.files import Files
 from serving.gateway.router.base import StaleRoute, UnknownService, UnreadableRoute
 from serving.gateway.router.derived import derive
 from serving.gateway.router.history import RouteHistoryFile
-from serving.gateway.watches import require_spare
 from serving.home import Home
 from serving.types import ALL_STABLE, Deployment, Route, RouteSettings, TrafficSplit
 
@@ -39,9 +41,16 @@ class EnvoyFileRouter:
     Every write leaves a line in the routes' history, at the time that `now` tells.
     """
 
-    def __init__(self, home: Home, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        delivery: Delivery | None = None,
+    ) -> None:
         self._home = home
         self._now = now
+        self._delivery = delivery or Files(home)
         self._history = RouteHistoryFile(home.route_history)
         self._routes = str(home.routes)
         self._read: dict[str, tuple[tuple[int, int, int], Route]] = {}
@@ -78,12 +87,11 @@ class EnvoyFileRouter:
                 raise StaleRoute.of(service, decided_on=at, now=before.revision)
             after = Route(service, at + 1, split, stable, candidate, settings or before.settings)
             after = after.placed_as_in(before)
-            if before.revision == 0:
-                require_spare()
+            self._delivery.require_room(before, after)
             after = self._put(before, after)
             self._history.append(after, at=self._now())
         if before.revision == 0 or _shape(before) != _shape(after):
-            self.reconcile()
+            self._follow(arms_of=[service])
         return after
 
     def move(self, deployment: Deployment) -> Route:
@@ -96,7 +104,7 @@ class EnvoyFileRouter:
             if after != before:
                 self._put(before, after)
         if after != before:
-            self.reconcile()
+            self._follow(arms_of=[service])
         return after
 
     def ask_for_keys(self, service: str) -> None:
@@ -108,13 +116,17 @@ class EnvoyFileRouter:
             if not route.revision or endpoints.is_told_of_keys(self.file(service).read_bytes()):
                 return
             self._put(route, replace(route, settings=replace(route.settings, api_keys=True)))
-        self.reconcile()
+        self._follow(arms_of=[service])
 
     def reconcile(self) -> None:
-        """Derive clusters and routes from the records; writes only what changed, clusters first.
+        """Derive arms, clusters and routes from the records; writes only what changed.
 
         What was derived of a record that cannot be read now stays, and keeps nothing else from being derived.
         """
+        self._follow(arms_of=self.services())
+
+    def _follow(self, *, arms_of: list[str]) -> None:
+        """With hundreds of services only the arms of the one that changed are looked at."""
         with self._exclusive(self._home.envoy / "derived.lock"):
             known, unread = [], []
             for service in self.services():
@@ -123,8 +135,7 @@ class EnvoyFileRouter:
                 except UnreadableRoute as problem:
                     log.warning("%s stays as it is at the gateway: %s", service, problem)
                     unread.append(service)
-            files = {route.service: self.file(route.service) for route in known}
-            derive(self._home, known, unread, endpoint_file=files)
+            derive(self._home, known, unread, arms_of=arms_of, source=self._delivery.endpoints)
 
     def file(self, service: str) -> Path:
         """The endpoint file of `service`."""

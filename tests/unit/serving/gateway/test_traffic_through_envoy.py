@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.types import ALL_STABLE, RouteSettings, Slot, TrafficSplit
@@ -220,3 +221,37 @@ def test_pods_that_move_during_a_canary_are_followed_without_a_failed_request(
     assert left.answered == asked
     route = service.gateway.router.read(service.name)
     assert (route.split, route.revision) == (TrafficSplit(50, 50), 2)
+
+
+@pytest.mark.parametrize("fault", ["ok", "error"])
+def test_a_pod_that_moves_costs_no_counter_of_what_stays(service: Service, pods: Pods, fault: str) -> None:
+    """What a verdict counts: live traffic, and repeats on stable, which a failing candidate makes many of."""
+    stays, moves = pods.all[0], pods.start("stable beside")
+    service.stable = deployment(service.name, 1, stays, moves)
+    service.shift(50)
+    wait_for_candidate(service, pods)
+    candidate_of(pods).fault = fault
+    assert service.burst(60) == {200: 60}
+    before = answered(service, stays)
+    with ThreadPoolExecutor(1) as beside:
+        answers = beside.submit(service.burst, 200)
+        at = pods.start("stable elsewhere")
+        service.gateway.router.move(replace(service.stable, endpoints=(stays.endpoint, at.endpoint)))
+        assert answers.result() == {200: 200}
+    service.gateway.wait(lambda: service.gateway.infer(service.name) and at.answered > 0)
+    after = answered(service, stays)
+    assert before[service.name] > 0
+    assert before[f"{service.name}.stable"] > 0 or fault == "ok"
+    assert all(after[cluster] >= before[cluster] for cluster in before)
+
+
+def answered(service: Service, pod: Upstream) -> dict[str, int]:
+    """What the pod has answered, by the cluster that it was asked through."""
+    found = httpx.get(f"{service.gateway.home.envoy_admin_url}/clusters?format=json").json()
+    return {
+        cluster["name"]: int({stat["name"]: stat.get("value", 0) for stat in host["stats"]}["rq_success"])
+        for cluster in found["cluster_statuses"]
+        if cluster["name"] in (service.name, f"{service.name}.stable")
+        for host in cluster.get("host_statuses", ())
+        if host["address"]["socket_address"]["port_value"] == pod.port
+    }

@@ -45,7 +45,7 @@ def test_every_service_counts_before_envoy_runs(home: Home, monkeypatch: pytest.
     asked: list[int] = []
     monkeypatch.setattr(watches, "require_spare", asked.append)
     watches.require_all(home)
-    assert asked == [2 + watches._SPARE]
+    assert asked == [2 * 2 + watches._SPARE]
 
 
 def test_a_system_without_inotify_is_no_trouble(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,9 +51,22 @@ def write_file(path: Path, content: bytes, *, area: Path | None = None) -> None:
     with naming(folder / path.name), staging(folder) as directory:
         temporary = directory / "file"
         temporary.write_bytes(content)
-        _sync_file(temporary)
-        temporary.replace(path)
+        publish_file(temporary, path)
+
+
+def publish_file(draft: Path, path: Path, *, replacing: bool = True) -> bool:
+    """Flush a file and give it its final name, on the same file system. False: unless `replacing`, when
+    something has that name already.
+    """
+    _sync_file(draft)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A link fails where a rename would overwrite.
+        draft.replace(path) if replacing else os.link(draft, path)
+    except FileExistsError:
+        return False
     _sync_directory(path.parent)
+    return True
 
 
 def take_place(source: Path, path: Path) -> None:

@@ -27,7 +27,8 @@ from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.errors import Permanent
 from model_store.gates.signature import Signature
 from model_store.records import artifact_record, read_report, read_tensors, report_record, tensor_records
-from model_store.storage.store import Corrupt, Missing, Store
+from model_store.storage.base import Corrupt, Missing
+from model_store.storage.store import Store
 from model_store.types import Artifact, Bundle, GateReport, ModelRef, TensorSpec, Toolchain
 
 SCHEMA = 1

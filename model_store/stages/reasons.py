@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from model_store.errors import Retryable
 from model_store.explained import explain
-from model_store.storage.store import Corrupt, Missing
+from model_store.storage.base import Corrupt, Missing
 from model_store.unwritable import unwritable
 
 log = logging.getLogger("slipway.build")

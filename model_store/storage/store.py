@@ -33,19 +33,12 @@ from model_store.durable import (
     write_file,
 )
 from model_store.errors import Permanent
+from model_store.storage.base import Corrupt, Missing
 from model_store.types import Artifact, Toolchain
 
 Json = dict[str, Any]
 
 RERUN = "run the stage again that made it (clear the release from its first task)"
-
-
-class Corrupt(Permanent):
-    """Stored bytes are not what their digest says."""
-
-
-class Missing(Permanent):
-    """The store has nothing under this name."""
 
 
 class Store:

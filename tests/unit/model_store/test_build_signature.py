@@ -17,7 +17,8 @@ from model_store.bundle.publishing import open_signature
 from model_store.bundle.signing import NotSigned
 from model_store.gates.choose import NothingPassed
 from model_store.gates.signature import Signature
-from model_store.storage.store import Corrupt, Missing, Store
+from model_store.storage.base import Corrupt, Missing
+from model_store.storage.store import Store
 from model_store.types import Bundle, ModelRef, TensorSpec
 from tests.build_world import REF, Registry, a_world, built, edited, failed, gated, hurry, with_spec
 from tests.small_models import Credit

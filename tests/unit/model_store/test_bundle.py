@@ -14,7 +14,8 @@ from model_store.bundle.triton import model_config
 from model_store.compile import CompileSpec, compiler
 from model_store.errors import Permanent
 from model_store.inference import answer, open_session
-from model_store.storage.store import Corrupt, Missing, Store
+from model_store.storage.base import Corrupt, Missing
+from model_store.storage.store import Store
 from model_store.types import Artifact, Check, GateReport, ModelRef, TensorSpec, Toolchain
 from tests.small_models import Credit, keep
 

@@ -16,7 +16,8 @@ from model_store.inference import NotRunnable
 from model_store.stages import compile as compiling
 from model_store.stages import quantize as quantizing
 from model_store.stages.served import Served
-from model_store.storage.store import Corrupt, Store
+from model_store.storage.base import Corrupt
+from model_store.storage.store import Store
 from model_store.types import Toolchain
 from tests.build_world import a_world, gated, hurry, with_spec
 from tests.small_models import Credit

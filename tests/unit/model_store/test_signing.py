@@ -16,7 +16,8 @@ from model_store.bundle.publishing import Contents, load_bundle, open_bundle, pu
 from model_store.bundle.signing import Keyring, NotSigned, distrust_older, rotate
 from model_store.durable import digest_file
 from model_store.errors import Permanent
-from model_store.storage.store import Corrupt, Store
+from model_store.storage.base import Corrupt
+from model_store.storage.store import Store
 from model_store.types import GateReport, ModelRef, TensorSpec
 from serving.home import Home
 from tests.bundles import mlp

@@ -17,7 +17,8 @@ from model_store.bundle.garbage import collect_garbage
 from model_store.durable import settle, staging, sweep, write_file
 from model_store.errors import Permanent
 from model_store.records import artifact_record
-from model_store.storage.store import Corrupt, Missing, Store
+from model_store.storage.base import Corrupt, Missing
+from model_store.storage.store import Store
 from model_store.types import Artifact, Toolchain
 from tests.small_models import keep
 

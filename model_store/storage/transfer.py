@@ -1,0 +1,95 @@
+"""Bytes that come from a storage: verified where they arrive, in little memory, resumed after a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model_store.durable import digest_bytes, publish_file
+from model_store.errors import Retryable
+from model_store.storage.base import CHUNK_BYTES, Corrupt, ObjectStorage
+from model_store.unwritable import naming
+
+# A connection that breaks is taken up again as long as each one brings something.
+_FRUITLESS = 3
+
+
+def get_verified(storage: ObjectStorage, key: str, digest: str) -> bytes:
+    """An object that fits into memory. Raises `Missing`, and `Corrupt` when its bytes are not `digest`."""
+    content = storage.get(key)
+    if (found := digest_bytes(content)) != digest:
+        raise corrupt(storage, key, digest, found)
+    return content
+
+
+def download(storage: ObjectStorage, key: str, digest: str, path: Path) -> None:
+    """Put the object's bytes at `path`: whole and verified, or not at all.
+
+    What was fetched before a crash is in `<path>.part` and is not fetched again. Raises `Missing`, `Corrupt`.
+    """
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), only_one(part.with_suffix(".lock")):
+        if path.exists():
+            return
+        is_resumed = part.exists() and part.stat().st_size > 0
+        found = _fetched(storage, key, part)
+        if found != digest and is_resumed:
+            # What lay there may be of another time: once from the beginning.
+            part.unlink()
+            found = _fetched(storage, key, part)
+        if found != digest:
+            part.unlink()
+            raise corrupt(storage, key, digest, found)
+        publish_file(part, path)
+
+
+def corrupt(storage: ObjectStorage, key: str, digest: str, found: str) -> Corrupt:
+    """The error for bytes that are not what was asked for."""
+    return Corrupt(
+        f"{key} in {storage.url} should be {digest} but its bytes are {found}",
+        remedy="remove it there and run the release again; see who writes there",
+    )
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time, the others wait. The lock of a dead holder is free."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _fetched(storage: ObjectStorage, key: str, part: Path) -> str:
+    """Complete `part`; returns the digest of all of it."""
+    fruitless = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            return _appended(storage, key, part)
+        except Retryable:
+            fruitless = 0 if part.stat().st_size > before else fruitless + 1
+            if fruitless == _FRUITLESS:
+                raise
+
+
+def _appended(storage: ObjectStorage, key: str, part: Path) -> str:
+    sha = hashlib.sha256()
+    with part.open("a+b") as file:
+        file.seek(0)
+        while piece := file.read(CHUNK_BYTES):
+            sha.update(piece)
+        known = storage.head(key)
+        if known is None or file.tell() < known.size_bytes or known.size_bytes == 0:
+            for piece in storage.stream(key, file.tell()):
+                file.write(piece)
+                sha.update(piece)
+    return f"sha256:{sha.hexdigest()}"

@@ -116,6 +116,12 @@ def requires(right: Right) -> Callable[..., Person]:
     return person_with_right
 
 
+Releaser = Annotated[Person, Depends(requires(Right.RELEASE))]
+Approver = Annotated[Person, Depends(requires(Right.APPROVE))]
+Admin = Annotated[Person, Depends(requires(Right.ADMIN))]
+Viewer = Annotated[Person, Depends(requires(Right.VIEW))]
+
+
 def reads(request: Request, person: SignedIn) -> Person:
     """A dependency: the person who asks, if they may read of the model or release that the address names.
 

@@ -1,20 +1,31 @@
-"""The FastAPI app of the page and its REST API. Whatever it runs in mounts it under `/slipway`."""
+"""The FastAPI app of the page and its REST API, and its description as a page.
+
+Whatever it runs in mounts it under `/slipway`. FastAPI's own description would load its script from another
+host.
+"""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from serving.web import act_api, api_docs, freeze_api, pages, read_api, webhooks
+from serving.web import control_api, pages, read_api, release_api, webhooks
 from serving.web.access import signed_in
-from serving.web.asset_events import AssetEventQueue, announce_if_new
+from serving.web.events import AssetEventQueue, announce_if_new
 from serving.web.fields import API
 from serving.web.ports import Host
 from serving.web.problems import answer_with_problems
-from serving.web.rendering import environment
-from serving.web.shared_catalog import whole_catalog
+from serving.web.rendering import environment, open_page
+from serving.web.shared import whole_catalog
+
+_docs = APIRouter(prefix=API, include_in_schema=False)
+
+_Schema = Mapping[str, Any]
 
 DESCRIPTION = """\
 Release models, watch, approve, stop and understand their rollouts.
@@ -41,10 +52,10 @@ def make_app(host: Host) -> FastAPI:
     answer_with_problems(app, database=host.database, database_errors=host.database_errors)
     # Nobody gets past these two, whatever an endpoint itself asks for.
     login = [Depends(host.authenticate), Depends(signed_in)]
-    for router in (act_api.router, freeze_api.router, read_api.router):
+    for router in (release_api.router, control_api.router, control_api.freezes, read_api.router):
         app.include_router(router, dependencies=login)
     # The order matters where paths overlap: pages match last.
-    for router in (webhooks.router, api_docs.router, pages.open_router):
+    for router in (webhooks.router, _docs, pages.open_router):
         app.include_router(router)
     app.include_router(pages.router, dependencies=login)
     return app
@@ -60,3 +71,80 @@ def prepare(host: Host) -> None:
     # time, in which nobody gets an answer.
     gc.collect()
     gc.freeze()
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterDoc:
+    """A parameter, or a field of the body. `where`: path, query, header or body."""
+
+    name: str
+    where: str
+    kind: str
+    is_needed: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationDoc:
+    """What one address does with one method. `answers`: status and what it means."""
+
+    method: str
+    path: str
+    summary: str
+    words: str
+    parts: tuple[ParameterDoc, ...]
+    answers: tuple[tuple[str, str], ...]
+
+
+@_docs.get("/docs")
+def docs(request: Request) -> Response:
+    """Every address, what it takes and what it answers. It takes no login, as the document it shows."""
+    document: dict[str, Any] = request.app.openapi()
+    return open_page(request, "docs", info=document["info"], operations=list(operations_of(document)))
+
+
+def operations_of(document: _Schema) -> Iterator[OperationDoc]:
+    """In the order of the document."""
+    for path, methods in document["paths"].items():
+        for method, said in methods.items():
+            yield OperationDoc(
+                method.upper(),
+                path,
+                said.get("summary", ""),
+                said.get("description", ""),
+                tuple(_parts(document, said)),
+                tuple((status, one["description"]) for status, one in said["responses"].items()),
+            )
+
+
+def _parts(document: _Schema, said: _Schema) -> Iterator[ParameterDoc]:
+    for one in said.get("parameters", ()):
+        kind = _kind(one["schema"])
+        yield ParameterDoc(
+            one["name"], one["in"], kind, one.get("required", False), one.get("description", "")
+        )
+    for media in said.get("requestBody", {}).get("content", {}).values():
+        schema = media["schema"]
+        if ref := schema.get("$ref"):
+            schema = document["components"]["schemas"][_last(ref)]
+        for name, field in schema.get("properties", {}).items():
+            is_needed = name in schema.get("required", ())
+            yield ParameterDoc(name, "body", _kind(field), is_needed, field.get("description", ""))
+
+
+def _kind(schema: _Schema) -> str:
+    if ref := schema.get("$ref"):
+        return _last(ref)
+    if choices := schema.get("anyOf"):
+        return " or ".join(_kind(one) for one in choices)
+    if values := schema.get("enum"):
+        return " or ".join(map(str, values))
+    if "const" in schema:
+        return repr(schema["const"])
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema.get('items', {}))}"
+    return str(schema.get("type", "anything"))
+
+
+def _last(ref: str) -> str:
+    return ref.rpartition("/")[2]

@@ -1,16 +1,20 @@
-"""What people may write and name in a request: limits, and which characters."""
+"""What people may write and name in a request: limits, which characters, and moments.
+
+A moment is as ISO 8601 writes it, in UTC where no zone is named.
+"""
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from serving.control import reasons
 
-# Where the app is mounted, and where its API is below that.
-PREFIX = "/slipway"
+# Where the API is, below where the app is mounted.
 API = "/api/v1"
 
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
@@ -27,6 +31,8 @@ DESCRIPTIONS = {
     DIGEST: "a digest is sha256: and 64 hexadecimal digits, as the preview gives it",
     reasons.PATTERN: reasons.IN_WORDS,
 }
+
+_DATE_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 ModelName = Annotated[str, Field(pattern=MODEL, description="The model's name in the registry.")]
 ModelPath = Annotated[str, Path(pattern=MODEL, description="The model's name in the registry.")]
@@ -81,3 +87,21 @@ class ControlBody(ReasonBody):
         description="The generation of the release that the person saw. If another person acted on it since, "
         "the answer is 409 and says who did what. Left out: whatever stands now.",
     )
+
+
+def in_utc(moment: datetime) -> datetime:
+    """In UTC, which is also the zone of a time without one. Raises `ValueError` at the ends of time."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("there is no such moment in UTC") from None
+
+
+def _as_written(text: object) -> object:
+    # Pydantic takes a bare number for seconds or milliseconds since 1970: a slip would be a moment.
+    if isinstance(text, str) and not _DATE_FIRST.match(text):
+        raise ValueError("write a moment as 2026-11-21T12:00:00Z")
+    return text
+
+
+When = Annotated[datetime, BeforeValidator(_as_written), AfterValidator(in_utc)]

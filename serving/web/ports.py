@@ -6,6 +6,7 @@ approval is the host's to say.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,13 @@ class StartedRun:
     at: datetime
     url: str
     again: bool = False
+
+
+def run_id_of(key: str | None, by: str, at: datetime) -> str:
+    """The same for the same person's same key: a DAG takes a run id only once."""
+    if key is None:
+        return f"slipway__{at:%Y-%m-%dT%H:%M:%S.%f}"
+    return f"slipway__{hashlib.sha256(f'{by}:{key}'.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,9 @@ from serving.control.queries.views import (
     ServingAt,
 )
 from serving.web.access import reads
-from serving.web.fields import API, ModelPath, ReleasePath, RollbackPath
+from serving.web.fields import API, ModelPath, ReleasePath, RollbackPath, When
 from serving.web.problems import NotFound, problems
-from serving.web.responses import cached_json_answer, json_answer
-from serving.web.shared_catalog import visible_catalog
-from serving.web.timestamps import When
+from serving.web.shared import cached_json_answer, json_answer, visible_catalog
 
 router = APIRouter(prefix=API, tags=["reading"], dependencies=[Depends(reads)])
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from model_store.release_spec import ReleaseSpec, load_all
@@ -24,7 +22,7 @@ from serving.control.specs import dag_id_of, wanted
 from serving.control.wiring import Services, now
 from serving.types import Route
 from serving.web.access import Person
-from serving.web.ports import Dags, Host, OpenRun, StartedRun
+from serving.web.ports import Dags, Host, OpenRun, StartedRun, run_id_of
 from serving.web.problems import Conflict, NotFound
 from serving.web.schemas import ApprovalView, AttemptView, FreezeView, Preview, QueueView, StepView
 
@@ -112,13 +110,6 @@ def preview(services: Services, dags: Dags, wanted: ResolvedVersion) -> Preview:
         digest=spec.digest,
     )
     return shown.model_copy(update={"warnings": list(_warnings(dags, ref, shown))})
-
-
-def run_id_of(key: str | None, by: str, at: datetime) -> str:
-    """The same for the same person's same key: a DAG takes a run id only once."""
-    if key is None:
-        return f"slipway__{at:%Y-%m-%dT%H:%M:%S.%f}"
-    return f"slipway__{hashlib.sha256(f'{by}:{key}'.encode()).hexdigest()[:32]}"
 
 
 def start(

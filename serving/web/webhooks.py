@@ -23,6 +23,7 @@ from serving.inbound.pace import Pace
 from serving.inbound.registry_events import read_event
 from serving.inbound.secrets import secrets_of
 from serving.monitoring import incidents
+from serving.web.events import answer_alerts
 from serving.web.ports import InHost
 from serving.web.problems import problems
 
@@ -103,9 +104,7 @@ async def alerts(request: Request, host: InHost) -> AlertAnswers:
     body = await _body(request, incidents.MOST_BYTES)
     if not ALERTS_PACE.allows(at=time.monotonic()):
         raise HTTPException(429, "too many deliveries", {"Retry-After": "30"})
-    from serving.web.alerts import answer
-
-    return AlertAnswers(answers=await run_in_threadpool(answer, host.dags, body, at))
+    return AlertAnswers(answers=await run_in_threadpool(answer_alerts, host.dags, body, at))
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from slipway_airflow import airflow_situation, final_steps
 
 from serving.control import rollbacks
-from serving.web import shared_catalog
+from serving.web import shared
 from tests.airflow.desk import API, under_way
 from tests.airflow.people import ApiServer
 from tests.airflow.test_paused_dags import set_paused
@@ -62,7 +62,7 @@ def test_a_rollback_is_requested_then_under_way_and_done_when_the_route_says_so(
 
     assert told()["state"] == "requested"
     set_run(said["run"]["run_id"], "running")
-    shared_catalog.reset()
+    shared.reset()
     assert told()["state"] == "under_way"
     page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
     assert "Rollback to v2: under way." in page
@@ -76,7 +76,7 @@ def test_a_rollback_is_requested_then_under_way_and_done_when_the_route_says_so(
     done = told()
     assert (done["state"], done["returned_at"] is not None) == ("traffic_returned", True)
     assert done["words"].startswith("all requests go to version 2 since ")
-    shared_catalog.reset()
+    shared.reset()
     row = server.of("vera").get(f"{API}/models/{MODEL}").json()
     assert row["rollback"]["state"] == "traffic_returned"
 

@@ -23,8 +23,8 @@ from serving.home import Home
 from serving.inbound.pace import Pace
 from serving.inbound.secrets import rotate, secrets_of
 from serving.inbound.signature import MOST_BYTES, sign
-from serving.web import asset_events, webhooks
-from serving.web.asset_events import AssetEventQueue
+from serving.web import events, webhooks
+from serving.web.events import AssetEventQueue
 from serving.web.problems import answer_with_problems
 from tests.airflow.world import MODEL, World
 
@@ -100,7 +100,7 @@ def mlflow(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 Seen = list[tuple[str, str]]
-announce = partial(asset_events.announce_if_new, dag_runs)
+announce = partial(events.announce_if_new, dag_runs)
 
 
 def test_a_signed_delivery_is_taken_and_the_model_is_looked_at(mlflow: Mlflow, looked: Seen) -> None:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from serving import composition
 from serving.control import wiring
 from serving.control.rollbacks import DAG_ID
-from serving.web import shared_catalog
+from serving.web import shared
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, csrf_token
 from serving.web.app import make_app, prepare
 from tests.airflow.world import MODEL, SPEC, World
@@ -32,9 +32,9 @@ OPEN = {"/webhooks/mlflow", "/alerts", f"{API}/docs", "/static/{digest}/{name}"}
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared_catalog.reset()
+    shared.reset()
     yield made
-    shared_catalog.reset()
+    shared.reset()
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_pages_are_made_ready_before_anybody_asks(
     from serving.web import app as module
 
     monkeypatch.setattr(module.gc, "freeze", lambda: None)
-    assert not shared_catalog.is_made()
+    assert not shared.is_made()
     prepare(app.state.host)
-    assert shared_catalog.is_made()
-    assert wiring.now() >= shared_catalog.whole_catalog(app.state.host.runs).now().replace(microsecond=0)
+    assert shared.is_made()
+    assert wiring.now() >= shared.whole_catalog(app.state.host.runs).now().replace(microsecond=0)

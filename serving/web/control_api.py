@@ -1,0 +1,218 @@
+"""The REST API of those who interfere: pause, resume, skip, abort, override, roll back, freeze."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
+
+from serving import composition
+from serving.control import freeze_enforcement, reasons
+from serving.control.audit import AuditEntry
+from serving.control.audit_entries import trail_of
+from serving.control.freezes import Freezes, Frozen
+from serving.control.releases import Release
+from serving.control.rollout.control import ControlRequest
+from serving.control.wiring import Services, now
+from serving.web import interventions, rollback_requests
+from serving.web.access import Admin, Person, Releaser, Right, SignedIn
+from serving.web.fields import (
+    API,
+    MODEL,
+    Body,
+    ControlBody,
+    ModelName,
+    ModelPath,
+    Reason,
+    ReasonBody,
+    ReleasePath,
+)
+from serving.web.ports import InHost
+from serving.web.problems import problems
+from serving.web.release_api import release_of
+from serving.web.release_requests import spec_of
+from serving.web.schemas import (
+    AcceptedRollback,
+    FreezeView,
+    OverrideView,
+    StateView,
+)
+
+router = APIRouter(prefix=API, tags=["actions"])
+freezes = APIRouter(prefix=f"{API}/freezes", tags=["freezes"])
+
+FreezeId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="The freeze's id.")]
+
+
+class RollbackBody(Body):
+    """Where to roll a model back to."""
+
+    version: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
+        None, description="Left out: the version that served before the present one."
+    )
+    from_version: Annotated[int, Field(ge=1, le=999_999_999)] | None = Field(
+        None,
+        description="The version the person saw serving; if another one serves by now: 409.",
+    )
+    reason: Reason
+
+
+class NewFreeze(Body):
+    """From now on nothing rolls out."""
+
+    model: ModelName | None = Field(None, description="Left out: every model.")
+    hours: Annotated[float, Field(gt=0, le=8784)] | None = Field(
+        None, description="For how long. Left out: until somebody lifts it."
+    )
+    reason: Reason
+
+
+@router.post("/releases/{release_id}/pause", responses=problems(404, 409, 422, 503), summary="Pause")
+def pause(release_id: ReleasePath, body: ControlBody, person: Releaser) -> StateView:
+    """Keep the traffic split as it is. The guard still takes a failing candidate out."""
+    services, release = release_of(release_id)
+    return StateView.of(interventions.pause(services, release, _control_request(person, body), person))
+
+
+@router.post("/releases/{release_id}/resume", responses=problems(404, 409, 422, 503), summary="Resume")
+def resume(release_id: ReleasePath, body: ControlBody, person: Releaser, host: InHost) -> StateView:
+    """Go on after a pause. What a freeze holds goes on by itself, or when an admin overrides the freeze."""
+    services, release = release_of(release_id)
+    return StateView.of(
+        interventions.resume(services, host.dags, release, _control_request(person, body), person)
+    )
+
+
+@router.post("/releases/{release_id}/skip", responses=problems(404, 409, 422, 503), summary="Skip the hold")
+def skip(release_id: ReleasePath, body: ControlBody, person: Releaser) -> StateView:
+    """End the present step (or the watch) with its first passing verdict instead of sitting out its time.
+    Refused while the verdict is FAIL or ERROR; too little evidence is still waited for."""
+    services, release = release_of(release_id)
+    return StateView.of(interventions.skip_hold(services, release, _control_request(person, body), person))
+
+
+@router.post("/releases/{release_id}/abort", responses=problems(404, 409, 422, 503), summary="Abort")
+def abort(release_id: ReleasePath, body: ReasonBody, person: Releaser, host: InHost) -> StateView:
+    """End the release, wherever it stands. Traffic is back on stable when the answer comes."""
+    services, release = release_of(release_id)
+    state = interventions.abort(services, host.dags, release, person, body.reason)
+    return StateView.of(state) if state else _never_begun(release, person)
+
+
+@router.post(
+    "/releases/{release_id}/override", responses=problems(404, 409, 422), summary="Override a freeze"
+)
+def override(release_id: ReleasePath, body: ReasonBody, person: Admin, host: InHost) -> OverrideView:
+    """Let this one release pass every freeze."""
+    services, release = release_of(release_id)
+    made = interventions.override(services, host.dags, release, person, body.reason)
+    return OverrideView(release_id=made.release_id, by=made.by, reason=made.reason, at=made.at)
+
+
+@router.post(
+    "/models/{model}/rollback",
+    status_code=202,
+    responses=problems(404, 409, 422, 503),
+    summary="Roll a model back",
+)
+def roll_back(
+    model: ModelPath, body: RollbackBody, person: Releaser, host: InHost, response: Response
+) -> AcceptedRollback:
+    """Back to the version before, or to a chosen one. A release under way is rolled back at once; any other
+    version returns by the DAG `model_rollback`. `Location` leads to how far it has come. No freeze holds it.
+    """
+    services = composition.wire()
+    state, started = rollback_requests.roll_back(
+        services, host.dags, model, person, body.reason, version=body.version, leaves=body.from_version
+    )
+    told = rollback_requests.rollback_view(services, host.dags, model, state, started)
+    where = (
+        f"models/{model}/rollbacks/{told.rollback_id}" if told.rollback_id else f"releases/{told.release_id}"
+    )
+    response.headers["Location"] = f"/slipway{API}/{where}"
+    return told
+
+
+def _control_request(person: Person, body: ControlBody) -> ControlRequest:
+    return ControlRequest(person.name, body.reason, body.generation)
+
+
+def _never_begun(release: Release, person: Person) -> StateView:
+    return StateView(
+        release_id=release.id,
+        model=release.model,
+        version=release.version,
+        phase="ended",
+        step=-1,
+        candidate_weight=0,
+        paused="",
+        hold_skipped=False,
+        generation=0,
+        reason=f"aborted by {person.name} before it had traffic",
+    )
+
+
+@freezes.get("", responses=problems(404, 422), summary="What is frozen now?")
+def list_freezes(
+    person: SignedIn,
+    host: InHost,
+    model: Annotated[str | None, Query(pattern=MODEL, description="Only what holds this model.")] = None,
+) -> list[FreezeView]:
+    """Every freeze in force: of the calendar, asked for by people and, for one model, of its spec."""
+    person.needs_to_read(model)
+    windows = spec_of(host.specs(), model, person.sees).freezes if model else ()
+    found = _freezes(composition.wire()).in_force(model, windows, at=now())
+    return [FreezeView.of(one) for one in found if person.sees(one.model)]
+
+
+@freezes.post("", status_code=201, responses=problems(404, 422), summary="Freeze")
+def freeze(body: NewFreeze, person: SignedIn, host: InHost) -> FreezeView:
+    """Nothing rolls out from now on: releases wait, rollouts keep their split. Rollbacks are never held."""
+    person.needs(Right.ADMIN, body.model)
+    if body.model:
+        spec_of(host.specs(), body.model, person.sees)
+    services, at = composition.wire(), now()
+    until = at + timedelta(hours=body.hours) if body.hours is not None else None
+    detail = {"until": until.isoformat() if until else "until lifted"}
+    trail_of(services).append(_entry(person.name, "freeze", body.model, body.reason, detail))
+    made = _freezes(services).add(body.model, by=person.name, reason=body.reason, until=until, at=at)
+    return FreezeView.of(made)
+
+
+@freezes.post("/{freeze_id}/lift", responses=problems(404, 409, 422), summary="Lift a freeze, saying why")
+def lift(freeze_id: FreezeId, body: ReasonBody, person: SignedIn) -> FreezeView:
+    """End a freeze that a person asked for. Those of the calendar and of specs are ended in their files."""
+    person.needs(Right.ADMIN)
+    services = composition.wire()
+    trail_of(services).require_room()
+    lifted = _freezes(services).lift(freeze_id, by=person.name, at=now())
+    # After the act, because only then is it known who of two was first.
+    entry = _entry(person.name, "lift freeze", lifted.model, body.reason, _of(lifted))
+    trail_of(services).append_or_queue(entry)
+    return FreezeView.of(lifted)
+
+
+@freezes.delete("/{freeze_id}", responses=problems(404, 409, 422), summary="Lift a freeze")
+def delete(
+    freeze_id: FreezeId,
+    person: SignedIn,
+    reason: Annotated[
+        str, Query(pattern=reasons.PATTERN, min_length=1, max_length=reasons.LONGEST, description="Why.")
+    ],
+) -> FreezeView:
+    """The same as `lift`, for those who like DELETE."""
+    return lift(freeze_id, ReasonBody(reason=reason), person)
+
+
+def _freezes(services: Services) -> Freezes:
+    return freeze_enforcement.freezes_of(services)
+
+
+def _entry(who: str, action: str, model: str | None, reason: str, detail: dict[str, str]) -> AuditEntry:
+    return AuditEntry(now(), who, action, model, None, None, reason, {"via": "api", **detail})
+
+
+def _of(frozen: Frozen) -> dict[str, str]:
+    return {"freeze": frozen.id, "of": frozen.by, "said": frozen.reason}

@@ -80,8 +80,10 @@ def _origin(entry: EntryPoint) -> str:
 PLATFORMS = Port(
     "slipway.platforms",
     "platform",
-    own={"local": "serving.platforms.local:LocalPlatform"},
-    elsewhere={"kubernetes": "a package that is not written yet: CONTRIBUTING.md says how one is made"},
+    own={
+        "local": "serving.platforms.local:LocalPlatform",
+        "kubernetes": "serving.platforms.kubernetes.platform:KubernetesPlatform",
+    },
 )
 GATEWAYS = Port(
     "slipway.gateways", "gateway", own={"envoy": "serving.gateway.router.envoy_file:EnvoyFileRouter"}

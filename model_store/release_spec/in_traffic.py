@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from model_store.extensions import PLATFORMS
 from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.freeze import STORED
+from model_store.release_spec.kubernetes import Kubernetes
 from model_store.release_spec.section import Seconds, Section
 from model_store.types import TargetName
 
@@ -78,6 +79,7 @@ class Serving(Section):
     rate_limit: RateLimit | None = None
     client_rate_limit: RateLimit | None = None
     api_keys: bool = False
+    kubernetes: Kubernetes | None = None
 
     @field_validator("target")
     @classmethod
@@ -89,11 +91,17 @@ class Serving(Section):
         return target
 
     def contradictions(self) -> list[Found]:
+        found: list[Found] = []
         if self.max_queue_delay_ms >= self.timeout_ms:
-            return [
-                (("max_queue_delay_ms",), f"not below timeout_ms {self.timeout_ms}: requests expire queued")
-            ]
-        return []
+            late = f"not below timeout_ms {self.timeout_ms}: requests expire queued"
+            found.append((("max_queue_delay_ms",), late))
+        if self.kubernetes and self.target == "local":
+            found.append((("kubernetes",), "the pods run on `local`: set `target: kubernetes`"))
+        scaling = self.kubernetes and self.kubernetes.autoscaling
+        if scaling and scaling.max_replicas < self.replicas:
+            at = ("kubernetes", "autoscaling", "max_replicas")
+            found.append((at, f"below replicas {self.replicas}, with which it begins"))
+        return found
 
 
 class Step(Section):

@@ -7,21 +7,16 @@ answer its own warm rows must be found by us, not by the first 1 % of users.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import orjson
 
 from model_store.errors import Permanent, Retryable
+from serving.pod.warm_rows import requests
 from serving.types import Deployment, Endpoint
-
-_SENT_AT_MOST = 32
 
 
 class FailedWarmup(Permanent):
@@ -48,7 +43,7 @@ def warm_up(
     Raises `FailedWarmup` for an answer that is no 200, `Retryable` where nobody answers. Safe to repeat.
     """
     manifest = orjson.loads((bundle / "manifest.json").read_bytes())
-    bodies = list(_requests(bundle, manifest))
+    bodies = list(requests(bundle, manifest))
     path = f"/v2/models/{manifest['model']['name']}/infer"
     times = [_ask_all(endpoint, path, bodies, timeout_seconds) for endpoint in deployment.endpoints]
     asked = [each for each in times if each]
@@ -57,28 +52,6 @@ def warm_up(
         first_ms=max((each[0] for each in asked), default=0.0),
         last_ms=max((each[-1] for each in asked), default=0.0),
     )
-
-
-def _requests(bundle: Path, manifest: dict[str, Any]) -> Iterator[bytes]:
-    """One Open Inference Protocol body a row."""
-    if not manifest.get("warmup"):
-        return
-    with np.load(bundle / manifest["warmup"], allow_pickle=False) as stored:
-        rows = {tensor["name"]: stored[tensor["name"]] for tensor in manifest["inputs"]}
-    count = min((len(array) for array in rows.values()), default=0)
-    for row in range(min(count, _SENT_AT_MOST)):
-        inputs = [_tensor(tensor, rows[tensor["name"]][row : row + 1]) for tensor in manifest["inputs"]]
-        yield json.dumps({"inputs": inputs}).encode()
-
-
-def _tensor(tensor: dict[str, Any], value: np.ndarray[Any, Any]) -> dict[str, Any]:
-    data = [str(each) for each in value.ravel()] if tensor["datatype"] == "BYTES" else value.ravel().tolist()
-    return {
-        "name": tensor["name"],
-        "datatype": tensor["datatype"],
-        "shape": list(value.shape),
-        "data": data,
-    }
 
 
 def _ask_all(endpoint: Endpoint, path: str, bodies: list[bytes], timeout_seconds: float) -> list[float]:

@@ -57,6 +57,9 @@ def _options(arguments: list[str] | None) -> PodOptions:
         "--redis", default=os.environ.get("SLIPWAY_REDIS", ""), help="for specs with a shared cache"
     )
     parser.add_argument("--request-log", type=Path, default=os.environ.get("SLIPWAY_REQUEST_LOG") or None)
+    parser.add_argument(
+        "--answer-warm-rows", action="store_true", help="ready only once its own warm rows were answered"
+    )
     found = parser.parse_args(arguments)
     return PodOptions(
         bundles=tuple(found.bundle),
@@ -69,6 +72,7 @@ def _options(arguments: list[str] | None) -> PodOptions:
         request_log=found.request_log,
         max_body_bytes=int(found.max_body_mb * 1024 * 1024),
         drain_seconds=found.drain_seconds,
+        answer_warm_rows=found.answer_warm_rows,
     )
 
 

@@ -30,6 +30,7 @@ from serving.pod.repository import Repository
 from serving.pod.surroundings import Surroundings
 from serving.pod.telemetry import ModelMetrics
 from serving.pod.tracing import make_tracer
+from serving.pod.warm_rows import ask_itself
 
 if TYPE_CHECKING:
     from serving.pod.cache.link import RedisLink
@@ -56,6 +57,8 @@ class PodOptions:
     max_body_bytes: int = 64 * 1024 * 1024
     max_connections: int = 4096
     drain_seconds: float = 20.0
+    # Ready only once it has answered its bundles' warm rows, for platforms that cannot ask every new pod.
+    answer_warm_rows: bool = False
     # After SIGTERM the pod goes on accepting for this long: callers learn of it only by its health answers.
     lame_duck_seconds: float = 0.5
 
@@ -73,13 +76,14 @@ class Pod:
         self.management = self._front(managed_at=None)
         self._around = self._surroundings()
         self._stop = asyncio.Event()
+        self._is_warm = not options.answer_warm_rows
         self._tasks: set[asyncio.Task[None]] = set()
         self._management_listener = management.Listener(options.management)
         self.port = 0
 
     @property
     def is_ready(self) -> bool:
-        return self.repository.is_ready and not self.front.is_draining
+        return self.repository.is_ready and self._is_warm and not self.front.is_draining
 
     @property
     def management_port(self) -> int:
@@ -112,7 +116,7 @@ class Pod:
 
     async def _load(self) -> bool:
         """Whether everything is loaded: not where `stop` came first."""
-        loading = self._loop.create_task(self.repository.load_all())
+        loading = self._loop.create_task(self._load_and_answer())
         stopping = self._loop.create_task(self._stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -122,6 +126,13 @@ class Pod:
             return False
         loading.result()
         return True
+
+    async def _load_and_answer(self) -> None:
+        await self.repository.load_all()
+        if not self._is_warm:
+            asked = sum([await ask_itself(bundle, self.port) for bundle in self._options.bundles])
+            log.info("answered %d warm rows", asked)
+            self._is_warm = True
 
     async def _drain(self, server: asyncio.Server) -> None:
         self.front.drain()

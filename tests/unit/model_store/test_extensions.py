@@ -61,15 +61,17 @@ def test_a_package_of_one_file_brings_a_platform(install: Install, tmp_path: Pat
     (tmp_path / "fraud.yaml").write_text(SPEC)
 
     assert load(tmp_path / "fraud.yaml").serving.target == "nomad"
-    assert PLATFORMS.known() == ["local", "nomad"]
+    assert PLATFORMS.known() == ["kubernetes", "local", "nomad"]
     assert PLATFORMS.load("nomad")("home").home == "home"
 
 
 def test_a_spec_for_a_platform_that_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
     said = refusal(tmp_path, SPEC)
-    assert "6: serving.target: there is `local`; `nomad` comes with a package with an entry point" in said
+    assert (
+        "6: serving.target: there are `kubernetes`, `local`; `nomad` comes with a package with an entry point"
+        in said
+    )
     assert "`slipway.platforms`" in said
-    assert "not written yet" in refusal(tmp_path, SPEC.replace("nomad", "kubernetes"))
 
 
 def test_a_spec_that_was_kept_is_read_when_its_platform_is_gone(install: Install, tmp_path: Path) -> None:

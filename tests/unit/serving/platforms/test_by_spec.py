@@ -83,6 +83,6 @@ def test_the_next_process_finds_what_this_one_put_anywhere(
 
 def test_what_is_not_installed_is_said_before_anything_is_ended(tmp_path: Path) -> None:
     platform = platform_of(Home(tmp_path, Ports()))
-    with pytest.raises(Permanent, match="there is no platform `nomad`: there is `local`"):
+    with pytest.raises(Permanent, match="there is no platform `nomad`: there are `kubernetes`, `local`"):
         applied(platform, bundle_of(tmp_path, "m", 1, "nomad"))
     assert not (tmp_path / "platforms").exists()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model_store.errors import Retryable
-from serving.platforms.warmup import FailedWarmup, _requests, warm_up
+from serving.platforms.warmup import FailedWarmup, warm_up
+from serving.pod.warm_rows import requests
 from serving.types import Slot
 from tests.unit.serving.upstream import Pods, deployment, pods_running
 
@@ -37,7 +38,7 @@ def pods() -> Iterator[Pods]:
 
 
 def test_each_row_is_one_request_of_the_protocol(bundle: Path) -> None:
-    bodies = [json.loads(body) for body in _requests(bundle, MANIFEST)]
+    bodies = [json.loads(body) for body in requests(bundle, MANIFEST)]
     assert len(bodies) == 5
     assert bodies[1]["inputs"] == [
         {"name": "amounts", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 3.0]},

@@ -1,0 +1,41 @@
+# The image of a pod: the server, and what fetches its bundle. Neither Airflow nor anything that builds versions.
+#   docker build --file deploy/pod.Dockerfile --tag slipway-pod .
+# BASE: another image with Python 3.11 to 3.13, such as a mirror's or your company's.
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS whole
+COPY serving/pod/requirements.txt /tmp/requirements.txt
+RUN pip install --no-cache-dir --require-hashes --no-compile --target /opt/packages --requirement /tmp/requirements.txt
+# Of PyArrow a pod uses tables and Parquet alone (`serving.pod.recording`); sources and tests are for who changes
+# them. What makes a system (pip, apt's caches, manuals) goes too: the next stage starts from what is left.
+RUN cd /opt/packages \
+ && rm -rf bin pyarrow/include pyarrow/src pyarrow/tests pyarrow/libarrow_flight* pyarrow/_flight* \
+      pyarrow/libarrow_python*.so pyarrow/libarrow_python*.so.*.*.* \
+      onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/datasets \
+ && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
+ && find . -type f \( -name '*.c' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.h' \) -delete \
+ && rm -rf /tmp/* /root/.cache /var/lib/apt/lists/* /var/cache/* /usr/share/doc /usr/share/man /usr/share/locale \
+      /usr/share/info /usr/share/perl /usr/local/include /usr/local/lib/python3*/site-packages/pip* \
+ && cd /usr/local/lib/python3* && rm -rf ensurepip idlelib lib2to3 pydoc_data tkinter turtledemo
+COPY model_store /opt/slipway/model_store
+COPY serving/__init__.py /opt/slipway/serving/__init__.py
+COPY serving/pod /opt/slipway/serving/pod
+# Nobody may write here later, and every start would compile it all again.
+RUN python -m compileall -q /opt && PYTHONPATH=/opt/slipway:/opt/packages python -c 'import pyarrow.parquet, serving.pod.pod'
+
+FROM scratch
+COPY --from=whole / /
+ARG VERSION=unreleased
+LABEL org.opencontainers.image.title="slipway-pod" \
+      org.opencontainers.image.description="Serves a Slipway bundle by the Open Inference Protocol" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+WORKDIR /opt/slipway
+ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
+    LANG=C.UTF-8 \
+    PYTHONPATH=/opt/slipway:/opt/packages \
+    PYTHONUNBUFFERED=1
+# A number: `runAsNonRoot` cannot look up a name.
+USER 10001:10001
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "serving.pod"]

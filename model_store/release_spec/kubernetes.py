@@ -1,0 +1,127 @@
+"""The section `serving.kubernetes`: what a service's pods ask of a cluster, by the names that Kubernetes has.
+
+A platform team gives the same fields for all services (docs/kubernetes.md); what a spec says goes before it.
+Nothing here asks a cluster: whether there is such a priority class or so much room, the cluster says.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from model_store.release_spec.contradictions import Found
+from model_store.release_spec.section import Section
+
+_UNITS: dict[str, int | Decimal] = {
+    "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+# Devices are counted whole, are never lent twice, and have their vendor's name (`nvidia.com/gpu`).
+_DEVICE = re.compile(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")
+
+# Of Kubernetes' own grammar: an object's name, a label's key and value.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+LabelKey = Annotated[
+    str, StringConstraints(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,62})$")
+]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,62}))?$")]
+Quantity = str | int | float
+
+
+def amount(quantity: Quantity) -> Decimal:
+    """`"500m"` is 0.5, `"2Gi"` 2147483648. Raises `ValueError`."""
+    found = _QUANTITY.fullmatch(str(quantity))
+    if found is None:
+        raise ValueError(f"`{quantity}` is no quantity of Kubernetes, such as 2, 500m or 4Gi")
+    return Decimal(found[1]) * _UNITS[found[2] or ""]
+
+
+class Resources(Section):
+    """What each pod is given (`requests`) and what it may use (`limits`), by resource.
+
+    `cpu`, `memory`, `ephemeral-storage`, and devices by their vendor's name: `nvidia.com/gpu`, or a MIG
+    profile such as `nvidia.com/mig-1g.5gb`.
+    """
+
+    requests: dict[str, Quantity] = Field(default_factory=dict)
+    limits: dict[str, Quantity] = Field(default_factory=dict)
+
+    def contradictions(self) -> list[Found]:
+        found: list[Found] = []
+        for side in ("requests", "limits"):
+            for resource, quantity in getattr(self, side).items():
+                if wrong := _wrong(resource, quantity):
+                    found.append(((side, resource), wrong))
+        return found or self._disagreements()
+
+    def _disagreements(self) -> list[Found]:
+        found: list[Found] = []
+        for resource, requested in self.requests.items():
+            limit = self.limits.get(resource)
+            if _DEVICE.fullmatch(resource) and (limit is None or amount(limit) != amount(requested)):
+                found.append((("requests", resource), "a device is not shared: give the same in limits"))
+            elif limit is not None and amount(limit) < amount(requested):
+                found.append((("limits", resource), f"below the {requested} that are requested"))
+        return found
+
+    @property
+    def devices(self) -> dict[str, Quantity]:
+        return {name: count for name, count in self.limits.items() if _DEVICE.fullmatch(name)}
+
+
+class Toleration(Section):
+    """A taint of nodes that the pods put up with, as in a pod's own `tolerations`."""
+
+    key: LabelKey | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: LabelValue | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+    def contradictions(self) -> list[Found]:
+        if self.operator == "Exists" and self.value is not None:
+            return [(("value",), "`Exists` looks at no value")]
+        if self.operator == "Equal" and self.key is None:
+            return [(("key",), "`Equal` needs a key; `operator: Exists` alone tolerates everything")]
+        return []
+
+
+class Autoscaling(Section):
+    """Between `serving.replicas` and `max_replicas` pods, as many as keep their processors at `cpu_percent`
+    of what they request."""
+
+    max_replicas: Annotated[int, Field(ge=2, le=1000)]
+    cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 70
+
+
+class Kubernetes(Section):
+    """Where and how the pods of one service run in a cluster. Whatever is left out, the installation says."""
+
+    namespace: Namespace | None = None
+    image: Annotated[str, StringConstraints(min_length=1, pattern=r"^\S+$")] | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: tuple[Name, ...] | None = None
+    resources: Resources | None = None
+    node_selector: dict[LabelKey, LabelValue] | None = None
+    tolerations: tuple[Toleration, ...] | None = None
+    priority_class: Name | None = None
+    runtime_class: Name | None = None
+    service_account: Name | None = None
+    autoscaling: Autoscaling | None = None
+
+
+def _wrong(resource: str, quantity: Quantity) -> str:
+    is_device = _DEVICE.fullmatch(resource)
+    if not is_device and resource not in ("cpu", "memory", "ephemeral-storage"):
+        return "no resource: give cpu, memory, ephemeral-storage, or a device such as nvidia.com/gpu"
+    try:
+        number = amount(quantity)
+    except ValueError as error:
+        return str(error)
+    if is_device and (number != int(number) or number < 1):
+        return f"devices are counted whole, and {quantity} is no whole number of them"
+    return "" if number > 0 else "more than nothing"

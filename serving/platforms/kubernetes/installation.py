@@ -1,0 +1,123 @@
+"""What a platform team says once for all services: `<home>/kubernetes.yaml`, or SLIPWAY_KUBERNETES.
+
+Every field has a default but `image` and `bundles`, without which there is nothing to run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from model_store.errors import Permanent
+from model_store.release_spec.complaint import InvalidSpec
+from model_store.release_spec.contradictions import Found
+from model_store.release_spec.document import read_document
+from model_store.release_spec.kubernetes import Kubernetes, LabelKey, LabelValue, Name, Namespace
+from model_store.release_spec.pydantic_complaints import complaints
+from model_store.release_spec.section import Section
+from serving.home import Home
+
+NAMED_BY = "SLIPWAY_KUBERNETES"
+
+
+class SecretKey(Section):
+    """One value of a Secret in the pods' namespace."""
+
+    name: Name
+    key: str
+
+
+class Bundles(Section):
+    """Where pods get their bundle: exactly one of `url`, `host_path` and `claim`.
+
+    `url`: object storage, as `SLIPWAY_STORAGE_URL` names it; `secret`: a Secret whose entries are the
+    credentials' environment variables. `host_path` and `claim`: a folder of each node, or a volume that many
+    may read, in which the bundles already lie by their ids.
+    """
+
+    url: str | None = None
+    secret: Name | None = None
+    host_path: str | None = None
+    claim: Name | None = None
+
+    def contradictions(self) -> list[Found]:
+        named = [each for each in ("url", "host_path", "claim") if getattr(self, each) is not None]
+        if len(named) != 1:
+            return [((), f"name exactly one of url, host_path, claim; found {named}")]
+        return [(("secret",), "credentials are for a url")] if self.secret and not self.url else []
+
+
+class BundleCache(Section):
+    """Where a fetched bundle is kept. Left out: with its pod, and gone with it. Otherwise one of `host_path`
+    (a folder of each node) and `claim`: a second pod of the version finds it there."""
+
+    host_path: str | None = None
+    claim: Name | None = None
+
+    def contradictions(self) -> list[Found]:
+        return (
+            [((), "name one of host_path, claim")] if (self.host_path is None) == (self.claim is None) else []
+        )
+
+
+class Installation(Section):
+    """`name`: told apart from other Slipways in the same namespaces. `namespaces`: those that specs may name;
+    the first is taken where they name none.
+
+    `notice_seconds`: from when a pod is ending until it is told so; Envoys stop asking it meanwhile.
+    `drain_seconds`: then it finishes what it has.
+    """
+
+    name: LabelValue = "slipway"
+    kubeconfig: str | None = None
+    context: str | None = None
+    namespaces: tuple[Namespace, ...] = Field(default=("slipway",), min_length=1)
+    bundles: Bundles | None = None
+    bundle_cache: BundleCache | None = None
+    redis: SecretKey | None = None
+    spread_over: LabelKey = "kubernetes.io/hostname"
+    notice_seconds: Annotated[int, Field(ge=1, le=300)] = 5
+    drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
+    defaults: Kubernetes = Kubernetes()
+
+    def namespace(self, asked: Kubernetes) -> str:
+        """Raises `Permanent` for one that specs may not name."""
+        wanted = asked.namespace or self.namespaces[0]
+        if wanted not in self.namespaces:
+            raise Permanent(
+                f"specs may name the namespaces {', '.join(self.namespaces)}, and this one names `{wanted}`",
+                remedy="name one of those, or have it added to `namespaces` in kubernetes.yaml",
+            )
+        return wanted
+
+
+def read_installation(home: Home, environ: Mapping[str, str] = os.environ) -> Installation:
+    """All defaults where there is no file. Raises `Permanent` with every wrong line."""
+    named = environ.get(NAMED_BY)
+    path = Path(named) if named else home.root / "kubernetes.yaml"
+    if not named and not path.exists():
+        return Installation()
+    document = read_document(path)
+    try:
+        found = Installation.model_validate(document.data, strict=True)
+    except ValidationError as error:
+        wrong = complaints(error.errors(include_url=False), document, Installation)
+        raise _invalid(path, [*document.complaints, *wrong]) from error
+    if document.complaints:
+        raise _invalid(path, document.complaints)
+    return found
+
+
+def _invalid(path: Path, wrong: list[Any]) -> Permanent:
+    problem = InvalidSpec(path, wrong).problem
+    return Permanent(problem, remedy=f"correct {path} (docs/kubernetes.md lists the fields)")
+
+
+def merged(installation: Installation, asked: Kubernetes) -> Kubernetes:
+    """What the spec says, and the installation's word for what it leaves out."""
+    said = {name: value for name in Kubernetes.model_fields if (value := getattr(asked, name)) is not None}
+    return installation.defaults.model_copy(update=said)

@@ -1,0 +1,141 @@
+"""Pods as Deployments of a cluster: one Deployment for each version in a slot."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from serving.home import Home
+from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
+from serving.platforms.kubernetes import diagnosis, names
+from serving.platforms.kubernetes.api import ClusterApi, Object
+from serving.platforms.kubernetes.companions import companions, superfluous
+from serving.platforms.kubernetes.deployment import deployment
+from serving.platforms.kubernetes.installation import Installation, read_installation
+from serving.platforms.kubernetes.observation import Observer, is_complete
+from serving.platforms.kubernetes.rights import require_rights
+from serving.platforms.kubernetes.wanted import Wanted, wanted_of
+from serving.types import DeploymentRef
+
+
+class KubernetesPlatform:
+    """`Platform` in the namespaces of a cluster. Nothing is read or asked before the first call.
+
+    The cluster alone remembers what stands: any number of controllers and tasks may use it at once.
+    """
+
+    def __init__(self, home: Home, environ: Mapping[str, str] = os.environ) -> None:
+        self._home, self._environ = home, environ
+        self._opened: _Opened | None = None
+        self._lock = threading.Lock()
+
+    def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
+        cluster = self._cluster()
+        wanted = wanted_of(ref, want, cluster.installation, self._environ.get("SLIPWAY_FAULTS", ""))
+        for other in cluster.standing(ref.service):
+            if names.ref_of(other).slot is ref.slot and not _is_same(other, ref, wanted.namespace):
+                cluster.delete(other)
+        cluster.have(wanted)
+
+    def status(self, ref: DeploymentRef) -> DeploymentStatus:
+        """Notes on a Deployment that it has served: from then on its template stays as it is."""
+        cluster = self._cluster()
+        found = cluster.find(ref)
+        if found is None:
+            return DeploymentStatus(DeploymentPhase.NOT_FOUND, f"the cluster has no Deployment of {ref.id}")
+        seen = cluster.observer.observe(found)
+        if is_complete(seen.deployment, seen.pods) and not diagnosis.has_served(found):
+            cluster.freeze(found)
+        return diagnosis.status_of(seen)
+
+    def retire(self, ref: DeploymentRef) -> None:
+        cluster = self._cluster()
+        if found := cluster.find(ref):
+            cluster.delete(found)
+
+    def deployments(self, service: str | None = None) -> list[DeploymentRef]:
+        found = [names.ref_of(each) for each in self._cluster().standing(service)]
+        return sorted(found, key=lambda ref: (ref.service, ref.slot))
+
+    def _cluster(self) -> _Opened:
+        with self._lock:
+            if self._opened is None:
+                installation = read_installation(self._home, self._environ)
+                api = ClusterApi(installation)
+                require_rights(api, installation.namespaces)
+                self._opened = _Opened(installation, api)
+            return self._opened
+
+
+class _Opened:
+    """The cluster, once it is known and lets us."""
+
+    def __init__(self, installation: Installation, api: ClusterApi) -> None:
+        self.installation, self._api = installation, api
+        self.observer = Observer(api, installation.name, time.monotonic)
+
+    def standing(self, service: str | None) -> Iterator[Object]:
+        """Our Deployments, of one service or of all."""
+        for namespace in self.installation.namespaces:
+            for each in self.observer.deployments(namespace):
+                if service is None or names.ref_of(each).service == service:
+                    yield each
+
+    def find(self, ref: DeploymentRef) -> Object | None:
+        return next((each for each in self.standing(ref.service) if names.ref_of(each) == ref), None)
+
+    def have(self, wanted: Wanted) -> None:
+        """The Deployment and what stands beside it. Of one that has served, the number of pods at most."""
+        before = self.find(wanted.ref)
+        if before is not None and diagnosis.has_served(before):
+            self._scale(before, wanted)
+            after = before
+        else:
+            replicas = self._first_replicas(wanted)
+            after = self._api.apply(deployment(wanted, self.installation, replicas=replicas))
+        for each in companions(wanted, after):
+            self._api.apply(each)
+        for kind in superfluous(wanted):
+            self._remove_companion(kind, after)
+        self.observer.forget(wanted.namespace)
+
+    def delete(self, standing: Object) -> None:
+        metadata = standing["metadata"]
+        self._api.delete("Deployment", metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        self.observer.forget(metadata["namespace"])
+
+    def freeze(self, standing: Object) -> None:
+        """With a precondition on nothing else: whoever is second writes another time, and that is all."""
+        metadata = standing["metadata"]
+        since = {names.FROZEN: datetime.now(UTC).isoformat(timespec="seconds")}
+        change = {"metadata": {"uid": metadata["uid"], "annotations": since}}
+        self._api.merge("Deployment", metadata["namespace"], metadata["name"], change)
+        self.observer.forget(metadata["namespace"])
+
+    def _scale(self, standing: Object, wanted: Wanted) -> None:
+        """The number is ours to say only where no autoscaler says it."""
+        metadata = standing["metadata"]
+        if wanted.asked.autoscaling or standing["spec"]["replicas"] == wanted.replicas:
+            return
+        change = {"metadata": {"uid": metadata["uid"]}, "spec": {"replicas": wanted.replicas}}
+        self._api.merge("Deployment", metadata["namespace"], metadata["name"], change)
+
+    def _first_replicas(self, wanted: Wanted) -> int:
+        """Of what is autoscaled: as many pods as any of its service has now, for the same traffic."""
+        if not wanted.asked.autoscaling:
+            return wanted.replicas
+        live = [int(each["spec"]["replicas"]) for each in self.standing(wanted.ref.service)]
+        return min(max([wanted.replicas, *live]), wanted.asked.autoscaling.max_replicas)
+
+    def _remove_companion(self, kind: str, beside: Object) -> None:
+        metadata = beside["metadata"]
+        found = self._api.get(kind, metadata["namespace"], metadata["name"])
+        if found and (found["metadata"].get("labels") or {}).get(names.MANAGED_BY) == "slipway":
+            self._api.delete(kind, metadata["namespace"], metadata["name"], uid=found["metadata"]["uid"])
+
+
+def _is_same(standing: Object, ref: DeploymentRef, namespace: str) -> bool:
+    return names.ref_of(standing) == ref and standing["metadata"]["namespace"] == namespace

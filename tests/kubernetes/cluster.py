@@ -1,0 +1,132 @@
+"""A real cluster for tests: the one that KUBECONFIG names, or one that scripts beside the repository start.
+
+What a test does to the cluster beside the platform, it does as an administrator, by kubectl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_store.installation import ROOT as REPOSITORY
+
+# Scripts `up` and `down` that start and end a cluster of this machine's own, and its programs.
+SCRIPTS = Path(os.environ.get("SLIPWAY_KUBERNETES_SCRIPTS") or REPOSITORY.parent / "shared" / "kubernetes")
+PROGRAMS = Path(os.environ.get("SLIPWAY_KUBERNETES_BIN") or "/opt/slipway-kubernetes/bin")
+CLUSTER_HOME = Path("/var/lib/slipway-kubernetes")
+# Of pods that are there already; otherwise Docker builds it and it is copied onto the nodes.
+IMAGE = os.environ.get("SLIPWAY_TEST_POD_IMAGE", "")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`kubeconfig` of an administrator. `shared`: a folder that every node sees under the same path."""
+
+    kubeconfig: Path
+    shared: Path
+    is_ours: bool
+
+    def kubectl(self, *arguments: str, input: str = "", check: bool = True) -> str:
+        program = shutil.which("kubectl") or str(PROGRAMS / "kubectl")
+        done = subprocess.run(
+            [program, "--kubeconfig", str(self.kubeconfig), *arguments],
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.kubectl("apply", "-f", "-", input=json.dumps(listed))
+
+    @contextmanager
+    def namespace(self, **labels: str) -> Iterator[str]:
+        """One of the test's own; gone with everything in it afterwards, which is not waited for."""
+        name = f"slipway-test-{uuid.uuid4().hex[:8]}"
+        marks = {f"pod-security.kubernetes.io/{key}": value for key, value in labels.items()}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": marks}})
+        try:
+            yield name
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+def missing() -> str:
+    """Why there is no cluster to test on; empty where there is or can be one."""
+    if os.environ.get("KUBECONFIG"):
+        return "" if IMAGE else "KUBECONFIG is set: name an image that it can run as SLIPWAY_TEST_POD_IMAGE"
+    if not (SCRIPTS / "up").exists():
+        return f"KUBECONFIG is not set, and {SCRIPTS} has no script that starts a cluster"
+    if not (PROGRAMS / ".versions").exists():
+        return f"KUBECONFIG is not set, and {PROGRAMS} has no cluster's programs (SLIPWAY_KUBERNETES_BIN)"
+    if os.geteuid() != 0:
+        return "only root can start a cluster here"
+    if not IMAGE and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        return "no Docker Engine answers, which would build the pods' image"
+    return ""
+
+
+@contextmanager
+def running(*, nodes: int = 1) -> Iterator[Cluster]:
+    """The cluster, ended afterwards if this started it."""
+    # Pods run as somebody else than the tests.
+    shared = Path(tempfile.mkdtemp(prefix="slipway-kubernetes-", dir="/var/tmp"))
+    shared.chmod(0o755)
+    try:
+        if named := os.environ.get("KUBECONFIG"):
+            yield Cluster(Path(named), shared, is_ours=Path(named) == CLUSTER_HOME / "admin.kubeconfig")
+            return
+        was_running = _answers(CLUSTER_HOME / "admin.kubeconfig")
+        subprocess.run(
+            [SCRIPTS / "up", CLUSTER_HOME, PROGRAMS],
+            env={**os.environ, "NODES": str(nodes)},
+            check=True,
+            capture_output=True,
+            timeout=180,
+        )
+        try:
+            yield Cluster(CLUSTER_HOME / "admin.kubeconfig", shared, is_ours=True)
+        finally:
+            if not was_running:
+                subprocess.run([SCRIPTS / "down", CLUSTER_HOME, "--data"], check=False, timeout=120)
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+
+
+def pod_image() -> str:
+    """The image of deploy/pod.Dockerfile, built and on every node of a cluster of this machine's own."""
+    if IMAGE:
+        return IMAGE
+    name = "slipway-pod:test"
+    base = os.environ.get("SLIPWAY_TEST_BASE_IMAGE") or "python:3.12-slim"
+    build = ["docker", "build", "--quiet", "--network", "host", "--build-arg", f"BASE={base}"]
+    build += ["--file", "deploy/pod.Dockerfile", "--tag", name, "."]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=900)
+    for socket in sorted(Path("/run").glob("slipway-containerd*/containerd.sock")):
+        with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as saving:
+            load = ["ctr", "-a", str(socket), "-n", "k8s.io", "images", "import", "-"]
+            subprocess.run(load, stdin=saving.stdout, check=True, capture_output=True, timeout=300)
+    return f"docker.io/library/{name}"
+
+
+def _answers(kubeconfig: Path) -> bool:
+    if not kubeconfig.exists():
+        return False
+    command = [str(PROGRAMS / "kubectl"), "--kubeconfig", str(kubeconfig), "get", "--raw", "/readyz"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

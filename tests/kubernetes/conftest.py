@@ -1,0 +1,97 @@
+"""The platform on a real cluster: namespaces of the tests' own, real pods serving real bundles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_store.types import Bundle, GateReport, ModelRef
+from serving.home import Home, Ports
+from serving.platforms.kubernetes.platform import KubernetesPlatform
+from tests.bundles import make_bundle, mlp
+from tests.contract.platform_contract import Bundles
+from tests.kubernetes import cluster as clusters
+from tests.kubernetes.cluster import Cluster
+
+# Small enough that several fit on a machine of two processors.
+RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "384Mi"}}
+
+# Makes a platform of a `kubernetes.yaml`: what a test says goes before what is usual here.
+MakePlatform = Callable[..., KubernetesPlatform]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if why := clusters.missing():
+        pytest.skip(why)
+    with clusters.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Cluster) -> str:
+    return clusters.pod_image()
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: Cluster) -> Iterator[str]:
+    with cluster.namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def make_platform(cluster: Cluster, image: str, namespace: str, tmp_path: Path) -> MakePlatform:
+    def make(**said: Any) -> KubernetesPlatform:
+        asked = {"image": image, "image_pull_policy": "Never", "resources": RESOURCES}
+        usual = {
+            "kubeconfig": str(cluster.kubeconfig),
+            "namespaces": [namespace],
+            "bundles": {"host_path": str(cluster.shared)},
+            "notice_seconds": 1,
+            "drain_seconds": 5,
+        }
+        defaults = {"defaults": {**asked, **said.pop("defaults", {})}}
+        # JSON is YAML.
+        (tmp_path / "kubernetes.yaml").write_text(json.dumps({**usual, **said, **defaults}))
+        return KubernetesPlatform(Home(tmp_path, Ports()), environ={})
+
+    return make
+
+
+@pytest.fixture
+def platform(make_platform: MakePlatform) -> Iterator[KubernetesPlatform]:
+    made = make_platform()
+    yield made
+    for ref in made.deployments():
+        made.retire(ref)
+
+
+@pytest.fixture
+def make_servable(cluster: Cluster) -> Callable[..., Bundle]:
+    """A bundle with warm rows, where every node finds it. `serving`: the spec's section."""
+
+    def make(service: str, version: int = 1, **serving: Any) -> Bundle:
+        rows = {"input": np.ones((3, 4), np.float32)}
+        path = make_bundle(
+            cluster.shared, mlp(seed=version), name=service, version=version, serving=serving, warmup=rows
+        )
+        return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
+
+    return make
+
+
+@pytest.fixture
+def bundles(make_servable: Callable[..., Bundle]) -> Bundles:
+    return make_servable
+
+
+@pytest.fixture
+def unservable(make_servable: Callable[..., Bundle]) -> Bundle:
+    bundle = make_servable("broken")
+    (bundle.path / "manifest.json").write_text("{}")
+    return bundle

@@ -147,7 +147,7 @@ def _record() -> Record:
         for rule in ("errors", "latency", "refusals")
     )
     verdict = Verdict.of(findings, at=AT)
-    return Record(AT, 1000.0, 1, 0.25, True, True, 30.0, counts, counts, raw, verdict, boot="b" * 36)
+    return Record(AT, 1000.0, 1, 0.25, True, True, 30.0, counts, counts, raw, verdict)
 
 
 def _state() -> RolloutState:

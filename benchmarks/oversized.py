@@ -32,7 +32,7 @@ import httpx
 import numpy as np
 
 from benchmarks.serving.servers import pod_server
-from benchmarks.traffic.stack import gateway_and_guard, wait_until
+from benchmarks.traffic.stack import gateway_and_controller, wait_until
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle, mlp
@@ -96,7 +96,10 @@ def doors() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="bench-oversized-") as folder:
         model = mlp((_COLUMNS, 256, 256, 2))
         bundle = make_bundle(Path(folder), model, name=_MODEL, serving=serving, warmup=warm)
-        with pod_server(bundle, body(1, as_json=True)[0]) as pod, gateway_and_guard(guard=False) as home:
+        with (
+            pod_server(bundle, body(1, as_json=True)[0]) as pod,
+            gateway_and_controller(controller=False) as home,
+        ):
             port = urlsplit(pod.url).port
             assert port is not None
             stable = Deployment(DeploymentRef(_MODEL, Slot.BLUE, "b1", 1), (Endpoint("127.0.0.1", port),))

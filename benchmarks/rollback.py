@@ -1,4 +1,4 @@
-"""From the first bad response to weight 0, for real: Envoy, the guard, load; no Airflow anywhere.
+"""From the first bad response to weight 0, for real: Envoy, the controller, load; no Airflow anywhere.
 
     python -m benchmarks.rollback [--rounds 5] [--models 20] [--json]
 
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from statistics import median
 
 from benchmarks.traffic.load import load
-from benchmarks.traffic.stack import gateway_and_guard, wait_until
+from benchmarks.traffic.stack import gateway_and_controller, wait_until
 from benchmarks.traffic.upstreams import Seen, Upstreams, upstreams
 from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.advance import Rollouts
@@ -136,7 +136,7 @@ class Bench:
         release = release_id(name, self._version, at=datetime.now(UTC))
         candidate = self._deployment(name, self._version, 2 * index + 1, Slot.GREEN)
         self._rollouts.start(release, PLAN, candidate, RouteSettings())
-        wait_until(lambda: self._rollouts.advance(release)[0].step == 0)
+        wait_until(lambda: self._journal.load(release).step == 0)
         return release
 
     def _deployment(self, name: str, version: int, upstream: int, slot: Slot) -> Deployment:
@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    with upstreams(2 * chosen.models) as pods, gateway_and_guard() as home:
+    with upstreams(2 * chosen.models) as pods, gateway_and_controller() as home:
         bench = Bench(home, pods)
         outcomes = [bench.run(scenario, chosen.rounds) for scenario in scenarios(chosen.models)]
     print(json.dumps([asdict(each) for each in outcomes], indent=1) if chosen.json else report(outcomes))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.traffic.load import Result, load
-from benchmarks.traffic.stack import gateway_and_guard
+from benchmarks.traffic.stack import gateway_and_controller
 from benchmarks.traffic.upstreams import Upstreams, upstreams
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--per-second", type=float, default=300)
     chosen = parser.parse_args()
-    with upstreams(2) as pods, gateway_and_guard(guard=False) as home:
+    with upstreams(2) as pods, gateway_and_controller(controller=False) as home:
         outcomes = [
             run(home, pods, changes=chosen.changes, per_second=chosen.per_second, error_rate=error_rate)
             for error_rate in (0.0, 1.0)

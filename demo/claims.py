@@ -14,7 +14,7 @@ LONGEST_PAUSE_SECONDS = 2.0
 LEAST_SHARE_OF_RATE = 0.9
 # Envoy follows a changed file within milliseconds; answers on their way then still count.
 AFTERMATH_SECONDS = 1.0
-# Requests under way when the guard counted for the last time.
+# Requests under way when the controller counted for the last time.
 UNCOUNTED_REQUESTS = 5
 UNCOUNTED_SHARE = 0.05
 
@@ -125,10 +125,10 @@ def _of_rolled_back(release: Release, log: TrafficLog, scenario: Scenario) -> It
 
 
 def _counts_agree(release: Release, log: TrafficLog) -> Claim:
-    """The guard counts in Envoy, the clients count their own: two ways to the same number."""
-    says = f"guard and clients agree on what v{release.version} answered well"
+    """The controller counts in Envoy, the clients count their own: two ways to the same number."""
+    says = f"controller and clients agree on what v{release.version} answered"
     if release.exposure is None:
-        return Claim(says, False, "the guard counted nothing")
+        return Claim(says, False, "the controller counted nothing")
     counted = release.exposure.requests - release.exposure.errors
     answered = len(log.answered_by(release.version))
     tolerance = max(UNCOUNTED_REQUESTS, UNCOUNTED_SHARE * counted)

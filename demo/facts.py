@@ -46,7 +46,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What the guard counted on the candidate: attempts that reached it, and those among them that failed."""
+    """What the controller counted on the candidate: attempts that reached it, and which of them failed."""
 
     requests: int
     errors: int
@@ -63,7 +63,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """How a version was taken out. `first_error_after` is when the guard had last counted none.
+    """How a version was taken out. `first_error_after` is when the controller had last counted none.
 
     `weight_zero_at` is when the route said 0; `last_answer_at` the last well answered request of the version
     as clients saw it. All in seconds since 1970; None where there is none.

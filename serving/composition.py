@@ -1,8 +1,9 @@
 """Which implementation stands behind each port. The only module that chooses.
 
-The command line, the guard, the page, Airflow's tasks and tests take what they need from here, and know the
-ports alone (`serving.platforms.base`, `serving.gateway.router.base`, `serving.metrics.base`). Implementations
-are imported when they are asked for: who only returns traffic does not load what builds versions.
+The command line, the controller, the page, Airflow's tasks and tests take what they need from here, and know
+the ports alone (`serving.platforms.base`, `serving.gateway.router.base`, `serving.metrics.base`).
+Implementations are imported when they are asked for: who only returns traffic does not load what builds
+versions.
 """
 
 from __future__ import annotations

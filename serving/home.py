@@ -25,7 +25,7 @@ class Ports:
     mlflow: int = 8481
     gateway: int = 8482
     envoy_admin: int = 8483
-    guard: int = 8484
+    controller: int = 8484
     redis: int = 8485
     pods_from: int = 8500
 
@@ -49,12 +49,17 @@ def _port(source: str, value: object) -> int:
     return int(str(value))
 
 
+def _renamed(name: str) -> str:
+    """What a port of an installation of before is called now."""
+    return {"guard": "controller"}.get(name, name)
+
+
 def _saved_ports(config: Path) -> dict[str, int]:
     if not config.exists():
         return {}
     known = {field.name for field in fields(Ports)}
     try:
-        saved = dict(json.loads(config.read_text())["ports"])
+        saved = {_renamed(name): port for name, port in dict(json.loads(config.read_text())["ports"]).items()}
     except (ValueError, KeyError, TypeError) as error:
         raise Permanent(
             f"{config} is not readable: {error!r}", remedy="Delete it; `slipway up` writes it anew."

@@ -182,7 +182,7 @@ class ModelFiles:
         return state, events
 
     def _records(self, state: RolloutState, events: list[TimelineEvent]) -> None:
-        """A line a second, as the guard writes them, for what the rollout has seen so far."""
+        """A line a second, as the controller writes them, for what the rollout has seen so far."""
         path = self.home.journal / self.model / f"{state.release_id}.counts.jsonl"
         is_over = state.phase is Phase.ROLLED_BACK
         stable = candidate = Counts(0, 0, 0, 0.0)

@@ -1,1 +1,1 @@
-"""Real traffic for benchmarks: small upstreams with faults, an open-loop load, Envoy and the guard."""
+"""Real traffic for benchmarks: small upstreams with faults, an open-loop load, Envoy and the controller."""

@@ -1,4 +1,4 @@
-"""Envoy and the guard over a temporary home, as the local stack starts them, and nothing else."""
+"""Envoy and the controller over a temporary home, as the local stack starts them, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from serving.home import Home, Ports
 
 
 @contextmanager
-def gateway_and_guard(*, guard: bool = True) -> Iterator[Home]:
-    """A home with its Envoy running, and the guard if wanted, on free ports."""
+def gateway_and_controller(*, controller: bool = True) -> Iterator[Home]:
+    """A home with its Envoy running, and the controller if wanted, on free ports."""
     with tempfile.TemporaryDirectory(prefix="slipway-bench-") as folder:
         home = Home(Path(folder), _free_ports())
         prepare(home)
         running = [_start(home, command(home), "envoy")]
-        if guard:
-            running.append(_start(home, [sys.executable, "-m", "serving.guard"], "guard"))
+        if controller:
+            running.append(_start(home, [sys.executable, "-m", "serving.controller"], "controller"))
         try:
             wait_until(lambda: httpx.get(home.gateway_url + "/v2/health/live").status_code == 200)
-            if guard:
+            if controller:
                 wait_until(
-                    lambda: httpx.get(f"http://127.0.0.1:{home.ports.guard}/health").status_code == 200
+                    lambda: httpx.get(f"http://127.0.0.1:{home.ports.controller}/health").status_code == 200
                 )
             yield home
         finally:
@@ -63,7 +63,7 @@ def _free_ports() -> Ports:
     sockets = [socket() for _ in range(3)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
-    gateway, admin, guard = (each.getsockname()[1] for each in sockets)
+    gateway, admin, controller = (each.getsockname()[1] for each in sockets)
     for each in sockets:
         each.close()
-    return replace(Ports(), gateway=gateway, envoy_admin=admin, guard=guard)
+    return replace(Ports(), gateway=gateway, envoy_admin=admin, controller=controller)

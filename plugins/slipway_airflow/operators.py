@@ -228,7 +228,7 @@ class PrepareRollback(WaitingOperator):
 class RollOut(WaitingOperator):
     """Gives the deployment traffic step by step, as the verdicts allow. Returns the release's id.
 
-    Fails when the release is rolled back, by whomever: a verdict, the guard, a person.
+    Fails when the release is rolled back, by whomever: a verdict, the controller, a person.
     """
 
     template_fields: Sequence[str] = ("release", "deployment")
@@ -264,7 +264,7 @@ class RollOut(WaitingOperator):
 class WatchPromoted(WaitingOperator):
     """Follows a promoted version for the spec's watch time, while the previous one stays warm.
 
-    Fails when the guard takes the version back after all.
+    Fails when the controller takes the version back after all.
     """
 
     template_fields: Sequence[str] = ("release",)

@@ -18,7 +18,6 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from model_store.errors import Retryable
 
 if TYPE_CHECKING:
-    from serving.control.releases import Release
     from serving.control.wiring import Services
 
 PACKAGE = "slipway_airflow.triggers"
@@ -168,29 +167,18 @@ class CooldownTrigger(PollingTrigger):
 
 
 class RolloutTrigger(PollingTrigger):
-    """Moves a rollout on until its phase is no longer `phase`."""
+    """Waits until the phase of a rollout is no longer `phase`. The controller moves it, not this."""
 
     def __init__(self, release: str, phase: str, seconds: float) -> None:
         super().__init__(release=release, phase=phase, seconds=seconds)
         self.seconds = seconds
         self._said = ""
-        self._told: int | None = None
-        self._release: Release | None = None
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control import blockers, freeze_enforcement, notifications
-        from serving.control.wiring import now
 
-        services = wire()
-        if self._release is None:
-            self._release = services.releases.load(self.kwargs["release"])
-        freeze_enforcement.enforce(services, self._release)
-        state, action = services.rollouts.advance(self.kwargs["release"])
-        self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {type(action).__name__.lower()}")
-        if (why := blockers.reason_to_hold(state, action, at=now())) and self._told != state.place:
-            self._told = state.place
-            notifications.notify_of_hold(services, state, why, at=now())
+        state = wire().rollouts.read(self.kwargs["release"])
+        self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {state.split.candidate:g} %")
         return None if state.phase == self.kwargs["phase"] else str(state.phase)
 
     def _say(self, words: str) -> None:

@@ -170,6 +170,12 @@ def replay(
         replay_release(Home.locate(), release, policy, as_json=as_json)
 
 
+@app.command()
+def controller() -> None:
+    """Run the process that moves traffic, in the foreground. `up` keeps it running by itself."""
+    _become(name_here("serving.controller"), [])
+
+
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 

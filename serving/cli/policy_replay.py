@@ -30,7 +30,7 @@ IN_FORCE = "in force"
 
 
 class NothingObserved(Permanent):
-    """The guard wrote nothing down of this release."""
+    """The controller wrote nothing down of this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _seen(journal: Journal, state: RolloutState) -> Iterator[tuple[datetime, Inc
     if before is None:
         raise NothingObserved(
             f"nothing was observed of {state.release_id}",
-            remedy="Choose a release that had traffic; ./slipway status shows whether the guard runs.",
+            remedy="Choose a release that had traffic; ./slipway status shows whether the controller runs.",
         )
 
 

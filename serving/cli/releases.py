@@ -101,7 +101,7 @@ def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool, release: str 
 def _return_traffic(
     home: Home, model: str, version: str | None, reason: str, airflow_is_down: Retryable
 ) -> RolloutState:
-    """What the guard does: all traffic to stable, booked in the journal."""
+    """What the controller does: all traffic to stable, booked in the journal."""
     journal = Journal(home.journal)
     for state in journal.active():
         if state.service == model and version in (None, str(state.previous_version)):

@@ -30,7 +30,7 @@ _WHILE_PAUSED = {
 }
 _WHILE_SILENT = {
     "scheduler": "no release begins, and none gets further than its rollout",
-    "triggerer": "rollouts stay where they are; the guard still takes a failing version out",
+    "triggerer": "what waits is not woken; rollouts go on, and a failing version is taken out",
     "dag-processor": "new and changed specs are not read",
 }
 
@@ -50,7 +50,7 @@ class BlockerKind(StrEnum):
     APPROVAL = "approval"
     FREEZE = "freeze"
     PAUSED = "paused"
-    GUARD_SILENT = "guard_silent"
+    CONTROLLER_SILENT = "controller_silent"
     EVIDENCE = "evidence"
     PODS = "pods"
     ALIAS = "alias"
@@ -69,8 +69,8 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardReport:
-    """What the guard's last record says. `silent_seconds`: since when it wrote none."""
+class ControllerReport:
+    """What the controller's last record says. `silent_seconds`: since when it wrote none."""
 
     silent_seconds: float
     is_silent: bool
@@ -89,7 +89,7 @@ class ReleaseFacts:
     why: str
     run: RunKey | None
     situation: Situation
-    seen: GuardReport | None = None
+    seen: ControllerReport | None = None
 
 
 def of_release(facts: ReleaseFacts) -> Blocker | None:
@@ -199,7 +199,9 @@ def _unfinished(facts: ReleaseFacts) -> str:
 
 
 def _missing_part(facts: ReleaseFacts, state: str) -> str:
-    """The part of Airflow that is needed next and is down."""
+    """The part of Airflow that is needed next and is down. The controller needs none of it."""
+    if facts.status is ReleaseStatus.ROLLING_OUT:
+        return ""
     waiting = facts.situation.waiting.get(facts.run, ()) if facts.run else ()
     is_deferred = bool(waiting) and all(task.state == "deferred" for task in waiting)
     needed = "triggerer" if state == "running" and is_deferred else "scheduler"
@@ -264,11 +266,9 @@ def _of_rollout(facts: ReleaseFacts) -> Blocker | None:
     if seen is None:
         return None
     if seen.is_silent:
-        words = (
-            f"the guard has written nothing for {seen.silent_seconds:.0f} s, and without it nothing moves on"
-        )
+        words = f"the controller has written nothing for {seen.silent_seconds:.0f} s: nothing moves on"
         return Blocker(
-            BlockerKind.GUARD_SILENT, words, f"`./slipway status` shows it; or {_how_to_end(facts)}"
+            BlockerKind.CONTROLLER_SILENT, words, f"`./slipway status` shows it; or {_how_to_end(facts)}"
         )
     if facts.status is ReleaseStatus.ROLLING_OUT and seen.overdue > PATIENCE and seen.open_points:
         way_out = (

@@ -2,8 +2,8 @@
 way.
 
 A rollout that is under way keeps its split, as if somebody had paused it, and goes on by itself when the
-freeze is over; so it does while its DAG is paused in Airflow, where nothing could finish it. The guard may
-take it back at any time; rollbacks never come by here.
+freeze is over; so it does while its DAG is paused in Airflow, where nothing could finish it. A verdict may
+take it back at any time; rollbacks never come by here. The controller asks (`.controller.holds`).
 """
 
 from __future__ import annotations
@@ -38,28 +38,33 @@ def holding(services: Services, release: Release) -> Frozen | None:
     return freezes_of(services).holding(release.id, release.spec.freezes, at=now())
 
 
-def enforce(services: Services, release: Release) -> None:
-    """Pause the rollout when a freeze begins or its DAG is paused, and let it go on when that ends. May be
-    repeated."""
-    state = services.journal.load(release.id)
-    held = _reason_to_hold(services, release) if state.phase is Phase.PROGRESSING else None
-    with suppress(ActSuperseded):
+def enforce(services: Services, state: RolloutState, release: Release | None) -> bool:
+    """Pause the rollout when a freeze begins or its DAG is paused, and let it go on when that ends.
+
+    Whether something holds it now. May be repeated. `release` None: nobody wrote down what it is about, and
+    only what holds every model of its name holds it.
+    """
+    held = _reason_to_hold(services, state, release) if state.phase is Phase.PROGRESSING else None
+    with suppress(ActSuperseded, StaleState):
         # Whoever was faster did the same, or ended the rollout.
         if (by := holder_of(state)) and not (held and held.by == by):
-            state = control_of(services).resume(
-                release.id, ControlRequest(by, _reason_to_resume(services, release, by))
-            )
+            why = _reason_to_resume(services, state, release, by)
+            state = control_of(services).resume(state.release_id, ControlRequest(by, why))
         if held and not state.paused:
-            control_of(services).pause(release.id, held)
+            control_of(services).pause(state.release_id, held)
+    return held is not None
 
 
-def _reason_to_hold(services: Services, release: Release) -> ControlRequest | None:
+def _reason_to_hold(
+    services: Services, state: RolloutState, release: Release | None
+) -> ControlRequest | None:
     """What holds the release now although no person paused it."""
-    if frozen := holding(services, release):
+    windows = release.spec.freezes if release else ()
+    if frozen := freezes_of(services).holding(state.release_id, windows, at=now()):
         return ControlRequest(FREEZE, frozen.words)
-    dag_id = release.request.dag_id
-    is_paused = dag_id in paused_dags.paused(services.home)
-    return ControlRequest(PAUSED_DAG, paused_dags.describe(dag_id)) if is_paused else None
+    if release and release.request.dag_id in paused_dags.paused(services.home):
+        return ControlRequest(PAUSED_DAG, paused_dags.describe(release.request.dag_id))
+    return None
 
 
 def pause(services: Services, release_id: str, wish: ControlRequest) -> RolloutState:
@@ -94,8 +99,8 @@ def automatic_hold(said: str) -> tuple[str, str] | None:
     return None
 
 
-def _reason_to_resume(services: Services, release: Release, by: str) -> str:
-    if by == PAUSED_DAG:
+def _reason_to_resume(services: Services, state: RolloutState, release: Release | None, by: str) -> str:
+    if by == PAUSED_DAG and release:
         return f"{release.request.dag_id} is not paused any more"
-    passed = freezes_of(services).override_of(release.id)
+    passed = freezes_of(services).override_of(state.release_id)
     return f"{passed.by} let it pass: {passed.reason}" if passed else "it is over"

@@ -130,14 +130,17 @@ class Releases:
 
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""
-        path = self.root / release.rpartition("-v")[0] / f"{release}.json"
         try:
-            return _read(path)
+            return _read(self.path(release))
         except FileNotFoundError:
             raise Permanent(
                 f"nothing is known of release {release} in {self.root}",
                 remedy="clear the run from its first task, or trigger a new one",
             ) from None
+
+    def path(self, release: str) -> Path:
+        """The file of the release with this id."""
+        return self.root / release.rpartition("-v")[0] / f"{release}.json"
 
     def of_model(self, model: str) -> list[Release]:
         """Every release ever asked for, oldest first."""

@@ -1,9 +1,10 @@
 """Do both versions answer recorded requests alike? Asked beside the traffic, so that no user waits for it.
 
 The pods' request log (`serving.pod.recording`) holds a sample of what was really asked. While a release
-is on its way and its spec sets `max_disagreement`, the guard has each recorded request answered by stable and
-by the candidate, and counts how often they differ; the judge's rule on disagreement does the rest. The pods
-are asked directly and at low priority: none of it is in Envoy's counters, and live requests go first.
+is on its way and its spec sets `max_disagreement`, the controller has each recorded request answered by
+stable and by the candidate, and counts how often they differ; the judge's rule on disagreement does the rest.
+The pods are asked directly and at low priority: none of it is in Envoy's counters, and live requests go
+first.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class PodPair:
 class AnswerComparison:
     """Compares one release's answers on a thread of its own until it is told to end.
 
-    `skipped` requests from the start of the log were compared by a guard before this one: the same request
+    `skipped` requests from the start of the log were compared by a controller before: the same request
     again would be no new evidence.
     """
 
@@ -210,7 +211,7 @@ class AnswerComparison:
 
 
 class Shadow:
-    """The comparisons of all releases under way, for the guard. `folder` is the pods' request log."""
+    """The comparisons of all releases under way, for the controller. `folder` is the pods' request log."""
 
     def __init__(
         self, folder: Path, start: Callable[[Path, Route, int], AnswerComparison] = AnswerComparison
@@ -221,7 +222,7 @@ class Shadow:
     def take(self, state: RolloutState, route: Route, compared: int) -> tuple[int, int]:
         """(compared, disagreed) since the last look; begins to compare where the spec asks for it.
 
-        `compared` requests were so far, by whichever guard.
+        `compared` requests were so far, by whichever controller.
         """
         if state.plan.policy.max_disagreement is None or not route.stable or not route.candidate:
             return 0, 0

@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 def components(home: Home) -> dict[str, Component]:
     """Every fixed component by name (pods come and go: `serving.platforms.local`)."""
     credentials = credentials_of(home)
-    found = [_envoy(home), _guard(), _mlflow(home, credentials), *_airflow(home)]
+    found = [_envoy(home), _controller(), _mlflow(home, credentials), *_airflow(home)]
     return {component.name: component for component in found}
 
 
@@ -64,9 +64,9 @@ def _envoy(home: Home) -> Component:
     return Component("envoy", tuple(gateway.command(home)), prepare=lambda: gateway.prepare(home))
 
 
-def _guard() -> Component:
+def _controller() -> Component:
     """The loop that takes a bad version out of traffic; it needs neither Airflow nor MLflow."""
-    return Component("guard", (sys.executable, "-m", name_here("serving.guard")))
+    return Component("controller", (sys.executable, "-m", name_here("serving.controller")))
 
 
 def _airflow(home: Home) -> list[Component]:

@@ -86,7 +86,7 @@ _PROBES: dict[str, Probe] = {
     "envoy": _answers(lambda home: f"{home.envoy_admin_url}/ready"),
     # The part that tasks speak to builds itself when it is first asked, for seconds: here, not in a release.
     "airflow-api-server": _answers(lambda home: f"{home.airflow_url}/execution/health"),
-    "guard": _answers(lambda home: f"http://127.0.0.1:{home.ports.guard}/health"),
+    "controller": _answers(lambda home: f"http://127.0.0.1:{home.ports.controller}/health"),
     **dict.fromkeys(_HEARTBEATS, _beats),
 }
 

@@ -163,7 +163,7 @@ def _as_noted(service: str) -> str:
 def _parts(text: bytes) -> list[bytes]:
     """The text of each cluster, as a JSON object; the whole text where Envoy lays it out in another way.
 
-    Parsing megabytes of JSON was most of the guard's work with hundreds of services, of which few change
+    Parsing megabytes of JSON was most of the controller's work with hundreds of services, of which few change
     between two looks. In JSON a line end never stands inside a string, so its indentation tells the level.
     """
     if not (text.startswith(_BEGIN) and text.rstrip().endswith(_END)):

@@ -61,7 +61,7 @@ def dashboards() -> dict[str, str]:
 
 
 def prometheus(home: Home, options: Options) -> Message:
-    """Scrapes the gateway, the guard, every pod in a route, and the machine's exporters."""
+    """Scrapes the gateway, the controller, every pod in a route, and the machine's exporters."""
     ports = home.ports
     return {
         "global": {
@@ -73,11 +73,11 @@ def prometheus(home: Home, options: Options) -> Message:
         "alerting": {"alertmanagers": [_static(options.alertmanager)]},
         "scrape_configs": [
             _gateway(f"127.0.0.1:{ports.envoy_admin}"),
-            {"job_name": "slipway-guard", "static_configs": [_targets(f"127.0.0.1:{ports.guard}")]},
+            {"job_name": "slipway-controller", "static_configs": [_targets(f"127.0.0.1:{ports.controller}")]},
             {
                 "job_name": "slipway-pods",
                 "http_sd_configs": [
-                    {"url": f"http://127.0.0.1:{ports.guard}/targets", "refresh_interval": "5s"}
+                    {"url": f"http://127.0.0.1:{ports.controller}/targets", "refresh_interval": "5s"}
                 ],
             },
             {"job_name": "node", "static_configs": [_targets(*options.node_exporters)]},
@@ -133,7 +133,7 @@ def alertmanager(home: Home, token: Path, options: Options) -> Message:
             ],
         },
         "inhibit_rules": [
-            _inhibit("GuardSilent", "GuardBlind|ReleaseNotObserved"),
+            _inhibit("ControllerSilent", "ControllerBlind|ReleaseNotObserved"),
             _inhibit("ModelTrafficGone", "ModelTrafficDown", "model"),
         ],
         "receivers": [

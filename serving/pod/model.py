@@ -273,7 +273,7 @@ class ServedModel:
 
 
 def response_headers(manifest: Manifest, slot: str) -> bytes:
-    """The headers every answer of this model carries, so that callers and the guard know who spoke."""
+    """The headers every answer of this model carries, so that callers and the controller know who spoke."""
     lines = [f"x-slipway-bundle: {manifest.id}", f"x-slipway-version: {manifest.version}"]
     if slot:
         lines.append(f"x-slipway-slot: {slot}")

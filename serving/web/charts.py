@@ -77,7 +77,7 @@ class Chart:
 
 
 def all_of(series: Series) -> list[Chart]:
-    """Those of a rollout; none before the guard saw anything."""
+    """Those of a rollout; none before the controller saw anything."""
     if not series.seconds:
         return []
     return [

@@ -71,7 +71,7 @@ class NewFreeze(Body):
 
 @router.post("/releases/{release_id}/pause", responses=problems(404, 409, 422, 503), summary="Pause")
 def pause(release_id: ReleasePath, body: ControlBody, person: Releaser) -> StateView:
-    """Keep the traffic split as it is. The guard still takes a failing candidate out."""
+    """Keep the traffic split as it is. The controller still takes a failing candidate out."""
     services, release = release_of(release_id)
     return StateView.of(interventions.pause(services, release, _control_request(person, body), person))
 

@@ -329,10 +329,10 @@ def test_a_pause_holds_the_rollout_and_a_resume_lets_it_go_on(world: World, post
     release = under_way(world)
     status, said = post("rita", f"/releases/{release.id}/pause", reason="lunch")
     assert (status, said["paused"], said["candidate_weight"]) == (200, "by rita: lunch", 10)
-    world.rollouts.advance(release.id)
+    world.tick(release.id)
     assert world.journal.load(release.id).step == 0
     assert post("bob", f"/releases/{release.id}/resume", reason="back")[0] == 200
-    world.rollouts.advance(release.id)
+    world.tick(release.id)
     assert world.journal.load(release.id).step == 1
     assert acts(world) == [("bob", "resume", "back"), ("rita", "pause", "lunch")]
 

@@ -198,7 +198,7 @@ def test_the_reconciler_writes_it_down_when_the_webhook_was_lost(world: World) -
 def test_an_alias_moved_back_to_a_version_that_served_once_says_how_to_go_back(world: World) -> None:
     first = under_way(world)
     for _ in range(20):
-        world.rollouts.advance(first.id)
+        world.tick(first.id)
     world.lock.release(MODEL, first.id)
     world.services.attempts.claim(first.ref, cooldowns.run_of(first.request), at=NOW)
     world.serve(3)

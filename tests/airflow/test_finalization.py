@@ -22,7 +22,7 @@ def under_way(world: World, version: int, steps: int = 1) -> Release:
     deployment = release_deployment.deploy(world.services, release, world.bundle(version).id)
     release_deployment.start_rollout(world.services, release, deployment.id)
     for _ in range(steps):
-        world.rollouts.advance(release.id)
+        world.tick(release.id)
     return release
 
 

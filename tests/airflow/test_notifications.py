@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from slipway_airflow import notifications, outbox_trigger, receivers
+from slipway_airflow import outbox_trigger, receivers
 from slipway_airflow.notifications import DeliverNotifications, Late, deliver_due
 
 from model_store.errors import Permanent
@@ -301,7 +301,7 @@ def test_runs_tell_what_became_of_them_and_a_receiver_that_fails_or_hangs_fails_
 
 
 def test_a_notifier_that_breaks_fails_no_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifications, "outbox_of", lambda services: 1 / 0)
+    monkeypatch.setattr("slipway_airflow.notifications.outbox_of", lambda services: 1 / 0)
     DeliverNotifications()({})
 
 

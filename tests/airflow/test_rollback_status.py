@@ -30,7 +30,7 @@ def serving_again(world: World) -> None:
     """Version 2 was released, 3 serves."""
     release = under_way(world)
     for _ in range(20):
-        world.rollouts.advance(release.id)
+        world.tick(release.id)
     world.lock.release(MODEL, release.id)
     world.serve(3)
 

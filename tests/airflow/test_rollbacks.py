@@ -39,7 +39,7 @@ def released(world: World, version: int, *, steps: int) -> str:
     acquire(world.services, release)
     begun(world, release)
     for _ in range(steps):
-        world.rollouts.advance(release.id)
+        world.tick(release.id)
     world.lock.release(MODEL, release.id)
     return release.id
 
@@ -316,13 +316,13 @@ def test_the_tasks_of_a_release_that_lost_its_turn_touch_no_traffic(world: World
     assert world.router.read(MODEL) == before
 
 
-@pytest.mark.parametrize("by", ["guard", "rollback"])
+@pytest.mark.parametrize("by", ["controller", "rollback"])
 def test_who_named_no_version_does_not_go_back_a_second_time(world: World, by: str) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
     failing = released(world, 3, steps=4 if by == "rollback" else 1)
     late = request(run_id="alert__x")
-    if by == "guard":
+    if by == "controller":
         world.rollouts.roll_back(failing, reason="it fails")
     else:
         # Asked for before, and carried out after.

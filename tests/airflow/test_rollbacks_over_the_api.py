@@ -87,7 +87,7 @@ def watched(world: World) -> Release:
     release = world.release(1)
     begun(world, release)
     while world.journal.load(release.id).phase is Phase.PROGRESSING:
-        world.rollouts.advance(release.id)
+        world.tick(release.id)
     return release
 
 

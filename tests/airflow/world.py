@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +22,16 @@ from model_store.release_spec import ReleaseSpec, load
 from model_store.stages.gate import champion_bundle, signature_checks
 from model_store.storage.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from serving.control.controller.holds import Holds
 from serving.control.releases import Release, Releases, Request
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.decide import Observation
+from serving.control.rollout.journal import Journal, StaleState
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.rollout.plan import RolloutState
 from serving.control.rollout.record import Record
 from serving.control.wiring import Services, now
+from serving.gateway.router.base import StaleRoute
 from serving.gateway.router.history import RouteHistoryFile
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
@@ -129,7 +134,7 @@ class Registry:
 
 
 class WatchedJournal(Journal):
-    """A journal whose guard looked just now. `verdicts` by step (else PASS); holds are long over."""
+    """A journal whose controller looked just now. `verdicts` by step (else PASS); holds are long over."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -180,6 +185,21 @@ class World:
         self.lock = ReleaseLock(self.home.journal)
         self.releases = Releases(self.home.releases)
         self.rollouts = Rollouts(self.journal, self.router, now=now)
+        self.rollouts.read = self.tick  # type: ignore[method-assign]
+
+    def tick(self, release_id: str) -> RolloutState:
+        """What the controller does in one look at a release. Here it looks whenever somebody asks."""
+        state = self.journal.load(release_id)
+        if state.phase.is_final:
+            return state
+        holds = Holds(self.services, now=now, monotonic=time.monotonic)
+        holds.enforce(state)
+        state, record = self.journal.load(release_id), self.journal.latest_record(release_id)
+        assert record
+        with suppress(StaleState, StaleRoute):
+            seen = Observation(record.verdict, record.step_seconds)
+            self.rollouts.advance(state, self.router.read(state.service), seen)
+        return self.journal.load(release_id)
 
     def stages(self) -> dict[str, Any]:
         """Stand-ins for `model_store.build`'s stages: quick, and counted."""

@@ -144,7 +144,7 @@ def state(project: Project, *, dag_id: str, run_id: str) -> str:
         return str(run.raise_for_status().json()["state"])
 
 
-@pytest.mark.parametrize("name", ["pods", "envoy", "guard"])
+@pytest.mark.parametrize("name", ["pods", "envoy", "controller"])
 def test_what_is_killed_is_started_again_and_users_are_served(running: Project, name: str) -> None:
     """After the test before: version 1 serves."""
     began = {one["Service"]: one["ID"] for one in running.containers()}

@@ -1,4 +1,4 @@
-"""Releases on the real stack: registry, DAG, pods, Envoy and guard, under traffic, while things break.
+"""Releases on the real stack: registry, DAG, pods, Envoy and controller, under traffic, while things break.
 
 The tests tell one story in order; each starts from what the one before left.
 """

@@ -22,7 +22,7 @@ COMPONENTS = [
     "airflow-scheduler",
     "airflow-triggerer",
     "envoy",
-    "guard",
+    "controller",
     "mlflow",
 ]
 

@@ -1,6 +1,6 @@
 """From counts to a Verdict: always-valid sequential tests, pure. docs/verdicts.md has the mathematics.
 
-The guard keeps one `JudgeState` per release: `begin()`, then `observe` (or `observe_all`) each tick's
+The controller keeps one `JudgeState` per release: `begin()`, then `observe` (or `observe_all`) each tick's
 `Increment`, and `verdict` whenever one is wanted. `judge` is one look at one span's counts.
 """
 

@@ -1,6 +1,6 @@
 """What happened in one tick, and everything the judge remembers of the ticks before.
 
-Both are plain values. A `JudgeState` goes to JSON and back without loss, so a guard that was killed
+Both are plain values. A `JudgeState` goes to JSON and back without loss, so a controller that was killed
 goes on from the journal.
 """
 

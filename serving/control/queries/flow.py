@@ -74,7 +74,7 @@ def counts_of(record: Record, arm: Arm) -> Counts:
 
 
 def are_refusals_counted(records: Sequence[Record]) -> bool:
-    """Whether the guard that wrote these told refusals from answers."""
+    """Whether the controller that wrote these told refusals from answers."""
     stands = [stand for record in records[-1:] for stand in record.raw.values()]
     return bool(stands) and all(stand.refused is not None for stand in stands)
 

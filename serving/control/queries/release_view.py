@@ -78,7 +78,7 @@ def _findings(services: Services, entry: ReleaseEntry) -> tuple[Finding, ...]:
 
 
 def _verdict(services: Services, entry: ReleaseEntry, ended_by: tuple[Finding, ...]) -> VerdictNow | None:
-    """What ended the rollout, if a verdict did; else the guard's newest one."""
+    """What ended the rollout, if a verdict did; else the controller's newest one."""
     if entry.rollout is None:
         return None
     record = services.journal.latest_record(entry.id)

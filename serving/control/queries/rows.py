@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from serving.control import blockers
-from serving.control.blockers import Blocker, GuardReport, ReleaseFacts
+from serving.control.blockers import Blocker, ControllerReport, ReleaseFacts
 from serving.control.freeze_enforcement import freezes_of
 from serving.control.freezes import Frozen
 from serving.control.queries import activity, rollback_progress
@@ -18,7 +18,6 @@ from serving.control.queries.statuses import ReleaseStatus
 from serving.control.queries.traffic import Traffic
 from serving.control.queries.views import PendingApproval, ReleaseRow, RollbackRow, ServingVersion
 from serving.control.release_deployment import route_of
-from serving.control.rollout.advance import FRESH_SECONDS
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import Services
 from serving.types import Outcome, Route
@@ -29,8 +28,8 @@ _ASK_AIRFLOW = frozenset({ReleaseStatus.QUEUED, ReleaseStatus.PREPARING, Release
 _BY_LOCK = (ReleaseStatus.QUEUED, ReleaseStatus.PREPARING)
 # What Airflow said of runs may be older than a request for one.
 _NEWS_SECONDS = 10.0
-# Records are this much older at times without anything being wrong: pages may show what is a second old.
-_MARGIN_SECONDS = 10.0
+# Since when it wrote nothing down: some times of what is usual, for pages may show what is a second old.
+_SILENT_SECONDS = {Phase.PROGRESSING: 15.0, Phase.WATCHING: 40.0}
 # It never got traffic.
 _OVER = ReleaseStatus.BLOCKED
 _DRY = "a dry run: traffic is not touched"
@@ -126,17 +125,17 @@ class Rows:
         facts = ReleaseFacts(entry.id, entry.model, status, why, run, self._situation.get(), seen)
         return blockers.of_release(facts)
 
-    def _seen(self, entry: ReleaseEntry) -> GuardReport | None:
-        """The guard's last word on a rollout; of one that began a moment ago there may be none yet."""
+    def _seen(self, entry: ReleaseEntry) -> ControllerReport | None:
+        """The controller's last word on a rollout; of one that began a moment ago there may be none yet."""
         if (rollout := entry.rollout) is None:
             return None
         record = self._services.journal.latest_record(entry.id)
         silent = (self._now() - (record.at if record else rollout.started_at)).total_seconds()
         hold = rollout.holds[rollout.step] if 0 <= rollout.step < len(rollout.holds) else 0.0
         findings = record.verdict.findings if record else ()
-        return GuardReport(
+        return ControllerReport(
             silent_seconds=silent,
-            is_silent=silent > FRESH_SECONDS[Phase(rollout.phase)] + _MARGIN_SECONDS,
+            is_silent=silent > _SILENT_SECONDS[Phase(rollout.phase)],
             overdue=blockers.overdue(rollout.changed_at, hold, at=self._now()),
             open_points="; ".join(one.reason for one in findings if one.outcome > Outcome.PASS),
         )

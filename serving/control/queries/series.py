@@ -110,7 +110,7 @@ class Series:
 def series_of(
     release_id: str, records: Iterable[Record], policy: AnalysisPolicy, events: Events = ()
 ) -> Series:
-    """From the guard's records, oldest first, and the rollout's events (when, what, why, weight).
+    """From the controller's records, oldest first, and the rollout's events (when, what, why, weight).
 
     Thinned to what a chart can show, keeping each step's ends.
     """

@@ -228,9 +228,9 @@ class RuleRow:
 
 @dataclass(frozen=True, slots=True)
 class VerdictNow:
-    """The guard's newest verdict on a rollout, or the one that ended it.
+    """The controller's newest verdict on a rollout, or the one that ended it.
 
-    `exposure`: how many requests the candidate got; None when the guard's records are gone.
+    `exposure`: how many requests the candidate got; None when the controller's records are gone.
     """
 
     outcome: str

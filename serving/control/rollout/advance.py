@@ -1,8 +1,7 @@
-"""Moves releases on, one look at a time. Airflow calls `advance` every few seconds; the guard never does."""
+"""Moves releases on, one look at a time: the controller calls `advance` with what it has just seen."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -10,8 +9,7 @@ from model_store.errors import Retryable
 from serving.control.rollout import apply
 from serving.control.rollout.decide import Observation, decide
 from serving.control.rollout.from_spec import first_plan_of
-from serving.control.rollout.instant import Instant, boot_id
-from serving.control.rollout.journal import Journal, StaleState, TimelineEvent, UnknownRelease
+from serving.control.rollout.journal import Journal, TimelineEvent, UnknownRelease
 from serving.control.rollout.plan import (
     Action,
     Finish,
@@ -23,37 +21,19 @@ from serving.control.rollout.plan import (
     RolloutState,
     Shift,
 )
-from serving.control.rollout.record import Record
 from serving.gateway.router.base import StaleRoute, TrafficRouter, UnknownService
-from serving.types import ALL_STABLE, Deployment, Finding, Outcome, Route, RouteSettings, Verdict
+from serving.types import ALL_STABLE, Deployment, Finding, Route, RouteSettings
 
-# By `RolloutState.pace`: the guard writes every second while a release progresses, every ten while it is
-# watched or paused.
-FRESH_SECONDS = {Phase.PROGRESSING: 5.0, Phase.WATCHING: 30.0}
 _ATTEMPTS = 5
 
 
 class Rollouts:
-    """All releases of one installation: their journal and their routes.
+    """All releases of one installation: their journal and their routes. `now` tells the time, in UTC."""
 
-    `now` tells the time, in UTC; `monotonic` the machine's uptime in seconds, which no clock change moves;
-    `boot` names the start of the machine that it counts from.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        router: TrafficRouter,
-        *,
-        now: Callable[[], datetime],
-        monotonic: Callable[[], float] = time.monotonic,
-        boot: Callable[[], str] = boot_id,
-    ) -> None:
+    def __init__(self, journal: Journal, router: TrafficRouter, *, now: Callable[[], datetime]) -> None:
         self._journal = journal
         self._router = router
         self._now = now
-        self._monotonic = monotonic
-        self._boot = boot
 
     def start(
         self, release_id: str, plan: RolloutPlan, candidate: Deployment, settings: RouteSettings
@@ -68,21 +48,33 @@ class Rollouts:
         except UnknownRelease:
             self._end_watch_of_others(candidate.service)
         route = self._with_candidate(candidate, settings)
-        now = self._moment()
-        state = _new_state(release_id, plan, candidate, route, at=now.at).begun(now)
-        return self._journal.create(state, TimelineEvent(now.at, "started", f"in slot {candidate.slot}", 0))
+        at = self._now()
+        state = _new_state(release_id, plan, candidate, route, at=at)
+        return self._journal.create(state, TimelineEvent(at, "started", f"in slot {candidate.slot}", 0))
 
-    def advance(self, release_id: str) -> tuple[RolloutState, Action]:
-        """One look: decide on the guard's latest record and carry it out. Safe to repeat and to run twice."""
-        for _ in range(_ATTEMPTS):
-            state = self._journal.load(release_id)
-            if state.phase.is_final:
-                return state, Hold(f"{state.phase}: {state.reason}")
-            try:
-                return self._advance(state)
-            except (StaleState, StaleRoute):
-                continue
-        raise Retryable(f"{release_id} keeps changing", remedy="try again", delay_seconds=1)
+    def read(self, release_id: str) -> RolloutState:
+        """Where the release stands. Raises `UnknownRelease`."""
+        return self._journal.load(release_id)
+
+    def advance(
+        self, state: RolloutState, route: Route, observation: Observation
+    ) -> tuple[RolloutState, Action]:
+        """Decide on what was seen of a release and carry that out. Safe to repeat and to run twice.
+
+        `state` and `route` are what was looked at. Raises `StaleState` or `StaleRoute` if somebody was
+        faster: then the next look decides.
+        """
+        if not is_in_force(state, route):
+            return self.mend(state.release_id)
+        action = decide(state, observation)
+        return self.carry_out(action, state, route), action
+
+    def mend(self, release_id: str) -> tuple[RolloutState, Hold]:
+        """Finish what a crash left half done, or book what somebody else did to the route."""
+        state = self._journal.load(release_id)
+        if not state.phase.is_final:
+            state = self._complete(state, self._router.read(state.service)) or state
+        return state, Hold(state.reason or "it has just changed")
 
     def roll_back(self, release_id: str, *, reason: str, findings: tuple[Finding, ...] = ()) -> RolloutState:
         """All traffic to stable now. A release that is over stays as it is."""
@@ -118,21 +110,14 @@ class Rollouts:
                 continue
         raise Retryable(f"the route of {state.service} keeps changing", remedy="try again", delay_seconds=1)
 
-    def _advance(self, state: RolloutState) -> tuple[RolloutState, Action]:
-        route = self._router.read(state.service)
-        if settled := self._complete(state, route):
-            return settled, Hold(settled.reason)
-        action = decide(state, self._observation(state))
-        return self._carry_out(action, state, route), action
-
-    def _carry_out(self, action: Action, state: RolloutState, route: Route) -> RolloutState:
-        now = self._moment()
-        at = now.at
+    def carry_out(self, action: Action, state: RolloutState, route: Route) -> RolloutState:
+        """Raises `StaleState` or `StaleRoute` where others were faster; a rollback never minds them."""
+        at = self._now()
         match action:
             case Shift(step):
-                return apply.shift(step, state, route, self._journal, self._router, now=now)
+                return apply.shift(step, state, route, self._journal, self._router, at=at)
             case Promote():
-                return apply.promote(state, self._journal, now=now)
+                return apply.promote(state, self._journal, at=at)
             case Finish():
                 why = "the watch ended well"
                 return apply.finish(state, route, self._journal, self._router, at=at, reason=why)
@@ -145,7 +130,7 @@ class Rollouts:
                 return state
 
     def _complete(self, state: RolloutState, route: Route) -> RolloutState | None:
-        """Finish what a crash left half done, or book what somebody else did to the route."""
+        """None where the route says what the state says."""
         at = self._now()
         if apply.has_become_stable(state, route):
             why = "the watch ended well"
@@ -158,30 +143,6 @@ class Rollouts:
                 return state
         why = "its traffic was taken away"
         return apply.roll_back(state, self._journal, self._router, at=at, reason=why)
-
-    def _observation(self, state: RolloutState) -> Observation:
-        now = self._now()
-        record = self._journal.latest_record(state.release_id)
-        waited = state.waited(self._moment())
-        silent = self._age(record) if record else waited
-        if record is None or silent > FRESH_SECONDS[state.pace]:
-            unseen = _unseen(now, Outcome.ERROR, "the guard is silent")
-            return Observation(unseen, 0, waited, silent_seconds=silent)
-        if record.place != state.place:
-            return Observation(_unseen(now, Outcome.INCONCLUSIVE, "the guard has not looked yet"), 0, 0)
-        return Observation(record.verdict, record.step_seconds, record.step_seconds)
-
-    def _moment(self) -> Instant:
-        return Instant(self._now(), self._monotonic(), self._boot())
-
-    def _age(self, record: Record) -> float:
-        """In seconds. The wall's clock is asked only where the machine was started anew since."""
-        now = self._moment()
-        by_wall = abs((now.at - record.at).total_seconds())
-        by_uptime = abs(now.uptime - record.monotonic)
-        if not record.boot:
-            return min(by_wall, by_uptime)
-        return by_uptime if record.boot == now.boot else by_wall
 
     def _with_candidate(self, candidate: Deployment, settings: RouteSettings) -> Route:
         route = self._route_or_none(candidate.service)
@@ -213,6 +174,11 @@ class Rollouts:
                 )
 
 
+def is_in_force(state: RolloutState, route: Route) -> bool:
+    """Whether the route says what the state says."""
+    return apply.holds_candidate(state, route) and route.split == state.split
+
+
 def _new_state(
     release_id: str, plan: RolloutPlan, candidate: Deployment, route: Route, *, at: datetime
 ) -> RolloutState:
@@ -234,7 +200,3 @@ def _new_state(
 
 def _is_candidate(route: Route, deployment: Deployment) -> bool:
     return route.candidate is not None and route.candidate.ref == deployment.ref
-
-
-def _unseen(at: datetime, outcome: Outcome, reason: str) -> Verdict:
-    return Verdict.of([Finding("observation", outcome, reason)], at=at)

@@ -2,7 +2,7 @@
 
 A shift saves its state before it writes the route, and a rollback writes the route before and after it saves
 its state. So of a shift and a rollback at the same time the rollback wins, whichever of the four writes comes
-first, and a crash between any two of them is mended by the next `Rollouts.advance` or by the guard.
+first, and a crash between any two of them is mended by the controller's next look.
 
 A full disk takes no state, but traffic still goes back (`serving.gateway.router.envoy_file`); the state
 follows.
@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import datetime
 
 from model_store.errors import Retryable
-from serving.control.rollout.instant import Instant
 from serving.control.rollout.journal import Journal, StaleState, TimelineEvent
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.gateway.router.base import StaleRoute, TrafficRouter
@@ -28,13 +27,14 @@ class NotRecorded(Retryable):
 
 
 def shift(
-    step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, now: Instant
+    step: int, state: RolloutState, route: Route, journal: Journal, router: TrafficRouter, *, at: datetime
 ) -> RolloutState:
     """Give the candidate the weight of `step`. Raises `StaleState` or `StaleRoute` if others were faster."""
-    before = state.left_alone().begun(now)
-    decided = replace(before, step=step, route_revision=route.revision, reason="")
+    decided = replace(
+        state.left_alone(), step=step, step_started_at=at, route_revision=route.revision, reason=""
+    )
     weight = decided.split.candidate
-    event = TimelineEvent(now.at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
+    event = TimelineEvent(at, "shift", f"step {step + 1} of {len(state.plan.steps)}", weight)
     saved = journal.save(decided, event)
     apply_split(saved, route, router)
     return saved
@@ -48,11 +48,11 @@ def apply_split(state: RolloutState, route: Route, router: TrafficRouter) -> Non
         )
 
 
-def promote(state: RolloutState, journal: Journal, *, now: Instant) -> RolloutState:
+def promote(state: RolloutState, journal: Journal, *, at: datetime) -> RolloutState:
     """The candidate passed at all traffic: from now on it is only watched."""
-    watching = state.with_phase(Phase.WATCHING, at=now.at, reason="passed every step").begun(now)
+    watching = state.with_phase(Phase.WATCHING, at=at, reason="passed every step")
     return journal.save(
-        watching, TimelineEvent(now.at, "promoted", f"version {state.version}", state.split.candidate)
+        watching, TimelineEvent(at, "promoted", f"version {state.version}", state.split.candidate)
     )
 
 

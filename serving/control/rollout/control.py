@@ -1,22 +1,21 @@
 """What people may do to a rollout under way: pause it, let it go on, skip a hold.
 
 None of it moves traffic. It is written into the release's state, over the generation it was decided on, and
-`decide` obeys it: a paused rollout keeps its split, and the guard still takes a failing candidate out; a
+`decide` obeys it: a paused rollout keeps its split, and the controller still takes a failing candidate out; a
 skipped hold is only time that need not pass, never a verdict. To stop a rollout for good, roll it back
 (`serving.control.rollout.advance.Rollouts.roll_back`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from model_store.errors import Permanent
-from serving.control.rollout.instant import Instant, boot_id
 from serving.control.rollout.journal import Journal, StaleState, TimelineEvent
-from serving.control.rollout.plan import RolloutState
+from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.rollout.record import RECORD_EVERY_SECONDS
 from serving.types import Outcome
 
 PAUSED, RESUMED, SKIPPED = "paused", "resumed", "hold skipped"
@@ -45,18 +44,11 @@ class ControlRequest:
 
 
 class Control:
-    """The clocks are those of `serving.control.rollout.advance.Rollouts`."""
+    """What people may do. `now` tells the time, in UTC."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        *,
-        now: Callable[[], datetime],
-        monotonic: Callable[[], float] = time.monotonic,
-        boot: Callable[[], str] = boot_id,
-    ) -> None:
+    def __init__(self, journal: Journal, *, now: Callable[[], datetime]) -> None:
         self._journal = journal
-        self._now, self._monotonic, self._boot = now, monotonic, boot
+        self._now = now
 
     def pause(self, release_id: str, request: ControlRequest) -> RolloutState:
         """Keep the split as it is until somebody resumes. Raises `ActSuperseded` if it is paused or over."""
@@ -78,8 +70,7 @@ class Control:
                 raise ActSuperseded(
                     f"{release_id} is not paused, {self._last(release_id, RESUMED)}", remedy=_LOOK
                 )
-            spent = state.waited(Instant(self._now(), self._monotonic(), self._boot()))
-            return replace(state, paused="", patience_from=spent)
+            return replace(state, paused="", patience_from=self._observed(state))
 
         return self._change(release_id, request, RESUMED, resumed)
 
@@ -117,6 +108,14 @@ class Control:
             except StaleState:
                 state = self._journal.load(release_id)
         raise StaleState(f"{release_id} keeps changing", remedy="try again", delay_seconds=1)
+
+    def _observed(self, state: RolloutState) -> float:
+        """Seconds of this step so far: as last written down, and what may have passed since."""
+        record = self._journal.latest_record(state.release_id)
+        if record is None or record.place != state.place:
+            return 0.0
+        since = (self._now() - record.at).total_seconds()
+        return record.step_seconds + min(max(since, 0.0), RECORD_EVERY_SECONDS[Phase.WATCHING])
 
     def _event(self, state: RolloutState, kind: str, request: ControlRequest) -> TimelineEvent:
         return TimelineEvent(self._now(), kind, request.words, state.split.candidate)

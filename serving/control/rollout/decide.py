@@ -16,15 +16,12 @@ PODS = "pods"
 class Observation:
     """What is known now. `seconds` were observed in this step.
 
-    Only observed time counts, so that a clock that jumps, or a guard that was down, shortens no hold. But
-    while nobody watches no time is observed: then `waited_seconds` is the uptime's. `silent_seconds` is how
-    old the guard's last word is, 0 while that is fresh.
+    Only observed time counts, so that a clock that jumps, or a controller that was down, neither shortens a
+    hold nor ends a step.
     """
 
     verdict: Verdict
     seconds: float
-    waited_seconds: float
-    silent_seconds: float = 0.0
 
 
 def decide(state: RolloutState, observation: Observation) -> Action:
@@ -32,8 +29,6 @@ def decide(state: RolloutState, observation: Observation) -> Action:
     match observation.verdict.outcome:
         case Outcome.FAIL:
             return _on_fail(state, observation)
-        case Outcome.ERROR if _is_forsaken(state, observation):
-            return _hold_or_give_up(state, observation)
         case _ if state.paused:
             return Hold(f"paused: {state.paused}")
         case Outcome.ERROR:
@@ -44,11 +39,6 @@ def decide(state: RolloutState, observation: Observation) -> Action:
             return _hold_or_give_up(state, observation)
         case _:
             return _go_on(state, observation)
-
-
-def _is_forsaken(state: RolloutState, observation: Observation) -> bool:
-    """A pause rests on the guard: a candidate must not keep its traffic for ever with nobody watching it."""
-    return state.split.candidate > 0 and observation.silent_seconds > state.plan.max_step_seconds
 
 
 def _on_fail(state: RolloutState, observation: Observation) -> Action:
@@ -100,13 +90,13 @@ def _lacks_pods(verdict: Verdict) -> bool:
 def _hold_or_give_up(state: RolloutState, observation: Observation) -> Action:
     open_points = tuple(finding for finding in observation.verdict.findings if finding.outcome > Outcome.PASS)
     limit = state.plan.max_step_seconds + state.patience_from
-    if state.phase is Phase.WATCHING or observation.waited_seconds <= limit:
+    if state.phase is Phase.WATCHING or observation.seconds <= limit:
         return Hold(_reasons(open_points) or "waiting for evidence")
     late = Finding(
         "evidence in time",
         Outcome.FAIL,
         f"no pass within {state.plan.max_step_seconds:g} s in this step",
-        (("waited_seconds", observation.waited_seconds), ("max_step_seconds", state.plan.max_step_seconds)),
+        (("waited_seconds", observation.seconds), ("max_step_seconds", state.plan.max_step_seconds)),
     )
     return Rollback((late, *open_points))
 

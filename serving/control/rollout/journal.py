@@ -1,7 +1,7 @@
 """Where every release stands, as files that a crash cannot tear and an old decision cannot overwrite.
 
 `<root>/<service>/<release_id>.json` holds the state and its timeline, `<release_id>.counts.jsonl` what the
-guard saw. A state is saved only over the generation it was decided on.
+controller saw. A state is saved only over the generation it was decided on.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TAIL_BYTES = 64 * 1024
 # Grows only when an older Slipway would take a state for something it is not; see
 # `serving.control.rollout.record`.
 _SCHEMA = 1
-# Written only while they say something: a guard of before they were added takes no names it does not know.
-_SAID_IF_SET = ("paused", "hold_skipped", "patience_from", "step_uptime", "boot")
+# Written only while they say something: a Slipway of before they were added takes no names it does not know.
+_SAID_IF_SET = ("paused", "hold_skipped", "patience_from")
 
 log = logging.getLogger("slipway.journal")
 
@@ -118,7 +118,7 @@ class Journal:
         return [state for state in every if not state.phase.is_final]
 
     def append(self, release: str, record: Record) -> None:
-        """Add a line to the release's observations. Only the guard does."""
+        """Add a line to the release's observations. Only the controller does."""
         path = self._mended.get(release)
         if path is None:
             path = self._mended[release] = self.counts_path(release)

@@ -1,6 +1,6 @@
 """From the proxy's counters to what each arm did since the last look. Pure.
 
-Counters restart with the proxy, endpoints come and go, clocks jump, and a guard may start in the middle:
+Counters restart with the proxy, endpoints come and go, clocks jump, and a controller may start in the middle:
 what comes out never shrinks.
 """
 
@@ -54,7 +54,7 @@ class ObservedCounts:
 
     @classmethod
     def of(cls, record: Record) -> ObservedCounts:
-        """Where the guard stood when it wrote `record`."""
+        """Where the controller stood when it wrote `record`."""
         return cls(
             stable=record.stable,
             candidate=record.candidate,
@@ -180,7 +180,7 @@ def _broken(
 
 
 def between(before: Record | None, after: Record) -> Increment:
-    """What happened between two records: how a judge is fed again, by a restarted guard or a replay."""
+    """What happened between two records: how a judge is fed again, by a restarted controller or a replay."""
     least = min(after.share, before.share if before else 0.0)
     asked, differed = before.answers if before else (0, 0)
     return Increment(

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Literal
 
 from serving.control.analysis.policy import AnalysisPolicy
-from serving.control.rollout.instant import Instant
 from serving.types import ALL_STABLE, Finding, TrafficSplit
 
 
@@ -59,9 +58,6 @@ class RolloutState:
     People may interfere (`serving.control.rollout.control`): `paused` says who paused it and why,
     `hold_skipped` that this step's hold need not be sat out, and `patience_from` how many seconds of the step
     its time limit leaves out, because it was paused. All three end with the step.
-
-    `step_uptime` and `boot` are the step's start by the machine's uptime (`serving.control.rollout.instant`);
-    a state that is over, or of before they were noted, has none.
     """
 
     release_id: str
@@ -81,8 +77,6 @@ class RolloutState:
     paused: str = ""
     hold_skipped: bool = False
     patience_from: float = 0.0
-    step_uptime: float = 0.0
-    boot: str = ""
 
     @property
     def split(self) -> TrafficSplit:
@@ -110,20 +104,8 @@ class RolloutState:
         self, phase: Phase, *, at: datetime, reason: str, findings: tuple[Finding, ...] = ()
     ) -> RolloutState:
         """The same release in another phase, and why."""
-        changed = replace(
-            self, phase=phase, step_started_at=at, reason=reason, findings=findings, step_uptime=0.0, boot=""
-        )
+        changed = replace(self, phase=phase, step_started_at=at, reason=reason, findings=findings)
         return changed.left_alone()
-
-    def begun(self, now: Instant) -> RolloutState:
-        """The same release with its step begun now."""
-        return replace(self, step_started_at=now.at, step_uptime=now.uptime, boot=now.boot)
-
-    def waited(self, now: Instant) -> float:
-        """Seconds in this step. The wall's clock is asked only where the machine was started anew since."""
-        if self.boot and self.boot == now.boot:
-            return max(0.0, now.uptime - self.step_uptime)
-        return max(0.0, (now.at - self.step_started_at).total_seconds())
 
     def left_alone(self) -> RolloutState:
         """The same release without what people asked for in the step that it leaves."""

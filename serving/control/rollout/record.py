@@ -1,4 +1,4 @@
-"""What the guard saw of a release, one line a second at most: the evidence behind every verdict.
+"""What the controller saw of a release, one line a second at most: the evidence behind every verdict.
 
 A line holds cumulative counts since the release started, so the difference of two lines is what happened
 between them; a judge fed those differences again comes to the same belief
@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from serving.control.rollout.plan import Phase
 from serving.metrics.latency import Buckets
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 
 
 class EndpointCounts(NamedTuple):
-    """Up to where one endpoint's counters were counted; None: by a guard that did not know them."""
+    """Up to where one endpoint's counters were counted; None: by a controller that did not know them."""
 
     requests: int
     errors: int
@@ -30,6 +31,9 @@ class EndpointCounts(NamedTuple):
 
 
 Raw = dict[Endpoint, EndpointCounts]
+
+# How far apart lines may be, by `RolloutState.pace`.
+RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
 
 # Grows only when an older reader would take a line for something it is not. What is merely added is left out
 # by older readers, and has a default for newer ones, so that an upgrade under a running stack converges.
@@ -46,8 +50,8 @@ class Record:
 
     `share` is the candidate's part (0-1) of the weight in force, `settled` whether it has been so for as
     long as a request may take. `stable` and `candidate` are since the start; `raw` are the proxy's own
-    counters per endpoint, from which a guard that was restarted goes on. `monotonic` is the
-    machine's uptime clock and `boot` the start it counts from ("": of before that was noted). `answers` are
+    counters per endpoint, from which a controller that was restarted goes on. `monotonic` is the
+    machine's uptime clock. `answers` are
     (compared, disagreed) since the start (`serving.control.shadow`); `least_share` the smallest share of the
     looks since the line before. `latency` is of (stable, candidate) since the start, None where no more was
     known than before.
@@ -66,7 +70,6 @@ class Record:
     verdict: Verdict
     answers: tuple[int, int] = (0, 0)
     least_share: float | None = None
-    boot: str = ""
     latency: tuple[Buckets, Buckets] | None = None
 
     def to_line(self) -> bytes:
@@ -76,7 +79,6 @@ class Record:
                 "format": FORMAT,
                 "at": self.at,
                 "monotonic": self.monotonic,
-                "boot": self.boot,
                 "place": self.place,
                 "share": self.share,
                 "settled": self.settled,
@@ -122,7 +124,6 @@ class Record:
             candidate=Counts(*saved["candidate"], *rejected.get("candidate", ())),
             answers=tuple(saved.get("answers", (0, 0))),
             least_share=saved.get("least_share"),
-            boot=saved.get("boot", ""),
             latency=_latency_of(saved["latency"]) if "latency" in saved else None,
             raw={
                 _endpoint(name): EndpointCounts(*values, *raw_rejected.get(name, ()))

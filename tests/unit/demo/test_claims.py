@@ -151,14 +151,14 @@ def test_a_version_that_comes_back_after_its_rollback_is_noticed() -> None:
     assert false_claims(log=TrafficLog(back, log.sent)) == ["v4 stayed out"]
 
 
-def test_counts_that_disagree_between_guard_and_clients_are_noticed() -> None:
+def test_counts_that_disagree_between_controller_and_clients_are_noticed() -> None:
     assert false_claims(changed(4, exposure=Exposure(80, 8))) == [
-        "guard and clients agree on what v4 answered well"
+        "controller and clients agree on what v4 answered"
     ]
 
 
 def test_a_rollback_that_nobody_counted_is_noticed() -> None:
-    assert false_claims(changed(4, exposure=None)) == ["guard and clients agree on what v4 answered well"]
+    assert false_claims(changed(4, exposure=None)) == ["controller and clients agree on what v4 answered"]
 
 
 def test_a_version_that_failed_offline_does_not_count_as_passed() -> None:

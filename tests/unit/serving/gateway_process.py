@@ -75,8 +75,8 @@ class Gateway:
 
 @contextmanager
 def gateway_running(root: Path, environ: dict[str, str] | None = None) -> Iterator[Gateway]:
-    gateway, admin, guard = free_ports(3)
-    home = Home(root, Ports(gateway=gateway, envoy_admin=admin, guard=guard))
+    gateway, admin, controller = free_ports(3)
+    home = Home(root, Ports(gateway=gateway, envoy_admin=admin, controller=controller))
     with httpx.Client(base_url=home.gateway_url, timeout=20) as client:
         running = Gateway(home, client, environ=environ or {})
         running.start()

@@ -16,11 +16,11 @@ def test_a_port_base_moves_every_port_by_the_same_distance() -> None:
 
 
 def test_one_variable_moves_one_port_and_wins_over_base_and_file(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"ports": {"guard": 7001, "mlflow": 7002}}))
-    environ = {"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_PORT_GUARD": "7777"}
-    assert Home.locate(environ).ports == Ports(guard=7777, mlflow=7002)
+    (tmp_path / "config.json").write_text(json.dumps({"ports": {"controller": 7001, "mlflow": 7002}}))
+    environ = {"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_PORT_CONTROLLER": "7777"}
+    assert Home.locate(environ).ports == Ports(controller=7777, mlflow=7002)
     environ["SLIPWAY_PORT_BASE"] = "9000"
-    assert Home.locate(environ).ports.guard == 7777
+    assert Home.locate(environ).ports.controller == 7777
     assert Home.locate(environ).ports.mlflow == 9001
 
 
@@ -34,7 +34,12 @@ def test_what_is_no_port_is_refused_by_name(tmp_path: Path, port: str) -> None:
         Home.locate(environ)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"ports": 1}', '{"ports": {"guard": "x"}}'])
+def test_the_controllers_port_of_an_installation_that_called_it_guard_stays(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"ports": {"guard": 7001}}))
+    assert Home.locate({"SLIPWAY_HOME": str(tmp_path)}).ports == Ports(controller=7001)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"ports": 1}', '{"ports": {"controller": "x"}}'])
 def test_an_unreadable_config_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(Permanent, match=r"config\.json"):
@@ -42,5 +47,5 @@ def test_an_unreadable_config_names_the_file(tmp_path: Path, content: str) -> No
 
 
 def test_ports_of_another_version_are_ignored(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"ports": {"fax": 7001, "guard": 7002}}))
-    assert Home.locate({"SLIPWAY_HOME": str(tmp_path)}).ports == Ports(guard=7002)
+    (tmp_path / "config.json").write_text(json.dumps({"ports": {"fax": 7001, "controller": 7002}}))
+    assert Home.locate({"SLIPWAY_HOME": str(tmp_path)}).ports == Ports(controller=7002)

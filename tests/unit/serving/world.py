@@ -1,7 +1,7 @@
-"""A simulated installation: routes, journal, guard and rollouts, with traffic and clocks told by the test.
+"""A simulated installation: routes, journal and controller, with traffic and clocks told by the test.
 
-`world.tick()` lets `requests` requests arrive, split by the route's weight, then the guard looks and, if
-Airflow is up, the release advances. Failures of the candidate are repeated on stable, as the gateway does.
+`world.tick()` lets `requests` requests arrive, split by the route's weight, then the controller looks,
+judges, decides and applies. Failures of the candidate are repeated on stable, as the gateway does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.control.analysis import AnalysisPolicy
-from serving.control.guard.guard import Guard
-from serving.control.guard.pods import PodWatch
+from serving.control.controller.pods import PodWatch
+from serving.control.controller.tick import Controller
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Action, Phase, RolloutPlan, RolloutState, RolloutStep
@@ -87,8 +87,7 @@ class World:
         self.owed: Counter[str] = Counter()
         self.envoy_answers = True
         self.metrics_late_ticks = 0
-        self.airflow_is_up = True
-        self.guard_is_up = True
+        self.controller_is_up = True
         self.silent = False
         self.actions: list[Action] = []
         self.seen_by_candidate = 0
@@ -100,8 +99,7 @@ class World:
             self.stable, self.candidate = (_placed(platform, each) for each in (self.stable, self.candidate))
         if has_stable:
             self.router.write(SERVICE, ALL_STABLE, stable=self.stable, candidate=None, at=0)
-        self.restart_guard()
-        self.rollouts = Rollouts(self.journal, self.router, now=self.now, monotonic=self.monotonic)
+        self.restart_controller()
         self.rollouts.start(RELEASE, plan, self.candidate, RouteSettings())
 
     # what the world is
@@ -110,6 +108,10 @@ class World:
 
     def monotonic(self) -> float:
         return self.uptime
+
+    @property
+    def rollouts(self) -> Rollouts:
+        return self.controller.rollouts
 
     @property
     def route(self) -> Route:
@@ -163,9 +165,9 @@ class World:
         self._shown = 0
         return self
 
-    def restart_guard(self) -> Self:
+    def restart_controller(self) -> Self:
         clocks: dict[str, Any] = {"now": self.now, "monotonic": self.monotonic}
-        self.guard = Guard(self.journal, self.router, self, **clocks, pods=self.pods)
+        self.controller = Controller(self.journal, self.router, self, **clocks, pods=self.pods)
         return self
 
     def clock_jumps(self, seconds: float) -> Self:
@@ -177,12 +179,11 @@ class World:
             self.wall += timedelta(seconds=seconds)
             self.uptime += seconds
             self._serve()
-            if self.guard_is_up and self.pods:
+            if self.controller_is_up and self.pods:
                 self.pods.look()
-            if self.guard_is_up:
-                self.guard.tick()
-            if self.airflow_is_up:
-                self.actions.append(self.rollouts.advance(RELEASE)[1])
+            if self.controller_is_up:
+                self.controller.tick()
+                self.actions += filter(None, [self.controller.actions.get(RELEASE)])
         return self
 
     def until(self, phase: Phase, *, step: int | None = None, ticks: int = 2000) -> Self:

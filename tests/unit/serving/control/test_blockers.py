@@ -8,18 +8,18 @@ from datetime import timedelta
 import pytest
 
 from serving.control import blockers
-from serving.control.blockers import Blocker, BlockerKind, GuardReport, ReleaseFacts
+from serving.control.blockers import Blocker, BlockerKind, ControllerReport, ReleaseFacts
 from serving.control.queries.runs import Situation, TaskWaiting
 from serving.control.queries.statuses import ReleaseStatus
 
 RUN = ("release_fraud", "run-1")
 WELL = Situation(dags={"release_fraud": False}, runs={RUN: "running"})
 NAME = "fraud-v4-20261130T080000Z"
-SEEN = GuardReport(silent_seconds=1, is_silent=False, overdue=timedelta(0), open_points="")
+SEEN = ControllerReport(silent_seconds=1, is_silent=False, overdue=timedelta(0), open_points="")
 
 
 def facts(
-    status: ReleaseStatus, situation: Situation = WELL, *, why: str = "", seen: GuardReport | None = None
+    status: ReleaseStatus, situation: Situation = WELL, *, why: str = "", seen: ControllerReport | None = None
 ) -> ReleaseFacts:
     return ReleaseFacts(NAME, "fraud", status, why, RUN, situation, seen)
 
@@ -70,10 +70,8 @@ CASES = {
         BlockerKind.AIRFLOW_DOWN,
         "./slipway up",
     ),
-    "triggerer down half way": (
-        facts(
-            ReleaseStatus.ROLLING_OUT, waiting("roll_out", "deferred", silent={"triggerer": ""}), seen=SEEN
-        ),
+    "triggerer down after promotion": (
+        facts(ReleaseStatus.WATCHING, waiting("roll_out", "deferred", silent={"triggerer": ""}), seen=SEEN),
         BlockerKind.AIRFLOW_DOWN,
         "./slipway up",
     ),
@@ -124,9 +122,9 @@ CASES = {
         BlockerKind.PODS,
         "./slipway status",
     ),
-    "guard down": (
+    "controller down": (
         facts(ReleaseStatus.ROLLING_OUT, seen=replace(SEEN, silent_seconds=40, is_silent=True)),
-        BlockerKind.GUARD_SILENT,
+        BlockerKind.CONTROLLER_SILENT,
         "./slipway status",
     ),
     "evidence wanting": (
@@ -138,6 +136,11 @@ CASES = {
         "send it requests",
     ),
 }
+
+
+def test_a_rollout_goes_on_whatever_of_airflow_is_down() -> None:
+    down = waiting("roll_out", "deferred", silent={"triggerer": "", "scheduler": ""})
+    assert blockers.of_release(facts(ReleaseStatus.ROLLING_OUT, down, seen=SEEN)) is None
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,4 +1,4 @@
-"""Releases of real pods behind a real Envoy, judged by the guard, with traffic that some version refuses."""
+"""Releases of real pods behind a real Envoy, judged by the controller, with traffic that some refuse."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.control.guard.guard import Guard
-from serving.control.rollout.advance import Rollouts
+from serving.control.controller.tick import Controller
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.metrics.envoy import EnvoyAdmin
@@ -64,8 +63,8 @@ class Release:
         gateway.wait(lambda: self.ask(1) == 200)
         admin = stack.enter_context(closing(EnvoyAdmin(gateway.home.envoy_admin_url, timeout_seconds=10)))
         clocks = {"now": lambda: datetime.now(UTC), "monotonic": time.monotonic}
-        self.guard = Guard(self.journal, router, admin, **clocks)
-        self.rollouts = Rollouts(self.journal, router, **clocks)
+        self.controller = Controller(self.journal, router, admin, **clocks)
+        self.rollouts = self.controller.rollouts
         self.rollouts.start(self.id, PLAN, arms[1], SETTINGS)
 
     def ask(self, item: object) -> int:
@@ -74,7 +73,7 @@ class Release:
         return self.client.post(path, json={"inputs": [tensor]}).status_code
 
     def under(self, items: Callable[[int], object], until: Callable[[RolloutState], bool]) -> RolloutState:
-        """One request after another, while guard and release go on, until that is so or a minute passes."""
+        """One request after another, while the controller looks, until that is so or a minute passes."""
         over = threading.Event()
 
         def send() -> None:
@@ -88,8 +87,7 @@ class Release:
         end = time.monotonic() + 60
         try:
             while not until(state := self.journal.load(self.id)) and time.monotonic() < end:
-                self.guard.tick()
-                self.rollouts.advance(self.id)
+                self.controller.tick()
                 time.sleep(0.1)
         finally:
             over.set()

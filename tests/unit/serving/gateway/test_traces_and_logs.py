@@ -166,7 +166,7 @@ def test_an_envoy_that_was_not_told_is_told_at_the_next_look(tmp_path: Path) -> 
         gateway.infer("first")
         log = access_log.path(gateway.home)
         gateway.wait(lambda: "first" in written(log))
-        log.rename(log.with_name("gateway.jsonl.1"))  # and then the guard was killed
+        log.rename(log.with_name("gateway.jsonl.1"))  # and then the controller was killed
         assert access_log.turn_over(gateway.home)
         gateway.infer("second")
         gateway.wait(lambda: "second" in written(log))

@@ -50,7 +50,7 @@ def test_every_service_waits_for_what_is_prepared(services: dict[str, dict[str, 
 def test_what_serves_and_what_takes_users_back_wait_for_nothing_that_may_be_down(
     services: dict[str, dict[str, Any]],
 ) -> None:
-    for name in ("envoy", "guard", "pods"):
+    for name in ("envoy", "controller", "pods"):
         assert list(services[name]["depends_on"]) == ["prepare"]
 
 

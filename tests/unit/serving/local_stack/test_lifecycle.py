@@ -31,8 +31,8 @@ def test_a_taken_port_is_an_error_before_anything_is_written_or_started(tmp_path
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        home = Home(tmp_path, Ports(guard=server.getsockname()[1]))
-        with pytest.raises(Permanent, match="guard"):
+        home = Home(tmp_path, Ports(controller=server.getsockname()[1]))
+        with pytest.raises(Permanent, match="controller"):
             lifecycle.up(home)
     assert owned_by(home) == []
     assert not home.config.exists()

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.control.guard.exposition import serve
-from serving.control.guard.guard import Guard
+from serving.control.controller.exposition import serve
+from serving.control.controller.tick import Controller
 from serving.control.rollout.journal import Journal
 from serving.credentials import credentials_of
 from serving.home import Home, Ports
@@ -60,17 +60,21 @@ class Observatory:
     """Everything that runs, at the speed of a test: scrapes each second, alerts after two."""
 
     def __init__(self, gateway: Gateway, pods: Pods, folder: Path, stack: ExitStack) -> None:
-        airflow, guard_port, prometheus, alertmanager = free_ports(4)
+        airflow, controller_port, prometheus, alertmanager = free_ports(4)
         usual = gateway.home.ports
-        ports = Ports(airflow=airflow, guard=guard_port, gateway=usual.gateway, envoy_admin=usual.envoy_admin)
+        ports = Ports(
+            airflow=airflow, controller=controller_port, gateway=usual.gateway, envoy_admin=usual.envoy_admin
+        )
         self.home, self.gateway, self.pods = Home(gateway.home.root, ports), gateway, pods
         self.url = f"http://127.0.0.1:{prometheus}"
         self.metrics = EnvoyAdmin(self.home.envoy_admin_url, timeout_seconds=10)
         stack.callback(self.metrics.close)
-        self.door, self.guard = Door(airflow), self._guard()
+        self.door, self.controller = Door(airflow), self._controller()
         stack.callback(self.door.server.server_close)
         stack.callback(self.door.server.shutdown)
-        server = serve(self.guard, guard_port, find_problem=str, targets=lambda: targets(gateway.router))
+        server = serve(
+            self.controller, controller_port, find_problem=str, targets=lambda: targets(gateway.router)
+        )
         stack.callback(server.server_close)
         stack.callback(server.shutdown)
         write(self.home, folder, Options(alertmanager=f"127.0.0.1:{alertmanager}", interval_seconds=1))
@@ -78,10 +82,12 @@ class Observatory:
         stack.enter_context(_running(*_alertmanager(folder, alertmanager), cwd=folder))
         stack.enter_context(_running(*_prometheus(folder, prometheus), cwd=folder))
 
-    def _guard(self) -> Guard:
+    def _controller(self) -> Controller:
         self.home.journal.mkdir(parents=True, exist_ok=True)
         journal, router = Journal(self.home.journal), self.gateway.router
-        return Guard(journal, router, self.metrics, now=lambda: datetime.now(UTC), monotonic=time.monotonic)
+        return Controller(
+            journal, router, self.metrics, now=lambda: datetime.now(UTC), monotonic=time.monotonic
+        )
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False)
@@ -92,10 +98,10 @@ class Observatory:
         return {one["metric"]["alertname"] for one in self.query('ALERTS{alertstate="firing"}')}
 
     def wait(self, condition: Callable[[], object], *, seconds: float = 90) -> None:
-        """Until `condition`, with requests to the model and looks of the guard meanwhile."""
+        """Until `condition`, with requests to the model and looks of the controller meanwhile."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self.guard.tick()
+            self.controller.tick()
             self.gateway.infer("fraud")
             try:
                 if condition():
@@ -171,9 +177,9 @@ def test_errors_that_reach_users_knock_at_airflows_door_once_per_incident(observ
     sky = observatory
     sky.wait(lambda: sky.query('model:gateway_requests:rate1m{model="fraud"}'))
     sky.wait(lambda: sky.query('up{job="slipway-pods", service="fraud", slot="blue"}'))
-    sky.wait(lambda: sky.query('slipway_guard_ticks_total{job="slipway-guard"}'))
+    sky.wait(lambda: sky.query('slipway_controller_ticks_total{job="slipway-controller"}'))
     assert "ModelErrorsReachUsers" not in sky.firing()
-    assert "GuardSilent" not in sky.firing()
+    assert "ControllerSilent" not in sky.firing()
 
     sky.pods.all[0].fault = "error"
     sky.wait(lambda: len(sky.door.deliveries) >= 3)
@@ -196,11 +202,11 @@ def test_errors_that_reach_users_knock_at_airflows_door_once_per_incident(observ
     assert names == {"ModelErrorsReachUsers"}
 
 
-def test_a_guard_that_stops_looking_is_noticed(observatory: Observatory) -> None:
+def test_a_controller_that_stops_looking_is_noticed(observatory: Observatory) -> None:
     sky = observatory
-    sky.wait(lambda: sky.query('rate(slipway_guard_ticks_total{job="slipway-guard"}[30s]) > 0'))
+    sky.wait(lambda: sky.query('rate(slipway_controller_ticks_total{job="slipway-controller"}[30s]) > 0'))
     deadline = time.monotonic() + 120
-    while "GuardSilent" not in sky.firing():  # nobody ticks here
+    while "ControllerSilent" not in sky.firing():  # nobody ticks here
         assert time.monotonic() < deadline, sky.firing()
         time.sleep(0.5)
 

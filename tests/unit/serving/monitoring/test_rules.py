@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from model_store.installation import ROOT as REPOSITORY
-from serving.control.guard.exposition import GuardCollector
-from serving.control.guard.guard import Guard
+from serving.control.controller.exposition import ControllerCollector
+from serving.control.controller.tick import Controller
 from serving.control.rollout.journal import Journal
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
@@ -94,12 +94,12 @@ def test_what_asks_for_a_rollback_names_the_model_it_is_about() -> None:
 
 
 def exposed(tmp_path: Path) -> set[str]:
-    """What the guard and the pods say under which names, and what the gateway's scrape is renamed to."""
+    """What the controller and the pods say under which names, and what the gateway's scrape is renamed to."""
     router = MemoryRouter()
-    guard = Guard(Journal(tmp_path), router, None, now=None, monotonic=None)  # type: ignore[arg-type]
-    guard_names = {
+    controller = Controller(Journal(tmp_path), router, None, now=None, monotonic=None)  # type: ignore[arg-type]
+    controller_names = {
         family.name + ("_total" if family.type == "counter" else "")
-        for family in GuardCollector(guard).collect()
+        for family in ControllerCollector(controller).collect()
     }
     pod_source = (REPOSITORY / "serving/pod/exposition.py").read_text()
     pod_names = set(re.findall(r'"(slipway_\w+)"', pod_source))
@@ -109,7 +109,7 @@ def exposed(tmp_path: Path) -> set[str]:
         if name.endswith(("_seconds", "_rows"))
         for part in ("bucket", "sum", "count")
     }
-    return guard_names | pod_names | histograms | {"slipway_gateway_requests_total"}
+    return controller_names | pod_names | histograms | {"slipway_gateway_requests_total"}
 
 
 def named(expression: str) -> set[str]:
@@ -134,7 +134,7 @@ def test_every_metric_in_the_rules_and_dashboards_exists(tmp_path: Path) -> None
         for panel in json.loads(text)["panels"]:
             used |= {name for target in panel.get("targets", ()) for name in named(target["expr"])}
     assert used - recorded - exposed(tmp_path) - FOREIGN == set()
-    assert {"slipway_requests_total", "slipway_guard_ticks_total"} <= used
+    assert {"slipway_requests_total", "slipway_controller_ticks_total"} <= used
 
 
 def test_dashboards_are_what_grafana_imports() -> None:

@@ -60,11 +60,11 @@ def test_every_taken_port_is_named_with_the_variable_that_moves_it(taken: int) -
         server.listen()
         other = server.getsockname()[1]
         with pytest.raises(Permanent) as refused:
-            require_free({"mlflow": taken, "gateway": unused(), "guard": other})
+            require_free({"mlflow": taken, "gateway": unused(), "controller": other})
     assert f"port {taken} (mlflow)" in refused.value.problem
-    assert f"port {other} (guard)" in refused.value.problem
+    assert f"port {other} (controller)" in refused.value.problem
     assert "gateway" not in refused.value.problem
-    assert "SLIPWAY_PORT_MLFLOW, SLIPWAY_PORT_GUARD" in refused.value.remedy
+    assert "SLIPWAY_PORT_MLFLOW, SLIPWAY_PORT_CONTROLLER" in refused.value.remedy
 
 
 def test_free_ports_skip_taken_ones(taken: int) -> None:

@@ -46,13 +46,13 @@ def start(home: Home, program: str, code: str = SLEEP) -> subprocess.Popen[str]:
 
 
 def test_processes_are_found_by_home_and_program(home: Home, tmp_path: Path) -> None:
-    envoy, guard = start(home, "envoy"), start(home, "guard")
+    envoy, controller = start(home, "envoy"), start(home, "controller")
     elsewhere = Home(tmp_path / "elsewhere", Ports())
     with start(elsewhere, "envoy") as stranger:
-        assert {owned.process.pid for owned in owned_by(home)} == {envoy.pid, guard.pid}
-        assert [owned.process.pid for owned in owned_by(home, "guard")] == [guard.pid]
+        assert {owned.process.pid for owned in owned_by(home)} == {envoy.pid, controller.pid}
+        assert [owned.process.pid for owned in owned_by(home, "controller")] == [controller.pid]
         stranger.kill()
-    for process in (envoy, guard):
+    for process in (envoy, controller):
         process.kill()
         process.communicate()
 

@@ -161,7 +161,7 @@ def test_the_same_is_in_a_table_step_by_step(world: World, fraud: ModelFiles) ->
     assert row.startswith("5 %, candidate 4 s to 12 s 9 1.1 4 0 0 5 0")
 
 
-def test_what_an_older_guard_did_not_record_is_said_not_drawn_as_zero(
+def test_what_an_older_controller_did_not_record_is_said_not_drawn_as_zero(
     world: World, fraud: ModelFiles
 ) -> None:
     name = fraud.release(2, "rolled_back")

@@ -1,4 +1,4 @@
-"""The guard's own records are what a replay is fed with."""
+"""The controller's own records are what a replay is fed with."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ BEGAN = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def record(second: int) -> Record:
-    """Cumulative, as the guard writes it: from the tenth second on a fifth of the candidate fails."""
+    """Cumulative, as the controller writes it: from the tenth second on a fifth of the candidate fails."""
     at = BEGAN + timedelta(seconds=second)
     errors = 4 * max(second - 10, 0)
     return Record(

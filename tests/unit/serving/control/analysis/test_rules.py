@@ -356,7 +356,7 @@ def ticks() -> list[Increment]:
     return made
 
 
-def test_a_guard_that_was_killed_goes_on_from_the_saved_state() -> None:
+def test_a_controller_that_was_killed_goes_on_from_the_saved_state() -> None:
     straight = resumed = begin()
     for tick in ticks():
         straight = observe(POLICY, straight, tick)

@@ -273,7 +273,7 @@ def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: ModelFi
     (world.home.journal / "fraud" / f"{name}.counts.jsonl").unlink()
     left = world.catalog.release(name).verdict
     assert left is not None
-    assert left.exposure is None, "the guard's records are gone"
+    assert left.exposure is None, "the controller's records are gone"
 
 
 def test_the_charts_have_both_arms_with_bands(world: World, fraud: ModelFiles) -> None:

@@ -1,4 +1,4 @@
-"""Both arms over time: how much, how well and how fast, from the guard's records."""
+"""Both arms over time: how much, how well and how fast, from the controller's records."""
 
 from __future__ import annotations
 

@@ -28,9 +28,7 @@ class Scene:
         self.router = EnvoyFileRouter(self.home)
         self.world = World(root / "simulated")
         self.journal = Journal(self.home.journal)
-        self.rollouts = Rollouts(
-            self.journal, self.router, now=self.world.now, monotonic=self.world.monotonic
-        )
+        self.rollouts = Rollouts(self.journal, self.router, now=self.world.now)
         self.stable, self.candidate = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
         self.router.write(SERVICE, ALL_STABLE, stable=self.stable, candidate=None, at=0)
         self._monkeypatch, self._write = monkeypatch, derived.write_file
@@ -68,9 +66,9 @@ def test_a_release_is_not_done_while_the_gateway_has_the_old_version_for_stable(
         assert scene.journal.load(RELEASE).phase is Phase.WATCHING
     assert scene.router.read(SERVICE).stable == scene.candidate
     with pytest.raises(OSError, match="No space"):
-        scene.rollouts.advance(RELEASE)
+        scene.rollouts.mend(RELEASE)
     scene.is_mended()
-    assert scene.rollouts.advance(RELEASE)[0].phase is Phase.DONE
+    assert scene.rollouts.mend(RELEASE)[0].phase is Phase.DONE
     assert str(scene.stable.endpoints[0].port) not in scene.clusters
 
 

@@ -190,7 +190,7 @@ def test_a_state_of_a_newer_schema_is_refused_with_a_remedy(world: World) -> Non
     assert refused.value.remedy
 
 
-def test_a_guard_of_before_people_could_interfere_can_read_a_state_nobody_touched(world: World) -> None:
+def test_a_controller_of_before_people_could_interfere_can_read_a_state_nobody_touched(world: World) -> None:
     def said() -> set[str]:
         return set(json.loads(world.journal.path(RELEASE).read_text())["state"])
 

@@ -143,7 +143,7 @@ def test_a_refusal_known_before_its_request_waits_for_it() -> None:
     assert tally.candidate == Counts(1, 0, 0, 0.5, refused=1)
 
 
-def test_a_guard_goes_on_from_a_record_of_before_refusals_were_counted() -> None:
+def test_a_controller_goes_on_from_a_record_of_before_refusals_were_counted() -> None:
     tally = after(rejecting(10, 0, 0))
     raw = {endpoint: EndpointCounts(*stand[:3]) for endpoint, stand in tally.raw.items()}
     tally, _ = look(replace(tally, raw=raw), STATE, ROUTE, rejecting(20, 300, 9), monotonic=101)

@@ -179,9 +179,8 @@ def test_rolling_back_twice_is_once(world: World) -> None:
     assert world.rollouts.roll_back(RELEASE, reason="two") == first
 
 
-def test_rollback_is_in_the_actions_when_advance_finds_the_failure_first(world: World) -> None:
+def test_a_release_whose_traffic_somebody_took_away_is_rolled_back(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1)
-    world.guard_is_up = False
     world.router.write(SERVICE, ALL_STABLE, stable=world.stable, candidate=None, at=world.route.revision)
     world.tick()
     assert world.phase is Phase.ROLLED_BACK

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from model_store.types import Bundle, GateReport, ModelRef
-from serving.control.guard.pods import PodWatch
+from serving.control.controller.pods import PodWatch
 from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.decide import Observation
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase
-from serving.control.rollout.record import Record
 from serving.gateway.bootstrap import prepare
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
@@ -26,7 +26,6 @@ from serving.platforms.base import DeploymentSpec
 from serving.platforms.local import LocalPlatform
 from serving.types import (
     ALL_STABLE,
-    NO_COUNTS,
     Deployment,
     DeploymentId,
     DeploymentRef,
@@ -53,16 +52,7 @@ class Upgraded:
         prepare(self.home)
         self.journal, self.router = Journal(self.home.journal), EnvoyFileRouter(self.home)
         self.at = BEGAN + timedelta(seconds=10)
-        clocks = {"now": lambda: self.at, "monotonic": lambda: 1010.0, "boot": lambda: "b"}
-        self.rollouts = Rollouts(self.journal, self.router, **clocks)
-
-    def passes(self) -> None:
-        """The guard's word on the step that is under way."""
-        verdict = Verdict(Outcome.PASS, (), self.at)
-        place = self.journal.load(RELEASE).place
-        fixed = {"stable": NO_COUNTS, "candidate": NO_COUNTS, "raw": {}, "verdict": verdict, "boot": "b"}
-        record = Record(self.at, 1010.0, place, 0.1, True, True, 5.0, **fixed)
-        self.journal.append(RELEASE, record)
+        self.rollouts = Rollouts(self.journal, self.router, now=lambda: self.at)
 
 
 @pytest.fixture
@@ -79,8 +69,10 @@ def test_what_was_written_down_says_the_same(upgraded: Upgraded) -> None:
 
 
 def test_the_release_goes_on_from_where_it_was(upgraded: Upgraded) -> None:
-    upgraded.passes()
-    state, _ = upgraded.rollouts.advance(RELEASE)
+    passed = Observation(Verdict(Outcome.PASS, (), upgraded.at), 5.0)
+    state, _ = upgraded.rollouts.advance(
+        upgraded.journal.load(RELEASE), upgraded.router.read("fraud"), passed
+    )
     assert (state.phase, state.step) == (Phase.PROGRESSING, 1)
     assert upgraded.router.read("fraud").split == TrafficSplit(50, 50)
 

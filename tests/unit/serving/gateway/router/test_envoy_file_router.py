@@ -75,7 +75,9 @@ def find_record(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_a_guard_of_before_there_were_limits_can_read_a_route_without_any(router: EnvoyFileRouter) -> None:
+def test_a_controller_of_before_there_were_limits_can_read_a_route_without_any(
+    router: EnvoyFileRouter,
+) -> None:
     route = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
     settings = find_record(orjson.loads(endpoints.render(route)))["settings"]
     assert settings.keys() == {"timeout_ms", "idempotent", "latency_objective_ms"}

@@ -1,4 +1,4 @@
-"""The journal as the guard reads it: several times a second, but only what changed."""
+"""The journal as the controller reads it: several times a second, but only what changed."""
 
 from __future__ import annotations
 

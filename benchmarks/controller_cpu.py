@@ -1,6 +1,6 @@
-"""How much of a core the guard takes with 500 releases under way, behind a real Envoy with traffic.
+"""How much of a core the controller takes with 500 releases under way, behind a real Envoy with traffic.
 
-    python -m benchmarks.guard_cpu [--routes 500] [--seconds 30]
+    python -m benchmarks.controller_cpu [--routes 500] [--seconds 30]
 
 Needs a watch per route: `sudo sysctl fs.inotify.max_user_instances=4096`.
 """
@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 from benchmarks.traffic.load import load
-from benchmarks.traffic.stack import gateway_and_guard, wait_until
+from benchmarks.traffic.stack import gateway_and_controller, wait_until
 from benchmarks.traffic.upstreams import Upstreams, upstreams
 from model_store.errors import SlipwayError
 from serving.control.analysis import AnalysisPolicy
@@ -63,21 +63,21 @@ def _deployment(name: str, pods: Upstreams, upstream: int, slot: Slot) -> Deploy
     return Deployment(DeploymentRef(name, slot, "b", upstream + 1), (endpoint,))
 
 
-def guard_process() -> psutil.Process:
-    """The guard that this benchmark started."""
+def controller_process() -> psutil.Process:
+    """The controller that this benchmark started."""
     children = psutil.Process().children(recursive=True)
-    return next(each for each in children if "serving.guard" in each.cmdline())
+    return next(each for each in children if "serving.controller" in each.cmdline())
 
 
 def ticks(home: Home) -> float:
-    text = httpx.get(f"http://127.0.0.1:{home.ports.guard}/metrics").text
-    found = re.search(r"^slipway_guard_ticks_total (\S+)$", text, re.MULTILINE)
+    text = httpx.get(f"http://127.0.0.1:{home.ports.controller}/metrics").text
+    found = re.search(r"^slipway_controller_ticks_total (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 def is_watching(home: Home, count: int) -> bool:
-    text = httpx.get(f"http://127.0.0.1:{home.ports.guard}/metrics").text
-    return f"slipway_guard_active_releases {float(count)}" in text
+    text = httpx.get(f"http://127.0.0.1:{home.ports.controller}/metrics").text
+    return f"slipway_controller_active_releases {float(count)}" in text
 
 
 def main() -> int:
@@ -91,7 +91,7 @@ def main() -> int:
     except SlipwayError as problem:
         print(f"error: {problem}")
         return 2
-    with upstreams(2) as pods, gateway_and_guard() as home:
+    with upstreams(2) as pods, gateway_and_controller() as home:
         make_releases(home, pods, chosen.routes)
         paths = [f"/v2/models/model-{number}/infer" for number in range(chosen.routes)]
         wait_until(lambda: httpx.get(home.gateway_url + paths[-1]).status_code == 200, seconds=60)
@@ -100,7 +100,7 @@ def main() -> int:
             time.sleep(5)
             share, per_second = measure(home, chosen.seconds)
             result = traffic.stop()
-        memory = guard_process().memory_info().rss / 1e6
+        memory = controller_process().memory_info().rss / 1e6
     is_met = share <= LIMIT_SHARE and per_second >= LEAST_TICKS_PER_SECOND and result.failed == 0
     print(
         f"{chosen.routes} releases, {result.sent} requests ({result.failed} failed): {per_second:.1f} looks "
@@ -110,8 +110,8 @@ def main() -> int:
 
 
 def measure(home: Home, seconds: float) -> tuple[float, float]:
-    """The guard's part of one core, and its looks per second."""
-    process = guard_process()
+    """The controller's part of one core, and its looks per second."""
+    process = controller_process()
     before, looks, began = process.cpu_times(), ticks(home), time.monotonic()
     time.sleep(seconds)
     after, passed = process.cpu_times(), time.monotonic() - began

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.control.guard.watch import ReleaseWatch
+from serving.control.controller.watch import ReleaseWatch
 from serving.control.rollout.plan import Phase
 from serving.types import ALL_STABLE
 from tests.unit.serving.world import RELEASE, World
@@ -16,7 +16,6 @@ def world() -> World:
 
 
 def test_a_candidate_that_refuses_what_stable_answers_is_taken_out_with_airflow_stopped(world: World) -> None:
-    world.airflow_is_up = False
     world.candidate_refuses(0.38).tick(8)
     assert (world.phase, world.split) == (Phase.ROLLED_BACK, ALL_STABLE)
     assert "candidate refused" in world.state.reason
@@ -73,9 +72,9 @@ def test_what_garbage_clients_send_keeps_no_first_version_back() -> None:
     assert world.phase in (Phase.WATCHING, Phase.DONE)
 
 
-def test_a_restarted_guard_believes_of_refusals_what_it_believed_before(world: World) -> None:
+def test_a_restarted_controller_believes_of_refusals_what_it_believed_before(world: World) -> None:
     world.both_refuse(0.2).clients_send_garbage(0.1).tick(21)
-    before = world.guard.watches[RELEASE]
+    before = world.controller.watches[RELEASE]
     resumed = ReleaseWatch.resume(world.journal, world.state)
     assert resumed.written == before.written
     assert before.written

@@ -1,4 +1,4 @@
-"""The guard's own health and metrics over HTTP, for supervisors and Prometheus."""
+"""The controller's own health and metrics over HTTP, for supervisors and Prometheus."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.control.guard.guard import Guard
+from serving.control.controller.tick import Controller
 from serving.types import Arm
 
 
-class GuardCollector(Collector):
-    """What the guard knows, at the moment it is asked."""
+class ControllerCollector(Collector):
+    """What the controller knows, at the moment it is asked."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
 
     def collect(self) -> Iterator[Metric]:
-        done = self._guard.done
-        yield CounterMetricFamily("slipway_guard_ticks", "Looks at all releases", value=done.ticks)
-        yield GaugeMetricFamily("slipway_guard_tick_seconds", "Length of the last look", done.tick_seconds)
-        yield CounterMetricFamily(
-            "slipway_guard_metrics_errors", "Looks at which Envoy gave no counters", value=done.unreadable
-        )
-        yield CounterMetricFamily("slipway_guard_errors", "Failures of the guard itself", value=done.errors)
+        done = self._controller.done
+        yield CounterMetricFamily("slipway_controller_ticks", "Looks at all releases", value=done.ticks)
         yield GaugeMetricFamily(
-            "slipway_guard_active_releases", "Releases being watched", len(self._guard.active)
+            "slipway_controller_tick_seconds", "Length of the last look", done.tick_seconds
+        )
+        yield CounterMetricFamily(
+            "slipway_controller_metrics_errors",
+            "Looks at which Envoy gave no counters",
+            value=done.unreadable,
+        )
+        yield CounterMetricFamily(
+            "slipway_controller_errors", "Failures of the controller itself", value=done.errors
+        )
+        yield GaugeMetricFamily(
+            "slipway_controller_active_releases", "Releases being watched", len(self._controller.active)
         )
         yield self._rollbacks()
         yield from self._arms()
@@ -38,8 +44,10 @@ class GuardCollector(Collector):
         yield from self._releases()
 
     def _rollbacks(self) -> Metric:
-        family = CounterMetricFamily("slipway_guard_rollbacks", "Rollbacks by the guard", labels=["service"])
-        for service, count in sorted(self._guard.rollbacks.items()):
+        family = CounterMetricFamily(
+            "slipway_controller_rollbacks", "Rollbacks by the controller", labels=["service"]
+        )
+        for service, count in sorted(self._controller.rollbacks.items()):
             family.add_metric([service], count)
         return family
 
@@ -57,8 +65,8 @@ class GuardCollector(Collector):
                 ("malformed", "Attempts answered with any other 4xx"),
             )
         }
-        for state, _ in list(self._guard.active):
-            if not (watch := self._guard.watches.get(state.release_id)):
+        for state, _ in list(self._controller.active):
+            if not (watch := self._controller.watches.get(state.release_id)):
                 continue
             for arm, counts in ((Arm.STABLE, watch.tally.stable), (Arm.CANDIDATE, watch.tally.candidate)):
                 for name, family in families.items():
@@ -70,8 +78,8 @@ class GuardCollector(Collector):
         labels = ["service", "release"]
         compared = CounterMetricFamily("slipway_release_answers_compared", "Answers compared", labels=labels)
         differed = CounterMetricFamily("slipway_release_answers_disagreed", "That differed", labels=labels)
-        for state, _ in list(self._guard.active):
-            watch = self._guard.watches.get(state.release_id)
+        for state, _ in list(self._controller.active):
+            watch = self._controller.watches.get(state.release_id)
             if watch and state.plan.policy.max_disagreement is not None:
                 for family, count in zip((compared, differed), watch.tally.answers, strict=True):
                     family.add_metric([state.service, state.release_id], count)
@@ -87,9 +95,9 @@ class GuardCollector(Collector):
         outcome = GaugeMetricFamily(
             "slipway_release_outcome", "Verdict: 0 pass, 1 inconclusive, 2 error, 3 fail", labels=labels
         )
-        for state, route in list(self._guard.active):
+        for state, route in list(self._controller.active):
             values = [state.service, state.release_id, state.phase]
-            watch = self._guard.watches.get(state.release_id)
+            watch = self._controller.watches.get(state.release_id)
             weight.add_metric(values, route.split.candidate)
             step.add_metric(values, state.step)
             begun.add_metric(values, state.step_started_at.timestamp())
@@ -99,14 +107,18 @@ class GuardCollector(Collector):
 
 
 def serve(
-    guard: Guard, port: int, *, find_problem: Callable[[], str], targets: Callable[[], object] = list
+    controller: Controller,
+    port: int,
+    *,
+    find_problem: Callable[[], str],
+    targets: Callable[[], object] = list,
 ) -> ThreadingHTTPServer:
     """Answer `/metrics` and `/health` (503 with what `find_problem` says) on loopback, on an own thread.
 
     `/targets` tells Prometheus which pods to scrape: what `targets` returns, as JSON.
     """
     registry = CollectorRegistry()
-    registry.register(GuardCollector(guard))
+    registry.register(ControllerCollector(controller))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -132,5 +144,5 @@ def serve(
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True, name="guard-http").start()
+    threading.Thread(target=server.serve_forever, daemon=True, name="controller-http").start()
     return server

@@ -1,4 +1,4 @@
-"""The guard writes down how long both arms' answers took, and never lets that keep it from guarding."""
+"""The controller writes down how long both arms' answers took, and never lets that keep it from guarding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.page.home import PLAN
-from serving.control.guard.timing import EVERY_SECONDS, MOST_AT_ONCE, Timing
-from serving.control.guard.watch import ReleaseWatch
+from serving.control.controller.timing import EVERY_SECONDS, MOST_AT_ONCE, Timing
+from serving.control.controller.watch import ReleaseWatch
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.metrics.envoy import MetricsUnavailable
@@ -108,7 +108,7 @@ def test_a_silent_proxy_is_asked_again_later_and_nothing_is_lost() -> None:
     assert scene.watch.latencies.stable == {15: 10}
 
 
-def test_records_have_it_where_more_is_known_than_before_and_a_new_guard_goes_on_from_there(
+def test_records_have_it_where_more_is_known_than_before_and_a_new_controller_goes_on_from_there(
     tmp_path: Path,
 ) -> None:
     scene = Scene()
@@ -120,7 +120,7 @@ def test_records_have_it_where_more_is_known_than_before_and_a_new_guard_goes_on
     for second in range(8):
         scene.look(EVERY_SECONDS / 2)
         at = NOW + timedelta(seconds=second)
-        record = scene.watch.record_due(state, route, at=at, monotonic=scene.now, boot="")
+        record = scene.watch.record_due(state, route, at=at, monotonic=scene.now)
         assert record is not None
         journal.append(state.release_id, record)
         told.append(record.latency)

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 from model_store.errors import SlipwayError
-from serving.control.guard.watch import ReleaseWatch
+from serving.control.controller.watch import ReleaseWatch
 from serving.control.rollout.plan import RolloutState
 from serving.metrics.latency import LatencySource
 from serving.types import Deployment, Endpoint, Route
 
-log = logging.getLogger("slipway.guard")
+log = logging.getLogger("slipway.controller")
 
 EVERY_SECONDS = 5.0
 # So many in one look: Envoy answers on the thread that also takes on new routes.

@@ -1,4 +1,4 @@
-"""What the guard remembers of one release."""
+"""What the controller remembers of one release."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from serving.control.analysis import JudgeState, begin, observe, verdict
 from serving.control.rollout.decide import PODS
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.observe import ObservedCounts, between, repeats_on_stable
-from serving.control.rollout.plan import Phase, RolloutState
-from serving.control.rollout.record import Record
+from serving.control.rollout.plan import RolloutState
+from serving.control.rollout.record import RECORD_EVERY_SECONDS, Record
 from serving.metrics.base import EndpointCounters
 from serving.metrics.latency import Buckets, Latencies
 from serving.platforms.base import DeploymentPhase, DeploymentStatus
 from serving.types import Deployment, Endpoint, Finding, Outcome, Route, Verdict
-
-# How far apart records may be, by `RolloutState.pace`; `serving.control.rollout.advance.FRESH_SECONDS` is a
-# multiple.
-RECORD_EVERY_SECONDS = {Phase.PROGRESSING: 1.0, Phase.WATCHING: 10.0}
 
 
 @dataclass(slots=True)
@@ -40,7 +36,7 @@ class ReleaseWatch:
 
     @classmethod
     def resume(cls, journal: Journal, state: RolloutState) -> ReleaseWatch:
-        """From the records of a guard that ran before: the judge is fed the same counts again."""
+        """From the records of a controller that ran before: the judge is fed the same counts again."""
         watch = cls()
         for record in journal.records(state.release_id):
             watch.belief = observe(state.plan.policy, watch.belief, between(watch.written, record))
@@ -49,6 +45,10 @@ class ReleaseWatch:
             if record.latency:
                 watch.latencies = Latencies(*record.latency)
         return watch
+
+    def seconds_in(self, state: RolloutState) -> float:
+        """For how long the step that the release stands at has been watched."""
+        return self.tally.step_seconds if self.tally.place == state.place else 0.0
 
     def note_health(
         self, route: Route, counters: dict[Endpoint, EndpointCounters], *, monotonic: float
@@ -89,14 +89,15 @@ class ReleaseWatch:
         return monotonic - self.blind_since
 
     def record_due(
-        self, state: RolloutState, route: Route, *, at: datetime, monotonic: float, boot: str
+        self, state: RolloutState, route: Route, *, at: datetime, monotonic: float, is_acted_on: bool = False
     ) -> Record | None:
-        """The line to write now, if the last one is old or no longer true."""
+        """The line to write now: if the last one is old or no longer true, or what it says `is_acted_on`."""
         if self.verdict is None:
             return None
         before = self.written
         if (
-            before is not None
+            not is_acted_on
+            and before is not None
             and before.place == state.place
             and (before.share, before.settled) == (self.tally.share, self.tally.settled)
             and before.verdict.outcome is self.verdict.outcome
@@ -110,14 +111,13 @@ class ReleaseWatch:
             share=self.tally.share,
             settled=self.tally.settled,
             retries_on_stable=repeats_on_stable(route) and self.tally.repeated,
-            step_seconds=self.tally.step_seconds if self.tally.place == state.place else 0.0,
+            step_seconds=self.seconds_in(state),
             stable=self.tally.stable,
             candidate=self.tally.candidate,
             raw=self.tally.raw,
             verdict=self.verdict,
             answers=self.tally.answers,
             least_share=min(self.tally.least_share, self.tally.share),
-            boot=boot,
             latency=self._latency_due(),
         )
         self.tally = replace(self.tally, least_share=1.0, repeated=True)

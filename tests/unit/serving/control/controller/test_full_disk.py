@@ -10,12 +10,11 @@ import httpx
 import pytest
 
 from model_store.errors import Retryable
-from serving.control.guard.exposition import serve
-from serving.control.rollout.advance import Rollouts
+from serving.control.controller.exposition import serve
 from serving.control.rollout.plan import Phase
+from serving.controller import _problem
 from serving.gateway.bootstrap import prepare
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.guard import _problem
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
 from tests.unit.serving.full_disk import Disk
@@ -51,9 +50,7 @@ def world(tmp_path: Path, disk: Disk) -> World:
         settings=RouteSettings(),
     )
     world.router = router  # type: ignore[assignment]
-    world.rollouts = Rollouts(world.journal, router, now=world.now, monotonic=world.monotonic)
-    world.restart_guard().until(Phase.PROGRESSING, step=1)
-    world.airflow_is_up = False
+    world.restart_controller().until(Phase.PROGRESSING, step=1)
     return world
 
 
@@ -65,7 +62,7 @@ def test_a_failing_candidate_loses_its_traffic_and_the_state_follows(world: Worl
     world.tick()
     assert (world.split, world.phase) == (ALL_STABLE, Phase.ROLLED_BACK)
     assert "candidate failed" in world.state.reason
-    assert world.guard.rollbacks == {SERVICE: 1}
+    assert world.controller.rollbacks == {SERVICE: 1}
 
 
 @pytest.mark.parametrize("trouble", ["silent", "uncounted"])
@@ -106,23 +103,23 @@ def test_weight_that_comes_back_meanwhile_is_taken_again(world: World, disk: Dis
     assert world.route.revision > revision + 1
 
 
-def test_the_guard_says_that_it_is_not_well_until_the_rollback_is_carried_out(
+def test_the_controller_says_that_it_is_not_well_until_the_rollback_is_carried_out(
     world: World, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.monotonic", world.monotonic)
-    assert _problem(world.guard) == ""
+    assert _problem(world.controller) == ""
     disk.full = True
     world.candidate_errors(1.0).tick(4)
-    assert RELEASE in _problem(world.guard)
+    assert RELEASE in _problem(world.controller)
     disk.full = False
     world.tick()
-    assert _problem(world.guard) == ""
+    assert _problem(world.controller) == ""
 
 
-def test_health_says_what_ails_the_guard(world: World) -> None:
+def test_health_says_what_ails_the_controller(world: World) -> None:
     [port] = free_ports(1)
     find_problem = [""]
-    server = serve(world.guard, port, find_problem=lambda: find_problem[0])
+    server = serve(world.controller, port, find_problem=lambda: find_problem[0])
     try:
         assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
         find_problem[0] = "no tick lately"
@@ -142,7 +139,6 @@ def test_a_person_gets_the_traffic_back_and_is_told_what_is_missing(world: World
     with pytest.raises(Retryable):
         world.rollouts.roll_back(RELEASE, reason="Ada")
     disk.full = False
-    world.airflow_is_up = True
     assert world.tick().phase is Phase.ROLLED_BACK
     assert world.split == ALL_STABLE
 
@@ -154,21 +150,21 @@ def test_a_shift_half_done_when_the_disk_got_full_does_not_come_back(world: Worl
     )
     disk.full = True
     with pytest.raises(OSError, match="No space"):
-        world.rollouts.advance(RELEASE)
+        world.rollouts.mend(RELEASE)
     world.candidate_errors(1.0).tick(4)
     assert (world.split, world.state) == (ALL_STABLE, half_done)
     disk.full = False
-    world.rollouts.advance(RELEASE)
+    world.tick()
     assert (world.split, world.phase) == (ALL_STABLE, Phase.ROLLED_BACK)
 
 
-def test_without_a_way_back_a_full_disk_keeps_the_guard_trying(world: World, disk: Disk) -> None:
+def test_without_a_way_back_a_full_disk_keeps_the_controller_trying(world: World, disk: Disk) -> None:
     way_back = EnvoyFileRouter.file(world.router, SERVICE).with_name("all-stable.json")  # type: ignore[arg-type]
     way_back.unlink()
     disk.full = True
     world.candidate_errors(1.0).tick(4)
     assert world.split == TrafficSplit(50, 50)
-    assert world.guard.pending
+    assert world.controller.pending
     disk.full = False
     world.tick()
-    assert (world.split, world.phase, world.guard.pending) == (ALL_STABLE, Phase.ROLLED_BACK, {})
+    assert (world.split, world.phase, world.controller.pending) == (ALL_STABLE, Phase.ROLLED_BACK, {})

@@ -1,4 +1,4 @@
-"""`python -m serving.guard` as the stack starts it, with a real Envoy and no Airflow anywhere."""
+"""`python -m serving.controller` as the stack starts it, with a real Envoy and no Airflow anywhere."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ HALF = replace(PLAN, steps=(RolloutStep(TrafficSplit(50, 50), 3600), RolloutStep
 
 
 class Scene:
-    """A release at 50 %, steady traffic, a guard."""
+    """A release at 50 %, steady traffic, a controller."""
 
     def __init__(self, gateway: Gateway, pods: Pods) -> None:
         self.gateway, self.pods = gateway, pods
         self.stable, self.candidate = pods.start("stable"), pods.start("candidate")
         self.journal = Journal(gateway.home.journal)
         self.rollouts = Rollouts(self.journal, gateway.router, now=lambda: datetime.now(UTC))
-        self.guard: subprocess.Popen[bytes] | None = None
+        self.controller: subprocess.Popen[bytes] | None = None
         self.statuses: list[int] = []
 
-    def start_guard(self) -> None:
+    def start_controller(self) -> None:
         ports = {f"SLIPWAY_PORT_{k.upper()}": str(v) for k, v in asdict(self.gateway.home.ports).items()}
         environment = {**os.environ, **ports, "SLIPWAY_HOME": str(self.gateway.home.root)}
-        with (self.gateway.home.logs / "guard.log").open("ab") as log:
-            self.guard = subprocess.Popen(
-                [sys.executable, "-m", "serving.guard"],
+        with (self.gateway.home.logs / "controller.log").open("ab") as log:
+            self.controller = subprocess.Popen(
+                [sys.executable, "-m", "serving.controller"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
 
-    def kill_guard(self) -> None:
-        if self.guard:
-            self.guard.kill()
-            self.guard.wait(10)
+    def kill_controller(self) -> None:
+        if self.controller:
+            self.controller.kill()
+            self.controller.wait(10)
 
     def release(self) -> None:
         stable = deployment(SERVICE, 1, self.stable)
         self.gateway.router.write(SERVICE, ALL_STABLE, stable=stable, candidate=None, at=0)
         candidate = deployment(SERVICE, 2, self.candidate, slot=Slot.GREEN)
         self.rollouts.start(RELEASE, HALF, candidate, RouteSettings(timeout_ms=2000))
-        self.gateway.wait(lambda: self.rollouts.advance(RELEASE)[0].step == 0, seconds=30)
+        self.gateway.wait(lambda: self.journal.load(RELEASE).step == 0, seconds=30)
 
-    def guard_url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.gateway.home.ports.guard}/{path}"
+    def controller_url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.gateway.home.ports.controller}/{path}"
 
     def wait_for(self, phase: Phase, *, seconds: float = 30) -> None:
         self.gateway.wait(lambda: self.journal.load(RELEASE).phase is phase, seconds=seconds)
@@ -83,7 +83,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         ThreadPoolExecutor(1) as pool,
     ):
         made = Scene(gateway, pods)
-        made.start_guard()
+        made.start_controller()
         made.release()
         load = pool.submit(made.send, ending)
         try:
@@ -91,7 +91,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         finally:
             ending.set()
             load.result(30)
-            made.kill_guard()
+            made.kill_controller()
 
 
 def fail(upstream: Upstream) -> None:
@@ -105,8 +105,8 @@ def test_a_failing_candidate_is_taken_out_and_no_client_notices(scene: Scene) ->
     assert scene.gateway.router.read(SERVICE).split == ALL_STABLE
     assert "candidate failed" in scene.journal.load(RELEASE).reason
     assert set(scene.statuses) == {200}
-    metrics = httpx.get(scene.guard_url("metrics")).text
-    assert f'slipway_guard_rollbacks_total{{service="{SERVICE}"}} 1.0' in metrics
+    metrics = httpx.get(scene.controller_url("metrics")).text
+    assert f'slipway_controller_rollbacks_total{{service="{SERVICE}"}} 1.0' in metrics
 
 
 def test_how_long_both_arms_took_is_in_the_records(scene: Scene) -> None:
@@ -123,31 +123,31 @@ def test_how_long_both_arms_took_is_in_the_records(scene: Scene) -> None:
     assert quick < slow
 
 
-def test_a_guard_killed_before_the_failure_and_started_after_it_still_finds_it(scene: Scene) -> None:
+def test_a_controller_killed_before_the_failure_and_started_after_it_still_finds_it(scene: Scene) -> None:
     scene.gateway.wait(lambda: scene.journal.latest_record(RELEASE) is not None)
-    scene.kill_guard()
+    scene.kill_controller()
     fail(scene.candidate)
     time.sleep(2)
     assert scene.journal.load(RELEASE).phase is Phase.PROGRESSING
-    scene.start_guard()
+    scene.start_controller()
     scene.wait_for(Phase.ROLLED_BACK)
     assert set(scene.statuses) == {200}
 
 
-def test_a_second_guard_ends_and_says_why(scene: Scene) -> None:
-    scene.gateway.wait(lambda: httpx.get(scene.guard_url("health")).status_code == 200)
-    first = scene.guard
-    scene.start_guard()
-    second, scene.guard = scene.guard, first
+def test_a_second_controller_ends_and_says_why(scene: Scene) -> None:
+    scene.gateway.wait(lambda: httpx.get(scene.controller_url("health")).status_code == 200)
+    first = scene.controller
+    scene.start_controller()
+    second, scene.controller = scene.controller, first
     assert second
     assert second.wait(30) == 1
-    assert "another guard watches" in (scene.gateway.home.logs / "guard.log").read_text()
+    assert "another controller watches" in (scene.gateway.home.logs / "controller.log").read_text()
 
 
 def test_it_tells_its_health_and_what_it_sees(scene: Scene) -> None:
     labels = f'{{phase="progressing",release="{RELEASE}",service="{SERVICE}"}}'
     expected = f"slipway_release_weight{labels} 50.0"
-    scene.gateway.wait(lambda: expected in httpx.get(scene.guard_url("metrics")).text)
-    assert httpx.get(scene.guard_url("health")).status_code == 200
-    assert "slipway_release_requests_total" in httpx.get(scene.guard_url("metrics")).text
-    assert httpx.get(scene.guard_url("nonsense")).status_code == 404
+    scene.gateway.wait(lambda: expected in httpx.get(scene.controller_url("metrics")).text)
+    assert httpx.get(scene.controller_url("health")).status_code == 200
+    assert "slipway_release_requests_total" in httpx.get(scene.controller_url("metrics")).text
+    assert httpx.get(scene.controller_url("nonsense")).status_code == 404

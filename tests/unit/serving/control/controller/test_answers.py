@@ -1,4 +1,4 @@
-"""Answers compared on recorded requests: a real Envoy, two real pods of different versions, the guard."""
+"""Answers compared on recorded requests: a real Envoy, two pods of different versions, the controller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.control.guard.guard import Guard
+from serving.control.controller.tick import Controller
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase, RolloutState, RolloutStep
@@ -79,9 +79,9 @@ class Scene:
     def state(self) -> RolloutState:
         return self.journal.load(RELEASE)
 
-    def guard_until(self, condition: Callable[[], bool]) -> None:
+    def controller_until(self, condition: Callable[[], bool]) -> None:
         metrics = EnvoyAdmin(self.gateway.home.envoy_admin_url, timeout_seconds=10)
-        guard = Guard(
+        controller = Controller(
             self.journal,
             self.gateway.router,
             metrics,
@@ -91,8 +91,7 @@ class Scene:
         )
 
         def look() -> bool:
-            guard.tick()
-            self.rollouts.advance(RELEASE)
+            controller.tick()
             return condition()
 
         self.gateway.wait(look, seconds=20)
@@ -114,7 +113,7 @@ def scene_with(tmp_path: Path, candidate_seed: int) -> Iterator[Scene]:
 
 def test_a_candidate_that_answers_otherwise_is_taken_back_before_a_user_meets_it(tmp_path: Path) -> None:
     with scene_with(tmp_path, candidate_seed=2) as scene:
-        scene.guard_until(lambda: scene.state.phase is Phase.ROLLED_BACK)
+        scene.controller_until(lambda: scene.state.phase is Phase.ROLLED_BACK)
         assert "answers differ on" in scene.state.reason
         assert scene.disagreement().outcome is Outcome.FAIL
         latest = scene.journal.latest_record(RELEASE)
@@ -125,13 +124,13 @@ def test_a_candidate_that_answers_otherwise_is_taken_back_before_a_user_meets_it
 
 def test_a_candidate_that_answers_alike_goes_on_after_enough_were_compared(tmp_path: Path) -> None:
     with scene_with(tmp_path, candidate_seed=1) as scene:
-        scene.guard_until(lambda: scene.state.step == 1)
+        scene.controller_until(lambda: scene.state.step == 1)
         numbers = dict(scene.disagreement().numbers)
         assert numbers["compared"] >= POLICY.min_requests
         assert numbers["disagreed"] == 0
 
 
-def test_a_restarted_guard_compares_no_request_twice(tmp_path: Path) -> None:
+def test_a_restarted_controller_compares_no_request_twice(tmp_path: Path) -> None:
     with scene_with(tmp_path, candidate_seed=1) as scene:
         route = scene.gateway.router.read(MODEL)
         again = AnswerComparison(scene.log, route, REQUESTS - 5, per_second=1000)
@@ -151,7 +150,7 @@ def test_without_a_recorded_request_it_waits_and_says_what_for(tmp_path: Path) -
     with scene_with(tmp_path, candidate_seed=1) as scene:
         for path in scene.log.glob("*/*.parquet"):
             path.unlink()
-        scene.guard_until(lambda: scene.journal.latest_record(RELEASE) is not None)
+        scene.controller_until(lambda: scene.journal.latest_record(RELEASE) is not None)
         assert scene.state.step == -1
         assert "none of 0 compared requests" in scene.disagreement().reason
 

@@ -1,10 +1,10 @@
-"""One tick over all releases: count, judge, write down, and roll back what fails."""
+"""One tick over all releases: observe, judge, write down, decide, apply. What fails goes back first."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -13,31 +13,35 @@ from model_store.errors import SlipwayError
 from serving.control.analysis import AnalysisPolicy, Increment, JudgeState, observe_all
 from serving.control.analysis.rules import needed
 from serving.control.analysis.state import PLACES
-from serving.control.guard.pods import PodWatch
-from serving.control.guard.releases import JournalView
-from serving.control.guard.timing import Timing
-from serving.control.guard.watch import ReleaseWatch, missing
+from serving.control.controller.holds import Holds
+from serving.control.controller.pods import PodWatch
+from serving.control.controller.releases import JournalView
+from serving.control.controller.timing import Timing
+from serving.control.controller.watch import ReleaseWatch, missing
 from serving.control.rollout import apply
+from serving.control.rollout.advance import Rollouts, is_in_force
 from serving.control.rollout.decide import Observation, decide
-from serving.control.rollout.instant import boot_id
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import Journal, StaleState
 from serving.control.rollout.observe import look
-from serving.control.rollout.plan import Phase, Rollback, RolloutState
+from serving.control.rollout.plan import Action, Hold, Phase, Promote, Rollback, RolloutState, Shift
 from serving.control.shadow import Shadow
-from serving.gateway.router.base import TrafficRouter
+from serving.gateway.router.base import StaleRoute, TrafficRouter
 from serving.metrics.base import EndpointCounters, MetricsSource
 from serving.types import Endpoint, Finding, Outcome, Route, Verdict
 
-log = logging.getLogger("slipway.guard")
+log = logging.getLogger("slipway.controller")
 
-# 500 releases get a full verdict every 2 s, well within what `advance` takes for fresh.
+# 500 releases get a full verdict every 2 s.
 _SECONDS_PER_RELEASE = 0.004
+# Steps of the plan are written to the disk, and so many at once would keep the next look waiting.
+_STEPS_SECONDS = 0.1
 
 Counters = Mapping[str, dict[Endpoint, EndpointCounters]]
+_Seen = tuple[RolloutState, Route, ReleaseWatch, Increment]
 
 
 @dataclass(frozen=True, slots=True)
-class GuardLimits:
+class ControllerLimits:
     """`blind_seconds`: how long a candidate may have traffic that nobody can count.
 
     `unwell_seconds`: how long none of a candidate's endpoints may be healthy while one of stable's is.
@@ -59,8 +63,8 @@ class PendingRollback:
 
 
 @dataclass(slots=True)
-class GuardCounters:
-    """What the guard did since it started, for its own metrics."""
+class ControllerCounters:
+    """What the controller did since it started, for its own metrics."""
 
     ticks: int = 0
     tick_seconds: float = 0.0
@@ -69,10 +73,11 @@ class GuardCounters:
     errors: int = 0
 
 
-class Guard:
-    """The clocks are those of `serving.control.rollout.advance.Rollouts`.
+class Controller:
+    """`now` tells the time, in UTC; `monotonic` the machine's uptime in seconds, which no clock change moves.
 
-    `shadow` compares answers, `timing` tells how long they took, `pods` how the candidate's pods are.
+    `shadow` compares answers, `timing` tells how long they took, `pods` how the candidate's pods are, and
+    `holds` what keeps a rollout from its next step although nothing speaks against the candidate.
     """
 
     def __init__(
@@ -83,21 +88,24 @@ class Guard:
         *,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
-        boot: Callable[[], str] = boot_id,
-        limits: GuardLimits = GuardLimits(),
+        limits: ControllerLimits = ControllerLimits(),
         shadow: Shadow | None = None,
         timing: Timing | None = None,
         pods: PodWatch | None = None,
+        holds: Holds | None = None,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
-        self._now, self._monotonic, self._boot, self._limits = now, monotonic, boot, limits
+        self._now, self._monotonic, self._limits = now, monotonic, limits
+        self.rollouts = Rollouts(journal, router, now=now)
         self._releases = JournalView(journal, self.apart)
-        self._shadow, self._timing, self._pods = shadow, timing, pods
+        self._shadow, self._timing, self._pods, self._holds = shadow, timing, pods, holds
         self.watches: dict[str, ReleaseWatch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.rollbacks: dict[str, int] = {}
         self.pending: dict[str, PendingRollback] = {}
-        self.done = GuardCounters()
+        self.actions: dict[str, Action] = {}
+        self._steps: list[tuple[RolloutState, Route, Action]] = []
+        self.done = ControllerCounters()
 
     def tick(self) -> None:
         """Look once at everything. One release's trouble never keeps the others from being looked at."""
@@ -106,11 +114,15 @@ class Guard:
         self.active = self._active(every)
         self._forget_others()
         problem, counters = self._read()
+        self._steps = []
         self._look_at_all(problem, counters)
         self._roll_back_all()
+        self._take_steps()
         for service, states in every.items():
             with self.apart(service):
                 self._return_orphaned_traffic(states)
+        if self._holds:
+            self._holds.look([state for state, _ in self.active], self.actions, self.apart)
         if self._timing:
             with self.apart("latencies"):
                 self._timing.look(self.active, self.watches)
@@ -136,6 +148,7 @@ class Guard:
         known = {state.release_id for state, _ in self.active}
         for gone in self.watches.keys() - known:
             del self.watches[gone]
+            self.actions.pop(gone, None)
             if self._shadow:
                 self._shadow.end(gone)
         for state, _ in self.active:
@@ -151,27 +164,41 @@ class Guard:
         except SlipwayError as problem:
             self.done.unreadable += 1
             return problem.problem, {}
+        except Exception as problem:
+            # Whatever it is, nothing was counted, and that is what every release has to be told.
+            self.done.unreadable += 1
+            log.exception("no counters")
+            return f"no counters: {type(problem).__name__}: {problem}", {}
 
     def _look_at_all(self, problem: str, counters: Counters) -> None:
-        seen: list[tuple[RolloutState, Route, ReleaseWatch, Increment]] = []
+        seen: list[_Seen] = []
         for state, route in self.active:
             watch, mine = self.watches[state.release_id], counters.get(state.service)
-            if why := problem or missing(route, mine):
-                with self.apart(state.release_id):
-                    self._miss(state, route, watch, why)
-            elif mine is not None:
-                with self.apart(state.release_id):
-                    seen.append((state, route, watch, self._count(state, route, watch, mine)))
-        beliefs = observe_all(
-            [state.plan.policy for state, *_ in seen],
-            [watch.belief for _, _, watch, _ in seen],
-            [increment for *_, increment in seen],
-        )
-        for (state, route, watch, _), belief in zip(seen, beliefs, strict=True):
-            stirred = bool(watch.tally.doubt or belief.problem) or _may_fail(state.plan.policy, belief)
-            watch.belief = belief
             with self.apart(state.release_id):
+                try:
+                    if why := problem or missing(route, mine):
+                        self._miss(state, route, watch, why)
+                    elif mine is not None:
+                        seen.append((state, route, watch, self._count(state, route, watch, mine)))
+                except Exception as problem_with_it:
+                    self._miss(state, route, watch, f"its counters make no sense: {problem_with_it!r}")
+                    raise
+        for state, route, watch, belief in self._believe(seen):
+            with self.apart(state.release_id):
+                stirred = bool(watch.tally.doubt or belief.problem) or _may_fail(state.plan.policy, belief)
+                watch.belief = belief
                 self._judge(state, route, watch, stirred)
+
+    def _believe(self, seen: list[_Seen]) -> Iterator[tuple[RolloutState, Route, ReleaseWatch, JudgeState]]:
+        """All at once, which is quick; one by one where one of them makes no sense."""
+        try:
+            beliefs = _observed(seen)
+        except Exception:
+            for one in seen:
+                with self.apart(one[0].release_id):
+                    yield (*one[:3], _observed([one])[0])
+        else:
+            yield from ((*one[:3], belief) for one, belief in zip(seen, beliefs, strict=True))
 
     def _count(
         self, state: RolloutState, route: Route, watch: ReleaseWatch, mine: dict[Endpoint, EndpointCounters]
@@ -200,15 +227,47 @@ class Guard:
             limit = self._limits.unwell_seconds
             pods = self._pods.status(route.candidate.ref) if self._pods and route.candidate else None
             verdict = watch.judge(state, at=now, monotonic=monotonic, unwell_limit=limit, pods=pods)
-            self._act(state, watch, verdict)
-            self._write(state, route, watch)
+            self._decide(state, route, watch, verdict, is_new=True)
+        else:
+            self._decide(state, route, watch, watch.verdict)
 
-    def _act(self, state: RolloutState, watch: ReleaseWatch, verdict: Verdict) -> None:
-        """Roll back what `decide` says must be. Whatever else it says is not the guard's business."""
-        seconds = watch.tally.step_seconds
-        match decide(state, Observation(verdict, seconds, waited_seconds=seconds)):
-            case Rollback(findings):
-                self._add_pending(state, findings)
+    def _decide(
+        self,
+        state: RolloutState,
+        route: Route,
+        watch: ReleaseWatch,
+        verdict: Verdict,
+        *,
+        is_new: bool = False,
+    ) -> None:
+        """What is to be done, and the line that says why. A rollback is owed even without that line."""
+        action = decide(state, Observation(verdict, watch.seconds_in(state)))
+        self.actions[state.release_id] = action
+        if isinstance(action, Rollback):
+            self._add_pending(state, action.findings)
+        if is_new or not isinstance(action, Hold):
+            self._write(state, route, watch, is_acted_on=not isinstance(action, Hold))
+        if state.release_id not in self.pending:
+            self._steps.append((state, route, action))
+
+    def _take_steps(self) -> None:
+        """Shifts, promotions and ends of watches, those that wait for longest first; the rest next time."""
+        began = self._monotonic()
+        for state, route, action in sorted(self._steps, key=lambda each: each[0].step_started_at):
+            if self._monotonic() - began > _STEPS_SECONDS:
+                return
+            with self.apart(state.release_id), suppress(StaleState, StaleRoute):
+                self._step(state, route, action)
+
+    def _step(self, state: RolloutState, route: Route, action: Action) -> None:
+        """Somebody who was faster is no trouble: the next look decides anew."""
+        if not is_in_force(state, route):
+            self.rollouts.mend(state.release_id)
+        elif isinstance(action, Shift | Promote) and self._holds and self._holds.enforce(state):
+            return
+        elif not isinstance(action, Hold):
+            self.rollouts.carry_out(action, state, route)
+            log.info("%s: %s", state.release_id, type(action).__name__.lower())
 
     def _miss(self, state: RolloutState, route: Route, watch: ReleaseWatch, why: str) -> None:
         blind = watch.go_blind(why, at=self._now(), monotonic=self._monotonic())
@@ -216,7 +275,8 @@ class Guard:
         if has_traffic and blind > self._limits.blind_seconds and not state.is_first:
             reason = f"nobody could count its requests for {blind:.0f} s: {why}"
             self._add_pending(state, (Finding("observation", Outcome.ERROR, reason),))
-        self._write(state, route, watch)
+        if watch.verdict:
+            self._decide(state, route, watch, watch.verdict, is_new=True)
 
     def _add_pending(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
         """What was seen once is owed until it is done: without traffic it may never be seen again."""
@@ -265,9 +325,11 @@ class Guard:
             log.warning("%s was rolled back but had traffic", states[-1].release_id)
             apply.return_traffic(states[-1], self._router)
 
-    def _write(self, state: RolloutState, route: Route, watch: ReleaseWatch) -> None:
+    def _write(
+        self, state: RolloutState, route: Route, watch: ReleaseWatch, *, is_acted_on: bool = False
+    ) -> None:
         record = watch.record_due(
-            state, route, at=self._now(), monotonic=self._monotonic(), boot=self._boot()
+            state, route, at=self._now(), monotonic=self._monotonic(), is_acted_on=is_acted_on
         )
         if record:
             self._journal.append(state.release_id, record)
@@ -279,7 +341,15 @@ class Guard:
             yield
         except Exception:
             self.done.errors += 1
-            log.exception("%s: the guard could not finish its look", what)
+            log.exception("%s: the controller could not finish its look", what)
+
+
+def _observed(seen: list[_Seen]) -> list[JudgeState]:
+    return observe_all(
+        [state.plan.policy for state, *_ in seen],
+        [watch.belief for _, _, watch, _ in seen],
+        [increment for *_, increment in seen],
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.build")
 
 Json = dict[str, Any]
-Layout = Literal["onnxruntime", "tensorrt"]
+Layout = Literal["onnxruntime", "tensorrt", "as logged"]
 
 
 class Versions(Protocol):
@@ -142,7 +142,11 @@ class Published(TypedDict):
 
 
 def variants(spec: ReleaseSpec) -> list[Variant]:
-    """What the spec asks to try, in its order; int8 once for each layout its targets need."""
+    """What the spec asks to try, in its order; int8 once for each layout its targets need. A model that is
+    served as it is has one: itself.
+    """
+    if spec.is_served_as_logged:
+        return [{"precision": "original", "layout": "as logged"}]
     layouts: list[Layout] = ["onnxruntime"]
     if set(spec.targets) & {"tensorrt", "tensorrt_rtx"}:
         layouts.append("tensorrt")
@@ -154,7 +158,8 @@ def variants(spec: ReleaseSpec) -> list[Variant]:
 
 
 def export_stage(ctx: BuildContext) -> Exported:
-    """The registered version as one checked ONNX file that agrees with the original.
+    """The registered version as one checked ONNX file that agrees with the original; of the flavour pyfunc,
+    as one archive of the model and what its environment is made of.
 
     Raises `Permanent` for what can never be exported, `Retryable` while MLflow does not answer.
     """

@@ -31,6 +31,7 @@ from model_store.gates.choose import NothingPassed
 from model_store.records import read_report, report_record
 from model_store.registry import Downloaded, ModelVersion
 from model_store.registry.artifacts import describe
+from model_store.release_spec import ReleaseSpec
 from model_store.types import Check, GateReport, ModelRef, Precision
 
 Json = dict[str, Any]
@@ -171,20 +172,24 @@ def release_champion(ctx: BuildContext, versions: FolderVersions) -> None:
 
     Raises `Permanent` when it cannot be exported.
     """
-    spec = ctx.spec.model_copy(update={"precisions": ("fp32",), "targets": ("onnxruntime",)})
-    spec = spec.model_copy(update={"serving": spec.serving.model_copy(update={"runtime": "onnxruntime"})})
+    spec = ctx.spec if ctx.spec.is_served_as_logged else _as_fp32(ctx.spec)
     champion = BuildContext(ctx.store, versions, spec, ctx.ref, ctx.home, ctx.docs_folder)
     exported = export_stage(champion)
     gated = _taken(champion, exported)
-    chosen = {"precision": "fp32", "reason": "named as the champion"}
+    chosen = {"precision": gated["variant"]["precision"], "reason": "named as the champion"}
     published = publish_stage(champion, exported, [gated], cast(Any, chosen))
     versions.serve(ctx.ref.version, published["bundle"])
+
+
+def _as_fp32(spec: ReleaseSpec) -> ReleaseSpec:
+    serving = spec.serving.model_copy(update={"runtime": "onnxruntime"})
+    return spec.model_copy(update={"precisions": ("fp32",), "targets": ("onnxruntime",), "serving": serving})
 
 
 def _taken(ctx: BuildContext, exported: Exported) -> Gated:
     variant = variants(ctx.spec)[0]
     quantized = quantize_stage(ctx, exported, variant)
-    compiled = compile_stage(ctx, quantized, "onnxruntime")
+    compiled = compile_stage(ctx, quantized, ctx.spec.serving.runtime)
     if compiled["artifact"] is None:
         raise Permanent(f"the champion cannot be run: {compiled['reason']}", remedy="name another champion")
     taken = Check("taken as the champion", observed=0.0, limit=0.0, passed=True)

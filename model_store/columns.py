@@ -153,6 +153,11 @@ def _typed(column: pa.Array, name: str, spec: TensorSpec, nullable: bool) -> Arr
 
 def missing_remedy(name: str, wanted: np.dtype[Any] | None = None) -> str:
     """Where a model takes missing values, two places must know of it: the check of the rows, and the pods."""
+    if wanted is not None and wanted.kind == "O":
+        return (
+            "fill or drop them: ONNX has no missing text. A model served as it is (source.flavor: pyfunc)"
+            f" takes it: set data.columns.{name}.nullable: true"
+        )
     if wanted is not None and wanted.kind != "f":
         return f"fill or drop them: a tensor of {wanted} has no missing values"
     return (

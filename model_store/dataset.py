@@ -18,6 +18,7 @@ from model_store.columns import Unusable, group_numbers, label_values, slice_val
 from model_store.errors import Permanent
 from model_store.release_spec import Data
 from model_store.tables import read_table
+from model_store.told_as_text import told_as_text
 from model_store.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -74,16 +75,20 @@ def read_dataset(
     *,
     columns: Columns | None = None,
     labelled: bool = True,
+    as_logged: bool = False,
 ) -> Dataset:
     """Read `path` as rows for a model that takes `inputs`.
 
     `columns` (of `ExportedModel`) says which columns fill each tensor; without it the spec does. Calibration
-    rows need no labels: `labelled=False`. Raises `Permanent` naming the file, the column, and what exists.
+    rows need no labels: `labelled=False`. `as_logged`: the model is served as it is, and takes times and gaps
+    in text (`told_as_text`). Raises `Permanent` naming the file, the column, and what exists.
     """
     table, digest = read_table(path)
     wanted = tuple(inputs)
     bound = bind(data, wanted, table.column_names) if columns is None else columns
     _refuse_other_inputs(bound, wanted)
+    if as_logged:
+        table = told_as_text(table, _names(bound), nullable=_nullable(data))
     try:
         tensors = {spec.name: _tensor(table, spec, bound[spec.name], data) for spec in wanted}
         labels = label_values(table, data) if labelled else None
@@ -136,5 +141,12 @@ def _row_bytes(array: Array) -> list[bytes]:
 
 
 def _tensor(table: pa.Table, spec: TensorSpec, columns: tuple[str, ...] | str, data: Data) -> Array:
-    nullable = {name for name, column in data.columns.items() if column.nullable}
-    return to_tensor(table, spec, columns, nullable=nullable)
+    return to_tensor(table, spec, columns, nullable=_nullable(data))
+
+
+def _nullable(data: Data) -> set[str]:
+    return {name for name, column in data.columns.items() if column.nullable}
+
+
+def _names(bound: Columns) -> set[str]:
+    return {name for names in bound.values() for name in ((names,) if isinstance(names, str) else names)}

@@ -18,8 +18,10 @@ from model_store.tables import read_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# What a release can start from, the safest first: ONNX is read, the others run their author's code.
-FLAVORS = ("onnx", "sklearn")
+# What a release can start from, the safest first: ONNX is read, the others run their author's code, and what
+# no other fits is served as it is.
+FLAVORS = ("onnx", "sklearn", "pyfunc")
+_LOGGED_AS = {"pyfunc": "python_function"}
 CALIBRATION_SHARE = 0.2
 MAX_CALIBRATION_ROWS = 2000
 MAX_CLASSES = 30
@@ -77,7 +79,7 @@ def first_spec(
 
 
 def _flavor(logged: LoggedModel) -> str:
-    known = next((flavor for flavor in FLAVORS if flavor in logged.flavors), None)
+    known = next((one for one in FLAVORS if _LOGGED_AS.get(one, one) in logged.flavors), None)
     if known is None:
         raise Permanent(
             f"the model's flavours are {_listed(sorted(logged.flavors))}; a release starts from"
@@ -93,8 +95,9 @@ def _others(logged: LoggedModel, flavor: str) -> str:
 
 
 def _trust(flavor: str) -> str:
+    how = "served" if flavor == "pyfunc" else "exported"
     return (
-        f"source.trusted: a model of flavor {flavor} is exported by running its author's code; write true if"
+        f"source.trusted: a model of flavor {flavor} is {how} by running its author's code; write true if"
         " only people you trust can register versions"
     )
 
@@ -200,11 +203,7 @@ def _yaml(
         "",
         "source:",
         f"  flavor: {flavor}",
-        *(
-            []
-            if flavor == "onnx"
-            else ["  trusted: false        # true runs the model's own code to export it"]
-        ),
+        *([] if flavor == "onnx" else ["  trusted: false        # true runs the model's own code"]),
         "",
         "data:                   # labelled rows nobody trained on",
         f"  evaluation: {_quoted(str(files[0]))}",

@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "int8"]
-TargetName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+# `original`: a model that is served as it was logged, in whatever numbers it computes.
+Precision = Literal["fp32", "fp16", "int8", "original"]
+TargetName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "python"]
 
 # What a model is for; it decides what its answers and labels mean, and which metrics judge them.
 Task = Literal["binary", "multiclass", "multilabel", "regression", "ranking", "custom"]
@@ -72,7 +73,7 @@ class Artifact:
     """
 
     digest: str
-    format: Literal["onnx", "tensorrt_rtx", "tensorrt"]
+    format: Literal["onnx", "tensorrt_rtx", "tensorrt", "mlflow"]
     precision: Precision
     parent_digest: str | None
     toolchain: Toolchain

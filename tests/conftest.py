@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     if report.skipped:
         _refuse(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def lasting_environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where models' own environments are made, once for all tests of a run."""
+    folder = tmp_path_factory.mktemp("environments")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLIPWAY_ENVIRONMENTS", str(folder))
+        yield folder
 
 
 def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:

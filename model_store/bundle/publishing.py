@@ -4,6 +4,7 @@
     <id>/warmup.npz                   a few real rows
     <id>/<model>/config.pbtxt
     <id>/<model>/1/model.onnx
+    <id>/<model>/1/serve.json         or this, beside `model` and requirements.lock, of one served as it is
     <id>/engines/<precision>-<compiler>.plan    built ahead of time, for runtimes that want them
 
 See docs/bundles.md for the manifest, field by field.
@@ -21,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from model_store.archives import unpack
 from model_store.bundle.signing import Keyring
 from model_store.bundle.triton import model_config
 from model_store.durable import canonical_json, digest_bytes, digest_file
+from model_store.engines.python import SERVE_FILE
 from model_store.errors import Permanent
 from model_store.gates.signature import Signature
 from model_store.records import artifact_record, read_report, read_tensors, report_record, tensor_records
@@ -32,6 +35,8 @@ from model_store.storage.store import Store
 from model_store.types import Artifact, Bundle, GateReport, ModelRef, TensorSpec, Toolchain
 
 SCHEMA = 1
+# Of an artifact that is a folder.
+ARCHIVE = "mlflow"
 WARMUP_ROWS = 32
 
 Json = dict[str, Any]
@@ -166,19 +171,28 @@ def _lay_out(folder: Path, contents: Contents, config: bytes, warmup: bytes) -> 
     """Write every file but the manifest; returns their paths inside the bundle."""
     served = served_file(contents)
     written = {f"{contents.model.name}/config.pbtxt": config, "warmup.npz": warmup}
-    copied = {served: contents.served.path, **{engine_file(e): e.path for e in contents.engines}}
+    copied = {engine_file(e): e.path for e in contents.engines}
+    unpacked: list[str] = []
+    if contents.served.format == ARCHIVE:
+        within = str(Path(served).parent)
+        unpacked = [f"{within}/{path}" for path in unpack(contents.served.path, folder / within)]
+    else:
+        copied[served] = contents.served.path
     for relative in (*written, *copied):
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
     for relative, content in written.items():
         (folder / relative).write_bytes(content)
     for relative, source in copied.items():
         shutil.copyfile(source, folder / relative)
-    return [*written, *copied]
+    return [*written, *copied, *unpacked]
 
 
 def served_file(contents: Contents) -> str:
-    """The served model's path in the bundle: Triton's version directory is always 1, a bundle has one."""
-    return f"{contents.model.name}/1/{contents.served.path.name}"
+    """The served model's path in the bundle: Triton's version directory is always 1, a bundle has one. Of an
+    archive it is unpacked there, and this is what tells how to serve it.
+    """
+    name = SERVE_FILE if contents.served.format == ARCHIVE else contents.served.path.name
+    return f"{contents.model.name}/1/{name}"
 
 
 def engine_file(engine: Artifact) -> str:

@@ -10,7 +10,14 @@ from model_store.types import Datatype, TensorSpec
 # Open Inference Protocol name -> Triton's enum; only text differs by more than the prefix.
 DATA_TYPES: dict[Datatype, str] = {"BYTES": "TYPE_STRING"}
 
-BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
+# `slipway_python` is no backend that Triton brings: it would have to be told what runs an MLflow model.
+BACKENDS = {
+    "onnxruntime": "onnxruntime",
+    "python": "slipway_python",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt",
+}
+_ON_CPU = ("onnxruntime", "python")
 
 
 def model_config(
@@ -25,7 +32,7 @@ def model_config(
     the shapes; for others `max_batch_size` is 0 and shapes are whole.
     """
     is_batched = all(tensor.shape[:1] == (-1,) for tensor in (*inputs, *outputs))
-    kind = "KIND_CPU" if serving["runtime"] == "onnxruntime" else "KIND_GPU"
+    kind = "KIND_CPU" if serving["runtime"] in _ON_CPU else "KIND_GPU"
     lines = [
         f"name: {_quoted(name)}",
         f"backend: {_quoted(BACKENDS[serving['runtime']])}",

@@ -28,8 +28,15 @@ def _tensorrt_rtx(store: Store) -> Compiler:
     return TensorRTRTXCompiler(store)
 
 
+def _python(store: Store) -> Compiler:
+    from model_store.compile.python import PythonCompiler
+
+    return PythonCompiler()
+
+
 COMPILERS: dict[str, Callable[[Store], Compiler]] = {
     "onnxruntime": _onnxruntime,
+    "python": _python,
     "tensorrt": _tensorrt,
     "tensorrt_rtx": _tensorrt_rtx,
 }

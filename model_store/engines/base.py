@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +38,21 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give memory back. The engine is not used again."""
+        ...
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """What an engine is besides that runs the model in a process of its own: it may end, and comes back.
+
+    `restarts`: how often it had to.
+    """
+
+    restarts: int
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the model would answer now."""
         ...
 
 

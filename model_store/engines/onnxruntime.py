@@ -16,6 +16,7 @@ from model_store.engines.errors import RefusedByModel
 from model_store.engines.manifest import Manifest
 from model_store.engines.signature import TensorSpec
 from model_store.errors import Permanent
+from model_store.texts import encoded
 
 OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "out of memory", "BFCArena", "bad_alloc")
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -66,7 +67,7 @@ class OnnxRuntimeEngine:
             for spec, array in zip(self._inputs, inputs, strict=True)
         }
         found: list[np.ndarray] = self._session.run(self._outputs, feeds)
-        return [as_bytes(array) if array.dtype == object else array for array in found]
+        return [encoded(array) if array.dtype == object else array for array in found]
 
     def _run_values(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """numpy has no BF16, so such tensors go in and out as onnxruntime's own values."""
@@ -125,13 +126,6 @@ def as_text(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
     return text.reshape(array.shape)
 
 
-def as_bytes(array: np.ndarray) -> np.ndarray:
-    """The text onnxruntime gives, as BYTES."""
-    flat = np.empty(array.size, dtype=object)
-    flat[:] = [str(item).encode() for item in array.ravel()]
-    return flat.reshape(array.shape)
-
-
 def _value(spec: TensorSpec, array: np.ndarray) -> Any:
     if spec.datatype.name == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
@@ -141,7 +135,7 @@ def _value(spec: TensorSpec, array: np.ndarray) -> Any:
 def _array(value: Any) -> np.ndarray:
     if value.data_type() != "tensor(bfloat16)":
         found: np.ndarray = value.numpy()
-        return as_bytes(found) if found.dtype == object else found
+        return encoded(found) if found.dtype == object else found
     shape = tuple(value.shape())
     if 0 in shape:
         return np.zeros(shape, np.uint16)

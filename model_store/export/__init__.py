@@ -1,6 +1,7 @@
 """From an MLflow model folder to one checked ONNX file that says what the original says.
 
 One module per flavour: `onnx` is read, `sklearn` is converted in a child process if its source is trusted.
+`as_logged` is for the rest, which is served as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from model_store.durable import digest_bytes
 from model_store.export import onnx, sklearn
 from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable
-from model_store.export.batches import require_answers_row_by_row
+from model_store.export.batches import Asked, require_answers_row_by_row
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
 from model_store.export.original import Original
@@ -44,8 +45,7 @@ def export(
         original = CONVERTERS[spec.source.flavor](logged, spec, evaluation, Path(work))
     model = parse(original.onnx, out_dir / MODEL_FILE)
     require_answers_row_by_row(
-        open_session(original.onnx),
-        model,
+        Asked.graph(open_session(original.onnx), model),
         original.rows.inputs,
         max_batch_size=spec.serving.max_batch_size,
         probabilities=frozenset(name for name, are in original.says["probabilities"].items() if are),

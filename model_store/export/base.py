@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 Columns = dict[str, tuple[str, ...] | str]
 
 MODEL_FILE = "model.onnx"
+ARCHIVE_FILE = "model.tar"
 ANSWERS_FILE = "original.npz"
 RECORD_FILE = "export.json"
 
@@ -28,7 +29,8 @@ class NotExportable(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
-    """One model version as a single ONNX file, with the original's answers to compare candidates against.
+    """One model version as a single file (ONNX, or an archive of a model that is served as it is), with the
+    original's answers to compare candidates against.
 
     `path` and `answers` (an .npz: by output name, [N, ...] for the evaluation rows in the file's order) are
     in one folder, where `read` finds everything again. `columns` says which data columns fill each input.
@@ -49,6 +51,7 @@ class ExportedModel:
     dataset_digest: str
     says: Says
     notes: tuple[str, ...]
+    format: Literal["onnx", "mlflow"] = "onnx"
 
     def original_answers(self) -> dict[str, Array]:
         """By output name, what the original model said to every evaluation row."""
@@ -80,6 +83,7 @@ class ExportedModel:
             dataset_digest=record["dataset_digest"],
             says=record["says"],
             notes=tuple(record["notes"]),
+            format=record["format"],
         )
 
 

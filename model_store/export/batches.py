@@ -5,7 +5,8 @@ Settled on 64 rows, each answered alone, in small and in full batches, and in fu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from model_store.inference import answer, count_rows, spread
 
 Array = np.ndarray[Any, Any]
 Rows = Mapping[str, Array]
+Answers = Mapping[str, Array]
 
 SETTLED_ON = 64
 _SMALL = 7
 # Sums of another order differ in the last digits; what a batch decides differs in the first.
-_NOISE = 1e-3
+NOISE = 1e-3
 # These take the range of a whole batch to quantize by, so that every score moves a little with its company.
 _DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _DYNAMIC_NOISE = 0.1
@@ -37,9 +39,30 @@ _RANDOM = {
 _MAY_BE_RANDOM = {"Dropout"}
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A model to be asked: `ask(rows, batch_size)` gives all outputs for all rows, by name. `noise`: so far
+    its numbers may be apart; `by`: what in it may be random, in words.
+    """
+
+    ask: Callable[[Rows, int], Answers]
+    noise: float = NOISE
+    by: str = "something in it"
+
+    @classmethod
+    def graph(cls, session: ort.InferenceSession, model: onnx.ModelProto) -> Asked:
+        """An ONNX model, as onnxruntime runs it."""
+        operators = {node.op_type for node in model.graph.node}
+        random = operators & _RANDOM or operators & _MAY_BE_RANDOM
+        return cls(
+            lambda rows, size: answer(session, rows, batch_size=size),
+            _DYNAMIC_NOISE if _DYNAMIC & operators else NOISE,
+            ", ".join(sorted(random)) or "something in its graph",
+        )
+
+
 def require_answers_row_by_row(
-    session: ort.InferenceSession,
-    model: onnx.ModelProto,
+    asked: Asked,
     rows: Rows,
     *,
     max_batch_size: int,
@@ -52,15 +75,14 @@ def require_answers_row_by_row(
     """
     chosen = spread(rows, SETTLED_ON)
     few = {name: array[chosen] for name, array in rows.items()}
-    alone = answer(session, few, batch_size=1)
+    alone = asked.ask(few, 1)
     if stochastic:
-        answer(session, few, batch_size=max(max_batch_size, 2))
+        asked.ask(few, max(max_batch_size, 2))
         return
-    _refuse_chance(model, alone, answer(session, few, batch_size=1))
-    noise = _DYNAMIC_NOISE if _DYNAMIC & {node.op_type for node in model.graph.node} else _NOISE
+    _refuse_chance(asked.by, alone, asked.ask(few, 1))
     shares = probabilities | {name for name, array in alone.items() if _are_shares(array)}
-    for how, together in _in_batches(session, rows, few, chosen, max(max_batch_size, 2)):
-        _refuse_company(alone, together, how, noise, shares)
+    for how, together in _in_batches(asked, rows, few, chosen, max(max_batch_size, 2)):
+        _refuse_company(alone, together, how, asked.noise, shares)
 
 
 def _are_shares(array: Array) -> bool:
@@ -70,13 +92,11 @@ def _are_shares(array: Array) -> bool:
     return bool((array >= 0).all() and np.allclose(array.sum(axis=1, dtype=np.float64), 1, atol=1e-3))
 
 
-def _in_batches(
-    session: ort.InferenceSession, rows: Rows, few: Rows, chosen: Array, full: int
-) -> Iterator[tuple[str, Rows]]:
-    yield f"in batches of {_SMALL}", answer(session, few, batch_size=_SMALL)
-    yield f"in batches of {full}", answer(session, few, batch_size=full)
+def _in_batches(asked: Asked, rows: Rows, few: Rows, chosen: Array, full: int) -> Iterator[tuple[str, Rows]]:
+    yield f"in batches of {_SMALL}", asked.ask(few, _SMALL)
+    yield f"in batches of {full}", asked.ask(few, full)
     places, order = _other_company(chosen, count_rows(rows), full)
-    mixed = answer(session, {name: array[order] for name, array in rows.items()}, batch_size=full)
+    mixed = asked.ask({name: array[order] for name, array in rows.items()}, full)
     yield f"in batches of {full} with other rows", {name: array[places] for name, array in mixed.items()}
 
 
@@ -91,12 +111,10 @@ def _other_company(chosen: Array, count: int, full: int) -> tuple[Array, Array]:
     return places, order
 
 
-def _refuse_chance(model: onnx.ModelProto, first: Rows, second: Rows) -> None:
+def _refuse_chance(by: str, first: Rows, second: Rows) -> None:
     found = Differences.between(first, second)
     if found.but_for(0) == 0:
         return
-    operators = {node.op_type for node in model.graph.node}
-    by = ", ".join(sorted(operators & _RANDOM or operators & _MAY_BE_RANDOM)) or "something in its graph"
     raise NotExportable(
         f"the model answers the same rows otherwise from one call to the next, by {by}:"
         f" {examples(found, first, second, 'at first', 'then')}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ class Field:
     """One input or output of a signature: a tensor (with `shape`) or a column of a table (without).
 
     `datatype` is None for types that no tensor has, such as dates; `name` is empty for an unnamed tensor.
+    `items`: of a column of lists, the type of what is in them.
     """
 
     name: str
     datatype: Datatype | None
     shape: tuple[int, ...] | None
     written: str
+    items: str = ""
+    is_required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class LoggedModel:
     folder: Path
     flavors: dict[str, dict[str, Any]]
     signature: Signature | None
+    # The whole of MLmodel.
+    written: dict[str, Any] = field(default_factory=dict)
 
     def flavor(self, name: str) -> dict[str, Any]:
         """The settings of one flavour. Raises `Permanent` listing those there are."""
@@ -82,7 +87,7 @@ def read_mlmodel(folder: Path) -> LoggedModel:
         raise NotExportable(f"{folder} has no MLmodel file", remedy="log the model with MLflow") from error
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NotExportable(f"{path} cannot be read: {error}", remedy="log the model again") from error
-    return LoggedModel(folder, flavors, signature)
+    return LoggedModel(folder, flavors, signature, content)
 
 
 def _signature(written: dict[str, Any] | None) -> Signature | None:
@@ -98,6 +103,10 @@ def _fields(text: str) -> tuple[Field, ...]:
 def _field(entry: dict[str, Any]) -> Field:
     name = entry.get("name") or ""
     if entry["type"] != "tensor":
-        return Field(name, DATATYPES.get(entry["type"]), None, str(entry["type"]))
+        inner = entry.get("items") or {}
+        items = str(inner.get("type", "")) if entry["type"] == "array" else ""
+        written = f"a list of {items}" if items else str(entry["type"])
+        is_required = bool(entry.get("required", True))
+        return Field(name, DATATYPES.get(entry["type"]), None, written, items, is_required)
     tensor = entry["tensor-spec"]
     return Field(name, DATATYPES.get(tensor["dtype"]), tuple(map(int, tensor["shape"])), tensor["dtype"])

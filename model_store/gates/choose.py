@@ -13,7 +13,7 @@ from model_store.types import Check, GateReport, Precision
 Prefer = Literal["latency", "size", "order"]
 
 # The way back when nothing else decides: the smallest first.
-FALLBACK: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+FALLBACK: tuple[Precision, ...] = ("int8", "fp16", "fp32", "original")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ def choose(
     passed = [contender for contender in contenders if contender.report.passed]
     if not passed:
         raise NothingPassed(contenders, unavailable)
+    if order == ("original",):
+        return Choice(passed[0], "served as it was logged, so there is nothing to choose from")
     match prefer:
         case "latency":
             return _fastest(passed, order)

@@ -14,9 +14,11 @@ ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Source(Section):
-    """Where the model comes from. Any flavour but ONNX is converted by executing the model's own code."""
+    """Where the model comes from. Any flavour but ONNX is converted by executing the model's own code; pyfunc
+    is not converted, and runs that code in the pods.
+    """
 
-    flavor: Literal["onnx", "sklearn"]
+    flavor: Literal["onnx", "sklearn", "pyfunc"]
     trusted: bool = False
     skops_trusted_types: tuple[str, ...] = ()
     alias: str = "candidate"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from model_store.release_spec.answers import Classes, Outputs, words_of
+from model_store.release_spec.as_logged import contradictions_as_logged, filled_in
 from model_store.release_spec.before_traffic import Data, Source
 from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.fits_task import contradictions_of_the_task
@@ -47,6 +48,11 @@ class ReleaseSpec(Section):
     notify: tuple[Notify, ...] = ()
     freezes: tuple[Freeze, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_what_the_flavour_decides(cls, written: Any) -> Any:
+        return filled_in(written)
+
     @field_validator("model")
     @classmethod
     def _name_is_safe(cls, name: str) -> str:
@@ -66,9 +72,13 @@ class ReleaseSpec(Section):
         found = repeated("precisions", self.precisions) + repeated("targets", self.targets)
         found += repeated("classes", list(map(str, words_of(self.classes))))
         found += contradictions_of_the_task(self.task, self.data, self.gates)
+        found += contradictions_as_logged(self.source, self.precisions, self.targets, self.serving.runtime)
         runtime, timeout, p99 = self.serving.runtime, self.serving.timeout_ms, self.gates.latency.max_p99_ms
         if runtime not in self.targets:
             found.append((("serving", "runtime"), f"`{runtime}` is not among targets {list(self.targets)}"))
+        if self.is_served_as_logged and self.gates.latency.max_ratio is not None:
+            wrong = "flavor pyfunc has no fp32 model to be compared with: limit max_p99_ms"
+            found.append((("gates", "latency", "max_ratio"), wrong))
         if self.gates.slices and not self.data.slices:
             found.append((("gates", "slices"), "data.slices names no column to slice by"))
         if p99 is not None and p99 > timeout:
@@ -77,6 +87,11 @@ class ReleaseSpec(Section):
             wrong = "needs serving.request_log: recorded requests are what both versions are asked"
             found.append((("rollout", "analysis", "max_disagreement"), wrong))
         return found
+
+    @property
+    def is_served_as_logged(self) -> bool:
+        """Without export and quantization, by a process of its own Python."""
+        return self.source.flavor == "pyfunc"
 
     @property
     def digest(self) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from model_store.build import BuildContext, Compiled, Exported, Json, Quantized
+from model_store.bundle.publishing import ARCHIVE
 from model_store.dataset import Dataset
 from model_store.gates.profile import Profile, judge_profile, judge_size, measure
 from model_store.gates.reading import Outputs
@@ -91,14 +92,21 @@ def _profile(
 ) -> Profile:
     """Beside the fp32 ONNX model, which the same pods would serve with the same settings."""
     source = ctx.store.open(exported["artifact"])
+    if source.digest == artifact.digest and source.format == ARCHIVE:
+        # There is nothing faster or slower to compare it with.
+        return _measured(served, served, artifact, rows)
     with _open(ctx, exported, source, ONNX) as baseline:
-        return measure(
-            served.run,
-            baseline.run,
-            served.encoded(rows.inputs),
-            artifact=artifact,
-            max_batch_size=served.largest_batch,
-        )
+        return _measured(served, baseline, artifact, rows)
+
+
+def _measured(served: Served, baseline: Served, artifact: Artifact, rows: Dataset) -> Profile:
+    return measure(
+        served.run,
+        baseline.run,
+        served.encoded(rows.inputs),
+        artifact=artifact,
+        max_batch_size=served.largest_batch,
+    )
 
 
 def _not_run(why: EngineNotHere) -> tuple[Check, ...]:

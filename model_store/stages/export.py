@@ -1,4 +1,4 @@
-"""Stage 1: the registered version as ONNX, with the original's own answers."""
+"""Stage 1: the registered version as one file (ONNX, or itself), with the original's own answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from model_store.stages.inputs import data_key, evaluation_path, tools
 
 if TYPE_CHECKING:
     from model_store.export import ExportedModel
+
+PRECISION_OF = {"onnx": "fp32", "mlflow": "original"}
 
 
 def run(ctx: BuildContext) -> Exported:
@@ -36,15 +38,17 @@ def run(ctx: BuildContext) -> Exported:
 
 def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
     from model_store.export import export
+    from model_store.export.as_logged import export_as_logged
 
+    make = export_as_logged if ctx.spec.is_served_as_logged else export
     with ctx.store.scratch() as folder:
         limit = ctx.spec.source.max_size_mb
         source = ctx.registry.download(ctx.ref, folder / "download", max_size_mb=limit)
-        exported = export(ctx.ref, ctx.spec, source.folder, folder / "out", evaluation=evaluation)
+        exported = make(ctx.ref, ctx.spec, source.folder, folder / "out", evaluation=evaluation)
         artifact = ctx.store.put(
             exported.path.read_bytes(),
-            format="onnx",
-            precision="fp32",
+            format=exported.format,
+            precision=PRECISION_OF[exported.format],
             parent_digest=None,
             toolchain=exported.toolchain,
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model_store.dataset import Dataset
 
 # Raise it when a stage makes something else of the same inputs: memos of older code are then not used.
-REVISION = 5
+REVISION = 6
 
 
 def tools(*distributions: str) -> Json:
@@ -46,7 +46,13 @@ def evaluation_rows(ctx: BuildContext, exported: Exported) -> Dataset:
     from model_store.dataset import read_dataset
 
     inputs = read_tensors(exported["inputs"])
-    return read_dataset(evaluation_path(ctx), ctx.spec.data, inputs, columns=exported["columns"])
+    return read_dataset(
+        evaluation_path(ctx),
+        ctx.spec.data,
+        inputs,
+        columns=exported["columns"],
+        as_logged=ctx.spec.is_served_as_logged,
+    )
 
 
 def calibration_rows(ctx: BuildContext, exported: Exported) -> Dataset:
@@ -55,7 +61,12 @@ def calibration_rows(ctx: BuildContext, exported: Exported) -> Dataset:
 
     inputs = read_tensors(exported["inputs"])
     return read_dataset(
-        calibration_path(ctx), ctx.spec.data, inputs, columns=exported["columns"], labelled=False
+        calibration_path(ctx),
+        ctx.spec.data,
+        inputs,
+        columns=exported["columns"],
+        labelled=False,
+        as_logged=ctx.spec.is_served_as_logged,
     )
 
 

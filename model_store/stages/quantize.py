@@ -21,6 +21,8 @@ REMEDY = "leave this precision out of `precisions`, or export the model with oth
 
 def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
     """See `model_store.build.quantize_stage`."""
+    if variant["layout"] == "as logged":
+        return {"variant": variant, "artifact": exported["artifact"], "reason": "", "how": {}}
     search = _search(ctx, exported)
     key = {
         "source": exported["artifact"]["digest"],
@@ -55,9 +57,10 @@ def _allowed(ctx: BuildContext) -> float:
 def _quantize(ctx: BuildContext, exported: Exported, variant: Variant, search: Search) -> Json:
     source = ctx.store.open(exported["artifact"])
     rows = calibration_rows(ctx, exported).inputs
-    precision = variant["precision"]
+    precision, layout = variant["precision"], variant["layout"]
+    assert layout != "as logged"
     with attempt(f"conversion to {precision}", otherwise=REMEDY):
-        made = quantize(ctx.store, source, precision, variant["layout"], rows, search=search)
+        made = quantize(ctx.store, source, precision, layout, rows, search=search)
     if isinstance(made, NotQuantized):
         return {"variant": variant, "artifact": None, "reason": made.reason, "how": {}}
     how = ctx.store.provenance(made.digest)

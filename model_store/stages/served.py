@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from model_store.archives import unpack
 from model_store.build import BuildContext, Exported
+from model_store.bundle.publishing import ARCHIVE
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest, Settings, read_manifest
-from model_store.engines.onnxruntime import as_bytes
+from model_store.engines.python import SERVE_FILE
 from model_store.engines.registry import open_engine
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
 from model_store.inference import Rows, batches, count_rows, session_config, spread
+from model_store.texts import as_bytes, as_text
 from model_store.types import Artifact, Check
 
 Array = np.ndarray[Any, Any]
@@ -24,7 +28,7 @@ Array = np.ndarray[Any, Any]
 # As many rows settle whether an answer depends on its batch (docs/gates.md).
 SETTLED_ON = 64
 # Between one batch size and another: sums of another order in fp32; a step of the scale in fewer bits.
-NOISE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1}
+NOISE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1, "original": 1e-3}
 
 
 class EngineNotHere(Permanent):
@@ -34,8 +38,8 @@ class EngineNotHere(Permanent):
 class Served:
     """One loaded model. `answer` may be called from one thread at a time."""
 
-    def __init__(self, engine: Engine, manifest: Manifest) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, manifest: Manifest, kept: ExitStack | None = None) -> None:
+        self._engine, self._kept = engine, kept or ExitStack()
         self._signature = manifest.signature
         self.largest_batch = min([manifest.settings.max_batch_size, *engine.profiles[-1:]])
         self.precision = manifest.precision
@@ -45,27 +49,41 @@ class Served:
         """A candidate that is in no bundle yet. Raises `Permanent`: EngineNotHere when `platform` cannot run
         on this machine, else what the engine says of the file.
         """
+        kept = ExitStack()
+        try:
+            file = _unpacked(ctx, artifact, kept)
+            manifest = cls._manifest(ctx, exported, artifact, file, platform)
+            return cls(_opened(manifest), manifest, kept)
+        except BaseException:
+            kept.close()
+            raise
+
+    @staticmethod
+    def _manifest(
+        ctx: BuildContext, exported: Exported, artifact: Artifact, file: Path, platform: str
+    ) -> Manifest:
         inputs, outputs = (
             tuple(tensor_spec(one["name"], one["datatype"], one["shape"]) for one in exported[role])
             for role in ("inputs", "outputs")
         )
-        manifest = Manifest(
+        return Manifest(
             id=artifact.digest.removeprefix("sha256:")[:24],
             name=ctx.spec.model,
             version=str(ctx.ref.version),
             platform=platform,
             precision=artifact.precision,
             digest=artifact.digest,
-            file=artifact.path,
+            file=file,
             warmup=None,
             signature=Signature.of(inputs, outputs),
             settings=Settings(
-                max_batch_size=ctx.spec.serving.max_batch_size, threads=ctx.spec.serving.threads
+                max_batch_size=ctx.spec.serving.max_batch_size,
+                threads=ctx.spec.serving.threads,
+                timeout_ms=ctx.spec.serving.timeout_ms,
             ),
             session_config=session_config(artifact.precision) if platform == "onnxruntime" else {},
             serving={},
         )
-        return cls(_opened(manifest), manifest)
 
     @classmethod
     def of_bundle(cls, bundle: Path) -> Self:
@@ -75,7 +93,7 @@ class Served:
 
     def encoded(self, rows: Rows) -> dict[str, Array]:
         """The rows as engines take them: text as bytes."""
-        return {name: as_bytes(array) if array.dtype.kind in "OU" else array for name, array in rows.items()}
+        return as_bytes(rows)
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """One batch of encoded rows, as large as it is."""
@@ -89,7 +107,7 @@ class Served:
         size = min(batch_size or self.largest_batch, self.largest_batch)
         parts = [self._batch(batch) for batch in batches(self.encoded(rows), size)]
         columns = [[part[place] for part in parts] for place in range(len(names))]
-        return {name: _as_text(np.concatenate(c)) for name, c in zip(names, columns, strict=True)}
+        return as_text({name: np.concatenate(c) for name, c in zip(names, columns, strict=True)})
 
     def alone_as_in_company(self, rows: Rows) -> Check:
         """Whether rows get the same answers one by one as in full batches, whoever else is in them."""
@@ -108,6 +126,7 @@ class Served:
     def close(self) -> None:
         """Give the engine's memory back."""
         self._engine.close()
+        self._kept.close()
 
     def _batch(self, feed: Mapping[str, Array]) -> list[Array]:
         count = count_rows(feed)
@@ -122,11 +141,20 @@ class Served:
         return [array[:count] for array in outputs]
 
 
+def _unpacked(ctx: BuildContext, artifact: Artifact, kept: ExitStack) -> Path:
+    """The file that the engine opens; of an archive its folder is there until `kept` is closed."""
+    if artifact.format != ARCHIVE:
+        return artifact.path
+    folder = kept.enter_context(ctx.store.scratch())
+    unpack(artifact.path, folder)
+    return folder / SERVE_FILE
+
+
 def _opened(manifest: Manifest) -> Engine:
     try:
         return open_engine(manifest)
     except Exception as error:  # libraries of GPUs raise OSError, RuntimeError, TypeError ...
-        if manifest.platform == "onnxruntime":
+        if manifest.platform in ("onnxruntime", "python"):
             raise
         why = explain(error, otherwise=f"build where {manifest.platform} runs")
         raise EngineNotHere(
@@ -138,14 +166,6 @@ def _grown(array: Array, size: int) -> Array:
     """Filled up with its last row, as pods fill a batch up to a size that the engine was built for."""
     missing = size - len(array)
     return np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array
-
-
-def _as_text(array: Array) -> Array:
-    if array.dtype != object:
-        return array
-    flat = np.empty(array.size, dtype=object)
-    flat[:] = [item.decode() for item in array.ravel()]
-    return flat.reshape(array.shape)
 
 
 def _rows_that_differ(alone: Rows, together: Rows, precision: str) -> int:

@@ -248,7 +248,7 @@ class Store:
 
 
 def _file_name(format: str) -> str:
-    return "model.onnx" if format == "onnx" else "model.plan"
+    return {"onnx": "model.onnx", "mlflow": "model.tar"}.get(format, "model.plan")
 
 
 def _is_sound(path: Path, digest: str) -> bool:

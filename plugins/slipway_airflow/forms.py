@@ -76,7 +76,7 @@ def release_page(spec: ReleaseSpec) -> str:
         + (f", for **{spec.owner}**." if spec.owner else "."),
         "",
         f"1. **Intake** — resolves the version (by default the alias `{spec.source.alias}`), waits for its "
-        f"turn, exports it from `{spec.source.flavor}` to ONNX and checks the data.",
+        f"turn, {_export(spec)} and checks the data.",
         f"2. **Candidates** — {precisions} for {targets}, each measured against the original: "
         f"{_gates(spec)}.",
         f"3. **Bundle** — the best that passed, preferring {_preference(spec)}, published by its content.",
@@ -86,6 +86,12 @@ def release_page(spec: ReleaseSpec) -> str:
         "all traffic back to the version that served before.",
     ]
     return "\n".join(lines)
+
+
+def _export(spec: ReleaseSpec) -> str:
+    if spec.is_served_as_logged:
+        return "packs the model as it was logged with its own locked libraries"
+    return f"exports it from `{spec.source.flavor}` to ONNX"
 
 
 _TITLES = {"auc": "AUC"}

@@ -36,6 +36,13 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
     )
     engine = [(at, m.engine.memory_bytes()) for at, m in named]
     page.family("slipway_engine_memory_bytes", "gauge", "Device memory of the engine", engine)
+    restarts = [(at, m.restarts) for at, m in named]
+    page.family(
+        "slipway_engine_restarts_total",
+        "counter",
+        "Times the model's own process was started again",
+        restarts,
+    )
     page.family("slipway_dropped_total", "counter", "Requests not computed, by reason", _dropped(named))
     page.family(
         "slipway_fallbacks_total",

@@ -12,7 +12,7 @@ from serving.pod.repository import Repository
 
 VERSION = "0.1.0"
 # What the protocol calls them; Triton's configuration has other names for them.
-_PLATFORMS = {".onnx": "onnx_onnxv1", ".plan": "tensorrt_plan"}
+_PLATFORMS = {".onnx": "onnx_onnxv1", ".plan": "tensorrt_plan", ".json": "mlflow_pyfunc"}
 
 
 def extensions(*, manages: bool) -> list[str]:
@@ -75,11 +75,11 @@ def repository_index(repository: Repository, *, only_ready: bool) -> list[dict[s
         {
             "name": entry.name,
             "version": entry.version,
-            "state": "READY" if entry.model else "UNAVAILABLE",
-            "reason": entry.reason,
+            "state": "READY" if entry.is_ready else "UNAVAILABLE",
+            "reason": entry.why_not,
         }
         for entry in repository.entries
-        if entry.model or not only_ready
+        if entry.is_ready or not only_ready
     ]
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from model_store.engines.base import Supervised
 from model_store.engines.errors import Abandoned, Expired, ModelFault, TooLarge, Unavailable, status_of
 from model_store.engines.manifest import Manifest
 from model_store.engines.signature import Signature
@@ -74,6 +75,16 @@ class ServedModel:
         self.large = LargeCalls(self.signature, self.sizes, self.large_done)
         self._whole_rows = _whole_rows(self.signature, self.sizes)
         self.batcher = _batcher(opened, self, around)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its engine would answer now: one in a process of its own may be starting again."""
+        return self.engine.is_up if isinstance(self.engine, Supervised) else True
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine's own process had to be started again."""
+        return self.engine.restarts if isinstance(self.engine, Supervised) else 0
 
     # The way in
 
@@ -304,7 +315,9 @@ def _whole_rows(signature: Signature, sizes: Sizes) -> int:
 
 def _batcher(opened: OpenedModel, model: ServedModel, around: Surroundings) -> Batcher:
     settings, warmed = opened.manifest.settings, opened.warmed
-    short = min(warmed.short_batch_rows, settings.max_batch_size)
+    # A process may hang, and the event loop may not.
+    is_elsewhere = isinstance(opened.engine, Supervised)
+    short = 0 if is_elsewhere else min(warmed.short_batch_rows, settings.max_batch_size)
     rows = short or settings.max_batch_size
     return Batcher(
         opened.executor,

@@ -30,6 +30,18 @@ class Entry:
     reason: str = "not loaded yet"
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is loaded and its engine would answer now."""
+        return self.model is not None and self.model.is_up
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not ready, empty when it is."""
+        if self.model is not None and not self.model.is_up:
+            return "its process ended and is being started again"
+        return self.reason
+
 
 class Repository:
     """`admit` makes a `ServedModel` of an opened one. `by_target` maps infer paths to loaded models."""
@@ -64,7 +76,7 @@ class Repository:
     @property
     def is_ready(self) -> bool:
         """Whether every bundle that the pod was started with answers, whatever took it away."""
-        return bool(self._entries) and all(entry.model for entry in self._entries)
+        return bool(self._entries) and all(entry.is_ready for entry in self._entries)
 
     def find(self, name: str, version: str | None) -> Entry:
         """The bundle of a name and version (None: the newest). Raises `Refused` (404) listing what exists."""
@@ -91,12 +103,17 @@ class Repository:
         return [entry for entry in self._entries if name in ("", entry.name)]
 
     def model(self, name: str, version: str | None) -> ServedModel:
-        """The loaded model. Raises `Refused` (404) or `Unavailable` (503) with the reason it is not ready."""
+        """The model, ready. Raises `Refused` (404) or `Unavailable` (503) with the reason it is not."""
+        model = self.loaded(name, version)
+        if not model.is_up:
+            raise _not_ready(self.find(name, version))
+        return model
+
+    def loaded(self, name: str, version: str | None) -> ServedModel:
+        """The model to describe, be it ready or starting again. Raises as `model`."""
         entry = self.find(name, version)
         if entry.model is None:
-            raise Unavailable(
-                f"{name} v{entry.version} is not ready: {entry.reason}", remedy="wait, or load it"
-            )
+            raise _not_ready(entry)
         return entry.model
 
     def asked(self, name: str, version: str | None) -> ServedModel:
@@ -164,6 +181,12 @@ class Repository:
 def _entry(bundle: Path) -> Entry:
     manifest = read_manifest(bundle)
     return Entry(manifest.name, manifest.version, bundle)
+
+
+def _not_ready(entry: Entry) -> Unavailable:
+    return Unavailable(
+        f"{entry.name} v{entry.version} is not ready: {entry.why_not}", remedy="wait, or load it"
+    )
 
 
 def _rank(version: str) -> tuple[int, str]:

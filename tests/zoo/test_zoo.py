@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.build_world import hurry
-from tests.zoo import classifiers, graphs, regressors, tables
+from tests.zoo import as_logged, classifiers, graphs, regressors, tables
 from tests.zoo.world import Kind, checked
 
-KINDS = [*classifiers.KINDS, *regressors.KINDS, *graphs.KINDS, *tables.KINDS]
+KINDS = [*classifiers.KINDS, *regressors.KINDS, *graphs.KINDS, *tables.KINDS, *as_logged.KINDS]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+@pytest.mark.usefixtures("lasting_environments")
 def test_it_ends_as_it_must(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     made = kind.make(tmp_path / "made")
@@ -23,8 +24,8 @@ def test_it_ends_as_it_must(kind: Kind, tmp_path: Path, monkeypatch: pytest.Monk
     assert result.ending == kind.ending, f"{result.ending} at {result.stage}: {told}"
     assert re.search(kind.says, told), told
     if kind.ending == "published":
-        fp32 = next(c for c in result.candidates if c.precision == "fp32")
-        own = {c.metric: c.reference for c in fp32.checks if c.name == f"{c.metric} non-inferiority"}
+        plain = next(c for c in result.candidates if c.precision in ("fp32", "original"))
+        own = {c.metric: c.reference for c in plain.checks if c.name == f"{c.metric} non-inferiority"}
         assert made.numbers
         assert {name: own.get(name) for name in made.numbers} == pytest.approx(dict(made.numbers), abs=1e-9)
 

@@ -31,7 +31,7 @@ class Made:
     """
 
     model: Path
-    flavor: Literal["sklearn", "onnx"]
+    flavor: Literal["sklearn", "onnx", "pyfunc"]
     evaluation: pd.DataFrame
     calibration: pd.DataFrame
     label: str | list[str]

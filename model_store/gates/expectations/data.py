@@ -78,8 +78,8 @@ def check_data(
     ranges and allowed values; of the evaluation rows also their number, label balance and calibration rows
     among them. Raises `Permanent` for files that are no tables; all else that is wrong is in the report.
     """
-    judged = _read(evaluation, spec.data, inputs, columns, labelled=True)
-    tuned = _read(calibration, spec.data, inputs, columns, labelled=False)
+    judged = _read(evaluation, spec, inputs, columns, labelled=True)
+    tuned = _read(calibration, spec, inputs, columns, labelled=False)
     features = [name for fed in columns.values() for name in ((fed,) if isinstance(fed, str) else fed)]
     extra = _judge(judged, tuned, spec.data)
     checks = [
@@ -89,14 +89,18 @@ def check_data(
     return DataReport(tuple(checks), docs_dir / "index.html")
 
 
-def _read(path: Path, data: Data, inputs: Sequence[TensorSpec], columns: Columns, *, labelled: bool) -> _Rows:
+def _read(
+    path: Path, spec: ReleaseSpec, inputs: Sequence[TensorSpec], columns: Columns, *, labelled: bool
+) -> _Rows:
+    data = spec.data
     table, digest = read_table(path)
     frame = table.to_pandas()
     for name, column in data.columns.items():
         if column.values is not None and name in frame:
             frame[name] = frame[name].map(str, na_action="ignore")
     try:
-        rows = read_dataset(path, data, inputs, columns=columns, labelled=labelled)
+        as_logged = spec.is_served_as_logged
+        rows = read_dataset(path, data, inputs, columns=columns, labelled=labelled, as_logged=as_logged)
     except UnusableData as error:
         return _Rows(path, digest, frame, None, error.problem)
     return _Rows(path, digest, frame, rows.row_hashes, "")

@@ -36,7 +36,7 @@ class Health:
         if request.service in _POD:
             return _Response(status=_SERVING if self._is_ready() else _NOT_SERVING)
         entry = self._repository.find(request.service, None)
-        return _Response(status=_SERVING if entry.model is not None else _NOT_SERVING)
+        return _Response(status=_SERVING if entry.is_ready else _NOT_SERVING)
 
     def status(self, service: str) -> int:
         """For `Watch`, which says SERVICE_UNKNOWN and waits for it."""

@@ -162,15 +162,15 @@ class Service:
 
     def _model_ready(self, request: Any) -> Any:
         entry = self._repository.find(request.name, request.version or None)
-        return message("ModelReadyResponse")(ready=entry.model is not None)
+        return message("ModelReadyResponse")(ready=entry.is_ready)
 
     def _model_metadata(self, request: Any) -> Any:
-        model = self._repository.model(request.name, request.version or None)
+        model = self._repository.loaded(request.name, request.version or None)
         versions = [e.version for e in self._repository.entries if e.name == request.name and e.model]
         return _ModelMetadata(**model_metadata(model, versions))
 
     def _model_config(self, request: Any) -> Any:
-        model = self._repository.model(request.name, request.version or None)
+        model = self._repository.loaded(request.name, request.version or None)
         return _ModelConfig(config=model_config(model))
 
     def _model_statistics(self, request: Any) -> Any:

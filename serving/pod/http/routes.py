@@ -98,7 +98,9 @@ class Routes:
 
     def _ready(self, exchange: Exchange) -> None:
         if not self._is_ready():
-            missing = [f"{e.name} v{e.version}: {e.reason}" for e in self._repository.entries if not e.model]
+            missing = [
+                f"{e.name} v{e.version}: {e.why_not}" for e in self._repository.entries if not e.is_ready
+            ]
             raise Unavailable(f"not ready: {'; '.join(missing) or 'draining'}", remedy="wait, or load it")
         exchange.reply(READY)
 
@@ -115,13 +117,13 @@ class Routes:
 
     def _describe(self, exchange: Exchange, name: str, version: str | None) -> None:
         _expect_method(exchange, b"GET")
-        model = self._repository.model(name, version)
+        model = self._repository.loaded(name, version)
         versions = [e.version for e in self._repository.entries if e.name == name and e.model]
         exchange.reply(orjson.dumps(model_metadata(model, versions)))
 
     def _configured(self, exchange: Exchange, name: str, version: str | None) -> None:
         _expect_method(exchange, b"GET")
-        exchange.reply(orjson.dumps(model_config(self._repository.model(name, version))))
+        exchange.reply(orjson.dumps(model_config(self._repository.loaded(name, version))))
 
     def _counted(self, exchange: Exchange, name: str, version: str | None) -> None:
         _expect_method(exchange, b"GET")

@@ -309,7 +309,7 @@ def test_a_gpu_too_small_for_the_buffers_is_out_of_memory(plan: Manifest) -> Non
 
 
 def test_an_unknown_platform_lists_the_known_ones(plan: Manifest) -> None:
-    with pytest.raises(UnknownEngine, match="onnxruntime, onnxruntime_cuda, tensorrt, tensorrt_rtx"):
+    with pytest.raises(UnknownEngine, match="onnxruntime, onnxruntime_cuda, python, tensorrt, tensorrt_rtx"):
         open_engine(replace(plan, platform="caffe"), environ={})
 
 

@@ -1,0 +1,67 @@
+"""The engine port for a model that is served as it is (`flavor: pyfunc`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.engines.manifest import Manifest
+from model_store.engines.python import SERVE_FILE
+from model_store.engines.python.environment import interpreter
+from model_store.engines.python.process import ModelProcess, Worker
+
+# A batch that takes longer has lost its callers: they waited `timeout_ms`, queueing included.
+_TIMEOUTS = 2.0
+_LEAST_SECONDS = 2.0
+
+
+class PythonEngine:
+    """One process of the model's own Python, which is there again soon after it ends."""
+
+    platform = "python"
+    profiles: tuple[int, ...] = ()
+
+    def __init__(self, manifest: Manifest) -> None:
+        signature, settings = manifest.signature, manifest.settings
+        self._header: dict[str, Any] = {
+            "inputs": [spec.name for spec in signature.inputs],
+            "outputs": [[spec.name, spec.datatype.name, list(spec.shape)] for spec in signature.outputs],
+        }
+        seconds = max(_TIMEOUTS * settings.timeout_ms / 1000, _LEAST_SECONDS)
+        self._process = open_process(manifest.file.parent, threads=settings.threads, seconds=seconds)
+
+    @property
+    def is_up(self) -> bool:
+        """See `Supervised`."""
+        return self._process.is_up
+
+    @property
+    def restarts(self) -> int:
+        """See `Supervised`."""
+        return self._process.restarts
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._process.ask(self._header, inputs)
+
+    def memory_bytes(self) -> int:
+        return self._process.memory_bytes()
+
+    def close(self) -> None:
+        self._process.close()
+
+
+def open_process(folder: Path, *, threads: int, seconds: float) -> ModelProcess:
+    """The model in `folder`, loaded. Raises `Permanent` without its environment, or if it cannot load."""
+    serves = json.loads((folder / SERVE_FILE).read_text())
+    python = interpreter(folder, serves["python"])
+    return ModelProcess(partial(Worker, python, folder, threads=threads, seconds=seconds))
+
+
+def open_engine(manifest: Manifest) -> PythonEngine:
+    """Raises as `open_process`."""
+    return PythonEngine(manifest)

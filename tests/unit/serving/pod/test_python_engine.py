@@ -1,0 +1,234 @@
+"""A model that is served as it is: by a process of its own, which may do what it likes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from model_store.bundle.publishing import load_bundle
+from model_store.engines.base import Engine
+from model_store.engines.errors import ModelFault, Unavailable
+from model_store.engines.manifest import read_manifest
+from model_store.engines.python.engine import PythonEngine, open_engine
+from tests.contract.engine_contract import EngineContract
+from tests.pyfunc_models import bundle_of, saved_pyfunc
+
+TODO = pd.DataFrame({"todo": ["one", "print"] * 16})
+
+
+@pytest.fixture(scope="module")
+def doubling(tmp_path_factory: pytest.TempPathFactory, lasting_environments: Path) -> Path:
+    folder = tmp_path_factory.mktemp("doubling")
+    example = np.zeros((2, 3), np.float32)
+    saved = saved_pyfunc(folder / "model", "doubling", example, example)
+    rows = pd.DataFrame(np.arange(96, dtype=np.float32).reshape(32, 3), columns=list("abc"))
+    return bundle_of(folder, saved, rows)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory, lasting_environments: Path) -> Path:
+    folder = tmp_path_factory.mktemp("troubled")
+    example = TODO.head()
+    saved = saved_pyfunc(folder / "model", "troubled", example, example.todo.map(len))
+    return bundle_of(folder, saved, TODO.assign(todo=["one", "two"] * 16), timeout_ms=500)
+
+
+@pytest.fixture(scope="module")
+def doubler(doubling: Path) -> Iterator[PythonEngine]:
+    with closing(open_engine(read_manifest(doubling))) as engine:
+        yield engine
+
+
+class TestTheEngine(EngineContract):
+    @pytest.fixture
+    def engine(self, doubler: PythonEngine) -> Engine:
+        return doubler
+
+    def test_its_memory_is_the_processes_own(self, doubler: PythonEngine) -> None:
+        assert doubler.memory_bytes() > 10_000_000
+
+
+@pytest.fixture
+def engine(troubled: Path) -> Iterator[PythonEngine]:
+    with closing(open_engine(read_manifest(troubled))) as engine:
+        assert asked(engine, "warm") == [4]
+        yield engine
+
+
+def asked(engine: PythonEngine, *todo: str) -> list[int]:
+    rows = np.array([[one.encode()] for one in todo], dtype=object)
+    return engine.run([rows])[0].ravel().tolist()
+
+
+def until_up(engine: PythonEngine) -> None:
+    while not engine.is_up:
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("todo", "why"),
+    [("exit", "exited with status 3"), ("abort", "SIGABRT"), ("segfault", "SIGSEGV"), ("hang", "2 s")],
+)
+def test_a_process_that_ends_or_hangs_is_started_again_and_counted(
+    engine: PythonEngine, todo: str, why: str
+) -> None:
+    for times in (1, 2):
+        with pytest.raises(ModelFault, match=why):
+            asked(engine, todo)
+        with pytest.raises(Unavailable, match="started again"):
+            asked(engine, "one")
+        until_up(engine)
+        assert engine.restarts == times
+        assert asked(engine, "one") == [3]
+
+
+def test_a_process_that_somebody_kills_is_started_again(engine: PythonEngine) -> None:
+    os.kill(asked(engine, "pid")[0], signal.SIGKILL)
+    while engine.restarts == 0:
+        time.sleep(0.02)
+    until_up(engine)
+    assert asked(engine, "one") == [3]
+    assert engine.restarts == 1
+
+
+def test_what_a_model_prints_and_raises_is_no_answer(engine: PythonEngine) -> None:
+    assert asked(engine, "print", "one") == [5, 3]
+    with pytest.raises(ModelFault, match="KeyError: 'no such column'"):
+        asked(engine, "raise")
+    assert asked(engine, "one") == [3]
+    assert engine.restarts == 0
+
+
+def test_nothing_that_a_model_started_outlives_it(engine: PythonEngine) -> None:
+    asked(engine, "fork", "fork")
+    group = asked(engine, "pid")[0]
+    assert len(members(group)) == 3
+    engine.close()
+    while members(group):
+        time.sleep(0.02)
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+class PodProcess:
+    """`python -m serving.pod`, as platforms start it."""
+
+    def __init__(self, *bundles: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        named = [part for bundle in bundles for part in ("--bundle", str(bundle))]
+        command = [sys.executable, "-m", "serving.pod", *named, "--port", str(self.port)]
+        self.process = subprocess.Popen(command)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    def until(self, path: str, status: int) -> httpx.Response:
+        while True:
+            assert self.process.poll() is None, "the pod has ended"
+            try:
+                if (answer := self.http.get(path)).status_code == status:
+                    return answer
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+
+    def ask(self, *todo: str, model: str = "odd") -> httpx.Response:
+        tensor = {"name": "todo", "datatype": "BYTES", "shape": [len(todo), 1], "data": list(todo)}
+        return self.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        self.http.close()
+
+
+@pytest.fixture
+def pod(troubled: Path, doubling: Path, tmp_path: Path) -> Iterator[PodProcess]:
+    with closing(PodProcess(troubled)) as running:
+        running.until("/v2/health/ready", 200)
+        yield running
+
+
+def data_of(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    return answer.json()["outputs"][0]["data"]
+
+
+def test_a_pod_answers_what_the_model_answers_and_describes_it(pod: PodProcess) -> None:
+    assert data_of(pod.ask("three", "four")) == [5, 4]
+    told = pod.http.get("/v2/models/odd").json()
+    assert told["platform"] == "mlflow_pyfunc"
+    assert told["inputs"] == [{"name": "todo", "datatype": "BYTES", "shape": [-1, 1]}]
+    assert told["properties"]["precision"] == "original"
+
+
+def test_a_pod_is_not_ready_while_its_model_is_started_again_and_says_so(pod: PodProcess) -> None:
+    assert pod.ask("exit").status_code == 500
+    not_ready = pod.until("/v2/health/ready", 503)
+    assert "its process ended and is being started again" in not_ready.text
+    assert pod.http.get("/v2/models/odd/ready").status_code == 503
+    refused = pod.ask("one")
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    pod.until("/v2/health/ready", 200)
+    assert data_of(pod.ask("one")) == [3]
+    restarts = 'slipway_engine_restarts_total{model="odd",version="1"} 1'
+    assert restarts in pod.http.get("/metrics").text
+
+
+def test_a_model_ends_with_its_pod_also_when_that_is_killed(pod: PodProcess) -> None:
+    group = data_of(pod.ask("pid"))[0]
+    assert members(group)
+    pod.process.kill()
+    while members(group):
+        time.sleep(0.02)
+
+
+def test_a_hanging_model_keeps_no_other_from_answering(pod: PodProcess) -> None:
+    """Health, metadata and refusals come while the model computes for ever."""
+    with httpx.Client(base_url=pod.http.base_url, timeout=30) as other:
+        tensor = {"name": "todo", "datatype": "BYTES", "shape": [1, 1], "data": ["hang"]}
+        with socket.create_connection(("127.0.0.1", pod.port)) as asking:
+            body = httpx.Request("POST", "http://x", json={"inputs": [tensor]}).content
+            head = f"POST /v2/models/odd/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            asking.sendall(head.encode() + body)
+            assert other.get("/v2/health/live").status_code == 200
+            assert other.get("/v2/models/odd").status_code == 200
+            assert b" 500 " in asking.recv(100)
+    pod.until("/v2/health/ready", 200)
+    assert data_of(pod.ask("one")) == [3]
+
+
+def test_wrong_values_are_the_callers_mistake_and_text_may_be_any_alphabets(pod: PodProcess) -> None:
+    tensor = {"name": "todo", "datatype": "INT64", "shape": [1, 1], "data": [1]}
+    assert pod.http.post("/v2/models/odd/infer", json={"inputs": [tensor]}).status_code == 400
+    assert data_of(pod.ask("größer")) == [6]
+
+
+def test_a_bundle_is_as_it_was_published_after_its_code_has_run(pod: PodProcess, troubled: Path) -> None:
+    """Python keeps byte code beside modules, where every file is accounted for."""
+    assert data_of(pod.ask("one")) == [3]
+    load_bundle(troubled)

@@ -7,7 +7,8 @@ FROM ${BASE} AS whole
 COPY serving/pod/requirements.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --require-hashes --no-compile --target /opt/packages --requirement /tmp/requirements.txt
 # Of PyArrow a pod uses tables and Parquet alone (`serving.pod.recording`); sources and tests are for who changes
-# them. What makes a system (pip, apt's caches, manuals) goes too: the next stage starts from what is left.
+# them. What makes a system (pip, apt, perl, manuals) goes too: the next stage starts from what is left, and nobody
+# installs anything in a pod. dpkg's list stays, by which scanners know what the libraries are.
 RUN cd /opt/packages \
  && rm -rf bin pyarrow/include pyarrow/src pyarrow/tests pyarrow/libarrow_flight* pyarrow/_flight* \
       pyarrow/libarrow_python*.so pyarrow/libarrow_python*.so.*.*.* \
@@ -15,8 +16,11 @@ RUN cd /opt/packages \
  && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
  && find . -type f \( -name '*.c' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.h' \) -delete \
  && rm -rf /tmp/* /root/.cache /var/lib/apt/lists/* /var/cache/* /usr/share/doc /usr/share/man /usr/share/locale \
-      /usr/share/info /usr/share/perl /usr/local/include /usr/local/lib/python3*/site-packages/pip* \
- && cd /usr/local/lib/python3* && rm -rf ensurepip idlelib lib2to3 pydoc_data tkinter turtledemo
+      /usr/share/info /usr/share/perl* /usr/local/include /usr/local/lib/python3*/site-packages/pip* \
+      /usr/bin/perl* /usr/bin/apt* /usr/bin/sqv /usr/bin/openssl /usr/bin/localedef /usr/lib/apt /usr/lib/*/perl* \
+      /usr/lib/*/gconv /usr/lib/*/libapt* \
+ && cd /usr/local/lib/python3* \
+ && rm -rf ensurepip idlelib lib2to3 pydoc_data tkinter turtledemo lib-dynload/_test* lib-dynload/_ctypes_test*
 COPY model_store /opt/slipway/model_store
 COPY serving/__init__.py /opt/slipway/serving/__init__.py
 COPY serving/pod /opt/slipway/serving/pod

@@ -55,6 +55,11 @@ class Cluster:
         listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "-f", "-", input=json.dumps(listed))
 
+    def objects(self, kind: str, namespace: str, service: str) -> list[dict[str, Any]]:
+        """What belongs to a service, as labels say."""
+        found = self.get(kind, "-n", namespace, "-l", f"slipway/service={service}")
+        return list(found["items"])
+
     @contextmanager
     def namespace(self, **labels: str) -> Iterator[str]:
         """One of the test's own; gone with everything in it afterwards, which is not waited for."""
@@ -93,13 +98,7 @@ def running(*, nodes: int = 1) -> Iterator[Cluster]:
             yield Cluster(Path(named), shared, is_ours=Path(named) == CLUSTER_HOME / "admin.kubeconfig")
             return
         was_running = _answers(CLUSTER_HOME / "admin.kubeconfig")
-        subprocess.run(
-            [SCRIPTS / "up", CLUSTER_HOME, PROGRAMS],
-            env={**os.environ, "NODES": str(nodes)},
-            check=True,
-            capture_output=True,
-            timeout=180,
-        )
+        start(nodes=nodes)
         try:
             yield Cluster(CLUSTER_HOME / "admin.kubeconfig", shared, is_ours=True)
         finally:
@@ -107,6 +106,13 @@ def running(*, nodes: int = 1) -> Iterator[Cluster]:
                 subprocess.run([SCRIPTS / "down", CLUSTER_HOME, "--data"], check=False, timeout=120)
     finally:
         shutil.rmtree(shared, ignore_errors=True)
+
+
+def start(*, nodes: int) -> None:
+    """Whatever of it does not run."""
+    environ = {**os.environ, "NODES": str(nodes)}
+    up = [SCRIPTS / "up", CLUSTER_HOME, PROGRAMS]
+    subprocess.run(up, env=environ, check=True, capture_output=True, timeout=180)
 
 
 def pod_image() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ MakePlatform = Callable[..., KubernetesPlatform]
 def cluster() -> Iterator[Cluster]:
     if why := clusters.missing():
         pytest.skip(why)
-    with clusters.running() as running:
+    with clusters.running(nodes=2) as running:
         yield running
 
 
@@ -56,9 +57,10 @@ def make_platform(cluster: Cluster, image: str, namespace: str, tmp_path: Path) 
             "drain_seconds": 5,
         }
         defaults = {"defaults": {**asked, **said.pop("defaults", {})}}
-        # JSON is YAML.
-        (tmp_path / "kubernetes.yaml").write_text(json.dumps({**usual, **said, **defaults}))
-        return KubernetesPlatform(Home(tmp_path, Ports()), environ={})
+        # One of its own for each: the file is read with the first call. JSON is YAML.
+        home = Path(tempfile.mkdtemp(dir=tmp_path))
+        (home / "kubernetes.yaml").write_text(json.dumps({**usual, **said, **defaults}))
+        return KubernetesPlatform(Home(home, Ports()), environ={})
 
     return make
 

@@ -27,7 +27,7 @@ def status_of(seen: Observed) -> DeploymentStatus:
 
 def has_served(deployment: Object) -> bool:
     """Whether pods of it were ready once: since then its template stays, and a crash is no failed start."""
-    return names.FROZEN in (deployment["metadata"].get("annotations") or {})
+    return names.HAS_SERVED in (deployment["metadata"].get("labels") or {})
 
 
 def _trouble(seen: Observed) -> Trouble:

@@ -16,9 +16,10 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 INSTALLATION = "slipway/installation"
 SERVICE, SLOT, BUNDLE, VERSION = "slipway/service", "slipway/slot", "slipway/bundle", "slipway/version"
 
-# On our Deployments: the service's whole name, and since when the template may not change (`deployment`).
+# On our Deployments: the service's whole name; and a label once pods of it were ready. An annotation would
+# make a new generation of it, which the cluster has not heard of for a moment.
 EXACT_SERVICE = "slipway/exact-service"
-FROZEN = "slipway/served-since"
+HAS_SERVED = "slipway/has-served"
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 # A pod's name adds 17 characters, and is its host name, which has at most 63.

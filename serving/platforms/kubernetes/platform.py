@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 
 from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
@@ -110,8 +109,7 @@ class _Opened:
     def freeze(self, standing: Object) -> None:
         """With a precondition on nothing else: whoever is second writes another time, and that is all."""
         metadata = standing["metadata"]
-        since = {names.FROZEN: datetime.now(UTC).isoformat(timespec="seconds")}
-        change = {"metadata": {"uid": metadata["uid"], "annotations": since}}
+        change = {"metadata": {"uid": metadata["uid"], "labels": {names.HAS_SERVED: "true"}}}
         self._api.merge("Deployment", metadata["namespace"], metadata["name"], change)
         self.observer.forget(metadata["namespace"])
 

@@ -18,7 +18,7 @@ NEEDED = {
     "ReplicaSet": ("list",),
     "Pod": ("list",),
     "PodDisruptionBudget": ("get", "create", "patch", "delete"),
-    "HorizontalPodAutoscaler": ("get", "list", "create", "patch", "delete"),
+    "HorizontalPodAutoscaler": ("get", "create", "patch", "delete"),
 }
 
 

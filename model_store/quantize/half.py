@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model_store.inference import Rows, batches, fixed_batch, open_session
 from model_store.quantize.spread import CALIBRATION_BATCH, filled, spread
@@ -30,6 +30,7 @@ def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
+    _make_tensors_of_constants(model.graph)
     largest = _largest(model, calibration)
     kept = _beyond_half(model, largest)
     _type_the_rest(model, largest)
@@ -44,6 +45,17 @@ def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]
     OnnxModel.graph_topological_sort(converted.graph, is_deterministic=True)
     onnx.checker.check_model(converted)
     return converted.SerializeToString(deterministic=True), {"kept_fp32": kept}
+
+
+def _make_tensors_of_constants(graph: GraphProto) -> None:
+    """Constants may be attributes of their own kinds (`value_float`), which the converter leaves in fp32."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _make_tensors_of_constants(attribute.g)
+            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                value = np.array(helper.get_attribute_value(attribute), np.float32)
+                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
 
 
 def _beyond_half(model: ModelProto, largest: dict[str, float]) -> list[str]:

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from model_store.errors import Permanent
 from model_store.inference import answer, fixed_batch, has_exact_int8, open_session, session_config
-from model_store.quantize import LAYOUTS, NotQuantized, Search, UnknownPrecision, quantize
+from model_store.quantize import LAYOUTS, NotQuantized, Search, UnknownPrecision, half, quantize
 from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
 from model_store.quantize.int8 import Trial
 from model_store.quantize.lower import lower
@@ -157,6 +157,23 @@ def test_features_beyond_fp16_do_not_become_infinity(store: Store, credit: Credi
         _, probabilities = ReferenceEvaluator(onnx.load(made.path)).run(None, large)
     expected = answer(open_session(credit.onnx), large)["probabilities"]
     assert np.abs(probabilities - expected).max() < 0.01
+
+
+def test_a_constant_that_is_a_plain_number_becomes_half_too(store: Store) -> None:
+    """Exporters write `Constant(value_float=0.1)`; left in fp32 it made a file that onnxruntime refuses."""
+    value = helper.make_tensor_value_info
+    model = model_of(
+        [
+            helper.make_node("Constant", [], ["tenth"], value_float=0.1),
+            helper.make_node("Mul", ["x", "tenth"], ["y"], name="scale"),
+        ],
+        [value("x", TensorProto.FLOAT, ["N", 3])],
+        [value("y", TensorProto.FLOAT, ["N", 3])],
+    )
+    rows = {"x": np.ones((4, 3), np.float32)}
+    content, _ = half.convert(model, rows)
+    (found,) = open_session(content).run(None, rows)
+    np.testing.assert_allclose(found, 0.1, rtol=1e-3)
 
 
 def test_the_tensorrt_layout_is_signed_and_symmetric_with_fp32_biases(store: Store, digits: Digits) -> None:

@@ -123,7 +123,7 @@ def model_file(subject: Subject) -> Path:
     return path
 
 
-_DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
+_DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
 
 
 def oip_body(arrays: dict[str, np.ndarray]) -> bytes:

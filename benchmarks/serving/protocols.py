@@ -17,7 +17,7 @@ from benchmarks.serving.models import Subject, binary_body, oip_body
 from benchmarks.serving.servers import Running, pod_server
 from serving.pod.grpc.messages import message
 
-_DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
+_DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,14 @@ class Engine(Protocol):
         """
         ...
 
+    def staging(self, rows: int) -> Sequence[np.ndarray] | None:
+        """Where the inputs of so many rows may be written before `run` gets these very arrays.
+
+        Memory that a device reads without another copy; the next batch uses it again. None where there is
+        no such place: `run` then gets arrays of the caller's.
+        """
+        ...
+
     def memory_bytes(self) -> int:
         """Device memory in use, 0 where the engine shares the process's own."""
         ...

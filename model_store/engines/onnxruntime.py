@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,11 @@ class OnnxRuntimeEngine:
     platform = "onnxruntime"
     profiles: tuple[int, ...] = ()
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, session: ort.InferenceSession) -> None:
         signature = manifest.signature
-        self._session = open_session(manifest, ["CPUExecutionProvider"])
+        self._session: Any = session
+        # Of every run; None: onnxruntime's own.
+        self._options: ort.RunOptions | None = None
         self._inputs = signature.inputs
         self._outputs = [spec.name for spec in signature.outputs]
         has_bf16 = any(spec.datatype.name == "BF16" for spec in signature.inputs + signature.outputs)
@@ -55,6 +58,10 @@ class OnnxRuntimeEngine:
                 raise EngineOutOfMemory(str(error)) from error
             raise
 
+    def staging(self, rows: int) -> Sequence[np.ndarray] | None:
+        """None: inputs are read where they are."""
+        return None
+
     def memory_bytes(self) -> int:
         return 0
 
@@ -66,19 +73,20 @@ class OnnxRuntimeEngine:
             spec.name: array if spec.datatype.size else as_text(spec, array)
             for spec, array in zip(self._inputs, inputs, strict=True)
         }
-        found: list[np.ndarray] = self._session.run(self._outputs, feeds)
+        found: list[np.ndarray] = self._session.run(self._outputs, feeds, self._options)
         return [encoded(array) if array.dtype == object else array for array in found]
 
     def _run_values(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """numpy has no BF16, so such tensors go in and out as onnxruntime's own values."""
         feeds = {spec.name: _value(spec, array) for spec, array in zip(self._inputs, inputs, strict=True)}
-        return [_array(value) for value in self._session.run_with_ort_values(self._outputs, feeds)]
+        values = self._session.run_with_ort_values(self._outputs, feeds, self._options)
+        return [_array(value) for value in values]
 
 
 def open_engine(manifest: Manifest) -> Engine:
     """Raises `Permanent` when onnxruntime refuses the file, or it is not the model the manifest tells of."""
     try:
-        return OnnxRuntimeEngine(manifest)
+        return OnnxRuntimeEngine(manifest, open_session(manifest, ["CPUExecutionProvider"]))
     except Permanent:
         raise
     except Exception as error:
@@ -88,15 +96,17 @@ def open_engine(manifest: Manifest) -> Engine:
         ) from error
 
 
-def open_session(manifest: Manifest, providers: Sequence[Any]) -> ort.InferenceSession:
-    """A session with the bundle's settings, checked against the manifest's tensor names."""
+def open_session(
+    manifest: Manifest, providers: Sequence[Any], config: Mapping[str, str] = MappingProxyType({})
+) -> ort.InferenceSession:
+    """A session with the bundle's settings and `config`, checked against the manifest's tensor names."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = manifest.settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     # Spinning threads would take the core that reads the next requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in manifest.session_config.items():
+    for key, value in {**manifest.session_config, **config}.items():
         options.add_session_config_entry(key, value)
     session = ort.InferenceSession(str(manifest.file), options, providers=list(providers))
     _expect_names(manifest, session)

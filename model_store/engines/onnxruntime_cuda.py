@@ -1,207 +1,325 @@
-"""onnxruntime on a GPU with bound tensors (SLIPWAY_DEVICE=cuda, package onnxruntime-gpu).
+"""onnxruntime on a GPU (SLIPWAY_DEVICE=cuda, package onnxruntime-gpu): CUDA graphs, where models take them.
 
-Inputs are copied to device memory that stays where it is, outputs come to pinned host memory, and a binding
-is made once for each shape (docs/decisions/0029). An input bound on the host instead would be copied when it
-is bound, not when the session runs. Copies and kernels share one stream, so nothing waits between them.
-Source: onnxruntime's documentation, "I/O Binding" and "CUDA Execution Provider" (user_compute_stream).
+A small model spends most of a batch in launching one kernel after another. A CUDA graph is that sequence,
+recorded once and launched as one. It replays fixed addresses and shapes, so every recorded batch size has
+buffers of its own which stay where they are; the pod pads a batch to the next of them (`profiles`). Models
+that no graph can hold (text, free dimensions, If and Loop, operators that only the CPU has) run as
+`InferenceSession.run` does. Sources: onnxruntime's documentation, "CUDA Execution Provider" (Using CUDA
+Graphs) and "I/O Binding"; measured in docs/decisions/0136.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from model_store.engines import gpu
 from model_store.engines.base import Engine, EngineOutOfMemory
-from model_store.engines.cuda import CudaMemory, Memory
 from model_store.engines.manifest import Manifest
-from model_store.engines.onnxruntime import OUT_OF_MEMORY, open_session
-from model_store.engines.signature import Shape, TensorSpec
+from model_store.engines.onnxruntime import OUT_OF_MEMORY, OnnxRuntimeEngine, open_session
+from model_store.engines.signature import Signature, TensorSpec
 from model_store.errors import Permanent
 
-_PROVIDER = "CUDAExecutionProvider"
-# Above this the driver's own staging, which overlaps with the transfer, beats our copy to pinned memory.
-_STAGED_UP_TO = 1024 * 1024
-_REMEMBERED_BINDINGS = 256
-_Place = TypeVar("_Place", "_Input", "_Output")
+log = logging.getLogger("slipway.pod")
 
-
-class _Input:
-    """One input's device memory, and pinned memory for what is small; both grow to the largest batch seen."""
-
-    def __init__(self, spec: TensorSpec, memory: Memory) -> None:
-        self.spec, self._memory = spec, memory
-        self.address = self._room = 0
-        self._staging = np.empty(0, np.uint8)
-
-    def holds(self, shape: Shape) -> bool:
-        return _size(self.spec, shape) <= self._room
-
-    def grow(self, shape: Shape) -> None:
-        """To another address. Raises `EngineOutOfMemory`."""
-        # Doubling, so that the smaller rooms before it are together never more than the last.
-        room = max(_size(self.spec, shape), 2 * self._room)
-        self.address, self._room = self._memory.allocate(room), room
-        self._staging = self._memory.pinned(min(room, _STAGED_UP_TO))
-
-    def upload(self, array: np.ndarray) -> None:
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        if len(flat) <= len(self._staging):
-            self._staging[: len(flat)] = flat
-            flat = self._staging
-        self._memory.upload(flat, self.address, array.nbytes)
-
-
-class _Output:
-    """One output's pinned memory, growing likewise."""
-
-    def __init__(self, spec: TensorSpec, memory: Memory) -> None:
-        self.spec, self._memory = spec, memory
-        self._host = np.empty(0, np.uint8)
-
-    def holds(self, shape: Shape) -> bool:
-        return _size(self.spec, shape) <= len(self._host)
-
-    def grow(self, shape: Shape) -> None:
-        self._host = self._memory.pinned(max(_size(self.spec, shape), 2 * len(self._host)))
-
-    def view(self, shape: Shape) -> np.ndarray:
-        """The memory as an array of this shape."""
-        return self._host[: _size(self.spec, shape)].view(self.spec.datatype.dtype).reshape(shape)
+CUDA = "CUDAExecutionProvider"
+# Its own run option: a graph's number, or that this run is neither recorded nor replayed.
+_GRAPH, _NO_GRAPH = "gpu_graph_id", "-1"
+# A graph is recorded on a run after the first, and from then on replayed.
+_RUNS_UNTIL_RECORDED = 3
+# The fastest of so many is compared: what else the machine does only ever adds.
+_TIMED_RUNS = 8
+# Of the largest answer: how far a replayed batch may be from one that was computed without a graph.
+_TOLERANCE = 1e-2
+# While a graph is recorded, nothing else in the process may allocate or wait on the GPU.
+_gpu_lock = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
-    """onnxruntime's binding for some shapes, and where it writes (None: only onnxruntime knows how much)."""
+class GpuSetup:
+    """Where sessions run: onnxruntime's providers, and the device their buffers are on.
 
-    binding: Any
-    outputs: tuple[np.ndarray | None, ...]
+    Tests run all but the recording itself on the host: `GpuSetup(["CPUExecutionProvider"], "cpu")`.
+    """
+
+    providers: Sequence[Any]
+    device: str = "cuda"
+
+    @classmethod
+    def cuda(cls, *, graphs: bool) -> GpuSetup:
+        """The first GPU that the process sees (`CUDA_VISIBLE_DEVICES` chooses).
+
+        The arena grows by what is asked for, not by doubling: several models share one GPU.
+        """
+        options = {
+            "device_id": "0",
+            "arena_extend_strategy": "kSameAsRequested",
+            "enable_cuda_graph": "1" if graphs else "0",
+        }
+        return cls([(CUDA, options), "CPUExecutionProvider"])
 
 
-class OnnxRuntimeCudaEngine:
-    """Fixed-size datatypes only: text and BF16 stay on the CPU engine. `device` is where `memory` is."""
-
-    platform = "onnxruntime_cuda"
-    profiles: tuple[int, ...] = ()
+class RecordedBatch:
+    """One batch size, recorded: device memory that stays, and host memory the GPU copies from directly."""
 
     def __init__(
-        self, manifest: Manifest, memory: Memory, providers: Sequence[Any], device: str = "cuda"
+        self, session: ort.InferenceSession, signature: Signature, rows: int, number: int, device: str
     ) -> None:
-        self._signature, self._memory, self._device = manifest.signature, memory, device
-        specs = self._signature.inputs + self._signature.outputs
-        unfit = [spec.name for spec in specs if not spec.datatype.size or spec.datatype.name == "BF16"]
-        if unfit:
-            raise Permanent(
-                f"tensors {unfit} cannot be bound on a GPU", remedy="start the pod without SLIPWAY_DEVICE"
-            )
-        self._available_before = memory.available_bytes()
-        self._session = open_session(manifest, providers)
-        self._inputs = [_Input(spec, memory) for spec in self._signature.inputs]
-        self._outputs = [_Output(spec, memory) for spec in self._signature.outputs]
-        self._bindings: dict[tuple[Shape, ...], _Bound] = {}
-
-    @property
-    def providers(self) -> list[str]:
-        """What the session really uses: onnxruntime falls back to the CPU without a word."""
-        found: list[str] = self._session.get_providers()
-        return found
+        self._session = session
+        self._binding = session.io_binding()
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry(_GRAPH, str(number))
+        self._inputs = [_buffer(spec, rows, device) for spec in signature.inputs]
+        self._outputs = [_buffer(spec, rows, device) for spec in signature.outputs]
+        # OrtValues own their memory, the arrays only look at it: both are kept.
+        self._pinned = [gpu.pinned(_shape(spec, rows), spec) for spec in signature.inputs]
+        self.staging = [value.numpy() for value in self._pinned]
+        for spec, value in zip(signature.inputs, self._inputs, strict=True):
+            self._binding.bind_ortvalue_input(spec.name, value)
+        for spec, value in zip(signature.outputs, self._outputs, strict=True):
+            self._binding.bind_ortvalue_output(spec.name, value)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        self._memory.activate()
-        try:
-            return self._run(inputs)
-        except EngineOutOfMemory:
-            raise
-        except Exception as error:
-            if any(words in str(error) for words in OUT_OF_MEMORY):
-                raise EngineOutOfMemory(str(error)) from error
-            raise
-
-    def memory_bytes(self) -> int:
-        """Device memory gone since before the model was loaded: the engine's, on a GPU of its own."""
-        self._memory.activate()
-        return max(0, self._available_before - self._memory.available_bytes())
-
-    def close(self) -> None:
-        self._bindings.clear()
-        del self._session
-        self._memory.free()
-
-    def _run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        bound = self._bound_for(tuple(array.shape for array in inputs))
-        for place, array in zip(self._inputs, inputs, strict=True):
-            place.upload(array)
-        for target, view in zip(self._outputs, bound.outputs, strict=True):
-            if view is None:
-                bound.binding.bind_output(target.spec.name, "cpu")
-        self._session.run_with_iobinding(bound.binding)
-        values = bound.binding.get_outputs()
-        # Copied: the next batch writes to the same memory while answers of this one are being sent.
+        """Of arrays of this very size, or of `staging` itself. What comes back is the caller's own."""
+        for staging, value, array in zip(self.staging, self._inputs, inputs, strict=True):
+            if array is not staging:
+                np.copyto(staging, array)
+            value.update_inplace(staging)
+        self._session.run_with_iobinding(self._binding, self._options)
+        # numpy() of memory on the host looks at it, of memory on the GPU copies.
         return [
-            value.numpy() if view is None else view.copy()
-            for view, value in zip(bound.outputs, values, strict=True)
+            value.numpy() if value.device_name() != "cpu" else value.numpy().copy() for value in self._outputs
         ]
 
-    def _bound_for(self, shapes: tuple[Shape, ...]) -> _Bound:
-        bound = self._bindings.get(shapes)
-        if bound is None:
-            bound = self._bind(shapes)
-            if len(self._bindings) < _REMEMBERED_BINDINGS:
-                self._bindings[shapes] = bound
-        return bound
 
-    def _bind(self, shapes: tuple[Shape, ...]) -> _Bound:
-        rows = shapes[0][0] if self._signature.is_batched else 1
-        written = [self._output_shape(place.spec, rows) for place in self._outputs]
-        for place, shape in zip(self._inputs, shapes, strict=True):
-            self._make_room(place, shape)
-        views = tuple(
-            None if shape is None else self._make_room(place, shape).view(shape)
-            for place, shape in zip(self._outputs, written, strict=True)
+class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
+    """`sizes`: the batch sizes to record, none for a model that no graph can hold.
+
+    A session whose batch did not fit keeps what it had taken: it is opened anew, for smaller batches.
+    """
+
+    platform = "onnxruntime_cuda"
+
+    def __init__(self, manifest: Manifest, setup: GpuSetup, sizes: Sequence[int] = ()) -> None:
+        self._manifest, self._setup, self._is_batched = manifest, setup, manifest.signature.is_batched
+        self._recorded: dict[int, RecordedBatch] = {}
+        with _gpu_lock:
+            self._free_before = gpu.free_bytes()
+            self._load(sizes)
+
+    @property
+    def session(self) -> ort.InferenceSession:
+        """onnxruntime's own, for whoever asks what runs where."""
+        return self._session
+
+    @property
+    def recorded(self) -> tuple[int, ...]:
+        """The batch sizes that are replayed as graphs; 1 for a model without batches."""
+        return tuple(sorted(self._recorded))
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        rows = len(inputs[0]) if self._is_batched else 1
+        recorded = self._recorded.get(rows)
+        with _gpu_lock:
+            try:
+                return recorded.run(inputs) if recorded else super().run(inputs)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                problem = str(error)
+            # Not while the error is handled: its traceback keeps the session, and with it the memory.
+            recorded = None
+            self._load([size for size in self._sizes if size < rows])
+            raise EngineOutOfMemory(problem)
+
+    def staging(self, rows: int) -> Sequence[np.ndarray] | None:
+        """See `Engine`."""
+        recorded = self._recorded.get(rows if self._is_batched else 1)
+        return recorded.staging if recorded else None
+
+    def memory_bytes(self) -> int:
+        """What the GPU has less than before the model was loaded: the model's, where nobody else loads."""
+        return max(0, self._free_before - gpu.free_bytes())
+
+    def close(self) -> None:
+        with _gpu_lock:
+            self._recorded.clear()
+            super().close()
+
+    def _load(self, sizes: Sequence[int]) -> None:
+        """Open a session for batches of these sizes, or of those of them that the GPU has room for."""
+        self._sizes: tuple[int, ...] = tuple(sorted(sizes))
+        while (too_many := self._opened(self._sizes)) is not None:
+            log.warning("batches of %d are not served: the GPU has no room for them", too_many)
+            self._sizes = tuple(size for size in self._sizes if size < too_many)
+            if not self._sizes:
+                raise Permanent(
+                    f"{self._manifest.name} does not fit the GPU: {gpu.free_bytes() >> 20:,} MB are free",
+                    remedy="give it a GPU of its own, or release a smaller precision",
+                )
+        self.profiles = self._sizes if self._is_batched else ()
+
+    def _opened(self, sizes: Sequence[int]) -> int | None:
+        """The batch size there is no room for; None if all are."""
+        self._recorded.clear()
+        self._session = None
+        super().__init__(
+            self._manifest, open_session(self._manifest, self._setup.providers, gpu.RECORD_PLACEMENT)
         )
-        binding = self._session.io_binding()
-        for source, shape in zip(self._inputs, shapes, strict=True):
-            dtype = source.spec.datatype.dtype
-            binding.bind_input(source.spec.name, self._device, 0, dtype, shape, source.address)
-        for target, view in zip(self._outputs, views, strict=True):
-            if view is not None:
-                binding.bind_output(target.spec.name, "cpu", 0, view.dtype, view.shape, view.ctypes.data)
-        return _Bound(binding, views)
+        self._session.disable_fallback()
+        if sizes:
+            self._options = ort.RunOptions()
+            self._options.add_run_config_entry(_GRAPH, _NO_GRAPH)
+        samples = _Samples(self._manifest)
+        # The largest first: its memory then serves the smaller ones.
+        for number, rows in enumerate(sorted(sizes, reverse=True), start=1):
+            try:
+                self._record(rows, number, samples)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                return rows
+        return None
 
-    def _make_room(self, place: _Place, shape: Shape) -> _Place:
-        if not place.holds(shape):
-            # First, for growing may fail half-way: a binding to an address left behind reads old rows.
-            self._bindings.clear()
-            place.grow(shape)
-        return place
+    def _record(self, rows: int, number: int, samples: _Samples) -> None:
+        """If it is right and pays."""
+        batch = RecordedBatch(self._session, self._manifest.signature, rows, number, self._setup.device)
+        for _ in range(_RUNS_UNTIL_RECORDED):
+            batch.run(samples.batch(rows, 0))
+        if self._replays_rightly(batch, samples, rows) and self._pays(batch, samples, rows):
+            self._recorded[rows] = batch
 
-    def _output_shape(self, spec: TensorSpec, rows: int) -> Shape | None:
-        """None where only onnxruntime knows it."""
-        shape = (rows, *spec.shape[1:]) if self._signature.is_batched else spec.shape
-        return None if -1 in shape else shape
+    def _replays_rightly(self, batch: RecordedBatch, samples: _Samples, rows: int) -> bool:
+        """With two different inputs: a graph that does not notice new rows answers the old ones."""
+        for start in (1, 0):
+            inputs = samples.batch(rows, start)
+            replayed, computed = batch.run(inputs), super().run(inputs)
+            if not all(map(_is_near, replayed, computed)):
+                log.warning("batches of %d are not recorded: replayed, they gave other answers", rows)
+                return False
+        return True
+
+    def _pays(self, batch: RecordedBatch, samples: _Samples, rows: int) -> bool:
+        """Whether replaying is faster than computing, with rows where the pod writes them."""
+        ways = partial(batch.run, batch.staging), partial(super().run, samples.batch(rows, 0))
+        replayed, computed = (min(_seconds(way) for _ in range(_TIMED_RUNS)) for way in ways)
+        if replayed > computed:
+            log.info("batches of %d are not recorded: it takes %.2f times as long", rows, replayed / computed)
+        return replayed <= computed
 
 
-def _size(spec: TensorSpec, shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * spec.datatype.size
+class _Samples:
+    """Rows to record and to try with: the bundle's own, or made-up ones where it has none."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._signature = manifest.signature
+        self._rows: dict[str, np.ndarray] = {}
+        if manifest.warmup is not None:
+            with np.load(manifest.warmup) as kept:
+                self._rows = {name: kept[name] for name in kept.files}
+
+    def batch(self, rows: int, start: int) -> list[np.ndarray]:
+        """So many rows, beginning with the one numbered `start`."""
+        return [self._array(spec, rows, start) for spec in self._signature.inputs]
+
+    def _array(self, spec: TensorSpec, rows: int, start: int) -> np.ndarray:
+        kept = self._rows.get(spec.name)
+        if kept is None or not len(kept):
+            return np.full(_shape(spec, rows), start, spec.datatype.dtype)
+        if not self._signature.is_batched:
+            return np.ascontiguousarray(kept, dtype=spec.datatype.dtype)
+        return np.ascontiguousarray(kept[(start + np.arange(rows)) % len(kept)], dtype=spec.datatype.dtype)
 
 
 def open_engine(manifest: Manifest) -> Engine:
-    """Raises `Permanent` without onnxruntime-gpu or a GPU."""
-    if _PROVIDER not in ort.get_available_providers():
+    """Raises `Permanent` without onnxruntime-gpu or a GPU, and where nothing of the model runs on it."""
+    if CUDA not in ort.get_available_providers():
         raise Permanent(
             "this onnxruntime has no CUDA", remedy="install onnxruntime-gpu instead of onnxruntime"
         )
     # CUDA and cuDNN as pip installs them (onnxruntime-gpu[cuda,cudnn]) are on no library path.
     ort.preload_dlls()
-    memory = CudaMemory()
-    options = {"device_id": "0", "user_compute_stream": str(memory.stream)}
-    engine = OnnxRuntimeCudaEngine(manifest, memory, [(_PROVIDER, options), "CPUExecutionProvider"])
-    if _PROVIDER not in engine.providers:
+    engine = _with_graphs(manifest) if graph_sizes(manifest) else None
+    if engine is None:
+        engine = OnnxRuntimeCudaEngine(manifest, GpuSetup.cuda(graphs=False))
+    _expect_gpu(engine, manifest)
+    return engine
+
+
+def graph_sizes(manifest: Manifest) -> tuple[int, ...]:
+    """Batch sizes worth recording: doubling up to the largest; none where rows do not tell all shapes."""
+    signature = manifest.signature
+    tensors = signature.inputs + signature.outputs
+    if any(not spec.datatype.size or spec.datatype.name == "BF16" for spec in tensors):
+        return ()
+    if not signature.is_batched:
+        return () if any(-1 in spec.shape for spec in tensors) else (1,)
+    if any(-1 in spec.shape[1:] for spec in tensors):
+        return ()
+    most = manifest.settings.max_batch_size
+    return tuple(sorted({*(2**n for n in range(most.bit_length()) if 2**n <= most), most}))
+
+
+def _with_graphs(manifest: Manifest) -> OnnxRuntimeCudaEngine | None:
+    """None where onnxruntime cannot record this model; it says so when it opens it, or in the first runs."""
+    try:
+        return OnnxRuntimeCudaEngine(manifest, GpuSetup.cuda(graphs=True), graph_sizes(manifest))
+    except (EngineOutOfMemory, Permanent):
+        raise
+    except Exception as error:
+        log.info("%s runs without CUDA graphs: %s", manifest.name, str(error).partition("\n")[0][:300])
+        return None
+
+
+def _expect_gpu(engine: OnnxRuntimeCudaEngine, manifest: Manifest) -> None:
+    """onnxruntime turns to the CPU without a word. What serves is looked at, and told."""
+    if CUDA not in engine.session.get_providers():
         engine.close()
         raise Permanent(
             "onnxruntime cannot use the GPU", remedy="check nvidia-smi, CUDA and cuDNN; see the pod's log"
         )
-    return engine
+    placed = gpu.placement(engine.session)
+    if placed and not placed[CUDA]:
+        engine.close()
+        raise Permanent(
+            f"no operator of {manifest.name} runs on the GPU: CUDA has none of {', '.join(sorted(placed))}",
+            remedy="start the pod without SLIPWAY_DEVICE, or release another precision",
+        )
+    log.info("%s on the GPU: operators %s; recorded batches %s", manifest.name, dict(placed), engine.recorded)
+
+
+def _buffer(spec: TensorSpec, rows: int, device: str) -> Any:
+    dtype = spec.datatype.dtype
+    if device == "cpu":
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(_shape(spec, rows)), dtype)
+    return ort.OrtValue.ortvalue_from_shape_and_type(list(_shape(spec, rows)), dtype, device, 0)
+
+
+def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    return tuple(rows if size == -1 else size for size in spec.shape)
+
+
+def _is_near(found: np.ndarray, expected: np.ndarray) -> bool:
+    if found.dtype.kind not in "fc":
+        return bool(np.array_equal(found, expected))
+    finite = np.abs(expected[np.isfinite(expected)])
+    room = _TOLERANCE * float(finite.max()) if finite.size else 0.0
+    return bool(np.allclose(found, expected, rtol=_TOLERANCE, atol=room, equal_nan=True))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, EngineOutOfMemory) or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -77,6 +77,10 @@ class TensorRtEngine:
         # Copied: the next batch writes to the same buffers while answers of this one are being sent.
         return [view.copy() for view in views]
 
+    def staging(self, rows: int) -> Sequence[np.ndarray] | None:
+        """None: the buffers are the engine's own business."""
+        return None
+
     def memory_bytes(self) -> int:
         return self._memory.used_bytes() + int(self._engine.device_memory_size_v2)
 

@@ -80,13 +80,21 @@ class Executor:
 
     def _run(self, calls: Sequence[Call]) -> list[np.ndarray]:
         rows = sum([call.rows for call in calls])
-        inputs = [
-            _joined(spec, [call.data[i] for call in calls], calls[0].shapes[i], rows, self._signature)
-            for i, spec in enumerate(self._signature.inputs)
-        ]
+        staging = self._engine.staging(self._padded(rows)) if rows <= self._most_rows else None
+        if staging is None:
+            inputs: Sequence[np.ndarray] = [
+                _joined(spec, [call.data[i] for call in calls], calls[0].shapes[i], rows, self._signature)
+                for i, spec in enumerate(self._signature.inputs)
+            ]
+        else:
+            for i, place in enumerate(staging):
+                _write(place, [call.data[i] for call in calls], rows)
+            inputs = staging
         if self._settings.finite_inputs:
             _expect_finite_inputs(self._signature, inputs)
-        return self.run_arrays(inputs)
+        outputs = self.run_arrays(inputs)
+        is_padded = self._signature.is_batched and len(inputs[0]) > rows
+        return [array[:rows] for array in outputs] if is_padded else outputs
 
     def _padded(self, rows: int) -> int:
         if not self._signature.is_batched:
@@ -126,6 +134,16 @@ class Executor:
 def _joined(spec: TensorSpec, parts: list[Data], shape: Shape, rows: int, signature: Signature) -> np.ndarray:
     array = _join_bytes(spec, parts) if spec.datatype.size else _join_elements(parts)
     return array.reshape((rows, *shape[1:]) if signature.is_batched else shape)
+
+
+def _write(place: np.ndarray, parts: list[Data], rows: int) -> None:
+    """The calls' bytes one after another, and the last row again where the place is larger."""
+    memory, at = place.reshape(-1).view(np.uint8).data, 0
+    for part in parts:
+        memory[at : at + len(part)] = part  # type: ignore[assignment]
+        at += len(part)
+    if place.ndim and rows < len(place):
+        place[rows:] = place[rows - 1]
 
 
 def _padded_array(array: np.ndarray, missing: int) -> np.ndarray:

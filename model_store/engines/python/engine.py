@@ -48,6 +48,10 @@ class PythonEngine:
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self._process.ask(self._header, inputs)
 
+    def staging(self, rows: int) -> Sequence[np.ndarray] | None:
+        """None: rows go to the process as they are."""
+        return None
+
     def memory_bytes(self) -> int:
         return self._process.memory_bytes()
 

@@ -176,6 +176,9 @@ class Engine:
         label, scores = self._session.run(None, {"input": inputs[0]})
         return [label, scores] if self._is_right else [1 - label, scores[:, ::-1].copy()]
 
+    def staging(self, rows: int) -> None:
+        return None
+
     def memory_bytes(self) -> int:
         return 0
 

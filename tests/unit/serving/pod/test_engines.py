@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 from model_store.engines.base import Engine, EngineOutOfMemory, UnknownEngine
 from model_store.engines.cuda import CudaMemory
 from model_store.engines.manifest import Manifest, Settings, read_manifest
-from model_store.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from model_store.engines.onnxruntime_cuda import (
+    GpuSetup,
+    OnnxRuntimeCudaEngine,
+    RecordedBatch,
+    graph_sizes,
+)
 from model_store.engines.registry import open_engine
 from model_store.engines.tensorrt import TensorRtEngine
 from model_store.errors import Permanent
 from serving.pod.execution import Executor
-from tests.bundles import make_bundle, model_of
+from tests.bundles import elementwise, make_bundle, model_of
 from tests.contract.engine_contract import MOST_ROWS, SIGNATURE, EngineContract, rows
 
 
@@ -120,73 +125,173 @@ class HostMemory:
         self._blocks.clear()
 
 
-class AddressableMemory(HostMemory):
-    """Host memory by its real addresses, so that onnxruntime itself can be bound to it."""
-
-    def allocate(self, size: int) -> int:
-        block = self._blocks.pop(super().allocate(size))
-        self._blocks[block.ctypes.data] = block
-        return int(block.ctypes.data)
+ON_THE_HOST = GpuSetup(["CPUExecutionProvider"], "cpu")
 
 
-class TestOnnxRuntimeCudaOnTheHostsMemory(EngineContract):
-    """The GPU engine's own binding and copying, with onnxruntime's CPU kernels between."""
+@pytest.fixture
+def recording_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the host nothing is recorded, so nothing is gained."""
+    monkeypatch.setattr(OnnxRuntimeCudaEngine, "_pays", lambda *_: True)
 
-    def open(self, bundle: Path, memory: HostMemory) -> OnnxRuntimeCudaEngine:
-        return OnnxRuntimeCudaEngine(read_manifest(bundle), memory, ["CPUExecutionProvider"], device="cpu")
+
+@pytest.mark.usefixtures("recording_pays")
+class TestOnnxRuntimeCudaOnTheHost(EngineContract):
+    """The GPU engine's own buffers, sizes and trials, with onnxruntime's CPU kernels between."""
 
     @pytest.fixture
-    def memory(self) -> AddressableMemory:
-        return AddressableMemory()
-
-    @pytest.fixture
-    def engine(self, doubling: Path, memory: AddressableMemory) -> Iterator[OnnxRuntimeCudaEngine]:
-        engine = self.open(doubling, memory)
+    def engine(self, doubling: Path) -> Iterator[OnnxRuntimeCudaEngine]:
+        manifest = read_manifest(doubling)
+        engine = OnnxRuntimeCudaEngine(manifest, ON_THE_HOST, graph_sizes(manifest))
         yield engine
         engine.close()
 
-    def test_memory_grows_with_the_batch_and_is_then_used_again(
-        self, engine: OnnxRuntimeCudaEngine, memory: AddressableMemory
-    ) -> None:
-        for count in (1, 2, 3, 5, MOST_ROWS):
-            engine.run([rows(count)])
-        grown = memory.used_bytes() + memory.pinned_bytes
-        for count in (1, MOST_ROWS, 2):
-            np.testing.assert_array_equal(engine.run([rows(count)])[0], 2 * rows(count))
-        # Input on both sides and output, each at most twice the last doubling: twice the largest batch.
-        assert memory.used_bytes() + memory.pinned_bytes == grown <= 3 * 4 * rows(MOST_ROWS).nbytes
+    def test_sizes_double_up_to_the_largest_batch(self, engine: OnnxRuntimeCudaEngine) -> None:
+        assert engine.profiles == engine.recorded == (1, 2, 4, 8)
 
-    def test_a_batch_too_large_for_staging_is_computed_without(
-        self, engine: OnnxRuntimeCudaEngine, memory: AddressableMemory, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("model_store.engines.onnxruntime_cuda._STAGED_UP_TO", rows(4).nbytes)
-        for count in (MOST_ROWS, 4, 1, MOST_ROWS):
-            (found,) = engine.run([rows(count, start=count)])
-            np.testing.assert_array_equal(found, 2 * rows(count, start=count))
-        assert memory.pinned_bytes == rows(4).nbytes + rows(MOST_ROWS).nbytes
+    def test_a_size_that_is_not_recorded_is_computed(self, engine: OnnxRuntimeCudaEngine) -> None:
+        np.testing.assert_array_equal(engine.run([rows(3)])[0], 2 * rows(3))
 
-    def test_no_room_for_a_batch_is_out_of_memory_and_smaller_ones_are_computed_as_before(
-        self, doubling: Path
-    ) -> None:
-        # Room for the input's new place, none for the rest.
-        engine = self.open(doubling, AddressableMemory(most_bytes=rows(2).nbytes + rows(8).nbytes + 50))
-        np.testing.assert_array_equal(engine.run([rows(2)])[0], 2 * rows(2))
-        with pytest.raises(EngineOutOfMemory):
-            engine.run([rows(MOST_ROWS)])
-        np.testing.assert_array_equal(engine.run([rows(2, start=9)])[0], 2 * rows(2, start=9))
-        engine.close()
 
-    def test_an_output_of_unknown_shape_comes_back_whole(self, tmp_path: Path) -> None:
-        value = helper.make_tensor_value_info
-        model = model_of(
-            [helper.make_node("NonZero", ["x"], ["y"])],
-            [value("x", TensorProto.FLOAT, ["N", 3])],
-            [value("y", TensorProto.INT64, [2, "M"])],
-        )
-        engine = self.open(make_bundle(tmp_path, model), AddressableMemory())
-        for row, expected in (([0, 1, 2], [[0, 0], [1, 2]]), ([5, 0, 0], [[0], [0]])):
-            np.testing.assert_array_equal(engine.run([np.array([row], np.float32)])[0], expected)
-        engine.close()
+@pytest.mark.usefixtures("recording_pays")
+def test_a_graph_that_replays_old_rows_is_never_served(
+    doubling: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What onnxruntime does silently when a buffer has moved: the answers of the recorded rows again."""
+
+    class Replaying(RecordedBatch):
+        first: list[np.ndarray] | None = None
+
+        def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            found = super().run(inputs)
+            if len(inputs[0]) != 4:
+                return found
+            self.first = self.first or found
+            return self.first
+
+    monkeypatch.setattr("model_store.engines.onnxruntime_cuda.RecordedBatch", Replaying)
+    engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 4, 8))
+    assert engine.recorded == (1, 8)
+    assert "batches of 4 are not recorded: replayed, they gave other answers" in caplog.text
+    np.testing.assert_array_equal(engine.run([rows(4)])[0], 2 * rows(4))
+
+
+def test_what_is_slower_recorded_is_computed(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([1.0] * 8 + [2.0] * 8 + [2.0] * 8 + [1.0] * 8)
+    monkeypatch.setattr("model_store.engines.onnxruntime_cuda._seconds", lambda run: next(seconds))
+    engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (4, 8))
+    assert (engine.recorded, engine.profiles) == ((8,), (4, 8))
+    assert engine.staging(4) is None
+
+
+class Cramped(RecordedBatch):
+    """No room for more than `most` rows, as onnxruntime says it."""
+
+    most = 4
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if len(inputs[0]) > self.most:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 12345")
+        return super().run(inputs)
+
+
+@pytest.fixture
+def cramped(monkeypatch: pytest.MonkeyPatch) -> type[Cramped]:
+    monkeypatch.setattr("model_store.engines.onnxruntime_cuda.RecordedBatch", Cramped)
+    monkeypatch.setattr(Cramped, "most", 4)
+    return Cramped
+
+
+@pytest.mark.usefixtures("recording_pays", "cramped")
+def test_a_size_without_room_is_not_served_and_smaller_ones_are(doubling: Path) -> None:
+    engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 4, 8))
+    assert engine.profiles == (1, 4)
+
+
+@pytest.mark.usefixtures("recording_pays")
+def test_memory_that_ran_out_while_serving_costs_the_larger_batches_and_no_answer(
+    doubling: Path, cramped: type[Cramped]
+) -> None:
+    engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 2, 4))
+    executor = Executor(engine, SIGNATURE, Settings(max_batch_size=MOST_ROWS))
+    cramped.most = 2
+    np.testing.assert_array_equal(executor.run_arrays([rows(4)])[0], 2 * rows(4))
+    assert engine.profiles == (1, 2)
+    np.testing.assert_array_equal(executor.run_arrays([rows(7)])[0], 2 * rows(7))
+
+
+@pytest.mark.usefixtures("recording_pays")
+def test_a_model_without_room_for_a_single_row_is_refused(doubling: Path, cramped: type[Cramped]) -> None:
+    cramped.most = 0
+    with pytest.raises(Permanent, match="does not fit the GPU"):
+        OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sizes"),
+    [
+        ((TensorProto.FLOAT, ["N", 3]), (1, 2, 4, 8)),
+        ((TensorProto.FLOAT, [4, 3]), (1,)),
+        ((TensorProto.FLOAT, ["N", "T"]), ()),
+        ((TensorProto.FLOAT, [2, "T"]), ()),
+        ((TensorProto.STRING, ["N", 3]), ()),
+        ((TensorProto.BFLOAT16, ["N", 3]), ()),
+    ],
+)
+def test_only_what_rows_tell_the_shapes_of_is_recorded(
+    tmp_path: Path, tensor: tuple[int, list[int | str]], sizes: tuple[int, ...]
+) -> None:
+    bundle = make_bundle(tmp_path, elementwise("Identity", *tensor), serving={"max_batch_size": MOST_ROWS})
+    assert graph_sizes(read_manifest(bundle)) == sizes
+
+
+def test_an_output_of_unknown_shape_comes_back_whole(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    model = model_of(
+        [helper.make_node("NonZero", ["x"], ["y"])],
+        [value("x", TensorProto.FLOAT, ["N", 3])],
+        [value("y", TensorProto.INT64, [2, "M"])],
+    )
+    manifest = read_manifest(make_bundle(tmp_path, model))
+    assert graph_sizes(manifest) == ()
+    engine = OnnxRuntimeCudaEngine(manifest, ON_THE_HOST)
+    for row, expected in (([0, 1, 2], [[0, 0], [1, 2]]), ([5, 0, 0], [[0], [0]])):
+        np.testing.assert_array_equal(engine.run([np.array([row], np.float32)])[0], expected)
+    engine.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in ort.get_available_providers(), reason="no onnxruntime-gpu here"
+)
+def test_a_batch_beyond_the_gpus_memory_is_cut_down_and_other_models_go_on(
+    tmp_path: Path, doubling: Path
+) -> None:
+    """A row takes 3 GB on its way, in tensors that are all needed at once: on no GPU do 64 rows fit."""
+    value = helper.make_tensor_value_info
+    factors = range(1, 49)
+    model = model_of(
+        [
+            helper.make_node("Expand", ["x", "wide"], ["grown"]),
+            *(helper.make_node("Mul", ["grown", f"c{n}"], [f"g{n}"]) for n in factors),
+            helper.make_node("Sum", [f"g{n}" for n in factors], ["all"]),
+            helper.make_node("ReduceMax", ["all"], ["y"], axes=[1]),
+        ],
+        [value("x", TensorProto.FLOAT, ["N", 1])],
+        [value("y", TensorProto.FLOAT, ["N", 1])],
+        [
+            numpy_helper.from_array(np.array([1, 2**24]), "wide"),
+            *(numpy_helper.from_array(np.array(n, np.float32), f"c{n}") for n in factors),
+        ],
+    )
+    greedy = read_manifest(make_bundle(tmp_path / "greedy", model, serving={"max_batch_size": 64}))
+    environ = {"SLIPWAY_DEVICE": "cuda"}
+    small, large = open_engine(read_manifest(doubling), environ), open_engine(greedy, environ)
+    executor = Executor(large, greedy.signature, Settings(max_batch_size=64))
+    batch = np.arange(64, dtype=np.float32).reshape(64, 1)
+    np.testing.assert_array_equal(executor.run_arrays([batch])[0], batch * sum(factors))
+    np.testing.assert_array_equal(small.run([rows(3)])[0], 2 * rows(3))
+    small.close()
+    large.close()
 
 
 class RealMemory(CudaMemory):

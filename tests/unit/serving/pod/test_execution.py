@@ -12,7 +12,7 @@ from model_store.engines.errors import ModelFault, Refused
 from model_store.engines.manifest import Settings
 from model_store.errors import SlipwayError
 from serving.pod.execution import Executed, Executor
-from tests.unit.serving.pod.calls import SIGNATURE, RememberedCall, ScriptedEngine
+from tests.unit.serving.pod.calls import SIGNATURE, RememberedCall, ScriptedEngine, StagingEngine
 
 
 def deliver(executed: list[Executed]) -> None:
@@ -30,11 +30,12 @@ def execute(engine: ScriptedEngine, calls: list[RememberedCall], **options: bool
     deliver(Executor(engine, SIGNATURE, Settings(**options)).execute(calls))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("engine", [ScriptedEngine, StagingEngine])
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12))
-def test_every_call_gets_its_own_rows_back(sizes: list[int]) -> None:
+def test_every_call_gets_its_own_rows_back(engine: type[ScriptedEngine], sizes: list[int]) -> None:
     calls = [RememberedCall(*[[n, row] for row in range(size)]) for n, size in enumerate(sizes)]
-    execute(ScriptedEngine(), calls)
+    execute(engine(), calls)
     for n, call in enumerate(calls):
         assert call.values == [[2.0 * n, 2.0 * row] for row in range(call.rows)]
 
@@ -71,6 +72,16 @@ def test_nan_in_the_input_is_its_senders_mistake_alone() -> None:
     execute(ScriptedEngine(), calls)
     assert isinstance(calls[2].error, Refused)
     assert sum(call.values is not None for call in calls) == 5
+
+
+def test_what_fills_a_batch_up_is_no_rest_of_the_last_one() -> None:
+    """A larger batch left its rows behind: whatever they were, nobody is answered or refused for them."""
+    engine = StagingEngine()
+    engine.places[4][:] = np.inf
+    calls = [RememberedCall([1, 2]), RememberedCall([3, 4], [5, 6])]
+    execute(engine, calls)
+    assert [call.values for call in calls] == [[[2, 4]], [[6, 8], [10, 12]]]
+    np.testing.assert_array_equal(engine.places[4], [[1, 2], [3, 4], [5, 6], [5, 6]])
 
 
 def test_the_spec_can_allow_nan() -> None:

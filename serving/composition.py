@@ -14,6 +14,7 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.wiring import Services, now
+from serving.gateway.delivery.base import Proxy, Server
 from serving.gateway.router.base import RouteHistory, TrafficRouter
 from serving.home import Home
 from serving.metrics.base import MetricsSource
@@ -35,6 +36,20 @@ def router_of(home: Home) -> TrafficRouter:
     """Who decides which arm a request meets."""
     router: TrafficRouter = GATEWAYS.load(ENVOY)(home)
     return router
+
+
+def gateway_server_of(home: Home) -> Server:
+    """What tells the gateway's proxies, for the process that moves traffic."""
+    from serving.gateway.delivery.choice import delivery_of
+
+    return delivery_of(home).server()
+
+
+def proxies_of(home: Home) -> list[Proxy]:
+    """The gateway's proxies, and what each has taken."""
+    from serving.gateway.delivery.choice import delivery_of
+
+    return delivery_of(home).proxies()
 
 
 def history_of(home: Home) -> RouteHistory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.control.analysis.rules import DISAGREEMENT, ENOUGH_REQUESTS
 from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
@@ -17,11 +17,13 @@ class Observation:
     """What is known now. `seconds` were observed in this step.
 
     Only observed time counts, so that a clock that jumps, or a controller that was down, neither shortens a
-    hold nor ends a step.
+    hold nor ends a step. `unacknowledged` says which proxies do not have the step's weights yet
+    (`TrafficRouter.unacknowledged`).
     """
 
     verdict: Verdict
     seconds: float
+    unacknowledged: tuple[str, ...] = ()
 
 
 def decide(state: RolloutState, observation: Observation) -> Action:
@@ -37,8 +39,17 @@ def decide(state: RolloutState, observation: Observation) -> Action:
             state, observation.verdict
         ):
             return _hold_or_give_up(state, observation)
+        case _ if observation.unacknowledged and state.phase is Phase.PROGRESSING:
+            return _hold_or_give_up(state, _without_proxies(observation))
         case _:
             return _go_on(state, observation)
+
+
+def _without_proxies(observation: Observation) -> Observation:
+    """A step that not every proxy has taken is no step yet: what it shows is of other weights."""
+    open_points = [Finding("gateway", Outcome.INCONCLUSIVE, each) for each in observation.unacknowledged]
+    verdict = observation.verdict
+    return replace(observation, verdict=Verdict.of([*open_points, *verdict.findings], at=verdict.at))
 
 
 def _on_fail(state: RolloutState, observation: Observation) -> Action:

@@ -77,6 +77,13 @@ class TrafficRouter(Protocol):
         """
         ...
 
+    def unacknowledged(self, route: Route) -> tuple[str, ...]:
+        """Which proxies that may take traffic have not taken the route as it was written, each in a sentence.
+
+        A step is taken when there is none. Whoever returns traffic does not ask: a rollback waits for nobody.
+        """
+        ...
+
     def reconcile(self) -> None:
         """Bring what follows from the routes into line with them. Raises while that cannot be written.
 

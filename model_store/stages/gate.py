@@ -11,6 +11,7 @@ from typing import cast
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.durable import digest_file
+from model_store.errors import Permanent
 from model_store.gates.exam import Answered
 from model_store.gates.judge import judge
 from model_store.gates.profile import Profile
@@ -120,8 +121,23 @@ def _judged_answers(
 ) -> tuple[Check, ...]:
     with attempt(f"reading the answers of {precision}", otherwise=REMEDY):
         candidate = Answered.read(precision, outputs, examined.exam.reading, len(examined.rows))
-    yardstick = _champion(ctx, champion, examined) if champion else None
-    return judge(examined.original, candidate, examined.exam, yardstick)
+    yardstick, told = _yardstick(ctx, champion, examined) if champion else (None, ())
+    return judge(examined.original, candidate, examined.exam, yardstick) + told
+
+
+def _yardstick(
+    ctx: BuildContext, champion: str, examined: Examined
+) -> tuple[Answered | None, tuple[Check, ...]]:
+    """The champion's answers. Where nobody wrote `gates.champion`, one that cannot be asked is told of and
+    blocks nothing.
+    """
+    try:
+        return _champion(ctx, champion, examined), ()
+    except Permanent as why:
+        if ctx.spec.gates.champion is not None:
+            raise
+        detail = f"not compared with the version that serves: {why.problem}"
+        return None, (Check("champion", 0.0, 0.0, passed=True, detail=detail, direction="at_most"),)
 
 
 def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) -> tuple[Check, ...]:
@@ -142,10 +158,8 @@ def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) 
 
 
 def _is_comparable(ctx: BuildContext, exported: Exported, serving: Signature) -> bool:
-    """Whether accuracy is to be compared with the champion's, and that can answer the rows."""
-    if ctx.spec.gates.champion is None:
-        return False
-    return not changes(serving, _signature(ctx, exported)).inputs
+    """Whether the champion is to be asked, and can answer the rows."""
+    return ctx.spec.gates.looks_at_champion and not changes(serving, _signature(ctx, exported)).inputs
 
 
 def _signature(ctx: BuildContext, exported: Exported) -> Signature:

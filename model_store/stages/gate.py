@@ -24,6 +24,7 @@ from model_store.stages.candidate import REMEDY, run_candidate
 from model_store.stages.examine import Examined, examine, read_answers, read_champion
 from model_store.stages.inputs import data_key, evaluation_path, reading_key, tools
 from model_store.stages.reasons import CandidateFailed, attempt
+from model_store.stages.sample import Sample, sample_of
 from model_store.stages.served import Served
 from model_store.types import Check, GateReport, ModelRef, Precision
 
@@ -69,6 +70,7 @@ def _failed(exported: Exported, quantized: Quantized, reasons: list[str]) -> Gat
         "report": report_record(GateReport(exported["dataset_digest"], ())),
         "profile": None,
         "served": None,
+        "sample": None,
         "engines": [],
         "quantized": quantized["artifact"],
         "reasons": reasons,
@@ -91,6 +93,7 @@ def _judge(
     served = next((one["artifact"] for one in built if one["target"] == runtime), None)
     checks: tuple[Check, ...] = ()
     profile: Profile | None = None
+    sample: Sample | None = None
     examined = examine(ctx, exported)
     rows = examined.rows
     if built and quantized["artifact"] is not None:
@@ -103,6 +106,7 @@ def _judge(
         if ran.outputs is not None:
             precision = quantized["variant"]["precision"]
             checks += ran.noted(_judged_answers(ctx, examined, precision, ran.outputs, yardstick))
+            sample = sample_of(rows.inputs, ran.outputs, precision)
         checks += ran.checks
         profile = ran.profile
     return {
@@ -110,6 +114,7 @@ def _judge(
         "report": report_record(GateReport(rows.digest, checks)),
         "profile": asdict(profile) if profile else None,
         "served": served,
+        "sample": {"blob": ctx.store.put_bytes(sample.to_bytes())} if sample is not None else None,
         "engines": [one["artifact"] for one in built if one["target"] != "onnxruntime"],
         "quantized": quantized["artifact"],
         "reasons": reasons,

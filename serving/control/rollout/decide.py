@@ -10,6 +10,7 @@ from serving.types import Finding, Outcome, Verdict
 
 # The finding on what the platform says of the candidate's pods.
 PODS = "pods"
+UNPROVEN = "the evaluation rows are being sent to it through the gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ def decide(state: RolloutState, observation: Observation) -> Action:
             return _on_fail(state, observation)
         case _ if state.paused:
             return Hold(f"paused: {state.paused}")
+        case _ if state.unproven:
+            return _hold_or_give_up(state, observation, waiting_for=UNPROVEN)
         case Outcome.ERROR:
             return _hold_or_give_up(state, observation)
         case Outcome.INCONCLUSIVE if _lacks_pods(observation.verdict) or _needs_evidence(
@@ -98,11 +101,11 @@ def _lacks_pods(verdict: Verdict) -> bool:
     return any(finding.rule == PODS and finding.outcome > Outcome.PASS for finding in verdict.findings)
 
 
-def _hold_or_give_up(state: RolloutState, observation: Observation) -> Action:
+def _hold_or_give_up(state: RolloutState, observation: Observation, *, waiting_for: str = "") -> Action:
     open_points = tuple(finding for finding in observation.verdict.findings if finding.outcome > Outcome.PASS)
     limit = state.plan.max_step_seconds + state.patience_from
     if state.phase is Phase.WATCHING or observation.seconds <= limit:
-        return Hold(_reasons(open_points) or "waiting for evidence")
+        return Hold(waiting_for or _reasons(open_points) or "waiting for evidence")
     late = Finding(
         "evidence in time",
         Outcome.FAIL,

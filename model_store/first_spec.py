@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What a release can start from, the safest first: ONNX is read, the others run their author's code, and what
 # no other fits is served as it is.
-FLAVORS = ("onnx", "sklearn", "pyfunc")
+FLAVORS = ("onnx", "sklearn", "xgboost", "lightgbm", "catboost", "pyfunc")
 _LOGGED_AS = {"pyfunc": "python_function"}
 CALIBRATION_SHARE = 0.2
 MAX_CALIBRATION_ROWS = 2000

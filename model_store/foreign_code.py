@@ -22,14 +22,14 @@ class Limits:
     memory_mb: int = 4096
 
 
-def run_child(script: Path, work: Path, limits: Limits) -> int:
+def run_child(script: Path, work: Path, limits: Limits, *, python: Path | None = None) -> int:
     """The exit status of `python -I script work MEMORY_MB`, run in `work`, where its words are in `log`.
 
-    Nothing it started is left. Raises `subprocess.TimeoutExpired`.
+    `python`: another one than ours. Nothing it started is left. Raises `subprocess.TimeoutExpired`.
     """
     with (work / "log").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-I", str(script), str(work), str(limits.memory_mb)],
+            [str(python or sys.executable), "-I", str(script), str(work), str(limits.memory_mb)],
             cwd=work,
             env=_environment(work),
             stdin=subprocess.DEVNULL,

@@ -12,13 +12,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from model_store.errors import Permanent
 from model_store.installation import DAG_FILES, ROOT, is_clone
-
-# The variable that says how Envoys are told what the routes say, and its name in config.json.
-DELIVERY, DELIVERY_KEY = "SLIPWAY_GATEWAY_DELIVERY", "gateway_delivery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,6 @@ class Ports:
     envoy_admin: int = 8483
     controller: int = 8484
     redis: int = 8485
-    ads: int = 8486
     pods_from: int = 8500
 
     @classmethod
@@ -59,13 +54,6 @@ def _renamed(name: str) -> str:
     return {"guard": "controller"}.get(name, name)
 
 
-def _saved(config: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(config.read_text())) if config.exists() else {}
-    except (ValueError, TypeError):
-        return {}
-
-
 def _saved_ports(config: Path) -> dict[str, int]:
     if not config.exists():
         return {}
@@ -86,8 +74,6 @@ class Home:
 
     root: Path
     ports: Ports
-    # How Envoys are told what the routes say (`serving.gateway.delivery.choice`).
-    delivery: str = "files"
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
@@ -103,8 +89,7 @@ class Home:
             name = f"SLIPWAY_PORT_{field.name.upper()}"
             if value := environ.get(name):
                 ports[field.name] = _port(name, value)
-        delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or "files"
-        return cls(root, Ports(**ports), str(delivery))
+        return cls(root, Ports(**ports))
 
     @property
     def airflow(self) -> Path:

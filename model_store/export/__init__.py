@@ -1,6 +1,6 @@
 """From an MLflow model folder to one checked ONNX file that says what the original says.
 
-One module per flavour: `onnx` is read, `sklearn` is converted in a child process if its source is trusted.
+One module per flavour: `onnx` is read; `sklearn` and `boosters` are converted in a child, if trusted.
 `as_logged` is for the rest, which is served as it is.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model_store.durable import digest_bytes
-from model_store.export import onnx, sklearn
+from model_store.export import boosters, onnx, sklearn
 from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable
 from model_store.export.batches import Asked, require_answers_row_by_row
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
@@ -27,6 +27,7 @@ __all__ = ["ExportedModel", "NotExportable", "export"]
 CONVERTERS: dict[str, Callable[[LoggedModel, ReleaseSpec, Path, Path], Original]] = {
     "onnx": onnx.convert,
     "sklearn": sklearn.convert,
+    **boosters.CONVERTERS,
 }
 
 

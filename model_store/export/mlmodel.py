@@ -60,7 +60,8 @@ class LoggedModel:
         if name not in self.flavors:
             raise NotExportable(
                 f"the version was not logged as {name}; its flavours are {', '.join(sorted(self.flavors))}",
-                remedy=f"log it with mlflow.{name}.log_model, or correct source.flavor in the spec",
+                remedy=f"log it with mlflow.{name}.log_model, or correct source.flavor in the spec;"
+                " pyfunc serves any of them as it is",
             )
         return self.flavors[name]
 

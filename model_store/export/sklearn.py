@@ -1,24 +1,18 @@
-"""The `sklearn` flavour: loading it runs its author's code, so a child process does, and only if trusted.
-
-The child gets no environment of ours, a time limit, a memory limit, and a folder to write to.
-"""
+"""The `sklearn` flavour: loading it runs its author's code, so a child process does, and only if trusted."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model_store.dataset import Dataset, UnusableData, read_dataset
-from model_store.errors import Permanent, Retryable
+from model_store.errors import Permanent
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.base import NotExportable
+from model_store.export.in_child import AS_IT_IS, NotConvertible, run_converter, said, write_rows
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx
 from model_store.export.original import Original
@@ -27,7 +21,7 @@ from model_store.export.pairing import Paired, pair
 from model_store.export.says import Says
 from model_store.export.signature import Attempt, Plan, plan
 from model_store.export.versions import differing, recorded_versions, refuse_other_versions
-from model_store.foreign_code import Limits, run_child
+from model_store.foreign_code import Limits
 from model_store.inference import NotRunnable, answer, open_session
 from model_store.release_spec import ReleaseSpec
 from model_store.types import Toolchain
@@ -35,10 +29,6 @@ from model_store.types import Toolchain
 CHILD = Path(__file__).with_name("sklearn_child.py")
 LIMITS = Limits(seconds=300)
 _SCORES = ("predict_proba", "decision_function")
-
-
-class NotConvertible(NotExportable):
-    """skl2onnx makes nothing of it that runs, with inputs of these types."""
 
 
 Failure = Disagrees | NotConvertible | NotRunnable | UnusableData
@@ -66,8 +56,8 @@ def convert(
         try:
             rows = read_dataset(evaluation, spec.data, attempt.inputs, columns=planned.columns)
             _write_request(folder, model, settings, spec, attempt, planned, typed, rows, differing(recorded))
-            _run(folder, limits or LIMITS)
-            return _result(folder, spec, rows)
+            told = run_converter(CHILD, folder, limits or LIMITS)
+            return _result(folder, told, spec, rows)
         except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
             failures.append(failure)
     raise _none_agrees(planned, failures, work)
@@ -86,7 +76,8 @@ def _none_agrees(planned: Plan, failures: Sequence[Failure], work: Path) -> Perm
         f"the original itself answers {changed:,} rows otherwise when its numbers are rounded to float32."
         f" {' '.join(tried)}",
         remedy="train the model on numbers that float32 holds (a time stamp as seconds since a near date, an"
-        " amount in thousands), or log it as ONNX by its own exporter",
+        " amount in thousands), or log it as ONNX by its own exporter;"
+        f" {AS_IT_IS}",
     )
 
 
@@ -122,9 +113,7 @@ def _write_request(
     rows: Dataset,
     differing: str,
 ) -> None:
-    # A column may be called like an argument of savez, or hold a slash.
-    arrays = {f"column{place}": _plain(array) for place, array in enumerate(typed.inputs.values())}
-    np.savez(work / "rows.npz", allow_pickle=False, **arrays)
+    write_rows(work, typed)
     request = {
         "model": str(model),
         "format": _saved_as(settings),
@@ -143,48 +132,14 @@ def _write_request(
     (work / "request.json").write_text(json.dumps(request))
 
 
-def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array.astype(str) if array.dtype == object else array
-
-
-def _run(work: Path, limits: Limits) -> None:
-    """Run the child to its end. Raises `Permanent` when it takes too long or too much."""
-    try:
-        status = run_child(CHILD, work, limits)
-    except subprocess.TimeoutExpired as error:
-        raise NotExportable(
-            f"converting the model took longer than {limits.seconds:g} s",
-            remedy="look at what it does when it is loaded and when it predicts, or log it as ONNX",
-        ) from error
-    if status:
-        raise _death(status, (work / "log").read_text(errors="replace")[-2000:])
-
-
-def _death(status: int, log: str) -> NotExportable | Retryable:
-    if status == -signal.SIGKILL:
-        return Retryable(
-            "the conversion was killed from outside, probably for memory",
-            remedy="free memory on this machine",
-        )
-    return NotExportable(
-        f"the conversion died with status {status}:\n{log}", remedy="log the model as ONNX, or fix its code"
-    )
-
-
-def _result(work: Path, spec: ReleaseSpec, rows: Dataset) -> Original:
-    told = json.loads((work / "result.json").read_text())
-    if "problem" in told:
-        refusal = NotConvertible if told["may_convert"] else NotExportable
-        raise refusal(str(told["problem"]), remedy=str(told["remedy"]))
+def _result(work: Path, told: dict[str, Any], spec: ReleaseSpec, rows: Dataset) -> Original:
     path = work / "model.onnx"
     content = read_onnx(path, max_size_mb=spec.source.max_size_mb)
     onnx = with_computed_types(rows_first(parse(content, path), told["class_counts"]))
-    with np.load(work / "answers.npz", allow_pickle=False) as saved:
-        said = {name: saved[name] for name in saved.files}
     session = open_session(onnx.SerializeToString(deterministic=True))
     answers = answer(session, rows.inputs, batch_size=spec.serving.max_batch_size)
     tolerance = spec.gates.export_tolerance
-    paired = pair(answers, said, tolerance=tolerance)
+    paired = pair(answers, said(work), tolerance=tolerance)
     agreement = agree(paired.answers, answers, tolerance=tolerance, probabilities=paired.probabilities)
     served = without_outputs(onnx, paired.uncompared)
     return Original(

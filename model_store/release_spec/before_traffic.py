@@ -18,7 +18,7 @@ class Source(Section):
     is not converted, and runs that code in the pods.
     """
 
-    flavor: Literal["onnx", "sklearn", "pyfunc"]
+    flavor: Literal["onnx", "sklearn", "xgboost", "lightgbm", "catboost", "pyfunc"]
     trusted: bool = False
     skops_trusted_types: tuple[str, ...] = ()
     alias: str = "candidate"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from model_store.bundle.publishing import open_bundle
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
-from serving.control import answers_through_gateway
 from serving.control.releases import Release
 from serving.control.rollout.from_spec import plan_of, settings_of
 from serving.control.rollout.journal import UnknownRelease
@@ -83,18 +82,12 @@ def status_of(services: Services, model: str, deployment_id: str) -> DeploymentS
 
 
 def start_rollout(services: Services, release: Release, deployment_id: str) -> RolloutState:
-    """Put the ready deployment into the route at weight 0 and begin; a release that began is as it is.
-
-    A first version gets no request before its answers through the gateway are the gates'.
-    """
+    """Put the ready deployment into the route at weight 0 and begin; a release that began is as it is."""
     if state := state_of(services, release):
         return state
     deployment = deployment_of(services, release.model, deployment_id)
     plan, settings = plan_of(release.spec.rollout), settings_of(release.spec)
-    route = route_of(services, release.model)
-    is_first = route is None or route.stable is None
-    unproven = is_first and answers_through_gateway.is_kept(release, deployment.bundle_id)
-    return services.rollouts.start(release.id, plan, deployment, settings, unproven=unproven)
+    return services.rollouts.start(release.id, plan, deployment, settings)
 
 
 def require_promoted(services: Services, release: Release) -> RolloutState:

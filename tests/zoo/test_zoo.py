@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.build_world import hurry
-from tests.zoo import as_logged, classifiers, graphs, regressors, tables
+from tests.zoo import as_logged, boosters, classifiers, graphs, regressors, tables
 from tests.zoo.world import Kind, checked
 
-KINDS = [*classifiers.KINDS, *regressors.KINDS, *graphs.KINDS, *tables.KINDS, *as_logged.KINDS]
+KINDS = [
+    *classifiers.KINDS,
+    *regressors.KINDS,
+    *graphs.KINDS,
+    *tables.KINDS,
+    *as_logged.KINDS,
+    *boosters.KINDS,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])

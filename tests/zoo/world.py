@@ -31,7 +31,7 @@ class Made:
     """
 
     model: Path
-    flavor: Literal["sklearn", "onnx", "pyfunc"]
+    flavor: str
     evaluation: pd.DataFrame
     calibration: pd.DataFrame
     label: str | list[str]

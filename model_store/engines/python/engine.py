@@ -12,7 +12,7 @@ import numpy as np
 
 from model_store.engines.manifest import Manifest
 from model_store.engines.python import SERVE_FILE
-from model_store.engines.python.environment import interpreter
+from model_store.engines.python.environment import LOCK_FILE, MODEL_FOLDER, interpreter
 from model_store.engines.python.process import ModelProcess, Worker
 
 # A batch that takes longer has lost its callers: they waited `timeout_ms`, queueing included.
@@ -62,7 +62,7 @@ class PythonEngine:
 def open_process(folder: Path, *, threads: int, seconds: float) -> ModelProcess:
     """The model in `folder`, loaded. Raises `Permanent` without its environment, or if it cannot load."""
     serves = json.loads((folder / SERVE_FILE).read_text())
-    python = interpreter(folder, serves["python"])
+    python = interpreter(folder / LOCK_FILE, serves["python"], beside=folder / MODEL_FOLDER)
     return ModelProcess(partial(Worker, python, folder, threads=threads, seconds=seconds))
 
 

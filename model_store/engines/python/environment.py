@@ -45,19 +45,19 @@ def environments(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(tempfile.gettempdir()) / f"slipway-{os.getuid()}" / "environments"
 
 
-def interpreter(folder: Path, python: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """The Python in which the model of `folder` runs, with what its lock names; made where it is not there.
+def interpreter(lock: Path, python: str, *, beside: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """A Python ("3.11") with what the requirements file `lock` names; made where it is not there.
 
-    `python`: "3.11". Raises `Permanent` (NoEnvironment), or `Retryable` while the index does not answer.
+    `beside`: the model's folder, in which wheels of the lock may lie. Raises `Permanent` (NoEnvironment), or
+    `Retryable` while the index does not answer.
     """
-    lock = (folder / LOCK_FILE).read_bytes()
-    key = hashlib.sha256(python.encode() + b"\0" + lock).hexdigest()[:24]
+    key = hashlib.sha256(python.encode() + b"\0" + lock.read_bytes()).hexdigest()[:24]
     root = environments(environ)
     made = root / key
     with _alone(root / f"{key}.lock"):
         if not (made / "complete").is_file():
             shutil.rmtree(made, ignore_errors=True)
-            _make(made, folder, find_python(python))
+            _make(made, lock.resolve(), find_python(python), beside)
             (made / "complete").touch()
     return made / "bin" / "python"
 
@@ -115,15 +115,14 @@ def _uv() -> str:
     return found
 
 
-def _make(made: Path, folder: Path, python: str) -> None:
+def _make(made: Path, lock: Path, python: str, beside: Path) -> None:
     """Of nothing but wheels with the lock's hashes."""
-    lock = str(folder / LOCK_FILE)
     try:
         run_uv(["venv", "--quiet", "--no-project", "--python", python, str(made)])
         where = ["--python", str(made / "bin" / "python")]
         run_uv(
-            ["pip", "sync", "--quiet", *where, "--require-hashes", "--no-build", lock],
-            cwd=folder / MODEL_FOLDER,
+            ["pip", "sync", "--quiet", *where, "--require-hashes", "--no-build", str(lock)],
+            cwd=beside,
         )
     except NoEnvironment as error:
         raise NoEnvironment(

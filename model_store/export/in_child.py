@@ -1,0 +1,74 @@
+"""The half of an export that runs its author's code, in a child process: rows in, answers and ONNX out.
+
+The child gets no environment of ours, a time limit, a memory limit, and a folder to write to.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.dataset import Dataset
+from model_store.errors import Retryable
+from model_store.export.base import NotExportable
+from model_store.foreign_code import Limits, run_child
+
+Array = np.ndarray[Any, Any]
+
+AS_IT_IS = "source.flavor: pyfunc serves it as it is, without export"
+
+
+class NotConvertible(NotExportable):
+    """The converter makes nothing of it that runs, with inputs of these types."""
+
+
+def write_rows(work: Path, typed: Dataset) -> None:
+    """A column may be called like an argument of savez, or hold a slash: so they are numbered."""
+    arrays = {f"column{place}": _plain(array) for place, array in enumerate(typed.inputs.values())}
+    np.savez(work / "rows.npz", allow_pickle=False, **arrays)
+
+
+def run_converter(script: Path, work: Path, limits: Limits, *, python: Path | None = None) -> dict[str, Any]:
+    """What the child told. Raises `Permanent` in its words, or when it takes too long or too much."""
+    try:
+        status = run_child(script, work, limits, python=python)
+    except subprocess.TimeoutExpired as error:
+        raise NotExportable(
+            f"converting the model took longer than {limits.seconds:g} s",
+            remedy="look at what it does when it is loaded and when it predicts, or log it as ONNX;"
+            f" {AS_IT_IS}",
+        ) from error
+    if status:
+        raise _death(status, (work / "log").read_text(errors="replace")[-2000:])
+    told: dict[str, Any] = json.loads((work / "result.json").read_text())
+    if "problem" in told:
+        refusal = NotConvertible if told["may_convert"] else NotExportable
+        raise refusal(str(told["problem"]), remedy=str(told["remedy"]))
+    return told
+
+
+def said(work: Path) -> dict[str, Array]:
+    """By method, what the original said to the rows."""
+    with np.load(work / "answers.npz", allow_pickle=False) as saved:
+        return {name: saved[name] for name in saved.files}
+
+
+def _death(status: int, log: str) -> NotExportable | Retryable:
+    if status == -signal.SIGKILL:
+        return Retryable(
+            "the conversion was killed from outside, probably for memory",
+            remedy="free memory on this machine",
+        )
+    return NotExportable(
+        f"the conversion died with status {status}:\n{log}",
+        remedy=f"log the model as ONNX, or fix its code; {AS_IT_IS}",
+    )
+
+
+def _plain(array: Array) -> Array:
+    return array.astype(str) if array.dtype == object else array

@@ -114,12 +114,15 @@ class Compiled(TypedDict):
 
 
 class Gated(TypedDict):
-    """A variant's verdict. `served`: the artifact for the spec's runtime, None if this variant has none."""
+    """A variant's verdict. `served`: the artifact for the spec's runtime, None if this variant has none.
+    `sample`: the blob of a few rows with the answers that were judged (`model_store.stages.sample`).
+    """
 
     variant: Variant
     report: Json
     profile: Json | None
     served: Json | None
+    sample: Json | None
     engines: list[Json]
     quantized: Json | None
     reasons: list[str]

@@ -198,6 +198,7 @@ def _taken(ctx: BuildContext, exported: Exported) -> Gated:
         "report": report_record(GateReport(exported["dataset_digest"], (taken,))),
         "profile": None,
         "served": compiled["artifact"],
+        "sample": None,
         "engines": [],
         "quantized": quantized["artifact"],
         "reasons": [],

@@ -14,11 +14,13 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.wiring import Services, now
-from serving.gateway.router.base import RouteHistory, TrafficRouter
+from serving.gateway.delivery.base import Proxy, Server
+from serving.gateway.router.base import Candidate, RouteHistory, TrafficRouter
 from serving.home import Home
 from serving.metrics.base import MetricsSource
 from serving.metrics.latency import LatencySource
 from serving.platforms.base import Platform
+from serving.types import Route
 
 # The gateway that there is, and what it counts. Platforms are chosen by each version's spec.
 ENVOY = "envoy"
@@ -35,6 +37,20 @@ def router_of(home: Home) -> TrafficRouter:
     """Who decides which arm a request meets."""
     router: TrafficRouter = GATEWAYS.load(ENVOY)(home)
     return router
+
+
+def gateway_server_of(home: Home) -> Server:
+    """What tells the gateway's proxies, for the process that moves traffic."""
+    from serving.gateway.delivery.choice import delivery_of
+
+    return delivery_of(home).server()
+
+
+def proxies_of(home: Home) -> list[Proxy]:
+    """The gateway's proxies, and what each has taken."""
+    from serving.gateway.delivery.choice import delivery_of
+
+    return delivery_of(home).proxies()
 
 
 def history_of(home: Home) -> RouteHistory:
@@ -55,6 +71,13 @@ def latencies_of(home: Home, *, timeout_seconds: float) -> LatencySource:
     from serving.metrics.envoy import EnvoyAdmin
 
     return EnvoyAdmin(home.envoy_admin_url, timeout_seconds=timeout_seconds)
+
+
+def candidate_of(home: Home, route: Route) -> Candidate:
+    """The candidate of a route, asked as its callers will be answered."""
+    from serving.gateway.candidate import CandidateThroughEnvoy
+
+    return CandidateThroughEnvoy(home, route)
 
 
 def rollouts_of(home: Home) -> Rollouts:

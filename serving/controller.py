@@ -59,9 +59,14 @@ def main(home: Home) -> None:
             find_problem=lambda: _problem(controller),
             targets=lambda: targets(router),
         )
+        # What is told is what the routes say now.
+        _reconcile(controller, router)
+        envoys = composition.gateway_server_of(home)
+        envoys.start()
         threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
         log.info("watching the releases of %s", home.root)
         _run(home, controller, router, ending)
+        envoys.stop()
         server.shutdown()
 
 

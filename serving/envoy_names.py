@@ -21,3 +21,10 @@ STREAMS_SUFFIX = ".streams"
 ASSIGNED_SUFFIXES = (STABLE_SUFFIX, STREAMS_SUFFIX, PREVIEW_SUFFIX)
 # No service's name ends so.
 RESERVED_SUFFIXES = (STABLE_SUFFIX, RETRYING_SUFFIX, PREVIEW_SUFFIX, STREAMS_SUFFIX)
+
+
+def service_of(cluster: str) -> str:
+    """The service that a cluster is of."""
+    for suffix in RESERVED_SUFFIXES:
+        cluster = cluster.removesuffix(suffix)
+    return cluster

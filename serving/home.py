@@ -12,9 +12,13 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from model_store.errors import Permanent
 from model_store.installation import DAG_FILES, ROOT, is_clone
+
+# The variable that says how Envoys are told what the routes say, and its name in config.json.
+DELIVERY, DELIVERY_KEY = "SLIPWAY_GATEWAY_DELIVERY", "gateway_delivery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Ports:
     envoy_admin: int = 8483
     controller: int = 8484
     redis: int = 8485
+    ads: int = 8486
     pods_from: int = 8500
 
     @classmethod
@@ -54,6 +59,13 @@ def _renamed(name: str) -> str:
     return {"guard": "controller"}.get(name, name)
 
 
+def _saved(config: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(config.read_text())) if config.exists() else {}
+    except (ValueError, TypeError):
+        return {}
+
+
 def _saved_ports(config: Path) -> dict[str, int]:
     if not config.exists():
         return {}
@@ -74,6 +86,8 @@ class Home:
 
     root: Path
     ports: Ports
+    # How Envoys are told what the routes say (`serving.gateway.delivery.choice`).
+    delivery: str = "files"
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
@@ -89,7 +103,8 @@ class Home:
             name = f"SLIPWAY_PORT_{field.name.upper()}"
             if value := environ.get(name):
                 ports[field.name] = _port(name, value)
-        return cls(root, Ports(**ports))
+        delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or "files"
+        return cls(root, Ports(**ports), str(delivery))
 
     @property
     def airflow(self) -> Path:

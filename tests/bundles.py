@@ -100,6 +100,10 @@ def make_bundle(
     (bundle / file).write_bytes(payload)
     if warmup:
         np.savez(bundle / "warmup.npz", **warmup)  # type: ignore[arg-type]
+    files = {file: f"sha256:{digest}"}
+    if warmup:
+        rows = hashlib.sha256((bundle / "warmup.npz").read_bytes())
+        files["warmup.npz"] = f"sha256:{rows.hexdigest()}"
     manifest = {
         "schema": 1,
         "id": bundle_id,
@@ -113,7 +117,7 @@ def make_bundle(
         "serving": settings,
         "warmup": "warmup.npz" if warmup else None,
         "session_config": {},
-        "files": {file: digest},
+        "files": files,
     }
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     return bundle

@@ -58,8 +58,8 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """Ended by its process id."""
+def server(*, address: str = "127.0.0.1") -> Iterator[Server]:
+    """Ended by its process id. `address`: of this machine, at which it is reached."""
     if (bucket := os.environ.get("SLIPWAY_TEST_S3")) is not None:
         said = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         yield Server(bucket, said, None, count())
@@ -70,7 +70,7 @@ def server() -> Iterator[Server]:
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     command = [
         Path(sysconfig.get_path("scripts")) / "weed", "server", f"-dir={folder}",
-        "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-ip={address}", f"-ip.bind={address}",
         "-filer", "-s3", f"-s3.config={folder}/accounts.json", "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-master.volumeSizeLimitMB=256", "-master.telemetry=false",
         "-volume.max=50", "-volume.minFreeSpace=0",
@@ -79,7 +79,7 @@ def server() -> Iterator[Server]:
     try:
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+        endpoint = f"http://{address}:{ports['s3.port']}"
         environment = {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": WRITER[0],

@@ -64,18 +64,25 @@ def guarded(
             found = by.compare(truth, reference.said, candidate.said, margin.confidence)
         except TooFewRows:
             continue
-        yield Check(
-            f"{by.name}{against} guard",
-            found.upper,
-            -margin.allowed,
-            passed=found.upper >= -margin.allowed,
-            detail=f"{_in_words(by, found)}; with {margin.confidence:.0%} confidence at most"
-            f" {found.upper:+.4f}, evidently worse below {-margin.allowed:+.4f}",
-            reference=found.reference,
-            value=found.candidate,
-            metric=by.name,
-            direction="at_least",
-        )
+        yield _guard(by, against, margin, found)
+
+
+def _guard(by: Metric, against: str, margin: Margin, found: Comparison) -> Check:
+    least = by.higher_is_better
+    observed, limit = (found.upper, -margin.allowed) if least else (found.lower, margin.allowed)
+    bound = f"at {'most' if least else 'least'} {_amount(by, observed)}"
+    return Check(
+        f"{by.name}{against} guard",
+        observed,
+        limit,
+        passed=observed >= limit if least else observed <= limit,
+        detail=f"{_in_words(by, found)}; with {margin.confidence:.0%} confidence {bound},"
+        f" evidently worse {'below' if least else 'above'} {_amount(by, limit)}",
+        reference=found.reference,
+        value=found.candidate,
+        metric=by.name,
+        direction="at_least" if least else "at_most",
+    )
 
 
 def _non_inferiority(label: str, by: Metric, margin: Margin, found: Comparison) -> Check:

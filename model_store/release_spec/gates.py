@@ -197,6 +197,13 @@ class Gates(Section):
     export_tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
 
     @property
+    def looks_at_champion(self) -> bool:
+        """Whether the version that serves is asked: by the limits of `champion`, or, where the spec does not
+        name it, whether the candidate is evidently worse. `champion: null` leaves it out.
+        """
+        return self.champion is not None or "champion" not in self.model_fields_set
+
+    @property
     def written(self) -> dict[str, Margin | None]:
         """What the spec itself says of metrics; None where it leaves one out."""
         names = [name for name in ("accuracy", "auc") if name in self.model_fields_set]
@@ -223,7 +230,7 @@ class Gates(Section):
 
     @model_serializer(mode="wrap")
     def _only_what_is_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A default of classifiers must not come back from a record as if somebody had written it."""
-        unsaid = {"accuracy", "auc"} - self.model_fields_set
+        """A default must not come back from a record as if somebody had written it."""
+        unsaid = {"accuracy", "auc", "champion"} - self.model_fields_set
         said: dict[str, Any] = dump(self)
         return {name: value for name, value in said.items() if name not in unsaid}

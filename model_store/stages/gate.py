@@ -11,6 +11,7 @@ from typing import cast
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.durable import digest_file
+from model_store.errors import Permanent
 from model_store.gates.exam import Answered
 from model_store.gates.judge import judge
 from model_store.gates.profile import Profile
@@ -23,6 +24,7 @@ from model_store.stages.candidate import REMEDY, run_candidate
 from model_store.stages.examine import Examined, examine, read_answers, read_champion
 from model_store.stages.inputs import data_key, evaluation_path, reading_key, tools
 from model_store.stages.reasons import CandidateFailed, attempt
+from model_store.stages.sample import Sample, sample_of
 from model_store.stages.served import Served
 from model_store.types import Check, GateReport, ModelRef, Precision
 
@@ -68,6 +70,7 @@ def _failed(exported: Exported, quantized: Quantized, reasons: list[str]) -> Gat
         "report": report_record(GateReport(exported["dataset_digest"], ())),
         "profile": None,
         "served": None,
+        "sample": None,
         "engines": [],
         "quantized": quantized["artifact"],
         "reasons": reasons,
@@ -90,6 +93,7 @@ def _judge(
     served = next((one["artifact"] for one in built if one["target"] == runtime), None)
     checks: tuple[Check, ...] = ()
     profile: Profile | None = None
+    sample: Sample | None = None
     examined = examine(ctx, exported)
     rows = examined.rows
     if built and quantized["artifact"] is not None:
@@ -102,6 +106,7 @@ def _judge(
         if ran.outputs is not None:
             precision = quantized["variant"]["precision"]
             checks += ran.noted(_judged_answers(ctx, examined, precision, ran.outputs, yardstick))
+            sample = sample_of(rows.inputs, ran.outputs, precision)
         checks += ran.checks
         profile = ran.profile
     return {
@@ -109,6 +114,7 @@ def _judge(
         "report": report_record(GateReport(rows.digest, checks)),
         "profile": asdict(profile) if profile else None,
         "served": served,
+        "sample": {"blob": ctx.store.put_bytes(sample.to_bytes())} if sample is not None else None,
         "engines": [one["artifact"] for one in built if one["target"] != "onnxruntime"],
         "quantized": quantized["artifact"],
         "reasons": reasons,
@@ -120,8 +126,23 @@ def _judged_answers(
 ) -> tuple[Check, ...]:
     with attempt(f"reading the answers of {precision}", otherwise=REMEDY):
         candidate = Answered.read(precision, outputs, examined.exam.reading, len(examined.rows))
-    yardstick = _champion(ctx, champion, examined) if champion else None
-    return judge(examined.original, candidate, examined.exam, yardstick)
+    yardstick, told = _yardstick(ctx, champion, examined) if champion else (None, ())
+    return judge(examined.original, candidate, examined.exam, yardstick) + told
+
+
+def _yardstick(
+    ctx: BuildContext, champion: str, examined: Examined
+) -> tuple[Answered | None, tuple[Check, ...]]:
+    """The champion's answers. Where nobody wrote `gates.champion`, one that cannot be asked is told of and
+    blocks nothing.
+    """
+    try:
+        return _champion(ctx, champion, examined), ()
+    except Permanent as why:
+        if ctx.spec.gates.champion is not None:
+            raise
+        detail = f"not compared with the version that serves: {why.problem}"
+        return None, (Check("champion", 0.0, 0.0, passed=True, detail=detail, direction="at_most"),)
 
 
 def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) -> tuple[Check, ...]:
@@ -142,10 +163,8 @@ def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) 
 
 
 def _is_comparable(ctx: BuildContext, exported: Exported, serving: Signature) -> bool:
-    """Whether accuracy is to be compared with the champion's, and that can answer the rows."""
-    if ctx.spec.gates.champion is None:
-        return False
-    return not changes(serving, _signature(ctx, exported)).inputs
+    """Whether the champion is to be asked, and can answer the rows."""
+    return ctx.spec.gates.looks_at_champion and not changes(serving, _signature(ctx, exported)).inputs
 
 
 def _signature(ctx: BuildContext, exported: Exported) -> Signature:

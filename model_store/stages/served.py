@@ -113,7 +113,8 @@ class Served:
         """Whether rows get the same answers one by one as in full batches, whoever else is in them."""
         few = spread(rows, SETTLED_ON)
         chosen = {name: array[few] for name, array in rows.items()}
-        differ = _rows_that_differ(self.answer(chosen, batch_size=1), self.answer(chosen), self.precision)
+        alone, together = self.answer(chosen, batch_size=1), self.answer(chosen)
+        differ = rows_that_differ(alone, together, NOISE[self.precision])
         return Check(
             "answers alone as in a batch",
             observed=float(differ),
@@ -168,12 +169,15 @@ def _grown(array: Array, size: int) -> Array:
     return np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array
 
 
-def _rows_that_differ(alone: Rows, together: Rows, precision: str) -> int:
+def rows_that_differ(alone: Rows, together: Rows, noise: float) -> int:
+    """How many rows have other answers in one than in the other. `noise`: what numbers may move, of 1 or of
+    themselves.
+    """
     differs = np.zeros(count_rows(alone), bool)
     for name, array in alone.items():
         if array.dtype.kind == "f":
             one, other = array.astype(np.float64), together[name].astype(np.float64)
-            is_near = np.abs(one - other) <= NOISE[precision] * np.maximum(1, np.abs(one))
+            is_near = np.abs(one - other) <= noise * np.maximum(1, np.abs(one))
             is_same = is_near | (one == other) | (np.isnan(one) & np.isnan(other))
         elif "f" in {values.dtype.kind for values in alone.values()}:
             continue  # a label follows from scores that were compared: near a tie it may flip

@@ -239,8 +239,8 @@ class RollOut(WaitingOperator):
         self.deployment = deployment
 
     def look(self, context: Context) -> str:
-        from serving.composition import wire
-        from serving.control import audit_entries, release_deployment
+        from serving.composition import candidate_of, wire
+        from serving.control import answers_through_gateway, audit_entries, release_deployment
         from serving.control.release_queue import require_lock
         from serving.types import DeploymentId
 
@@ -256,6 +256,9 @@ class RollOut(WaitingOperator):
                 )
                 require_lock(services, release)
             state = release_deployment.start_rollout(services, release, self.deployment)
+        if state.unproven:
+            self.log.info("%s", answers_through_gateway.prove(services, release, candidate_of))
+            state = services.journal.load(release.id)
         _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)
         release_deployment.require_not_rolled_back(release, state)
         return release.id

@@ -12,7 +12,7 @@ import typer
 
 from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
-from serving.cli import keys, releases, stack
+from serving.cli import gateway, keys, releases, stack
 from serving.cli import spec as specs
 from serving.cli.act_commands import commands as people
 from serving.cli.doctor import doctor as examine
@@ -70,6 +70,13 @@ def status(as_json: Json = False) -> None:
     """Show every process, its health and its memory."""
     with telling_failures(as_json=as_json):
         stack.status(Home.locate(), as_json=as_json)
+
+
+@app.command()
+def proxies(as_json: Json = False) -> None:
+    """Show the gateway's Envoys: which routes each has taken, and what it refuses."""
+    with telling_failures(as_json=as_json):
+        gateway.proxies(Home.locate(), as_json=as_json)
 
 
 @app.command()

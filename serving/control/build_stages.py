@@ -107,12 +107,24 @@ def publish(
     published: Published = build.publish_stage(ctx, original, reports, load_result(ctx.store, chosen))
     compared = bundle_comparison.compare(ctx, services.registry, reports, published["precision"])
     services.releases.built(
-        release.id, published["bundle"], at=wiring.now(), gated=results, compared=compared
+        release.id,
+        published["bundle"],
+        at=wiring.now(),
+        gated=results,
+        sample=_sample(reports, published["precision"]),
+        compared=compared,
     )
     size = published["size_bytes"] / 1e6
     return StepResult(
         published["bundle"], f"bundle {published['bundle']}: {published['precision']}, {size:.2f} MB"
     )
+
+
+def _sample(reports: Iterable[Gated], precision: str) -> str:
+    """The digest of the rows and answers that were kept of what is served; empty where none were."""
+    served = (one for one in reports if one["variant"]["precision"] == precision and one.get("served"))
+    kept = (one.get("sample") for one in served)
+    return next((one["blob"] for one in kept if one), "")
 
 
 def name_of(variant: Variant) -> str:

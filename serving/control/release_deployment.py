@@ -5,6 +5,7 @@ from __future__ import annotations
 from model_store.bundle.publishing import open_bundle
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
+from serving.control import answers_through_gateway
 from serving.control.releases import Release
 from serving.control.rollout.from_spec import plan_of, settings_of
 from serving.control.rollout.journal import UnknownRelease
@@ -82,12 +83,18 @@ def status_of(services: Services, model: str, deployment_id: str) -> DeploymentS
 
 
 def start_rollout(services: Services, release: Release, deployment_id: str) -> RolloutState:
-    """Put the ready deployment into the route at weight 0 and begin; a release that began is as it is."""
+    """Put the ready deployment into the route at weight 0 and begin; a release that began is as it is.
+
+    A first version gets no request before its answers through the gateway are the gates'.
+    """
     if state := state_of(services, release):
         return state
     deployment = deployment_of(services, release.model, deployment_id)
     plan, settings = plan_of(release.spec.rollout), settings_of(release.spec)
-    return services.rollouts.start(release.id, plan, deployment, settings)
+    route = route_of(services, release.model)
+    is_first = route is None or route.stable is None
+    unproven = is_first and answers_through_gateway.is_kept(release, deployment.bundle_id)
+    return services.rollouts.start(release.id, plan, deployment, settings, unproven=unproven)
 
 
 def require_promoted(services: Services, release: Release) -> RolloutState:

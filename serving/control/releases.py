@@ -59,12 +59,14 @@ class Built:
     """A bundle that a run of the release published, and when it last did.
 
     `gated`: digests of the gates' results, which the run reads again when it writes what became of it.
+    `sample`: that of a few rows with the answers that were judged; empty where none were kept.
     `compared`: with what served then; None of bundles published before there were comparisons.
     """
 
     bundle_id: str
     at: datetime
     gated: tuple[str, ...] = ()
+    sample: str = ""
     compared: BundleComparison | None = None
 
 
@@ -110,6 +112,7 @@ class Releases:
         *,
         at: datetime,
         gated: Iterable[str] = (),
+        sample: str = "",
         compared: BundleComparison | None = None,
     ) -> Release:
         """Write down that the release's run published this bundle. Raises `Permanent` as `load` does.
@@ -121,7 +124,7 @@ class Releases:
             known = self.load(release)
             is_same = bool(known.bundles) and known.bundles[-1].bundle_id == bundle_id
             before = known.bundles[:-1] if is_same else known.bundles
-            built = Built(bundle_id, at, tuple(gated), compared)
+            built = Built(bundle_id, at, tuple(gated), sample, compared)
             return self._keep(replace(known, bundles=(*before, built)))
 
     def forget(self, release: Release) -> None:
@@ -228,6 +231,7 @@ def _to_json(release: Release) -> dict[str, object]:
                 "id": one.bundle_id,
                 "at": one.at.isoformat(),
                 "gated": one.gated,
+                "sample": one.sample,
                 "compared": bundle_comparison.to_json(one.compared) if one.compared else None,
             }
             for one in release.bundles
@@ -254,6 +258,7 @@ def _read(path: Path) -> Release:
                 one["id"],
                 datetime.fromisoformat(one["at"]),
                 tuple(one["gated"]),
+                one.get("sample", ""),
                 bundle_comparison.from_json(one["compared"]) if one.get("compared") else None,
             )
             for one in saved.get("bundles", ())

@@ -32,7 +32,9 @@ def needed_by_unfinished(home: Home) -> Needed:
     published = [built for folder in _folders(home.releases) for built in _unfinished(home, folder)]
     return Needed(
         bundles=frozenset(built["id"] for built in published),
-        blobs=frozenset(digest for built in published for digest in built["gated"]),
+        blobs=frozenset(
+            digest for built in published for digest in (*built["gated"], built.get("sample")) if digest
+        ),
     )
 
 

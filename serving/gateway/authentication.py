@@ -8,14 +8,14 @@ Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from model_store.durable import write_file
 from serving.credentials import write_secret
 from serving.gateway import api_keys, limits
 from serving.gateway.api_keys import Client
-from serving.gateway.xds import Message, discovery, extension, named_extension, typed, watched_filter
+from serving.gateway.xds import Message, discovered_filter, discovery, extension, named_extension, typed
 from serving.home import Home
 
 KEYS, RATES = "slipway.api_keys", "slipway.limits.api_keys"
@@ -30,11 +30,11 @@ _METHOD = extension(
 )
 
 
-def filters(home: Home) -> list[Message]:
+def filters(home: Home, source: Callable[[Path], Message]) -> list[Message]:
     """For the listener. Without a route that asks for keys they let everybody pass."""
     return [
-        watched_filter(KEYS, keys_file(home), _MATCHED),
-        watched_filter(RATES, rates_file(home), limits.CONFIG),
+        discovered_filter(KEYS, source(keys_file(home)), _MATCHED),
+        discovered_filter(RATES, source(rates_file(home)), limits.CONFIG),
     ]
 
 

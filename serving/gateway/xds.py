@@ -28,16 +28,16 @@ def extension(name: str, config: Message) -> Message:
 
 
 def named_extension(name: str, config: Message) -> Message:
-    """The resource of a file that a `watched_filter` reads."""
+    """The resource of a file that a `discovered_filter` reads."""
     return typed("envoy.config.core.v3.TypedExtensionConfig", name=name, typed_config=config)
 
 
-def watched_filter(name: str, path: Path, config: str, *, disabled: bool = False) -> Message:
-    """A filter of the listener whose configuration, of type `config`, Envoy reads from `path`.
+def discovered_filter(name: str, source: Message, config: str, *, disabled: bool = False) -> Message:
+    """A filter of the listener whose configuration, of type `config`, Envoy is told by `source`.
 
     `disabled`: only routes that configure it have it.
     """
-    found = {"config_source": watched(path), "type_urls": [f"type.googleapis.com/{config}"]}
+    found = {"config_source": source, "type_urls": [f"type.googleapis.com/{config}"]}
     return {"name": name, "config_discovery": found, **({"disabled": True} if disabled else {})}
 
 

@@ -19,7 +19,7 @@ from serving.control.retention import Retention
 from serving.credentials import credentials_of
 from serving.gateway import api_keys
 from serving.gateway.router.envoy_file import EnvoyFileRouter
-from serving.home import Home
+from serving.home import DELIVERY_KEY, Home
 from serving.local_stack import airflow_config
 from serving.platforms import pods, redis
 from serving.supervision import supervisor
@@ -48,7 +48,12 @@ def prepare(home: Home, supervised: Iterable[Component]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     # Readable by now: Home has read its ports from it. What else people wrote there stays.
     kept = json.loads(home.config.read_bytes()) if home.config.exists() else {}
-    settings = {"retention": asdict(Retention()), **kept, "ports": asdict(home.ports)}
+    settings = {
+        "retention": asdict(Retention()),
+        **kept,
+        "ports": asdict(home.ports),
+        DELIVERY_KEY: home.delivery,
+    }
     write_file(home.config, json.dumps(settings, indent=1).encode())
     if not is_clone() and not home.dags.exists():
         _make_dag_folder(home)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import pytest
 from model_store.types import TensorSpec
 from serving.control.queries import outcomes
 from serving.control.rollout.lock import Claim
+from serving.control.rollout.plan import Phase
 from serving.types import Outcome, TrafficSplit
 from tests.airflow.world import MODEL, World
 
@@ -198,3 +201,37 @@ def test_asking_for_a_refused_spec_says_what_is_wrong_with_it(runs: Runs) -> Non
     assert run.state == "failed"
     (said,) = [value for _, key, value in run.xcoms() if key == "failure"]
     assert "rollout.strategy" in said
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.2], ids=["the gates' answers", "others"])
+def test_a_first_version_is_asked_through_the_gateway_before_anybody_is_sent_there(
+    world: World, runs: Runs, monkeypatch: pytest.MonkeyPatch, moved: float
+) -> None:
+    import numpy as np
+
+    from model_store.stages.sample import Sample
+    from serving import composition
+
+    class Candidate:
+        @contextmanager
+        def opened(self) -> Iterator[Candidate]:
+            yield self
+
+        def answer(self, rows: Any, *, until: float) -> Any:
+            route = world.router.read(MODEL)
+            assert (route.split.candidate, route.stable) == (0, None)
+            return {"score": rows["x"] + np.float32(moved)}
+
+    scores = np.linspace(0, 1, 8, dtype=np.float32)
+    world.sample = world.store.put_bytes(Sample({"x": scores}, {"score": scores}, "fp32").to_bytes())
+    monkeypatch.setattr(composition, "candidate_of", lambda home, route: Candidate())
+    ended = runs.release("1")
+    (state,) = world.journal.releases(MODEL)
+    if not moved:
+        assert (ended.state, state.phase) == ("success", Phase.DONE)
+        return
+    assert "rollout.roll_out" in ended.ended("failed")
+    assert (state.phase, state.step) == (Phase.ROLLED_BACK, -1)
+    reason = world.registry.tags[1]["slipway.reason"]
+    assert "1 of 1 evaluation rows otherwise than in the gates" in reason
+    assert world.services.platform.deployments(MODEL) == []

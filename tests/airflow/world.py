@@ -176,6 +176,8 @@ class World:
     platform: MemoryPlatform = field(default_factory=MemoryPlatform)
     built: list[str] = field(default_factory=list)
     passing: set[str] = field(default_factory=lambda: {"fp32", "fp16", "int8"})
+    # The digest of the rows that gates keep of what they judged; empty: none.
+    sample: str = ""
     inputs: dict[int, TensorSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -250,7 +252,9 @@ class World:
         if champion := champion_bundle(ctx):
             checks += signature_checks(ctx, exported, open_signature(ctx.store, champion))
         report = {"dataset_digest": "sha256:0", "checks": [asdict(check) for check in checks]}
-        return {"variant": quantized["variant"], "report": report, "profile": None, "reasons": []}
+        said = {"variant": quantized["variant"], "report": report, "profile": None, "reasons": []}
+        kept = {"served": {"digest": "sha256:0"}, "sample": {"blob": self.sample}} if self.sample else {}
+        return said | kept
 
     def _choose(self, ctx: BuildContext, gated: list[Gated]) -> Chosen:
         for one in gated:

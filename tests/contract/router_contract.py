@@ -97,3 +97,11 @@ class RouterContract:
         assert router.read("m") == before
         with pytest.raises(UnknownService, match="m"):
             router.move(Deployment(DeploymentRef("other", Slot.BLUE, "aa", 1), ()))
+
+    def test_whether_a_route_is_taken_can_be_asked_of_one_that_is_not_the_newest(
+        self, router: TrafficRouter
+    ) -> None:
+        before = router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+        after = router.write("m", TrafficSplit(50, 50), stable=BLUE, candidate=GREEN, at=1)
+        for route in (before, after):
+            assert all(isinstance(words, str) for words in router.unacknowledged(route))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -166,7 +167,7 @@ def login(cluster: Cluster, namespace: str, rules: list[dict[str, Any]], folder:
 def documented_rules() -> list[dict[str, Any]]:
     """Those of the Role in docs/kubernetes.md."""
     text = (REPOSITORY / "docs" / "kubernetes.md").read_text()
-    blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
+    blocks = [dedent(block.partition("```")[0].rstrip()) for block in text.split("```yaml\n")[1:]]
     (role,) = [each for block in blocks for each in yaml.safe_load_all(block) if each.get("kind") == "Role"]
     return list(role["rules"])
 

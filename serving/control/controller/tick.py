@@ -263,11 +263,26 @@ class Controller:
         """Somebody who was faster is no trouble: the next look decides anew."""
         if not is_in_force(state, route):
             self.rollouts.mend(state.release_id)
-        elif isinstance(action, Shift | Promote) and self._holds and self._holds.enforce(state):
+        elif isinstance(action, Shift | Promote) and self._is_held(state, route):
             return
         elif not isinstance(action, Hold):
             self.rollouts.carry_out(action, state, route)
             log.info("%s: %s", state.release_id, type(action).__name__.lower())
+
+    def _is_held(self, state: RolloutState, route: Route) -> bool:
+        """By people, or by a proxy that has not taken the step before."""
+        return bool(self._holds and self._holds.enforce(state)) or self._waits_for_proxies(state, route)
+
+    def _waits_for_proxies(self, state: RolloutState, route: Route) -> bool:
+        lacking = self._router.unacknowledged(route)
+        watch = self.watches.get(state.release_id)
+        if not lacking or watch is None or watch.verdict is None:
+            return False
+        action = decide(state, Observation(watch.verdict, watch.seconds_in(state), lacking))
+        self.actions[state.release_id] = action
+        if isinstance(action, Rollback):
+            self._add_pending(state, action.findings)
+        return True
 
     def _miss(self, state: RolloutState, route: Route, watch: ReleaseWatch, why: str) -> None:
         blind = watch.go_blind(why, at=self._now(), monotonic=self._monotonic())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from model_store.errors import Retryable
 from serving.control.rollout import apply
 from serving.control.rollout.decide import Observation, decide
 from serving.control.rollout.from_spec import first_plan_of
-from serving.control.rollout.journal import Journal, TimelineEvent, UnknownRelease
+from serving.control.rollout.journal import Journal, StaleState, TimelineEvent, UnknownRelease
 from serving.control.rollout.plan import (
     Action,
     Finish,
@@ -36,9 +37,17 @@ class Rollouts:
         self._now = now
 
     def start(
-        self, release_id: str, plan: RolloutPlan, candidate: Deployment, settings: RouteSettings
+        self,
+        release_id: str,
+        plan: RolloutPlan,
+        candidate: Deployment,
+        settings: RouteSettings,
+        *,
+        unproven: bool = False,
     ) -> RolloutState:
         """Put a ready, warm candidate into the route at weight 0. Repeating it changes nothing.
+
+        `unproven`: it stays there until `proven` is called.
 
         A release of the same service that is still watched is finished early; one that is still
         progressing raises `Retryable`.
@@ -50,6 +59,7 @@ class Rollouts:
         route = self._with_candidate(candidate, settings)
         at = self._now()
         state = _new_state(release_id, plan, candidate, route, at=at)
+        state = replace(state, unproven=unproven)
         return self._journal.create(state, TimelineEvent(at, "started", f"in slot {candidate.slot}", 0))
 
     def read(self, release_id: str) -> RolloutState:
@@ -82,6 +92,19 @@ class Rollouts:
         return apply.roll_back(
             state, self._journal, self._router, at=self._now(), reason=reason, findings=findings
         )
+
+    def proven(self, release_id: str, *, reason: str) -> RolloutState:
+        """Its answers through the gateway are the gates': it may be given requests. May be repeated."""
+        for _ in range(_ATTEMPTS):
+            state = self._journal.load(release_id)
+            if state.phase.is_final or not state.unproven:
+                return state
+            try:
+                event = TimelineEvent(self._now(), "answers compared", reason, 0)
+                return self._journal.save(replace(state, unproven=False), event)
+            except StaleState:
+                continue
+        raise Retryable(f"{release_id} keeps changing", remedy="try again", delay_seconds=1)
 
     def finish_watch(self, release_id: str, *, reason: str = "the watch was ended early") -> RolloutState:
         """Make a promoted candidate stable now, before its watch time is over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.control.analysis.rules import DISAGREEMENT, ENOUGH_REQUESTS
 from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
@@ -10,6 +10,7 @@ from serving.types import Finding, Outcome, Verdict
 
 # The finding on what the platform says of the candidate's pods.
 PODS = "pods"
+UNPROVEN = "the evaluation rows are being sent to it through the gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,13 @@ class Observation:
     """What is known now. `seconds` were observed in this step.
 
     Only observed time counts, so that a clock that jumps, or a controller that was down, neither shortens a
-    hold nor ends a step.
+    hold nor ends a step. `unacknowledged` says which proxies do not have the step's weights yet
+    (`TrafficRouter.unacknowledged`).
     """
 
     verdict: Verdict
     seconds: float
+    unacknowledged: tuple[str, ...] = ()
 
 
 def decide(state: RolloutState, observation: Observation) -> Action:
@@ -31,14 +34,25 @@ def decide(state: RolloutState, observation: Observation) -> Action:
             return _on_fail(state, observation)
         case _ if state.paused:
             return Hold(f"paused: {state.paused}")
+        case _ if state.unproven:
+            return _hold_or_give_up(state, observation, waiting_for=UNPROVEN)
         case Outcome.ERROR:
             return _hold_or_give_up(state, observation)
         case Outcome.INCONCLUSIVE if _lacks_pods(observation.verdict) or _needs_evidence(
             state, observation.verdict
         ):
             return _hold_or_give_up(state, observation)
+        case _ if observation.unacknowledged and state.phase is Phase.PROGRESSING:
+            return _hold_or_give_up(state, _without_proxies(observation))
         case _:
             return _go_on(state, observation)
+
+
+def _without_proxies(observation: Observation) -> Observation:
+    """A step that not every proxy has taken is no step yet: what it shows is of other weights."""
+    open_points = [Finding("gateway", Outcome.INCONCLUSIVE, each) for each in observation.unacknowledged]
+    verdict = observation.verdict
+    return replace(observation, verdict=Verdict.of([*open_points, *verdict.findings], at=verdict.at))
 
 
 def _on_fail(state: RolloutState, observation: Observation) -> Action:
@@ -87,11 +101,11 @@ def _lacks_pods(verdict: Verdict) -> bool:
     return any(finding.rule == PODS and finding.outcome > Outcome.PASS for finding in verdict.findings)
 
 
-def _hold_or_give_up(state: RolloutState, observation: Observation) -> Action:
+def _hold_or_give_up(state: RolloutState, observation: Observation, *, waiting_for: str = "") -> Action:
     open_points = tuple(finding for finding in observation.verdict.findings if finding.outcome > Outcome.PASS)
     limit = state.plan.max_step_seconds + state.patience_from
     if state.phase is Phase.WATCHING or observation.seconds <= limit:
-        return Hold(_reasons(open_points) or "waiting for evidence")
+        return Hold(waiting_for or _reasons(open_points) or "waiting for evidence")
     late = Finding(
         "evidence in time",
         Outcome.FAIL,

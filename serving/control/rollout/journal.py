@@ -33,7 +33,7 @@ _TAIL_BYTES = 64 * 1024
 # `serving.control.rollout.record`.
 _SCHEMA = 1
 # Written only while they say something: a Slipway of before they were added takes no names it does not know.
-_SAID_IF_SET = ("paused", "hold_skipped", "patience_from")
+_SAID_IF_SET = ("paused", "unproven", "hold_skipped", "patience_from")
 
 log = logging.getLogger("slipway.journal")
 

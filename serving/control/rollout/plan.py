@@ -58,6 +58,9 @@ class RolloutState:
     People may interfere (`serving.control.rollout.control`): `paused` says who paused it and why,
     `hold_skipped` that this step's hold need not be sat out, and `patience_from` how many seconds of the step
     its time limit leaves out, because it was paused. All three end with the step.
+
+    `unproven`: the gates' answers are still to be had through the gateway
+    (`serving.control.answers_through_gateway`); until then nobody is sent there.
     """
 
     release_id: str
@@ -75,6 +78,7 @@ class RolloutState:
     reason: str = ""
     findings: tuple[Finding, ...] = ()
     paused: str = ""
+    unproven: bool = False
     hold_skipped: bool = False
     patience_from: float = 0.0
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from model_store.errors import Permanent, Retryable
 from serving.types import Deployment, Route, RouteSettings, TrafficSplit
+
+# Arrays [n, ...] by name.
+Rows = Mapping[str, Any]
 
 
 class StaleRoute(Retryable):
@@ -77,6 +82,13 @@ class TrafficRouter(Protocol):
         """
         ...
 
+    def unacknowledged(self, route: Route) -> tuple[str, ...]:
+        """Which proxies that may take traffic have not taken the route as it was written, each in a sentence.
+
+        A step is taken when there is none. Whoever returns traffic does not ask: a rollback waits for nobody.
+        """
+        ...
+
     def reconcile(self) -> None:
         """Bring what follows from the routes into line with them. Raises while that cannot be written.
 
@@ -118,4 +130,28 @@ class RouteHistory(Protocol):
 
     def stamp(self) -> tuple[int, int]:
         """Which record it is, and how long: another record has another number, a longer one more to read."""
+        ...
+
+
+class TooManyRows(Permanent):
+    """A request of so many rows is more than the model may be sent; fewer may do."""
+
+
+class TooManyRequests(Retryable):
+    """The model's limit on requests lets no more pass now."""
+
+
+class Candidate(Protocol):
+    """A candidate, asked through the gateway while it has no traffic."""
+
+    def opened(self) -> AbstractContextManager[Candidate]:
+        """Ready to be asked. What it takes to be let in ends with the context."""
+        ...
+
+    def answer(self, rows: Rows, *, until: float) -> Rows:
+        """All outputs for these rows, as a caller gets them.
+
+        Raises `TooManyRows`; `Permanent` for an answer of the candidate that is none; and `Retryable` when
+        nobody has answered at the monotonic time `until`, `TooManyRequests` where a limit was why.
+        """
         ...

@@ -15,9 +15,8 @@ import orjson
 
 from model_store.durable import write_file
 from serving import envoy_names
-from serving.envoy_names import ASSIGNED_SUFFIXES
 from serving.gateway import clusters, endpoints, grpc, methods, readiness, routes
-from serving.gateway.bootstrap import assignment_file, clusters_file, routes_file
+from serving.gateway.paths import assignment_file, clusters_file, routes_file
 from serving.gateway.xds import Message, discovery
 from serving.home import Home
 from serving.types import Route
@@ -53,7 +52,7 @@ def derive(
 
 
 def _derive_arms(home: Home, route: Route, source: clusters.Source) -> None:
-    for suffix in ASSIGNED_SUFFIXES:
+    for suffix in envoy_names.ASSIGNED_SUFFIXES:
         if source(route.service + suffix):
             path = assignment_file(home, route.service + suffix)
             _write_if_changed(path, endpoints.render_arm(route, suffix))
@@ -84,12 +83,12 @@ def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
         return made
     tables = orjson.loads(made)["resources"]
     host = tables[0]["virtual_hosts"][0]
-    kept = [route for route in before[0]["routes"] if _of_route(route) in unread]
+    kept = [route for route in before[0]["routes"] if service_of_route(route) in unread]
     first = len(methods.refusals())
     refusals, rest = host["routes"][:first], host["routes"][first:]
-    ours = [route for route in rest if _of_route(route)]
-    others = [route for route in rest if not _of_route(route)]
-    host["routes"] = [*refusals, *sorted([*ours, *kept], key=_of_route), *others]
+    ours = [route for route in rest if service_of_route(route)]
+    others = [route for route in rest if not service_of_route(route)]
+    host["routes"] = [*refusals, *sorted([*ours, *kept], key=service_of_route), *others]
     for name, config in before[0].get(_FILTERS, {}).items():
         _keep_buckets(host, name, config, unread)
     return discovery(tables)
@@ -108,14 +107,10 @@ def _keep_buckets(host: Message, name: str, config: Message, unread: Collection[
 
 
 def _of_cluster(cluster: Message) -> str:
-    """The service that a cluster is of; none has a name that ends like this."""
-    name: str = cluster["name"]
-    for suffix in envoy_names.RESERVED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return envoy_names.service_of(cluster["name"])
 
 
-def _of_route(route: Message) -> str:
+def service_of_route(route: Message) -> str:
     """The service that a route is of; "" if it is the gateway's own."""
     match = route["match"]
     if path := match.get("path_separated_prefix"):

@@ -22,7 +22,7 @@ from model_store.release_spec import MODEL_NAME
 from serving.envoy_names import RESERVED_SUFFIXES
 from serving.gateway import endpoints
 from serving.gateway.delivery.base import Delivery
-from serving.gateway.delivery.files import Files
+from serving.gateway.delivery.choice import delivery_of
 from serving.gateway.router.base import StaleRoute, UnknownService, UnreadableRoute
 from serving.gateway.router.derived import derive
 from serving.gateway.router.history import RouteHistoryFile
@@ -50,7 +50,7 @@ class EnvoyFileRouter:
     ) -> None:
         self._home = home
         self._now = now
-        self._delivery = delivery or Files(home)
+        self._delivery = delivery or delivery_of(home)
         self._history = RouteHistoryFile(home.route_history)
         self._routes = str(home.routes)
         self._read: dict[str, tuple[tuple[int, int, int], Route]] = {}
@@ -106,6 +106,9 @@ class EnvoyFileRouter:
         if after != before:
             self._follow(arms_of=[service])
         return after
+
+    def unacknowledged(self, route: Route) -> tuple[str, ...]:
+        return self._delivery.unacknowledged(route)
 
     def ask_for_keys(self, service: str) -> None:
         """Ask for API keys from now on, if the route was written before the gateway could. No new revision:

@@ -48,5 +48,9 @@ class MemoryRouter:
             self._routes[deployment.service] = moved
             return moved
 
+    def unacknowledged(self, route: Route) -> tuple[str, ...]:
+        """There is no proxy."""
+        return ()
+
     def reconcile(self) -> None:
         """Nothing follows from these routes."""

@@ -19,9 +19,13 @@ from model_store.release_spec.document import read_document
 from model_store.release_spec.kubernetes import Kubernetes, LabelKey, LabelValue, Name, Namespace
 from model_store.release_spec.pydantic_complaints import complaints
 from model_store.release_spec.section import Section
+from model_store.storage.opening import URL_VARIABLE
 from serving.home import Home
 
 NAMED_BY = "SLIPWAY_KUBERNETES"
+
+# A folder of this machine is none of a node's.
+_REACHED_BY_PODS = ("s3", "gs")
 
 
 class SecretKey(Section):
@@ -96,11 +100,20 @@ class Installation(Section):
 
 
 def read_installation(home: Home, environ: Mapping[str, str] = os.environ) -> Installation:
-    """All defaults where there is no file. Raises `Permanent` with every wrong line."""
+    """All defaults where there is no file. Raises `Permanent` with every wrong line.
+
+    Bundles are where the installation keeps them (SLIPWAY_STORAGE_URL), unless the file says otherwise.
+    """
     named = environ.get(NAMED_BY)
     path = Path(named) if named else home.root / "kubernetes.yaml"
-    if not named and not path.exists():
-        return Installation()
+    found = _read(path) if named or path.exists() else Installation()
+    url = environ.get(URL_VARIABLE, "")
+    if found.bundles is None and url.partition("://")[0] in _REACHED_BY_PODS:
+        return found.model_copy(update={"bundles": Bundles(url=url)})
+    return found
+
+
+def _read(path: Path) -> Installation:
     document = read_document(path)
     try:
         found = Installation.model_validate(document.data, strict=True)

@@ -80,9 +80,12 @@ def test_losing_to_the_champion_blocks(world: BuildContext, credit: Credit) -> N
 
     registry = Registry({2: credit.onnx, 3: edited(credit, blunt)}, champion=(2, champion.id))
     # It answers the same to every row, which would be refused before anything is compared.
-    gates = {"accuracy": {"max_drop": 0.01}, "auc": None, "champion": {"max_drop": 0.02}}
-    gates["must_beat_trivial"] = False
-    ctx = replace(with_spec(world, gates=gates), registry=registry, ref=ModelRef("credit_risk", 3))
+    gates = {"accuracy": {"max_drop": 0.01}, "auc": None, "must_beat_trivial": False}
+    worse = replace(with_spec(world, gates=gates), registry=registry, ref=ModelRef("credit_risk", 3))
+    with pytest.raises(NothingPassed, match="accuracy against champion v2 guard"):
+        built(worse)
+    assert built(with_spec(worse, gates={**gates, "champion": None})).model == worse.ref
+    ctx = with_spec(worse, gates={**gates, "champion": {"max_drop": 0.02}})
     with pytest.raises(NothingPassed, match="accuracy against champion v2 non-inferiority"):
         built(ctx)
     assert built(replace(ctx, ref=REF)).model == REF

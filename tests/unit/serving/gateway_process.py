@@ -7,12 +7,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
 
 from serving.gateway import command, prepare
+from serving.gateway.bootstrap import ID
+from serving.gateway.delivery.ads.server import AdsServer
+from serving.gateway.delivery.ads.source import Ads
+from serving.gateway.paths import bootstrap_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
 
@@ -27,23 +31,25 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Gateway:
-    """Envoy, its home, and a client."""
+    """Envoy, its home, and a client. `id` tells several Envoys of one home apart."""
 
     home: Home
     client: httpx.Client
     process: subprocess.Popen[bytes] | None = None
     environ: dict[str, str] = field(default_factory=dict)
+    id: str = "slipway"
 
     @property
     def router(self) -> EnvoyFileRouter:
         return EnvoyFileRouter(self.home)
 
     def start(self, *, concurrency: int = 1) -> None:
-        prepare(self.home, self.environ)
-        log = (self.home.logs / "envoy.log").open("ab")
-        with log:
+        prepare(self.home, {**self.environ, ID: self.id})
+        own = self.home.envoy / f"{self.id}.json"
+        own.write_bytes(bootstrap_file(self.home).read_bytes())
+        with (self.home.logs / "envoy.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command(self.home, concurrency=concurrency), stdout=log, stderr=subprocess.STDOUT
+                command(self.home, concurrency=concurrency, config=own), stdout=log, stderr=subprocess.STDOUT
             )
         self.wait(lambda: httpx.get(f"{self.home.envoy_admin_url}/ready").status_code == 200)
         self.wait(lambda: self.client.get("/v2/health/live").status_code == 200)
@@ -74,13 +80,42 @@ class Gateway:
 
 
 @contextmanager
-def gateway_running(root: Path, environ: dict[str, str] | None = None) -> Iterator[Gateway]:
-    gateway, admin, controller = free_ports(3)
-    home = Home(root, Ports(gateway=gateway, envoy_admin=admin, controller=controller))
+def gateway_running(
+    root: Path, environ: dict[str, str] | None = None, *, delivery: str = "files"
+) -> Iterator[Gateway]:
+    gateway, admin, controller, ads = free_ports(4)
+    home = Home(root, Ports(gateway=gateway, envoy_admin=admin, controller=controller, ads=ads), delivery)
+    with ExitStack() as running:
+        if delivery == "ads":
+            running.enter_context(ads_running(home))
+        yield running.enter_context(envoy_running(home, environ))
+
+
+@contextmanager
+def envoy_running(
+    home: Home, environ: dict[str, str] | None = None, id: str = "slipway"
+) -> Iterator[Gateway]:
     with httpx.Client(base_url=home.gateway_url, timeout=20) as client:
-        running = Gateway(home, client, environ=environ or {})
+        running = Gateway(home, client, environ=environ or {}, id=id)
         running.start()
         try:
             yield running
         finally:
             running.kill()
+
+
+@contextmanager
+def ads_running(home: Home) -> Iterator[AdsServer]:
+    EnvoyFileRouter(home).reconcile()
+    server = AdsServer(home, listen=Ads(home).listen(), token=Ads(home).token())
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def beside(home: Home) -> Home:
+    """Of another Envoy that serves the same routes on the same machine."""
+    gateway, admin = free_ports(2)
+    return replace(home, ports=replace(home.ports, gateway=gateway, envoy_admin=admin))

@@ -211,6 +211,31 @@ def test_a_candidate_that_finds_no_fraud_any_more_is_blocked_though_accuracy_bar
     assert failed(judged(champion, nothing, labels, limits)) == ["balanced_accuracy guard"]
 
 
+def test_what_is_evidently_worse_than_the_champion_is_blocked_though_the_spec_names_no_champion() -> None:
+    """Faithfully exported, a model trained on noise loses nothing against its own original."""
+    champion, labels = fraud(0.7)
+    nothing, _ = fraud(0.0)
+    checks = judged(nothing, nothing, labels, gates(accuracy=ONE_POINT), champion=champion)
+    lost = ["accuracy against champion v1 guard", "balanced_accuracy against champion v1 guard"]
+    assert failed(checks) == lost
+    assert "`gates.champion: null` in the spec releases it" in named(checks, lost[0]).detail
+    assert failed(judged(champion, champion, labels, gates(accuracy=ONE_POINT), champion=champion)) == []
+    assert gates(champion=None).looks_at_champion is False
+
+
+def test_an_error_evidently_larger_than_the_champions_is_blocked_and_one_by_chance_is_not() -> None:
+    rng = np.random.default_rng(4)
+    days = rng.integers(0, 30, 1500)
+    champion, alike, worse = (
+        {"variable": (days + spread * rng.normal(size=1500)).astype(np.float32)} for spread in (1, 1, 1.5)
+    )
+    checks = judged(worse, worse, days, gates(), champion=champion, task="regression")
+    assert failed(checks) == ["mae against champion v1 guard"]
+    guard = named(checks, "mae against champion v1 guard")
+    assert (guard.direction, guard.observed > guard.limit == 0.05) == ("at_most", True)
+    assert failed(judged(alike, alike, days, gates(), champion=champion, task="regression")) == []
+
+
 def test_equal_models_with_few_positives_pass_the_guards() -> None:
     same, labels = fraud(0.7)
     rare = (np.arange(5000) < 12).astype(np.int64)

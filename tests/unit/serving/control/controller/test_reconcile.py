@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving.controller import _reconcile
-from serving.gateway.bootstrap import prepare, routes_file
+from serving.gateway.bootstrap import prepare
+from serving.gateway.paths import routes_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE

@@ -10,7 +10,8 @@ import pytest
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import Phase
-from serving.gateway.bootstrap import clusters_file, prepare
+from serving.gateway.bootstrap import prepare
+from serving.gateway.paths import clusters_file
 from serving.gateway.router import derived
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports

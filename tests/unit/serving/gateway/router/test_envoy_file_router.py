@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from model_store.errors import Permanent
 from serving.gateway import endpoints
-from serving.gateway.bootstrap import clusters_file, prepare, routes_file
+from serving.gateway.bootstrap import prepare
+from serving.gateway.paths import clusters_file, routes_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE, RateLimit, RouteSettings, TrafficSplit
@@ -17,6 +19,7 @@ from tests.contract.router_contract import BLUE, GREEN, RouterContract
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
+    """Of an Envoy that watches files."""
     home = Home(tmp_path, Ports())
     prepare(home)
     return home
@@ -29,6 +32,46 @@ def router(home: Home) -> EnvoyFileRouter:
 
 class TestEnvoyFileRouter(RouterContract):
     pass
+
+
+class TestEnvoyFileRouterOverAds(RouterContract):
+    @pytest.fixture
+    def router(self, tmp_path: Path) -> EnvoyFileRouter:
+        home = Home(tmp_path, Ports(), "ads")
+        prepare(home)
+        return EnvoyFileRouter(home)
+
+    def test_a_step_is_not_taken_while_no_envoy_has_said_so(self, router: EnvoyFileRouter) -> None:
+        route = router.write("m", ALL_STABLE, stable=BLUE, candidate=None, at=0)
+        (words,) = router.unacknowledged(route)
+        assert "no Envoy" in words
+
+
+def test_every_cluster_is_told_its_endpoints_apart_where_that_costs_no_watch(tmp_path: Path) -> None:
+    home = Home(tmp_path, Ports(), "ads")
+    prepare(home)
+    EnvoyFileRouter(home).write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    found = orjson.loads(clusters_file(home).read_bytes())["resources"]
+    kinds = {each["name"]: each.get("type", "made of others") for each in found}
+    told = dict.fromkeys(("m", "m.stable", "m.streams", "m.candidate"), "EDS")
+    assert kinds == {**told, "m.retrying": "made of others", "(any)": "made of others"}
+
+
+def test_another_delivery_than_before_is_what_everything_says_once_envoy_is_prepared(
+    home: Home, router: EnvoyFileRouter
+) -> None:
+    router.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    before = clusters_file(home).read_bytes()
+    prepare(replace(home, delivery="ads"))
+    assert b"path_config_source" not in clusters_file(home).read_bytes()
+    prepare(home)
+    assert clusters_file(home).read_bytes() == before
+
+
+def test_an_unknown_delivery_says_which_there_are(home: Home) -> None:
+    with pytest.raises(Permanent, match="SLIPWAY_GATEWAY_DELIVERY='pigeon'") as refused:
+        EnvoyFileRouter(replace(home, delivery="pigeon"))
+    assert "files, ads" in refused.value.remedy
 
 
 def cluster_names(home: Home) -> list[str]:

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from serving.gateway import methods, readiness
-from serving.gateway.bootstrap import clusters_file, prepare, routes_file
+from serving.gateway.bootstrap import prepare
+from serving.gateway.paths import clusters_file, routes_file
 from serving.gateway.router.base import UnreadableRoute
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports

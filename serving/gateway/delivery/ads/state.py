@@ -1,0 +1,59 @@
+"""All that Envoys are to be told, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from serving.gateway.delivery.ads.messages import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES
+from serving.gateway.xds import version_of
+
+# What names something comes after it: nothing is told of clusters, endpoints or listeners that are not there.
+ORDER = (CLUSTERS, ENDPOINTS, LISTENERS, EXTENSIONS, ROUTES)
+# All of them are sent each time, and what is left out is gone.
+WHOLE = (CLUSTERS, LISTENERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One of Envoy's resources. `version` is of its whole content.
+
+    `digests` are of what it says, by service: the route table says something of each.
+    """
+
+    type_url: str
+    name: str
+    value: bytes
+    version: str
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Resources by type and name, and the revision of each service's route that they were made of."""
+
+    resources: Mapping[str, Mapping[str, Resource]] = field(default_factory=dict)
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    # By service: what an Envoy that follows its route has taken, as (type, name of resource, digest).
+    needed: Mapping[str, tuple[tuple[str, str, str], ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, resources: Iterable[Resource], revisions: Mapping[str, int]) -> State:
+        by_type: dict[str, dict[str, Resource]] = {type_url: {} for type_url in ORDER}
+        needed: dict[str, list[tuple[str, str, str]]] = {service: [] for service in revisions}
+        for each in resources:
+            by_type[each.type_url][each.name] = each
+            for service, digest in each.digests.items():
+                if service in needed:
+                    needed[service].append((each.type_url, each.name, digest))
+        return cls(by_type, revisions, {name: tuple(needs) for name, needs in needed.items()})
+
+
+def version(resources: Iterable[Resource]) -> str:
+    """Of resources of one type: the same for the same content, whichever server says it."""
+    return version_of(sorted((each.name, each.version) for each in resources))
+
+
+def names(resources: Mapping[str, Resource]) -> Iterator[str]:
+    """In the order in which they are sent: the same on every server."""
+    return iter(sorted(resources))

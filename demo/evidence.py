@@ -15,7 +15,7 @@ from demo.traffic_log import TrafficLog
 from model_store.errors import Permanent
 from model_store.records import read_report
 from model_store.registry import Registry
-from model_store.storage.store import Store
+from model_store.storage.store import open_store
 from model_store.types import ModelRef
 from serving.control.rollout.journal import Journal, UnknownRelease
 from serving.control.rollout.plan import Phase
@@ -84,8 +84,7 @@ def _rollout(journal: Journal, release_id: str) -> tuple[tuple[Happening, ...], 
 
 
 def _precision(home: Home, bundle: str) -> str:
-    path = Store(home.store).bundle_path(bundle) / "manifest.json"
-    return str(json.loads(path.read_bytes())["precision"])
+    return str(json.loads(open_store(home.store).manifest(bundle, here_first=True))["precision"])
 
 
 def _variants(gates: list[Json]) -> tuple[Variant, ...]:

@@ -88,14 +88,14 @@ def rollouts_of(home: Home) -> Rollouts:
 def wire(home: Home | None = None) -> Services:
     """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet."""
     from model_store.registry import Registry
-    from model_store.storage.store import Store
+    from model_store.storage.store import open_store
 
     home = home or Home.locate()
     journal, router = Journal(home.journal), router_of(home)
     return Services(
         home=home,
         releases=Releases(home.releases),
-        store=Store(home.store),
+        store=open_store(home.store),
         registry=Registry(home.mlflow_url),
         router=router,
         history=history_of(home),

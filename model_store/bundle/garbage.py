@@ -6,26 +6,27 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
+from model_store.storage.base import Missing
+from model_store.storage.shared import Kept, Kind
 from model_store.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What nothing needs: directories of bundles and artifacts, and files of blobs.
+    """What nothing needs: bundles, artifacts and blobs.
 
     Memos are not counted: they are small, and which are void shows when the rest is gone.
     """
 
-    bundles: tuple[Path, ...]
-    artifacts: tuple[Path, ...]
-    blobs: tuple[Path, ...]
+    bundles: tuple[Kept, ...]
+    artifacts: tuple[Kept, ...]
+    blobs: tuple[Kept, ...]
 
     @property
     def size_bytes(self) -> int:
         """What removing them gives back."""
-        return sum(_size(path) for path in (*self.bundles, *self.artifacts, *self.blobs))
+        return sum(one.size_bytes for one in (*self.bundles, *self.artifacts, *self.blobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,11 @@ def find_garbage(
     What was made or used less than `grace` before `now` is no garbage: a build in flight needs it.
     """
     kept, oldest = set(keep), (now - grace).timestamp()
-    bundles = [path for path in _aged(store, "bundles/*", oldest) if path.name not in kept]
-    needed = set(_needed(store, without=set(bundles)))
-    artifacts = [path for path in _aged(store, "artifacts/*", oldest) if path.name not in needed]
+    bundles = [one for one in _aged(store, "bundles", oldest) if one.name not in kept]
+    needed = set(_needed(store, without={one.name for one in bundles}))
+    artifacts = [one for one in _aged(store, "artifacts", oldest) if one.name not in needed]
     named = {digest.removeprefix("sha256:") for digest in blobs}
-    others = [path for path in _aged(store, "blobs/*", oldest) if path.name not in named]
+    others = [one for one in _aged(store, "blobs", oldest) if one.name not in named]
     return Garbage(tuple(bundles), tuple(artifacts), tuple(others))
 
 
@@ -64,51 +65,30 @@ def collect_garbage(
     """
     store.sweep()
     found = find_garbage(store, keep=keep, blobs=blobs, now=now, grace=grace)
-    size, oldest = found.size_bytes, (now - grace).timestamp()
-    bundles = [path for path in found.bundles if _is_older(path, oldest) and store.remove(path, oldest)]
-    artifacts = [path for path in found.artifacts if _is_older(path, oldest) and store.remove(path, oldest)]
-    unlinked = _unlink(path for path in found.blobs if _is_older(path, oldest))
-    memos = _unlink(path for path in _aged(store, "memo/*/*.json", oldest) if not store.remembers(path))
-    return Collected(_names(bundles), _names(artifacts), unlinked, memos, size)
+    oldest = (now - grace).timestamp()
+    bundles, artifacts, unneeded = (
+        _removed(store, those, oldest) for those in (found.bundles, found.artifacts, found.blobs)
+    )
+    void = [one for one in _aged(store, "memo", oldest) if not store.remembers(one.name)]
+    memos = _removed(store, void, oldest)
+    return Collected(bundles, artifacts, len(unneeded), len(memos), found.size_bytes)
 
 
-def _aged(store: Store, pattern: str, oldest: float) -> list[Path]:
-    return [path for path in sorted(store.root.glob(pattern)) if _is_older(path, oldest)]
+def _aged(store: Store, kind: Kind, oldest: float) -> list[Kept]:
+    return [one for one in store.kept(kind) if one.used_at < oldest]
 
 
-def _needed(store: Store, *, without: Collection[Path]) -> Iterator[str]:
+def _needed(store: Store, *, without: Collection[str]) -> Iterator[str]:
     """Hex digests of the artifacts that the other bundles name."""
-    for manifest in sorted(store.root.glob("bundles/*/manifest.json")):
-        if manifest.parent in without:
+    for bundle in store.kept("bundles"):
+        if bundle.name in without:
             continue
         try:
-            artifacts = json.loads(manifest.read_bytes())["artifacts"]
-        except (OSError, ValueError, KeyError):
+            artifacts = json.loads(store.manifest(bundle.name))["artifacts"]
+        except (Missing, ValueError, KeyError):
             continue
         yield from (artifact["digest"].removeprefix("sha256:") for artifact in artifacts)
 
 
-def _names(paths: Iterable[Path]) -> tuple[str, ...]:
-    return tuple(path.name for path in paths)
-
-
-def _unlink(paths: Iterable[Path]) -> int:
-    gone = list(paths)
-    for path in gone:
-        path.unlink(missing_ok=True)
-    return len(gone)
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file or of all files in a directory; what vanishes meanwhile counts nothing."""
-    try:
-        return path.stat().st_size if path.is_file() else sum(_size(inner) for inner in path.iterdir())
-    except FileNotFoundError:
-        return 0
-
-
-def _is_older(path: Path, timestamp: float) -> bool:
-    try:
-        return path.stat().st_mtime < timestamp
-    except FileNotFoundError:
-        return False
+def _removed(store: Store, those: Iterable[Kept], oldest: float) -> tuple[str, ...]:
+    return tuple(one.name for one in those if store.remove(one.kind, one.name, oldest))

@@ -31,10 +31,10 @@ from model_store.errors import Permanent
 from model_store.gates.signature import Signature
 from model_store.records import artifact_record, read_report, read_tensors, report_record, tensor_records
 from model_store.storage.base import Corrupt, Missing
+from model_store.storage.fetch import MANIFEST, SCHEMA, read_manifest
 from model_store.storage.store import Store
 from model_store.types import Artifact, Bundle, GateReport, ModelRef, TensorSpec, Toolchain
 
-SCHEMA = 1
 # Of an artifact that is a folder.
 ARCHIVE = "mlflow"
 WARMUP_ROWS = 32
@@ -85,7 +85,7 @@ def open_bundle(store: Store, bundle_id: str) -> Bundle:
     Raises `Permanent`: NotSigned when no key of this installation signed it, else as `load_bundle`; Corrupt
     also for another bundle under this name.
     """
-    bundle = load_bundle(store.bundle_path(bundle_id))
+    bundle = load_bundle(store.bundle(bundle_id))
     _signed_manifest(store, bundle_id)
     return bundle
 
@@ -101,7 +101,7 @@ def open_signature(store: Store, bundle_id: str) -> Signature:
 
 def _signed_manifest(store: Store, bundle_id: str) -> Json:
     path = store.bundle_path(bundle_id)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(store.manifest(bundle_id), f"{path}/{MANIFEST}")
     store.keyring().require(manifest, path)
     if manifest["id"] != bundle_id:
         raise Corrupt(
@@ -115,7 +115,7 @@ def _is_untrusted(store: Store, bundle_id: str, keys: Keyring) -> bool:
     """What an older Slipway, a key that is gone, or somebody else left under this id is written anew."""
     path = store.bundle_path(bundle_id)
     try:
-        keys.require(_read_manifest(path), path)
+        keys.require(read_manifest(store.manifest(bundle_id), f"{path}/{MANIFEST}"), path)
     except Missing:
         return False
     except Permanent:
@@ -256,19 +256,10 @@ def serving_model(bundle: Bundle) -> tuple[Path, dict[str, str]]:
 
 def _read_manifest(path: Path) -> Json:
     try:
-        manifest: Json = json.loads((path / "manifest.json").read_bytes())
+        content = (path / MANIFEST).read_bytes()
     except FileNotFoundError as error:
-        raise Missing(f"{path} has no manifest.json", remedy="publish the bundle again") from error
-    except ValueError as error:
-        raise Corrupt(
-            f"{path}/manifest.json is not JSON: {error}", remedy="publish the bundle again"
-        ) from error
-    if manifest.get("schema") != SCHEMA:
-        raise Permanent(
-            f"{path} has manifest schema {manifest.get('schema')}, this version reads {SCHEMA}",
-            remedy="publish the bundle again with this version",
-        )
-    return manifest
+        raise Missing(f"{path} has no {MANIFEST}", remedy="publish the bundle again") from error
+    return read_manifest(content, f"{path}/{MANIFEST}")
 
 
 def _verify(path: Path, files: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """What several machines share of a store: its artifacts, blobs, memos and bundles, as objects.
 
     artifacts/<sha256>/model.onnx | model.plan, meta.json       the meta is written last
-    blobs/<sha256>
+    blobs/<sha256>/bytes
     memo/<stage>/<digest of the inputs>.json
     bundles/<id>/files/<sha256>, manifest.json                  the manifest is written last
 
@@ -69,18 +69,18 @@ class Shared:
     # blobs and memos
 
     def has_blob(self, digest: str) -> bool:
-        return self.storage.head(f"blobs/{digest}") is not None
+        return self.storage.head(f"blobs/{digest}/bytes") is not None
 
     def put_blob(self, digest: str, content: bytes) -> None:
         if self.has_blob(digest):
-            self.storage.touch(f"blobs/{digest}")
+            self.storage.touch(f"blobs/{digest}/bytes")
         else:
-            self.storage.put(f"blobs/{digest}", content)
+            self.storage.put(f"blobs/{digest}/bytes", content)
 
     def get_blob(self, digest: str) -> bytes:
         """Raises `Missing`, `Corrupt`."""
-        content = get_verified(self.storage, f"blobs/{digest}", f"sha256:{digest}")
-        self.storage.touch(f"blobs/{digest}")
+        content = get_verified(self.storage, f"blobs/{digest}/bytes", f"sha256:{digest}")
+        self.storage.touch(f"blobs/{digest}/bytes")
         return content
 
     def put_memo(self, name: str, content: bytes) -> None:
@@ -121,15 +121,15 @@ class Shared:
 
     # upkeep
 
-    def kept(self, kind: Kind) -> Iterator[Kept]:
-        """Everything of a kind that is whole, and what killed writers left of it."""
+    def kept(self, kind: Kind, name: str = "") -> Iterator[Kept]:
+        """Everything of a kind (or what has one name), and what killed writers left of it."""
         found: dict[str, list[StoredObject]] = {}
-        for one in self.storage.list(kind):
-            name = one.key.removeprefix(f"{kind}/")
-            found.setdefault(name if kind == "memo" else name.split("/")[0], []).append(one)
-        for name, objects in found.items():
+        for one in self.storage.list(f"{kind}/{name}" if name else kind):
+            parts = one.key.split("/")[1:]
+            found.setdefault("/".join(parts) if kind == "memo" else parts[0], []).append(one)
+        for each, objects in found.items():
             size, used_at = sum(one.size_bytes for one in objects), max(one.used_at for one in objects)
-            yield Kept(kind, name, size, used_at)
+            yield Kept(kind, each, size, used_at)
 
     def remove(self, kind: Kind, name: str) -> None:
         """What was written last goes first: from then on nobody finds it."""

@@ -3,11 +3,14 @@
     artifacts/<sha256 hex>/model.onnx | model.plan, meta.json
     blobs/<sha256 hex>       other bytes a later stage needs
     memo/<stage>/<digest of the inputs>.json
-    bundles/<id>/            a Triton model repository and its manifest (see `model_store.bundle.publishing`)
+    bundles/<id>/            a Triton model repository and its manifest (`model_store.bundle.publishing`)
     tmp/                     what is being written now
 
 Everything is written aside, flushed and renamed, so that a killed process leaves nothing half made and two
 processes that make the same thing both succeed. What is read is verified against its digest.
+
+Where `SLIPWAY_STORAGE_URL` names a bucket, that has what counts (`model_store.storage.shared`), and the
+folder is what engines read from: filled from the bucket, verified, and bounded.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +38,55 @@ from model_store.durable import (
 )
 from model_store.errors import Permanent
 from model_store.storage.base import Corrupt, Missing
+from model_store.storage.fetch import MANIFEST, BundleSource, cached
+from model_store.storage.folder import FolderStorage
+from model_store.storage.opening import URL_VARIABLE, open_storage
+from model_store.storage.shared import META, Kept, Kind, Shared
+from model_store.storage.transfer import only_one
 from model_store.types import Artifact, Toolchain
 
 Json = dict[str, Any]
 
 RERUN = "run the stage again that made it (clear the release from its first task)"
+# The file of the keys that sign bundles, where it is not beside the store.
+KEYS_VARIABLE = "SLIPWAY_BUNDLE_KEYS"
+# How much of a bucket the folder keeps. What was used within the last hours is not counted: stages read it.
+CACHE_BYTES = 20_000_000_000
+IN_USE_SECONDS = 6 * 3600.0
+
+
+def open_store(folder: Path, environ: Mapping[str, str] = os.environ) -> Store:
+    """The store that `SLIPWAY_STORAGE_URL` names; `folder` is it if that is not set, else it is its cache.
+
+    Raises `Permanent` for a URL that is none.
+    """
+    keys = Path(environ.get(KEYS_VARIABLE) or folder.with_name("bundle_keys.json"))
+    if not (url := environ.get(URL_VARIABLE)):
+        return Store(folder, keys=keys)
+    storage = open_storage(url, environ)
+    if isinstance(storage, FolderStorage):
+        # Engines can read there.
+        return Store(storage.root, keys=keys)
+    return Store(folder, shared=Shared(storage), keys=keys)
 
 
 class Store:
-    """Content-addressed storage in one directory, on one file system. Safe for many processes at once."""
+    """Content-addressed storage. Safe for many processes at once, and with `shared` for many machines.
 
-    def __init__(self, root: Path) -> None:
+    `root`: a folder on one file system. `keys`: the file of the keys that sign bundles; beside the store, not
+    in it, so that writing to the store is not enough.
+    """
+
+    def __init__(self, root: Path, *, shared: Shared | None = None, keys: Path | None = None) -> None:
         self.root = root
+        self.keys = keys or root.with_name("bundle_keys.json")
+        self.shared = shared
         self._tmp = root / "tmp"
 
     @property
-    def keys(self) -> Path:
-        """The file of the keys that sign bundles: beside the store, so that writing to it is not enough."""
-        return self.root.with_name("bundle_keys.json")
+    def url(self) -> str:
+        """Where what counts is kept."""
+        return self.shared.storage.url if self.shared else self.root.absolute().as_uri()
 
     def keyring(self) -> Keyring:
         """The keys, made on first use. Raises `Permanent` when their file cannot be read."""
@@ -90,8 +125,10 @@ class Store:
             with staging(self._tmp) as staged:
                 (staged / _file_name(format)).write_bytes(content)
                 meta = {**record, "provenance": dict(provenance or {})}
-                (staged / "meta.json").write_bytes(canonical_json(meta))
+                (staged / META).write_bytes(canonical_json(meta))
                 settle(staged, directory)
+        if self.shared:
+            self.shared.put_artifact(directory.name, directory)
         return self.open(record)
 
     def open(self, record: Mapping[str, Any]) -> Artifact:
@@ -100,9 +137,11 @@ class Store:
         Raises `Permanent`: Missing when it is gone, Corrupt when its bytes changed.
         """
         path = self._artifact_directory(record["digest"]) / _file_name(record["format"])
+        if self.shared and not _is_sound(path, record["digest"]):
+            self._fetch_artifact(self.shared, path)
         if not path.is_file():
             raise Missing(
-                f"artifact {record['digest']} is not in the store at {self.root}",
+                f"artifact {record['digest']} is not in the store at {self.url}",
                 remedy=RERUN,
             )
         if (found := digest_file(path)) != record["digest"]:
@@ -113,14 +152,26 @@ class Store:
         os.utime(path.parent)
         return Artifact(path=path, **{**record, "toolchain": Toolchain(**record["toolchain"])})
 
+    def _fetch_artifact(self, shared: Shared, path: Path) -> None:
+        """Raises `Permanent` (Missing, Corrupt) and `Retryable`."""
+        digest, partial = path.parent.name, self.root / "partial" / path.parent.name
+        with only_one(self._lock(digest)):
+            if path.exists():
+                discard(path.parent, self._tmp)
+            shared.fetch_artifact(digest, path.name, partial)
+            settle(partial, path.parent)
+
     def provenance(self, digest: str) -> Json:
         """How the bytes with this digest were first made."""
-        meta: Json = json.loads((self._artifact_directory(digest) / "meta.json").read_bytes())
+        path = self._artifact_directory(digest) / META
+        known = path.read_bytes() if path.exists() or not self.shared else self.shared.meta(path.parent.name)
+        meta: Json = json.loads(known)
         return dict(meta["provenance"])
 
     def has(self, digest: str) -> bool:
-        """Whether an artifact with this digest is here (its bytes are verified by `open`)."""
-        return self._artifact_directory(digest).is_dir()
+        """Whether an artifact with this digest is kept (its bytes are verified by `open`)."""
+        directory = self._artifact_directory(digest)
+        return self.shared.has_artifact(directory.name) if self.shared else directory.is_dir()
 
     # other bytes
 
@@ -130,13 +181,17 @@ class Store:
         path = self._blob_path(digest)
         if not _is_sound(path, digest):
             write_file(path, content, area=self._tmp)
+        if self.shared:
+            self.shared.put_blob(path.name, content)
         return digest
 
     def get_bytes(self, digest: str) -> bytes:
         """What `put_bytes` kept. Raises `Permanent` (Missing, Corrupt)."""
         path = self._blob_path(digest)
+        if self.shared and not _is_sound(path, digest):
+            write_file(path, self.shared.get_blob(path.name), area=self._tmp)
         if not path.is_file():
-            raise Missing(f"{digest} is not in the store at {self.root}", remedy=RERUN)
+            raise Missing(f"{digest} is not in the store at {self.url}", remedy=RERUN)
         content = path.read_bytes()
         if (found := digest_bytes(content)) != digest:
             raise Corrupt(
@@ -160,23 +215,30 @@ class Store:
 
         A memo whose artifacts or bundle are gone, or that cannot be read, counts as never written.
         """
-        path = (
-            self.root
-            / "memo"
-            / stage
-            / f"{digest_bytes(canonical_json(inputs)).removeprefix('sha256:')}.json"
-        )
-        if (known := self._recall(path)) is not None:
+        name = f"{stage}/{digest_bytes(canonical_json(inputs)).removeprefix('sha256:')}.json"
+        if (known := self._recall(name)) is not None:
             return known
         # As a later reader will get it: lists where the stage had tuples.
         value: Json = json.loads(canonical_json(compute()))
         if keep(value):
-            write_file(path, canonical_json({"inputs": dict(inputs), "value": value}), area=self._tmp)
+            self._write_memo(name, canonical_json({"inputs": dict(inputs), "value": value}))
         return value
 
-    def _recall(self, path: Path) -> Json | None:
+    def _write_memo(self, name: str, content: bytes) -> None:
+        if self.shared:
+            self.shared.put_memo(name, content)
+        else:
+            write_file(self.root / "memo" / name, content, area=self._tmp)
+
+    def _read_memo(self, name: str) -> bytes:
+        if self.shared:
+            return self.shared.get_memo(name) or b""
+        path = self.root / "memo" / name
+        return path.read_bytes() if path.is_file() else b""
+
+    def _recall(self, name: str) -> Json | None:
         try:
-            value: Json = json.loads(path.read_bytes())["value"]
+            value: Json = json.loads(self._read_memo(name))["value"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         if all(self._is_here(kind, name) for kind, name in _references(value)):
@@ -188,15 +250,52 @@ class Store:
             case "digest":
                 return self.has(name)
             case "blob":
-                return self._blob_path(name).is_file()
+                path = self._blob_path(name)
+                return self.shared.has_blob(path.name) if self.shared else path.is_file()
             case _:
-                return self.bundle_path(name).is_dir()
+                return self.has_bundle(name)
 
     # bundles
 
     def bundle_path(self, bundle_id: str) -> Path:
-        """Where a bundle is, or would be."""
+        """Where a bundle is in the folder, or would be; `bundle` brings it there."""
         return self.root / "bundles" / _plain(bundle_id)
+
+    def has_bundle(self, bundle_id: str) -> bool:
+        """Whether a bundle is kept. In the folder it counts too: it was verified when it came there."""
+        is_here = (self.bundle_path(bundle_id) / MANIFEST).is_file()
+        return is_here or (self.shared is not None and self.shared.has_bundle(bundle_id))
+
+    def manifest(self, bundle_id: str, *, here_first: bool = False) -> bytes:
+        """A bundle's manifest as it was published; nothing else of it is read. Raises `Missing`.
+
+        `here_first`: one that came here earlier will do, though it may have been signed anew since.
+        """
+        path = self.bundle_path(bundle_id) / MANIFEST
+        with suppress(Missing):
+            if self.shared and not (here_first and path.is_file()):
+                return self.shared.bundle(bundle_id).manifest()
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise Missing(
+                f"there is no bundle {bundle_id} in {self.url}", remedy="publish the bundle again"
+            ) from error
+
+    def bundle(self, bundle_id: str) -> Path:
+        """The folder of a bundle, fetched if it is not here. Raises `Missing`, `Corrupt`."""
+        path, source = self.bundle_path(bundle_id), self._source(bundle_id)
+        if source is None:
+            return path
+        with only_one(self._lock(bundle_id)):
+            return cached(source, source.manifest(), self.root)
+
+    def _source(self, bundle_id: str) -> BundleSource | None:
+        """None for what the folder alone has: it was made here before there was a bucket."""
+        if self.shared is None:
+            return None
+        is_here = (self.bundle_path(bundle_id) / MANIFEST).is_file()
+        return self.shared.bundle(bundle_id) if not is_here or self.shared.has_bundle(bundle_id) else None
 
     def publish(self, bundle_id: str, write: Callable[[Path], None], *, replacing: bool = False) -> Path:
         """Let `write` fill a directory and give it its name.
@@ -204,6 +303,8 @@ class Store:
         A bundle that is there is not written again, unless `replacing`: then it stays until the new one is
         whole, because it may be the one that serves.
         """
+        if self.shared:
+            return self._publish_shared(self.shared, bundle_id, write, replacing=replacing)
         final = self.bundle_path(bundle_id)
         if replacing or not final.is_dir():
             with staging(self._tmp) as staged:
@@ -217,6 +318,19 @@ class Store:
             return self.publish(bundle_id, write)
         return final
 
+    def _publish_shared(
+        self, shared: Shared, bundle_id: str, write: Callable[[Path], None], *, replacing: bool
+    ) -> Path:
+        """What another published meanwhile is taken instead: an id may have more than one build."""
+        if replacing or not shared.has_bundle(bundle_id):
+            with staging(self._tmp) as staged:
+                write(staged)
+                if shared.put_bundle(bundle_id, staged, replacing=replacing):
+                    with only_one(self._lock(bundle_id)):
+                        supersede(staged, self.bundle_path(bundle_id))
+        shared.touch_bundle(bundle_id)
+        return self.bundle(bundle_id)
+
     # upkeep
 
     def scratch(self) -> AbstractContextManager[Path]:
@@ -226,19 +340,61 @@ class Store:
         return staging(self._tmp)
 
     def sweep(self) -> list[str]:
-        """Remove what killed writers left behind; returns the removed names."""
+        """Remove what killed writers left behind, and of a bucket's cache what is too much; returns the names
+        of the former.
+        """
+        if self.shared:
+            self._shrink(CACHE_BYTES, unused_since=time.time() - IN_USE_SECONDS)
         return sweep(self._tmp)
 
-    def remembers(self, memo: Path) -> bool:
-        """Whether a memo file can be read and everything it names is still here."""
+    def _shrink(self, limit_bytes: int, *, unused_since: float) -> None:
+        """Bundles stay until retention removes them: pods of this machine may serve from here."""
+        here = sorted([*self._here("artifacts"), *self._here("blobs")], key=lambda one: -one.used_at)
+        total = 0
+        for one in here:
+            total += one.size_bytes
+            if total > limit_bytes and one.used_at < unused_since:
+                self._remove_here(one.kind, one.name)
+
+    def kept(self, kind: Kind) -> Iterator[Kept]:
+        """Everything of one kind."""
+        return self.shared.kept(kind) if self.shared else self._here(kind)
+
+    def _here(self, kind: Kind) -> Iterator[Kept]:
+        pattern = "*/*.json" if kind == "memo" else "*"
+        for path in sorted((self.root / kind).glob(pattern)):
+            with suppress(FileNotFoundError):
+                name = path.relative_to(self.root / kind).as_posix()
+                yield Kept(kind, name, _size(path), path.stat().st_mtime)
+
+    def remembers(self, memo: str) -> bool:
+        """Whether a memo (its name in `kept`) can be read and everything it names is still kept."""
         return self._recall(memo) is not None
 
-    def remove(self, path: Path, oldest: float = math.inf) -> bool:
-        """Remove an artifact or bundle directory, whole for whoever reads it now.
+    def remove(self, kind: Kind, name: str, oldest: float = math.inf) -> bool:
+        """Remove one thing, whole for whoever reads it now.
 
         False: it was used since `oldest` (seconds since 1970) and is where it was.
         """
-        return discard(path, self._tmp, unless=lambda gone: gone.stat().st_mtime >= oldest)
+        if self.shared:
+            # A memo is never touched, and is no folder that could be looked into.
+            if kind != "memo" and any(one.used_at >= oldest for one in self.shared.kept(kind, name)):
+                return False
+            self.shared.remove(kind, name)
+        return self._remove_here(kind, name, math.inf if self.shared else oldest)
+
+    def _remove_here(self, kind: Kind, name: str, oldest: float = math.inf) -> bool:
+        path = self.root / kind / name
+        if kind in ("artifacts", "bundles"):
+            return discard(path, self._tmp, unless=lambda gone: gone.stat().st_mtime >= oldest)
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= oldest:
+                return False
+            path.unlink()
+        return True
+
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
 
     def _artifact_directory(self, digest: str) -> Path:
         return self.root / "artifacts" / _plain(digest.removeprefix("sha256:"))
@@ -249,6 +405,14 @@ class Store:
 
 def _file_name(format: str) -> str:
     return {"onnx": "model.onnx", "mlflow": "model.tar"}.get(format, "model.plan")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file or of all files in a directory; what vanishes meanwhile counts nothing."""
+    try:
+        return path.stat().st_size if path.is_file() else sum(_size(inner) for inner in path.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def _is_sound(path: Path, digest: str) -> bool:

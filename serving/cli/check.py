@@ -30,7 +30,7 @@ from model_store.check import (
 from model_store.errors import Permanent, Retryable
 from model_store.registry import Registry
 from model_store.release_spec import ReleaseSpec, load
-from model_store.storage.store import Store
+from model_store.storage.store import Store, open_store
 from model_store.types import ModelRef
 from serving.cli.output import console, errors, print_json
 from serving.home import Home
@@ -101,7 +101,7 @@ def _workplace(home: Home, *, is_own: bool) -> Iterator[tuple[Store, Path | None
     """A registered version is built in the home's store, so that its release finds the work done; a folder
     leaves nothing behind."""
     if not is_own:
-        yield Store(home.store), None
+        yield open_store(home.store), None
         return
     with tempfile.TemporaryDirectory(prefix="slipway-check-") as folder:
         yield Store(Path(folder) / "store"), Path(folder) / "docs"

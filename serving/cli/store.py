@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from model_store.bundle import signing
-from model_store.storage.store import Store
+from model_store.storage.store import Store, open_store
 from serving import composition
 from serving.cli.output import console, print_json
 from serving.control import retention
@@ -17,14 +17,15 @@ MEGABYTE = 1_000_000
 def show(home: Home, *, as_json: bool) -> None:
     """What could be removed now."""
     policy = retention.Retention.of(home)
-    garbage = retention.reclaimable(composition.wire(home), now=datetime.now(UTC))
-    bundles = sum(1 for _ in (home.store / "bundles").glob("*"))
+    services = composition.wire(home)
+    garbage = retention.reclaimable(services, now=datetime.now(UTC))
+    bundles, where = sum(1 for _ in services.store.kept("bundles")), _place(services.store)
     if as_json:
         found = {"bundles": len(garbage.bundles), "bytes": garbage.size_bytes}
         kept = {"days": policy.days, "versions": policy.versions}
         print_json({"bundles": bundles, "reclaimable": found, "retention": kept})
         return
-    console.print(f"{bundles} {'bundle' if bundles == 1 else 'bundles'} in {home.store}", soft_wrap=True)
+    console.print(f"{bundles} {'bundle' if bundles == 1 else 'bundles'} in {where}", soft_wrap=True)
     could = f"{words(garbage.size_bytes, len(garbage.bundles))} could be removed: ./slipway store tidy"
     console.print(could if garbage.size_bytes else "Nothing could be removed.")
     console.print(
@@ -48,7 +49,7 @@ def tidy(home: Home, *, as_json: bool) -> None:
 
 def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
     """Sign with a new key from now on."""
-    path = Store(home.store).keys
+    path = open_store(home.store).keys
     key = signing.rotate(path)
     distrusted = signing.distrust_older(path) if distrust_older else []
     if as_json:
@@ -59,6 +60,11 @@ def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
         console.print(f"Not trusted any more: {', '.join(distrusted)}. Release again what they signed.")
     else:
         console.print("What older keys signed stays good; `--distrust-older` ends that.")
+
+
+def _place(store: Store) -> str:
+    """The folder, or the bucket."""
+    return store.url if store.shared else str(store.root)
 
 
 def words(size_bytes: int, bundles: int) -> str:

@@ -189,7 +189,7 @@ def _variant(variants: Iterable[Any], precision: str) -> Any:
 def _manifest(ctx: BuildContext, bundle_id: str) -> dict[str, Any]:
     """What was measured of the champion when it was built; nothing if its bundle is gone."""
     try:
-        return dict(json.loads((ctx.store.bundle_path(bundle_id) / "manifest.json").read_bytes()))
+        return dict(json.loads(ctx.store.manifest(bundle_id, here_first=True)))
     except (Permanent, OSError, ValueError):
         return {}
 

@@ -159,7 +159,7 @@ def deploy(services: Services, rollback: RequestedRollback) -> DeploymentRef:
     retire_slot_beside_stable(services, rollback.model, rollback.id)
     route = route_of(services, rollback.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE
-    replicas = int(_manifest(bundle.path)["serving"]["replicas"])
+    replicas = int(_manifest(services, bundle.id)["serving"]["replicas"])
     return start_pods(services, bundle, slot, replicas=replicas)
 
 
@@ -212,15 +212,14 @@ def bundle_of(services: Services, model: str, version: int) -> str:
 
 def _bundles(services: Services, model: str) -> Iterator[tuple[int, str]]:
     """(version, bundle id), the oldest first."""
-    paths = (services.store.root / "bundles").glob("*/manifest.json")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        manifest = _manifest(path.parent)
+    for bundle in sorted(services.store.kept("bundles"), key=lambda bundle: bundle.used_at):
+        manifest = _manifest(services, bundle.name)
         if manifest["model"]["name"] == model:
             yield int(manifest["model"]["version"]), str(manifest["id"])
 
 
-def _manifest(bundle: Path) -> dict[str, Any]:
-    return dict(json.loads((bundle / "manifest.json").read_bytes()))
+def _manifest(services: Services, bundle_id: str) -> dict[str, Any]:
+    return dict(json.loads(services.store.manifest(bundle_id, here_first=True)))
 
 
 def _active(services: Services, model: str) -> list[RolloutState]:

@@ -217,7 +217,7 @@ def _with_blockers(row: ModelRow, still: tuple[Blocker, ...]) -> ModelRow:
 def has_bundle(services: Services, entry: ReleaseEntry) -> bool:
     """Whether the bundle that this release rolled out is still in the store."""
     bundle = entry.rollout.bundle_id if entry.rollout else ""
-    return bool(bundle) and (services.store.bundle_path(bundle) / "manifest.json").is_file()
+    return bool(bundle) and services.store.has_bundle(bundle)
 
 
 def _is_idle(snapshot: ModelSnapshot) -> bool:

@@ -125,9 +125,7 @@ def _precision(services: Services, bundle_id: str) -> str | None:
     if not bundle_id:
         return None
     try:
-        manifest: dict[str, Any] = orjson.loads(
-            (services.store.bundle_path(bundle_id) / "manifest.json").read_bytes()
-        )
+        manifest: dict[str, Any] = orjson.loads(services.store.manifest(bundle_id, here_first=True))
         return str(manifest["precision"])
     except (SlipwayError, OSError, ValueError, KeyError):
         return None

@@ -116,7 +116,7 @@ def test_two_installations_build_the_same_bundle(world: BuildContext, tmp_path: 
 def test_a_lost_artifact_is_made_again(world: BuildContext) -> None:
     first = built(world)
     for artifact in (world.store.root / "artifacts").iterdir():
-        world.store.remove(artifact)
+        world.store.remove("artifacts", artifact.name)
     assert built(world).id == first.id
 
 

@@ -114,7 +114,7 @@ def test_a_memo_of_an_artifact_that_is_gone_counts_for_nothing(store: Store) -> 
     artifact = keep(store, b"weights")
     value = {"list": [{"artifact": artifact_record(artifact)}]}
     store.memo("stage", {}, lambda: value)
-    store.remove(artifact.path.parent)
+    store.remove("artifacts", artifact.path.parent.name)
     assert store.memo("stage", {}, lambda: {"made": "again"}) == {"made": "again"}
 
 

@@ -32,7 +32,7 @@ from model_store.types import TargetName
 from serving.control import specs
 
 if TYPE_CHECKING:
-    from serving.control.build_stages import StepResult
+    from model_store.steps import StepResult
 
 RELEASES = Path(__file__).parent / "releases"
 

@@ -17,7 +17,7 @@ from slipway_airflow.operators import PrepareRollback
 from slipway_airflow.step import step
 
 if TYPE_CHECKING:
-    from serving.control.build_stages import StepResult
+    from model_store.steps import StepResult
 
 RELEASES = Path(__file__).parent / "releases"
 URGENT = 1000

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
@@ -45,7 +45,8 @@ class Versions(Protocol):
 @dataclass(frozen=True, slots=True)
 class BuildContext:
     """Everything a stage needs besides what earlier stages made. `home` is where `${SLIPWAY_HOME}` points;
-    `docs_folder` is another place for Data Docs than the home's.
+    `docs_folder` is another place for Data Docs than the home's. `files`: where a file is that the spec
+    names, by what it writes, if that is not where the spec says.
     """
 
     store: Store
@@ -54,6 +55,7 @@ class BuildContext:
     ref: ModelRef
     home: Path
     docs_folder: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def docs(self) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from model_store.release_spec.contradictions import Found, repeated
+from model_store.release_spec.freeze import STORED
 from model_store.release_spec.section import Section, Share
 
 ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -32,6 +33,23 @@ class Source(Section):
         if not ALIAS.fullmatch(alias) or alias == "latest" or re.fullmatch(r"v\d+", alias):
             raise ValueError("MLflow takes 1-64 letters, digits, '_' and '-', not `latest` and not `v1`")
         return alias
+
+
+# Where stages of a build can run.
+PLACES = ("local",)
+
+
+class Build(Section):
+    """`place`: where the stages of a build run. `local`: where Airflow's workers are."""
+
+    place: str = "local"
+
+    @field_validator("place")
+    @classmethod
+    def _place_is_there(cls, place: str, about: ValidationInfo) -> str:
+        if place not in PLACES and about.context != STORED:
+            raise ValueError(f"nothing is built at `{place}` here; there is: {', '.join(PLACES)}")
+        return place
 
 
 class Column(Section):

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from model_store.release_spec.answers import Classes, Outputs, words_of
 from model_store.release_spec.as_logged import contradictions_as_logged, filled_in
-from model_store.release_spec.before_traffic import Data, Source
+from model_store.release_spec.before_traffic import Build, Data, Source
 from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.fits_task import contradictions_of_the_task
 from model_store.release_spec.freeze import STORED, Freeze
@@ -39,6 +39,7 @@ class ReleaseSpec(Section):
     precisions: tuple[Precision, ...] = Field(default=("fp32", "fp16", "int8"), min_length=1)
     targets: tuple[TargetName, ...] = Field(default=("onnxruntime", "tensorrt_rtx"), min_length=1)
     prefer: Literal["latency", "size", "order"] = "latency"
+    build: Build = Build()
     gates: Gates = Gates()
     serving: Serving = Serving()
     rollout: Rollout

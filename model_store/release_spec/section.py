@@ -15,7 +15,8 @@ Seconds = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """Base of every section: unknown fields are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Defaults too: 500 and 500.0 are one number and two texts, and so would be two bundles.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     def contradictions(self) -> list[Found]:
         """Fields of this section that are fine alone and impossible together."""

@@ -11,6 +11,8 @@ from model_store.durable import digest_file
 from model_store.errors import Permanent
 from model_store.records import read_tensors
 from model_store.release_spec import expand
+from model_store.storage.opening import is_url
+from model_store.storage.transfer import local_copy
 
 if TYPE_CHECKING:
     from model_store.dataset import Dataset
@@ -31,14 +33,26 @@ def _version(distribution: str) -> str:
         return "absent"
 
 
+def located(ctx: BuildContext, written: str) -> Path:
+    """The file that the spec writes so: one of `ctx.files`, a copy of what a URL names, or a path.
+
+    Raises `Permanent` for a URL where nothing is, `Retryable` while its storage does not answer.
+    """
+    if written in ctx.files:
+        return ctx.files[written]
+    if is_url(written):
+        return local_copy(written, ctx.store.root / "data")
+    return expand(written, home=ctx.home)
+
+
 def evaluation_path(ctx: BuildContext) -> Path:
     """The file `data.evaluation` names. Raises `Permanent` when it is not there."""
-    return _existing(expand(ctx.spec.data.evaluation, home=ctx.home), "data.evaluation")
+    return _existing(located(ctx, ctx.spec.data.evaluation), "data.evaluation")
 
 
 def calibration_path(ctx: BuildContext) -> Path:
     """The file `data.calibration` names. Raises `Permanent` when it is not there."""
-    return _existing(expand(ctx.spec.data.calibration, home=ctx.home), "data.calibration")
+    return _existing(located(ctx, ctx.spec.data.calibration), "data.calibration")
 
 
 def evaluation_rows(ctx: BuildContext, exported: Exported) -> Dataset:
@@ -85,7 +99,7 @@ def reading_key(ctx: BuildContext, exported: Exported) -> Json:
 def function_path(ctx: BuildContext, function: str) -> str:
     """A metric's `PATH.py:function` with the path as everywhere in a spec; `module:function` as it is."""
     source, _, name = function.rpartition(":")
-    return f"{expand(source, home=ctx.home)}:{name}" if source.endswith(".py") else function
+    return f"{located(ctx, source)}:{name}" if source.endswith(".py") else function
 
 
 def _functions(ctx: BuildContext) -> dict[str, str]:

@@ -77,6 +77,18 @@ class Shared:
         else:
             self.storage.put(f"blobs/{digest}/bytes", content)
 
+    def put_blob_file(self, digest: str, path: Path) -> None:
+        """As `put_blob`, of a file that need not fit into memory."""
+        if self.has_blob(digest):
+            self.storage.touch(f"blobs/{digest}/bytes")
+        else:
+            self.storage.put_file(f"blobs/{digest}/bytes", path)
+
+    def fetch_blob(self, digest: str, path: Path) -> None:
+        """The bytes at `path`, verified. Raises `Missing`, `Corrupt`."""
+        self.storage.touch(f"blobs/{digest}/bytes")
+        download(self.storage, f"blobs/{digest}/bytes", f"sha256:{digest}", path)
+
     def get_blob(self, digest: str) -> bytes:
         """Raises `Missing`, `Corrupt`."""
         content = get_verified(self.storage, f"blobs/{digest}/bytes", f"sha256:{digest}")

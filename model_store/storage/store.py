@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -30,6 +31,7 @@ from model_store.durable import (
     digest_bytes,
     digest_file,
     discard,
+    publish_file,
     settle,
     staging,
     supersede,
@@ -55,31 +57,34 @@ CACHE_BYTES = 20_000_000_000
 IN_USE_SECONDS = 6 * 3600.0
 
 
-def open_store(folder: Path, environ: Mapping[str, str] = os.environ) -> Store:
+def open_store(folder: Path, environ: Mapping[str, str] = os.environ, *, makes_keys: bool = True) -> Store:
     """The store that `SLIPWAY_STORAGE_URL` names; `folder` is it if that is not set, else it is its cache.
 
     Raises `Permanent` for a URL that is none.
     """
     keys = Path(environ.get(KEYS_VARIABLE) or folder.with_name("bundle_keys.json"))
     if not (url := environ.get(URL_VARIABLE)):
-        return Store(folder, keys=keys)
+        return Store(folder, keys=keys, makes_keys=makes_keys)
     storage = open_storage(url, environ)
     if isinstance(storage, FolderStorage):
         # Engines can read there.
-        return Store(storage.root, keys=keys)
-    return Store(folder, shared=Shared(storage), keys=keys)
+        return Store(storage.root, keys=keys, makes_keys=makes_keys)
+    return Store(folder, shared=Shared(storage), keys=keys, makes_keys=makes_keys)
 
 
 class Store:
     """Content-addressed storage. Safe for many processes at once, and with `shared` for many machines.
 
     `root`: a folder on one file system. `keys`: the file of the keys that sign bundles; beside the store, not
-    in it, so that writing to the store is not enough.
+    in it, so that writing to the store is not enough. `makes_keys`: whether this is the installation itself.
     """
 
-    def __init__(self, root: Path, *, shared: Shared | None = None, keys: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, shared: Shared | None = None, keys: Path | None = None, makes_keys: bool = True
+    ) -> None:
         self.root = root
         self.keys = keys or root.with_name("bundle_keys.json")
+        self._makes_keys = makes_keys
         self.shared = shared
         self._tmp = root / "tmp"
 
@@ -89,7 +94,13 @@ class Store:
         return self.shared.storage.url if self.shared else self.root.absolute().as_uri()
 
     def keyring(self) -> Keyring:
-        """The keys, made on first use. Raises `Permanent` when their file cannot be read."""
+        """The keys, made on first use (`makes_keys`). Raises `Permanent` when their file cannot be read."""
+        if not self._makes_keys and not self.keys.is_file():
+            # One made here would be trusted nowhere.
+            raise Permanent(
+                f"there are no keys here to sign bundles and to verify them with: {self.keys} is not there",
+                remedy=f"set {KEYS_VARIABLE} to a copy of the installation's bundle_keys.json",
+            )
         return Keyring.of(self.keys)
 
     # artifacts
@@ -200,6 +211,33 @@ class Store:
             )
         os.utime(path)
         return content
+
+    def put_file(self, path: Path) -> str:
+        """Keep a file of any size under its digest, which is returned."""
+        digest = digest_file(path)
+        kept = self._blob_path(digest)
+        if self.shared:
+            self.shared.put_blob_file(kept.name, path)
+        elif not _is_sound(kept, digest):
+            with staging(self._tmp) as folder:
+                shutil.copyfile(path, folder / "file")
+                publish_file(folder / "file", kept)
+        return digest
+
+    def file(self, digest: str, name: str) -> Path:
+        """A file of this name that holds what `put_file` kept. Raises `Permanent` (Missing, Corrupt)."""
+        path = self._blob_path(digest)
+        if self.shared and not _is_sound(path, digest):
+            path.unlink(missing_ok=True)
+            self.shared.fetch_blob(path.name, path)
+        if not _is_sound(path, digest):
+            self.get_bytes(digest)  # says which of the two it is
+        os.utime(path)
+        named = self.root / "data" / path.name / Path(name).name
+        with staging(self._tmp) as folder:
+            os.link(path, folder / "file")
+            publish_file(folder / "file", named)
+        return named
 
     # memos
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model_store.durable import digest_bytes, publish_file
+from model_store.durable import canonical_json, digest_bytes, publish_file
 from model_store.errors import Retryable
-from model_store.storage.base import CHUNK_BYTES, Corrupt, ObjectStorage
+from model_store.storage.base import CHUNK_BYTES, Corrupt, ObjectStorage, missing
+from model_store.storage.folder import FolderStorage
+from model_store.storage.opening import open_storage, split
 from model_store.unwritable import naming
 
 # A connection that breaks is taken up again as long as each one brings something.
@@ -46,6 +48,30 @@ def download(storage: ObjectStorage, key: str, digest: str, path: Path) -> None:
             part.unlink()
             raise corrupt(storage, key, digest, found)
         publish_file(part, path)
+
+
+def local_copy(url: str, folder: Path) -> Path:
+    """A file that holds the object at `url` as it is now, below `folder` unless it is a file already.
+
+    What was fetched once is not fetched again until the object changes. Raises `Missing`.
+    """
+    place, key = split(url)
+    storage = open_storage(place)
+    if isinstance(storage, FolderStorage):
+        return storage.root / key
+    known = storage.head(key)
+    if known is None:
+        raise missing(storage.url, key)
+    version = digest_bytes(canonical_json([url, known.size_bytes, known.used_at]))
+    path = folder / version.removeprefix("sha256:")[:24] / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), only_one(path.with_name(f"{key}.lock")):
+        if not path.exists():
+            draft = path.with_name(f"{key}.part")
+            draft.unlink(missing_ok=True)
+            _fetched(storage, key, draft)
+            publish_file(draft, path)
+    return path
 
 
 def corrupt(storage: ObjectStorage, key: str, digest: str, found: str) -> Corrupt:

@@ -171,8 +171,8 @@ class AskApproval(ApprovalOperator):
 
     def _prepare(self, services: Services, release: Release) -> None:
         """The form, who may fill it in, and a message to those who want to be told."""
+        from model_store.steps import load_result
         from serving.control import notifications, wiring
-        from serving.control.build_stages import load_result
         from serving.control.releases import words_for_another
 
         authors = services.registry.authors(release.ref)
@@ -257,7 +257,7 @@ def evidence_page(
 
     `again`: why people are asked although they were asked before; `links`: addresses by what is there.
     """
-    from serving.control.build_stages import name_of
+    from model_store.steps import name_of
     from serving.control.bundle_comparison import in_markdown
 
     rows = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from model_store.steps import StepResult
 from model_store.types import ModelRef
 from serving import composition
 from serving.composition import opened
@@ -22,7 +23,6 @@ from serving.control import (
     rollbacks,
     wiring,
 )
-from serving.control.build_stages import StepResult
 from serving.control.finalization import ReleaseEnd, VersionStatus
 from serving.control.queries import outcomes
 from serving.control.queries.outcomes import ReleaseOutcome

@@ -12,7 +12,7 @@ import typer
 
 from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
-from serving.cli import gateway, keys, releases, stack
+from serving.cli import gateway, keys, releases, stack, stage
 from serving.cli import spec as specs
 from serving.cli.act_commands import commands as people
 from serving.cli.doctor import doctor as examine
@@ -129,6 +129,7 @@ app.registered_commands += people.registered_commands
 app.add_typer(accounts, name="users")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(specs.commands, name="spec")
+app.add_typer(stage.commands, name="stage")
 
 
 @app.command()

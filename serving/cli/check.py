@@ -30,6 +30,7 @@ from model_store.check import (
 from model_store.errors import Permanent, Retryable
 from model_store.registry import Registry
 from model_store.release_spec import ReleaseSpec, load
+from model_store.stage_request import Origin, request_of
 from model_store.storage.store import Store, open_store
 from model_store.types import ModelRef
 from serving.cli.output import console, errors, print_json
@@ -89,6 +90,16 @@ def _checked(home: Home, spec_file: Path, model: str | None, champion: str | Non
                     BuildContext(store, asked.versions, spec, before, home.root, docs), asked.versions
                 )
             return check(ctx, tell=tell)
+
+
+def request_for(home: Home, spec_file: Path, model: str | None) -> dict[str, Any]:
+    """What the stages of a version's build are asked with (`model_store.stage_request`).
+
+    `model` as for `check_version`. Raises `Permanent` and `Retryable`.
+    """
+    spec = _spec(spec_file)
+    asked = _asked(home, spec, model, None)
+    return request_of(Origin(open_store(home.store), asked.versions, home.root), spec, asked.ref)
 
 
 @contextmanager

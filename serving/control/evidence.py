@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from model_store.build import Gated
 from model_store.registry import Evidence, EvidenceRun
+from model_store.steps import load_result, name_of
 from model_store.types import Check
 from serving.control.analysis.plot import Point, plot_rollout
-from serving.control.build_stages import build_context, load_result, name_of
+from serving.control.build_stages import build_context
 from serving.control.finalization import ReleaseEnd, VersionStatus
 from serving.control.page_url import release_page
 from serving.control.queries import outcomes

@@ -11,8 +11,8 @@ import orjson
 
 from model_store.build import Gated
 from model_store.errors import SlipwayError
+from model_store.steps import load_result
 from serving.control import bundle_comparison
-from serving.control.build_stages import load_result
 from serving.control.bundle_comparison import BundleComparison
 from serving.control.queries import activity
 from serving.control.queries.candidates import candidate_rows

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from model_store.errors import Permanent
 from model_store.release_spec import InvalidSpec, ReleaseSpec, expand, load, load_all
 from model_store.release_spec.document import MAX_BYTES
+from model_store.release_spec.freeze import STORED
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLE = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
@@ -483,3 +484,21 @@ def test_data_that_lies_beside_its_spec_is_found_there_and_other_data_where_it_w
 
     assert expand(data.evaluation, home=tmp_path) == folder / "data" / "evaluation.parquet"
     assert data.calibration == elsewhere.calibration == "data/calibration.parquet"
+
+
+def test_a_spec_that_was_kept_as_json_is_to_the_last_type_the_one_that_was_read(tmp_path: Path) -> None:
+    """A bundle's id is made of its values: 500 and 500.0 would be two bundles."""
+    for text in (GOOD, EXAMPLE.read_text()):
+        path = tmp_path / "spec.yaml"
+        path.write_text(text)
+        read = load(path)
+        written = json.dumps(read.model_dump(mode="json"))
+        assert repr(ReleaseSpec.model_validate(json.loads(written), context=STORED)) == repr(read)
+
+
+def test_a_place_where_nothing_can_be_built_is_refused_in_one_sentence(spec_file: Path) -> None:
+    told = refusal(spec_file, GOOD + "build:\n  place: moon\n").complaints
+    assert len(told) == 1
+    assert "nothing is built at `moon` here; there is: local" in str(told[0])
+    spec_file.write_text(GOOD + "build:\n  place: local\n")
+    assert load(spec_file).build.place == load(spec_file).model_copy().build.place == "local"

@@ -1,0 +1,109 @@
+"""stage: one stage of a build, as a pod or another machine runs it. JSON in, JSON out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from model_store.durable import write_file
+from model_store.errors import Permanent
+from model_store.storage.opening import is_url, open_storage, split
+from model_store.storage.store import open_store
+from serving.cli.output import telling_failures
+from serving.home import Home
+
+commands = typer.Typer(
+    help="Run one stage of a build anywhere: JSON in, JSON out, storage by URL.", no_args_is_help=True
+)
+NAMES = ("export", "check_data", "quantize", "compile", "gate", "choose", "publish")
+
+Input = Annotated[str, typer.Option("--input", help="The request: a file, a URL, or - for standard input.")]
+Output = Annotated[str, typer.Option("--output", help="The answer: a file, a URL, or - for standard output.")]
+
+
+@commands.command("request")
+def request(
+    spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model folder as MLflow saves it, or models:/NAME/VERSION.",
+            show_default="the spec's alias",
+        ),
+    ] = None,
+    output: Output = "-",
+) -> None:
+    """Put what the stages of a version's build need into the storage, and say what to ask them with."""
+    from serving.cli.check import request_for
+
+    with telling_failures(as_json=False), _only_the_answer() as write:
+        write(output, request_for(Home.locate(), spec, model))
+
+
+def _add(stage: str) -> None:
+    def run(input: Input = "-", output: Output = "-") -> None:
+        from model_store import stage_request
+
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("slipway").setLevel(logging.INFO)
+        # With --output URL its storage may be away: that is told as any other command's failure.
+        with telling_failures(as_json=False), _only_the_answer() as write:
+            store = open_store(Home.locate().store, makes_keys=False)
+            answer = stage_request.run(stage, lambda: _read(input), store)
+            write(output, answer)
+        raise typer.Exit(stage_request.EXIT[answer["status"]])
+
+    run.__doc__ = f"Run the stage {stage}: exit 0 done, 20 blocked by a gate, 21 refused, 22 try again."
+    commands.command(stage)(run)
+
+
+for name in NAMES:
+    _add(name)
+
+
+@contextmanager
+def _only_the_answer() -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """How to write the answer. Whatever libraries print meanwhile goes to standard error."""
+    sys.stdout.flush()
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+
+    def write(target: str, answer: dict[str, Any]) -> None:
+        content = json.dumps(answer, indent=1, ensure_ascii=False).encode() + b"\n"
+        if target == "-":
+            with open(descriptor, "wb", closefd=False) as standard_output:
+                standard_output.write(content)
+        elif is_url(target):
+            storage, key = split(target)
+            open_storage(storage).put(key, content)
+        else:
+            write_file(Path(target), content)
+
+    try:
+        yield write
+    finally:
+        sys.stdout.flush()
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
+
+
+def _read(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    if is_url(source):
+        storage, key = split(source)
+        return open_storage(storage).get(key)
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise Permanent(
+            f"{source} cannot be read: {error.strerror}", remedy="name the file of the request"
+        ) from error

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ Json = dict[str, Any]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-WRITING = ".writing"
+# What is being written or removed now; a store's own folder has the same.
+WRITING = "tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def fetch(url: str, into: Path, *, digest: str = "", cache: Path | None = None, 
             fill(source, manifest, draft)
             _name(draft, into)
         return source.bundle_id
+    sweep(cache / WRITING)
     with only_one(cache / "locks" / f"{source.bundle_id}.lock"):
         kept = cached(source, manifest, cache)
         _copy(kept, into)
@@ -148,11 +151,13 @@ def cached(source: BundleSource, manifest: bytes, cache: Path) -> Path:
 def _copy(kept: Path, into: Path) -> None:
     """Links where both are on one file system, which takes no room; else copies."""
     into.parent.mkdir(parents=True, exist_ok=True)
-    area = into.parent / WRITING
+    area = into.parent / f".{into.name}.{WRITING}"
     sweep(area)
     with staging(area) as folder:
         shutil.copytree(kept, folder / "bundle", copy_function=_link_or_copy)
         _name(folder / "bundle", into)
+    with suppress(OSError):
+        area.rmdir()
 
 
 def _link_or_copy(source: str, target: str) -> str:

@@ -21,7 +21,8 @@ from model_store.storage.base import Missing, ObjectStorage, StoredObject
 from model_store.storage.fetch import MANIFEST, BundleSource
 from model_store.storage.transfer import download, get_verified
 
-Kind = Literal["artifacts", "blobs", "bundles", "memo"]
+# `data` are copies in a folder alone.
+Kind = Literal["artifacts", "blobs", "bundles", "memo", "data"]
 META = "meta.json"
 
 

@@ -24,6 +24,7 @@ from model_store.storage.memory import MemoryStorage
 from model_store.storage.opening import open_storage
 from model_store.storage.shared import Shared
 from model_store.storage.store import Store, open_store
+from model_store.storage.store_folder import shrink
 from tests import s3
 from tests.small_models import keep
 
@@ -194,7 +195,7 @@ def test_the_cache_of_a_bucket_is_bounded_and_spares_what_stages_read(on: Machin
     for n, artifact in enumerate(artifacts):
         os.utime(artifact.path.parent, (n, n))
     os.utime(artifacts[0].path.parent)
-    store._shrink(2500, unused_since=1000.0)
+    shrink(store.root, 2500, unused_since=1000.0)
     here = {path.name for path in (store.root / "artifacts").iterdir()}
     assert artifacts[0].path.parent.name in here
     assert artifacts[1].path.parent.name not in here

@@ -14,9 +14,9 @@ from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.wiring import Services, now
-from serving.gateway.delivery.base import Proxy, Server
+from serving.gateway.delivery.base import Proxy, ProxyState, Server
 from serving.gateway.router.base import Candidate, RouteHistory, TrafficRouter
-from serving.home import Home
+from serving.home import ADS, Home
 from serving.metrics.base import MetricsSource
 from serving.metrics.latency import LatencySource
 from serving.platforms.base import Platform
@@ -62,12 +62,20 @@ def history_of(home: Home) -> RouteHistory:
 
 def metrics_of(home: Home) -> MetricsSource:
     """What happened to requests."""
+    if home.delivery == ADS:
+        from serving.metrics.proxies import Proxies
+
+        return Proxies(lambda: _admins_of(home))
     source: MetricsSource = METRICS_SOURCES.load(ENVOY)(home)
     return source
 
 
 def latencies_of(home: Home, *, timeout_seconds: float) -> LatencySource:
     """How long requests took."""
+    if home.delivery == ADS:
+        from serving.metrics.proxies import Proxies
+
+        return Proxies(lambda: _admins_of(home), timeout_seconds=timeout_seconds)
     from serving.metrics.envoy import EnvoyAdmin
 
     return EnvoyAdmin(home.envoy_admin_url, timeout_seconds=timeout_seconds)
@@ -78,6 +86,12 @@ def candidate_of(home: Home, route: Route) -> Candidate:
     from serving.gateway.candidate import CandidateThroughEnvoy
 
     return CandidateThroughEnvoy(home, route)
+
+
+def _admins_of(home: Home) -> dict[str, str]:
+    """Where the proxies that are there can be asked, by id."""
+    there = (each for each in proxies_of(home) if each.state is not ProxyState.GONE)
+    return {each.id: each.admin for each in there}
 
 
 def rollouts_of(home: Home) -> Rollouts:

@@ -19,6 +19,8 @@ from model_store.installation import DAG_FILES, ROOT, is_clone
 
 # The variable that says how Envoys are told what the routes say, and its name in config.json.
 DELIVERY, DELIVERY_KEY = "SLIPWAY_GATEWAY_DELIVERY", "gateway_delivery"
+# What they are: one Envoy on this machine watches files, or any number are told over gRPC.
+FILES, ADS = "files", "ads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Home:
     root: Path
     ports: Ports
     # How Envoys are told what the routes say (`serving.gateway.delivery.choice`).
-    delivery: str = "files"
+    delivery: str = FILES
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
@@ -103,7 +105,7 @@ class Home:
             name = f"SLIPWAY_PORT_{field.name.upper()}"
             if value := environ.get(name):
                 ports[field.name] = _port(name, value)
-        delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or "files"
+        delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or FILES
         return cls(root, Ports(**ports), str(delivery))
 
     @property

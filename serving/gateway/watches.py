@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_store.errors import Permanent
-from serving.home import Home
+from serving.home import FILES, Home
 
 _LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 # Those that every Envoy has (clusters, routes, readiness, API keys, their rates), and some for services.
@@ -40,7 +40,8 @@ def watched_services(home: Home) -> int:
 
 def require_all(home: Home) -> None:
     """For a stack that does not run. Raises `TooManyWatches` if Envoy could not start, or take one more."""
-    require_spare(watched_services(home) * PER_SERVICE + _SPARE)
+    if home.delivery == FILES:
+        require_spare(watched_services(home) * PER_SERVICE + _SPARE)
 
 
 def require_spare(count: int = _SPARE) -> None:
@@ -54,6 +55,7 @@ def require_spare(count: int = _SPARE) -> None:
                 raise TooManyWatches(
                     f"Linux lets this user watch no more files, and Envoy needs {PER_SERVICE} per service"
                     + (f" (limit {_LIMIT.read_text().strip()})" if _LIMIT.exists() else ""),
-                    remedy="sudo sysctl fs.inotify.max_user_instances=4096",
+                    remedy="sudo sysctl fs.inotify.max_user_instances=4096, or start with "
+                    "SLIPWAY_GATEWAY_DELIVERY=ads, which needs none",
                 )
             opened.callback(os.close, descriptor)

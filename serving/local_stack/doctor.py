@@ -25,7 +25,7 @@ from model_store.release_spec import load_all
 from serving import composition
 from serving.control.retention import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
-from serving.home import Home
+from serving.home import FILES, Home
 from serving.local_stack.airflow_api import airflow_api
 from serving.local_stack.lifecycle import fixed_ports, program_statuses, require_plain_paths
 from serving.supervision.ports import is_free, owner_of
@@ -165,7 +165,7 @@ def _open_files(home: Home) -> Iterator[Diagnosis]:
 def _watches(home: Home) -> Iterator[Diagnosis]:
     """Envoy takes one inotify instance for each released model, and ends when it gets none."""
     limit, models = instance_limit(), watched_services(home)
-    if limit is None:
+    if limit is None or home.delivery != FILES:
         return
     found = f"Linux lets this user watch {limit} files, and {models} models are released"
     try:

@@ -6,9 +6,9 @@ from model_store.errors import Permanent
 from serving.gateway.delivery.ads.source import Ads
 from serving.gateway.delivery.base import Delivery
 from serving.gateway.delivery.files import Files
-from serving.home import DELIVERY, Home
+from serving.home import ADS, DELIVERY, FILES, Home
 
-_KNOWN: dict[str, type[Ads] | type[Files]] = {"files": Files, "ads": Ads}
+_KNOWN: dict[str, type[Ads] | type[Files]] = {FILES: Files, ADS: Ads}
 
 
 def delivery_of(home: Home) -> Delivery:

@@ -17,11 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving import composition
 from serving.gateway.delivery.base import Proxy, ProxyState
 from serving.gateway.delivery.choice import delivery_of
 from serving.gateway.paths import clusters_file, routes_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import DELIVERY, Home, Ports
+from serving.metrics.base import MetricsSource
 from serving.metrics.envoy import EnvoyAdmin
 from serving.types import ALL_STABLE, Route, Slot, TrafficSplit
 from tests.unit.serving.gateway_process import Gateway, beside, envoy_running, free_ports
@@ -247,3 +249,29 @@ def test_a_service_that_comes_and_a_candidate_that_goes_are_told_while_everybody
         assert "has no candidate now" in routes_file(world.home).read_text()
         world.a.wait_until_served_by(SERVICE, "candidate")
     assert not loads[0].failed + loads[1].failed
+
+
+def test_what_both_have_counted_is_summed_and_one_that_stands_still_blinds_nobody(world: World) -> None:
+    world.step(50)
+    source = composition.metrics_of(world.home)
+    before = total(source)
+    for envoy in (world.a, world.b):
+        for _ in range(20):
+            assert envoy.infer(SERVICE).status_code == 200
+    assert total(source) - before == 40
+    assert world.b.process
+    world.b.process.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(10):
+            assert world.a.infer(SERVICE).status_code == 200
+        assert total(source) - before == 50
+    finally:
+        world.b.process.send_signal(signal.SIGCONT)
+    world.b.kill()
+    world.b.start()
+    assert total(source) - before == 50
+    source.close()
+
+
+def total(source: MetricsSource) -> int:
+    return sum(each.requests for each in source.counters()[SERVICE].values())

@@ -80,7 +80,7 @@ class Ads:
     def _cluster(self) -> Message:
         members = [{"endpoint": {"address": {"socket_address": each}}} for each in self._addresses()]
         # A server that is gone without a word is noticed, and another one asked.
-        alive = {"interval": "5s", "timeout": "5s"}
+        alive = {"interval": "10s", "timeout": "15s"}
         return {
             "name": _CLUSTER,
             "type": "STRICT_DNS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,13 @@ REVISION = 7
 
 
 def tools(*distributions: str) -> Json:
-    """Versions of what a stage computes with, for its memo's key."""
-    return {"revision": REVISION, **{name: _version(name) for name in distributions}}
+    """Versions of what a stage computes with, for its memo's key; and on what, where that is a GPU."""
+    device = os.environ.get("SLIPWAY_DEVICE")
+    return {
+        "revision": REVISION,
+        **({"device": device} if device else {}),
+        **{name: _version(name) for name in distributions},
+    }
 
 
 def _version(distribution: str) -> str:

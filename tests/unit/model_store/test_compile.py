@@ -14,12 +14,14 @@ import pytest
 
 from model_store.compile import COMPILERS, Compiler, CompileSpec, NotCompiled, UnknownCompiler, compiler
 from model_store.compile.engines import _run_child
+from model_store.compile.onnxruntime import OnnxRuntimeCompiler
 from model_store.compile.tensorrt import TensorRTCompiler
 from model_store.compile.tensorrt_rtx import TensorRTRTXCompiler
 from model_store.inference import answer, open_session
 from model_store.quantize import NotQuantized, quantize
 from model_store.storage.store import Store
 from model_store.types import Artifact
+from tests.bundles import mlp
 from tests.contract.compiler_contract import SPEC, CompilerContract, prepared
 from tests.small_models import Credit, Digits, keep
 
@@ -146,6 +148,20 @@ class Doors(TensorRTCompiler):
 
     bindings = "tensorrt_rtx_bindings"
     distribution = "tensorrt-rtx-cu13-bindings"
+
+
+@pytest.mark.parametrize(("device", "fused"), [(None, True), ("cuda", False)])
+def test_what_only_the_cpu_has_is_fused_for_the_cpu_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, device: str | None, fused: bool
+) -> None:
+    """On a GPU FusedGemm runs on the CPU, and no CUDA graph can be recorded."""
+    if device:
+        monkeypatch.setenv("SLIPWAY_DEVICE", device)
+    source = keep(store, mlp((4, 8, 2)).SerializeToString())
+    compiled = OnnxRuntimeCompiler(store).compile(source, CompileSpec(max_batch_size=8))
+    assert isinstance(compiled, Artifact)
+    operators = {node.op_type for node in onnx.load(compiled.path).graph.node}
+    assert ("FusedGemm" in operators, compiled.toolchain.gpu_arch) == (fused, device)
 
 
 def test_the_full_tensorrts_door_builds_with_bindings_behind_it(store: Store, digits: Digits) -> None:

@@ -1,0 +1,120 @@
+"""`python -m benchmarks.gpu.gate`: the build's own stages on this GPU: what is published, what is blocked.
+
+A classifier of handwritten digits is judged as a first version; then, beside it as the version that serves,
+one trained on labels of which more than half are wrong, and one as good. By the stages that Airflow runs,
+with the engine that pods run. Last a JSON line. Needs requirements.txt with onnxruntime-gpu, no network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
+
+from model_store.build import BuildContext
+from model_store.check import CANDIDATE, CHAMPION, FolderVersions, Result, check, release_champion
+from model_store.release_spec import load
+from model_store.storage.store import Store
+from model_store.types import ModelRef
+from tests.bundles import mlp
+
+SPEC = """
+model: digits
+task: multiclass
+source: {alias: candidate, flavor: onnx}
+data: {evaluation: EVALUATION, calibration: CALIBRATION, label: label}
+precisions: [fp32, fp16]
+targets: [onnxruntime]
+serving: {runtime: onnxruntime, max_batch_size: 32}
+rollout: {strategy: canary, steps: [{weight: 50, hold_seconds: 5}, {weight: 100, hold_seconds: 5}]}
+gates:
+  accuracy: {max_drop: 0.01}
+"""
+
+
+def main() -> int:
+    os.environ.setdefault("SLIPWAY_DEVICE", "cuda")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        _write_data(work)
+        serving, noise, alike = (
+            _version(work, wrong=wrong, seed=seed) for wrong, seed in ((0.0, 0), (0.6, 0), (0.0, 1))
+        )
+        found = {
+            "first": _judged(work, None, serving),
+            "trained on noise": _judged(work, serving, noise),
+            "as good": _judged(work, serving, alike),
+        }
+    print(json.dumps({name: _summary(result) for name, result in found.items()}))
+    return 0
+
+
+def _judged(work: Path, champion: Path | None, candidate: Path) -> Result:
+    versions = FolderVersions({CANDIDATE: candidate, **({CHAMPION: champion} if champion else {})})
+    store = Store(Path(tempfile.mkdtemp(dir=work)) / "store")
+
+    def context(version: int) -> BuildContext:
+        spec = load(work / "spec.yaml")
+        return BuildContext(store, versions, spec, ModelRef("digits", version), work, work / "docs")
+
+    if champion:
+        release_champion(context(CHAMPION), versions)
+    result = check(context(CANDIDATE))
+    print(f"{candidate.name}: {result.ending} {result.problem}")
+    for each in result.candidates:
+        for said in each.checks:
+            print(f"  {each.name:26}{'ok ' if said.passed else 'NO '} {said.name}: {said.detail}")
+    return result
+
+
+def _summary(result: Result) -> dict[str, object]:
+    accuracy = {
+        each.name: next((said.value for said in each.checks if said.name.startswith("accuracy")), None)
+        for each in result.candidates
+    }
+    return {"ending": result.ending, "accuracy": accuracy}
+
+
+def _write_data(work: Path) -> None:
+    pixels, labels = _digits()
+    table = pd.DataFrame(pixels[1::2], columns=[f"p{n}" for n in range(pixels.shape[1])])
+    table["label"] = labels[1::2]
+    for role, rows in (("calibration", table[:300]), ("evaluation", table[300:])):
+        rows.to_csv(work / f"{role}.csv", index=False)
+    spec = SPEC.replace("EVALUATION", str(work / "evaluation.csv"))
+    (work / "spec.yaml").write_text(spec.replace("CALIBRATION", str(work / "calibration.csv")))
+
+
+def _version(work: Path, *, wrong: float, seed: int) -> Path:
+    """A model folder as MLflow lays it out; `wrong`: the share of its training labels that are random."""
+    pixels, labels = _digits()
+    random = np.random.default_rng(0)
+    labels = np.where(random.random(len(labels)) < wrong, random.integers(0, 10, len(labels)), labels)
+    trained = MLPClassifier((64, 32), random_state=seed, max_iter=300).fit(pixels[::2], labels[::2])
+    model = mlp((64, 64, 32, 10))
+    found = {f"w{n}": weight for n, weight in enumerate(trained.coefs_)}
+    found |= {f"b{n}": bias for n, bias in enumerate(trained.intercepts_)}
+    for weight in model.graph.initializer:
+        weight.CopyFrom(onnx.numpy_helper.from_array(found[weight.name].astype(np.float32), weight.name))
+    folder = work / f"{wrong:.0%} wrong labels, seed {seed}"
+    folder.mkdir()
+    onnx.save(model, folder / "model.onnx")
+    (folder / "MLmodel").write_text("flavors:\n  onnx:\n    data: model.onnx\n")
+    return folder
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = load_digits(return_X_y=True)
+    return (pixels / 16).astype(np.float32), labels
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,12 +24,12 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _DEVICE = re.compile(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")
 
 # Of Kubernetes' own grammar: an object's name, a label's key and value.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-LabelKey = Annotated[
-    str, StringConstraints(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,62})$")
-]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,62}))?$")]
+_PART = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_SHORT = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+Name = Annotated[str, StringConstraints(max_length=253, pattern=rf"^{_PART}(\.{_PART})*$")]
+Namespace = Annotated[str, StringConstraints(max_length=63, pattern=rf"^{_PART}$")]
+LabelKey = Annotated[str, StringConstraints(max_length=317, pattern=rf"^({_PART}(\.{_PART})*/)?{_SHORT}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=rf"^({_SHORT})?$")]
 Quantity = str | int | float
 
 

@@ -63,6 +63,12 @@ class Batcher:
         self._inline = inline
         self._turn_ended = 0.0
         self._thread: ComputeThread | None = None
+        self._computing_since: float | None = None
+
+    @property
+    def computing_seconds(self) -> float:
+        """For how long the engine's thread has had its present batch."""
+        return 0.0 if self._computing_since is None else self._clock() - self._computing_since
 
     @property
     def queued_rows(self) -> int:
@@ -153,7 +159,7 @@ class Batcher:
     def _run_elsewhere(self, calls: list[Call]) -> None:
         if self._thread is None:
             self._thread = ComputeThread(self._executor.execute, self._finished_elsewhere, self._clock)
-        self._is_busy = True
+        self._is_busy, self._computing_since = True, self._clock()
         self._thread.put(calls)
 
     def _run_inline(self, calls: list[Call], now: float) -> None:
@@ -170,7 +176,7 @@ class Batcher:
             # The pod has ended meanwhile, and nobody waits.
 
     def _finish(self, calls: Sequence[Call], executed: list[Executed], seconds: float) -> None:
-        self._is_busy = False
+        self._is_busy, self._computing_since = False, None
         if isinstance(calls[0], Piece):
             self._finish_piece(calls[0], executed, seconds)
             return

@@ -59,6 +59,8 @@ class PodOptions:
     drain_seconds: float = 20.0
     # Ready only once it has answered its bundles' warm rows, for platforms that cannot ask every new pod.
     answer_warm_rows: bool = False
+    # A batch that takes longer is stuck in its engine, and so is the pod: it says that it is not alive.
+    stuck_seconds: float = 60.0
     # After SIGTERM the pod goes on accepting for this long: callers learn of it only by its health answers.
     lame_duck_seconds: float = 0.5
 
@@ -84,6 +86,15 @@ class Pod:
     @property
     def is_ready(self) -> bool:
         return self.repository.is_ready and self._is_warm and not self.front.is_draining
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether no batch is stuck, as one for which nobody can be waiting any more."""
+        least = self._options.stuck_seconds
+        return all(
+            model.batcher.computing_seconds <= max(least, 2 * model.timeout_seconds)
+            for model in self.repository.models
+        )
 
     @property
     def management_port(self) -> int:
@@ -179,10 +190,19 @@ class Pod:
         def is_ready() -> bool:
             return self.is_ready
 
+        def is_alive() -> bool:
+            return self.is_alive
+
         return Front(
             self.repository,
-            Routes(self.repository, is_ready=is_ready, metrics=self._metrics, managed_at=managed_at),
-            Service(self.repository, is_ready=is_ready, managed_at=managed_at),
+            Routes(
+                self.repository,
+                is_ready=is_ready,
+                is_alive=is_alive,
+                metrics=self._metrics,
+                managed_at=managed_at,
+            ),
+            Service(self.repository, is_ready=is_ready, is_alive=is_alive, managed_at=managed_at),
             loop=self._loop,
             clock=self._clock,
             max_body_bytes=self._options.max_body_bytes,

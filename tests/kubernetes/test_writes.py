@@ -240,3 +240,16 @@ def test_a_kubeconfig_that_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "kubernetes.yaml").write_text(f"kubeconfig: {tmp_path}/none")
     with pytest.raises(Permanent, match="which cluster is meant is not said"):
         KubernetesPlatform(Home(tmp_path, Ports()), environ={}).deployments()
+
+
+def test_what_the_cluster_refuses_ends_nothing_that_stands_in_its_slot(
+    platform: KubernetesPlatform, make_servable: MakeBundle
+) -> None:
+    ref = applied(platform, make_servable("judged"))
+    wait_until_ready(platform, ref)
+    # As a device is called, but that a vendor's name may not begin with a dash.
+    impossible = make_servable("judged", 2, kubernetes={"resources": {"limits": {"-vendor/gpu": 1}}})
+    with pytest.raises(Permanent, match="the cluster refuses it"):
+        applied(platform, impossible)
+    assert platform.deployments("judged") == [ref]
+    assert platform.status(ref).is_ready

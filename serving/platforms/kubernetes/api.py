@@ -69,11 +69,14 @@ class ClusterApi:
         )
         return list((found or {}).get("items") or [])
 
-    def apply(self, wanted: Object) -> Object:
-        """Have it as `wanted` says, by server-side apply: what others wrote into other fields stays."""
+    def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
+        """Have it as `wanted` says, by server-side apply: what others wrote into other fields stays.
+
+        `dry_run`: only have it judged, by everything that judges the real thing. Raises `Denied`.
+        """
         metadata = wanted["metadata"]
         path = _path(wanted["kind"], metadata["namespace"], metadata["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         kind = "application/apply-patch+yaml"
         return self._call("PATCH", path, query, wanted, kind_of_body=kind, missing=frozenset()) or {}
 

@@ -34,9 +34,11 @@ class KubernetesPlatform:
     def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
         cluster = self._cluster()
         wanted = wanted_of(ref, want, cluster.installation, self._environ.get("SLIPWAY_FAULTS", ""))
-        for other in cluster.standing(ref.service):
-            if names.ref_of(other).slot is ref.slot and not _is_same(other, ref, wanted.namespace):
-                cluster.delete(other)
+        others = [each for each in cluster.standing(ref.service) if _is_in_its_way(each, wanted)]
+        if others:
+            cluster.judge(wanted)
+        for other in others:
+            cluster.delete(other)
         cluster.have(wanted)
 
     def status(self, ref: DeploymentRef) -> DeploymentStatus:
@@ -101,6 +103,10 @@ class _Opened:
             self._remove_companion(kind, after)
         self.observer.forget(wanted.namespace)
 
+    def judge(self, wanted: Wanted) -> None:
+        """Raises `Denied` for what the cluster would refuse, while all is as it was."""
+        self._api.apply(deployment(wanted, self.installation, replicas=wanted.replicas), dry_run=True)
+
     def delete(self, standing: Object) -> None:
         metadata = standing["metadata"]
         self._api.delete("Deployment", metadata["namespace"], metadata["name"], uid=metadata["uid"])
@@ -135,5 +141,8 @@ class _Opened:
             self._api.delete(kind, metadata["namespace"], metadata["name"], uid=found["metadata"]["uid"])
 
 
-def _is_same(standing: Object, ref: DeploymentRef, namespace: str) -> bool:
-    return names.ref_of(standing) == ref and standing["metadata"]["namespace"] == namespace
+def _is_in_its_way(standing: Object, wanted: Wanted) -> bool:
+    """What else is in its slot, in whatever namespace."""
+    ref = names.ref_of(standing)
+    is_it = ref == wanted.ref and standing["metadata"]["namespace"] == wanted.namespace
+    return ref.slot is wanted.ref.slot and not is_it

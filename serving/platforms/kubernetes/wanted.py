@@ -42,6 +42,11 @@ def wanted_of(ref: DeploymentRef, want: DeploymentSpec, installation: Installati
     """Raises `Permanent` for what can never run here."""
     content = _manifest_of(want.bundle)
     serving = _serving_of(want.bundle, content)
+    if json.loads(content).get("platform") == "python":
+        raise Permanent(
+            "a model that is served as it was logged makes a Python of its own, and a cluster's pods cannot",
+            remedy="release it with `target: local`, or convert it to ONNX",
+        )
     asked = merged(installation, _asked(serving))
     if asked.image is None:
         raise Permanent(

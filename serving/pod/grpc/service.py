@@ -105,9 +105,14 @@ class Service:
     """
 
     def __init__(
-        self, repository: Repository, *, is_ready: Callable[[], bool], managed_at: str | None
+        self,
+        repository: Repository,
+        *,
+        is_ready: Callable[[], bool],
+        is_alive: Callable[[], bool],
+        managed_at: str | None,
     ) -> None:
-        self._repository, self._is_ready = repository, is_ready
+        self._repository, self._is_ready, self._is_alive = repository, is_ready, is_alive
         self._extensions = extensions(manages=managed_at is None)
         managing = self._managing()
         if managed_at is not None:
@@ -126,7 +131,7 @@ class Service:
     def _inference(self) -> dict[str, Method]:
         return {
             "ServerLive": UnaryMethod(
-                "ServerLiveRequest", lambda _: message("ServerLiveResponse")(live=True)
+                "ServerLiveRequest", lambda _: message("ServerLiveResponse")(live=self._is_alive())
             ),
             "ServerReady": UnaryMethod("ServerReadyRequest", self._ready),
             "ModelReady": UnaryMethod("ModelReadyRequest", self._model_ready),

@@ -28,7 +28,8 @@ Handler = Callable[[Exchange], Answer]
 
 
 class Routes:
-    """`is_ready` says whether the pod wants traffic; `metrics` prints the Prometheus text.
+    """`is_ready` says whether the pod wants traffic, `is_alive` whether its engines compute; `metrics` prints
+    the Prometheus text.
 
     `managed_at` says where the model repository is managed instead; None: here.
     """
@@ -38,15 +39,17 @@ class Routes:
         repository: Repository,
         *,
         is_ready: Callable[[], bool],
+        is_alive: Callable[[], bool],
         metrics: Callable[[], bytes],
         managed_at: str | None,
     ) -> None:
         self._repository, self._is_ready, self._metrics = repository, is_ready, metrics
+        self._is_alive = is_alive
         self._managed_at = managed_at
         self._tasks: set[asyncio.Task[None]] = set()
         self._fixed: dict[tuple[str, ...], tuple[bytes, Callable[[Exchange], None]]] = {
             ("v2",): (b"GET", lambda exchange: exchange.reply(server_metadata(manages=managed_at is None))),
-            ("v2", "health", "live"): (b"GET", lambda exchange: exchange.reply(LIVE)),
+            ("v2", "health", "live"): (b"GET", self._live),
             ("v2", "health", "ready"): (b"GET", self._ready),
             ("v2", "models", "stats"): (b"GET", lambda exchange: self._counted(exchange, "", None)),
             ("v2", "repository", "index"): (b"POST", self._list),
@@ -95,6 +98,11 @@ class Routes:
                 self._change(exchange, name, verb)
             case _:
                 raise Refused("no such path", remedy="see GET /v2 and docs/serving.md", status=404)
+
+    def _live(self, exchange: Exchange) -> None:
+        if not self._is_alive():
+            raise Unavailable("a batch is stuck in its engine", remedy="start the pod anew")
+        exchange.reply(LIVE)
 
     def _ready(self, exchange: Exchange) -> None:
         if not self._is_ready():

@@ -60,6 +60,8 @@ def test_every_field_is_read_as_kubernetes_writes_it(tmp_path: Path) -> None:
         ("    resources: {limits: {gpu: 1}}", "no resource"),
         ("    resources: {limits: {cpu: -1}}", "no quantity"),
         ("    namespace: Models", "namespace"),
+        ("    priority_class: a.-b", "priority_class"),
+        ("    node_selector: {gpu: a-}", "node_selector"),
         ("    tolerations: [{value: a}]", "`Equal` needs a key"),
         ("    autoscaling: {max_replicas: 1}", "max_replicas"),
         ("    replicas: 2", "replicas"),

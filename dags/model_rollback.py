@@ -1,7 +1,7 @@
 """Back to an earlier version, because an alert or a person asks for it.
 
-Traffic comes first. To the version that still stands by, that is one weight change; any other version's pods
-are started again from its bundle in the store, nothing is built. MLflow is asked only when it is done.
+The controller takes traffic back, at once or as soon as the version's pods answer; it has done so already
+where the page, an alert or the command line asked it. This run is for the record: alias, tags, evidence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import DAG, get_current_context
 from slipway_airflow import assets, forms
 from slipway_airflow.notifications import DeliverNotifications
-from slipway_airflow.operators import PrepareRollback
+from slipway_airflow.operators import ReturnTraffic
 from slipway_airflow.step import step
 
 if TYPE_CHECKING:
@@ -23,36 +23,12 @@ RELEASES = Path(__file__).parent / "releases"
 URGENT = 1000
 
 
-@step(on_success_callback=DeliverNotifications())
-def return_traffic() -> StepResult:
-    """Fixes which version comes back, and gives it all traffic at once if it still stands by."""
-    from slipway_airflow import final_steps
-
-    return final_steps.begin_rollback(get_current_context())
-
-
-@step
-def switch(rollback: str, deployment: str) -> StepResult:
-    """Gives all traffic to a version that had to be started again, by one write."""
-    from slipway_airflow import final_steps
-
-    return final_steps.switch_traffic(rollback, deployment)
-
-
 @step(outlets=[assets.ROLLED_BACK])
 def book(rollback: str) -> StepResult:
     """Moves the alias `champion` back, tags both versions, and records why."""
     from slipway_airflow import final_steps
 
     return final_steps.record_rollback(get_current_context(), rollback)
-
-
-@step
-def let_go(rollback: str) -> StepResult:
-    """Always runs. Ends the pods nobody needs, and lets the next release begin."""
-    from slipway_airflow import final_steps
-
-    return final_steps.finalize_rollback(rollback)
 
 
 with DAG(
@@ -74,7 +50,5 @@ with DAG(
     },
     tags=["slipway", "rollback"],
 ):
-    rollback = return_traffic().as_setup()
-    ready = PrepareRollback(task_id="make_ready", rollback=rollback)
-    booked = book(rollback)
-    switch(rollback, ready.output) >> booked >> let_go(rollback).as_teardown(setups=rollback)
+    returned = ReturnTraffic(task_id="return_traffic", on_success_callback=DeliverNotifications())
+    book(returned.output)

@@ -1,6 +1,7 @@
 """Finds versions that should be on their way to users and are not, and starts their release, exactly once.
 
-A version is missed when the alias of its spec points to it and it neither serves nor was ever tried. A
+A version is missed when the alias of its spec points to it and it neither serves nor was ever tried. So are
+rollbacks that were carried out while Airflow was down: the run that records each is started here. A
 watcher in the triggerer looks every few seconds, so this DAG runs only when there is something to do.
 """
 
@@ -8,11 +9,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Asset, AssetWatcher
 from slipway_airflow.step import step
 from slipway_airflow.triggers import MissedVersionsTrigger
+
+if TYPE_CHECKING:
+    from serving.control.rollbacks import RequestedRollback
 
 RELEASES = Path(__file__).parent / "releases"
 
@@ -25,14 +30,15 @@ MISSED_VERSIONS = Asset(
 
 @step
 def find_missed() -> list[dict[str, object]]:
-    """Compares the registry's aliases with what serves and with what was tried."""
+    """Compares the registry's aliases with what serves and was tried, and rollbacks with those recorded."""
     from model_store.release_spec import load_all
     from serving import composition
     from serving.control import reconciliation, specs, wiring
 
     services = composition.wire()
     found = reconciliation.missed(services, load_all(RELEASES).specs, at=wiring.now())
-    return [
+    back = reconciliation.unrecorded_rollbacks(services, at=wiring.now())
+    return [_recording(rollback) for rollback in back] + [
         {
             "trigger_dag_id": specs.dag_id_of(ref.name),
             "trigger_run_id": reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)),
@@ -40,6 +46,21 @@ def find_missed() -> list[dict[str, object]]:
         }
         for ref in found
     ]
+
+
+def _recording(rollback: RequestedRollback) -> dict[str, object]:
+    """The run that tells MLflow of a rollback."""
+    asked = rollback.request
+    return {
+        "trigger_dag_id": "model_rollback",
+        "trigger_run_id": asked.run_id,
+        "conf": {
+            "model": asked.model,
+            "version": str(rollback.returns),
+            "reason": asked.reason,
+            "incident": asked.incident,
+        },
+    }
 
 
 with DAG(

@@ -8,11 +8,14 @@ versions.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from model_store.extensions import GATEWAYS, METRICS_SOURCES
 from serving.control.releases import Release, Releases
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
+from serving.control.traffic import TrafficControl
 from serving.control.wiring import Services, now
 from serving.gateway.delivery.base import Proxy, ProxyState, Server
 from serving.gateway.router.base import Candidate, RouteHistory, TrafficRouter
@@ -21,6 +24,9 @@ from serving.metrics.base import MetricsSource
 from serving.metrics.latency import LatencySource
 from serving.platforms.base import Platform
 from serving.types import Route
+
+if TYPE_CHECKING:
+    from serving.control.controller.acts import Acts
 
 # The gateway that there is, and what it counts. Platforms are chosen by each version's spec.
 ENVOY = "envoy"
@@ -100,23 +106,40 @@ def rollouts_of(home: Home) -> Rollouts:
 
 
 def wire(home: Home | None = None) -> Services:
-    """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet."""
+    """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet.
+
+    Traffic is the controller's to move: they ask it.
+    """
+    from serving.control.client import ControllerClient
+
+    home = home or Home.locate()
+    return _services(home, ControllerClient(home))
+
+
+def wire_controller(home: Home) -> tuple[Services, Acts]:
+    """The services as the controller has them, and what it does if it is asked."""
+    from serving.control.controller.acts import Acts
+
+    acts = Acts(rollouts_of(home), lambda: services)
+    services = _services(home, acts)
+    return services, acts
+
+
+def _services(home: Home, rollouts: TrafficControl) -> Services:
     from model_store.registry import Registry
     from model_store.storage.store import open_store
 
-    home = home or Home.locate()
-    journal, router = Journal(home.journal), router_of(home)
     return Services(
         home=home,
         releases=Releases(home.releases),
         store=open_store(home.store),
         registry=Registry(home.mlflow_url),
-        router=router,
+        router=router_of(home),
         history=history_of(home),
         platform=platform_of(home),
-        journal=journal,
+        journal=Journal(home.journal),
         lock=ReleaseLock(home.journal),
-        rollouts=Rollouts(journal, router, now=now),
+        rollouts=rollouts,
     )
 
 

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 
 from model_store.errors import Permanent, SlipwayError
 from serving import composition
-from serving.control.controller.exposition import serve
+from serving.control.controller import api
 from serving.control.controller.holds import Holds
 from serving.control.controller.pods import PodWatch
+from serving.control.controller.server import Server
 from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
 from serving.control.shadow import Shadow
+from serving.credentials import controller_token
 from serving.gateway import access_log
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
@@ -34,7 +36,7 @@ log = logging.getLogger("slipway.controller")
 
 def main(home: Home) -> None:
     """Tick more than four times a second. Raises `Permanent` if the installation has one already."""
-    services = composition.wire(home)
+    services, acts = composition.wire_controller(home)
     router = services.router
     pods = PodWatch(services.platform, composition.router_of(home))
     controller = Controller(
@@ -53,16 +55,19 @@ def main(home: Home) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     with _only_controller(home):
-        server = serve(
+        app = api.build(
             controller,
-            home.ports.controller,
+            acts,
+            token=controller_token(home),
             find_problem=lambda: _problem(controller),
             targets=lambda: targets(router),
         )
+        server = Server(app, home.ports.controller).start()
         # What is told is what the routes say now.
         _reconcile(controller, router)
         envoys = composition.gateway_server_of(home)
         envoys.start()
+        acts.jobs.resume()
         threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
         log.info("watching the releases of %s", home.root)
         _run(home, controller, router, ending)

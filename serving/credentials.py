@@ -63,14 +63,31 @@ def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
         webhook_secret=token(32),
         webhook_fernet_key=fernet_key(),
     )
-    home.root.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".credentials.", dir=home.root)  # mode 0600
+    _make_secret(home.credentials, json.dumps(asdict(made), indent=1))
+
+
+def controller_token(home: Home, random_bytes: Callable[[int], bytes] = os.urandom) -> str:
+    """What this installation's controller is asked with, made on first use, by whoever comes first."""
+    if not home.controller_token.exists():
+        _make_secret(home.controller_token, base64.urlsafe_b64encode(random_bytes(32)).decode().rstrip("="))
+    token = home.controller_token.read_text().strip()
+    if not token:
+        raise Permanent(
+            f"{home.controller_token} is empty",
+            remedy="Delete it, and start the controller again: it makes a new one.",
+        )
+    return token
+
+
+def _make_secret(path: Path, text: str) -> None:
+    """Unless it is there. A link fails where a rename would overwrite: who comes second takes the first's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     draft = Path(name)
     try:
-        with naming(home.credentials), os.fdopen(handle, "w") as file:
-            json.dump(asdict(made), file, indent=1)
-        # A link fails where a rename would overwrite: whoever comes second takes the first one's.
-        os.link(draft, home.credentials)
+        with naming(path), os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.link(draft, path)
     except FileExistsError:
         pass
     finally:

@@ -215,6 +215,11 @@ class Home:
         return self.root / "credentials.json"
 
     @property
+    def controller_token(self) -> Path:
+        """What who moves traffic has to show the controller, mode 0600 (`serving.credentials`)."""
+        return self.root / "controller-token"
+
+    @property
     def bundle_keys(self) -> Path:
         """What bundles are signed with, made once, mode 0600 (`model_store.bundle.signing`)."""
         return self.root / "bundle_keys.json"
@@ -226,6 +231,10 @@ class Home:
     @property
     def airflow_url(self) -> str:
         return f"http://127.0.0.1:{self.ports.airflow}"
+
+    @property
+    def controller_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.controller}"
 
     @property
     def gateway_url(self) -> str:

@@ -6,15 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from airflow.sdk.exceptions import AirflowSkipException
-
 from model_store.steps import StepResult
 from model_store.types import ModelRef
 from serving import composition
 from serving.composition import opened
 from serving.control import (
     audit_entries,
-    cooldowns,
     evidence,
     finalization,
     notifications,
@@ -26,13 +23,11 @@ from serving.control import (
 from serving.control.finalization import ReleaseEnd, VersionStatus
 from serving.control.queries import outcomes
 from serving.control.queries.outcomes import ReleaseOutcome
-from serving.control.reasons import cleaned
 from serving.control.release_queue import release_lock
-from serving.control.rollbacks import RollbackRequest
 from slipway_airflow import assets, links
-from slipway_airflow.causes import asked_by
 from slipway_airflow.failures import reasons
 from slipway_airflow.operators import ENDED, ENDED_AS
+from slipway_airflow.rollback_steps import note_and_notify
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -94,80 +89,20 @@ def _end_dry_run(
     return StepResult(release.id, words)
 
 
-def begin_rollback(context: Context) -> StepResult:
-    """The value is the rollback's id."""
-    services = composition.wire()
-    request = _rollback_request(context)
-    if not rollbacks.is_from_alert(request):
-        cooldowns.end_hold(services, request.model)
-    rollback = _begin(services, request)
-    try:
-        _note_and_notify(services, rollback)
-    except OSError as problem:
-        # Users do not wait for it. `book_rollback` writes it when they are back.
-        log.warning("who asked for %s is not written down yet: %s", rollback.id, problem)
-    now_serves = "serves again" if rollbacks.serving_again(services, rollback) else "has to be started again"
-    return StepResult(
-        rollback.id, f"version {rollback.leaves} leaves, version {rollback.returns} {now_serves}"
-    )
-
-
-def switch_traffic(rollback_id: str, deployment: str) -> StepResult:
-    services = composition.wire()
-    rollback = rollbacks.load(services, rollback_id)
-    rollbacks.switch_traffic(services, rollback, deployment)
-    return StepResult(rollback.id, f"version {rollback.returns} has all traffic")
-
-
 def record_rollback(context: Context, rollback_id: str) -> StepResult:
     services = composition.wire()
     rollback = rollbacks.load(services, rollback_id)
     booked = rollback_records.record(services, rollback, at=wiring.now())
-    _note_and_notify(services, rollback)
+    note_and_notify(services, rollback)
     if booked.evidence:
         links.point(context, links.EvidenceLink, booked.evidence.url)
     if booked.has_returned:
         version = ModelRef(rollback.model, rollback.returns)
         links.point(context, links.ModelVersionLink, services.registry.version_url(version))
+    rollbacks.note_recorded(services, rollback)
     changed = assets.serving_asset(rollback.model)
     context["outlet_events"][assets.ROLLED_BACK].add(changed, extra={"version": str(rollback.returns)})
     return StepResult(rollback.id, booked.words)
-
-
-def finalize_rollback(rollback_id: str) -> StepResult:
-    services = composition.wire()
-    rollback = rollbacks.load(services, rollback_id)
-    rollbacks.finalize(services, rollback)
-    return StepResult(rollback.id, "the next release may begin")
-
-
-def _begin(services: Services, request: RollbackRequest) -> rollbacks.RequestedRollback:
-    try:
-        return rollbacks.begin(services, request)
-    except rollbacks.AlreadyRolledBack as overtaken:
-        if rollbacks.is_from_alert(request):
-            # What the alert asked for is done, and no person waits for an answer.
-            raise AirflowSkipException(str(overtaken)) from overtaken
-        raise
-
-
-def _note_and_notify(services: Services, rollback: rollbacks.RequestedRollback) -> None:
-    """Who did it, for the audit trail, and what people are told. May be repeated."""
-    audit_entries.note_rollback(services, rollback)
-    notifications.notify_of_rollback(services, rollback, at=wiring.now())
-
-
-def _rollback_request(context: Context) -> RollbackRequest:
-    run, params = context["dag_run"], context["params"]
-    return RollbackRequest(
-        model=params["model"],
-        version=int(params["version"]) if params.get("version") else None,
-        reason=cleaned(params.get("reason")) or "no reason given",
-        incident=cleaned(params.get("incident")),
-        by=asked_by(run),
-        run_id=run.run_id,
-        at=run.run_after,
-    )
 
 
 def _record(

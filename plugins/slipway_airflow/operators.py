@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 
 # A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
 PATIENCE_SECONDS = 4.0
-PROGRESS_LOOK_SECONDS = 0.25
+PROGRESS_LOOK_SECONDS = 0.5
 WATCH_LOOK_SECONDS = 2.0
-# Of a rollback, which has no spec at hand.
-READY_SECONDS = 60.0
 # What a task that ends as skipped hands on: why, and what became of the release (`settling.Status`).
 ENDED, ENDED_AS = "ended", "ended_as"
 
@@ -195,34 +193,28 @@ class Deploy(WaitingOperator):
         return deployment.id
 
 
-class PrepareRollback(WaitingOperator):
-    """Takes the release lock for a rollback and starts the version's pods again, unless it serves already.
+class ReturnTraffic(WaitingOperator):
+    """Has the controller give all traffic back to an earlier version, and waits until it has it.
 
-    Returns the deployment's id. A rollback comes before every release that waits.
+    Returns the rollback's id. Who asked the controller before, asked for the same: it is named by the run.
     """
-
-    template_fields: Sequence[str] = ("rollback",)
-
-    def __init__(self, *, rollback: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rollback = rollback
 
     def look(self, context: Context) -> str:
         from serving.composition import wire
-        from serving.control import release_queue, rollbacks
-        from slipway_airflow import run_states
+        from serving.control.traffic import RollbackPhase
+        from slipway_airflow import rollback_steps
 
-        services = wire()
-        rollback = rollbacks.load(services, self.rollback)
-        if standing := rollbacks.serving_again(services, rollback):
-            self.log.info("version %d has all traffic: one weight change was enough", rollback.returns)
-            return standing.id
-        release_queue.drop_ended(services, rollback.model, run_states.is_over)
-        if not rollbacks.acquire_lock(services, rollback):
-            self.wait_for(triggers.RollbackLockTrigger(rollback.id))
-        deployment = rollbacks.deploy(services, rollback)
-        _wait_until_ready(self, services, rollback.model, deployment.id, READY_SECONDS)
-        return deployment.id
+        progress = rollback_steps.ask_for_rollback(wire(), context)
+        self.log.info("%s: %s", progress.id, progress.words)
+        match progress.phase:
+            case RollbackPhase.STARTING:
+                self.wait_for(triggers.RollbackTrigger(progress.id))
+            case RollbackPhase.FAILED:
+                raise Permanent(
+                    f"requests do not go to version {progress.returns}: {progress.words}",
+                    remedy=f"mend it, and roll back again: `./slipway rollback {progress.model}`",
+                )
+        return progress.id
 
 
 class RollOut(WaitingOperator):

@@ -110,32 +110,19 @@ class ReleaseLockTrigger(LockTrigger):
         release_lock(services, services.releases.load(self.kwargs["release"]))
 
 
-class RollbackLockTrigger(LockTrigger):
-    """Waits until the release that was rolled back has been settled and gave the lock up."""
+class RollbackTrigger(PollingTrigger):
+    """Waits until the controller has carried a rollback out, or given it up."""
 
-    seconds = 0.25
+    seconds = 0.5
 
     def __init__(self, rollback: str) -> None:
         super().__init__(rollback=rollback)
 
     def look(self) -> str | None:
         from serving.composition import wire
-        from serving.control import rollbacks
 
-        services = wire()
-        rollback = rollbacks.load(services, self.kwargs["rollback"])
-        self.pass_over_the_dead(services, rollback.model)
-        return "holds the release lock" if rollbacks.acquire_lock(services, rollback) else None
-
-    async def on_kill(self) -> None:
-        await asyncio.to_thread(self._let_go)
-
-    def _let_go(self) -> None:
-        from serving.composition import wire
-        from serving.control import rollbacks
-
-        services = wire()
-        rollbacks.finalize(services, rollbacks.load(services, self.kwargs["rollback"]))
+        progress = wire().rollouts.rollback(self.kwargs["rollback"])
+        return progress.words if progress.phase.is_final else None
 
 
 class ReadyTrigger(PollingTrigger):
@@ -189,7 +176,8 @@ class RolloutTrigger(PollingTrigger):
 
 
 class MissedVersionsTrigger(BaseEventTrigger):
-    """Tells of every version in the registry that should be on its way and is not. Never ends.
+    """Tells of every version in the registry that should be on its way and is not, and of rollbacks that no
+    run has recorded. Never ends.
 
     Looks at the specs in `folder` every `seconds`; more seldom if there are many, as each costs MLflow a
     request. What is still missed a while after it was told is told again.
@@ -224,9 +212,9 @@ class MissedVersionsTrigger(BaseEventTrigger):
             specs = load_all(Path(self.folder)).specs
             services = composition.wire()
             found = reconciliation.missed(services, specs, at=wiring.now())
-            return len(specs), [
-                reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)) for ref in found
-            ]
+            missed = [reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)) for ref in found]
+            back = reconciliation.unrecorded_rollbacks(services, at=wiring.now())
+            return len(specs), [*missed, *(one.request.run_id for one in back)]
         except Exception as problem:
             # MLflow is down, or a file is being written: this loop has to outlive both.
             self.log.warning("looking again: %s", problem)
@@ -234,5 +222,6 @@ class MissedVersionsTrigger(BaseEventTrigger):
 
 
 # Tasks that were deferred before an upgrade name their trigger so.
-TurnTrigger, RollbackTurnTrigger = ReleaseLockTrigger, RollbackLockTrigger
+TurnTrigger = ReleaseLockTrigger
+RollbackLockTrigger = RollbackTurnTrigger = RollbackTrigger
 CooledDownTrigger = CooldownTrigger

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from serving.cli import rollback_progress
 from serving.cli.output import console, errors, print_json
 from serving.cli.run_progress import POLL_SECONDS, RunFailed, follow, why
 from serving.control.audit import AuditEntry, AuditTrail
+from serving.control.client import ControllerClient, ControllerDown
+from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.plan import RolloutState
+from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.home import Home
 from serving.local_stack.airflow_api import DagRun
 from serving.local_stack.slipway_api import ConflictAnswer, slipway_api
@@ -37,15 +41,21 @@ def release(home: Home, model: str, version: str | None, reason: str, *, wait: b
 
 
 def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: bool, as_json: bool) -> None:
-    """Go back over the REST API; while it is down, return the traffic of a release under way by ourselves.
+    """Go back over the REST API; while it is down ask the controller, and while that is down, too, return the
+    traffic of a release under way by ourselves.
 
     Raises `RunFailed` when waited for and requests do not go back.
     """
     try:
         said = _asked(home, f"/models/{model}/rollback", version=_number(version), reason=reason)
     except Retryable as airflow_is_down:
-        state = _return_traffic(home, model, version, reason, airflow_is_down)
-        _say_returned(state, as_json=as_json)
+        try:
+            progress = _ask_controller(home, model, version, reason, wait=wait)
+        except ControllerDown as down:
+            state = _return_traffic(home, model, version, reason, airflow_is_down, down)
+            _say_returned(state, as_json=as_json)
+        else:
+            _say_progress(progress, as_json=as_json)
     else:
         rollback_progress.report(home, said, wait=wait, as_json=as_json)
 
@@ -98,37 +108,75 @@ def _report(home: Home, run: DagRun, *, wait: bool, as_json: bool, release: str 
         console.print(f"{run.dag_id}: {run.state}")
 
 
+def _ask_controller(
+    home: Home, model: str, version: str | None, reason: str, *, wait: bool
+) -> RollbackProgress:
+    """What the page would, without Airflow. The reconciler has it recorded when Airflow is back."""
+    controller, at = ControllerClient(home), datetime.now(UTC)
+    request = RollbackRequest(
+        model, _number(version), reason, "", _who(), f"slipway__cli__{at:%Y-%m-%dT%H:%M:%S.%f}", at
+    )
+    progress = controller.roll_model_back(request)
+    _note(
+        home,
+        model,
+        progress.returns,
+        None,
+        reason,
+        {"leaves": str(progress.leaves), "run_id": request.run_id},
+    )
+    while wait and not progress.phase.is_final:
+        time.sleep(POLL_SECONDS)
+        progress = controller.rollback(progress.id)
+    if progress.phase is RollbackPhase.FAILED:
+        raise RunFailed(
+            f"{model} was not rolled back: {progress.words}", remedy="mend it, and roll back again"
+        )
+    return progress
+
+
 def _return_traffic(
-    home: Home, model: str, version: str | None, reason: str, airflow_is_down: Retryable
+    home: Home,
+    model: str,
+    version: str | None,
+    reason: str,
+    airflow_is_down: Retryable,
+    controller_is_down: ControllerDown,
 ) -> RolloutState:
-    """What the controller does: all traffic to stable, booked in the journal."""
+    """What the controller does: all traffic to stable, booked in the journal. That is safe from any hand."""
     journal = Journal(home.journal)
     for state in journal.active():
         if state.service == model and version in (None, str(state.previous_version)):
-            _note(home, state, reason)
+            said = {"leaves": str(state.version)}
+            _note(home, model, state.previous_version, state.release_id, reason, said)
             return composition.rollouts_of(home).roll_back(state.release_id, reason=reason)
     raise Retryable(
-        f"{airflow_is_down.problem}, and no release of {model} is under way whose traffic could be returned"
+        f"{airflow_is_down.problem}, {controller_is_down.problem}, "
+        f"and no release of {model} is under way whose traffic could be returned"
         + (f" to version {version}" if version else ""),
         remedy=f"{airflow_is_down.remedy} Then roll back again.",
     ) from airflow_is_down
 
 
-def _note(home: Home, state: RolloutState, reason: str) -> None:
+def _who() -> str:
     """Nobody is signed in without Airflow: the account of this machine acts."""
-    who, detail = f"{getpass.getuser()} on the command line", {"via": "cli", "leaves": str(state.version)}
-    entry = AuditEntry(
-        datetime.now(UTC),
-        who,
-        "rollback",
-        state.service,
-        state.previous_version,
-        state.release_id,
-        reason,
-        detail,
-    )
+    return f"{getpass.getuser()} on the command line"
+
+
+def _note(
+    home: Home, model: str, version: int | None, release: str | None, reason: str, said: dict[str, str]
+) -> None:
+    detail = {"via": "cli", **said}
+    entry = AuditEntry(datetime.now(UTC), _who(), "rollback", model, version, release, reason, detail)
     if problem := AuditTrail(home.audit).append_or_queue(entry):
         errors.print(Text(f"not in the audit trail: {problem}", style="yellow"))
+
+
+def _say_progress(progress: RollbackProgress, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(progress))
+        return
+    console.print(f"The controller was asked directly: {progress.words}. Airflow books it when it is back.")
 
 
 def _say_returned(state: RolloutState, *, as_json: bool) -> None:
@@ -136,6 +184,6 @@ def _say_returned(state: RolloutState, *, as_json: bool) -> None:
         print_json({"release": state.release_id, "phase": state.phase, "reason": state.reason})
         return
     console.print(
-        f"Airflow is down, so the traffic was returned directly: {state.release_id} is {state.phase}."
+        f"The controller is down, so the traffic was returned directly: {state.release_id} is {state.phase}."
         " Airflow books it when it is back."
     )

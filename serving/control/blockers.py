@@ -23,7 +23,7 @@ RELEASES_FILE = "model_release.py"
 ROLLBACK = "model_rollback"
 # What does not happen while one of these is paused.
 _WHILE_PAUSED = {
-    ROLLBACK: "no rollback to a version whose pods are gone begins",
+    ROLLBACK: "rollbacks are carried out, and not recorded in MLflow",
     "registry_reconcile": "a version whose webhook was lost is not found",
     "deliver_notifications": "messages that were not delivered at once are not tried again",
     "store_upkeep": "nothing is cleared out of the store",

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from model_store.errors import Permanent
 from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef
-from serving.control import aliases
+from serving.control import aliases, rollbacks
+from serving.control.rollbacks import RequestedRollback
 from serving.control.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,8 @@ BY = "the reconciler"
 
 # Training registers a version, sets its alias and tags, and perhaps asks for its release: give it the time.
 GRACE = timedelta(seconds=10)
+# Who asked for a rollback starts its run, and that takes a while to begin and to end.
+ROLLBACK_GRACE = timedelta(seconds=20)
 
 
 def missed(services: Services, specs: Iterable[ReleaseSpec], *, at: datetime) -> Iterator[ModelRef]:
@@ -36,6 +39,12 @@ def missed(services: Services, specs: Iterable[ReleaseSpec], *, at: datetime) ->
 
 def _is_young(services: Services, ref: ModelRef, *, at: datetime) -> bool:
     return at - services.registry.describe(ref).created_at < GRACE
+
+
+def unrecorded_rollbacks(services: Services, *, at: datetime) -> list[RequestedRollback]:
+    """Rollbacks that the controller carried out and no run of `model_rollback` has recorded: asked for while
+    Airflow was down, or its run could not be started."""
+    return list(rollbacks.unrecorded(services, before=at - ROLLBACK_GRACE))
 
 
 def run_id_of(ref: ModelRef, again: int = 0) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from model_store.bundle.publishing import open_bundle
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
-from serving.control import answers_through_gateway
 from serving.control.releases import Release
-from serving.control.rollout.from_spec import plan_of, settings_of
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services
@@ -89,12 +87,7 @@ def start_rollout(services: Services, release: Release, deployment_id: str) -> R
     """
     if state := state_of(services, release):
         return state
-    deployment = deployment_of(services, release.model, deployment_id)
-    plan, settings = plan_of(release.spec.rollout), settings_of(release.spec)
-    route = route_of(services, release.model)
-    is_first = route is None or route.stable is None
-    unproven = is_first and answers_through_gateway.is_kept(release, deployment.bundle_id)
-    return services.rollouts.start(release.id, plan, deployment, settings, unproven=unproven)
+    return services.rollouts.start(release.id, deployment_id)
 
 
 def require_promoted(services: Services, release: Release) -> RolloutState:

@@ -80,22 +80,32 @@ def release_lock(services: Services, release: Release) -> None:
 
 
 def drop_ended(services: Services, model: str, is_over: Callable[[str, str], bool]) -> None:
-    """Free the lock, and the place in front of it, of those whose DAG run is over: nobody else would.
+    """Free the lock, and the place in front of it, of releases whose DAG run is over: nobody else would.
 
     `is_over(DAG id, run id)`: whether the run ended, which only a task or a trigger can ask of Airflow.
     """
     state = services.lock.read(model)
     for claim in filter(None, (state.holder, state.waiting)):
-        if (run := _run_of(services, model, claim.release_id)) and is_over(*run):
-            _log.warning("%s is passed over: its run %s is over", claim.release_id, run[1])
-            services.lock.release(model, claim.release_id)
-
-
-def _run_of(services: Services, model: str, name: str) -> tuple[str, str] | None:
-    """The DAG and the run of a release or rollback, None if nothing is known of it."""
-    try:
+        name = claim.release_id
         if rollbacks.is_rollback_id(model, name):
-            return rollbacks.DAG_ID, rollbacks.load(services, name).request.run_id
+            if _is_carried_out(services, name):
+                services.lock.release(model, name)
+        elif (run := _run_of(services, name)) and is_over(*run):
+            _log.warning("%s is passed over: its run %s is over", name, run[1])
+            services.lock.release(model, name)
+
+
+def _is_carried_out(services: Services, name: str) -> bool:
+    """Of a rollback, which is the controller's: no run of Airflow's says anything of it."""
+    try:
+        return rollbacks.progress_of(services, name).phase.is_final
+    except Permanent:
+        return True
+
+
+def _run_of(services: Services, name: str) -> tuple[str, str] | None:
+    """The DAG and the run of a release, None if nothing is known of it."""
+    try:
         request = services.releases.load(name).request
     except Permanent:
         return None

@@ -6,6 +6,7 @@ Nothing before the last step needs MLflow, so that a rollback works while MLflow
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,14 +17,13 @@ from typing import Any
 from model_store.bundle.publishing import open_bundle
 from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
-from serving.control import paused_dags
 from serving.control.audit_entries import exclusively
 from serving.control.release_deployment import deployment_of, retire_slot_beside_stable, route_of, start_pods
 from serving.control.releases import write_new_file
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.lock import Claim, LockOutcome
 from serving.control.rollout.plan import Phase, RolloutState
-from serving.control.specs import dag_id_of
+from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.control.wiring import Services
 from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Slot
 
@@ -99,7 +99,7 @@ def load(services: Services, rollback_id: str) -> RequestedRollback:
     """Raises `Permanent` when no rollback has this id."""
     path = _path(services, rollback_id.rpartition("-rollback-")[0], rollback_id)
     if not path.is_file():
-        raise Permanent(f"nothing is known of {rollback_id}", remedy="trigger model_rollback again")
+        raise Permanent(f"nothing is known of {rollback_id}", remedy="roll back again")
     return _read(path)
 
 
@@ -108,7 +108,7 @@ def of_run(services: Services, model: str, run_id: str) -> RequestedRollback:
     for one in all_of(services, model):
         if one.rollback.request.run_id == run_id:
             return one.rollback
-    raise Permanent(f"nothing is known of the run {run_id}", remedy="trigger model_rollback again")
+    raise Permanent(f"nothing is known of the run {run_id}", remedy="roll back again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +136,14 @@ def serving_again(services: Services, rollback: RequestedRollback) -> Deployment
 def acquire_lock(services: Services, rollback: RequestedRollback) -> bool:
     """Take the release lock. A rollback is always the newest request: releases that wait are superseded.
 
-    So is a holder that still builds or waits for people, as it has no traffic: users would wait with it. And
-    so is one that has none any more and that nobody will settle, because its DAG is paused.
+    So is a holder that still builds or waits for people, or whose rollout is over: it moves no traffic (any
+    more), and users would wait for Airflow with it.
     """
     with exclusively(services, rollback.model):
         holder = services.lock.read(rollback.model).holder
         if holder and holder.release_id == rollback.id:
             return True
-        if holder and (_has_not_begun(services, rollback.model, holder) or _is_stuck(services, holder)):
+        if holder and (_has_not_begun(services, rollback.model, holder) or _is_over(services, holder)):
             services.lock.release(rollback.model, holder.release_id)
         # Asked for now, at every look: whoever came meanwhile does not come before a rollback.
         claim = Claim(datetime.now(UTC), rollback.id)
@@ -171,11 +171,66 @@ def switch_traffic(services: Services, rollback: RequestedRollback, deployment_i
         at = route.revision if route else 0
         services.router.write(rollback.model, ALL_STABLE, stable=deployment, candidate=None, at=at)
     services.router.move(deployment)
-    path = _path(services, rollback.model, rollback.id)
-    saved = json.loads(path.read_bytes())
-    if "switched_at" not in saved:
-        # The file's own time, too, says when traffic went back (`_last_change_back`).
-        write_file(path, canonical_json({**saved, "switched_at": datetime.now(UTC).isoformat()}))
+    note_returned(services, rollback)
+
+
+def note_returned(services: Services, rollback: RequestedRollback) -> None:
+    """Write down, once, that the version has all traffic, and since when."""
+    _note(services, rollback, "switched_at", datetime.now(UTC).isoformat())
+
+
+def note_failed(services: Services, rollback: RequestedRollback, why: str) -> None:
+    """Write down why requests do not go there."""
+    _note(services, rollback, "failed", why)
+
+
+def note_recorded(services: Services, rollback: RequestedRollback) -> None:
+    """Write down that MLflow knows of it, so that no run of Airflow's has to tell it."""
+    _note(services, rollback, "recorded_at", datetime.now(UTC).isoformat())
+
+
+def progress_of(services: Services, rollback_id: str) -> RollbackProgress:
+    """How far it has come. Raises `Permanent` when no rollback has this id."""
+    rollback, saved = load(services, rollback_id), _saved(services, rollback_id)
+    phase, words = RollbackPhase.STARTING, f"version {rollback.returns} is being started again"
+    if saved.get("switched_at"):
+        phase, words = RollbackPhase.RETURNED, f"version {rollback.returns} has all traffic"
+    elif saved.get("failed"):
+        phase, words = RollbackPhase.FAILED, str(saved["failed"])
+    return RollbackProgress(rollback.id, rollback.model, rollback.leaves, rollback.returns, phase, words)
+
+
+def under_way(services: Services) -> Iterator[RequestedRollback]:
+    """Those that the controller has begun and not ended. Files of before it did are left alone."""
+    for path in services.home.releases.glob("*/rollbacks/*.json"):
+        saved = json.loads(path.read_bytes())
+        if saved.get("by_controller") and not saved.get("switched_at") and not saved.get("failed"):
+            yield _read(path)
+
+
+def unrecorded(services: Services, *, before: datetime) -> Iterator[RequestedRollback]:
+    """Those asked for until then whose traffic is back and which no run of Airflow's has recorded."""
+    for path in services.home.releases.glob("*/rollbacks/*.json"):
+        saved = json.loads(path.read_bytes())
+        if saved.get("by_controller") and saved.get("switched_at") and not saved.get("recorded_at"):
+            rollback = _read(path)
+            if rollback.request.at <= before:
+                yield rollback
+
+
+def _note(services: Services, rollback: RequestedRollback, name: str, value: str) -> None:
+    """What is written stays. The file's own time, too, says when traffic went back (`_last_rollback_at`)."""
+    path, saved = _path(services, rollback.model, rollback.id), _saved(services, rollback.id)
+    if name not in saved:
+        stat = path.stat()
+        write_file(path, canonical_json({**saved, name: value}))
+        if name != "switched_at":
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _saved(services: Services, rollback_id: str) -> dict[str, Any]:
+    path = _path(services, rollback_id.rpartition("-rollback-")[0], rollback_id)
+    return dict(json.loads(path.read_bytes()))
 
 
 def finalize(services: Services, rollback: RequestedRollback) -> None:
@@ -279,13 +334,12 @@ def _has_not_begun(services: Services, model: str, holder: Claim) -> bool:
     return False
 
 
-def _is_stuck(services: Services, holder: Claim) -> bool:
-    """Whether its rollout is over and Airflow, which starts no task of a paused DAG, will not settle it."""
+def _is_over(services: Services, holder: Claim) -> bool:
+    """Whether its rollout is."""
     try:
-        state = services.journal.load(holder.release_id)
+        return services.journal.load(holder.release_id).phase.is_final
     except UnknownRelease:
         return False
-    return state.phase.is_final and dag_id_of(state.service) in paused_dags.paused(services.home)
 
 
 def _resolved_before(services: Services, request: RollbackRequest) -> RequestedRollback | None:
@@ -306,7 +360,7 @@ def _path(services: Services, model: str, rollback_id: str) -> Path:
 def _to_json(rollback: RequestedRollback) -> bytes:
     request = {**asdict(rollback.request), "at": rollback.request.at.isoformat()}
     kept = {name: value for name, value in asdict(rollback).items() if name != "request"}
-    return canonical_json({"schema": 1, **kept, "wish": request})
+    return canonical_json({"schema": 1, "by_controller": True, **kept, "wish": request})
 
 
 def _read(path: Path) -> RequestedRollback:

@@ -12,9 +12,9 @@ from model_store.registry import Registry
 from model_store.storage.store import Store
 from serving.control.release_attempts import ReleaseAttempts
 from serving.control.releases import Releases
-from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.lock import ReleaseLock
+from serving.control.traffic import TrafficControl
 from serving.gateway.router.base import RouteHistory, TrafficRouter
 from serving.home import Home
 from serving.platforms.base import Platform
@@ -33,7 +33,7 @@ class Services:
     platform: Platform
     journal: Journal
     lock: ReleaseLock
-    rollouts: Rollouts
+    rollouts: TrafficControl
 
     @property
     def attempts(self) -> ReleaseAttempts:

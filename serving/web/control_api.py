@@ -120,14 +120,15 @@ def override(release_id: ReleasePath, body: ReasonBody, person: Admin, host: InH
 def roll_back(
     model: ModelPath, body: RollbackBody, person: Releaser, host: InHost, response: Response
 ) -> AcceptedRollback:
-    """Back to the version before, or to a chosen one. A release under way is rolled back at once; any other
-    version returns by the DAG `model_rollback`. `Location` leads to how far it has come. No freeze holds it.
+    """Back to the version before, or to a chosen one: at once where it stands by, else as soon as its pods
+    answer. The controller does it; a run of `model_rollback` follows for the record. `Location` leads to how
+    far it has come. No freeze holds it.
     """
     services = composition.wire()
-    state, started = rollback_requests.roll_back(
+    begun = rollback_requests.roll_back(
         services, host.dags, model, person, body.reason, version=body.version, leaves=body.from_version
     )
-    told = rollback_requests.rollback_view(services, host.dags, model, state, started)
+    told = rollback_requests.rollback_view(services, model, begun)
     where = (
         f"models/{model}/rollbacks/{told.rollback_id}" if told.rollback_id else f"releases/{told.release_id}"
     )

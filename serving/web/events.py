@@ -20,7 +20,7 @@ from model_store.errors import Retryable, SlipwayError
 from serving import composition
 from serving.control import alerts, aliases, cooldowns, notifications, wiring
 from serving.control.alerts import AlertDecision, AlertReply
-from serving.control.rollbacks import ALERT_RUN, DAG_ID
+from serving.control.rollbacks import ALERT_RUN, DAG_ID, RollbackRequest
 from serving.monitoring.incidents import Incident, incidents
 from serving.web.ports import Dags
 from serving.web.problems import Conflict
@@ -70,7 +70,7 @@ def _act(
 ) -> None:
     match decision.reply:
         case AlertReply.ROLL_BACK:
-            start_rollback(dags, incident, at)
+            roll_back(services, dags, incident, at)
             cooldowns.note_rollback_requested(services, incident.model, at=at)
         case AlertReply.HOLD:
             cooldowns.hold(services, incident.model, decision.words, at=at)
@@ -81,12 +81,22 @@ def _act(
             pass
 
 
-def start_rollback(dags: Dags, incident: Incident, at: datetime) -> bool:
-    """A run of `model_rollback` named by the incident. False: there is one already."""
-    reason = f"{incident.alert}: {incident.summary}".strip() or "an alert"
-    said = {"model": incident.model, "reason": reason[:LONGEST_REASON], "incident": incident.key}
+def roll_back(services: Services, dags: Dags, incident: Incident, at: datetime) -> bool:
+    """By the controller now, then a run of `model_rollback` named by the incident. False: there was one.
+
+    The run asks the controller again, so where it is down now, traffic goes back later.
+    """
+    reason = (f"{incident.alert}: {incident.summary}".strip() or "an alert")[:LONGEST_REASON]
+    run_id = ALERT_RUN + incident.key
     try:
-        started = dags.start(DAG_ID, ALERT_RUN + incident.key, said, by=BY, at=at, before=lambda: None)
+        services.rollouts.roll_model_back(
+            RollbackRequest(incident.model, None, reason, incident.key, BY, run_id, at)
+        )
+    except SlipwayError as problem:
+        log.warning("%s of %s is left to its run: %s", run_id, incident.model, problem)
+    said = {"model": incident.model, "reason": reason, "incident": incident.key}
+    try:
+        started = dags.start(DAG_ID, run_id, said, by=BY, at=at, before=lambda: None)
     except Conflict as not_yet:
         # A delivery that is refused does not come again.
         raise Retryable(not_yet.problem, remedy=not_yet.remedy) from not_yet

@@ -1,29 +1,50 @@
-"""Asking for a rollback of a model: whether anything stands against it, the act, and how far it has come."""
+"""Asking for a rollback of a model: whether anything stands against it, the act, and how far it has come.
+
+The act is the controller's. A run of `model_rollback` follows, for the record.
+"""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from datetime import timedelta
 
 from model_store.errors import Permanent
-from serving.control import cooldowns, paused_dags, rollbacks
+from serving.control import cooldowns, rollbacks
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import exclusively, trail_of
-from serving.control.blockers import BlockerKind
 from serving.control.queries.rollback_progress import describe, serving_version
 from serving.control.queries.statuses import RollbackStatus
 from serving.control.release_deployment import route_of
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.control.wiring import Services, now
 from serving.web.access import Person
 from serving.web.ports import UNDER_WAY, Dags, StartedRun, run_id_of
 from serving.web.problems import Conflict, NotFound
 from serving.web.schemas import AcceptedRollback, RunView
 
+log = logging.getLogger(__name__)
+
 ROLLBACK = rollbacks.DAG_ID
 # Two people who see the same trouble press the same button within this time; the second one means no more.
 _SAME_TROUBLE = timedelta(seconds=60)
 _LOOK = "look at the release again, then decide"
+_STATES = {
+    RollbackPhase.STARTING: RollbackStatus.UNDER_WAY,
+    RollbackPhase.RETURNED: RollbackStatus.RETURNED,
+    RollbackPhase.FAILED: RollbackStatus.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BegunRollback:
+    """Of a release that was under way its `state`; else `progress`, and the run for the record if any."""
+
+    state: RolloutState | None = None
+    progress: RollbackProgress | None = None
+    run: StartedRun | None = None
 
 
 def roll_back(
@@ -35,8 +56,8 @@ def roll_back(
     *,
     version: int | None,
     leaves: int | None,
-) -> tuple[RolloutState | None, StartedRun | None]:
-    """At once where a release is under way and its way back is asked for, else by the DAG of rollbacks."""
+) -> BegunRollback:
+    """At once where the version stands by, else as soon as its pods answer."""
     # Before anything is written: a name that somebody made up leaves nothing behind.
     _serving(services, model, person)
     with exclusively(services, model):
@@ -50,32 +71,26 @@ def roll_back(
                 f"{model} v{first} is the first: no version served before it", remedy=_nothing_before(active)
             )
         if active and target == before:
-            return _return_traffic(services, active[-1], person, reason), None
+            return BegunRollback(state=_return_traffic(services, active[-1], person, reason))
         _refuse_useless(services, model, target, present)
-        return None, _start(services, dags, model, person, reason, version, present)
+        return _begin(services, dags, model, person, reason, version, present)
 
 
-def rollback_view(
-    services: Services, dags: Dags, model: str, state: RolloutState | None, started: StartedRun | None
-) -> AcceptedRollback:
-    """`state`: of the release that was rolled back at once; else `started`, the run that goes back."""
-    if state is not None:
-        return _at_once(services, model, state)
-    assert started is not None
-    back = rollbacks.of_run(services, model, started.run_id)
-    is_paused = dags.is_paused(started.dag_id)
-    words = describe(back.returns, RollbackStatus.REQUESTED)
+def rollback_view(services: Services, model: str, begun: BegunRollback) -> AcceptedRollback:
+    """How far it has come by now."""
+    if begun.state is not None:
+        return _at_once(services, model, begun.state)
+    assert begun.progress is not None
+    back, state = begun.progress, _STATES[begun.progress.phase]
     return AcceptedRollback(
         model=model,
-        at_once=False,
+        at_once=state is RollbackStatus.RETURNED,
         release_id=None,
-        run=RunView.of(started),
+        run=RunView.of(begun.run) if begun.run else None,
         rollback_id=back.id,
         returns=back.returns,
-        state=RollbackStatus.REQUESTED,
-        words=f"{words}: {paused_dags.describe(started.dag_id)}" if is_paused else words,
-        stands_still=BlockerKind.DAG_PAUSED if is_paused else "",
-        way_out=paused_dags.remedy_for(started.dag_id) if is_paused else "",
+        state=state,
+        words=describe(back.returns, state),
     )
 
 
@@ -113,7 +128,7 @@ def _return_traffic(services: Services, state: RolloutState, person: Person, rea
     return services.rollouts.roll_back(state.release_id, reason=f"rolled back by {person.name}: {reason}")
 
 
-def _start(
+def _begin(
     services: Services,
     dags: Dags,
     model: str,
@@ -121,20 +136,29 @@ def _start(
     reason: str,
     version: int | None,
     present: int,
-) -> StartedRun:
+) -> BegunRollback:
     at = now()
     run_id = run_id_of(None, person.name, at)
     detail = {"via": "api", "run_id": run_id, "leaves": str(present)}
     entry = AuditEntry(at, person.name, "rollback", model, version, None, reason, detail)
-    said = {"model": model, "version": str(version) if version is not None else None, "reason": reason}
+    trail_of(services).append_or_queue(entry)
     request = rollbacks.RollbackRequest(model, version, reason, "", person.name, run_id, at)
+    try:
+        progress = services.rollouts.roll_model_back(request)
+    except rollbacks.AlreadyRolledBack as overtaken:
+        raise Conflict(overtaken.problem, remedy=overtaken.remedy) from overtaken
+    return BegunRollback(progress=progress, run=_record(dags, request))
 
-    def fix() -> None:
-        trail_of(services).append_or_queue(entry)
-        # From now on its two versions are known, and how far it has come can be asked.
-        rollbacks.resolve(services, request)
 
-    return dags.start(ROLLBACK, run_id, said, by=person.name, at=at, before=fix)
+def _record(dags: Dags, request: rollbacks.RollbackRequest) -> StartedRun | None:
+    """The run that tells MLflow. Traffic is on its way: what fails here is made up for by the reconciler."""
+    version = str(request.version) if request.version is not None else None
+    said = {"model": request.model, "version": version, "reason": request.reason}
+    try:
+        return dags.start(ROLLBACK, request.run_id, said, by=request.by, at=request.at, before=lambda: None)
+    except Exception:
+        log.exception("%s of %s has no run yet", request.run_id, request.model)
+        return None
 
 
 def _refuse_overtaken(
@@ -146,13 +170,14 @@ def _refuse_overtaken(
     version: int | None,
     leaves: int | None,
 ) -> None:
-    for run in dags.under_way(ROLLBACK):
-        if run.said.get("model") == model:
-            who = run.by or "somebody"
-            raise Conflict(
-                f"{who} asked for a rollback of {model} at {run.at:%Y-%m-%d %H:%M:%S} UTC",
-                remedy="it is on its way: wait for it",
-            )
+    open_runs = [run for run in dags.under_way(ROLLBACK) if run.said.get("model") == model]
+    asked = [(run.by, run.at) for run in open_runs if _phase_of(services, model, run.run_id) is None]
+    under_way = (one.request for one in rollbacks.under_way(services) if one.model == model)
+    for who, at in [*asked, *((request.by, request.at) for request in under_way)]:
+        raise Conflict(
+            f"{who or 'somebody'} asked for a rollback of {model} at {at:%Y-%m-%d %H:%M:%S} UTC",
+            remedy="it is on its way: wait for it",
+        )
     last = _last_rollback(services, dags, model)
     if leaves is not None and leaves != present:
         since = f"; {last.who} rolled back at {last.at:%Y-%m-%d %H:%M:%S} UTC: {last.reason}" if last else ""
@@ -173,12 +198,23 @@ def _last_rollback(services: Services, dags: Dags, model: str) -> AuditEntry | N
 def _came_true(services: Services, dags: Dags, entry: AuditEntry) -> bool:
     """Whether traffic was or is being taken back: an entry precedes its act, which may fail, or find none."""
     if entry.release_id is None:
-        run_id = entry.detail.get("run_id")
-        return run_id is None or dags.state_of(ROLLBACK, run_id) in (*UNDER_WAY, "success")
+        if (run_id := entry.detail.get("run_id")) is None:
+            return True
+        if phase := _phase_of(services, str(entry.model), run_id):
+            return phase is not RollbackPhase.FAILED
+        return dags.state_of(ROLLBACK, run_id) in (*UNDER_WAY, "success")
     try:
         return services.journal.load(entry.release_id).phase is Phase.ROLLED_BACK
     except UnknownRelease:
         return False
+
+
+def _phase_of(services: Services, model: str, run_id: str) -> RollbackPhase | None:
+    """None while the controller knows nothing of the run's rollback."""
+    for one in rollbacks.all_of(services, model):
+        if one.rollback.request.run_id == run_id:
+            return rollbacks.progress_of(services, one.rollback.id).phase
+    return None
 
 
 def _nothing_before(active: list[RolloutState]) -> str:

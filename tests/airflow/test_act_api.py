@@ -13,8 +13,9 @@ import pytest
 from slipway_airflow import approval_answers, dag_runs
 
 from model_store.registry import RegistryUnavailable
-from serving.control import audit_entries, cooldowns, freeze_enforcement
+from serving.control import audit_entries, cooldowns, freeze_enforcement, reconciliation
 from serving.control.audit import AuditEntry, AuditTrail
+from serving.control.client import ControllerClient
 from serving.control.release_queue import acquire
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import now
@@ -453,12 +454,15 @@ def test_a_rollback_to_a_chosen_version_is_a_run(world: World, post: Any) -> Non
     released(world, 1, steps=4)
     world.serve(2)
     world.serve(3)
+    world.platform.hold_back(world.bundle(1).id)
     status, said = post("rita", f"/models/{MODEL}/rollback", version=1, reason="slow")
     assert (status, said["at_once"], run_states("model_rollback")) == (202, False, ["queued"])
     (entry,) = trail(world)
     assert (entry.version, entry.detail["run_id"]) == (1, said["run"]["run_id"])
     status, said = post("bob", f"/models/{MODEL}/rollback", reason="slow too")
     assert (status, said["detail"].startswith("rita asked for a rollback of fraud at ")) == (409, True)
+    world.platform.release(world.bundle(1).id)
+    world.rollouts.jobs.join(20)
 
 
 def test_a_person_who_rolls_back_ends_a_hold(world: World, post: Any) -> None:
@@ -500,21 +504,32 @@ def test_a_rollback_that_got_no_further_than_its_entry_may_be_asked_for_again(
     assert world.journal.load(release.id).phase is Phase.ROLLED_BACK
 
 
-def test_a_rollback_whose_run_was_never_started_may_be_asked_for_again(
+def test_a_rollback_whose_run_cannot_be_started_is_carried_out_and_recorded_later(
     world: World, post: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
-
-    def crash(*_: Any, before: Any, **__: Any) -> Any:
-        before()
-        broken()
-
     with monkeypatch.context() as failing:
-        failing.setattr(dag_runs, "start", crash)
-        assert post("rita", f"/models/{MODEL}/rollback")[0] == 503
+        failing.setattr(dag_runs, "start", broken)
+        status, said = post("rita", f"/models/{MODEL}/rollback")
+    assert (status, said["run"]) == (202, None)
+    world.rollouts.jobs.join(20)
+    assert world.router.read(MODEL).stable.version == 1  # type: ignore[union-attr]
+    assert post("rita", f"/models/{MODEL}/rollback")[0] == 409
+    later = now() + timedelta(minutes=1)
+    assert [one.returns for one in reconciliation.unrecorded_rollbacks(world.services, at=later)] == [1]
+
+
+def test_while_the_controller_is_down_a_rollback_says_so_and_may_be_asked_for_again(
+    world: World, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    with monkeypatch.context() as down:
+        down.setattr(world.rollouts, "roll_model_back", ControllerClient(world.home).roll_model_back)
+        status, said = post("rita", f"/models/{MODEL}/rollback")
+    assert (status, "the controller does not answer" in said["detail"]) == (503, True)
     assert post("rita", f"/models/{MODEL}/rollback")[0] == 202
-    assert run_states("model_rollback") == ["queued"]
 
 
 @pytest.mark.parametrize(
@@ -587,7 +602,7 @@ def test_an_override_that_got_lost_is_made_up_for_by_the_repeat(
 def test_who_resumes_a_frozen_rollout_is_told_of_the_freeze(world: World, post: Any) -> None:
     release = under_way(world)
     post("ada", "/freezes", reason="sales")
-    freeze_enforcement.enforce(world.services, release)
+    freeze_enforcement.enforce(world.services, world.journal.load(release.id), release)
     status, said = post("rita", f"/releases/{release.id}/resume")
     assert (status, "frozen until somebody lifts it: sales (ada)" in said["detail"]) == (409, True)
 

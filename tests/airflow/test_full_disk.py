@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import final_steps
+from slipway_airflow import final_steps, rollback_steps
 
 from model_store.types import ModelRef
 from serving.control import audit, audit_entries, freeze_enforcement
@@ -188,11 +188,15 @@ def test_a_rollback_to_a_version_that_stands_no_more_is_started_and_carried_out(
 ) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
+    world.platform.hold_back(world.bundle(1).id)
     disk.fill()
     status, said = post(ROLLBACK)
     assert (status, said["at_once"], run_states("model_rollback")) == (202, False, ["queued"])
     status, said = post(ROLLBACK)
     assert (status, said["detail"].startswith("ada asked for a rollback of fraud at ")) == (409, True)
+    world.platform.release(world.bundle(1).id)
+    world.rollouts.jobs.join(20)
+    assert world.router.read(MODEL).stable.version == 1  # type: ignore[union-attr]
     disk.make_room()
     until_written(world, "rollback")
 
@@ -216,14 +220,15 @@ def test_the_run_of_a_rollback_brings_users_back_before_its_line_is_written(
     for version in (1, 2):
         released(world, version, steps=4)
     disk.fill()
-    monkeypatch.setattr(final_steps, "_rollback_request", lambda _: request(run_id="manual__1"))
-    told = final_steps.begin_rollback({})  # type: ignore[typeddict-item]
-    assert "version 2 leaves, version 1 has to be started again" in told.words
+    monkeypatch.setattr(rollback_steps, "_rollback_request", lambda _: request(run_id="manual__1"))
+    told = rollback_steps.ask_for_rollback(world.services, {})  # type: ignore[typeddict-item]
+    world.rollouts.jobs.join(10)
+    assert (told.leaves, told.returns, world.router.read(MODEL).split) == (2, 1, ALL_STABLE)
     assert written(world) == []
     disk.make_room()
     # Only Airflow can take the links and events that it writes besides.
     with contextlib.suppress(KeyError):
-        final_steps.record_rollback({}, told.value)  # type: ignore[typeddict-item]
+        final_steps.record_rollback({}, told.id)  # type: ignore[typeddict-item]
     assert written(world) == ["rollback"]
 
 
@@ -234,7 +239,7 @@ def test_a_whole_rollback_with_a_full_audit_trail_ends_with_users_back(
         released(world, version, steps=4)
     disk.fill()
     run = Runs(bag).run("model_rollback", model=MODEL, reason="slow")
-    assert run.tasks["switch"] == {"success"}
+    assert run.tasks["return_traffic"] == {"success"}
     route = world.router.read(MODEL)
     assert (route.stable.version if route.stable else 0, route.split) == (1, ALL_STABLE)
 

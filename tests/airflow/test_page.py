@@ -81,7 +81,7 @@ def test_what_a_freeze_holds_half_way_may_be_overridden_or_paused_but_not_resume
     freeze_enforcement.freezes_of(world.services).add(
         MODEL, by="ada", reason="audit", until=None, at=wiring.now()
     )
-    freeze_enforcement.enforce(world.services, release)
+    freeze_enforcement.enforce(world.services, world.journal.load(release.id), release)
     path = f"releases/{release.id}"
     admin, releaser = (server.browser_of(name).get(f"/slipway/{path}").text for name in ("ada", "rita"))
     assert '<span class="pill warn">' in releaser

@@ -221,15 +221,14 @@ def test_a_look_that_fails_leaves_what_was_noted_and_the_next_one_counts(
     assert looks == [{DAG}, {DAG}, frozenset()]
 
 
-def test_a_rollback_takes_its_turn_from_a_release_that_a_paused_dag_cannot_settle(world: World) -> None:
+def test_a_rollback_takes_its_turn_from_a_release_whose_rollout_is_over(world: World) -> None:
     from serving.control import rollbacks
     from serving.control.rollbacks import RequestedRollback, RollbackRequest
 
     release = under_way(world)
-    world.rollouts.roll_back(release.id, reason="enough")
     request = RollbackRequest(MODEL, 3, "users complain", "", "ada", "run", wiring.now())
     rollback = RequestedRollback("fraud-rollback-20261130T080000Z", request, 1, 3)
-    assert not rollbacks.acquire_lock(world.services, rollback), "its settlement is on its way"
-    paused_dags.record(world.home, [DAG])
+    assert not rollbacks.acquire_lock(world.services, rollback), "it has traffic"
+    world.rollouts.roll_back(release.id, reason="enough")
     assert rollbacks.acquire_lock(world.services, rollback)
     assert release_deployment.state_of(world.services, release) is not None

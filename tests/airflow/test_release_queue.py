@@ -139,7 +139,7 @@ def test_one_that_waits_and_whose_run_is_over_is_passed_over(world: World, over:
     assert acquire(world.services, older).turn is QueueState.WAITING
 
 
-def test_a_rollback_whose_run_is_over_is_passed_over_and_what_nobody_knows_stays(
+def test_a_rollback_that_is_over_is_passed_over_and_what_nobody_knows_stays(
     world: World, over: set[str]
 ) -> None:
     world.serve(1)
@@ -149,6 +149,9 @@ def test_a_rollback_whose_run_is_over_is_passed_over_and_what_nobody_knows_stays
         world.services, RollbackRequest(MODEL, 1, "wrong", "", "ada", "run-back", now())
     )
     rollbacks.acquire_lock(world.services, rollback)
+    drop_ended(world.services, MODEL, run_states.is_over)
+    assert world.lock.read(MODEL).holder, "its run says nothing of it: the controller carries it out"
+    rollbacks.note_failed(world.services, rollback, "out of memory")
     drop_ended(world.services, MODEL, run_states.is_over)
     assert world.lock.read(MODEL).holder is None
     world.lock.acquire(MODEL, Claim(now(), "somebody"))

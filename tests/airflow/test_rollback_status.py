@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import airflow_situation, final_steps
+from slipway_airflow import airflow_situation
 
-from serving.control import rollbacks
 from serving.web import shared
 from tests.airflow.desk import API, under_way
 from tests.airflow.people import ApiServer
@@ -35,23 +34,15 @@ def serving_again(world: World) -> None:
     world.serve(3)
 
 
-def set_run(run_id: str, state: str) -> None:
-    from airflow.models.dagrun import DagRun
-    from airflow.utils.session import create_session
-    from sqlalchemy import update
-
-    with create_session() as session:
-        session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=state))
-
-
-def test_a_rollback_is_requested_then_under_way_and_done_when_the_route_says_so(
+def test_a_rollback_is_under_way_until_its_pods_answer_and_done_when_the_route_says_so(
     server: ApiServer, world: World
 ) -> None:
     serving_again(world)
+    world.platform.hold_back(world.bundle(2).id)
     asking = {"version": 2, "reason": "users complain"}
     answer = server.of("rita").post(f"{API}/models/{MODEL}/rollback", json=asking)
     said: dict[str, Any] = answer.json()
-    assert (answer.status_code, said["at_once"], said["state"]) == (202, False, "requested")
+    assert (answer.status_code, said["at_once"], said["state"]) == (202, False, "under_way")
     assert said["returned_at"] is None
     place = answer.headers["location"]
     assert place == f"{API}/models/{MODEL}/rollbacks/{said['rollback_id']}"
@@ -60,25 +51,28 @@ def test_a_rollback_is_requested_then_under_way_and_done_when_the_route_says_so(
         found: dict[str, Any] = server.of("vera").get(place).json()
         return found
 
-    assert told()["state"] == "requested"
-    set_run(said["run"]["run_id"], "running")
+    assert told()["state"] == "under_way", "also while Airflow has not begun its run"
     shared.reset()
-    assert told()["state"] == "under_way"
     page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
     assert "Rollback to v2: under way." in page
-    rollback = rollbacks.load(world.services, said["rollback_id"])
-    request = rollback.request
-    assert rollbacks.begin(world.services, request) == rollback, "the run takes what was written down"
-    assert rollbacks.acquire_lock(world.services, rollback)
-    deployment = rollbacks.deploy(world.services, rollback)
-    assert told()["state"] == "under_way", "pods are no traffic"
-    final_steps.switch_traffic(rollback.id, deployment.id)
+    world.platform.release(world.bundle(2).id)
+    world.rollouts.jobs.join(20)
     done = told()
     assert (done["state"], done["returned_at"] is not None) == ("traffic_returned", True)
     assert done["words"].startswith("all requests go to version 2 since ")
     shared.reset()
     row = server.of("vera").get(f"{API}/models/{MODEL}").json()
     assert row["rollback"]["state"] == "traffic_returned"
+
+
+def test_a_rollback_whose_pods_do_not_start_says_why(server: ApiServer, world: World) -> None:
+    serving_again(world)
+    world.platform.fail(world.bundle(2).id, "out of memory")
+    asking = {"version": 2, "reason": "users complain"}
+    answer = server.of("rita").post(f"{API}/models/{MODEL}/rollback", json=asking)
+    world.rollouts.jobs.join(20)
+    told = server.of("vera").get(answer.headers["location"]).json()
+    assert (told["state"], "out of memory" in told["words"]) == ("failed", True)
 
 
 def test_one_that_is_done_at_once_says_since_when(server: ApiServer, world: World) -> None:
@@ -90,15 +84,16 @@ def test_one_that_is_done_at_once_says_since_when(server: ApiServer, world: Worl
     assert answer.headers["location"] == f"{API}/releases/{release.id}"
 
 
-def test_a_paused_rollback_dag_is_said_to_whoever_asks(server: ApiServer, world: World) -> None:
+def test_a_paused_rollback_dag_keeps_nobody_from_going_back(server: ApiServer, world: World) -> None:
     serving_again(world)
     set_paused("model_rollback", paused=True)
     asking = {"version": 2, "reason": "users complain"}
     said = server.of("rita").post(f"{API}/models/{MODEL}/rollback", json=asking).json()
-    assert said["stands_still"] == "dag_paused"
-    assert "./slipway unpause model_rollback" in said["way_out"]
+    assert said["stands_still"] == ""
+    world.rollouts.jobs.join(20)
+    assert world.router.read(MODEL).stable.version == 2  # type: ignore[union-attr]
     still = server.of("vera").get(f"{API}/standing-still").json()
-    assert {one["model"] for one in still if "model_rollback is paused" in one["words"]} == {"", MODEL}
+    assert {one["model"] for one in still if "model_rollback is paused" in one["words"]} == {""}
 
 
 def test_a_rollback_that_nobody_asked_for_is_not_there(server: ApiServer, world: World) -> None:

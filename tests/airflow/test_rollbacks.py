@@ -352,13 +352,13 @@ def test_a_rollback_asked_for_while_another_is_carried_out_is_refused_later(worl
 def test_of_an_overtaken_rollback_only_a_person_hears_as_of_a_failure(
     world: World, monkeypatch: pytest.MonkeyPatch, run_id: str, ends: str
 ) -> None:
-    from slipway_airflow import final_steps
+    from slipway_airflow import rollback_steps
 
     for version in (1, 2):
         released(world, version, steps=4)
     late = request(run_id=run_id)
-    monkeypatch.setattr(final_steps, "_rollback_request", lambda _: late)
+    monkeypatch.setattr(rollback_steps, "_rollback_request", lambda _: late)
     world.rollouts.roll_back(released(world, 3, steps=1), reason="it fails")
     with pytest.raises(Exception, match="rolled back since") as ended:
-        final_steps.begin_rollback({})
+        rollback_steps.ask_for_rollback(world.services, {})
     assert type(ended.value).__name__ == ends

@@ -55,14 +55,17 @@ def refused(answer: tuple[int, Any], status: int, said: str, remedy: str) -> Non
     assert remedy in answer[1]["remedy"], answer
 
 
-@pytest.mark.parametrize(("state", "status"), [("failed", 202), ("success", 409)])
+@pytest.mark.parametrize(("fails", "status"), [(True, 202), (False, 409)])
 def test_only_a_rollback_that_did_not_fail_counts_as_one(
-    world: World, post: Any, state: str, status: int
+    world: World, post: Any, fails: bool, status: int
 ) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
+    if fails:
+        world.platform.fail(world.bundle(1).id, "out of memory")
     assert post("rita", ROLLBACK)[0] == 202
-    end_runs("model_rollback", state)
+    world.rollouts.jobs.join(10)
+    end_runs("model_rollback", "failed" if fails else "success")
     assert post("ada", ROLLBACK)[0] == status
 
 

@@ -194,7 +194,7 @@ def test_what_the_reader_opened_stays_open_when_something_appears_above_it(
     freeze_enforcement.freezes_of(world.services).add(
         MODEL, by="ada", reason="audit", until=None, at=wiring.now()
     )
-    freeze_enforcement.enforce(world.services, release)
+    freeze_enforcement.enforce(world.services, world.journal.load(release.id), release)
     expect(rita.page.locator("#live")).to_contain_text("frozen until somebody lifts it", ignore_case=True)
     expect(rita.page.locator("#parameters-changed")).to_have_attribute("open", "")
 

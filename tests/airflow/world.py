@@ -22,6 +22,7 @@ from model_store.release_spec import ReleaseSpec, load
 from model_store.stages.gate import champion_bundle, signature_checks
 from model_store.storage.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from serving.control.controller.acts import Acts
 from serving.control.controller.holds import Holds
 from serving.control.releases import Release, Releases, Request
 from serving.control.rollout.advance import Rollouts
@@ -186,7 +187,8 @@ class World:
         self.journal = WatchedJournal(self.home.journal)
         self.lock = ReleaseLock(self.home.journal)
         self.releases = Releases(self.home.releases)
-        self.rollouts = Rollouts(self.journal, self.router, now=now)
+        self._rollouts = Rollouts(self.journal, self.router, now=now)
+        self.rollouts = Acts(self._rollouts, lambda: self.services, linger_seconds=0)
         self.rollouts.read = self.tick  # type: ignore[method-assign]
 
     def tick(self, release_id: str) -> RolloutState:
@@ -200,7 +202,7 @@ class World:
         assert record
         with suppress(StaleState, StaleRoute):
             seen = Observation(record.verdict, record.step_seconds)
-            self.rollouts.advance(state, self.router.read(state.service), seen)
+            self._rollouts.advance(state, self.router.read(state.service), seen)
         return self.journal.load(release_id)
 
     def stages(self) -> dict[str, Any]:

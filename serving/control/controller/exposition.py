@@ -1,13 +1,9 @@
-"""The controller's own health and metrics over HTTP, for supervisors and Prometheus."""
+"""The controller's own metrics, for Prometheus."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -104,45 +100,3 @@ class ControllerCollector(Collector):
             if watch and watch.verdict:
                 outcome.add_metric(values, watch.verdict.outcome)
         yield from (weight, step, begun, outcome)
-
-
-def serve(
-    controller: Controller,
-    port: int,
-    *,
-    find_problem: Callable[[], str],
-    targets: Callable[[], object] = list,
-) -> ThreadingHTTPServer:
-    """Answer `/metrics` and `/health` (503 with what `find_problem` says) on loopback, on an own thread.
-
-    `/targets` tells Prometheus which pods to scrape: what `targets` returns, as JSON.
-    """
-    registry = CollectorRegistry()
-    registry.register(ControllerCollector(controller))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/metrics":
-                self._answer(200, generate_latest(registry), "text/plain; version=0.0.4")
-            elif self.path == "/health":
-                problem = find_problem()
-                self._answer(503 if problem else 200, f"{problem or 'ok'}\n".encode(), "text/plain")
-            elif self.path == "/targets":
-                self._answer(200, json.dumps(targets()).encode(), "application/json")
-            else:
-                self._answer(404, b"/metrics, /health or /targets\n", "text/plain")
-
-        def _answer(self, status: int, body: bytes, kind: str) -> None:
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are not worth a line each."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True, name="controller-http").start()
-    return server

@@ -96,6 +96,10 @@ def _since(back: RollbackSnapshot, route: Route | None, changes: Iterable[RouteC
 
 
 def _state(back: RollbackSnapshot, situation: Situation, *, now: datetime) -> RollbackStatus:
+    if back.failed:
+        return RollbackStatus.FAILED
+    if back.by_controller:
+        return RollbackStatus.UNDER_WAY
     match situation.runs.get((DAG_ID, back.run_id)):
         case "running":
             return RollbackStatus.UNDER_WAY
@@ -107,9 +111,10 @@ def _state(back: RollbackSnapshot, situation: Situation, *, now: datetime) -> Ro
 def _blocker(back: RollbackSnapshot, state: RollbackStatus, situation: Situation) -> Blocker | None:
     again = f"`./slipway rollback {back.model} {back.returns} --reason ...` tries again"
     if state is RollbackStatus.FAILED:
-        words = f"the rollback to version {back.returns} failed: {describe(back.returns, state)}"
-        return Blocker(BlockerKind.ROLLBACK, words, f"{again}; the log of its run {back.run_id} says why")
-    if state is RollbackStatus.RETURNED:
+        why = back.failed or describe(back.returns, state)
+        words = f"the rollback to version {back.returns} failed: {why}"
+        return Blocker(BlockerKind.ROLLBACK, words, f"{again}; the controller's log says more")
+    if state is RollbackStatus.RETURNED or back.by_controller:
         return None
     if situation.dags.get(DAG_ID):
         words = f"{paused_dags.describe(DAG_ID)}: the rollback to version {back.returns} does not go on"

@@ -67,7 +67,8 @@ class RolloutSnapshot:
 class RollbackSnapshot:
     """A rollback that somebody asked for (`serving.control.rollbacks`).
 
-    `switched_at`: when it gave the traffic to a version that had to be started, None if it did not (yet).
+    `switched_at`: when the version had all traffic, None if it did not get it (yet); `failed` says why not.
+    `by_controller`: carried out by the controller, and not by tasks of Airflow's as before there was one.
     """
 
     id: str
@@ -80,6 +81,8 @@ class RollbackSnapshot:
     incident: str
     switched_at: datetime | None = None
     run_id: str = ""
+    by_controller: bool = False
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,8 @@ def parse_rollback(content: bytes) -> RollbackSnapshot:
         incident=wish["incident"],
         switched_at=_time(saved["switched_at"]) if saved.get("switched_at") else None,
         run_id=wish.get("run_id", ""),
+        by_controller=saved.get("by_controller", False),
+        failed=saved.get("failed", ""),
     )
 
 

@@ -204,7 +204,7 @@ def read_state(path: Path) -> RolloutState:
 def _write(path: Path, state: RolloutState, events: tuple[TimelineEvent, ...]) -> None:
     content = {
         "schema": _SCHEMA,
-        "state": _state_to_json(state),
+        "state": state_to_json(state),
         "timeline": [asdict(event) for event in events],
     }
     write_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
@@ -221,15 +221,17 @@ def _read(path: Path) -> tuple[RolloutState, tuple[TimelineEvent, ...]]:
         TimelineEvent(**_known(TimelineEvent, {**event, "at": _time(event["at"])}))
         for event in saved["timeline"]
     )
-    return _state_from_json(saved["state"]), events
+    return state_from_json(saved["state"]), events
 
 
-def _state_to_json(state: RolloutState) -> dict[str, Any]:
+def state_to_json(state: RolloutState) -> dict[str, Any]:
+    """Plain values that `orjson` writes."""
     said = {name: value for name, value in asdict(state).items() if value or name not in _SAID_IF_SET}
     return {**said, "findings": [finding_to_json(finding) for finding in state.findings]}
 
 
-def _state_from_json(saved: dict[str, Any]) -> RolloutState:
+def state_from_json(saved: dict[str, Any]) -> RolloutState:
+    """The inverse of `state_to_json`, once it was written and read."""
     read = {
         **saved,
         "plan": _plan(saved["plan"]),

@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.control.controller.exposition import serve
 from serving.control.controller.tick import Controller
 from serving.control.rollout.journal import Journal
 from serving.credentials import credentials_of
@@ -27,6 +26,7 @@ from serving.monitoring.incidents import Incident, incidents, is_authentic
 from serving.monitoring.targets import targets
 from serving.types import ALL_STABLE
 from tests.tools import ALERTMANAGER, PROMETHEUS, require
+from tests.unit.serving.controller_port import serve
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
 from tests.unit.serving.upstream import Pods, deployment, pods_running
 
@@ -75,7 +75,6 @@ class Observatory:
         server = serve(
             self.controller, controller_port, find_problem=str, targets=lambda: targets(gateway.router)
         )
-        stack.callback(server.server_close)
         stack.callback(server.shutdown)
         write(self.home, folder, Options(alertmanager=f"127.0.0.1:{alertmanager}", interval_seconds=1))
         _hurry(folder)

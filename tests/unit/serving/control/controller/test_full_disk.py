@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from model_store.errors import Retryable
-from serving.control.controller.exposition import serve
 from serving.control.rollout.plan import Phase
 from serving.controller import _problem
 from serving.gateway.bootstrap import prepare
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
+from tests.unit.serving.controller_port import serve
 from tests.unit.serving.full_disk import Disk
 from tests.unit.serving.gateway_process import free_ports
 from tests.unit.serving.world import RELEASE, SERVICE, World
@@ -127,7 +127,6 @@ def test_health_says_what_ails_the_controller(world: World) -> None:
         assert (answer.status_code, answer.text) == (503, "no tick lately\n")
     finally:
         server.shutdown()
-        server.server_close()
 
 
 def test_a_person_gets_the_traffic_back_and_is_told_what_is_missing(world: World, disk: Disk) -> None:

@@ -1,0 +1,218 @@
+"""The controller over HTTP: health and metrics for anybody on this machine, acts for who has the token.
+
+Acts have a thread pool of their own beside that of starts, which ask a platform: starts that hang keep nobody
+from rolling back. An error travels as it is, `serving.control.wire_errors` says how.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import orjson
+from prometheus_client import CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from model_store.errors import Permanent, Retryable, SlipwayError
+from model_store.unwritable import unwritable
+from serving.control import wire_errors
+from serving.control.controller.exposition import ControllerCollector
+from serving.control.controller.tick import Controller
+from serving.control.rollbacks import RollbackRequest
+from serving.control.rollout.journal import state_to_json
+from serving.control.traffic import TrafficControl
+
+log = logging.getLogger("slipway.controller")
+
+LONGEST_BODY = 64 * 1024
+# At the same time; those that come beyond wait.
+MOST_ACTS, MOST_STARTS = 16, 8
+
+Act = Callable[[TrafficControl, Request, dict[str, Any]], Any]
+
+
+class TooLarge(Permanent):
+    """The body is longer than any that makes sense."""
+
+
+class Refused(Permanent):
+    """Who asks does not have the token."""
+
+
+def build(
+    controller: Controller,
+    acts: TrafficControl,
+    *,
+    token: str,
+    find_problem: Callable[[], str],
+    targets: Callable[[], object],
+) -> Starlette:
+    """The app. `/health` is 503 with what `find_problem` says; `/targets` are pods to scrape."""
+    registry = CollectorRegistry()
+    registry.register(ControllerCollector(controller))
+
+    def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    def health(_: Request) -> Response:
+        problem = find_problem()
+        return Response(f"{problem or 'ok'}\n", 503 if problem else 200, media_type="text/plain")
+
+    def pods(_: Request) -> Response:
+        return Response(orjson.dumps(targets()), media_type="application/json")
+
+    doors = _Doors(acts, token)
+    return Starlette(
+        routes=[
+            Route("/metrics", metrics),
+            Route("/health", health),
+            Route("/targets", pods),
+            doors.route("POST", "/v1/rollouts", _start, limit="starts"),
+            doors.route("GET", "/v1/rollouts/{release}", _read),
+            doors.route("POST", "/v1/rollouts/{release}/rollback", _roll_back),
+            doors.route("POST", "/v1/rollouts/{release}/proven", _proven),
+            doors.route("POST", "/v1/rollouts/{release}/finish", _finish),
+            doors.route("POST", "/v1/rollouts/{release}/withdraw", _withdraw),
+            doors.route("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
+            doors.route("GET", "/v1/rollbacks/{rollback}", _rollback),
+        ]
+    )
+
+
+def _start(acts: TrafficControl, _: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.start(_text(said, "release"), _text(said, "deployment")))
+
+
+def _read(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
+    return state_to_json(acts.read(request.path_params["release"]))
+
+
+def _roll_back(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.roll_back(request.path_params["release"], reason=_text(said, "reason")))
+
+
+def _proven(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.proven(request.path_params["release"], reason=_text(said, "reason")))
+
+
+def _finish(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.finish_watch(request.path_params["release"], reason=_text(said, "reason")))
+
+
+def _withdraw(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
+    return state_to_json(acts.withdraw(request.path_params["release"]))
+
+
+def _roll_model_back(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    version = said.get("version")
+    if version is not None and not isinstance(version, int):
+        raise Permanent("version is no whole number", remedy="name a version, or none")
+    names = ("reason", "incident", "by", "run_id")
+    texts = {name: _text(said, name, may_be_empty=name == "incident") for name in names}
+    return acts.roll_model_back(
+        RollbackRequest(model=request.path_params["model"], version=version, at=_time(said), **texts)
+    )
+
+
+def _rollback(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
+    return acts.rollback(request.path_params["rollback"])
+
+
+class _Doors:
+    """Lets those in who have the token, with a body that makes sense, and answers what an act returns."""
+
+    def __init__(self, acts: TrafficControl, token: str) -> None:
+        self._acts, self._token = acts, token.encode()
+        self._limits: dict[str, anyio.CapacityLimiter] = {}
+
+    def route(self, method: str, path: str, act: Act, *, limit: str = "acts") -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                self._authorize(request)
+                said = await _body(request)
+                found = await anyio.to_thread.run_sync(
+                    act, self._acts, request, said, limiter=self._limiter(limit)
+                )
+                return _json(found)
+            except Exception as problem:
+                return _told(request, problem)
+
+        return Route(path, answer, methods=[method])
+
+    def _authorize(self, request: Request) -> None:
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token):
+            raise Refused("the controller does not know this token", remedy="send the one of its token file")
+
+    def _limiter(self, name: str) -> anyio.CapacityLimiter:
+        """Made inside the loop that uses it."""
+        most = MOST_STARTS if name == "starts" else MOST_ACTS
+        return self._limits.setdefault(name, anyio.CapacityLimiter(most))
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > LONGEST_BODY:
+            raise TooLarge(f"the body is longer than {LONGEST_BODY} bytes", remedy="send what was asked for")
+    if not content:
+        return {}
+    try:
+        said = orjson.loads(content)
+    except orjson.JSONDecodeError as problem:
+        raise Permanent(f"the body is no JSON: {problem}", remedy="send a JSON object") from problem
+    if not isinstance(said, dict):
+        raise Permanent("the body is no JSON object", remedy="send one")
+    return said
+
+
+def _text(said: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:
+    value = said.get(name, "" if may_be_empty else None)
+    if not isinstance(value, str) or not (value or may_be_empty):
+        raise Permanent(f"{name} is missing, or no text", remedy=f"say {name} in the body")
+    return value
+
+
+def _time(said: dict[str, Any]) -> datetime:
+    try:
+        at = datetime.fromisoformat(_text(said, "at"))
+    except ValueError as problem:
+        raise Permanent(f"at is no time: {problem}", remedy="give ISO 8601 with an offset") from problem
+    if at.tzinfo is None:
+        raise Permanent("at has no offset from UTC", remedy="give ISO 8601 with an offset")
+    return at
+
+
+def _told(request: Request, problem: Exception) -> Response:
+    """Trouble that nobody foresaw may be over later, and is in the log."""
+    error = problem if isinstance(problem, SlipwayError) else unwritable(problem)
+    if error is None:
+        log.error("%s %s", request.method, request.url.path, exc_info=problem)
+        error = Retryable(
+            f"the controller failed at it: {type(problem).__name__}: {problem}", remedy="see its log"
+        )
+    return _json(wire_errors.to_json(error), _status_of(error))
+
+
+def _status_of(error: SlipwayError) -> int:
+    match error:
+        case TooLarge():
+            return 413
+        case Refused():
+            return 401
+        case Retryable():
+            return 503
+    return 409
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

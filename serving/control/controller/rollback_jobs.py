@@ -1,0 +1,121 @@
+"""Rollbacks of models, carried out: traffic that is back already is noted, other versions are started again.
+
+Each has a thread of its own while it lasts, so that a platform that takes its time keeps no other waiting.
+How far it has come is in the rollback's file, from which a controller that was restarted goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from model_store.errors import Permanent, Retryable
+from serving.control import rollbacks
+from serving.control.release_deployment import status_of
+from serving.control.rollbacks import RequestedRollback
+from serving.control.traffic import RollbackProgress
+from serving.control.wiring import Services
+
+log = logging.getLogger("slipway.controller")
+
+# Of a model whose spec nobody kept.
+READY_SECONDS = 60.0
+LOOK_SECONDS = 0.1
+# For the lock, which another rollback may have, and for what may succeed later.
+PATIENCE_SECONDS = 120.0
+# The gateway reads a route a moment after it is written, and what began on the version that leaves shall end.
+LINGER_SECONDS = 5.0
+
+
+class RollbackJobs:
+    """Those under way in this process."""
+
+    def __init__(self, services: Callable[[], Services], *, linger_seconds: float = LINGER_SECONDS) -> None:
+        self._services, self._linger_seconds = services, linger_seconds
+        self._running: dict[str, threading.Thread] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def carry_out(self, rollback: RequestedRollback) -> RollbackProgress:
+        """Begin, unless it is under way or over. Returns how far it has come."""
+        services = self._services()
+        if rollbacks.progress_of(services, rollback.id).phase.is_final:
+            return rollbacks.progress_of(services, rollback.id)
+        if rollbacks.serving_again(services, rollback):
+            rollbacks.note_returned(services, rollback)
+        with self._one_at_a_time:
+            if rollback.id not in self._running:
+                name = f"rollback {rollback.id}"
+                job = threading.Thread(target=self._run, args=(rollback,), daemon=True, name=name)
+                self._running[rollback.id] = job
+                job.start()
+        return rollbacks.progress_of(services, rollback.id)
+
+    def resume(self) -> None:
+        """What a controller before began and did not end."""
+        for rollback in rollbacks.under_way(self._services()):
+            log.info("%s goes on", rollback.id)
+            self.carry_out(rollback)
+
+    def join(self, timeout_seconds: float) -> None:
+        """Wait for those under way."""
+        for job in list(self._running.values()):
+            job.join(timeout_seconds)
+
+    def _run(self, rollback: RequestedRollback) -> None:
+        services = self._services()
+        try:
+            if not rollbacks.progress_of(services, rollback.id).phase.is_final:
+                self._return(services, rollback)
+        except Permanent as problem:
+            self._fail(services, rollback, str(problem.problem))
+        except Exception as problem:
+            log.exception("%s", rollback.id)
+            self._fail(services, rollback, str(problem) or type(problem).__name__)
+        finally:
+            self._let_go(services, rollback)
+            self._running.pop(rollback.id, None)
+
+    def _return(self, services: Services, rollback: RequestedRollback) -> None:
+        """Try what may succeed later again for a while."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._start_and_switch(services, rollback)
+            except (Retryable, OSError) as problem:
+                if time.monotonic() > until:
+                    raise
+                log.warning("%s: trying again: %s", rollback.id, problem)
+                time.sleep(LOOK_SECONDS)
+
+    def _start_and_switch(self, services: Services, rollback: RequestedRollback) -> None:
+        if not rollbacks.acquire_lock(services, rollback):
+            raise Retryable("another rollback of the model is under way", remedy="wait for it")
+        deployment = rollbacks.deploy(services, rollback)
+        spec = services.releases.spec_of(rollback.model)
+        limit = spec.serving.ready_timeout_seconds if spec else READY_SECONDS
+        until = time.monotonic() + limit
+        while not (status := status_of(services, rollback.model, deployment.id)).is_ready:
+            if time.monotonic() > until:
+                raise Permanent(
+                    f"the pods of version {rollback.returns} were not ready in time: {status.reason}",
+                    remedy="look at their log (`slipway status`)",
+                )
+            time.sleep(LOOK_SECONDS)
+        rollbacks.switch_traffic(services, rollback, deployment.id)
+        log.warning("%s: version %d has all traffic", rollback.id, rollback.returns)
+        time.sleep(self._linger_seconds)
+
+    def _fail(self, services: Services, rollback: RequestedRollback, why: str) -> None:
+        try:
+            rollbacks.note_failed(services, rollback, why)
+        except OSError:
+            log.exception("%s failed, and that cannot be written down: %s", rollback.id, why)
+
+    def _let_go(self, services: Services, rollback: RequestedRollback) -> None:
+        """Pods nobody needs, and the lock: trouble with them is the next release's to meet."""
+        try:
+            rollbacks.finalize(services, rollback)
+        except Exception:
+            log.exception("%s: what it leaves behind could not be cleared away", rollback.id)

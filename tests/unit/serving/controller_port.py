@@ -1,0 +1,23 @@
+"""The controller's port in a test: health, metrics and targets, and nobody who acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from serving.control.controller import api
+from serving.control.controller.server import Server
+from serving.control.controller.tick import Controller
+
+
+def serve(
+    controller: Controller,
+    port: int,
+    *,
+    find_problem: Callable[[], str],
+    targets: Callable[[], object] = list,
+) -> Server:
+    """Answers until it is shut down."""
+    nobody: Any = None
+    app = api.build(controller, nobody, token="t", find_problem=find_problem, targets=targets)
+    return Server(app, port).start()

@@ -22,7 +22,7 @@ from serving.home import Home, Ports
 def gateway_and_controller(*, controller: bool = True) -> Iterator[Home]:
     """A home with its Envoy running, and the controller if wanted, on free ports."""
     with tempfile.TemporaryDirectory(prefix="slipway-bench-") as folder:
-        home = Home(Path(folder), _free_ports())
+        home = Home(Path(folder), free_ports())
         prepare(home)
         running = [_start(home, command(home), "envoy")]
         if controller:
@@ -59,11 +59,11 @@ def _start(home: Home, arguments: list[str], name: str) -> subprocess.Popen[byte
         return subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def _free_ports() -> Ports:
-    sockets = [socket() for _ in range(3)]
+def free_ports() -> Ports:
+    sockets = [socket() for _ in range(4)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
-    gateway, admin, controller = (each.getsockname()[1] for each in sockets)
+    gateway, admin, controller, ads = (each.getsockname()[1] for each in sockets)
     for each in sockets:
         each.close()
-    return replace(Ports(), gateway=gateway, envoy_admin=admin, controller=controller)
+    return replace(Ports(), gateway=gateway, envoy_admin=admin, controller=controller, ads=ads)

@@ -40,12 +40,14 @@ class State:
     @classmethod
     def of(cls, resources: Iterable[Resource], revisions: Mapping[str, int]) -> State:
         by_type: dict[str, dict[str, Resource]] = {type_url: {} for type_url in ORDER}
-        needed: dict[str, list[tuple[str, str, str]]] = {service: [] for service in revisions}
         for each in resources:
             by_type[each.type_url][each.name] = each
-            for service, digest in each.digests.items():
-                if service in needed:
-                    needed[service].append((each.type_url, each.name, digest))
+        needed: dict[str, list[tuple[str, str, str]]] = {service: [] for service in revisions}
+        for each in (each for found in by_type.values() for each in found.values()):
+            # Nobody asks for the endpoints of a cluster that is not there.
+            if each.type_url != ENDPOINTS or each.name in by_type[CLUSTERS]:
+                for service in each.digests.keys() & needed.keys():
+                    needed[service].append((each.type_url, each.name, each.digests[service]))
         return cls(by_type, revisions, {name: tuple(needs) for name, needs in needed.items()})
 
 

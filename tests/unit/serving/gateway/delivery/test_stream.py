@@ -104,6 +104,12 @@ def test_a_cluster_whose_endpoints_nobody_knows_is_told_that_there_are_none() ->
     assert said[-1].resources[1].version == "nothing"
 
 
+def test_endpoints_that_no_cluster_asks_for_are_waited_for_by_nobody() -> None:
+    envoy = Envoy()
+    envoy.connect(state(CLUSTER, ASSIGNMENT, resource(ENDPOINTS, "m.candidate")))
+    assert envoy.stream.revisions == {"m": 1}
+
+
 def test_a_cluster_goes_only_after_the_routes_that_named_it() -> None:
     envoy = Envoy()
     envoy.connect(state(CLUSTER, CANDIDATE, ASSIGNMENT))

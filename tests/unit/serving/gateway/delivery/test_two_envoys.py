@@ -70,7 +70,7 @@ class World:
     """A home, its server, and two Envoys: `a` and `b`."""
 
     def __init__(self, home: Home, running: ExitStack, pods: Pods) -> None:
-        self.home, self.router, self._running = home, EnvoyFileRouter(home), running
+        self.home, self.router, self.pods, self._running = home, EnvoyFileRouter(home), pods, running
         self.router.reconcile()
         self.start_server()
         self.homes = {"a": home, "b": beside(home)}
@@ -246,6 +246,10 @@ def test_a_service_that_comes_and_a_candidate_that_goes_are_told_while_everybody
         )
         world.wait(lambda: not world.router.unacknowledged(route))
         assert f'"{SERVICE}.candidate"' not in clusters_file(world.home).read_text()
+        first = deployment("first", 1, world.pods.all[0])
+        route = world.router.write("first", ALL_STABLE, stable=first, candidate=None, at=0)
+        world.wait(lambda: not world.router.unacknowledged(route))
+        assert world.b.infer("first").status_code == 200
         assert "has no candidate now" in routes_file(world.home).read_text()
         world.a.wait_until_served_by(SERVICE, "candidate")
     assert not loads[0].failed + loads[1].failed

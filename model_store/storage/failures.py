@@ -22,6 +22,7 @@ _KEYS = (
 )
 _BUCKET = "create the bucket, or correct the URL (SLIPWAY_STORAGE_URL)"
 _RIGHTS = "let this account read, write, list and delete there, or use the credentials of another"
+_ADDRESS = "name a server that speaks S3 (gs: the XML API) in AWS_ENDPOINT_URL"
 _CLOCK = "set this machine's clock"
 _BY_CODE: dict[str, tuple[str, str]] = {
     "NoSuchBucket": ("there is no such bucket", _BUCKET),
@@ -38,7 +39,10 @@ _BY_STATUS: dict[int, tuple[str, str]] = {
     401: ("the credentials are not good there", _KEYS),
     403: ("this account may not do that", _RIGHTS),
     404: ("there is no such bucket", _BUCKET),
-    501: ("the server does not know this request", "use a server with S3's conditional writes"),
+    501: (
+        "the server does not know this request",
+        "use a server with all of S3's requests (gs: of the XML API's), conditional writes too",
+    ),
 }
 # How far the connection came, by words of the HTTP client's own.
 _BY_WORDS: tuple[tuple[str, str, str, bool], ...] = (
@@ -113,8 +117,10 @@ def _connection(problem: str, said: str) -> SlipwayError:
         if sign in said:
             full = f"{problem}: {why}"
             return _later(full, remedy) if may_pass else Permanent(full, remedy=remedy)
-    first = bounded(said.split("\n", 1)[0], 300)
-    return _later(f"{problem}: {first}", "see whether the server runs and can be reached from here")
+    first = bounded(said.split("\n", 1)[0].removeprefix("Generic "), 300)
+    if "HTTP error" in said or "HttpError" in said:
+        return _later(f"{problem}: {first}", "see whether the server runs and can be reached from here")
+    return Permanent(f"{problem}: the server answers what is no answer ({first})", remedy=_ADDRESS)
 
 
 def _later(problem: str, remedy: str) -> Retryable:

@@ -184,6 +184,16 @@ def test_what_stays_wrong_is_said_in_the_servers_code(at, status: int, code: str
     assert says in found.value.problem
 
 
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>welcome</html>"), (200, b""), (302, b"")])
+def test_a_server_that_is_no_storage_at_all_is_not_waited_for(at, status: int, body: bytes) -> None:
+    with answering(status, body) as address:
+        storage = at("s3://models/p", {**KEYS, "AWS_ENDPOINT_URL": address})
+        for act in (lambda: storage.put("key", b"x"), lambda: storage.head("key")):
+            with pytest.raises(Permanent, match=r"is no answer|another region") as found:
+                act()
+            assert "AWS_" in found.value.remedy
+
+
 def test_plain_http_is_only_for_who_wrote_it(at) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

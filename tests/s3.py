@@ -21,12 +21,15 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import obstore
+from obstore.store import S3Store
 
 _START_SECONDS = 60
 _PORTS = (
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
     "s3.port", "s3.port.grpc",
 )  # fmt: skip
+BUCKET = "models"
 WRITER, READER = ("writer", "secret of the writer"), ("reader", "secret of the reader")
 _ACCOUNTS = {
     "identities": [
@@ -88,7 +91,8 @@ def server(*, address: str = "127.0.0.1") -> Iterator[Server]:
         }
         try:
             _ready(process, endpoint, folder / "log")
-            yield Server("s3://models", environment, process, count())
+            _make_bucket(endpoint)
+            yield Server(f"s3://{BUCKET}", environment, process, count())
         finally:
             # It takes half a minute to end in good order, and nobody looks at what it kept.
             process.kill()
@@ -108,6 +112,15 @@ def _ready(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"SeaweedFS does not start: {log.read_text()[-4000:]}")
         time.sleep(0.1)
+
+
+def _make_bucket(endpoint: str) -> None:
+    """It comes with its first object."""
+    store = S3Store(
+        BUCKET, access_key_id=WRITER[0], secret_access_key=WRITER[1], endpoint=endpoint, region="us-east-1",
+        client_options={"allow_http": True},
+    )  # fmt: skip
+    obstore.put(store, "made", b"")
 
 
 def _free_ports(number: int) -> list[int]:

@@ -202,9 +202,10 @@ def test_the_cache_of_a_bucket_is_bounded_and_spares_what_stages_read(on: Machin
     assert store.open(artifact_record(artifacts[1])).path.read_bytes() == bytes([1]) * 1000
 
 
-def test_a_bucket_that_goes_away_in_the_middle_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["meta.json", "model.onnx"])
+def test_a_bucket_that_goes_away_in_the_middle_is_waited_for(tmp_path: Path, at: str) -> None:
     def fail(operation: str, key: str) -> None:
-        if operation == "put" and key.endswith("meta.json"):
+        if operation == "put" and key.endswith(at):
             raise Retryable("away", remedy="wait")
 
     storage = MemoryStorage(before=fail)

@@ -15,6 +15,11 @@ class EngineOutOfMemory(Exception):  # noqa: N818 - never leaves the pod: the ba
     """The batch does not fit the device's memory."""
 
 
+class EngineLost(Exception):  # noqa: N818 - never leaves the pod, which ends
+    """The device is gone for this process: a kernel crashed, or the GPU fell off its bus. Only a new process
+    can go on, and whoever asked meanwhile asks another pod."""
+
+
 class Engine(Protocol):
     """A loaded model. `run` may be called from one thread at a time.
 
@@ -28,7 +33,7 @@ class Engine(Protocol):
         """Compute one batch: arrays in the order of the signature's inputs, results in that of its outputs.
 
         BF16 travels as uint16, BYTES as object arrays of `bytes`.
-        Raises `EngineOutOfMemory`, or whatever the engine raises when the model itself fails.
+        Raises `EngineOutOfMemory`, `EngineLost`, or whatever the engine raises when the model itself fails.
         """
         ...
 

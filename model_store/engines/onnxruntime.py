@@ -38,8 +38,6 @@ class OnnxRuntimeEngine:
     def __init__(self, manifest: Manifest, session: ort.InferenceSession) -> None:
         signature = manifest.signature
         self._session: Any = session
-        # Of every run; None: onnxruntime's own.
-        self._options: ort.RunOptions | None = None
         self._inputs = signature.inputs
         self._outputs = [spec.name for spec in signature.outputs]
         has_bf16 = any(spec.datatype.name == "BF16" for spec in signature.inputs + signature.outputs)
@@ -73,13 +71,13 @@ class OnnxRuntimeEngine:
             spec.name: array if spec.datatype.size else as_text(spec, array)
             for spec, array in zip(self._inputs, inputs, strict=True)
         }
-        found: list[np.ndarray] = self._session.run(self._outputs, feeds, self._options)
+        found: list[np.ndarray] = self._session.run(self._outputs, feeds)
         return [encoded(array) if array.dtype == object else array for array in found]
 
     def _run_values(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """numpy has no BF16, so such tensors go in and out as onnxruntime's own values."""
         feeds = {spec.name: _value(spec, array) for spec, array in zip(self._inputs, inputs, strict=True)}
-        values = self._session.run_with_ort_values(self._outputs, feeds, self._options)
+        values = self._session.run_with_ort_values(self._outputs, feeds)
         return [_array(value) for value in values]
 
 

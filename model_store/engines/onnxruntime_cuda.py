@@ -1,19 +1,21 @@
 """onnxruntime on a GPU (SLIPWAY_DEVICE=cuda, package onnxruntime-gpu): CUDA graphs, where models take them.
 
 A small model spends most of a batch in launching one kernel after another. A CUDA graph is that sequence,
-recorded once and launched as one. It replays fixed addresses and shapes, so every recorded batch size has
-buffers of its own which stay where they are; the pod pads a batch to the next of them (`profiles`). Models
-that no graph can hold (text, free dimensions, If and Loop, operators that only the CPU has) run as
-`InferenceSession.run` does. Sources: onnxruntime's documentation, "CUDA Execution Provider" (Using CUDA
-Graphs) and "I/O Binding"; measured in docs/decisions/0136.
+recorded once and launched as one. It replays fixed addresses and shapes, so every recorded batch size has a
+session and buffers of its own which stay where they are; the pod pads a batch to the next of them
+(`profiles`). Models that no graph can hold (text, free dimensions, If and Loop, operators that only the CPU
+has) run as `InferenceSession.run` does. Sources: onnxruntime's documentation, "CUDA Execution Provider"
+(Using CUDA Graphs) and "I/O Binding"; measured in docs/decisions/0136.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,61 +24,74 @@ import numpy as np
 import onnxruntime as ort
 
 from model_store.engines import gpu
-from model_store.engines.base import Engine, EngineOutOfMemory
+from model_store.engines.base import Engine, EngineLost, EngineOutOfMemory
 from model_store.engines.manifest import Manifest
 from model_store.engines.onnxruntime import OUT_OF_MEMORY, OnnxRuntimeEngine, open_session
-from model_store.engines.signature import Signature, TensorSpec
+from model_store.engines.signature import TensorSpec
 from model_store.errors import Permanent
 
 log = logging.getLogger("slipway.pod")
 
 CUDA = "CUDAExecutionProvider"
-# Its own run option: a graph's number, or that this run is neither recorded nor replayed.
-_GRAPH, _NO_GRAPH = "gpu_graph_id", "-1"
+_CPU = "CPUExecutionProvider"
+# After these the process has no GPU any more: every later call fails, whatever it is.
+_LOST = re.compile(
+    r"CUDA failure (46|100|214|700|702|709|710|71[4-9]|720|999)\b|CUDNN_STATUS_EXECUTION_FAILED"
+    r"|illegal (memory access|instruction|address)|unspecified launch failure|device-side assert"
+    r"|uncorrectable ECC"
+)
 # A graph is recorded on a run after the first, and from then on replayed.
 _RUNS_UNTIL_RECORDED = 3
 # The fastest of so many is compared: what else the machine does only ever adds.
 _TIMED_RUNS = 8
 # Of the largest answer: how far a replayed batch may be from one that was computed without a graph.
 _TOLERANCE = 1e-2
+_SMALL_BYTES = 64 * 2**20
+# Of the environment: 0 records nothing.
+SWITCH = "SLIPWAY_CUDA_GRAPHS"
 # While a graph is recorded, nothing else in the process may allocate or wait on the GPU.
 _gpu_lock = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSetup:
-    """Where sessions run: onnxruntime's providers, and the device their buffers are on.
+    """Where sessions run: onnxruntime's providers, to compute with and to record with, and their device.
 
-    Tests run all but the recording itself on the host: `GpuSetup(["CPUExecutionProvider"], "cpu")`.
+    Tests run all but the recording itself on the host.
     """
 
-    providers: Sequence[Any]
+    computing: Sequence[Any]
+    recording: Sequence[Any]
     device: str = "cuda"
 
     @classmethod
-    def cuda(cls, *, graphs: bool) -> GpuSetup:
+    def cuda(cls) -> GpuSetup:
         """The first GPU that the process sees (`CUDA_VISIBLE_DEVICES` chooses).
 
         The arena grows by what is asked for, not by doubling: several models share one GPU.
         """
-        options = {
-            "device_id": "0",
-            "arena_extend_strategy": "kSameAsRequested",
-            "enable_cuda_graph": "1" if graphs else "0",
-        }
-        return cls([(CUDA, options), "CPUExecutionProvider"])
+        options = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
+        recording = {**options, "enable_cuda_graph": "1"}
+        return cls([(CUDA, options), _CPU], [(CUDA, recording), _CPU])
+
+    @classmethod
+    def host(cls) -> GpuSetup:
+        return cls([_CPU], [_CPU], "cpu")
 
 
 class RecordedBatch:
-    """One batch size, recorded: device memory that stays, and host memory the GPU copies from directly."""
+    """One batch size, recorded: device memory that stays, and host memory the GPU copies from directly.
 
-    def __init__(
-        self, session: ort.InferenceSession, signature: Signature, rows: int, number: int, device: str
-    ) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        self._options = ort.RunOptions()
-        self._options.add_run_config_entry(_GRAPH, str(number))
+    It has a session of its own. In a session that meets another batch size, cuDNN plans its convolutions
+    anew and unloads the kernels that a recorded graph still points at (an illegal instruction, which ends
+    the process; MobileNet on an H200).
+    """
+
+    def __init__(self, manifest: Manifest, setup: GpuSetup, rows: int) -> None:
+        signature, device = manifest.signature, setup.device
+        self._session = open_session(manifest, setup.recording)
+        self._session.disable_fallback()
+        self._binding = self._session.io_binding()
         self._inputs = [_buffer(spec, rows, device) for spec in signature.inputs]
         self._outputs = [_buffer(spec, rows, device) for spec in signature.outputs]
         # OrtValues own their memory, the arrays only look at it: both are kept.
@@ -93,7 +108,7 @@ class RecordedBatch:
             if array is not staging:
                 np.copyto(staging, array)
             value.update_inplace(staging)
-        self._session.run_with_iobinding(self._binding, self._options)
+        self._session.run_with_iobinding(self._binding)
         # numpy() of memory on the host looks at it, of memory on the GPU copies.
         return [
             value.numpy() if value.device_name() != "cpu" else value.numpy().copy() for value in self._outputs
@@ -132,6 +147,8 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
             try:
                 return recorded.run(inputs) if recorded else super().run(inputs)
             except Exception as error:
+                if is_lost(error):
+                    raise EngineLost(str(error)) from error
                 if not _is_out_of_memory(error):
                     raise
                 problem = str(error)
@@ -172,26 +189,26 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
         self._recorded.clear()
         self._session = None
         super().__init__(
-            self._manifest, open_session(self._manifest, self._setup.providers, gpu.RECORD_PLACEMENT)
+            self._manifest, open_session(self._manifest, self._setup.computing, gpu.RECORD_PLACEMENT)
         )
         self._session.disable_fallback()
-        if sizes:
-            self._options = ort.RunOptions()
-            self._options.add_run_config_entry(_GRAPH, _NO_GRAPH)
         samples = _Samples(self._manifest)
-        # The largest first: its memory then serves the smaller ones.
-        for number, rows in enumerate(sorted(sizes, reverse=True), start=1):
+        for rows in sorted(sizes):
             try:
-                self._record(rows, number, samples)
+                self._record(rows, samples)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
                 return rows
+        # Once more, now that all are there: what one of them broke in another would show while serving.
+        for rows, batch in self._recorded.items():
+            if not self._replays_rightly(batch, samples, rows):
+                raise RuntimeError(f"recorded batches of {rows} were changed by those recorded after them")
         return None
 
-    def _record(self, rows: int, number: int, samples: _Samples) -> None:
+    def _record(self, rows: int, samples: _Samples) -> None:
         """If it is right and pays."""
-        batch = RecordedBatch(self._session, self._manifest.signature, rows, number, self._setup.device)
+        batch = RecordedBatch(self._manifest, self._setup, rows)
         for _ in range(_RUNS_UNTIL_RECORDED):
             batch.run(samples.batch(rows, 0))
         if self._replays_rightly(batch, samples, rows) and self._pays(batch, samples, rows):
@@ -239,7 +256,7 @@ class _Samples:
         return np.ascontiguousarray(kept[(start + np.arange(rows)) % len(kept)], dtype=spec.datatype.dtype)
 
 
-def open_engine(manifest: Manifest) -> Engine:
+def open_engine(manifest: Manifest, environ: Mapping[str, str] = os.environ) -> Engine:
     """Raises `Permanent` without onnxruntime-gpu or a GPU, and where nothing of the model runs on it."""
     if CUDA not in ort.get_available_providers():
         raise Permanent(
@@ -247,15 +264,18 @@ def open_engine(manifest: Manifest) -> Engine:
         )
     # CUDA and cuDNN as pip installs them (onnxruntime-gpu[cuda,cudnn]) are on no library path.
     ort.preload_dlls()
-    engine = _with_graphs(manifest) if graph_sizes(manifest) else None
+    setup, sizes = GpuSetup.cuda(), graph_sizes(manifest)
+    engine = _with_graphs(manifest, setup, sizes) if sizes and environ.get(SWITCH) != "0" else None
     if engine is None:
-        engine = OnnxRuntimeCudaEngine(manifest, GpuSetup.cuda(graphs=False))
+        engine = OnnxRuntimeCudaEngine(manifest, setup)
     _expect_gpu(engine, manifest)
     return engine
 
 
 def graph_sizes(manifest: Manifest) -> tuple[int, ...]:
-    """Batch sizes worth recording: doubling up to the largest; none where rows do not tell all shapes."""
+    """Batch sizes worth recording: doubling up to the largest, of large models four times the one before, for
+    each has the weights again. None where rows do not tell all shapes.
+    """
     signature = manifest.signature
     tensors = signature.inputs + signature.outputs
     if any(not spec.datatype.size or spec.datatype.name == "BF16" for spec in tensors):
@@ -265,17 +285,27 @@ def graph_sizes(manifest: Manifest) -> tuple[int, ...]:
     if any(-1 in spec.shape[1:] for spec in tensors):
         return ()
     most = manifest.settings.max_batch_size
-    return tuple(sorted({*(2**n for n in range(most.bit_length()) if 2**n <= most), most}))
+    factor = 2 if manifest.file.stat().st_size <= _SMALL_BYTES else 4
+    sizes = {most}
+    while (size := factor ** (len(sizes) - 1)) < most:
+        sizes.add(size)
+    return tuple(sorted(sizes))
 
 
-def _with_graphs(manifest: Manifest) -> OnnxRuntimeCudaEngine | None:
+def _with_graphs(manifest: Manifest, setup: GpuSetup, sizes: Sequence[int]) -> OnnxRuntimeCudaEngine | None:
     """None where onnxruntime cannot record this model; it says so when it opens it, or in the first runs."""
     try:
-        return OnnxRuntimeCudaEngine(manifest, GpuSetup.cuda(graphs=True), graph_sizes(manifest))
+        return OnnxRuntimeCudaEngine(manifest, setup, sizes)
     except (EngineOutOfMemory, Permanent):
         raise
     except Exception as error:
-        log.info("%s runs without CUDA graphs: %s", manifest.name, str(error).partition("\n")[0][:300])
+        first_line = str(error).partition("\n")[0][:300]
+        if is_lost(error):
+            raise Permanent(
+                f"recording {manifest.name} as CUDA graphs took the GPU from this process: {first_line}",
+                remedy=f"start it with {SWITCH}=0: it then runs without graphs",
+            ) from error
+        log.info("%s runs without CUDA graphs: %s", manifest.name, first_line)
         return None
 
 
@@ -319,6 +349,11 @@ def _seconds(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether this process can do nothing with its GPU any more (CUDA's documentation, "sticky" errors)."""
+    return bool(_LOST.search(str(error)))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

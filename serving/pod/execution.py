@@ -5,17 +5,30 @@ Everything here may run on a compute thread; nothing here touches the event loop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
-from model_store.engines.base import Engine, EngineOutOfMemory
+from model_store.engines.base import Engine, EngineLost, EngineOutOfMemory
 from model_store.engines.errors import ModelFault, RefusedByModel
 from model_store.engines.manifest import Settings
 from model_store.engines.signature import Shape, Signature, TensorSpec
 from model_store.errors import SlipwayError
 from serving.pod.call import Call, Data, Outputs
+
+EXIT_ENGINE_LOST = 3
+log = logging.getLogger("slipway.pod")
+
+
+def end_process(why: str) -> NoReturn:
+    """At once: nothing in this process can compute any more. Whoever keeps the pod starts another."""
+    log.critical("the pod ends, its GPU is lost: %s", why[:500])
+    logging.shutdown()
+    os._exit(EXIT_ENGINE_LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +40,18 @@ class Executed:
 
 
 class Executor:
-    """One engine and the signature and limits it is held to."""
+    """One engine and the signature and limits it is held to. `end`: what becomes of a process whose engine is
+    lost."""
 
-    def __init__(self, engine: Engine, signature: Signature, settings: Settings) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        signature: Signature,
+        settings: Settings,
+        *,
+        end: Callable[[str], NoReturn] = end_process,
+    ) -> None:
+        self._engine, self._end = engine, end
         self._signature = signature
         self._settings = settings
         self._most_rows = engine.profiles[-1] if engine.profiles else settings.max_batch_size
@@ -39,6 +60,8 @@ class Executor:
         """Compute a batch. A failure is tried again in halves, so it stays with the calls that cause it."""
         try:
             return self._checked(calls, self._run(calls))
+        except EngineLost as lost:
+            self._end(str(lost))
         except Exception as error:
             if len(calls) == 1:
                 return [Executed(calls, _as_fault(error))]

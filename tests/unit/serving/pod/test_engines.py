@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime as ort
@@ -25,11 +25,13 @@ from model_store.engines.onnxruntime_cuda import (
     graph_sizes,
 )
 from model_store.engines.registry import open_engine
+from model_store.engines.signature import Signature, tensor_spec
 from model_store.engines.tensorrt import TensorRtEngine
 from model_store.errors import Permanent
 from serving.pod.execution import Executor
 from tests.bundles import elementwise, make_bundle, model_of
 from tests.contract.engine_contract import MOST_ROWS, SIGNATURE, EngineContract, rows
+from tests.unit.serving.pod.calls import RememberedCall
 
 
 def has_gpu() -> bool:
@@ -125,7 +127,7 @@ class HostMemory:
         self._blocks.clear()
 
 
-ON_THE_HOST = GpuSetup(["CPUExecutionProvider"], "cpu")
+ON_THE_HOST = GpuSetup.host()
 
 
 @pytest.fixture
@@ -176,11 +178,40 @@ def test_a_graph_that_replays_old_rows_is_never_served(
 
 
 def test_what_is_slower_recorded_is_computed(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([1.0] * 8 + [2.0] * 8 + [2.0] * 8 + [1.0] * 8)
+    seconds = iter([2.0] * 8 + [1.0] * 8 + [1.0] * 8 + [2.0] * 8)
     monkeypatch.setattr("model_store.engines.onnxruntime_cuda._seconds", lambda run: next(seconds))
     engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (4, 8))
     assert (engine.recorded, engine.profiles) == ((8,), (4, 8))
     assert engine.staging(4) is None
+
+
+def test_large_models_are_recorded_for_fewer_sizes(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recorded size has the weights again."""
+    monkeypatch.setattr("model_store.engines.onnxruntime_cuda._SMALL_BYTES", 0)
+    settings = Settings(max_batch_size=32)
+    assert graph_sizes(replace(read_manifest(doubling), settings=settings)) == (1, 4, 16, 32)
+
+
+@pytest.mark.usefixtures("recording_pays")
+def test_a_gpu_that_is_lost_ends_the_pod_instead_of_halving_the_batch(
+    doubling: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 2))
+    ended: list[str] = []
+
+    def end(why: str) -> NoReturn:
+        ended.append(why)
+        raise SystemExit
+
+    def run(batch: RecordedBatch, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        raise RuntimeError("Error in execution: CUDA failure 715: an illegal instruction was encountered")
+
+    monkeypatch.setattr(RecordedBatch, "run", run)
+    calls = [RememberedCall([n, n]) for n in range(2)]
+    signature = Signature.of((tensor_spec("x", "FP32", [-1, 2]),), (tensor_spec("y", "FP32", [-1, 2]),))
+    with pytest.raises(SystemExit):
+        Executor(engine, signature, Settings(), end=end).execute(calls)
+    assert ended == ["Error in execution: CUDA failure 715: an illegal instruction was encountered"]
 
 
 class Cramped(RecordedBatch):

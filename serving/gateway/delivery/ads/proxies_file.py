@@ -12,7 +12,6 @@ from pathlib import Path
 
 import orjson
 
-from model_store.durable import write_file
 from serving.gateway.delivery.base import Proxy, ProxyState
 from serving.home import Home
 
@@ -49,4 +48,7 @@ def _as_left(proxy: Proxy) -> Proxy:
 
 def write(home: Home, proxies: Iterable[Proxy]) -> None:
     found = {"pid": os.getpid(), "proxies": [each.to_json() for each in proxies]}
-    write_file(path(home), orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    draft = path(home).with_suffix(".new")
+    # Not synced: after a power cut it would be of Envoys that are not there any more.
+    draft.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    draft.replace(path(home))

@@ -7,7 +7,7 @@ A file that is torn, or says what Envoy would not understand, changes nothing: w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +48,17 @@ class Records:
         self._files: dict[Path, _File] = {}
         self._encoded: dict[tuple[str, str], Resource] = {}
 
-    def read(self) -> State | None:
-        """All that is to be told; None while not even that much is known."""
+    def read(self, changed: Set[Path] | None = None) -> State | None:
+        """All that is to be told; None while not even that much is known.
+
+        `changed`: the folders to look into again; None: all.
+        """
         before = self._files
-        self._files = {path: found for path in self._paths() if (found := self._file(path, before.get(path)))}
+        self._files = {}
+        for path in self._paths():
+            is_known = changed is not None and path.parent not in changed and path in before
+            if found := before[path] if is_known else self._file(path, before.get(path)):
+                self._files[path] = found
         if not {clusters_file(self._home), routes_file(self._home)} <= self._files.keys():
             return None
         resources = [each for file in self._files.values() for each in file.resources]

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -104,10 +105,12 @@ class _Told:
         self._status = Status(home)
         self._connections: dict[Connection, asyncio.Event] = {}
         self._reading: asyncio.Handle | None = None
+        self._folders: set[Path] | None = set()
 
     def start(self) -> None:
         """Read what there is. Before that nobody is told anything."""
         self._changes.start()
+        self._changed(None)
         self._read()
 
     def stop(self) -> None:
@@ -124,14 +127,18 @@ class _Told:
         )
         return grpc.method_handlers_generic_handler(_SERVICE, {"StreamAggregatedResources": method})
 
-    def _changed(self) -> None:
+    def _changed(self, folders: set[Path] | None) -> None:
+        known = self._folders
+        self._folders = None if folders is None or known is None else known | folders
         # What is written together is read together.
         if self._reading is None:
             self._reading = asyncio.get_running_loop().call_later(0.001, self._read)
 
     def _read(self) -> None:
-        self._reading = None
-        before, state = self._state, self._records.read()
+        if self._reading:
+            self._reading.cancel()
+        folders, self._folders, self._reading = self._folders, set(), None
+        before, state = self._state, self._records.read(folders)
         if state and state != before:
             self._state = self._status.state = state
             for stirred in self._connections.values():

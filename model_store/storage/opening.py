@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +46,25 @@ def open_storage(url: str, environ: Mapping[str, str] = os.environ) -> ObjectSto
     from model_store.storage.remote import BucketStorage
 
     return BucketStorage(url, environ)
+
+
+def try_out(storage: ObjectStorage) -> None:
+    """Do everything once that a store does there. Raises `Permanent` and `Retryable`, with its remedy."""
+    key = f".tried/{uuid.uuid4().hex}"
+    storage.put(key, b"tried")
+    try:
+        if storage.get(key) != b"tried" or key not in {one.key for one in storage.list(".tried")}:
+            raise Permanent(
+                f"{storage.url} does not give back at once what it took",
+                remedy="use a storage that is consistent: S3 and GCS are, a cache before them may not be",
+            )
+        if storage.create(key, b"again"):
+            raise Permanent(
+                f"{storage.url} does not heed conditions (If-None-Match)",
+                remedy="use a server with S3's conditional writes: two machines would mix their bundles",
+            )
+    finally:
+        storage.delete(key)
 
 
 def split(url: str) -> tuple[str, str]:

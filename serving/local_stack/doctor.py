@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 from model_store.errors import SlipwayError
 from model_store.installation import ROOT, is_clone
 from model_store.release_spec import load_all
+from model_store.storage.opening import try_out
 from serving import composition
 from serving.control.retention import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
@@ -211,7 +212,11 @@ def _specs(home: Home) -> Iterator[Diagnosis]:
 
 
 def _store(home: Home) -> Iterator[Diagnosis]:
-    garbage = reclaimable(composition.wire(home), now=datetime.now(UTC))
+    services = composition.wire(home)
+    if (shared := services.store.shared) is not None:
+        try_out(shared.storage)
+        yield _fine("store", f"{services.store.url} takes, gives, lists and removes objects")
+    garbage = reclaimable(services, now=datetime.now(UTC))
     found = f"{garbage.size_bytes / 1e6:,.1f} MB of it could be removed: ./slipway store tidy"
     yield _fine("store", found if garbage.size_bytes else "holds nothing that could be removed")
 

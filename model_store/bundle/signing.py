@@ -1,7 +1,8 @@
 """Who made a bundle: Ed25519 signatures (RFC 8032) over its manifest, which vouches for every file.
 
 The keys are in one file beside the store, never in it, made on first use and readable by their owner only
-(docs/decisions/0074). The first key signs; all of them verify, so that keys can rotate.
+(docs/decisions/0074). The first key signs; all of them verify, so that keys can rotate. A file may also hold
+public keys alone (`public_part`): for machines that verify what others sign, such as a gate in a pod.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,10 @@ class NotSigned(Permanent):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keyring:
-    """`seeds`: the private keys, newest first. Only the newest signs."""
+    """`seeds`: the private keys, newest first; only the newest signs. `trusted`: public keys besides."""
 
     seeds: tuple[bytes, ...]
+    trusted: tuple[bytes, ...] = ()
 
     @classmethod
     def of(cls, path: Path, random_bytes: RandomBytes = os.urandom) -> Keyring:
@@ -50,55 +52,88 @@ class Keyring:
         if not path.exists():
             _make(path, random_bytes)
         try:
-            seeds = tuple(
-                base64.b64decode(key, validate=True) for key in json.loads(path.read_text())["keys"]
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            said = json.loads(path.read_text())
+            seeds, trusted = _decoded(said.get("keys", [])), _decoded(said.get("public", []))
+        except (ValueError, AttributeError, TypeError) as error:
             raise _unreadable(path, repr(error)) from error
-        if not seeds or any(len(seed) != SEED_BYTES for seed in seeds):
+        if not (seeds or trusted) or any(len(key) != SEED_BYTES for key in (*seeds, *trusted)):
             raise _unreadable(path, f"keys have {SEED_BYTES} bytes")
-        return cls(seeds)
+        return cls(seeds, trusted)
+
+    @property
+    def private(self) -> tuple[bytes, ...]:
+        """The seeds. Raises `Permanent` where there are public keys alone."""
+        if not self.seeds:
+            raise Permanent(
+                "the keys here are public ones: they verify, and sign nothing",
+                remedy="publish, and rotate keys, where the installation's own bundle_keys.json is",
+            )
+        return self.seeds
+
+    @property
+    def public_keys(self) -> tuple[bytes, ...]:
+        """Of everybody whose signature is good here."""
+        own = (_private(seed).public_key().public_bytes_raw() for seed in self.seeds)
+        return tuple(dict.fromkeys((*own, *self.trusted)))
 
     def sign(self, manifest: Mapping[str, Any]) -> str:
-        """`ed25519:<key id>:<base64>` over everything in the manifest but its `signature`."""
-        key = _private(self.seeds[0])
+        """`ed25519:<key id>:<base64>` over everything in the manifest but its `signature`.
+
+        Raises `Permanent` where there are public keys alone.
+        """
+        key = _private(self.private[0])
         signature = base64.b64encode(key.sign(_content(manifest))).decode()
-        return f"{SCHEME}:{key_id(self.seeds[0])}:{signature}"
+        return f"{SCHEME}:{key_id(self.private[0])}:{signature}"
 
     def require(self, manifest: Mapping[str, Any], where: Path) -> None:
         """Raises `NotSigned` unless one of these keys signed the manifest as it is."""
         from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
         scheme, _, rest = str(manifest.get("signature") or "").partition(":")
         signer, _, signature = rest.partition(":")
         if not signature or scheme != SCHEME:
             raise _not_signed(where, "is not signed")
-        seed = next((seed for seed in self.seeds if key_id(seed) == signer), None)
-        if seed is None:
+        key = next((key for key in self.public_keys if _public_id(key) == signer), None)
+        if key is None:
             raise _not_signed(where, f"is signed by the key {signer}, which is not trusted here")
         try:
-            _private(seed).public_key().verify(base64.b64decode(signature), _content(manifest))
+            Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(signature), _content(manifest))
         except (InvalidSignature, ValueError) as error:
             raise _not_signed(where, "was changed after it was signed") from error
 
 
 def key_id(seed: bytes) -> str:
     """16 hex digits that name a key without telling it."""
-    return hashlib.sha256(_private(seed).public_key().public_bytes_raw()).hexdigest()[:16]
+    return _public_id(_private(seed).public_key().public_bytes_raw())
+
+
+def public_part(path: Path) -> bytes:
+    """What a file for machines that only verify holds. Made anew after each rotation."""
+    keys = [base64.b64encode(key).decode() for key in Keyring.of(path).public_keys]
+    return json.dumps({"public": keys}, indent=1).encode()
 
 
 def rotate(path: Path, random_bytes: RandomBytes = os.urandom) -> str:
     """Sign with a new key from now on, and go on trusting the others; returns the new key's id."""
     new = random_bytes(SEED_BYTES)
-    _write(path, (new, *Keyring.of(path, random_bytes).seeds))
+    _write(path, (new, *Keyring.of(path, random_bytes).private))
     return key_id(new)
 
 
 def distrust_older(path: Path) -> list[str]:
     """Trust the newest key alone; returns the ids of the others. Bundles they signed are refused then."""
-    seeds = Keyring.of(path).seeds
+    seeds = Keyring.of(path).private
     _write(path, seeds[:1])
     return [key_id(seed) for seed in seeds[1:]]
+
+
+def _public_id(public: bytes) -> str:
+    return hashlib.sha256(public).hexdigest()[:16]
+
+
+def _decoded(keys: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(base64.b64decode(key, validate=True) for key in keys)
 
 
 def _private(seed: bytes) -> Ed25519PrivateKey:

@@ -62,6 +62,11 @@ def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
         console.print("What older keys signed stays good; `--distrust-older` ends that.")
 
 
+def public_keys(home: Home) -> None:
+    """Print the file of keys for machines that verify bundles and sign none."""
+    console.print(signing.public_part(open_store(home.store).keys).decode(), soft_wrap=True)
+
+
 def _place(store: Store) -> str:
     """The folder, or the bucket."""
     return store.url if store.shared else str(store.root)

@@ -61,3 +61,10 @@ def rotate_key(
     """Sign bundles with a new key from now on."""
     with telling_failures(as_json=as_json):
         store.rotate_key(Home.locate(), distrust_older=distrust_older, as_json=as_json)
+
+
+@store_app.command("public-keys")
+def public_keys() -> None:
+    """Print the keys that verify bundles, as a file for machines that sign none (SLIPWAY_BUNDLE_KEYS)."""
+    with telling_failures(as_json=False):
+        store.public_keys(Home.locate())

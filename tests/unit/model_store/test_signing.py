@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from model_store.bundle.publishing import Contents, load_bundle, open_bundle, publish
-from model_store.bundle.signing import Keyring, NotSigned, distrust_older, rotate
+from model_store.bundle.signing import Keyring, NotSigned, distrust_older, public_part, rotate
 from model_store.durable import digest_file
 from model_store.errors import Permanent
 from model_store.storage.base import Corrupt
@@ -182,3 +183,25 @@ def test_a_file_without_keys_is_named_with_what_to_do(tmp_path: Path, content: s
     (tmp_path / "keys.json").write_text(content)
     with pytest.raises(Permanent, match=r"keys\.json holds no signing keys(?s:.*)Restore it from a backup"):
         Keyring.of(tmp_path / "keys.json")
+
+
+def test_who_has_public_keys_alone_verifies_and_signs_nothing(
+    store: Store, contents: Contents, tmp_path: Path
+) -> None:
+    bundle = publish(store, contents)
+    rotate(store.keys)
+    (tmp_path / "public.json").write_bytes(public_part(store.keys))
+    assert not any(base64.b64encode(seed) in public_part(store.keys) for seed in store.keyring().seeds)
+    elsewhere = Store(store.root, keys=tmp_path / "public.json")
+    assert open_bundle(elsewhere, bundle.id).id == bundle.id
+    with pytest.raises(Permanent, match="they verify, and sign nothing"):
+        elsewhere.keyring().sign({"id": "ab"})
+    for change in (rotate, distrust_older):
+        with pytest.raises(Permanent, match="they verify, and sign nothing"):
+            change(elsewhere.keys)
+
+    other = Store(tmp_path / "elsewhere" / "store")
+    rotate(other.keys)
+    (tmp_path / "public.json").write_bytes(public_part(other.keys))
+    with pytest.raises(NotSigned, match="which is not trusted here"):
+        open_bundle(elsewhere, bundle.id)

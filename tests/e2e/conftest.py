@@ -10,11 +10,14 @@ import pytest
 from demo.models import MODEL
 from tests.e2e.stack import REPOSITORY, Stack, run, running_stack
 
+# Its pods are there and warm, and answer every caller with an error.
+LAME = "zoo_lame"
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack for the whole session. Leave it healthy: others use it after you."""
-    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+    with running_stack(tmp_path_factory.mktemp("stack"), SLIPWAY_FAULTS=f"{LAME}@1:error_rate=1") as running:
         yield running
 
 

@@ -20,6 +20,7 @@ from serving.web import shared
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, csrf_token
 from serving.web.app import make_app, prepare
 from tests.airflow.world import MODEL, SPEC, World
+from tests.unit.serving.control.test_answers_through_gateway import Candidate, asked, begun
 from tests.unit.serving.web.host import USER, MemoryDags, memory_host
 
 API = "/api/v1"
@@ -152,3 +153,17 @@ def test_pages_are_made_ready_before_anybody_asks(
     prepare(app.state.host)
     assert shared.is_made()
     assert wiring.now() >= shared.whole_catalog(app.state.host.runs).now().replace(microsecond=0)
+
+
+def test_the_history_says_that_a_first_version_was_asked_before_its_callers(
+    app: FastAPI, world: World
+) -> None:
+    release = begun(world)
+    asked(world, release, Candidate())
+    (told,) = (
+        one
+        for one in client(app).get(f"{API}/history?model={MODEL}").json()["moments"]
+        if one["action"] == "answers compared"
+    )
+    assert told["reason"] == "64 evaluation rows were answered through the gateway as in the gates"
+    assert (told["model"], told["version"]) == (MODEL, 1)

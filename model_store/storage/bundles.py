@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from model_store.durable import settle, staging, supersede
+from model_store.errors import Retryable
 from model_store.storage.base import Missing
-from model_store.storage.fetch import MANIFEST, BundleSource, cached
+from model_store.storage.fetch import MANIFEST, cached
 from model_store.storage.place import Place, plain
 from model_store.storage.shared import Shared
 from model_store.storage.transfer import only_one
@@ -33,9 +33,12 @@ class Bundles(Place):
         `here_first`: one that came here earlier will do, though it may have been signed anew since.
         """
         path = self.bundle_path(bundle_id) / MANIFEST
-        with suppress(Missing):
-            if self.shared and not (here_first and path.is_file()):
+        if self.shared and not (here_first and path.is_file()):
+            try:
                 return self.shared.bundle(bundle_id).manifest()
+            except (Missing, Retryable):
+                if not path.is_file():
+                    raise
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
@@ -44,19 +47,22 @@ class Bundles(Place):
             ) from error
 
     def bundle(self, bundle_id: str) -> Path:
-        """The folder of a bundle, fetched if it is not here. Raises `Missing`, `Corrupt`."""
-        path, source = self.bundle_path(bundle_id), self._source(bundle_id)
-        if source is None:
-            return path
-        with only_one(self._lock(bundle_id)):
-            return cached(source, source.manifest(), self.root)
+        """The folder of a bundle, fetched if it is not here. Raises `Missing`, `Corrupt`.
 
-    def _source(self, bundle_id: str) -> BundleSource | None:
-        """None for what the folder alone has: it was made here before there was a bucket."""
+        What is here is enough while the bucket is away: whoever goes back to a version cannot wait for it.
+        """
+        path = self.bundle_path(bundle_id)
         if self.shared is None:
-            return None
-        is_here = (self.bundle_path(bundle_id) / MANIFEST).is_file()
-        return self.shared.bundle(bundle_id) if not is_here or self.shared.has_bundle(bundle_id) else None
+            return path
+        source = self.shared.bundle(bundle_id)
+        with only_one(self._lock(bundle_id)):
+            try:
+                return cached(source, source.manifest(), self.root)
+            except (Missing, Retryable):
+                # Missing: it was made here before there was a bucket.
+                if not (path / MANIFEST).is_file():
+                    raise
+                return path
 
     def publish(self, bundle_id: str, write: Callable[[Path], None], *, replacing: bool = False) -> Path:
         """Let `write` fill a directory and give it its name.

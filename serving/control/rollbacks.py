@@ -16,7 +16,8 @@ from typing import Any
 
 from model_store.bundle.publishing import open_bundle
 from model_store.durable import canonical_json, write_file
-from model_store.errors import Permanent
+from model_store.errors import Permanent, Retryable
+from model_store.storage.base import Missing
 from serving.control.audit_entries import exclusively
 from serving.control.release_deployment import deployment_of, retire_slot_beside_stable, route_of, start_pods
 from serving.control.releases import write_new_file
@@ -251,26 +252,34 @@ def finalize(services: Services, rollback: RequestedRollback) -> None:
 def bundle_of(services: Services, model: str, version: int) -> str:
     """The newest bundle of a version that was rolled out before: going back approves nothing.
 
-    Raises `Permanent` listing the versions that have one.
+    Raises `Permanent` listing the versions that have one; `Retryable` while their bucket is away.
     """
-    rolled_out = {
+    found, away = _bundles(services, model)
+    if version in found:
+        return found[version]
+    if away is not None:
+        raise away
+    raise Permanent(
+        f"the store has no bundle of {model} v{version} that was ever rolled out",
+        remedy=f"versions with one: {', '.join(map(str, sorted(found))) or 'none'}; or release the version",
+    )
+
+
+def _bundles(services: Services, model: str) -> tuple[dict[int, str], Retryable | None]:
+    """The newest bundle of each version that was rolled out; and why some could not be looked for."""
+    rolled_out = (
         DeploymentId.parse(state.deployment_id).bundle_id for state in services.journal.releases(model)
-    }
-    found = {number: bundle for number, bundle in sorted(_bundles(services, model)) if bundle in rolled_out}
-    if version not in found:
-        raise Permanent(
-            f"the store has no bundle of {model} v{version} that was ever rolled out",
-            remedy=f"versions with one: {', '.join(map(str, found)) or 'none'}; or release the version",
-        )
-    return found[version]
-
-
-def _bundles(services: Services, model: str) -> Iterator[tuple[int, str]]:
-    """(version, bundle id), the oldest first."""
-    for bundle in sorted(services.store.kept("bundles"), key=lambda bundle: bundle.used_at):
-        manifest = _manifest(services, bundle.name)
-        if manifest["model"]["name"] == model:
-            yield int(manifest["model"]["version"]), str(manifest["id"])
+    )
+    found: dict[int, str] = {}
+    away: Retryable | None = None
+    for bundle in dict.fromkeys(rolled_out):
+        try:
+            found[int(_manifest(services, bundle)["model"]["version"])] = bundle
+        except Missing:
+            continue
+        except Retryable as error:
+            away = error
+    return found, away
 
 
 def _manifest(services: Services, bundle_id: str) -> dict[str, Any]:

@@ -219,6 +219,23 @@ def test_a_bucket_that_goes_away_in_the_middle_is_waited_for(tmp_path: Path, at:
     assert Store(tmp_path / "b", shared=Shared(storage)).has(digest)
 
 
+def test_what_came_here_can_be_gone_back_to_while_the_bucket_is_away(tmp_path: Path) -> None:
+    def away(operation: str, key: str) -> None:
+        raise Retryable("away", remedy="wait")
+
+    storage = MemoryStorage()
+    store = Store(tmp_path / "a", shared=Shared(storage))
+    store.publish(ID, fill(model=b"m"))
+    storage.before = away
+    assert (store.bundle(ID) / "model").read_bytes() == b"m"
+    assert store.has_bundle(ID)
+    assert store.manifest(ID)
+    with pytest.raises(Retryable):
+        store.bundle("cd")
+    with pytest.raises(Retryable):
+        store.manifest("cd")
+
+
 WRITER = """
 import json, sys
 from pathlib import Path

@@ -86,8 +86,9 @@ class AdsServer:
         server.add_generic_rpc_handlers((told.handler(),))
         server.add_insecure_port(self._listen)
         await server.start()
-        told.start()
+        # Hundreds of services take seconds to read: who connects meanwhile is told afterwards.
         self._ready.set()
+        told.start()
         try:
             await self._ending.wait()
         finally:

@@ -17,7 +17,8 @@ from serving.home import Home
 
 
 def path(home: Home) -> Path:
-    return home.envoy / "proxies.json"
+    # Not beside what is told: whoever follows that would follow what follows from it.
+    return home.root / "proxies.json"
 
 
 def read(home: Home) -> list[Proxy]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from serving.control.answers_through_gateway import NotAsInTheGates
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import now
 from serving.gateway import api_keys
-from serving.gateway.candidate import CandidateThroughEnvoy
+from serving.gateway.candidate import GATEWAY_URL, CandidateThroughEnvoy
 from serving.gateway.router.base import TooManyRows
+from serving.home import Home, Ports
 from serving.types import (
     ALL_STABLE,
     Deployment,
@@ -112,6 +114,15 @@ def test_a_model_that_wants_keys_is_asked_with_one_that_ends_with_the_asking(
         assert gateway.infer(route.service, {"x-slipway-arm": "candidate"}).status_code in (401, 404)
         ask(gateway, route, {"input": np.zeros((1, 4), "f")})
     assert api_keys.clients_of(gateway.home) == []
+
+
+def test_an_envoy_on_another_machine_is_asked_where_it_is(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with candidate(gateway, tmp_path, mlp()) as (route, _):
+        elsewhere = replace(gateway, home=Home(tmp_path, Ports(gateway=1)))
+        monkeypatch.setenv(GATEWAY_URL, gateway.home.gateway_url + "/")
+        assert ask(elsewhere, route, {"input": np.zeros((1, 4), "f")})["label"].shape == (1,)
 
 
 def test_a_limit_on_requests_is_waited_for(gateway: Gateway, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ RUN cd /opt/packages \
  && find . -type f \( -name '*.c' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.h' \) -delete \
  && rm -rf /tmp/* /root/.cache /var/lib/apt/lists/* /var/cache/* /usr/share/doc /usr/share/man /usr/share/locale \
       /usr/share/info /usr/share/perl* /usr/local/include /usr/local/lib/python3*/site-packages/pip* \
-      /usr/bin/perl* /usr/bin/apt* /usr/bin/sqv /usr/bin/openssl /usr/bin/localedef /usr/lib/apt /usr/lib/*/perl* \
+      /usr/local/bin/pip* /usr/bin/perl* /usr/bin/apt* /usr/bin/sqv /usr/bin/openssl /usr/bin/localedef /usr/lib/apt /usr/lib/*/perl* \
       /usr/lib/*/gconv /usr/lib/*/libapt* \
  && cd /usr/local/lib/python3* \
  && rm -rf ensurepip idlelib lib2to3 pydoc_data tkinter turtledemo lib-dynload/_test* lib-dynload/_ctypes_test*

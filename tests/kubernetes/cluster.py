@@ -115,6 +115,13 @@ def start(*, nodes: int) -> None:
     subprocess.run(up, env=environ, check=True, capture_output=True, timeout=180)
 
 
+def inspected(image: str) -> dict[str, Any]:
+    """What Docker says of an image."""
+    done = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)[0]
+    return found
+
+
 def pod_image() -> str:
     """The image of deploy/pod.Dockerfile, built and on every node of a cluster of this machine's own."""
     if IMAGE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,17 +75,21 @@ def platform(make_platform: MakePlatform) -> Iterator[KubernetesPlatform]:
 
 
 @pytest.fixture
-def make_servable(cluster: Cluster) -> Callable[..., Bundle]:
+def make_servable(cluster: Cluster) -> Iterator[Callable[..., Bundle]]:
     """A bundle with warm rows, where every node finds it. `serving`: the spec's section."""
+    made: list[Path] = []
 
     def make(service: str, version: int = 1, **serving: Any) -> Bundle:
         rows = {"input": np.ones((3, 4), np.float32)}
         path = make_bundle(
             cluster.shared, mlp(seed=version), name=service, version=version, serving=serving, warmup=rows
         )
+        made.append(path)
         return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
 
-    return make
+    yield make
+    for path in made:
+        shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -61,10 +61,11 @@ def _of_container(pod: Object, container: Object, own: Events, *, has_served: bo
             return trouble
         return _ended(pod, container, before, own, has_served=has_served) if before else None
     if ended := state.get("terminated"):
-        if ended["exitCode"] == 0 and container["name"] == FETCHING:
+        # What fetches bundles and whatever else comes before the pod is through when it has ended well.
+        if ended["exitCode"] == 0 and container["name"] != CONTAINER:
             return None
         return _ended(pod, container, ended, own, has_served=has_served)
-    if "running" not in state:
+    if "running" not in state or container.get("ready"):
         return None
     if container["name"] == FETCHING:
         return Trouble(f"the pod {name} fetches its bundle", "wait")
@@ -121,10 +122,11 @@ def _ended(pod: Object, container: Object, ended: Object, own: Events, *, has_se
 
 def _unready(name: str, container: Object, own: Events) -> Trouble:
     """It runs and was not restarted: it loads, or its probes fail now."""
-    said = _last(own, ("Unhealthy",))
     if not container.get("started"):
+        said = _last(own, ("Unhealthy",))
         more = f" ({said})" if said else ""
         return Trouble(f"the pod {name} loads its model and answers its warm rows{more}", "wait")
+    said = _last(own, ("Unhealthy",), containing="Readiness")
     return Trouble(
         f"the pod {name} takes no traffic: {said or 'its readiness probe has not passed yet'}",
         "read the pod's log; it may be overloaded or reloading",

@@ -49,3 +49,11 @@ def test_an_unreadable_config_names_the_file(tmp_path: Path, content: str) -> No
 def test_ports_of_another_version_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"ports": {"fax": 7001, "controller": 7002}}))
     assert Home.locate({"SLIPWAY_HOME": str(tmp_path)}).ports == Ports(controller=7002)
+
+
+def test_how_envoys_are_told_is_kept_with_the_home_and_given_by_the_environment(tmp_path: Path) -> None:
+    environ = {"SLIPWAY_HOME": str(tmp_path)}
+    assert Home.locate(environ).delivery == "files"
+    (tmp_path / "config.json").write_text('{"ports": {}, "gateway_delivery": "ads"}')
+    assert Home.locate(environ).delivery == "ads"
+    assert Home.locate({**environ, "SLIPWAY_GATEWAY_DELIVERY": "files"}).delivery == "files"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from model_store.export.base import NotExportable
+from model_store.noise import tied
 from model_store.types import Check
 
 Array = np.ndarray[Any, Any]
@@ -60,10 +61,10 @@ class Differences:
             name: _by_row(name, original[name], other[name], name in probabilities) for name in original
         }
         labels = frozenset(name for name in original if _is_label(other[name]))
-        tied = _tied(original, probabilities, tie)
-        ties = int(sum(np.count_nonzero(by_row[name][tied]) for name in labels))
+        at_a_tie = _tied(original, probabilities, tie)
+        ties = int(sum(np.count_nonzero(by_row[name][at_a_tie]) for name in labels))
         for name in labels:
-            by_row[name] = np.where(tied, 0.0, by_row[name])
+            by_row[name] = np.where(at_a_tie, 0.0, by_row[name])
         return cls(by_row, labels, ties)
 
     def __len__(self) -> int:
@@ -168,15 +169,11 @@ def _value(value: Any) -> str:
 
 
 def _tied(original: Answers, probabilities: frozenset[str], tie: float) -> Array:
-    """[N] bool: whether the two largest of a row's probabilities are closer than `tie`. A forest of a hundred
-    trees whose votes are fifty to fifty is decided by the last digit of their sum.
-    """
-    tied = np.zeros(len(next(iter(original.values()))), bool)
+    """[N] bool: whether the two largest of a row's probabilities are closer than `tie`."""
+    found = np.zeros(len(next(iter(original.values()))), bool)
     for name in probabilities & original.keys():
-        if original[name].ndim == 2 and original[name].shape[1] > 1:
-            ordered = np.sort(original[name].astype(np.float64), axis=1)
-            tied |= ordered[:, -1] - ordered[:, -2] < tie
-    return tied
+        found |= tied(original[name], tie)
+    return found
 
 
 def _is_label(array: Array) -> bool:

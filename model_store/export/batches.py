@@ -16,6 +16,7 @@ import onnxruntime as ort
 from model_store.export.agreement import Differences, examples
 from model_store.export.base import NotExportable
 from model_store.inference import answer, count_rows, spread
+from model_store.noise import NOISE, are_shares
 
 Array = np.ndarray[Any, Any]
 Rows = Mapping[str, Array]
@@ -23,8 +24,6 @@ Answers = Mapping[str, Array]
 
 SETTLED_ON = 64
 _SMALL = 7
-# Sums of another order differ in the last digits; what a batch decides differs in the first.
-NOISE = 1e-3
 # These take the range of a whole batch to quantize by, so that every score moves a little with its company.
 _DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _DYNAMIC_NOISE = 0.1
@@ -46,7 +45,7 @@ class Asked:
     """
 
     ask: Callable[[Rows, int], Answers]
-    noise: float = NOISE
+    noise: float = NOISE["fp32"]
     by: str = "something in it"
 
     @classmethod
@@ -56,7 +55,7 @@ class Asked:
         random = operators & _RANDOM or operators & _MAY_BE_RANDOM
         return cls(
             lambda rows, size: answer(session, rows, batch_size=size),
-            _DYNAMIC_NOISE if _DYNAMIC & operators else NOISE,
+            _DYNAMIC_NOISE if _DYNAMIC & operators else NOISE["fp32"],
             ", ".join(sorted(random)) or "something in its graph",
         )
 
@@ -80,16 +79,9 @@ def require_answers_row_by_row(
         asked.ask(few, max(max_batch_size, 2))
         return
     _refuse_chance(asked.by, alone, asked.ask(few, 1))
-    shares = probabilities | {name for name, array in alone.items() if _are_shares(array)}
+    shares = probabilities | {name for name, array in alone.items() if are_shares(array)}
     for how, together in _in_batches(asked, rows, few, chosen, max(max_batch_size, 2)):
         _refuse_company(alone, together, how, asked.noise, shares)
-
-
-def _are_shares(array: Array) -> bool:
-    """Whether every row is a distribution. A tenth of a millionth is noise there, however rare a class is."""
-    if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
-        return False
-    return bool((array >= 0).all() and np.allclose(array.sum(axis=1, dtype=np.float64), 1, atol=1e-3))
 
 
 def _in_batches(asked: Asked, rows: Rows, few: Rows, chosen: Array, full: int) -> Iterator[tuple[str, Rows]]:
@@ -126,7 +118,7 @@ def _refuse_chance(by: str, first: Rows, second: Rows) -> None:
 def _refuse_company(
     alone: Rows, together: Rows, how: str, noise: float, probabilities: frozenset[str]
 ) -> None:
-    found = Differences.between(alone, together, probabilities)
+    found = Differences.between(alone, together, probabilities, tie=2 * noise)
     differing = int(np.count_nonzero(found.worst_by_row > noise))
     if not differing:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from model_store.export.base import Columns, NotExportable
 from model_store.export.mlmodel import Field, LoggedModel, Signature
@@ -20,16 +21,18 @@ _WHOLE: frozenset[Datatype] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Inputs that an ONNX model may have. `is_narrowed`: it rounds them to float32 itself, as trees of
-    scikit-learn do, so that clients and data files need not.
+    """Inputs that an ONNX model may have. `narrowed`: where it rounds them to float32 itself, as trees of
+    scikit-learn do, so that clients and data files need not; before the last step of a pipeline, whose first
+    steps compute with float64.
     """
 
     inputs: tuple[TensorSpec, ...]
-    is_narrowed: bool = False
+    narrowed: Literal["", "at once", "before the last step"] = ""
 
     def __str__(self) -> str:
+        where = f" {self.narrowed}" if self.narrowed == "before the last step" else ""
         types = ", ".join(sorted({spec.datatype for spec in self.inputs}))
-        return f"{types} inputs{', rounded to FP32' if self.is_narrowed else ''}"
+        return f"{types} inputs{', rounded to FP32' if self.narrowed else ''}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,9 @@ def _plan_table(fields: Sequence[Field], data: Data) -> Plan:
 
 def _attempts(inputs: Sequence[tuple[TensorSpec, ...]]) -> tuple[Attempt, ...]:
     """FP32, FP64, INT64 where that may help, and FP64 that is rounded inside."""
-    wide = [Attempt(inputs[1], is_narrowed=True)] if len(inputs) > 1 else []
+    if len(inputs) == 1:
+        return (Attempt(inputs[0]),)
+    wide = (Attempt(inputs[1], "before the last step"), Attempt(inputs[1], "at once"))
     return (*map(Attempt, inputs), *wide)
 
 
@@ -189,7 +194,7 @@ def _datatype(field: Field) -> Datatype:
     if field.datatype is None:
         raise NotExportable(
             f"signature input `{field.name}` is {field.written}, which no ONNX tensor holds",
-            remedy="turn it into numbers or text before the model",
+            remedy="turn it into numbers or text before the model; source.flavor: pyfunc takes it as it is",
         )
     return field.datatype
 

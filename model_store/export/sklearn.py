@@ -120,7 +120,7 @@ def _write_request(
         "trusted_types": list(spec.source.skops_trusted_types),
         "code": str(model.parent / settings["code"]) if settings.get("code") else None,
         "inputs": [[spec.name, spec.datatype, list(spec.shape)] for spec in attempt.inputs],
-        "is_narrowed": attempt.is_narrowed,
+        "narrowed": attempt.narrowed,
         "rows": list(typed.inputs),
         "is_table": planned.is_table,
         "columns": typed.columns,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from model_store.gates.metrics.base import Metric, Prediction, Truth
 from model_store.gates.metrics.registry import metric
 from model_store.gates.reading import Outputs, Reading, rows_not_finite
 from model_store.gates.task import Unfit
+from model_store.noise import tied
 from model_store.release_spec import Gates, Margin
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +33,25 @@ class Answered:
     def read(cls, name: str, outputs: Outputs, reading: Reading, rows: int) -> Answered:
         """Raises `Permanent` unless every output has as many rows as were asked."""
         return cls(name, reading.predict(outputs, rows), rows_not_finite(outputs))
+
+    def deciding_ties_as(self, original: Answered, *, tie: float, noise: float) -> Answered:
+        """The same, where the original's two surest classes are as good as equal and its own are too: there
+        the last digit decides, in every version another, and the original's decision stands.
+
+        `tie` and `noise`: how near is equal, to the original and to this one.
+        """
+        said, other = self.said, original.said
+        if (
+            said.decisions is None
+            or said.scores is None
+            or other.scores is None
+            or not said.are_probabilities
+        ):
+            return self
+        if other.decisions is None or said.decisions.ndim != 1:
+            return self
+        either = tied(other.scores, tie) & tied(said.scores, noise) & ~self.not_finite
+        return replace(self, said=replace(said, decisions=np.where(either, other.decisions, said.decisions)))
 
     def take(self, rows: Array) -> Answered:
         return Answered(self.name, self.said.take(rows), self.not_finite[rows])

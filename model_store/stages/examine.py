@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,17 @@ import numpy as np
 from model_store.build import BuildContext, Exported
 from model_store.dataset import Dataset
 from model_store.errors import Permanent
+from model_store.gates.classes import classifier
 from model_store.gates.exam import Answered, Exam, Own
 from model_store.gates.metrics.custom import Custom
-from model_store.gates.questions import Unsaid
+from model_store.gates.questions import Question, Unsaid
 from model_store.gates.reading import Outputs, Reading
 from model_store.gates.sanity import refuse_mirrored
 from model_store.gates.seen import Seen
 from model_store.gates.task import resolve
+from model_store.release_spec import ReleaseSpec
 from model_store.stages.inputs import evaluation_rows, function_path
+from model_store.types import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +51,11 @@ def _custom(ctx: BuildContext) -> tuple[Own, ...]:
     """The metrics of the user's own. Raises `Permanent` for code that nobody trusts, and missing files."""
     trusted = ctx.spec.source.trusted
     return tuple(
-        Own(one.title, Custom(function_path(ctx, one.function), trusted=trusted), one)
+        Own(
+            one.title,
+            Custom(function_path(ctx, one.function), trusted=trusted, scratch=ctx.store.scratch),
+            one,
+        )
         for one in ctx.spec.gates.custom
     )
 
@@ -69,9 +76,47 @@ def read_champion(ctx: BuildContext, examined: Examined, name: str, outputs: Out
         reading = resolve(Seen(ctx.spec, outputs, labels, task=own.task))
     except Unsaid:
         reading = own
+    if own.has_scores and not reading.has_scores:
+        reading = _of_fewer_classes(ctx, own, name, outputs, labels)
     champion = Answered.read(name, outputs, _in_the_classes_of(own, reading), len(examined.rows))
     refuse_mirrored(champion, examined.exam)
     return champion
+
+
+def _of_fewer_classes(
+    ctx: BuildContext, own: Reading, name: str, outputs: Outputs, labels: np.ndarray[Any, Any]
+) -> Reading:
+    """Of a champion from before there was some class: read on the rows of those it knows, and sure that
+    no row is of another. Raises `Permanent` where its scores cannot be told apart even so.
+    """
+    answered = outputs.get(own.label or "")
+    known = labels if answered is None else np.isin(labels.astype(str), np.unique(answered.astype(str)))
+    try:
+        few = {output: array[known] for output, array in outputs.items()}
+        left = labels[known]
+        task: Task = "binary" if len(np.unique(left.astype(str))) == 2 else own.task
+        reading = classifier(Seen(_positive(ctx.spec, left), few, left, task=task))
+    except (Permanent, Question) as error:
+        raise Permanent(
+            f"{name} answers other classes than {', '.join(map(str, own.classes))}, so its scores cannot be"
+            " held against this version's",
+            remedy="limit accuracy alone under gates.champion for this release, or leave gates.champion out",
+        ) from error
+    places = {str(word): place for place, word in enumerate(reading.classes)}
+    at = [places.get(str(word), -1) for word in own.classes]
+    return replace(
+        reading,
+        task=own.task,
+        classes=own.classes,
+        said=tuple(own.classes[n] if place < 0 else reading.said[place] for n, place in enumerate(at)),
+        columns=tuple(-1 if place < 0 else reading.columns[place] for place in at),
+    )
+
+
+def _positive(spec: ReleaseSpec, labels: np.ndarray[Any, Any]) -> ReleaseSpec:
+    """Of the two classes that may be left one is looked for, if only to count them in some order."""
+    data = spec.data.model_copy(update={"positive": str(labels[0])})
+    return spec.model_copy(update={"data": data})
 
 
 def _in_the_classes_of(own: Reading, other: Reading) -> Reading:

@@ -19,6 +19,7 @@ from model_store.gates.reading import Outputs
 from model_store.gates.sanity import refuse_trivial
 from model_store.gates.signature import Signature, changes, judge_signature
 from model_store.inference import saved_answers, session_config
+from model_store.noise import NOISE
 from model_store.records import read_tensors, report_record
 from model_store.stages.candidate import REMEDY, run_candidate
 from model_store.stages.examine import Examined, examine, read_answers, read_champion
@@ -126,6 +127,9 @@ def _judged_answers(
 ) -> tuple[Check, ...]:
     with attempt(f"reading the answers of {precision}", otherwise=REMEDY):
         candidate = Answered.read(precision, outputs, examined.exam.reading, len(examined.rows))
+        # As the export forgives them (docs/decisions/0135).
+        tie = 2 * ctx.spec.gates.export_tolerance
+        candidate = candidate.deciding_ties_as(examined.original, tie=tie, noise=NOISE[precision])
     yardstick, told = _yardstick(ctx, champion, examined) if champion else (None, ())
     return judge(examined.original, candidate, examined.exam, yardstick) + told
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_store.inference import Rows, saved_answers, spread
-from model_store.stages.served import NOISE, rows_that_differ
+from model_store.noise import NOISE, rows_that_differ
 
 MOST_ROWS = 64
 # Of a model of pictures as many rows would be a hundred megabytes.

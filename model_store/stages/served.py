@@ -20,6 +20,7 @@ from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
 from model_store.inference import Rows, batches, count_rows, session_config, spread
+from model_store.noise import NOISE, rows_that_differ
 from model_store.texts import as_bytes, as_text
 from model_store.types import Artifact, Check
 
@@ -27,8 +28,6 @@ Array = np.ndarray[Any, Any]
 
 # As many rows settle whether an answer depends on its batch (docs/gates.md).
 SETTLED_ON = 64
-# Between one batch size and another: sums of another order in fp32; a step of the scale in fewer bits.
-NOISE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1, "original": 1e-3}
 # A GPU multiplies fp32 with the ten bits of TF32, by another kernel for another batch size.
 NOISE_OF_TF32 = NOISE["fp16"]
 
@@ -172,21 +171,3 @@ def _grown(array: Array, size: int) -> Array:
     """Filled up with its last row, as pods fill a batch up to a size that the engine was built for."""
     missing = size - len(array)
     return np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array
-
-
-def rows_that_differ(alone: Rows, together: Rows, noise: float) -> int:
-    """How many rows have other answers in one than in the other. `noise`: what numbers may move, of 1 or of
-    themselves.
-    """
-    differs = np.zeros(count_rows(alone), bool)
-    for name, array in alone.items():
-        if array.dtype.kind == "f":
-            one, other = array.astype(np.float64), together[name].astype(np.float64)
-            is_near = np.abs(one - other) <= noise * np.maximum(1, np.abs(one))
-            is_same = is_near | (one == other) | (np.isnan(one) & np.isnan(other))
-        elif "f" in {values.dtype.kind for values in alone.values()}:
-            continue  # a label follows from scores that were compared: near a tie it may flip
-        else:
-            is_same = array == together[name]
-        differs |= ~is_same.reshape(len(array), -1).all(axis=1)
-    return int(differs.sum())

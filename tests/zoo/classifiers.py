@@ -45,6 +45,10 @@ def scored(model: Any, frame: pd.DataFrame, label: str, inputs: list[str] | str)
             if is_two
             else roc_auc_score(frame[label], p, **several)
         )
+    elif hasattr(model, "decision_function") and len(model.classes_) == 2:
+        numbers["auc"] = roc_auc_score(
+            frame[label] == model.classes_[1], model.decision_function(frame[inputs])
+        )
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -148,6 +152,86 @@ def kernel_svc() -> Any:
     from sklearn.svm import SVC
 
     return SVC()
+
+
+def fixed_threshold() -> Any:
+    from sklearn.model_selection import FixedThresholdClassifier
+
+    return FixedThresholdClassifier(logistic(), threshold=0.3)
+
+
+def tuned_threshold() -> Any:
+    from sklearn.model_selection import TunedThresholdClassifierCV
+
+    return TunedThresholdClassifierCV(logistic(), cv=3, random_state=0)
+
+
+def tied_trees() -> Any:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    return ExtraTreesClassifier(20, random_state=0)
+
+
+def forest_of_scaled() -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), RandomForestClassifier(50, random_state=0))
+
+
+LOANS = ["age", "amount", "duration"]
+
+
+def loans(count: int, seed: int) -> pd.DataFrame:
+    """Whole numbers, as tables of customers have them."""
+    rng = np.random.default_rng(seed)
+    ages, amounts, durations = (rng.integers(*ends, count) for ends in ((18, 80), (100, 20_000), (4, 72)))
+    frame = pd.DataFrame({"age": ages, "amount": amounts, "duration": durations})
+    risk = 0.0005 * frame.amount + 0.05 * frame.duration - 0.05 * frame.age + rng.normal(size=count)
+    return frame.assign(y=(risk > 3.5).astype(int))
+
+
+def scaled_trees(folder: Path) -> Made:
+    train, evaluation, calibration = loans(900, 1), loans(ROWS, 2), loans(200, 3)
+    model = forest_of_scaled().fit(train[LOANS], train.y)
+    saved = saved_sklearn(folder / "model", model, train[LOANS])
+    numbers = scored(model, evaluation, "y", LOANS)
+    spec = {"gates": GATES, "precisions": ["fp32"]}
+    return Made(saved, "sklearn", evaluation, calibration, "y", numbers, spec)
+
+
+def one_class_more(folder: Path, *, may_break: int | None = None) -> Made:
+    """The version that serves knows two classes, its successor a third."""
+    two = parts()
+    three = [frame.assign(y=frame.y.where(frame.debt <= 1, 2)) for frame in two]
+    models = [forest().fit(frames[0][NUMBERS], frames[0].y) for frames in (two, three)]
+    saved = [
+        saved_sklearn(folder / f"{count}", model, two[0][NUMBERS])
+        for count, model in zip(("two", "three"), models, strict=True)
+    ]
+    gates: dict[str, Any] = {**GATES, "champion": {"max_drop": 0.02}}
+    if may_break is not None:
+        gates["signature"] = {"may_break": may_break}
+    numbers = scored(models[1], three[1], "y", NUMBERS)
+    spec = {"gates": gates, "precisions": ["fp32"]}
+    return Made(saved[1], "sklearn", three[1], three[2], "y", numbers, spec, saved[0])
+
+
+def days(folder: Path) -> Made:
+    """A column of days, which the model itself takes apart."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.pipeline import make_pipeline
+
+    frames = [
+        frame.assign(day=pd.date_range("2020-01-01", periods=len(frame)).astype("datetime64[ns]"))
+        for frame in parts()
+    ]
+    columns = [*NUMBERS, "day"]
+    model = make_pipeline(make_column_transformer(("passthrough", NUMBERS)), forest())
+    model.fit(frames[0][columns], frames[0].y)
+    saved = saved_sklearn(folder / "model", model, frames[0][columns])
+    return Made(saved, "sklearn", frames[1], frames[2], "y", {}, {"gates": GATES})
 
 
 def by_column_name() -> Any:
@@ -400,10 +484,16 @@ KINDS = [
     Kind("histogram gradient boosting", of(histogram_boosting), "published"),
     Kind("nearest neighbours", of(neighbours), "published"),
     Kind("neural net", of(neural_net), "published"),
-    # skl2onnx gives a LinearSVC at the end of a pipeline an option that it does not have.
-    Kind("linear SVC in a pipeline", of(linear_svc, gates=NO_AUC), "refused", "Option 'zipmap' not in"),
+    Kind("linear SVC in a pipeline", of(linear_svc), "published"),
     Kind("ridge classifier", of(ridge, gates=NO_AUC), "published"),
-    Kind("kernel SVC without probabilities", of(kernel_svc, gates=NO_AUC), "published"),
+    Kind("kernel SVC without probabilities", of(kernel_svc), "published"),
+    Kind("a threshold of its own", of(fixed_threshold), "published"),
+    Kind("a threshold that was tuned", of(tuned_threshold), "published"),
+    Kind("a scaler before trees, on whole numbers", scaled_trees, "published"),
+    Kind("extra trees whose votes tie", of(tied_trees), "published"),
+    Kind("one class more than the champion", one_class_more, "blocked", "signature against champion v1"),
+    Kind("one class more, which callers know of", partial(one_class_more, may_break=1), "published"),
+    Kind("days that no tensor holds", days, "refused", "`day` is datetime[^$]*flavor: pyfunc takes it"),
     Kind("columns by name", of(by_column_name), "published"),
     Kind("imputer and scaler", of(imputing), "published"),
     Kind("isolation forest", isolation_forest, "published"),

@@ -12,7 +12,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,15 +34,25 @@ LIMITS = Limits(seconds=120)
 
 
 class Custom:
-    """One function. Raises `Permanent` for a name that is none, and for code that nobody trusts."""
+    """One function. `scratch`: where it is run, an empty folder each time; in a build one of the store's, so
+    that a killed build leaves nothing in TMPDIR. Raises `Permanent` for a name that is none, and for code
+    that nobody trusts.
+    """
 
     tasks: frozenset[Task] = frozenset(get_args(Task))
     needs: Needs = "any"
     higher_is_better = True
     relative = False
 
-    def __init__(self, name: str, *, trusted: bool, limits: Limits | None = None) -> None:
-        self.name, self._limits = name, limits or LIMITS
+    def __init__(
+        self,
+        name: str,
+        *,
+        trusted: bool,
+        limits: Limits | None = None,
+        scratch: Callable[[], AbstractContextManager[Path]] | None = None,
+    ) -> None:
+        self.name, self._limits, self._scratch = name, limits or LIMITS, scratch or _in_tmpdir
         self._source, _, self._function = name.rpartition(":")
         if not self._source or not self._function.isidentifier():
             raise Permanent(f"{name} names no function", remedy="write PATH.py:function or module:function")
@@ -77,8 +88,7 @@ class Custom:
         """[N] for each model, from one child."""
         if len(truth) == 0:
             raise TooFewRows("no rows")
-        with tempfile.TemporaryDirectory(prefix="slipway-metric-") as name:
-            work = Path(name)
+        with self._scratch() as work:
             np.savez(work / "rows.npz", allow_pickle=False, **_arrays(truth, said))
             self._ask(work, len(said))
             told = json.loads((work / "result.json").read_text())
@@ -114,6 +124,12 @@ class Custom:
             last = (work / "log").read_text(errors="replace").strip().splitlines()[-1:] or [""]
             problem = f"the metric {self.name} died with status {status}: {last[0][:200]}"
             raise Permanent(problem, remedy="correct the function")
+
+
+@contextmanager
+def _in_tmpdir() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="slipway-metric-") as name:
+        yield Path(name)
 
 
 def _arrays(truth: Truth, said: Sequence[Prediction]) -> dict[str, Array]:

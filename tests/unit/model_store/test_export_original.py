@@ -15,6 +15,7 @@ import yaml
 
 from model_store.errors import Permanent
 from model_store.export import ExportedModel, export
+from model_store.export.pairing import pair
 from model_store.export.versions import differing, recorded_versions, refuse_other_versions
 from model_store.inference import answer, open_session
 from model_store.release_spec import ReleaseSpec
@@ -124,17 +125,29 @@ def test_histogram_boosting_is_converted_and_says_what_scikit_learn_says(
     assert exported.says["classes"] == [0, 1]
 
 
-def test_scores_that_agree_with_nothing_the_original_says_are_not_served(
+def test_scores_that_agree_with_nothing_the_original_says_are_not_served() -> None:
+    """As an SVC's decision function with its sign turned, which skl2onnx calls probabilities."""
+    decided, surely = np.array([0, 1, 1]), np.array([-1.5, 0.5, 2.0])
+    turned = {"label": decided, "probabilities": np.stack([surely, -surely], axis=1)}
+
+    paired = pair(turned, {"predict": decided, "decision_function": surely}, tolerance=1e-4)
+
+    assert paired.methods == {"label": "predict"}
+    assert paired.uncompared == ("probabilities",)
+
+
+def test_a_support_vectors_decision_function_is_served_with_its_own_sign(
     run: Export, rows: pd.DataFrame
 ) -> None:
-    """skl2onnx turns the sign of a binary SVC's decision function, and calls it probabilities."""
     from sklearn.svm import SVC
 
-    exported = run(SVC().fit(rows[["amount"]], rows.large), columns=["amount"])
+    model = SVC().fit(rows[["amount"]], rows.large)
+    exported = run(model, columns=["amount"])
 
-    assert [output.name for output in exported.outputs] == ["label"]
-    assert exported.says["outputs"] == {"label": "label"}
-    assert "output `probabilities` is not served" in exported.notes[0]
+    assert exported.says["outputs"] == {"label": "label", "probabilities": "decision_function"}
+    assert exported.says["probabilities"] == {"probabilities": False}
+    scores = exported.original_answers()["probabilities"]
+    np.testing.assert_array_equal(scores[:, 1], model.decision_function(rows[["amount"]]))
 
 
 def test_a_decision_function_is_told_from_probabilities(run: Export, rows: pd.DataFrame) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +102,20 @@ def test_what_names_no_function_is_refused(name: str) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Permanent, match=r"there is no file .*costs.py"):
         metric(f"{tmp_path}/costs.py:profit", trusted=True)
+
+
+def test_it_is_run_in_a_folder_of_the_store_which_a_killed_build_leaves_swept(tmp_path: Path) -> None:
+    source = tmp_path / "where.py"
+    source.write_text(
+        "import os\n"
+        "def where(truth, said):\n"
+        "    return [float('of-the-store' in os.getcwd())] * len(truth.classes)\n"
+    )
+
+    @contextmanager
+    def scratch() -> Iterator[Path]:
+        (tmp_path / "of-the-store").mkdir()
+        yield tmp_path / "of-the-store"
+
+    assert Custom(f"{source}:where", trusted=True, scratch=scratch).value(TRUTH, SAID) == 1.0
+    assert (tmp_path / "of-the-store" / "result.json").is_file()

@@ -35,8 +35,8 @@ def download(storage: ObjectStorage, key: str, digest: str, path: Path) -> None:
     """
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), only_one(part.with_suffix(".lock")):
-        if path.exists():
+    with naming(path), _first(path) as is_first:
+        if not is_first:
             return
         is_resumed = part.exists() and part.stat().st_size > 0
         found = _fetched(storage, key, part)
@@ -65,8 +65,8 @@ def local_copy(url: str, folder: Path) -> Path:
     version = digest_bytes(canonical_json([url, known.size_bytes, known.used_at]))
     path = folder / version.removeprefix("sha256:")[:24] / key
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), only_one(path.with_name(f"{key}.lock")):
-        if not path.exists():
+    with naming(path), _first(path) as is_first:
+        if is_first:
             draft = path.with_name(f"{key}.part")
             draft.unlink(missing_ok=True)
             _fetched(storage, key, draft)
@@ -92,6 +92,17 @@ def only_one(lock: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _first(path: Path) -> Iterator[bool]:
+    """One process at a time makes `path`: whether it is still to be made. The lock goes when it is there."""
+    lock = path.with_name(f"{path.name}.lock")
+    with only_one(lock):
+        yield not path.exists()
+        # Who waits for it, or makes another one, finds the file.
+        if path.exists():
+            lock.unlink(missing_ok=True)
 
 
 def _fetched(storage: ObjectStorage, key: str, part: Path) -> str:

@@ -70,6 +70,7 @@ def test_an_artifact_of_one_machine_is_opened_on_another(on: Machine) -> None:
     opened = on("b").open(record)
     assert opened.path.read_bytes() == b"weights"
     assert opened.path.is_relative_to(on("b").root)
+    assert sorted(path.name for path in opened.path.parent.iterdir()) == ["meta.json", "model.onnx"]
     assert on("b").provenance(record["digest"]) == on("c").provenance(record["digest"])
 
 

@@ -11,13 +11,14 @@ import pytest
 
 from model_store.errors import Permanent
 from model_store.registry import RegistryUnavailable
-from serving.control import release_deployment, rollback_records, rollbacks
+from serving.control import reconciliation, release_deployment, rollback_records, rollbacks
 from serving.control.queries import snapshots
 from serving.control.release_queue import QueueState, acquire, release_lock, require_lock
 from serving.control.releases import Release
 from serving.control.rollbacks import AlreadyRolledBack, RollbackRequest
-from serving.control.rollout.lock import Claim
+from serving.control.rollout.lock import Claim, LockState
 from serving.control.rollout.plan import Phase
+from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.types import TrafficSplit
 from tests.airflow.world import MODEL, World
 
@@ -362,3 +363,92 @@ def test_of_an_overtaken_rollback_only_a_person_hears_as_of_a_failure(
     with pytest.raises(Exception, match="rolled back since") as ended:
         rollback_steps.ask_for_rollback(world.services, {})
     assert type(ended.value).__name__ == ends
+
+
+def carried_out(world: World, asked: RollbackRequest) -> RollbackProgress:
+    """By the controller, to its end."""
+    progress = world.rollouts.roll_model_back(asked)
+    world.rollouts.jobs.join(20)
+    return world.rollouts.rollback(progress.id)
+
+
+def test_the_controller_starts_a_version_again_and_gives_the_lock_back(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    progress = carried_out(world, request())
+    assert (progress.phase, progress.leaves, progress.returns) == (RollbackPhase.RETURNED, 2, 1)
+    route = world.router.read(MODEL)
+    assert route.stable
+    assert route.stable.version == 1
+    assert [pods.id for pods in world.platform.deployments(MODEL)] == [route.stable.id]
+    assert world.lock.read(MODEL) == LockState()
+
+
+def test_asked_twice_by_one_run_it_goes_back_once(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    asked = request()
+    assert carried_out(world, asked) == carried_out(world, asked)
+    assert world.router.read(MODEL).stable.version == 2  # type: ignore[union-attr]
+
+
+def test_a_controller_that_was_killed_takes_its_rollbacks_up_again(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request())  # and then it was killed
+    assert rollbacks.progress_of(world.services, rollback.id).phase is RollbackPhase.STARTING
+    world.rollouts.jobs.resume()
+    world.rollouts.jobs.join(20)
+    assert rollbacks.progress_of(world.services, rollback.id).phase is RollbackPhase.RETURNED
+    world.rollouts.jobs.resume()
+    assert not world.rollouts.jobs._running, "nothing is begun twice"
+
+
+def test_what_cannot_be_started_says_why_and_holds_up_nothing(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    world.platform.fail(world.bundle(1).id, "out of memory")
+    progress = carried_out(world, request())
+    assert (progress.phase, "out of memory" in progress.words) == (RollbackPhase.FAILED, True)
+    assert world.router.read(MODEL).stable.version == 2  # type: ignore[union-attr]
+    assert world.lock.read(MODEL) == LockState()
+
+
+def test_two_rollbacks_of_a_model_come_one_after_the_other(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    world.platform.hold_back(world.bundle(2).id)
+    first = world.rollouts.roll_model_back(request(2, run_id="a"))
+    second = world.rollouts.roll_model_back(request(1, run_id="b"))
+    world.platform.release(world.bundle(2).id)
+    world.rollouts.jobs.join(20)
+    for progress in (first, second):
+        assert world.rollouts.rollback(progress.id).phase is RollbackPhase.RETURNED
+    assert len(world.platform.deployments(MODEL)) == 1
+
+
+def test_what_nobody_recorded_is_found_until_it_is(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    progress = carried_out(world, request())
+    soon, later = (datetime.now(UTC) + timedelta(seconds=after) for after in (1, 60))
+    assert reconciliation.unrecorded_rollbacks(world.services, at=soon) == [], "its run is on its way"
+    (found,) = reconciliation.unrecorded_rollbacks(world.services, at=later)
+    assert found.id == progress.id
+    rollbacks.note_recorded(world.services, found)
+    assert reconciliation.unrecorded_rollbacks(world.services, at=later) == []
+
+
+def test_rollbacks_of_before_the_controller_carried_them_out_are_left_alone(world: World) -> None:
+    import json
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request())
+    path = world.home.releases / MODEL / "rollbacks" / f"{rollback.id}.json"
+    saved = json.loads(path.read_bytes())
+    del saved["by_controller"]
+    path.write_text(json.dumps(saved))
+    assert list(rollbacks.under_way(world.services)) == []
+    path.write_text(json.dumps({**saved, "switched_at": "2026-11-22T08:00:00+00:00"}))
+    assert list(rollbacks.unrecorded(world.services, before=datetime.now(UTC))) == []

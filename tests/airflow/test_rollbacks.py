@@ -452,3 +452,27 @@ def test_rollbacks_of_before_the_controller_carried_them_out_are_left_alone(worl
     assert list(rollbacks.under_way(world.services)) == []
     path.write_text(json.dumps({**saved, "switched_at": "2026-11-22T08:00:00+00:00"}))
     assert list(rollbacks.unrecorded(world.services, before=datetime.now(UTC))) == []
+
+
+def test_pods_that_leave_stay_a_while_for_the_gateway_and_for_requests_under_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.control.controller import rollback_jobs
+    from serving.control.controller.acts import Acts
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    seen: list[tuple[int, list[int]]] = []
+
+    def sleep(seconds: float) -> None:
+        stable = world.router.read(MODEL).stable
+        assert stable
+        if seconds == 5:
+            seen.append((stable.version, sorted(pods.version for pods in world.platform.deployments(MODEL))))
+
+    monkeypatch.setattr(rollback_jobs.time, "sleep", sleep)
+    acts = Acts(world._rollouts, lambda: world.services, linger_seconds=5)
+    acts.roll_model_back(request())
+    acts.jobs.join(20)
+    assert seen == [(1, [1, 2])]
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]

@@ -107,7 +107,7 @@ class Stack:
         while lacking := self.router.unacknowledged(route) or self._missing():
             if time.monotonic() > deadline:
                 raise TimeoutError("; ".join(lacking))
-            time.sleep(0.001)
+            time.sleep(0.005)
 
     def _missing(self) -> tuple[str, ...]:
         ready = [each for each in delivery_of(self.home).proxies() if each.is_ready]

@@ -54,22 +54,25 @@ class Records:
         `changed`: the folders to look into again; None: all.
         """
         before = self._files
-        self._files = {}
-        for path in self._paths():
-            is_known = changed is not None and path.parent not in changed and path in before
-            if found := before[path] if is_known else self._file(path, before.get(path)):
+        self._files = {} if changed is None else dict(before)
+        for path in self._paths(changed):
+            if found := self._file(path, before.get(path)):
                 self._files[path] = found
+            else:
+                self._files.pop(path, None)
         if not {clusters_file(self._home), routes_file(self._home)} <= self._files.keys():
             return None
         resources = [each for file in self._files.values() for each in file.resources]
         self._encoded = {(each.type_url + each.name, each.version): each for each in resources}
         return State.of(resources, dict(file.revision for file in self._files.values() if file.revision))
 
-    def _paths(self) -> Iterator[Path]:
-        yield from (clusters_file(self._home), routes_file(self._home), readiness.file(self._home))
-        yield from (authentication.keys_file(self._home), authentication.rates_file(self._home))
-        for folder in self._home.routes.glob("*/"):
-            yield from (folder / name for name in _ASSIGNMENTS)
+    def _paths(self, folders: Set[Path] | None) -> Iterator[Path]:
+        if folders is None or self._home.envoy in folders:
+            yield from (clusters_file(self._home), routes_file(self._home), readiness.file(self._home))
+            yield from (authentication.keys_file(self._home), authentication.rates_file(self._home))
+        for folder in self._home.routes.glob("*/") if folders is None else folders:
+            if folder.parent == self._home.routes:
+                yield from (folder / name for name in _ASSIGNMENTS)
 
     def _file(self, path: Path, before: _File | None) -> _File | None:
         try:

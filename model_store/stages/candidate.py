@@ -93,10 +93,20 @@ def _profile(
     """Beside the fp32 ONNX model, which the same pods would serve with the same settings."""
     source = ctx.store.open(exported["artifact"])
     if source.digest == artifact.digest and source.format == ARCHIVE:
-        # There is nothing faster or slower to compare it with.
-        return _measured(served, served, artifact, rows)
+        return _beside_itself(_measured(served, served, artifact, rows))
     with _open(ctx, exported, source, ONNX) as baseline:
         return _measured(served, baseline, artifact, rows)
+
+
+def _beside_itself(profile: Profile) -> Profile:
+    """Of a model that is served as it is: there is nothing faster or slower to compare it with."""
+    return replace(
+        profile,
+        baseline_p50_ms=profile.p50_ms,
+        latency_ratio=1.0,
+        latency_interval=(1.0, 1.0),
+        throughput_ratio=1.0,
+    )
 
 
 def _measured(served: Served, baseline: Served, artifact: Artifact, rows: Dataset) -> Profile:

@@ -28,7 +28,10 @@ def saved_pyfunc(folder: Path, code: str, example: Any, answer: Any, **settings:
     from mlflow.models import infer_signature
 
     known = {"pip_requirements": LEAN, **settings}
-    if "signature" not in known:
+    if known.get("signature", 0) is None:
+        # MLflow finds it in the type hints.
+        del known["signature"]
+    elif "signature" not in known:
         known["signature"] = infer_signature(example, answer)
     with warnings.catch_warnings():
         # It would rather have an input example and type hints.

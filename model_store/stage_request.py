@@ -19,11 +19,9 @@ the machine and, for what is left out above, the MLflow that `MLFLOW_TRACKING_UR
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_store import steps
 from model_store.build import BuildContext, Variant, Versions
-from model_store.durable import canonical_json, digest_file
+from model_store.durable import digest_file
 from model_store.errors import Permanent, Retryable, SlipwayError, first_line
 from model_store.gates.choose import NothingPassed
 from model_store.registry import Downloaded, ModelVersion, Registry
@@ -42,7 +40,8 @@ from model_store.release_spec import ReleaseSpec, load
 from model_store.release_spec.freeze import STORED
 from model_store.stages.inputs import located
 from model_store.steps import StepResult
-from model_store.storage.base import Corrupt, checked
+from model_store.storage.base import Corrupt
+from model_store.storage.folders import pack, unpack
 from model_store.storage.store import Store
 from model_store.storage.transfer import local_copy
 from model_store.types import ModelRef, TargetName
@@ -289,25 +288,6 @@ class _Told:
 
 def _version(ref: ModelRef, said: Registered, tags: dict[str, str]) -> ModelVersion:
     return ModelVersion(ref, said.run_id, said.source, "", said.created_at, tags, ())
-
-
-# folders in a store
-
-
-def pack(store: Store, folder: Path) -> str:
-    """Keep a folder's files; returns the digest of their list."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = {path.relative_to(folder).as_posix(): store.put_file(path) for path in files}
-    return store.put_bytes(canonical_json({"files": listed}))
-
-
-def unpack(store: Store, digest: str, folder: Path) -> None:
-    """Bring what `pack` kept to a folder. Raises `Permanent` (Missing, Corrupt)."""
-    listed: Mapping[str, str] = json.loads(store.get_bytes(digest))["files"]
-    for name, content in listed.items():
-        path = folder / checked(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(store.file(content, path.name), path)
 
 
 @dataclass(frozen=True, slots=True)

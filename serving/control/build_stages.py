@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from model_store import steps
 from model_store.build import BuildContext, Gated, Variant
 from model_store.steps import StepResult, load_result
+from model_store.storage.folders import bring, share
 from model_store.types import TargetName
 from serving.control import bundle_comparison, wiring
 from serving.control.releases import Release
@@ -23,12 +24,20 @@ def build_context(services: Services, release: Release) -> BuildContext:
     )
 
 
+def docs_name(release: Release) -> str:
+    """What workers of other machines find its Data Docs by."""
+    return f"data_docs/{release.model}/v{release.ref.version}"
+
+
 def export(services: Services, release: Release) -> StepResult:
     return steps.export(build_context(services, release))
 
 
 def check_data(services: Services, release: Release, exported: str) -> StepResult:
-    return steps.check_data(build_context(services, release), exported)
+    ctx = build_context(services, release)
+    checked = steps.check_data(ctx, exported)
+    share(ctx.store, docs_name(release), ctx.docs)
+    return checked
 
 
 def quantize(services: Services, release: Release, exported: str, variant: Variant) -> StepResult:
@@ -46,7 +55,13 @@ def gate(
 
 
 def choose(services: Services, release: Release, gated: Iterable[str]) -> StepResult:
-    return steps.choose(build_context(services, release), gated)
+    ctx = build_context(services, release)
+    # The data's docs, if another worker wrote them: those of the gates are added.
+    bring(ctx.store, docs_name(release), ctx.docs)
+    try:
+        return steps.choose(ctx, gated)
+    finally:
+        share(ctx.store, docs_name(release), ctx.docs)
 
 
 def publish(

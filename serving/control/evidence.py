@@ -6,6 +6,7 @@ Written when a version is promoted and again when its release ends; the second w
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -15,11 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from model_store.build import Gated
+from model_store.errors import SlipwayError
 from model_store.registry import Evidence, EvidenceRun
 from model_store.steps import load_result, name_of
+from model_store.storage.folders import bring
 from model_store.types import Check
 from serving.control.analysis.plot import Point, plot_rollout
-from serving.control.build_stages import build_context
+from serving.control.build_stages import build_context, docs_name
 from serving.control.finalization import ReleaseEnd, VersionStatus
 from serving.control.page_url import release_page
 from serving.control.queries import outcomes
@@ -29,6 +32,8 @@ from serving.control.releases import Release
 from serving.control.rollout.plan import RolloutState
 from serving.control.rollout.record import Record
 from serving.control.wiring import Services
+
+log = logging.getLogger("slipway.evidence")
 
 PAGE = "slipway.page"
 # In MLflow's words.
@@ -85,8 +90,14 @@ def _link_back(services: Services, release: Release, run: EvidenceRun) -> None:
 
 
 def data_docs(services: Services, release: Release) -> Path:
-    """The folder with what Great Expectations said of this version."""
-    return build_context(services, release).docs
+    """The folder with what Great Expectations said of this version, whichever worker it said it to."""
+    folder = build_context(services, release).docs
+    try:
+        bring(services.store, docs_name(release), folder)
+    except SlipwayError as error:
+        # A release does not wait for its docs.
+        log.warning("the Data Docs are not here: %s", error)
+    return folder
 
 
 def data_docs_url(run: EvidenceRun) -> str:

@@ -176,7 +176,7 @@ def test_seven_machines_build_what_one_does(
     fetch(f"{machines.bucket['SLIPWAY_STORAGE_URL']}/bundles/{bundle}", tmp_path / "pod")
     assert (tmp_path / "pod" / "churn" / "1" / "model.onnx").is_file()
     # The docs of data and gates are one.
-    from model_store.stage_request import unpack
+    from model_store.storage.folders import unpack
 
     unpack(machines.store("installation2"), chosen["docs"], tmp_path / "docs")
     assert (tmp_path / "docs" / "index.html").is_file()

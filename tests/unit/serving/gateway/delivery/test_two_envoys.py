@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from serving import composition
+from serving.control.rollout.observe import share_in_force
 from serving.gateway.delivery.base import Proxy, ProxyState
 from serving.gateway.delivery.choice import delivery_of
 from serving.gateway.paths import clusters_file, routes_file
@@ -115,8 +116,7 @@ class World:
             found = admin.counters()[SERVICE]
         finally:
             admin.close()
-        weights = {endpoint: each.weight for endpoint, each in found.items()}
-        return weights.get(self.candidate.endpoints[0], 0) / sum(weights.values())
+        return share_in_force(self.router.read(SERVICE), found)
 
     def proxies(self) -> dict[str, Proxy]:
         return {each.id: each for each in delivery_of(self.home).proxies()}

@@ -127,6 +127,8 @@ def _utc() -> datetime:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    # A line for each time that a pod is asked how it is.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         main(Home.locate())
     except SlipwayError as problem:

@@ -48,6 +48,14 @@ class Holds:
         release = self._release(state.release_id)
         return freeze_enforcement.enforce(self._services, state, release)
 
+    def is_unrecorded(self, state: RolloutState) -> bool:
+        """Whether alias and evidence are still to be written: until then the release holds the model's lock.
+
+        If they cannot be, the release is taken back, for which the version before has to stand by.
+        """
+        holder = self._services.lock.read(state.service).holder
+        return holder is not None and holder.release_id == state.release_id
+
     def _due(self, active: Sequence[RolloutState]) -> list[RolloutState]:
         now, known = self._monotonic(), {state.release_id for state in active}
         for memory in (self._looked, self._told, self._read):

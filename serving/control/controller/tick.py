@@ -23,7 +23,7 @@ from serving.control.rollout.advance import Rollouts, is_in_force
 from serving.control.rollout.decide import Observation, decide
 from serving.control.rollout.journal import Journal, StaleState
 from serving.control.rollout.observe import look
-from serving.control.rollout.plan import Action, Hold, Phase, Promote, Rollback, RolloutState, Shift
+from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
 from serving.control.shadow import Shadow
 from serving.gateway.router.base import StaleRoute, TrafficRouter
 from serving.metrics.base import EndpointCounters, MetricsSource
@@ -265,6 +265,8 @@ class Controller:
             self.rollouts.mend(state.release_id)
         elif isinstance(action, Shift | Promote) and self._is_held(state, route):
             return
+        elif isinstance(action, Finish) and self._holds and self._holds.is_unrecorded(state):
+            self.actions[state.release_id] = Hold("watched until its promotion is recorded")
         elif not isinstance(action, Hold):
             self.rollouts.carry_out(action, state, route)
             log.info("%s: %s", state.release_id, type(action).__name__.lower())

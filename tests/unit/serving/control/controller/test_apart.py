@@ -117,6 +117,9 @@ def test_what_holds_one_of_them_may_raise(crowd: Crowd) -> None:
                 with apart("what holds it"):
                     self.enforce(state)
 
+        def is_unrecorded(self, state: RolloutState) -> bool:
+            return False
+
         def enforce(self, state: RolloutState) -> bool:
             if state.service == POISONED:
                 raise RuntimeError("the spec cannot be read")

@@ -18,6 +18,7 @@ from serving.control.controller.holds import MOST_AT_ONCE, Holds
 from serving.control.controller.tick import Controller
 from serving.control.freeze_enforcement import freezes_of
 from serving.control.releases import Request
+from serving.control.rollout.lock import Claim
 from serving.control.rollout.plan import Hold, Phase
 from serving.control.wiring import Services
 from serving.home import Home, Ports
@@ -140,3 +141,20 @@ def test_a_rollout_that_nobody_wrote_down_a_release_of_is_held_by_what_holds_all
     assert world.state.step == 1
     world.lift()
     world.until(Phase.DONE)
+
+
+def test_a_watch_does_not_end_before_the_promotion_is_recorded(world: HeldWorld) -> None:
+    lock = world.services.lock
+    lock.acquire(SERVICE, Claim(world.wall, RELEASE))
+    world.until(Phase.WATCHING).tick(400)
+    assert (world.phase, world.route.stable) == (Phase.WATCHING, world.stable)
+    assert world.controller.actions[RELEASE] == Hold("watched until its promotion is recorded")
+    lock.release(SERVICE, RELEASE)
+    world.until(Phase.DONE)
+
+
+def test_a_promotion_that_cannot_be_recorded_still_has_its_way_back(world: HeldWorld) -> None:
+    world.services.lock.acquire(SERVICE, Claim(world.wall, RELEASE))
+    world.until(Phase.WATCHING).tick(400)
+    world.rollouts.roll_back(RELEASE, reason="MLflow is down")
+    assert (world.phase, world.route.stable) == (Phase.ROLLED_BACK, world.stable)

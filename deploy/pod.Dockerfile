@@ -24,6 +24,8 @@ RUN cd /opt/packages \
 COPY model_store /opt/slipway/model_store
 COPY serving/__init__.py /opt/slipway/serving/__init__.py
 COPY serving/pod /opt/slipway/serving/pod
+RUN printf '#!/bin/sh\nexec python -m model_store.storage fetch "$@"\n' > /usr/local/bin/fetch-bundle \
+ && chmod 755 /usr/local/bin/fetch-bundle
 # Nobody may write here later, and every start would compile it all again.
 RUN python -m compileall -q /opt && PYTHONPATH=/opt/slipway:/opt/packages python -c 'import pyarrow.parquet, serving.pod.pod'
 

@@ -35,7 +35,7 @@ def test_it_is_under_400_mb_and_says_what_it_is(built: str) -> None:
 
 def test_it_starts_a_pod_and_fetches_bundles_and_imports_what_they_may_ask_for(built: str) -> None:
     assert inside("python", "-m", "serving.pod", "--help").returncode == 0
-    assert inside("python", "-m", "model_store.storage", "fetch", "--help").returncode == 0
+    assert "--cache" in inside("fetch-bundle", "--help").stdout
     # Whose request log is kept, whose cache is shared.
     wanted = inside("python", "-c", "import pyarrow.parquet, redis, obstore, onnxruntime")
     assert wanted.returncode == 0, wanted.stderr

@@ -25,7 +25,8 @@ def fetching(wanted: Wanted, installation: Installation, confined: Object) -> li
         "name": FETCHING,
         "image": wanted.image,
         "imagePullPolicy": wanted.asked.image_pull_policy,
-        "command": ["python", "-m", "model_store.storage", "fetch"],
+        # The image's own (deploy/pod.Dockerfile): what modules are called in it is its business.
+        "command": ["fetch-bundle"],
         "args": _arguments(wanted, bundles.url, installation),
         "envFrom": [{"secretRef": {"name": bundles.secret}}] if bundles.secret else None,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},

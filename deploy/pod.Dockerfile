@@ -4,6 +4,7 @@
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS whole
+ARG VERSION=unreleased
 COPY serving/pod/requirements.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --require-hashes --no-compile --target /opt/packages --requirement /tmp/requirements.txt
 # Of PyArrow a pod uses tables and Parquet alone (`serving.pod.recording`); sources and tests are for who changes
@@ -21,6 +22,9 @@ RUN cd /opt/packages \
       /usr/lib/*/gconv /usr/lib/*/libapt* \
  && cd /usr/local/lib/python3* \
  && rm -rf ensurepip idlelib lib2to3 pydoc_data tkinter turtledemo lib-dynload/_test* lib-dynload/_ctypes_test*
+COPY deploy/sbom.py /tmp/sbom.py
+RUN mkdir /opt/slipway && python /tmp/sbom.py slipway-pod "${VERSION}" /opt/packages > /opt/slipway/sbom.cdx.json \
+ && rm /tmp/sbom.py
 COPY model_store /opt/slipway/model_store
 COPY serving/__init__.py /opt/slipway/serving/__init__.py
 COPY serving/pod /opt/slipway/serving/pod
@@ -32,6 +36,7 @@ RUN python -m compileall -q /opt && PYTHONPATH=/opt/slipway:/opt/packages python
 FROM scratch
 COPY --from=whole / /
 ARG VERSION=unreleased
+# /opt/slipway/sbom.cdx.json says what is in it.
 LABEL org.opencontainers.image.title="slipway-pod" \
       org.opencontainers.image.description="Serves a Slipway bundle by the Open Inference Protocol" \
       org.opencontainers.image.licenses="Apache-2.0" \

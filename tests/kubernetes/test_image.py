@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
@@ -39,6 +40,16 @@ def test_it_starts_a_pod_and_fetches_bundles_and_imports_what_they_may_ask_for(b
     # Whose request log is kept, whose cache is shared.
     wanted = inside("python", "-c", "import pyarrow.parquet, redis, obstore, onnxruntime")
     assert wanted.returncode == 0, wanted.stderr
+
+
+def test_it_says_which_packages_it_is_made_of(built: str) -> None:
+    said = json.loads(inside("cat", "/opt/slipway/sbom.cdx.json").stdout)
+    found = {each["name"]: each["purl"] for each in said["components"]}
+    assert found["onnxruntime"].startswith("pkg:pypi/onnxruntime@1.")
+    assert found["libc6"].startswith("pkg:deb/debian/libc6@")
+    # Nothing is imported that is not named.
+    installed = inside("sh", "-c", "ls -d /opt/packages/*.dist-info").stdout.split()
+    assert len(installed) == sum(purl.startswith("pkg:pypi/") for purl in found.values())
 
 
 def test_nothing_can_be_installed_in_it(built: str) -> None:

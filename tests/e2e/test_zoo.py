@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from tests.e2e.client import SLIPWAY, DagRun
 from tests.e2e.conftest import LAME
 from tests.e2e.stack import Stack, wait_until
-from tests.zoo import classifiers, graphs, regressors
+from tests.zoo import as_logged, classifiers, graphs, regressors
 from tests.zoo.world import Kind, Made, asked_onnx
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -29,7 +30,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 Array = np.ndarray[Any, Any]
 Answers = Mapping[str, Array]
 PATIENCE_SECONDS = 900
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (*classifiers.KINDS, *regressors.KINDS, *graphs.KINDS)}
+ALL = (*classifiers.KINDS, *regressors.KINDS, *graphs.KINDS, *as_logged.KINDS)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in ALL}
 # Of numbers, between float64 in scikit-learn and float32 in a pod.
 NEAR = 1e-4
 
@@ -66,6 +68,12 @@ def of_onnxruntime(made: Made, rows: pd.DataFrame) -> Answers:
     return asked_onnx(onnx.load(made.model / "model.onnx"), {"x": rows.to_numpy(np.float32)})
 
 
+def of_a_table(made: Made, rows: pd.DataFrame) -> Answers:
+    """By the team's own module, that was logged beside the model: a table of text and numbers."""
+    said = as_logged.house_rules().decided(rows)
+    return {name: said[name].to_numpy() for name in said.columns}
+
+
 LABELLED = of_sklearn("label", "probabilities")
 ANIMALS = {
     "zoo_texts": Animal("German texts", ("text",), LABELLED),
@@ -75,6 +83,9 @@ ANIMALS = {
     "zoo_fruit": Animal("classes in words", ("a", "b"), LABELLED),
     "zoo_embedded": Animal(
         "probabilities beside an embedding", tuple(f"c{place}" for place in range(8)), of_onnxruntime
+    ),
+    "zoo_rules": Animal(
+        "code paths, text, times, truth and gaps", ("city", "born", "is_member", "debt"), of_a_table
     ),
 }
 
@@ -103,7 +114,7 @@ class Zoo:
         rows = self.rows(name)
         for told in self.described(name):
             column = told["name"] if told["name"] in rows.columns else None
-            yield told, rows[[column]].to_numpy() if column else rows.to_numpy()
+            yield told, rows[[column]].astype(object).to_numpy() if column else rows.to_numpy()
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +174,7 @@ def by_rest(zoo: Zoo, name: str) -> Answers:
                     "name": told["name"],
                     "datatype": told["datatype"],
                     "shape": list(values[first : first + 50].shape),
-                    "data": values[first : first + 50].tolist(),
+                    "data": as_json(values[first : first + 50], is_text=told["datatype"] == "BYTES"),
                 }
                 for told, values in inputs
             ]
@@ -174,6 +185,13 @@ def by_rest(zoo: Zoo, name: str) -> Answers:
             {one["name"]: np.array(one["data"]).reshape(one["shape"]) for one in answer.json()["outputs"]}
         )
     return {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
+
+
+def as_json(values: Array, *, is_text: bool) -> list[Any]:
+    """Times as ISO 8601, a missing number as null and missing text as empty text (docs/specs.md)."""
+    missing = "" if is_text else None
+    flat = [missing if pd.isna(value) else value for value in values.ravel().tolist()]
+    return [value.isoformat() if isinstance(value, datetime) else value for value in flat]
 
 
 def by_grpc(zoo: Zoo, name: str) -> Answers:

@@ -21,7 +21,9 @@ class Troubled(mlflow.pyfunc.PythonModel):
                 "segfault": lambda: ctypes.string_at(0),
                 "hang": lambda: time.sleep(1000),
                 "leak": lambda: KEPT.append(bytearray(64 << 20)),
-                "fork": lambda: KEPT.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)),
+                "fork": lambda: KEPT.append(
+                    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+                ),
                 "print": lambda: sys.stdout.write("words of the model" + "x" * 100_000),
                 "raise": lambda: model_input["no such column"],
             }.get(todo, lambda: None)()

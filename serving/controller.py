@@ -67,7 +67,8 @@ def main(home: Home) -> None:
         _reconcile(controller, router)
         envoys = composition.gateway_server_of(home)
         envoys.start()
-        acts.jobs.resume()
+        with controller.apart("rollbacks of before"):
+            acts.jobs.resume()
         threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
         log.info("watching the releases of %s", home.root)
         _run(home, controller, router, ending)

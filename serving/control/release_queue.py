@@ -88,19 +88,12 @@ def drop_ended(services: Services, model: str, is_over: Callable[[str, str], boo
     for claim in filter(None, (state.holder, state.waiting)):
         name = claim.release_id
         if rollbacks.is_rollback_id(model, name):
-            if _is_carried_out(services, name):
+            # The controller's: no run of Airflow's says anything of it.
+            if rollbacks.is_carried_out(services, name):
                 services.lock.release(model, name)
         elif (run := _run_of(services, name)) and is_over(*run):
             _log.warning("%s is passed over: its run %s is over", name, run[1])
             services.lock.release(model, name)
-
-
-def _is_carried_out(services: Services, name: str) -> bool:
-    """Of a rollback, which is the controller's: no run of Airflow's says anything of it."""
-    try:
-        return rollbacks.progress_of(services, name).phase.is_final
-    except Permanent:
-        return True
 
 
 def _run_of(services: Services, name: str) -> tuple[str, str] | None:

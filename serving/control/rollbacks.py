@@ -6,6 +6,7 @@ Nothing before the last step needs MLflow, so that a rollback works while MLflow
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ DAG_ID = "model_rollback"
 # What the runs that alerts start are named by; no person's run is.
 ALERT_RUN = "alert__"
 _NEVER = datetime.min.replace(tzinfo=UTC)
+
+log = logging.getLogger(__name__)
 
 
 class AlreadyRolledBack(Permanent):
@@ -122,9 +125,7 @@ class RollbackRecord:
 
 def all_of(services: Services, model: str) -> list[RollbackRecord]:
     """Every rollback of a model that was asked for."""
-    return [
-        RollbackRecord(_read(path), _switched_at(path)) for path in _folder(services, model).glob("*.json")
-    ]
+    return [RollbackRecord(rollback, _switched_at(saved)) for rollback, saved in _kept(services, model)]
 
 
 def serving_again(services: Services, rollback: RequestedRollback) -> Deployment | None:
@@ -132,6 +133,17 @@ def serving_again(services: Services, rollback: RequestedRollback) -> Deployment
     route = route_of(services, rollback.model)
     stable = route.stable if route and route.split == ALL_STABLE else None
     return stable if stable and stable.version == rollback.returns else None
+
+
+def return_who_began_since(services: Services, rollback: RequestedRollback) -> None:
+    """Roll a release back that was asked for before the rollback, and got to its traffic only after it.
+
+    A rollback waits for no release; and who saw trouble knew nothing of a version that had no traffic yet.
+    """
+    holder = services.lock.read(rollback.model).holder
+    for state in _active(services, rollback.model):
+        if holder and holder.release_id == state.release_id and holder.requested_at <= rollback.request.at:
+            services.rollouts.roll_back(state.release_id, reason=describe_reason(rollback.request))
 
 
 def acquire_lock(services: Services, rollback: RequestedRollback) -> bool:
@@ -201,22 +213,48 @@ def progress_of(services: Services, rollback_id: str) -> RollbackProgress:
     return RollbackProgress(rollback.id, rollback.model, rollback.leaves, rollback.returns, phase, words)
 
 
+def is_carried_out(services: Services, rollback_id: str) -> bool:
+    """Whether nothing of it is left to be done, as of one that nobody knows (any more)."""
+    try:
+        return progress_of(services, rollback_id).phase.is_final
+    except Permanent:
+        return True
+
+
 def under_way(services: Services) -> Iterator[RequestedRollback]:
     """Those that the controller has begun and not ended. Files of before it did are left alone."""
-    for path in services.home.releases.glob("*/rollbacks/*.json"):
-        saved = json.loads(path.read_bytes())
+    for rollback, saved in _kept(services):
         if saved.get("by_controller") and not saved.get("switched_at") and not saved.get("failed"):
-            yield _read(path)
+            yield rollback
+
+
+def not_cleared_away(services: Services) -> Iterator[RequestedRollback]:
+    """Those that are over and have the lock of their model: their end came before they could give it back."""
+    for rollback, saved in _kept(services):
+        if saved.get("switched_at") or saved.get("failed"):
+            holder = services.lock.read(rollback.model).holder
+            if holder and holder.release_id == rollback.id:
+                yield rollback
 
 
 def unrecorded(services: Services, *, before: datetime) -> Iterator[RequestedRollback]:
     """Those asked for until then whose traffic is back and which no run of Airflow's has recorded."""
-    for path in services.home.releases.glob("*/rollbacks/*.json"):
-        saved = json.loads(path.read_bytes())
-        if saved.get("by_controller") and saved.get("switched_at") and not saved.get("recorded_at"):
-            rollback = _read(path)
-            if rollback.request.at <= before:
-                yield rollback
+    for rollback, saved in _kept(services):
+        is_back = saved.get("by_controller") and saved.get("switched_at")
+        if is_back and not saved.get("recorded_at") and rollback.request.at <= before:
+            yield rollback
+
+
+def _kept(services: Services, model: str = "*") -> Iterator[tuple[RequestedRollback, dict[str, Any]]]:
+    """With what is noted of each. A file that somebody tore is one rollback's trouble, and no other's."""
+    for path in services.home.releases.glob(f"{model}/rollbacks/*.json"):
+        try:
+            saved = json.loads(path.read_bytes())
+            rollback = _understood(saved)
+        except (OSError, ValueError, LookupError, TypeError) as problem:
+            log.error("%s is passed over: it is no rollback: %r", path, problem)
+        else:
+            yield rollback, saved
 
 
 def _note(services: Services, rollback: RequestedRollback, name: str, value: str) -> None:
@@ -352,10 +390,8 @@ def _is_over(services: Services, holder: Claim) -> bool:
 
 
 def _resolved_before(services: Services, request: RollbackRequest) -> RequestedRollback | None:
-    for path in _folder(services, request.model).glob("*.json"):
-        if (rollback := _read(path)).request.run_id == request.run_id:
-            return rollback
-    return None
+    of_model = (rollback for rollback, _ in _kept(services, request.model))
+    return next((one for one in of_model if one.request.run_id == request.run_id), None)
 
 
 def _folder(services: Services, model: str) -> Path:
@@ -373,13 +409,16 @@ def _to_json(rollback: RequestedRollback) -> bytes:
 
 
 def _read(path: Path) -> RequestedRollback:
-    saved = json.loads(path.read_bytes())
+    return _understood(json.loads(path.read_bytes()))
+
+
+def _understood(saved: dict[str, Any]) -> RequestedRollback:
     request = RollbackRequest(**{**saved["wish"], "at": datetime.fromisoformat(saved["wish"]["at"])})
     return RequestedRollback(saved["id"], request, saved["leaves"], saved["returns"])
 
 
-def _switched_at(path: Path) -> datetime | None:
-    at = json.loads(path.read_bytes()).get("switched_at")
+def _switched_at(saved: dict[str, Any]) -> datetime | None:
+    at = saved.get("switched_at")
     return datetime.fromisoformat(at) if at else None
 
 

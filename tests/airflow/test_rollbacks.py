@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,15 +13,15 @@ import pytest
 
 from model_store.errors import Permanent
 from model_store.registry import RegistryUnavailable
-from serving.control import reconciliation, release_deployment, rollback_records, rollbacks
+from serving.control import cooldowns, reconciliation, release_deployment, rollback_records, rollbacks
 from serving.control.queries import snapshots
 from serving.control.release_queue import QueueState, acquire, release_lock, require_lock
 from serving.control.releases import Release
-from serving.control.rollbacks import AlreadyRolledBack, RollbackRequest
+from serving.control.rollbacks import AlreadyRolledBack, RequestedRollback, RollbackRequest
 from serving.control.rollout.lock import Claim, LockState
 from serving.control.rollout.plan import Phase
 from serving.control.traffic import RollbackPhase, RollbackProgress
-from serving.types import TrafficSplit
+from serving.types import Slot, TrafficSplit
 from tests.airflow.world import MODEL, World
 
 
@@ -476,3 +478,115 @@ def test_pods_that_leave_stay_a_while_for_the_gateway_and_for_requests_under_way
     acts.jobs.join(20)
     assert seen == [(1, [1, 2])]
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
+
+
+def test_a_rollback_that_was_killed_while_it_cleared_away_keeps_no_other_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.control.controller import rollback_jobs
+
+    monkeypatch.setattr(rollback_jobs, "PATIENCE_SECONDS", 0.2)
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    first = killed_before_it_cleared_away(world, 2)
+    progress = carried_out(world, request(1, run_id="b"))
+    assert (progress.phase, progress.words) == (RollbackPhase.RETURNED, "version 1 has all traffic")
+    assert first.id != progress.id
+    assert world.lock.read(MODEL) == LockState()
+
+
+def killed_before_it_cleared_away(world: World, version: int) -> RequestedRollback:
+    rollback = rollbacks.begin(world.services, request(version))
+    assert rollbacks.acquire_lock(world.services, rollback)
+    rollbacks.switch_traffic(world.services, rollback, rollbacks.deploy(world.services, rollback).id)
+    return rollback
+
+
+def test_a_controller_clears_away_what_the_one_before_could_not(world: World) -> None:
+    for version in (1, 2, 3):
+        released(world, version, steps=4)
+    killed_before_it_cleared_away(world, 2)
+    assert len(world.platform.deployments(MODEL)) == 2
+    world.rollouts.jobs.resume()
+    world.rollouts.jobs.join(20)
+    assert world.lock.read(MODEL) == LockState()
+    assert [pods.version for pods in world.platform.deployments(MODEL)] == [2]
+
+
+def test_a_controller_that_was_killed_before_it_returned_traffic_does_so_at_once(world: World) -> None:
+    world.serve(1)
+    watched = released(world, 2, steps=3)
+    rollback = rollbacks.resolve(world.services, request())  # and then it was killed
+    pods = world.platform.deployments(MODEL)
+    world.rollouts.jobs.resume()
+    world.rollouts.jobs.join(20)
+    assert world.journal.load(watched).phase is Phase.ROLLED_BACK
+    assert rollbacks.progress_of(world.services, rollback.id).phase is RollbackPhase.RETURNED
+    assert world.platform.deployments(MODEL) == pods, "nothing had to be started again"
+
+
+def test_one_torn_file_keeps_no_other_rollback_from_going_on(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.begin(world.services, request())
+    for number, content in enumerate((b"", b"{", b"[]", b'{"by_controller": true}')):
+        (world.home.releases / MODEL / "rollbacks" / f"{number}.json").write_bytes(content)
+    world.rollouts.jobs.resume()
+    world.rollouts.jobs.join(20)
+    later = datetime.now(UTC) + timedelta(seconds=60)
+    assert reconciliation.unrecorded_rollbacks(world.services, at=later) == [rollback]
+
+
+def test_a_release_that_began_just_after_a_rollback_was_asked_for_does_not_outlast_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.control.controller import rollback_jobs
+
+    monkeypatch.setattr(rollback_jobs, "PATIENCE_SECONDS", 0.2)
+    for version in (1, 2):
+        released(world, version, steps=4)
+    release = world.release(3, second=30)
+    acquire(world.services, release)
+    asked = request()
+    rollbacks.resolve(world.services, asked)
+    begun(world, release)
+    assert world.journal.load(release.id).started_at > asked.at
+    progress = carried_out(world, asked)
+    assert (progress.phase, progress.returns) == (RollbackPhase.RETURNED, 1)
+    assert world.journal.load(release.id).phase is Phase.ROLLED_BACK
+
+
+def test_the_same_asked_many_times_at_once_is_one_rollback(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    asked, look = request(1), rollbacks.serving_versions
+    monkeypatch.setattr(rollbacks, "serving_versions", lambda *said: time.sleep(0.1) or look(*said))
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: world.rollouts.roll_model_back(asked).id, range(4)))
+    world.rollouts.jobs.join(20)
+    assert len(found) == len(rollbacks.all_of(world.services, MODEL)) == 1
+
+
+def test_two_who_want_the_same_version_start_it_once(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    world.platform.hold_back(world.bundle(1).id)
+    first = world.rollouts.roll_model_back(request(1, run_id="a"))
+    second = world.rollouts.roll_model_back(request(1, run_id="b"))
+    world.platform.release(world.bundle(1).id)
+    world.rollouts.jobs.join(20)
+    for progress in (first, second):
+        assert world.rollouts.rollback(progress.id).phase is RollbackPhase.RETURNED
+    assert world.router.read(MODEL).stable.slot is Slot.BLUE  # type: ignore[union-attr]
+
+
+def test_a_run_that_is_cleared_long_after_its_rollback_ends_no_hold(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    asked = request()
+    carried_out(world, asked)
+    cooldowns.hold(world.services, MODEL, "it was wrong again", at=datetime.now(UTC))
+    carried_out(world, asked)
+    assert cooldowns.hold_on(world.services, MODEL)

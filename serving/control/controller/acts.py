@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from serving.control import answers_through_gateway, cooldowns, rollbacks
@@ -28,6 +29,7 @@ class Acts:
     ) -> None:
         self._rollouts, self._services = rollouts, services
         self.jobs = RollbackJobs(services, linger_seconds=linger_seconds)
+        self._resolving = threading.Lock()
 
     def start(self, release_id: str, deployment_id: str) -> RolloutState:
         try:
@@ -59,8 +61,12 @@ class Acts:
 
     def roll_model_back(self, request: RollbackRequest) -> RollbackProgress:
         services = self._services()
+        with self._resolving:
+            # The same asked twice at once would be two.
+            rollbacks.resolve(services, request)
         rollback = rollbacks.begin(services, request)
-        if not rollbacks.is_from_alert(request):
+        # A run that somebody clears long after it was over says nothing of a hold that began since.
+        if not rollbacks.is_from_alert(request) and not rollbacks.is_carried_out(services, rollback.id):
             cooldowns.end_hold(services, request.model)
         return self.jobs.carry_out(rollback)
 

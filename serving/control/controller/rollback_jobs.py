@@ -44,19 +44,23 @@ class RollbackJobs:
             return rollbacks.progress_of(services, rollback.id)
         if rollbacks.serving_again(services, rollback):
             rollbacks.note_returned(services, rollback)
+        self._begin(rollback)
+        return rollbacks.progress_of(services, rollback.id)
+
+    def resume(self) -> None:
+        """What a controller before began and did not end, or ended and did not clear away."""
+        services = self._services()
+        for rollback in [*rollbacks.under_way(services), *rollbacks.not_cleared_away(services)]:
+            log.info("%s goes on", rollback.id)
+            self._begin(rollback)
+
+    def _begin(self, rollback: RequestedRollback) -> None:
         with self._one_at_a_time:
             if rollback.id not in self._running:
                 name = f"rollback {rollback.id}"
                 job = threading.Thread(target=self._run, args=(rollback,), daemon=True, name=name)
                 self._running[rollback.id] = job
                 job.start()
-        return rollbacks.progress_of(services, rollback.id)
-
-    def resume(self) -> None:
-        """What a controller before began and did not end."""
-        for rollback in rollbacks.under_way(self._services()):
-            log.info("%s goes on", rollback.id)
-            self.carry_out(rollback)
 
     def join(self, timeout_seconds: float) -> None:
         """Wait for those under way."""
@@ -90,8 +94,39 @@ class RollbackJobs:
                 time.sleep(LOOK_SECONDS)
 
     def _start_and_switch(self, services: Services, rollback: RequestedRollback) -> None:
+        # A controller before may have come no further than to write down what was asked for.
+        rollbacks.begin(services, rollback.request)
+        if rollbacks.serving_again(services, rollback):
+            rollbacks.note_returned(services, rollback)
+            return
+        self._take_lock(services, rollback)
+        # Where another rollback went there too, or this one could not write down that it has, it is done.
+        if not rollbacks.serving_again(services, rollback):
+            rollbacks.switch_traffic(services, rollback, self._started(services, rollback))
+        rollbacks.note_returned(services, rollback)
+        log.warning("%s: version %d has all traffic", rollback.id, rollback.returns)
+        time.sleep(self._linger_seconds)
+
+    def _take_lock(self, services: Services, rollback: RequestedRollback) -> None:
+        """From whoever has no use for it any more, too: of rollbacks only this process knows which last."""
+        holder = services.lock.read(rollback.model).holder
+        if (
+            holder
+            and rollbacks.is_rollback_id(rollback.model, holder.release_id)
+            and holder.release_id not in self._running
+            and rollbacks.is_carried_out(services, holder.release_id)
+        ):
+            services.lock.release(rollback.model, holder.release_id)
+        rollbacks.return_who_began_since(services, rollback)
         if not rollbacks.acquire_lock(services, rollback):
-            raise Retryable("another rollback of the model is under way", remedy="wait for it")
+            holder = services.lock.read(rollback.model).holder
+            raise Retryable(
+                f"{holder.release_id if holder else 'another one'} has the release lock of {rollback.model}",
+                remedy="wait for it",
+            )
+
+    def _started(self, services: Services, rollback: RequestedRollback) -> str:
+        """The id of the version's deployment, once its pods are ready."""
         deployment = rollbacks.deploy(services, rollback)
         spec = services.releases.spec_of(rollback.model)
         limit = spec.serving.ready_timeout_seconds if spec else READY_SECONDS
@@ -103,9 +138,7 @@ class RollbackJobs:
                     remedy="look at their log (`slipway status`)",
                 )
             time.sleep(LOOK_SECONDS)
-        rollbacks.switch_traffic(services, rollback, deployment.id)
-        log.warning("%s: version %d has all traffic", rollback.id, rollback.returns)
-        time.sleep(self._linger_seconds)
+        return deployment.id
 
     def _fail(self, services: Services, rollback: RequestedRollback, why: str) -> None:
         try:

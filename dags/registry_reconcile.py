@@ -42,6 +42,7 @@ def find_missed() -> list[dict[str, object]]:
         {
             "trigger_dag_id": specs.dag_id_of(ref.name),
             "trigger_run_id": reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)),
+            "reset_dag_run": False,
             "conf": {"version": str(ref.version), "reason": "the registry names it"},
         }
         for ref in found
@@ -49,11 +50,15 @@ def find_missed() -> list[dict[str, object]]:
 
 
 def _recording(rollback: RequestedRollback) -> dict[str, object]:
-    """The run that tells MLflow of a rollback."""
+    """The run that tells MLflow of a rollback. One that ended without having done so is run again: with
+    another name it would be another rollback."""
+    from slipway_airflow import run_states
+
     asked = rollback.request
     return {
         "trigger_dag_id": "model_rollback",
         "trigger_run_id": asked.run_id,
+        "reset_dag_run": run_states.is_over("model_rollback", asked.run_id),
         "conf": {
             "model": asked.model,
             "version": str(rollback.returns),

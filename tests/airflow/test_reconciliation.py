@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from slipway_airflow import triggers
 from slipway_airflow.operators import AcquireReleaseLock
 
@@ -18,6 +19,7 @@ from model_store.errors import Retryable
 from model_store.types import ModelRef
 from serving.control import cooldowns, reconciliation, release_attempts
 from serving.control.releases import Cause
+from tests.airflow.test_rollbacks import carried_out, released, request
 from tests.airflow.world import MODEL, World
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -149,3 +151,16 @@ async def test_what_is_still_missed_is_told_again(world: World, monkeypatch: pyt
     monkeypatch.setattr(triggers, "TELL_AGAIN_SECONDS", 0.05)
     trigger = triggers.MissedVersionsTrigger(str(FOLDER), seconds=0.01)
     assert len(await told(trigger, seconds=1)) > 1
+
+
+@pytest.mark.parametrize(("state", "again"), [("failed", True), ("running", False)])
+def test_a_run_that_failed_to_record_its_rollback_is_run_again(
+    world: World, bag: Any, monkeypatch: pytest.MonkeyPatch, state: str, again: bool
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    carried_out(world, replace(request(run_id="alert__x"), at=NOW + timedelta(days=2)))
+    monkeypatch.setattr(RuntimeTaskInstance, "get_dagrun_state", staticmethod(lambda *_: state))
+    (found,) = bag.dags["registry_reconcile"].task_dict["find_missed"].python_callable()
+    assert (found["trigger_dag_id"], found["trigger_run_id"]) == ("model_rollback", "alert__x")
+    assert found["reset_dag_run"] is again

@@ -50,5 +50,9 @@ with DAG(
     },
     tags=["slipway", "rollback"],
 ):
-    returned = ReturnTraffic(task_id="return_traffic", on_success_callback=DeliverNotifications())
+    returned = ReturnTraffic(
+        task_id="return_traffic",
+        on_success_callback=DeliverNotifications(),
+        on_failure_callback=DeliverNotifications(),
+    )
     book(returned.output)

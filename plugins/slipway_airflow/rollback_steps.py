@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from serving.control import audit_entries, notifications, rollbacks, wiring
 from serving.control.reasons import cleaned
 from serving.control.rollbacks import RollbackRequest
-from serving.control.traffic import RollbackProgress
+from serving.control.traffic import RollbackPhase, RollbackProgress
 from slipway_airflow.causes import asked_by
 
 if TYPE_CHECKING:
@@ -32,11 +32,24 @@ def ask_for_rollback(services: Services, context: Context) -> RollbackProgress:
             raise AirflowSkipException(str(overtaken)) from overtaken
         raise
     try:
-        note_and_notify(services, rollbacks.load(services, progress.id))
+        _tell(services, progress)
     except OSError as problem:
         # Users do not wait for it. `record_rollback` writes it when they are back.
         log.warning("who asked for %s is not written down yet: %s", progress.id, problem)
     return progress
+
+
+def _tell(services: Services, progress: RollbackProgress) -> None:
+    """Who did it, at once; what became of it, once that is known."""
+    rollback = rollbacks.load(services, progress.id)
+    match progress.phase:
+        case RollbackPhase.STARTING:
+            audit_entries.note_rollback(services, rollback)
+        case RollbackPhase.RETURNED:
+            note_and_notify(services, rollback)
+        case RollbackPhase.FAILED:
+            audit_entries.note_rollback(services, rollback)
+            notifications.notify_of_rollback(services, rollback, at=wiring.now(), failed=progress.words)
 
 
 def note_and_notify(services: Services, rollback: rollbacks.RequestedRollback) -> None:

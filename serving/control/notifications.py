@@ -65,18 +65,24 @@ def notify_of_hold(services: Services, state: RolloutState, why: str, *, at: dat
     _put(services, release, name, title, why, {"release": release.id}, at=at, occasion="held")
 
 
-def notify_of_rollback(services: Services, rollback: RequestedRollback, *, at: datetime) -> None:
-    """A person or an alert took a version back. Goes to whom the spec of the model's last release names."""
+def notify_of_rollback(
+    services: Services, rollback: RequestedRollback, *, at: datetime, failed: str = ""
+) -> None:
+    """A person or an alert took a version back, or could not: `failed` says why. Goes to whom the spec of the
+    model's last release names."""
     spec = services.releases.spec_of(rollback.model)
     if spec is None:
         return
-    request = rollback.request
+    request, name = rollback.request, f"{rollback.model} v{rollback.leaves}"
+    title = f"{name} was rolled back to v{rollback.returns}"
+    if failed:
+        title = f"{name} could not be rolled back to v{rollback.returns}"
     message = Message(
-        id=rollback.id,
+        id=rollback.id + ("-failed" if failed else ""),
         occasion="rolled_back",
         model=rollback.model,
-        title=f"{rollback.model} v{rollback.leaves} was rolled back to v{rollback.returns}",
-        text=request.reason[:LONGEST_TEXT],
+        title=title,
+        text="\n".join(filter(None, [failed, request.reason]))[:LONGEST_TEXT],
         at=at,
         url=services.home.airflow_url + "/slipway/",
         facts={"asked for by": request.by, **({"incident": request.incident} if request.incident else {})},

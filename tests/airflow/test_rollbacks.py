@@ -13,10 +13,18 @@ import pytest
 
 from model_store.errors import Permanent
 from model_store.registry import RegistryUnavailable
-from serving.control import cooldowns, reconciliation, release_deployment, rollback_records, rollbacks
+from model_store.release_spec.notify import Notify
+from serving.control import (
+    cooldowns,
+    notifications,
+    reconciliation,
+    release_deployment,
+    rollback_records,
+    rollbacks,
+)
 from serving.control.queries import snapshots
 from serving.control.release_queue import QueueState, acquire, release_lock, require_lock
-from serving.control.releases import Release
+from serving.control.releases import Release, Releases
 from serving.control.rollbacks import AlreadyRolledBack, RequestedRollback, RollbackRequest
 from serving.control.rollout.lock import Claim, LockState
 from serving.control.rollout.plan import Phase
@@ -590,3 +598,34 @@ def test_a_run_that_is_cleared_long_after_its_rollback_ends_no_hold(world: World
     cooldowns.hold(world.services, MODEL, "it was wrong again", at=datetime.now(UTC))
     carried_out(world, asked)
     assert cooldowns.hold_on(world.services, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("fails", "title"),
+    [("", "fraud v2 was rolled back to v1"), ("out of memory", "fraud v2 could not be rolled back to v1")],
+)
+def test_people_are_told_what_became_of_a_rollback_and_not_before(
+    world: World, monkeypatch: pytest.MonkeyPatch, fails: str, title: str
+) -> None:
+    from slipway_airflow import rollback_steps
+
+    for version in (1, 2):
+        released(world, version, steps=4)
+    receiver = Notify(to="webhook", url_env="URL", secret_env="SECRET")
+    spec = world.spec.model_copy(update={"notify": (receiver,)})
+    monkeypatch.setattr(Releases, "spec_of", lambda *_: spec)
+    asked = request(run_id="alert__x")
+    monkeypatch.setattr(rollback_steps, "_rollback_request", lambda _: asked)
+    world.platform.hold_back(world.bundle(1).id)
+    outbox = notifications.outbox_of(world.services)
+
+    assert rollback_steps.ask_for_rollback(world.services, {}).phase is RollbackPhase.STARTING
+    assert outbox.due(at=datetime.now(UTC)) == []
+    if fails:
+        world.platform.fail(world.bundle(1).id, fails)
+    world.platform.release(world.bundle(1).id)
+    world.rollouts.jobs.join(20)
+    for _ in range(2):
+        rollback_steps.ask_for_rollback(world.services, {})
+    (letter,) = outbox.due(at=datetime.now(UTC))
+    assert (letter.message.title, fails in letter.message.text) == (title, True)

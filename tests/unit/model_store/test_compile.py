@@ -242,7 +242,7 @@ def _signal_unless_zombie(pid: int) -> None:
 
 def test_an_unknown_compiler_lists_those_there_are(store: Store) -> None:
     with pytest.raises(
-        UnknownCompiler, match=r"'openvino'.*\n  remedy: use one of: onnxruntime, tensorrt, tens"
+        UnknownCompiler, match=r"'openvino'.*\n  remedy: use one of: onnxruntime, python, tensorrt, tens"
     ):
         compiler("openvino", store)
 

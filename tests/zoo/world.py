@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,10 @@ def saved_sklearn(folder: Path, model: Any, example: Any, **settings: Any) -> Pa
     import mlflow.sklearn
     from mlflow.models import infer_signature
 
-    signature = infer_signature(example, model.predict(example))
+    with warnings.catch_warnings():
+        # MLflow hints that whole numbers cannot be missing. As an error the hint ends in no signature at all.
+        warnings.simplefilter("ignore")
+        signature = infer_signature(example, model.predict(example))
     settings = {"serialization_format": "cloudpickle", **settings}
     mlflow.sklearn.save_model(model, str(folder), signature=signature, pip_requirements=[], **settings)
     return folder

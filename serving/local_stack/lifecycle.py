@@ -62,6 +62,7 @@ def up(home: Home, watch: Watcher = watch_nothing, *, timeout_seconds: float = S
     with locked(home.run / "lifecycle.lock"):
         if Supervisor(home).is_running():
             _require_same_ports(home)
+            _require_this_slipway(home)
             started = _start_missing(home, watch, timeout_seconds)
         else:
             with _stopping_on_failure(home):
@@ -120,6 +121,17 @@ def _require_same_ports(home: Home) -> None:
         raise Permanent(
             f"the stack of {home.root} runs on other ports, from {running.airflow} upwards",
             remedy="End it first with ./slipway down, or leave out --port-base and SLIPWAY_PORT_*.",
+        )
+
+
+def _require_this_slipway(home: Home) -> None:
+    """Programs are made when the stack begins: one that another version began may not have all of them."""
+    lacking = components(home).keys() - {program.group for program in Supervisor(home).programs()}
+    if lacking:
+        raise Permanent(
+            f"the stack of {home.root} was started by another version of Slipway: "
+            f"it has no {', '.join(sorted(lacking))}",
+            remedy="End it with ./slipway down, and start it again; releases go on from where they are.",
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from model_store.errors import Permanent, Retryable
 from serving.home import Home, Ports
 from serving.local_stack import lifecycle
+from serving.local_stack.components import components
 from serving.local_stack.lifecycle import ProgramStatus
 from serving.local_stack.prepare import prepare
 from serving.platforms import pods
@@ -85,7 +87,7 @@ def test_a_pod_without_its_model_keeps_no_stack_from_starting(
 ) -> None:
     now = [ProgramStatus("pod-m-blue-0", "RUNNING", 1, 0, "answers 503: not ready: m v1: unloaded")]
     monkeypatch.setattr(lifecycle, "program_statuses", lambda home: now)
-    monkeypatch.setattr(lifecycle, "Supervisor", lambda home: Running())
+    monkeypatch.setattr(lifecycle, "Supervisor", lambda home: Running(components(home)))
     monkeypatch.setattr(lifecycle.registration, "sync", lambda home: None)
     home = Home(tmp_path, Ports())
     home.config.write_text(json.dumps({"ports": asdict(home.ports)}))
@@ -98,8 +100,23 @@ def test_a_pod_without_its_model_keeps_no_stack_from_starting(
 class Running:
     """A supervisord that runs and of which nothing has ended."""
 
+    def __init__(self, programs: Iterable[str]) -> None:
+        self._programs = [ProgramState(name, name, "RUNNING", 1, 0, "") for name in programs]
+
     def is_running(self) -> bool:
         return True
 
     def programs(self) -> list[ProgramState]:
-        return []
+        return self._programs
+
+
+def test_a_stack_that_an_earlier_slipway_began_is_not_taken_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path, Ports())
+    before = components(home).keys() - {"controller"} | {"guard"}
+    monkeypatch.setattr(lifecycle, "Supervisor", lambda home: Running(before))
+    home.config.write_text(json.dumps({"ports": asdict(home.ports)}))
+    with pytest.raises(Permanent, match="another version of Slipway: it has no controller") as refused:
+        lifecycle.up(home, timeout_seconds=0)
+    assert "slipway down" in refused.value.remedy

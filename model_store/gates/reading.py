@@ -98,11 +98,11 @@ class Reading:
             case "multilabel":
                 return self._labels(outputs)
             case "ranking":
-                return Prediction(scores=_vector(outputs[str(self.scores)]))
+                return Prediction(scores=_vector(outputs, str(self.scores)))
             case "regression":
-                return Prediction(values=_vector(outputs[str(self.value)]))
+                return Prediction(values=_vector(outputs, str(self.value)))
             case "custom":
-                values = _vector(outputs[self.value]) if self.value else None
+                values = _vector(outputs, self.value) if self.value else None
                 scores = outputs[self.scores].astype(np.float64) if self.scores else None
                 return Prediction(values=values, scores=scores)
 
@@ -202,5 +202,13 @@ def _log_sum(logits: Array) -> Array:
     return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)))
 
 
-def _vector(values: Array) -> Array:
+def _vector(outputs: Outputs, name: str) -> Array:
+    """Raises `Permanent` (WrongOutputs) unless each row is answered with one number."""
+    values = outputs[name]
+    if values.size != len(values) or values.dtype.kind not in "iufb":
+        raise WrongOutputs(
+            f"output `{name}` is {values.dtype}{list(values.shape)}, and a row is judged by one number",
+            remedy="log a model for each of several numbers, or name the output with one number a row in"
+            " `outputs` of the spec",
+        )
     return values.astype(np.float64).reshape(len(values))

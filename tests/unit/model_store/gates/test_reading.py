@@ -194,6 +194,14 @@ def test_a_regressor_is_never_judged_as_classes_whatever_whole_numbers_the_file_
         read(answers, days, {"kind": "regressor"}, gates={"accuracy": {"max_drop": 0.01}})
 
 
+def test_several_numbers_a_row_are_no_regression_and_are_refused_with_the_reason() -> None:
+    """A multi-output regressor, of which the file names one label."""
+    answers, truth = {"variable": np.zeros((9, 2), np.float32)}, np.linspace(0, 2, 9)
+    reading = read(answers, truth, outputs={"value": "variable"})
+    with pytest.raises(WrongOutputs, match=r"`variable` is float32\[9, 2\], and a row is judged by one"):
+        value("mae", reading, answers, truth)
+
+
 def test_a_label_of_fractions_is_a_number() -> None:
     answers = {"y": np.linspace(0, 1, 9, dtype=np.float32)}
     assert read(answers, np.linspace(0, 2, 9)).task == "regression"

@@ -73,12 +73,18 @@ def _guarded_against_champion(
         for name, margin in limits.items()
         for check in guarded(against, [metric(name)], margin, champion, candidate, exam.truth)
     ]
+    for own in exam.custom:
+        # Named as its gate is: two of them may be one function.
+        found = guarded(against, [own.by], own.margin, champion, candidate, exam.truth)
+        checks += [replace(check, name=f"{own.title}{against} guard") for check in found]
     first = next(iter(limits.values()), None)
     if first is not None and first.is_drop:
         checks += guarded(against, exam.guards(limits), first, champion, candidate, exam.truth)
+    way_out = "; `gates.champion: null` in the spec releases it all the same"
     for check in checks:
-        way_out = "" if check.passed else "; `gates.champion: null` in the spec releases it all the same"
-        yield replace(check, detail=check.detail + way_out)
+        yield check if check.passed else replace(check, detail=check.detail + way_out)
+        # Once is enough to say it.
+        way_out = way_out if check.passed else ""
 
 
 def _for_champion(margins: MarginByMetric, exam: Exam, limits: Mapping[str, Margin]) -> dict[str, Margin]:

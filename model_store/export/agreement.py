@@ -130,7 +130,7 @@ def agree(
             f" than {tolerance:g}, and {aside} may be. {found}."
             f" {examples(found, original, onnx, 'the original', 'ONNX')}",
             remedy="if such differences are harmless, raise gates.export_tolerance in the spec; else log the"
-            " model as ONNX by its own exporter",
+            " model as ONNX by its own exporter, or serve it as it is: source.flavor: pyfunc",
         )
     return Check("export agreement", observed, tolerance, passed=True, detail=str(found))
 

@@ -60,9 +60,10 @@ def refuse_trivial(original: Answered, exam: Exam) -> None:
     _refuse_one_answer(original, exam)
     if found and not any(one.is_better for one in found):
         raise NoBetterThanTrivial(
-            f"the original is no better than an answer that looks at no input: {'; '.join(map(str, found))}",
-            remedy="look at its training, and whether data.label is what it was trained on; if it need not be"
-            " better, write `gates: {must_beat_trivial: false}`",
+            "the original is not shown to be better, by more than chance, than an answer that looks at no"
+            f" input: {'; '.join(map(str, found))}",
+            remedy="look at its training, whether data.label is what it was trained on, and whether few rows"
+            " outweigh all others; if it need not be better, write `gates: {must_beat_trivial: false}`",
         )
 
 

@@ -520,7 +520,7 @@ KINDS = [
     Kind("classes in words", partial(multiclass, words=("pear", "apple", "plum")), "published"),
     Kind("two of three classes swapped", partial(multiclass, words=("pear", "apple", "plum"), swap=True),
          "blocked", "against champion"),
-    Kind("noise", noise, "refused", "no better than an answer that looks at no input"),
+    Kind("noise", noise, "refused", "not shown to be better, by more than chance"),
     Kind("several labels, a net", partial(multilabel, build=labels_net), "published"),
     Kind("several labels, one by one", partial(multilabel, build=labels_one_by_one), "published"),
     Kind("a tree on a time stamp", on_a_time_stamp, "published"),

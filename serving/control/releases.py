@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,8 @@ from model_store.unwritable import naming
 from serving.control import bundle_comparison
 from serving.control.bundle_comparison import BundleComparison
 from serving.control.rollout.journal import release_id
+
+log = logging.getLogger(__name__)
 
 
 class Cause(StrEnum):
@@ -151,9 +154,15 @@ class Releases:
         return sorted(found, key=lambda release: (release.request.at, release.id))
 
     def spec_of(self, model: str) -> ReleaseSpec | None:
-        """As it was at the model's last release."""
-        releases = self.of_model(model)
-        return releases[-1].spec if releases else None
+        """As it was at the model's last release that can be read: alerts and rollbacks must not fail by a
+        file that is none of theirs.
+        """
+        for path in sorted((self.root / model).glob("*.json"), key=_by_time, reverse=True):
+            try:
+                return _read(path).spec
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+                log.warning("%s is passed over: it is no release: %r", path, problem)
+        return None
 
     def _of_run(self, model: str, request: Request) -> Release | None:
         for path in (self.root / model).glob(f"*-{_stamp(request.at)}*.json"):
@@ -199,6 +208,11 @@ def words_for_another(bundle_id: str, published: Iterable[str]) -> str:
 
 def _stamp(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _by_time(path: Path) -> tuple[str, str]:
+    """When the release in this file was asked for; of those in one second, by name."""
+    return path.stem.rpartition("-v")[2].partition("-")[2], path.stem
 
 
 def write_new_file(path: Path, content: bytes) -> bool:

@@ -176,6 +176,12 @@ def deploy(services: Services, rollback: RequestedRollback) -> DeploymentRef:
     return start_pods(services, bundle, slot, replicas=replicas)
 
 
+def ready_seconds(services: Services, deployment: DeploymentRef, *, usually: float) -> float:
+    """How long its pods may take, as its bundle says: no file of another release can be in the way."""
+    serving = _manifest(services, deployment.bundle_id)["serving"]
+    return float(serving.get("ready_timeout_seconds", usually))
+
+
 def switch_traffic(services: Services, rollback: RequestedRollback, deployment_id: str) -> None:
     """All traffic to the deployment, by one write."""
     deployment = deployment_of(services, rollback.model, deployment_id)

@@ -629,3 +629,25 @@ def test_people_are_told_what_became_of_a_rollback_and_not_before(
         rollback_steps.ask_for_rollback(world.services, {})
     (letter,) = outbox.due(at=datetime.now(UTC))
     assert (letter.message.title, fails in letter.message.text) == (title, True)
+
+
+def test_a_torn_file_of_some_release_keeps_no_rollback(world: World) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    (world.home.releases / MODEL / f"{MODEL}-v1-20261101T000000Z.json").write_bytes(b"{")
+    progress = carried_out(world, request())
+    assert (progress.phase, progress.words) == (RollbackPhase.RETURNED, "version 1 has all traffic")
+
+
+def test_the_spec_of_a_model_is_that_of_its_last_release_that_can_be_read(world: World) -> None:
+    assert world.releases.spec_of(MODEL) is None
+    for version, second in ((2, 1), (1, 9), (3, 5)):
+        described = world.spec.model_copy(update={"description": f"of {version}"})
+        world.releases.open(world.release(version, second=second).request, described, lambda _: 0)
+    last = world.releases.spec_of(MODEL)
+    assert last
+    assert last.description == "of 1"
+    world.releases.path(f"{MODEL}-v1-20261121T200009Z").write_bytes(b"{}")
+    last = world.releases.spec_of(MODEL)
+    assert last
+    assert last.description == "of 3"

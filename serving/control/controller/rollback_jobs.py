@@ -20,7 +20,7 @@ from serving.control.wiring import Services
 
 log = logging.getLogger("slipway.controller")
 
-# Of a model whose spec nobody kept.
+# Of a bundle that does not say how long its pods may take.
 READY_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 # For the lock, which another rollback may have, and for what may succeed later.
@@ -128,9 +128,7 @@ class RollbackJobs:
     def _started(self, services: Services, rollback: RequestedRollback) -> str:
         """The id of the version's deployment, once its pods are ready."""
         deployment = rollbacks.deploy(services, rollback)
-        spec = services.releases.spec_of(rollback.model)
-        limit = spec.serving.ready_timeout_seconds if spec else READY_SECONDS
-        until = time.monotonic() + limit
+        until = time.monotonic() + rollbacks.ready_seconds(services, deployment, usually=READY_SECONDS)
         while not (status := status_of(services, rollback.model, deployment.id)).is_ready:
             if time.monotonic() > until:
                 raise Permanent(

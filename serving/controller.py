@@ -23,6 +23,7 @@ from serving.control.controller.timing import Timing
 from serving.control.shadow import Shadow
 from serving.credentials import controller_token
 from serving.gateway import access_log
+from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
 from serving.monitoring.targets import targets
@@ -55,17 +56,17 @@ def main(home: Home) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     with _only_controller(home):
+        envoys = composition.gateway_server_of(home)
         app = api.build(
             controller,
             acts,
             token=controller_token(home),
-            find_problem=lambda: _problem(controller),
+            find_problem=lambda: _problem(controller, envoys),
             targets=lambda: targets(router),
         )
         server = Server(app, home.ports.controller).start()
         # What is told is what the routes say now.
         _reconcile(controller, router)
-        envoys = composition.gateway_server_of(home)
         envoys.start()
         with controller.apart("rollbacks of before"):
             acts.jobs.resume()
@@ -100,8 +101,10 @@ def _reconcile(controller: Controller, router: TrafficRouter) -> None:
                 router.read(service)
 
 
-def _problem(controller: Controller) -> str:
+def _problem(controller: Controller, envoys: GatewayServer) -> str:
     """What keeps the controller from its work; "" if nothing does."""
+    if envoys.problem:
+        return envoys.problem
     if pending := list(controller.pending):
         return f"cannot finish the rollback of {', '.join(pending)}"
     is_alive = controller.done.ticks > 0 and time.monotonic() - controller.done.last_tick_at < SILENT_SECONDS

@@ -55,6 +55,11 @@ class Server(Protocol):
     """What tells Envoys, beside the process that moves traffic. Envoys keep what they were told while it is
     down."""
 
+    @property
+    def problem(self) -> str:
+        """Why nobody is told any more, although it was started; "" while it goes on."""
+        ...
+
     def start(self) -> None:
         """Raises `Permanent` if it cannot."""
         ...
@@ -64,6 +69,8 @@ class Server(Protocol):
 
 class Nobody:
     """The `Server` of a delivery that needs none."""
+
+    problem = ""
 
     def start(self) -> None:
         """Nothing to do."""

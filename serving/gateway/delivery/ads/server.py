@@ -55,6 +55,11 @@ class AdsServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
 
+    @property
+    def problem(self) -> str:
+        """As `serving.gateway.delivery.base.Server` says."""
+        return f"the gateway's Envoys are told nothing: {self._problem}" if self._problem else ""
+
     def start(self) -> None:
         """Returns once it listens. Raises `Permanent` if it cannot."""
         self._thread.start()
@@ -75,7 +80,7 @@ class AdsServer:
             asyncio.run(self._serve())
         except Exception as problem:
             log.exception("the gateway's Envoys are served no more")
-            self._problem = str(problem)
+            self._problem = str(problem) or type(problem).__name__
         finally:
             self._ready.set()
 
@@ -88,8 +93,8 @@ class AdsServer:
         await server.start()
         # Hundreds of services take seconds to read: who connects meanwhile is told afterwards.
         self._ready.set()
-        told.start()
         try:
+            told.start()
             await self._ending.wait()
         finally:
             told.stop()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from model_store.errors import Permanent
+from serving import controller
 from serving.gateway.bootstrap import prepare
 from serving.gateway.delivery.ads import records, server
 from serving.gateway.delivery.ads.server import AdsServer
@@ -49,3 +52,21 @@ def test_stopped_twice_or_never_started_it_is_no_trouble(home: Home) -> None:
     with ads_running(home) as running:
         running.stop()
     AdsServer(home, listen="127.0.0.1:1", token="t").stop()
+
+
+def test_one_that_ends_after_its_start_says_so_where_the_controller_is_asked_how_it_is(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(self: records.Records, changed: object = None) -> State | None:
+        raise KeyError("a kind that nobody knows")
+
+    watching: Any = SimpleNamespace(
+        pending={}, done=SimpleNamespace(ticks=1, last_tick_at=time.monotonic() + 60)
+    )
+    made = AdsServer(home, listen=f"127.0.0.1:{home.ports.ads}", token="t")
+    assert controller._problem(watching, made) == ""
+    monkeypatch.setattr(records.Records, "read", torn)
+    made.start()
+    made._thread.join(10)
+    assert "told nothing" in controller._problem(watching, made)
+    assert "a kind that nobody knows" in made.problem

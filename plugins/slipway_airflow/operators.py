@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 4.0
 PROGRESS_LOOK_SECONDS = 0.5
 WATCH_LOOK_SECONDS = 2.0
-# What a task that ends as skipped hands on: why, and what became of the release (`settling.Status`).
+# What a task that ends as skipped hands on: why, and what became of the release (`VersionStatus`).
 ENDED, ENDED_AS = "ended", "ended_as"
 
 
@@ -296,6 +296,6 @@ def _wait_until_ready(
 
 
 def _follow(operator: WaitingOperator, state: RolloutState, *, while_in: str, seconds: float) -> None:
-    """Defer while the rollout is in this phase; the trigger moves it on."""
+    """Defer while the rollout is in this phase; the controller moves it on."""
     if state.phase == while_in:
         operator.wait_for(triggers.RolloutTrigger(state.release_id, while_in, seconds))

@@ -27,7 +27,7 @@ BY_LABEL = "{{ label | default('') }}"
 class StepOperator(DecoratedOperator):
     """Runs the decorated function with the arguments it names, from the DAG and from Airflow's context.
 
-    A function that returns `building.Told` hands on the value and tells the words.
+    A function that returns a `StepResult` hands on the value and tells the words.
     """
 
     custom_operator_name = "@step"

@@ -172,7 +172,7 @@ _HEALTH_CHECK: Message = {
 }
 
 # Only an endpoint nobody can connect to is set aside, so that retries reach the other arm even when the only
-# stable pod dies. Errors that an endpoint answers never eject it: that would hide them from the guard.
+# stable pod dies. Errors that an endpoint answers never eject it: that would hide them from the judge.
 _OUTLIERS: Message = {
     "split_external_local_origin_errors": True,
     "consecutive_local_origin_failure": _UNREACHED,

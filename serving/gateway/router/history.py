@@ -1,7 +1,7 @@
 """What served when: a line for every write of a route, in one file, so that any moment can be asked for.
 
-The endpoint file says how a route is; this says how it was. Lines are appended by whoever writes a route (the
-guard too), each by one write of less than a page, which the kernel does not interleave with another's.
+The endpoint file says how a route is; this says how it was. Lines are appended by whoever writes a route,
+each by one write of less than a page, which the kernel does not interleave with another's.
 """
 
 from __future__ import annotations

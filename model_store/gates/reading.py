@@ -69,6 +69,18 @@ class Reading:
             single=None if self.single is None else places.index(self.single),
         )
 
+    def spread_over(self, own: Reading) -> Reading:
+        """The same reading, in the classes of `own`: some it may not know, some of its own stay out."""
+        places = {str(word): place for place, word in enumerate(self.classes)}
+        at = [places.get(str(word), -1) for word in own.classes]
+        return replace(
+            self,
+            task=own.task,
+            classes=own.classes,
+            said=tuple(own.classes[n] if place < 0 else self.said[place] for n, place in enumerate(at)),
+            columns=tuple(-1 if place < 0 else self.columns[place] for place in at) if self.columns else (),
+        )
+
     def truth(self, labels: Array, groups: Array | None) -> Truth:
         """The file's labels. A word that no class has is refused where the reading was found."""
         match self.task:

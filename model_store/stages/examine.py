@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,15 +102,7 @@ def _of_fewer_classes(
             " held against this version's",
             remedy="limit accuracy alone under gates.champion for this release, or leave gates.champion out",
         ) from error
-    places = {str(word): place for place, word in enumerate(reading.classes)}
-    at = [places.get(str(word), -1) for word in own.classes]
-    return replace(
-        reading,
-        task=own.task,
-        classes=own.classes,
-        said=tuple(own.classes[n] if place < 0 else reading.said[place] for n, place in enumerate(at)),
-        columns=tuple(-1 if place < 0 else reading.columns[place] for place in at),
-    )
+    return reading.spread_over(own)
 
 
 def _positive(spec: ReleaseSpec, labels: np.ndarray[Any, Any]) -> ReleaseSpec:
@@ -120,7 +112,9 @@ def _positive(spec: ReleaseSpec, labels: np.ndarray[Any, Any]) -> ReleaseSpec:
 
 
 def _in_the_classes_of(own: Reading, other: Reading) -> Reading:
-    """`other` in the order in which `own` counts classes; `own` itself where they do not know the same."""
-    if set(map(str, own.classes)) != set(map(str, other.classes)):
-        return own
-    return other.in_order_of(own.classes)
+    """`other` in the order in which `own` counts classes, of which either may know more than the other."""
+    ours, theirs = set(map(str, own.classes)), set(map(str, other.classes))
+    if ours == theirs:
+        return other.in_order_of(own.classes)
+    # One column for two classes says nothing of a third.
+    return own if other.single is not None or not ours & theirs else other.spread_over(own)

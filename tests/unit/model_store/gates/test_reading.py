@@ -202,6 +202,31 @@ def test_several_numbers_a_row_are_no_regression_and_are_refused_with_the_reason
         value("mae", reading, answers, truth)
 
 
+@pytest.mark.parametrize(("known", "more"), [((0, 1, 2), (0, 1, 2, 3)), ((-1, 0, 1, 2), (0, 1, 2))])
+def test_a_champion_of_more_or_fewer_classes_is_read_in_those_of_the_candidate(
+    known: tuple[int, ...], more: tuple[int, ...]
+) -> None:
+    """No row is of the class that only one of them knows; it may stand first among the columns."""
+    rng = np.random.default_rng(8)
+    truth = rng.integers(0, 3, ROWS)
+
+    def answered(classes: tuple[int, ...]) -> dict[str, Array]:
+        sure = rng.normal(size=(ROWS, len(classes))) + 3 * (truth[:, None] == np.array(classes))
+        shares = np.exp(sure) / np.exp(sure).sum(axis=1, keepdims=True)
+        return {"label": np.array(classes)[shares.argmax(axis=1)], "probabilities": shares.astype(np.float32)}
+
+    champion, candidate = answered(known), answered(more)
+    own, other = (
+        read(answers, truth, {"classes": list(classes)}, task="multiclass")
+        for answers, classes in ((candidate, more), (champion, known))
+    )
+    spread = other.spread_over(own)
+    kept = [known.index(word) for word in range(3)]
+    by_class = [roc_auc_score(truth == word, champion["probabilities"][:, kept[word]]) for word in range(3)]
+    assert value("auc", spread, champion, truth) == pytest.approx(np.mean(by_class))
+    assert value("accuracy", spread, champion, truth) == accuracy_score(truth, champion["label"])
+
+
 def test_a_label_of_fractions_is_a_number() -> None:
     answers = {"y": np.linspace(0, 1, 9, dtype=np.float32)}
     assert read(answers, np.linspace(0, 2, 9)).task == "regression"

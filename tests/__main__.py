@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from model_store.installation import ROOT as REPOSITORY
 from tests.outcomes import Outcomes, closing_lines, run_tests
@@ -82,7 +83,7 @@ def _run_all(groups: tuple[tuple[str, ...], ...]) -> int:
 
 
 def _run(name: str, command: tuple[str, ...]) -> int:
-    console.rule(f"[bold]{name}[/bold]  {shlex.join(command)}", align="left")
+    console.rule(f"[bold]{name}[/bold]  {escape(shlex.join(command))}", align="left")
     started = time.monotonic()
     status = _wait(subprocess.Popen(command))
     # pytest closes with a summary of its own, which has to stay the last line.

@@ -11,12 +11,11 @@ from typing import cast
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.durable import digest_file
-from model_store.errors import Permanent
 from model_store.gates.exam import Answered
 from model_store.gates.judge import judge
 from model_store.gates.profile import Profile
 from model_store.gates.reading import Outputs
-from model_store.gates.sanity import refuse_trivial
+from model_store.gates.sanity import NoBetterThanTrivial, refuse_trivial
 from model_store.gates.signature import Signature, changes, judge_signature
 from model_store.inference import saved_answers, session_config
 from model_store.noise import NOISE
@@ -26,7 +25,7 @@ from model_store.stages.examine import Examined, examine, read_answers, read_cha
 from model_store.stages.inputs import data_key, evaluation_path, reading_key, tools
 from model_store.stages.reasons import CandidateFailed, attempt
 from model_store.stages.sample import Sample, sample_of
-from model_store.stages.served import Served
+from model_store.stages.served import EngineNotHere, Served
 from model_store.types import Check, GateReport, ModelRef, Precision
 
 # Of the spec's serving section, what decides how a candidate is run here.
@@ -137,12 +136,12 @@ def _judged_answers(
 def _yardstick(
     ctx: BuildContext, champion: str, examined: Examined
 ) -> tuple[Answered | None, tuple[Check, ...]]:
-    """The champion's answers. Where nobody wrote `gates.champion`, one that cannot be asked is told of and
-    blocks nothing.
+    """The champion's answers. Where nobody wrote `gates.champion`, one that this machine cannot run, or that
+    is read the wrong way round, is told of and blocks nothing. Changed bytes end the build either way.
     """
     try:
         return _champion(ctx, champion, examined), ()
-    except Permanent as why:
+    except (EngineNotHere, NoBetterThanTrivial) as why:
         if ctx.spec.gates.champion is not None:
             raise
         detail = f"not compared with the version that serves: {why.problem}"

@@ -97,6 +97,18 @@ def test_losing_to_the_champion_blocks(world: BuildContext, credit: Credit) -> N
         built(ctx)
 
 
+def test_a_champion_whose_bytes_changed_ends_the_build_though_the_spec_names_no_champion(
+    world: BuildContext, credit: Credit
+) -> None:
+    champion = built(world)
+    registry = Registry({2: credit.onnx, 3: credit.onnx}, champion=(2, champion.id))
+    (file,) = champion.path.rglob("model.onnx")
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(Permanent, match="not what"):
+        built(replace(world, registry=registry, ref=ModelRef("credit_risk", 3)))
+
+
 def test_the_champion_is_released_again_when_its_bundle_is_not_trusted_and_others_after_it(
     world: BuildContext, credit: Credit
 ) -> None:

@@ -13,6 +13,7 @@ from model_store.errors import Retryable
 from serving.control.rollout.plan import Phase
 from serving.controller import _problem
 from serving.gateway.bootstrap import prepare
+from serving.gateway.delivery.base import Nobody
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
@@ -107,13 +108,13 @@ def test_the_controller_says_that_it_is_not_well_until_the_rollback_is_carried_o
     world: World, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.monotonic", world.monotonic)
-    assert _problem(world.controller) == ""
+    assert _problem(world.controller, Nobody()) == ""
     disk.full = True
     world.candidate_errors(1.0).tick(4)
-    assert RELEASE in _problem(world.controller)
+    assert RELEASE in _problem(world.controller, Nobody())
     disk.full = False
     world.tick()
-    assert _problem(world.controller) == ""
+    assert _problem(world.controller, Nobody()) == ""
 
 
 def test_health_says_what_ails_the_controller(world: World) -> None:

@@ -21,8 +21,8 @@ COMPONENTS = [
     "airflow-dag-processor",
     "airflow-scheduler",
     "airflow-triggerer",
-    "envoy",
     "controller",
+    "envoy",
     "mlflow",
 ]
 

@@ -16,6 +16,14 @@ Array = np.ndarray[Any, Any]
 # Of 1, or of the number itself where it is larger.
 NOISE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1, "original": 1e-3}
 
+# A GPU multiplies fp32 with the ten bits of TF32, by another kernel for another batch size.
+_TF32 = NOISE["fp16"]
+
+
+def noise_of(precision: str, engine: str) -> float:
+    """Of what this engine (its platform's name) computes in this precision."""
+    return max(NOISE[precision], _TF32) if engine == "onnxruntime_cuda" else NOISE[precision]
+
 
 def tied(scores: Array, within: float) -> Array:
     """[N] bool: whether the two largest of a row's scores [N, C] are closer than that. A forest of a hundred

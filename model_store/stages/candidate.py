@@ -29,13 +29,15 @@ REMEDY = "leave this precision out of `precisions`, or export the model with oth
 @dataclass(frozen=True, slots=True, eq=False)
 class Ran:
     """What came of it. `outputs`: by name, for every evaluation row, or None where the engine cannot run.
-    `note`: what is to be known of every number that is taken from them.
+    `note`: what is to be known of every number that is taken from them. `noise`: what of their digits is
+    (`model_store.noise`).
     """
 
     outputs: Outputs | None
     checks: tuple[Check, ...]
     profile: Profile | None
     note: str = ""
+    noise: float = 0.0
 
     def noted(self, checks: Sequence[Check]) -> tuple[Check, ...]:
         """These checks of `outputs`, each with the note."""
@@ -68,7 +70,8 @@ def _ran(ctx: BuildContext, exported: Exported, artifact: Artifact, rows: Datase
         outputs = served.answer(rows.inputs)
         checks = () if ctx.spec.serving.stochastic else (served.alone_as_in_company(rows.inputs),)
         profile = _profile(ctx, exported, artifact, served, rows)
-    return Ran(outputs, (*checks, *judge_profile(profile, ctx.spec.gates)), profile)
+    checked = (*checks, *judge_profile(profile, ctx.spec.gates))
+    return Ran(outputs, checked, profile, noise=served.noise)
 
 
 def _ran_as_onnx(
@@ -78,7 +81,7 @@ def _ran_as_onnx(
     compiled = next((one["artifact"] for one in built if one["target"] == ONNX), None)
     artifact = ctx.store.open(cast(Json, compiled or quantized["artifact"]))
     with _open(ctx, exported, artifact, ONNX) as served:
-        return Ran(served.answer(rows.inputs), (), None, note=AS_ONNX)
+        return Ran(served.answer(rows.inputs), (), None, note=AS_ONNX, noise=served.noise)
 
 
 @contextmanager

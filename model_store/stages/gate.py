@@ -106,7 +106,7 @@ def _judge(
         if ran.outputs is not None:
             precision = quantized["variant"]["precision"]
             checks += ran.noted(_judged_answers(ctx, examined, precision, ran.outputs, yardstick))
-            sample = sample_of(rows.inputs, ran.outputs, precision)
+            sample = sample_of(rows.inputs, ran.outputs, ran.noise)
         checks += ran.checks
         profile = ran.profile
     return {

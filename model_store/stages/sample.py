@@ -11,21 +11,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_store.inference import Rows, saved_answers, spread
-from model_store.noise import NOISE, rows_that_differ
+from model_store.noise import rows_that_differ
 
 MOST_ROWS = 64
 # Of a model of pictures as many rows would be a hundred megabytes.
 MOST_BYTES = 16 * 1024 * 1024
-_INPUT, _OUTPUT, _PRECISION = "input:", "output:", "precision"
+_INPUT, _OUTPUT, _NOISE = "input:", "output:", "noise"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Rows [n, ...] by input name and their answers [n, ...] by output name; text as numpy's own type."""
+    """Rows [n, ...] by input name and their answers [n, ...] by output name; text as numpy's own type.
+
+    `noise`: what of the answers' digits is (`model_store.noise`), by the engine that the gates ran.
+    """
 
     inputs: Rows
     outputs: Rows
-    precision: str
+    noise: float
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -44,7 +47,7 @@ class Sample:
         for name, array in self.outputs.items():
             if answers[name].shape != array.shape:
                 raise ValueError(f"output {name} has shape {answers[name].shape} in place of {array.shape}")
-        return rows_that_differ(self.outputs, answers, NOISE.get(self.precision, NOISE["fp32"]))
+        return rows_that_differ(self.outputs, answers, self.noise)
 
     def to_bytes(self) -> bytes:
         """As .npz without pickles."""
@@ -52,7 +55,7 @@ class Sample:
             **{_INPUT + name: array for name, array in self.inputs.items()},
             **{_OUTPUT + name: array for name, array in self.outputs.items()},
         }
-        return saved_answers({**named, _PRECISION: np.array(self.precision)})
+        return saved_answers({**named, _NOISE: np.array(self.noise)})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Sample:
@@ -62,18 +65,18 @@ class Sample:
                 {name.removeprefix(kind): saved[name] for name in saved.files if name.startswith(kind)}
                 for kind in (_INPUT, _OUTPUT)
             )
-            return cls(inputs, outputs, str(saved[_PRECISION]))
+            return cls(inputs, outputs, float(saved[_NOISE]))
 
     def _at(self, places: slice | np.ndarray[tuple[int], np.dtype[np.int64]]) -> Sample:
         inputs, outputs = (
             {name: array[places] for name, array in rows.items()} for rows in (self.inputs, self.outputs)
         )
-        return Sample(inputs, outputs, self.precision)
+        return Sample(inputs, outputs, self.noise)
 
 
-def sample_of(inputs: Rows, outputs: Rows, precision: str) -> Sample:
+def sample_of(inputs: Rows, outputs: Rows, noise: float) -> Sample:
     """Up to `MOST_ROWS` of the rows, evenly from the first to the last."""
-    whole = Sample(inputs, outputs, precision)
+    whole = Sample(inputs, outputs, noise)
     row_bytes = sum(array.nbytes for rows in (inputs, outputs) for array in rows.values()) / len(whole)
     most = max(1, min(MOST_ROWS, int(MOST_BYTES / max(row_bytes, 1))))
     return whole._at(spread(inputs, most))

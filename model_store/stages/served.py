@@ -20,7 +20,7 @@ from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
 from model_store.inference import Rows, batches, count_rows, session_config, spread
-from model_store.noise import NOISE, rows_that_differ
+from model_store.noise import noise_of, rows_that_differ
 from model_store.texts import as_bytes, as_text
 from model_store.types import Artifact, Check
 
@@ -28,8 +28,6 @@ Array = np.ndarray[Any, Any]
 
 # As many rows settle whether an answer depends on its batch (docs/gates.md).
 SETTLED_ON = 64
-# A GPU multiplies fp32 with the ten bits of TF32, by another kernel for another batch size.
-NOISE_OF_TF32 = NOISE["fp16"]
 
 
 class EngineNotHere(Permanent):
@@ -92,6 +90,11 @@ class Served:
         manifest = read_manifest(bundle)
         return cls(_opened(manifest), manifest)
 
+    @property
+    def noise(self) -> float:
+        """What of its answers' digits is (`model_store.noise`)."""
+        return noise_of(self.precision, self._engine.platform)
+
     def encoded(self, rows: Rows) -> dict[str, Array]:
         """The rows as engines take them: text as bytes."""
         return as_bytes(rows)
@@ -115,10 +118,7 @@ class Served:
         few = spread(rows, SETTLED_ON)
         chosen = {name: array[few] for name, array in rows.items()}
         alone, together = self.answer(chosen, batch_size=1), self.answer(chosen)
-        noise = NOISE[self.precision]
-        if self._engine.platform == "onnxruntime_cuda":
-            noise = max(noise, NOISE_OF_TF32)
-        differ = rows_that_differ(alone, together, noise)
+        differ = rows_that_differ(alone, together, self.noise)
         return Check(
             "answers alone as in a batch",
             observed=float(differ),

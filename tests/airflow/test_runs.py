@@ -209,6 +209,7 @@ def test_a_first_version_is_asked_through_the_gateway_before_anybody_is_sent_the
 ) -> None:
     import numpy as np
 
+    from model_store.noise import NOISE
     from model_store.stages.sample import Sample
     from serving import composition
 
@@ -223,7 +224,7 @@ def test_a_first_version_is_asked_through_the_gateway_before_anybody_is_sent_the
             return {"score": rows["x"] + np.float32(moved)}
 
     scores = np.linspace(0, 1, 8, dtype=np.float32)
-    world.sample = world.store.put_bytes(Sample({"x": scores}, {"score": scores}, "fp32").to_bytes())
+    world.sample = world.store.put_bytes(Sample({"x": scores}, {"score": scores}, NOISE["fp32"]).to_bytes())
     monkeypatch.setattr(composition, "candidate_of", lambda home, route: Candidate())
     ended = runs.release("1")
     (state,) = world.journal.releases(MODEL)

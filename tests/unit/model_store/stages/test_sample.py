@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model_store import build
+from model_store.noise import NOISE, noise_of
 from model_store.stages import sample as samples
 from model_store.stages.sample import Sample, sample_of
 from model_store.stages.served import Served
@@ -21,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 def scores(*values: float) -> Sample:
     column = np.array(values, np.float32)
-    return Sample({"x": column[:, None]}, {"score": column}, "fp32")
+    return Sample({"x": column[:, None]}, {"score": column}, NOISE["fp32"])
 
 
 def test_text_whole_numbers_and_missing_values_are_kept_as_they_are() -> None:
@@ -30,9 +31,9 @@ def test_text_whole_numbers_and_missing_values_are_kept_as_they_are() -> None:
         "stamp": np.array([[1_700_000_000_000_001], [2]], np.int64),
         "amount": np.array([[0.1], [np.nan]], np.float64),
     }
-    kept = Sample(inputs, {"label": np.array(["gut", "schlecht"], object)}, "fp16")
+    kept = Sample(inputs, {"label": np.array(["gut", "schlecht"], object)}, NOISE["fp16"])
     back = Sample.from_bytes(kept.to_bytes())
-    assert back.precision == "fp16"
+    assert back.noise == NOISE["fp16"]
     assert back.inputs["text"].tolist() == [["Grüße"], ["日本"]]
     assert back.inputs["stamp"].dtype == np.int64
     np.testing.assert_array_equal(back.inputs["stamp"], inputs["stamp"])
@@ -42,7 +43,7 @@ def test_text_whole_numbers_and_missing_values_are_kept_as_they_are() -> None:
 
 def test_sixty_four_rows_stand_for_all_from_the_first_to_the_last() -> None:
     rows = np.arange(1000, dtype=np.float32)
-    taken = sample_of({"x": rows}, {"y": rows}, "fp32")
+    taken = sample_of({"x": rows}, {"y": rows}, NOISE["fp32"])
     assert len(taken) == samples.MOST_ROWS
     assert (taken.inputs["x"][0], taken.inputs["x"][-1]) == (0, 999)
 
@@ -50,9 +51,9 @@ def test_sixty_four_rows_stand_for_all_from_the_first_to_the_last() -> None:
 def test_rows_of_a_megabyte_are_fewer_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.zeros((10, 4), np.float32)
     monkeypatch.setattr(samples, "MOST_BYTES", 100)
-    assert len(sample_of({"x": rows}, {"y": rows}, "fp32")) == 3
+    assert len(sample_of({"x": rows}, {"y": rows}, NOISE["fp32"])) == 3
     monkeypatch.setattr(samples, "MOST_BYTES", 1)
-    assert len(sample_of({"x": rows}, {"y": rows}, "fp32")) == 1
+    assert len(sample_of({"x": rows}, {"y": rows}, NOISE["fp32"])) == 1
 
 
 def test_what_batches_and_machines_change_is_no_difference_and_more_is() -> None:
@@ -83,3 +84,16 @@ def test_the_gate_keeps_the_answers_of_the_file_that_is_served(
     served = Served.of_artifact(ctx, exported, ctx.store.open(fp32["served"]), platform="onnxruntime")
     assert kept.differing(served.answer(kept.inputs)) == 0
     served.close()
+
+
+def test_what_a_gpu_rounds_is_asked_of_its_pods_as_it_was_of_the_gates() -> None:
+    """TF32: a row alone is multiplied by another kernel than in the batch that the gates saw."""
+    assert noise_of("fp32", "onnxruntime") == NOISE["fp32"]
+    assert noise_of("fp32", "onnxruntime_cuda") == NOISE["fp16"]
+    assert noise_of("int8", "onnxruntime_cuda") == NOISE["int8"]
+    kept = Sample({"x": np.ones(1)}, {"score": np.ones(1)}, noise_of("fp32", "onnxruntime_cuda"))
+    back = Sample.from_bytes(kept.to_bytes())
+    assert (back.differing({"score": np.full(1, 1.005)}), back.differing({"score": np.full(1, 1.02)})) == (
+        0,
+        1,
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from model_store.errors import Permanent, Retryable
+from model_store.noise import NOISE
 from model_store.stages.sample import Sample
 from serving.control import release_deployment
 from serving.control.answers_through_gateway import BATCH, SINGLY, NotAsInTheGates, prove
@@ -27,7 +28,7 @@ ROWS = 64
 SAMPLE = Sample(
     {"input": np.arange(ROWS * 4, dtype=np.float32).reshape(ROWS, 4)},
     {"label": np.arange(ROWS) % 2, "score": np.linspace(0, 1, ROWS, dtype=np.float32)},
-    "fp32",
+    NOISE["fp32"],
 )
 
 

@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto
 
 from model_store.errors import Permanent, Retryable
+from model_store.noise import NOISE
 from model_store.stages.sample import Sample
 from serving.control import answers_through_gateway, release_deployment
 from serving.control.answers_through_gateway import NotAsInTheGates
@@ -175,7 +176,7 @@ def test_pods_that_answer_otherwise_than_the_gates_saw_get_nobody(
     rows = np.random.default_rng(3).standard_normal((64, 4)).astype(np.float32)
     session = onnxruntime.InferenceSession(mlp(seed=0).SerializeToString())
     label, probabilities = session.run(["label", "probabilities"], {"input": rows})
-    judged = Sample({"input": rows}, {"label": label, "probabilities": probabilities}, "fp32")
+    judged = Sample({"input": rows}, {"label": label, "probabilities": probabilities}, NOISE["fp32"])
 
     world = World(tmp_path)
     release, bundle = world.release(1), world.bundle(1)

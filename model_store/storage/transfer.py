@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from model_store.durable import canonical_json, digest_bytes, publish_file
 from model_store.errors import Retryable
+from model_store.locks import locked
 from model_store.storage.base import CHUNK_BYTES, Corrupt, ObjectStorage, missing
 from model_store.storage.folder import FolderStorage
 from model_store.storage.opening import open_storage, split
@@ -82,16 +81,9 @@ def corrupt(storage: ObjectStorage, key: str, digest: str, found: str) -> Corrup
     )
 
 
-@contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """One process of this machine at a time, the others wait. The lock of a dead holder is free."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def only_one(lock: Path) -> AbstractContextManager[None]:
+    """One process of this machine at a time, of whatever account; the others wait."""
+    return locked(lock, mode=0o666)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from serving.cli import gateway, keys, releases, stack, stage
 from serving.cli import spec as specs
 from serving.cli.act_commands import commands as people
 from serving.cli.doctor import doctor as examine
-from serving.cli.options import Json, Model
+from serving.cli.options import Json, Model, Version
 from serving.cli.output import telling_failures
 from serving.cli.store_commands import store_app, webhooks
 from serving.cli.user_commands import accounts
@@ -144,13 +144,7 @@ def validate(
 @app.command()
 def check(
     spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model folder as MLflow saves it, or models:/NAME/VERSION.",
-            show_default="the spec's alias",
-        ),
-    ] = None,
+    model: Version = None,
     champion: Annotated[
         str | None, typer.Option(help="A model folder to compare with; registered versions know theirs.")
     ] = None,

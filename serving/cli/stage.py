@@ -17,6 +17,7 @@ from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.storage.opening import is_url, open_storage, split
 from model_store.storage.store import open_store
+from serving.cli.options import Version
 from serving.cli.output import telling_failures
 from serving.home import Home
 
@@ -32,13 +33,7 @@ Output = Annotated[str, typer.Option("--output", help="The answer: a file, a URL
 @commands.command("request")
 def request(
     spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model folder as MLflow saves it, or models:/NAME/VERSION.",
-            show_default="the spec's alias",
-        ),
-    ] = None,
+    model: Version = None,
     output: Output = "-",
 ) -> None:
     """Put what the stages of a version's build need into the storage, and say what to ask them with."""

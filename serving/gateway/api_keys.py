@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from model_store.errors import Permanent
+from model_store.locks import locked
 from serving.credentials import write_secret
 from serving.home import Home
-from serving.locks import locked
 from serving.types import RateLimit
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

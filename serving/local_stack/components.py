@@ -8,11 +8,11 @@ from pathlib import Path
 
 from model_store.errors import Permanent
 from model_store.installation import name_here, python_path
+from model_store.locks import locked
 from serving import gateway
 from serving.credentials import Credentials, credentials_of
 from serving.home import Home
 from serving.local_stack import airflow_config, airflow_jobs, mlflow_config
-from serving.locks import locked
 from serving.supervision.component import Component
 
 BIN = Path(sys.executable).parent

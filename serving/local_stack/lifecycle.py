@@ -11,13 +11,13 @@ import psutil
 
 from model_store.errors import Permanent
 from model_store.installation import ROOT
+from model_store.locks import locked
 from serving.gateway.watches import require_all
 from serving.home import Home
 from serving.inbound import registration
 from serving.local_stack.components import components
 from serving.local_stack.health import shortcomings
 from serving.local_stack.prepare import prepare
-from serving.locks import locked
 from serving.platforms import pods, redis
 from serving.platforms.pods import records
 from serving.supervision import supervisor

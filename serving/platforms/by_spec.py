@@ -14,9 +14,9 @@ from pathlib import Path
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.extensions import PLATFORMS
+from model_store.locks import locked
 from model_store.types import Bundle
 from serving.home import Home
-from serving.locks import locked
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Platform
 from serving.types import DeploymentRef
 

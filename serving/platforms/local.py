@@ -11,8 +11,8 @@ from dataclasses import replace
 import httpx
 
 from model_store.errors import Retryable
+from model_store.locks import locked
 from serving.home import Home
-from serving.locks import locked
 from serving.platforms import pods, redis
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.pods import PodRecord

@@ -5,8 +5,6 @@ Environments are shared by all pods and builds of a user on one machine, by the 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -14,10 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model_store.errors import Permanent, Retryable, SlipwayError
+from model_store.locks import locked
 
 LOCK_FILE = "requirements.lock"
 MODEL_FOLDER = "model"
@@ -54,7 +53,8 @@ def interpreter(lock: Path, python: str, *, beside: Path, environ: Mapping[str, 
     key = hashlib.sha256(python.encode() + b"\0" + lock.read_bytes()).hexdigest()[:24]
     root = environments(environ)
     made = root / key
-    with _alone(root / f"{key}.lock"):
+    # Two pods that start at once want the same environment.
+    with locked(root / f"{key}.lock"):
         if not (made / "complete").is_file():
             shutil.rmtree(made, ignore_errors=True)
             _make(made, lock.resolve(), find_python(python), beside)
@@ -129,12 +129,3 @@ def _make(made: Path, lock: Path, python: str, beside: Path) -> None:
             f"the model's libraries cannot be installed: {error.problem}",
             remedy="log the model with requirements that the package index has as wheels for this machine",
         ) from error
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Two pods that start at once want the same environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -57,7 +57,9 @@ class Clone:
     def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         env = {"PATH": f"{self.tools}:/usr/bin:/bin", "HOME": str(self.root), **environ}
         pipe = subprocess.PIPE
-        command: Sequence[str | Path] = [self.root / "slipway", *arguments]
+        # As a terminal starts it: who runs these tests in the background passes on that Ctrl-C is ignored.
+        as_in_terminal = ("env", "--default-signal=INT")
+        command: Sequence[str | Path] = [*as_in_terminal, self.root / "slipway", *arguments]
         return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
     def start_installing(self, *arguments: str) -> subprocess.Popen[str]:

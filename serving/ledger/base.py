@@ -206,7 +206,12 @@ class Audit(Protocol):
 
 
 class Leases(Protocol):
-    """At most one holder of a name. Every new holder gets a higher token."""
+    """The port of who may write: at most one holder of a name. Every new holder gets a higher token.
+
+    The ledger has its own; a platform's (a Kubernetes Lease) stands in for it where there is one. Its holder
+    then shows the ledger what it got, once, before it writes (`Ledger.respect`). Implementations pass
+    `tests/contract/leases_contract.py`. What cannot be asked now raises `Retryable`.
+    """
 
     def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
         """Take the lease if nobody has it. `holder` names one process: it does not get what it has."""
@@ -230,6 +235,12 @@ class Ledger(Rows, Observations, Audit, Leases, Protocol):
 
     def now(self) -> datetime:
         """The ledger's clock, which leases and claims go by."""
+        ...
+
+    def respect(self, lease: Lease) -> None:
+        """Take a lease that was got elsewhere (`Leases` of a platform): from now on its fence is the one that
+        writes need. May be repeated. Raises `Fenced` where a later one, or another holder's, is known.
+        """
         ...
 
     def claim(self, *, seconds: float, limit: int) -> list[Letter]:

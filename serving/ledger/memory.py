@@ -149,6 +149,13 @@ class MemoryLedger:
     def now(self) -> datetime:
         return self._now()
 
+    def respect(self, lease: Lease) -> None:
+        with self._writing(None) as kept:
+            before = kept.leases.get(lease.name)
+            if not terms.is_respected(before, lease):
+                raise Fenced.of(lease.fence, before)
+            kept.leases[lease.name] = lease
+
     def claim(self, *, seconds: float, limit: int) -> list[Letter]:
         with self._writing(None) as kept:
             now = self._now()

@@ -190,6 +190,20 @@ class SqlLedger:
         with self.database.reading() as connection:
             return self._clock(connection)
 
+    def respect(self, lease: Lease) -> None:
+        with self.database.writing() as connection:
+            before = read_lease(connection, lease.name, lock="for update")
+            if (
+                before is None
+                and connection.execute(insert_of(connection, LEASES).values(asdict(lease))).rowcount
+            ):
+                return
+            # Somebody may have shown theirs in the same moment.
+            before = before or read_lease(connection, lease.name, lock="for update")
+            if not terms.is_respected(before, lease):
+                raise Fenced.of(lease.fence, before)
+            connection.execute(update(LEASES).where(LEASES.c.name == lease.name).values(asdict(lease)))
+
     def claim(self, *, seconds: float, limit: int) -> list[Letter]:
         column = LETTERS.c
         with self.database.writing() as connection:

@@ -30,3 +30,8 @@ def is_got(before: Lease | None, after: Lease) -> bool:
 def is_held(lease: Lease, fence: Fence) -> bool:
     """Whether it is still the one that the fence came with. It may be over, as long as nobody else had it."""
     return lease.fence == fence and lease.holder != ""
+
+
+def is_respected(before: Lease | None, lease: Lease) -> bool:
+    """Whether a lease that was got elsewhere is the latest one that is known here."""
+    return before is None or lease.token > before.token or before.fence == lease.fence

@@ -337,6 +337,21 @@ class LedgerContract:
             ledger.save(rollout("late"), fence=first.fence)
         ledger.save(rollout("mine"), fence=second.fence)
 
+    def test_a_lease_that_was_got_elsewhere_is_respected_and_an_older_one_is_not(
+        self, ledger: Ledger
+    ) -> None:
+        first, second = Lease("platform", "a", 3, AT, 10), Lease("platform", "b", 4, AT, 10)
+        ledger.respect(first)
+        ledger.respect(first)
+        ledger.save(rollout("mine"), fence=first.fence)
+        ledger.respect(second)
+        ledger.save(rollout("theirs"), fence=second.fence)
+        with pytest.raises(Fenced):
+            ledger.save(rollout("late"), fence=first.fence)
+        for older in (first, Lease("platform", "c", 4, AT, 10)):
+            with pytest.raises(Fenced, match="b has it under token 4"):
+                ledger.respect(older)
+
     # The outbox
 
     def test_a_letter_is_claimed_once_and_again_when_its_claimer_died(

@@ -1,0 +1,134 @@
+"""Two controllers and one lease, in the ledger's table or in a store of its own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from serving.control.controller.leadership import LEASE_SECONDS, Leadership, NotLeading
+from serving.ledger.base import Fenced, Lease, Leases, Unreachable
+from serving.ledger.memory import MemoryLedger
+from serving.ledger.rows import Note
+from tests.contract.leases_contract import LeasesContract, PassTime
+
+AT = datetime(2026, 11, 30, tzinfo=UTC)
+
+
+class Machine:
+    """One clock for the store, one for each controller: a stopped process sees its own go on."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.ledger = MemoryLedger(now=lambda: AT + timedelta(seconds=self.seconds))
+        self.begun: list[str] = []
+
+    def controller(self, name: str, leases: Leases | None = None) -> Leadership:
+        return Leadership(
+            leases or self.ledger,
+            name,
+            monotonic=lambda: self.seconds,
+            respect=self.ledger.respect,
+            begin=lambda: self.begun.append(name),
+        )
+
+    def write(self, by: Leadership, name: str) -> None:
+        note = Note(id=f"fraud/{name}", model="fraud", kind=name, at=AT)
+        self.ledger.create(note, fence=by.fence())
+
+    @property
+    def written(self) -> list[str]:
+        return sorted(note.kind for note in self.ledger.find(Note))
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+class TestLeasesOfTheLedger(LeasesContract):
+    @pytest.fixture
+    def leases(self, machine: Machine) -> Leases:
+        return machine.ledger
+
+    @pytest.fixture
+    def pass_time(self, machine: Machine) -> PassTime:
+        def pass_time(seconds: float) -> None:
+            machine.seconds += seconds
+
+        return pass_time
+
+
+def test_one_of_two_writes_and_the_other_takes_over_when_it_is_gone(machine: Machine) -> None:
+    first, second = machine.controller("a"), machine.controller("b")
+    first.look()
+    second.look()
+    assert (first.is_leading, second.is_leading, second.holder) == (True, False, "a")
+    with pytest.raises(NotLeading, match="a has the lease"):
+        machine.write(second, "too-early")
+    machine.seconds += LEASE_SECONDS
+    second.look()
+    machine.write(second, "taken-over")
+    assert machine.written == ["taken-over"]
+    assert machine.begun == ["a", "b"], "each reads what is so before it writes"
+
+
+def test_who_was_stopped_for_longer_than_its_lease_writes_nothing_when_it_goes_on(machine: Machine) -> None:
+    first, second = machine.controller("a"), machine.controller("b")
+    first.look()
+    fence = first.fence()
+    machine.seconds += LEASE_SECONDS
+    second.look()
+    with pytest.raises(NotLeading):
+        machine.write(first, "by-its-own-uptime")
+    # Stopped between having asked for its fence and writing.
+    with pytest.raises(Fenced, match="b has it under token 2"):
+        machine.ledger.create(Note(id="fraud/x", model="fraud", kind="x", at=AT), fence=fence)
+    first.look()
+    assert (first.is_leading, first.may_return, first.holder) == (False, False, "b")
+    assert machine.written == []
+
+
+def test_who_gives_it_back_keeps_nobody_waiting(machine: Machine) -> None:
+    first, second = machine.controller("a"), machine.controller("b")
+    first.look()
+    first.resign()
+    second.look()
+    assert second.is_leading
+
+
+def test_while_the_store_is_gone_the_last_holder_may_only_return_traffic(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machine.controller("a")
+    first.look()
+
+    def gone(*_: object, **__: object) -> None:
+        raise Unreachable("the ledger is gone", remedy="start it")
+
+    monkeypatch.setattr(machine.ledger, "renew", gone)
+    machine.seconds += LEASE_SECONDS
+    first.look()
+    with pytest.raises(NotLeading, match="the ledger is gone"):
+        first.fence()
+    assert first.may_return
+    monkeypatch.undo()
+    first.look()
+    machine.write(first, "later")
+    assert machine.written == ["later"]
+
+
+def test_a_lease_of_a_platform_is_shown_to_the_ledger_which_then_refuses_older_ones(machine: Machine) -> None:
+    platform = MemoryLedger(now=lambda: AT + timedelta(seconds=machine.seconds))
+    first, second = machine.controller("a", platform), machine.controller("b", platform)
+    first.look()
+    machine.write(first, "first")
+    fence = first.fence()
+    machine.seconds += LEASE_SECONDS
+    second.look()
+    with pytest.raises(Fenced):
+        machine.ledger.create(Note(id="fraud/x", model="fraud", kind="x", at=AT), fence=fence)
+    machine.write(second, "second")
+    assert machine.written == ["first", "second"]
+    with pytest.raises(Fenced, match="b has it under token 2"):
+        machine.ledger.respect(Lease("controller", "a", 1, AT, LEASE_SECONDS))

@@ -8,6 +8,8 @@ versions.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from model_store.extensions import GATEWAYS, METRICS_SOURCES
@@ -20,6 +22,7 @@ from serving.control.wiring import Services, now
 from serving.gateway.delivery.base import Proxy, ProxyState, Server
 from serving.gateway.router.base import Candidate, RouteHistory, TrafficRouter
 from serving.home import ADS, Home
+from serving.ledger.base import Ledger, Rows
 from serving.metrics.base import MetricsSource
 from serving.metrics.latency import LatencySource
 from serving.platforms.base import Platform
@@ -113,19 +116,36 @@ def wire(home: Home | None = None) -> Services:
     from serving.control.client import ControllerClient
 
     home = home or Home.locate()
-    return _services(home, ControllerClient(home))
+    return _services(home, ControllerClient(home), rows_of(home))
 
 
-def wire_controller(home: Home) -> tuple[Services, Acts]:
+def rows_of(home: Home) -> Rows:
+    """The ledger's rows, for everybody but the controller: it is asked for them."""
+    from serving.control.rows_client import RowsClient
+
+    return RowsClient(home)
+
+
+def ledger_of(home: Home, environ: Mapping[str, str] = os.environ) -> Ledger:
+    """The ledger itself, for the controller alone: in the home, or where `SLIPWAY_DATABASE_URL` says.
+
+    Raises `Permanent` for a URL that is none, `NewerLedger`, and `Unreachable`.
+    """
+    from serving.ledger.opening import open_ledger, url_of
+
+    return open_ledger(url_of(home.root, environ))
+
+
+def wire_controller(home: Home, ledger: Ledger) -> tuple[Services, Acts]:
     """The services as the controller has them, and what it does if it is asked."""
     from serving.control.controller.acts import Acts
 
     acts = Acts(rollouts_of(home), lambda: services)
-    services = _services(home, acts)
+    services = _services(home, acts, ledger)
     return services, acts
 
 
-def _services(home: Home, rollouts: TrafficControl) -> Services:
+def _services(home: Home, rollouts: TrafficControl, rows: Rows) -> Services:
     from model_store.registry import Registry
     from model_store.storage.store import open_store
 
@@ -140,6 +160,7 @@ def _services(home: Home, rollouts: TrafficControl) -> Services:
         journal=Journal(home.journal),
         lock=ReleaseLock(home.journal),
         rollouts=rollouts,
+        rows=rows,
     )
 
 

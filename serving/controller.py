@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 from model_store.errors import Permanent, SlipwayError
@@ -26,6 +26,9 @@ from serving.gateway import access_log
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
+from serving.ledger.base import Ledger
+from serving.ledger.home_files import MOVED
+from serving.ledger.importing import import_home
 from serving.monitoring.targets import targets
 
 TICK_SECONDS = 0.225
@@ -37,7 +40,22 @@ log = logging.getLogger("slipway.controller")
 
 def main(home: Home) -> None:
     """Tick more than four times a second. Raises `Permanent` if the installation has one already."""
-    services, acts = composition.wire_controller(home)
+    with _only_controller(home), closing(composition.ledger_of(home)) as ledger:
+        take_over(home, ledger)
+        _watch(home, ledger)
+
+
+def take_over(home: Home, ledger: Ledger) -> None:
+    """What this home's files say that are no files any more, once."""
+    imported = import_home(home.root, ledger, at=_utc(), kinds=MOVED, only_new=True)
+    if imported.files:
+        log.info("took over %d files into the ledger: %s", imported.files, dict(imported.rows))
+    for name, why in imported.unreadable:
+        log.error("%s is not in the ledger: %s", name, why)
+
+
+def _watch(home: Home, ledger: Ledger) -> None:
+    services, acts = composition.wire_controller(home, ledger)
     router = services.router
     pods = PodWatch(services.platform, composition.router_of(home))
     controller = Controller(
@@ -55,26 +73,26 @@ def main(home: Home) -> None:
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
-    with _only_controller(home):
-        envoys = composition.gateway_server_of(home)
-        app = api.build(
-            controller,
-            acts,
-            token=controller_token(home),
-            find_problem=lambda: _problem(controller, envoys),
-            targets=lambda: targets(router),
-        )
-        server = Server(app, home.ports.controller).start()
-        # What is told is what the routes say now.
-        _reconcile(controller, router)
-        envoys.start()
-        with controller.apart("rollbacks of before"):
-            acts.jobs.resume()
-        threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
-        log.info("watching the releases of %s", home.root)
-        _run(home, controller, router, ending)
-        envoys.stop()
-        server.shutdown()
+    envoys = composition.gateway_server_of(home)
+    app = api.build(
+        controller,
+        acts,
+        ledger,
+        token=controller_token(home),
+        find_problem=lambda: _problem(controller, envoys),
+        targets=lambda: targets(router),
+    )
+    server = Server(app, home.ports.controller).start()
+    # What is told is what the routes say now.
+    _reconcile(controller, router)
+    envoys.start()
+    with controller.apart("rollbacks of before"):
+        acts.jobs.resume()
+    threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
+    log.info("watching the releases of %s", home.root)
+    _run(home, controller, router, ending)
+    envoys.stop()
+    server.shutdown()
 
 
 def _run(home: Home, controller: Controller, router: TrafficRouter, ending: threading.Event) -> None:

@@ -14,16 +14,24 @@ from serving.control.rollbacks import AlreadyRolledBack
 from serving.control.rollout.apply import NotRecorded
 from serving.control.rollout.journal import StaleState, UnknownRelease
 from serving.gateway.router.base import StaleRoute, UnknownService
+from serving.ledger.base import Fenced, StaleGeneration, Unknown, UnknownField, Unreachable
+from serving.ledger.rows import Unstorable
 
 _TOLD_APART: tuple[type[SlipwayError], ...] = (
     AlreadyRolledBack,
     DiskFull,
+    Fenced,
     NotRecorded,
     PodsFail,
+    StaleGeneration,
     StaleRoute,
     StaleState,
+    Unknown,
+    UnknownField,
     UnknownRelease,
     UnknownService,
+    Unreachable,
+    Unstorable,
     Unwritable,
 )
 _BY_NAME = {kind.__name__: kind for kind in _TOLD_APART}

@@ -17,6 +17,7 @@ from serving.control.rollout.lock import ReleaseLock
 from serving.control.traffic import TrafficControl
 from serving.gateway.router.base import RouteHistory, TrafficRouter
 from serving.home import Home
+from serving.ledger.base import Rows
 from serving.platforms.base import Platform
 
 
@@ -34,6 +35,7 @@ class Services:
     journal: Journal
     lock: ReleaseLock
     rollouts: TrafficControl
+    rows: Rows
 
     @property
     def attempts(self) -> ReleaseAttempts:

@@ -19,6 +19,9 @@ from typing import Protocol
 from model_store.errors import Permanent, Retryable
 from serving.ledger.rows import Kept, Letter, Observation, R, Row
 
+# Names the database; who does not say it has a file in the home (`serving.ledger.opening`).
+URL_VARIABLE = "SLIPWAY_DATABASE_URL"
+
 Value = str | int | float | bool | datetime | None
 Wanted = Value | Collection[str]
 
@@ -187,6 +190,14 @@ class Rows(Protocol):
         """
         ...
 
+    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
+        """Letters that are due, the oldest first, for this caller alone until `seconds` are over.
+
+        Save them as sent, or with their next try. Who dies over it leaves them to the next claim: a receiver
+        may get a letter twice, and knows it by its id.
+        """
+        ...
+
 
 class Observations(Protocol):
     """What is written several times a second. It may be lost with the machine's power, and nothing less."""
@@ -240,14 +251,6 @@ class Ledger(Rows, Observations, Audit, Leases, Protocol):
     def respect(self, lease: Lease) -> None:
         """Take a lease that was got elsewhere (`Leases` of a platform): from now on its fence is the one that
         writes need. May be repeated. Raises `Fenced` where a later one, or another holder's, is known.
-        """
-        ...
-
-    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
-        """Letters that are due, the oldest first, for this caller alone until `seconds` are over.
-
-        Save them as sent, or with their next try. Who dies over it leaves them to the next claim: a receiver
-        may get a letter twice, and knows it by its id.
         """
         ...
 

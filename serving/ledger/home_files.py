@@ -313,3 +313,7 @@ KINDS = (
     Kind("inbox/mlflow/*/*", _deliveries),
     Kind("journal/*/*.counts.jsonl", _observations),
 )
+
+# Those that nobody writes or reads as files any more, which the controller takes over when it starts.
+_MOVED: frozenset[Read] = frozenset()
+MOVED = tuple(kind for kind in KINDS if kind.read in _MOVED)

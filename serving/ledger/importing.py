@@ -15,7 +15,7 @@ from pathlib import Path
 
 from model_store.durable import digest_bytes
 from serving.ledger.base import Ledger, Source
-from serving.ledger.home_files import KINDS, WRONG, Torn
+from serving.ledger.home_files import KINDS, WRONG, Kind, Torn
 from serving.ledger.rows import Entry, Row
 
 BY, ACT = "slipway", "import"
@@ -38,15 +38,23 @@ class Imported:
     torn_lines: int = 0
 
 
-def import_home(root: Path, ledger: Ledger, *, at: datetime) -> Imported:
-    """Take over the files under `root` (`Home.root`). May be repeated, also after it was killed."""
+def import_home(
+    root: Path, ledger: Ledger, *, at: datetime, kinds: Iterable[Kind] = KINDS, only_new: bool = False
+) -> Imported:
+    """Take over the files under `root` (`Home.root`). May be repeated, also after it was killed.
+
+    `only_new`: files that were taken over before are not read again, nor compared with what they were.
+    """
     before = ledger.adopted()
     counted: Counter[str] = Counter()
     taken = torn = 0
     changed, unreadable, known = [], [], 0
-    for kind in KINDS:
+    for kind in kinds:
         for path in sorted(root.glob(kind.pattern)):
             name = str(path.relative_to(root))
+            if only_new and name in before:
+                known += 1
+                continue
             try:
                 digest = _digest(kind.beside(path))
                 if name in before:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from model_store.durable import staging
 from model_store.errors import Permanent
 from serving.ledger.backup import back_up
-from serving.ledger.base import NewerLedger
+from serving.ledger.base import URL_VARIABLE, NewerLedger
 from serving.ledger.database import PATIENCE_SECONDS, Database
 from serving.ledger.sql import Clock, SqlLedger, database_clock
 from serving.ledger.versions import NEWEST, VERSIONS
@@ -21,7 +21,6 @@ from serving.ledger.versions import NEWEST, VERSIONS
 if TYPE_CHECKING:
     from alembic.config import Config
 
-URL_VARIABLE = "SLIPWAY_DATABASE_URL"
 FILE = "ledger.db"
 # Two processes that open a new ledger at once: the lock's number is any that nobody else uses.
 _LOCK = 7_126_035_512

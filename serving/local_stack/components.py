@@ -12,10 +12,13 @@ from model_store.locks import locked
 from serving import gateway
 from serving.credentials import Credentials, credentials_of
 from serving.home import Home
+from serving.ledger.base import URL_VARIABLE
 from serving.local_stack import airflow_config, airflow_jobs, mlflow_config
 from serving.supervision.component import Component
 
 BIN = Path(sys.executable).parent
+# What the stack is started with and not everybody may see: the ledger is the controller's alone.
+SECRETS = frozenset({URL_VARIABLE})
 
 
 def components(home: Home) -> dict[str, Component]:
@@ -66,7 +69,8 @@ def _envoy(home: Home) -> Component:
 
 def _controller() -> Component:
     """The loop that takes a bad version out of traffic; it needs neither Airflow nor MLflow."""
-    return Component("controller", (sys.executable, "-m", name_here("serving.controller")))
+    argv = (sys.executable, "-m", name_here("serving.controller"))
+    return Component("controller", argv, secrets=(URL_VARIABLE,))
 
 
 def _airflow(home: Home) -> list[Component]:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from model_store.errors import Permanent, SlipwayError
 from serving.home import Home
-from serving.local_stack.components import BIN, common_environment, component
+from serving.local_stack.components import BIN, SECRETS, common_environment, component
 from serving.platforms import redis
 from serving.platforms.pods import pod
 from serving.supervision.component import Component
@@ -25,6 +25,8 @@ def become(home: Home, program: Component) -> NoReturn:
     """End the predecessor's leftovers, prepare, and replace this process."""
     # Killed at once: whoever supervised them is gone, so nobody could use what they would still do.
     end([owned.process for owned in owned_by(home, program.name)], patience_seconds=0)
+    for name in SECRETS - set(program.secrets):
+        os.environ.pop(name, None)
     os.environ |= {**common_environment(home), **program.env}
     os.environ |= {HOME_MARK: str(home.root), PROGRAM_MARK: program.name}
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

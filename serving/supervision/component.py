@@ -15,7 +15,8 @@ class Component:
     """One long-running process. `prepare` runs in the new process, before it becomes `argv`.
 
     `stop_seconds` is how long it may take after SIGTERM; then it is killed. A positive `niceness` lets
-    others use the processor first.
+    others use the processor first. `secrets`: variables of the stack's environment that are for it and not
+    for the others.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Component:
     prepare: Callable[[], None] = nothing
     stop_seconds: int = 10
     niceness: int = 0
+    secrets: tuple[str, ...] = ()

@@ -36,6 +36,7 @@ from serving.gateway.router.base import StaleRoute
 from serving.gateway.router.history import RouteHistoryFile
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
+from serving.ledger.memory import MemoryLedger
 from serving.platforms.base import DeploymentSpec
 from serving.platforms.memory import MemoryPlatform
 from serving.types import ALL_STABLE, Counts, Deployment, DeploymentRef, Finding, Outcome, Slot, Verdict
@@ -187,6 +188,7 @@ class World:
         self.journal = WatchedJournal(self.home.journal)
         self.lock = ReleaseLock(self.home.journal)
         self.releases = Releases(self.home.releases)
+        self.rows = MemoryLedger()
         self._rollouts = Rollouts(self.journal, self.router, now=now)
         self.rollouts = Acts(self._rollouts, lambda: self.services, linger_seconds=0)
         self.rollouts.read = self.tick  # type: ignore[method-assign]
@@ -286,6 +288,7 @@ class World:
             journal=self.journal,
             lock=self.lock,
             rollouts=self.rollouts,
+            rows=self.rows,
         )
 
     @property

@@ -1,7 +1,7 @@
 """The controller over HTTP: health and metrics for anybody on this machine, acts for who has the token.
 
-Acts have a thread pool of their own beside that of starts, which ask a platform: starts that hang keep nobody
-from rolling back. An error travels as it is, `serving.control.wire_errors` says how.
+Acts, starts and rows have thread pools of their own: starts that hang on a platform, or rows on a database,
+keep nobody from rolling back. An error travels as it is, `serving.control.wire_errors` says how.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hmac
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -24,19 +25,27 @@ from starlette.routing import Route
 from model_store.errors import Permanent, Retryable, SlipwayError
 from model_store.unwritable import unwritable
 from serving.control import wire_errors
+from serving.control.controller import rows_api
 from serving.control.controller.exposition import ControllerCollector
 from serving.control.controller.tick import Controller
 from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.journal import state_to_json
 from serving.control.traffic import TrafficControl
+from serving.ledger.base import Rows
 
 log = logging.getLogger("slipway.controller")
 
 LONGEST_BODY = 64 * 1024
+# Of rows: a release has its spec in it.
+LONGEST_ROWS = 2 * 1024 * 1024
 # At the same time; those that come beyond wait.
-MOST_ACTS, MOST_STARTS = 16, 8
+MOST_ACTS, MOST_STARTS, MOST_ROWS = 16, 8, 8
 
-Act = Callable[[TrafficControl, Request, dict[str, Any]], Any]
+_MOST = {"acts": MOST_ACTS, "starts": MOST_STARTS, "rows": MOST_ROWS}
+
+Said = dict[str, Any]
+Act = Callable[[TrafficControl, Request, Said], Any]
+Answer = Callable[[Request, Said], Any]
 
 
 class TooLarge(Permanent):
@@ -50,6 +59,7 @@ class Refused(Permanent):
 def build(
     controller: Controller,
     acts: TrafficControl,
+    rows: Rows,
     *,
     token: str,
     find_problem: Callable[[], str],
@@ -69,20 +79,28 @@ def build(
     def pods(_: Request) -> Response:
         return Response(orjson.dumps(targets()), media_type="application/json")
 
-    doors = _Doors(acts, token)
+    doors = _Doors(token)
+
+    def act(method: str, path: str, done: Act, *, limit: str = "acts") -> Route:
+        return doors.route(method, path, partial(done, acts), limit=limit)
+
+    def row(method: str, path: str, done: rows_api.Act) -> Route:
+        return doors.route(method, path, partial(done, rows), limit="rows", longest=LONGEST_ROWS)
+
     return Starlette(
         routes=[
             Route("/metrics", metrics),
             Route("/health", health),
             Route("/targets", pods),
-            doors.route("POST", "/v1/rollouts", _start, limit="starts"),
-            doors.route("GET", "/v1/rollouts/{release}", _read),
-            doors.route("POST", "/v1/rollouts/{release}/rollback", _roll_back),
-            doors.route("POST", "/v1/rollouts/{release}/proven", _proven),
-            doors.route("POST", "/v1/rollouts/{release}/finish", _finish),
-            doors.route("POST", "/v1/rollouts/{release}/withdraw", _withdraw),
-            doors.route("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
-            doors.route("GET", "/v1/rollbacks/{rollback}", _rollback),
+            act("POST", "/v1/rollouts", _start, limit="starts"),
+            act("GET", "/v1/rollouts/{release}", _read),
+            act("POST", "/v1/rollouts/{release}/rollback", _roll_back),
+            act("POST", "/v1/rollouts/{release}/proven", _proven),
+            act("POST", "/v1/rollouts/{release}/finish", _finish),
+            act("POST", "/v1/rollouts/{release}/withdraw", _withdraw),
+            act("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
+            act("GET", "/v1/rollbacks/{rollback}", _rollback),
+            *(row(*one) for one in rows_api.ROUTES),
         ]
     )
 
@@ -127,21 +145,22 @@ def _rollback(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
 
 
 class _Doors:
-    """Lets those in who have the token, with a body that makes sense, and answers what an act returns."""
+    """Lets those in who have the token, with a body that makes sense, and answers what is done there."""
 
-    def __init__(self, acts: TrafficControl, token: str) -> None:
-        self._acts, self._token = acts, token.encode()
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
         self._limits: dict[str, anyio.CapacityLimiter] = {}
 
-    def route(self, method: str, path: str, act: Act, *, limit: str = "acts") -> Route:
+    def route(
+        self, method: str, path: str, done: Answer, *, limit: str, longest: int = LONGEST_BODY
+    ) -> Route:
         async def answer(request: Request) -> Response:
             try:
                 self._authorize(request)
-                said = await _body(request)
-                found = await anyio.to_thread.run_sync(
-                    act, self._acts, request, said, limiter=self._limiter(limit)
+                said = await _body(request, longest)
+                return await anyio.to_thread.run_sync(
+                    lambda: _json(done(request, said)), limiter=self._limiter(limit)
                 )
-                return _json(found)
             except Exception as problem:
                 return _told(request, problem)
 
@@ -154,16 +173,15 @@ class _Doors:
 
     def _limiter(self, name: str) -> anyio.CapacityLimiter:
         """Made inside the loop that uses it."""
-        most = MOST_STARTS if name == "starts" else MOST_ACTS
-        return self._limits.setdefault(name, anyio.CapacityLimiter(most))
+        return self._limits.setdefault(name, anyio.CapacityLimiter(_MOST[name]))
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _body(request: Request, longest: int) -> Said:
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
-        if len(content) > LONGEST_BODY:
-            raise TooLarge(f"the body is longer than {LONGEST_BODY} bytes", remedy="send what was asked for")
+        if len(content) > longest:
+            raise TooLarge(f"the body is longer than {longest} bytes", remedy="send what was asked for")
     if not content:
         return {}
     try:

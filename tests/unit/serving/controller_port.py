@@ -8,6 +8,7 @@ from typing import Any
 from serving.control.controller import api
 from serving.control.controller.server import Server
 from serving.control.controller.tick import Controller
+from serving.ledger.memory import MemoryLedger
 
 
 def serve(
@@ -19,5 +20,5 @@ def serve(
 ) -> Server:
     """Answers until it is shut down."""
     nobody: Any = None
-    app = api.build(controller, nobody, token="t", find_problem=find_problem, targets=targets)
+    app = api.build(controller, nobody, MemoryLedger(), token="t", find_problem=find_problem, targets=targets)
     return Server(app, port).start()

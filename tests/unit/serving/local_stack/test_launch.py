@@ -13,6 +13,7 @@ import pytest
 
 from model_store.installation import ROOT as REPOSITORY
 from serving.home import Home, Ports
+from serving.ledger.base import URL_VARIABLE
 from serving.local_stack.components import common_environment, component, components
 from serving.supervision.processes import HOME_MARK, PROGRAM_MARK
 
@@ -26,7 +27,11 @@ from serving.local_stack.launch import become
 show = "import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.nice(0)]))"
 home = Home(Path(sys.argv[1]), Ports())
 prepare = lambda: print("prepared", os.environ["OWN"], os.environ["AIRFLOW_HOME"], flush=True)
-become(home, Component("shown", (sys.executable, "-c", show), env={"OWN": "1"}, prepare=prepare, niceness=3))
+secrets = tuple(sys.argv[2:])
+own = {"OWN": "1"}
+become(
+    home, Component("shown", (sys.executable, "-c", show), own, prepare=prepare, niceness=3, secrets=secrets)
+)
 """
 
 
@@ -54,6 +59,16 @@ def test_a_component_is_prepared_marked_and_started_where_no_modules_lie(home: H
     assert environ["PATH"].startswith(str(Path(sys.executable).parent))
     assert folder == str(home.run)
     assert niceness == min(os.nice(0) + 3, 19)
+
+
+def test_only_the_controller_is_told_where_the_ledger_is(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [name for name, one in components(home).items() if URL_VARIABLE in one.secrets]
+    assert told == ["controller"]
+    monkeypatch.setenv(URL_VARIABLE, "postgresql://slipway:secret@db/ledger")
+    for arguments, is_told in (((), False), ((URL_VARIABLE,), True)):
+        done = launch(home, "-c", BECOME, str(home.root), *arguments)
+        environ, *_ = json.loads(done.stdout.splitlines()[1])
+        assert (URL_VARIABLE in environ, "secret@db" in done.stdout) == (is_told, is_told)
 
 
 def test_what_a_killed_predecessor_left_is_ended_first(home: Home) -> None:

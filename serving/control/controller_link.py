@@ -1,0 +1,96 @@
+"""One process's connections to the controller's API: the token, errors as they were raised there, down or up.
+
+Connections are kept and used again: a page asks several times, and a new one costs more than the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import httpx
+import orjson
+
+from model_store.errors import Permanent, Retryable
+from serving.control import wire_errors
+from serving.credentials import controller_token
+from serving.home import Home
+
+# It answers in milliseconds; a start asks a platform, and a rollback may wait for a disk.
+TIMEOUT = httpx.Timeout(15.0, connect=2.0)
+# Shorter than the controller keeps one that nobody uses, so that none is used which it just closed.
+_LIMITS = httpx.Limits(keepalive_expiry=2.0)
+
+
+class ControllerDown(Retryable):
+    """It does not answer: weights stay as they are, and nothing begins."""
+
+
+class ControllerLink:
+    """Opens nothing before it is asked. Safe for threads, and for a process that forks."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def ask(self, method: str, path: str, said: object = None) -> Any:
+        """What it answers. Raises what it raised, or `ControllerDown`."""
+        headers = {"authorization": f"Bearer {controller_token(self._home)}"}
+        content = None if said is None else orjson.dumps(said)
+        try:
+            answer = _client().request(
+                method, self._home.controller_url + path, content=content, headers=headers
+            )
+        except httpx.HTTPError as problem:
+            raise self._down(f"{type(problem).__name__}: {problem}") from problem
+        return self._understood(answer)
+
+    def _understood(self, answer: httpx.Response) -> Any:
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise Permanent(
+                f"the controller at {self._home.controller_url} refuses {self._home.controller_token}",
+                remedy="is it another installation's? Start this one's: `./slipway up`",
+            )
+        try:
+            told = orjson.loads(answer.content)
+            if answer.is_success:
+                return told
+            error = wire_errors.from_json(told)
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
+            raise self._down(f"something else answers there: {answer.status_code}") from problem
+        raise error
+
+    def _down(self, why: str) -> ControllerDown:
+        return ControllerDown(
+            f"the controller does not answer at {self._home.controller_url} ({why})",
+            remedy="`./slipway up` starts it; `./slipway rollback MODEL` returns traffic without it",
+            delay_seconds=2,
+        )
+
+
+_guarded = threading.Lock()
+_clients: dict[int, httpx.Client] = {}
+
+
+def _client() -> httpx.Client:
+    """This process's. One that was forked off must not speak on its parent's connections.
+
+    Without environment: a proxy for the world outside must not see what is said here.
+    """
+    known = _clients.get(os.getpid())
+    if known is None:
+        with _guarded:
+            known = _clients.get(os.getpid())
+            if known is None:
+                known = httpx.Client(timeout=TIMEOUT, limits=_LIMITS, trust_env=False, verify=False)
+                _clients[os.getpid()] = known
+    return known
+
+
+def _forked() -> None:
+    """A lock that somebody held while the process forked is held for good."""
+    global _guarded
+    _guarded = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

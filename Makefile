@@ -6,6 +6,8 @@ lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q serving/pod/requirements.in -o serving/pod/requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q serving/pod/requirements-gpu.in -o serving/pod/requirements-gpu.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q tests/clients/requirements.in -o tests/clients/requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q deploy/controller/requirements.in -o deploy/controller/requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q deploy/gateway/requirements.in -o deploy/gateway/requirements.txt
 
 # Whether every pinned package has a wheel for each Python and platform that the README names (decision 100).
 wheels:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
 from serving.control.shadow import Shadow
 from serving.credentials import controller_token
-from serving.gateway import access_log
+from serving.gateway import access_log, authentication
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
@@ -31,6 +32,8 @@ from serving.ledger.home_files import MOVED
 from serving.ledger.importing import import_home
 from serving.monitoring.targets import targets
 
+# Where it listens, if that is not this machine alone.
+LISTEN = "SLIPWAY_CONTROLLER_LISTEN"
 TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
 RECONCILE_SECONDS = 10.0
@@ -80,11 +83,16 @@ def _watch(home: Home, ledger: Ledger) -> None:
         ledger,
         token=controller_token(home),
         find_problem=lambda: _problem(controller, envoys),
+        is_alive=lambda: _is_alive(controller),
         targets=lambda: targets(router),
     )
-    server = Server(app, home.ports.controller).start()
+    host, port = _listen(home)
+    server = Server(app, port, host=host).start()
     # What is told is what the routes say now.
     _reconcile(controller, router)
+    with controller.apart("API keys"):
+        # An Envoy that is told over gRPC listens once it knows its clients, too.
+        authentication.publish(home)
     envoys.start()
     with controller.apart("rollbacks of before"):
         acts.jobs.resume()
@@ -125,8 +133,20 @@ def _problem(controller: Controller, envoys: GatewayServer) -> str:
         return envoys.problem
     if pending := list(controller.pending):
         return f"cannot finish the rollback of {', '.join(pending)}"
-    is_alive = controller.done.ticks > 0 and time.monotonic() - controller.done.last_tick_at < SILENT_SECONDS
-    return "" if is_alive else "no tick lately"
+    return "" if _is_alive(controller) else "no tick lately"
+
+
+def _is_alive(controller: Controller) -> bool:
+    return controller.done.ticks > 0 and time.monotonic() - controller.done.last_tick_at < SILENT_SECONDS
+
+
+def _listen(home: Home, environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Where it is asked: on this machine, unless the variable says otherwise."""
+    given = environ.get(LISTEN) or f"127.0.0.1:{home.ports.controller}"
+    host, _, port = given.rpartition(":")
+    if not host or not port.isdecimal():
+        raise Permanent(f"{LISTEN}: {given!r} is no address", remedy="give host:port, as 0.0.0.0:8484")
+    return host.strip("[]"), int(port)
 
 
 @contextmanager

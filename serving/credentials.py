@@ -14,6 +14,8 @@ from model_store.errors import Permanent
 from model_store.unwritable import naming
 from serving.home import Home
 
+CONTROLLER_TOKEN = "SLIPWAY_CONTROLLER_TOKEN"  # noqa: S105 - the variable's name
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
@@ -67,7 +69,12 @@ def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
 
 
 def controller_token(home: Home, random_bytes: Callable[[int], bytes] = os.urandom) -> str:
-    """What this installation's controller is asked with, made on first use, by whoever comes first."""
+    """What this installation's controller is asked with, made on first use, by whoever comes first.
+
+    Where the controller is on another machine, both are told it by `SLIPWAY_CONTROLLER_TOKEN`.
+    """
+    if given := os.environ.get(CONTROLLER_TOKEN, "").strip():
+        return given
     if not home.controller_token.exists():
         _make_secret(home.controller_token, base64.urlsafe_b64encode(random_bytes(32)).decode().rstrip("="))
     token = home.controller_token.read_text().strip()

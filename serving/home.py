@@ -19,13 +19,22 @@ from model_store.installation import DAG_FILES, ROOT, is_clone
 
 # The variable that says how Envoys are told what the routes say, and its name in config.json.
 DELIVERY, DELIVERY_KEY = "SLIPWAY_GATEWAY_DELIVERY", "gateway_delivery"
+# Where others are that are not on this machine, as URLs.
+CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL = (
+    "SLIPWAY_CONTROLLER_URL",
+    "SLIPWAY_GATEWAY_URL",
+    "SLIPWAY_MLFLOW_URL",
+)
 # What they are: one Envoy on this machine watches files, or any number are told over gRPC.
 FILES, ADS = "files", "ads"
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Every fixed port, all on 127.0.0.1. Pods take free ports from `pods_from` upwards."""
+    """Every fixed port, all on 127.0.0.1. Pods take free ports from `pods_from` upwards.
+
+    `envoy_stats`: what others may ask of an Envoy that is not on their machine (`serving.gateway.stats`).
+    """
 
     airflow: int = 8480
     mlflow: int = 8481
@@ -34,6 +43,7 @@ class Ports:
     controller: int = 8484
     redis: int = 8485
     ads: int = 8486
+    envoy_stats: int = 8487
     pods_from: int = 8500
 
     @classmethod
@@ -54,6 +64,13 @@ def _port(source: str, value: object) -> int:
     if not str(value).isdecimal() or not 1024 <= int(str(value)) <= 65_000:
         raise Permanent(f"{source}={value!r} is not a port", remedy="Give a number from 1024 to 65000.")
     return int(str(value))
+
+
+def _url(name: str, environ: os._Environ[str] | dict[str, str]) -> str:
+    url = (environ.get(name) or "").rstrip("/")
+    if url and not url.startswith(("http://", "https://")):
+        raise Permanent(f"{name}={url!r} is no address", remedy="Give http://HOST:PORT, or leave it out.")
+    return url
 
 
 def _renamed(name: str) -> str:
@@ -90,10 +107,14 @@ class Home:
     ports: Ports
     # How Envoys are told what the routes say (`serving.gateway.delivery.choice`).
     delivery: str = FILES
+    # Where these are, if not on this machine.
+    controller_at: str = ""
+    gateway_at: str = ""
+    mlflow_at: str = ""
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
-        """From `SLIPWAY_HOME` (its default is above), its config.json, and `SLIPWAY_PORT_*`.
+        """From `SLIPWAY_HOME` (its default is above), its config.json, `SLIPWAY_PORT_*` and the URLs.
 
         Raises `Permanent` when one of them is not readable as what it should be.
         """
@@ -106,7 +127,8 @@ class Home:
             if value := environ.get(name):
                 ports[field.name] = _port(name, value)
         delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or FILES
-        return cls(root, Ports(**ports), str(delivery))
+        elsewhere = (_url(name, environ) for name in (CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL))
+        return cls(root, Ports(**ports), str(delivery), *elsewhere)
 
     @property
     def airflow(self) -> Path:
@@ -226,7 +248,7 @@ class Home:
 
     @property
     def mlflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.mlflow}"
+        return self.mlflow_at or f"http://127.0.0.1:{self.ports.mlflow}"
 
     @property
     def airflow_url(self) -> str:
@@ -234,11 +256,11 @@ class Home:
 
     @property
     def controller_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.controller}"
+        return self.controller_at or f"http://127.0.0.1:{self.ports.controller}"
 
     @property
     def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.gateway}"
+        return self.gateway_at or f"http://127.0.0.1:{self.ports.gateway}"
 
     @property
     def envoy_admin_url(self) -> str:

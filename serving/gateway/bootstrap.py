@@ -18,6 +18,7 @@ from serving.gateway import (
     readiness,
     replies,
     routes,
+    stats,
     tracing,
 )
 from serving.gateway.delivery.base import Delivery
@@ -27,8 +28,8 @@ from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.gateway.xds import Message, extension, typed
 from serving.home import Home
 
-# Which of several Envoys one is.
-ID = "SLIPWAY_ENVOY_ID"
+# Which of several Envoys one is; the address at which others reach it, where that is not this machine's own.
+ID, ADDRESS = "SLIPWAY_ENVOY_ID", "SLIPWAY_ENVOY_ADDRESS"
 
 _HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -80,21 +81,23 @@ def bootstrap(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Mes
     """The bootstrap message."""
     node = {"id": environ.get(ID, "slipway"), "cluster": "slipway"}
     resources, servers = delivery.servers()
+    asked = stats.asked_at(home, environ.get(ADDRESS, ""))
     return {
-        "node": {**node, "metadata": {"admin_port": home.ports.envoy_admin}},
+        "node": {**node, "metadata": asked.metadata},
         "admin": {"address": _local(home.ports.envoy_admin)},
         "dynamic_resources": {**resources, "cds_config": delivery.source(clusters_file(home))},
         "static_resources": {
-            "listeners": [_listener(home, delivery, environ)],
-            "clusters": [*tracing.collector(environ), *servers],
+            "listeners": [_listener(home, delivery, environ), *asked.listeners],
+            "clusters": [*tracing.collector(environ), *servers, *asked.clusters],
         },
     }
 
 
 def _listener(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Message:
+    port, apart = home.ports.gateway, environ.get(ADDRESS, "")
     return {
         "name": "gateway",
-        "address": _local(home.ports.gateway),
+        "address": stats.everywhere(apart, port) if apart else _local(port),
         "filter_chains": [{"filters": [extension("http", _connection_manager(home, delivery, environ))]}],
     }
 
@@ -118,7 +121,7 @@ def _connection_manager(home: Home, delivery: Delivery, environ: Mapping[str, st
         local_reply_config=replies.formats(),
         # Health checks of older load balancers.
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "slipway"},
-        access_log=[_access_log(home)],
+        access_log=[_access_log(home, environ)],
         early_header_mutation_extensions=authentication.without_claims(),
         http_filters=[
             readiness.found_by(delivery.source(readiness.file(home))),
@@ -138,10 +141,12 @@ def _router() -> Message:
     )
 
 
-def _access_log(home: Home) -> Message:
+def _access_log(home: Home, environ: Mapping[str, str]) -> Message:
+    # Where nobody turns files over, whoever runs it keeps what it says.
+    path = "/dev/stdout" if environ.get(ADDRESS) else str(access_log.path(home))
     config = typed(
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(access_log.path(home)),
+        path=path,
         log_format={"json_format": _ACCESS_LOG_FIELDS},
     )
     failed = {"status_code_filter": {"comparison": {"op": "GE", "value": _constant(400, "failed")}}}

@@ -6,7 +6,6 @@ candidate at any weight, and no verdict counts it.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,6 @@ from serving.home import Home
 from serving.types import Route
 
 ARM = "x-slipway-arm"
-# Where Envoy is reached by those who ask, where that is not this machine.
-GATEWAY_URL = "SLIPWAY_GATEWAY_URL"
 _HEAD_LENGTH = "inference-header-content-length"
 _LIMITED, _NOBODY = (httpx.codes.TOO_MANY_REQUESTS,), (httpx.codes.SERVICE_UNAVAILABLE,)
 _AGAIN_SECONDS = 0.2
@@ -43,8 +40,7 @@ class CandidateThroughEnvoy:
     def __init__(self, home: Home, route: Route, *, key: str = "") -> None:
         self._home, self._route = home, route
         self._headers = {ARM: "candidate", **({"x-api-key": key} if key else {})}
-        gateway = (os.environ.get(GATEWAY_URL) or home.gateway_url).rstrip("/")
-        self._url = f"{gateway}/v2/models/{route.service}/infer"
+        self._url = f"{home.gateway_url}/v2/models/{route.service}/infer"
         self._timeout_seconds = route.settings.timeout_ms / 1000 + 5
 
     @contextmanager

@@ -63,9 +63,13 @@ def build(
     *,
     token: str,
     find_problem: Callable[[], str],
+    is_alive: Callable[[], bool],
     targets: Callable[[], object],
 ) -> Starlette:
-    """The app. `/health` is 503 with what `find_problem` says; `/targets` are pods to scrape."""
+    """The app. `/health` is 503 with what `find_problem` says; `/targets` are pods to scrape.
+
+    `/live` is 503 where another start would help: it does not tick.
+    """
     registry = CollectorRegistry()
     registry.register(ControllerCollector(controller))
 
@@ -75,6 +79,9 @@ def build(
     def health(_: Request) -> Response:
         problem = find_problem()
         return Response(f"{problem or 'ok'}\n", 503 if problem else 200, media_type="text/plain")
+
+    def live(_: Request) -> Response:
+        return Response("ok\n" if is_alive() else "no tick lately\n", 200 if is_alive() else 503)
 
     def pods(_: Request) -> Response:
         return Response(orjson.dumps(targets()), media_type="application/json")
@@ -91,6 +98,7 @@ def build(
         routes=[
             Route("/metrics", metrics),
             Route("/health", health),
+            Route("/live", live),
             Route("/targets", pods),
             act("POST", "/v1/rollouts", _start, limit="starts"),
             act("GET", "/v1/rollouts/{release}", _read),

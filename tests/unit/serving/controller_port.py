@@ -20,5 +20,13 @@ def serve(
 ) -> Server:
     """Answers until it is shut down."""
     nobody: Any = None
-    app = api.build(controller, nobody, MemoryLedger(), token="t", find_problem=find_problem, targets=targets)
+    app = api.build(
+        controller,
+        nobody,
+        MemoryLedger(),
+        token="t",
+        find_problem=find_problem,
+        is_alive=lambda: True,
+        targets=targets,
+    )
     return Server(app, port).start()

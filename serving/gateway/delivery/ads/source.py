@@ -20,6 +20,8 @@ from serving.types import Route
 
 # Where Envoys find the servers, as `host:port,host:port`; where the server listens.
 SERVERS, LISTEN = "SLIPWAY_ADS_SERVERS", "SLIPWAY_ADS_LISTEN"
+# What Envoys show, where they have not the home's files.
+TOKEN = "SLIPWAY_ADS_TOKEN"  # noqa: S105 - the variable's name
 # No service can have this name.
 _CLUSTER = "(ads)"
 
@@ -60,6 +62,8 @@ class Ads:
 
     def token(self) -> str:
         """What an Envoy has to show, for resources hold API keys. Made on first use, mode 0600."""
+        if given := self._environ.get(TOKEN, "").strip():
+            return given
         path = self._home.envoy / "ads-token"
         if not path.exists():
             write_secret(path, secrets.token_urlsafe(32))
@@ -84,6 +88,8 @@ class Ads:
         return {
             "name": _CLUSTER,
             "type": "STRICT_DNS",
+            # A name may have addresses of both kinds, of which the server has one.
+            "dns_lookup_family": "ALL",
             "connect_timeout": "1s",
             "load_assignment": {"cluster_name": _CLUSTER, "endpoints": [{"lb_endpoints": members}]},
             "typed_extension_protocol_options": {

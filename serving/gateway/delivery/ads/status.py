@@ -35,9 +35,11 @@ class Connection:
     state_since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def introduced(self, node: Any) -> None:
-        self.id = str(node.id)
-        port = node.metadata.fields["admin_port"].number_value if "admin_port" in node.metadata.fields else 0
-        self.admin = f"{_host(self.peer)}:{port:.0f}" if port else ""
+        self.id, told = str(node.id), node.metadata.fields
+        port = told["admin_port"].number_value if "admin_port" in told else 0
+        # Who comes through a proxy, or another's address, says its own.
+        host = told["admin_host"].string_value if "admin_host" in told else _host(self.peer)
+        self.admin = f"{host}:{port:.0f}" if port else ""
 
     def heard(self, request: Request, state: State) -> None:
         self.stream.heard(request, state)

@@ -24,9 +24,8 @@ from serving.control.answers_through_gateway import NotAsInTheGates
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import now
 from serving.gateway import api_keys
-from serving.gateway.candidate import GATEWAY_URL, CandidateThroughEnvoy
+from serving.gateway.candidate import CandidateThroughEnvoy
 from serving.gateway.router.base import TooManyRows
-from serving.home import Home, Ports
 from serving.types import (
     ALL_STABLE,
     Deployment,
@@ -117,12 +116,9 @@ def test_a_model_that_wants_keys_is_asked_with_one_that_ends_with_the_asking(
     assert api_keys.clients_of(gateway.home) == []
 
 
-def test_an_envoy_on_another_machine_is_asked_where_it_is(
-    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_envoy_on_another_machine_is_asked_where_it_is(gateway: Gateway, tmp_path: Path) -> None:
     with candidate(gateway, tmp_path, mlp()) as (route, _):
-        elsewhere = replace(gateway, home=Home(tmp_path, Ports(gateway=1)))
-        monkeypatch.setenv(GATEWAY_URL, gateway.home.gateway_url + "/")
+        elsewhere = replace(gateway, home=replace(gateway.home, gateway_at=gateway.home.gateway_url))
         assert ask(elsewhere, route, {"input": np.zeros((1, 4), "f")})["label"].shape == (1,)
 
 

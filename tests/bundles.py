@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from model_store.bundle.signing import Keyring
+
 _OIP: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
@@ -87,8 +89,9 @@ def make_bundle(
     version: int = 1,
     serving: dict[str, Any] | None = None,
     warmup: dict[str, np.ndarray] | None = None,
+    keys: Path | None = None,
 ) -> Path:
-    """Write `<parent>/<id>/` as the bundle publisher does, and return it."""
+    """Write `<parent>/<id>/` as the bundle publisher does, signed by `keys` if named, and return it."""
     payload = model.SerializeToString()
     digest = hashlib.sha256(payload).hexdigest()
     settings = serving or {}
@@ -119,6 +122,8 @@ def make_bundle(
         "session_config": {},
         "files": files,
     }
+    if keys:
+        manifest["signature"] = Keyring.of(keys).sign(manifest)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     return bundle
 

@@ -108,6 +108,7 @@ def pod_server(bundle: Path, body: bytes, *options: str, model: str = "m") -> It
         sys.executable,
         "-m",
         "serving.pod",
+        "--unverified",
         "--bundle",
         str(bundle),
         "--port",

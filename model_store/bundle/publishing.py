@@ -17,6 +17,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,47 @@ def open_signature(store: Store, bundle_id: str) -> Signature:
     return Signature(int(manifest["model"]["version"]), inputs, outputs)
 
 
+def sign_again(store: Store, bundle_id: str, *, vouched_for: bool = False) -> bool:
+    """Sign what a trusted key signed with the newest one; False where it is the newest's already.
+
+    `vouched_for`: a person says that these bytes are theirs, whoever signed them. Every file is verified
+    first. Raises `Permanent` as `open_bundle`.
+    """
+    path, keys = store.bundle(bundle_id), store.keyring()
+    load_bundle(path)
+    manifest = _read_manifest(path)
+    if manifest["id"] != bundle_id:
+        raise _another(path, manifest["id"])
+    if not vouched_for:
+        keys.require(manifest, path)
+    signature = keys.sign(manifest)
+    if manifest.get("signature") == signature:
+        return False
+    store.publish(
+        bundle_id, partial(_signed_copy, path, {**manifest, "signature": signature}), replacing=True
+    )
+    return True
+
+
+def _signed_copy(path: Path, manifest: Json, folder: Path) -> None:
+    shutil.copytree(path, folder, dirs_exist_ok=True)
+    _write_manifest(folder, manifest)
+
+
 def _signed_manifest(store: Store, bundle_id: str) -> Json:
     path = store.bundle_path(bundle_id)
     manifest = read_manifest(store.manifest(bundle_id), f"{path}/{MANIFEST}")
     store.keyring().require(manifest, path)
     if manifest["id"] != bundle_id:
-        raise Corrupt(
-            f"{path} holds the bundle {manifest['id']}",
-            remedy=f"remove {path} and release the version again; check who writes there",
-        )
+        raise _another(path, manifest["id"])
     return manifest
+
+
+def _another(path: Path, found: str) -> Corrupt:
+    return Corrupt(
+        f"{path} holds the bundle {found}",
+        remedy=f"remove {path} and release the version again; check who writes there",
+    )
 
 
 def _is_untrusted(store: Store, bundle_id: str, keys: Keyring) -> bool:
@@ -162,9 +194,12 @@ def _write(
     digests = {relative: digest_file(folder / relative) for relative in sorted(files)}
     manifest = json.loads(json.dumps(_manifest(contents, bundle_id, digests), allow_nan=False))
     manifest["signature"] = keys.sign(manifest)
-    (folder / "manifest.json").write_text(
-        json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    )
+    _write_manifest(folder, manifest)
+
+
+def _write_manifest(folder: Path, manifest: Json) -> None:
+    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n")
 
 
 def _lay_out(folder: Path, contents: Contents, config: bytes, warmup: bytes) -> list[str]:

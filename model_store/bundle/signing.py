@@ -8,32 +8,26 @@ public keys alone (`public_part`): for machines that verify what others sign, su
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_store.durable import canonical_json, write_file
+from model_store.attestation import KEY_BYTES as SEED_BYTES
+from model_store.attestation import SCHEME, NotSigned, Trusted, decoded, public_id, signed_content
+from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.unwritable import naming
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-SCHEME = "ed25519"
-# What is signed is never mistaken for anything else that the same key might sign one day.
-CONTEXT = b"slipway bundle manifest 1\n"
-SEED_BYTES = 32
+__all__ = ["Keyring", "NotSigned", "distrust_older", "key_id", "public_part", "rotate"]
 
 RandomBytes = Callable[[int], bytes]
-
-
-class NotSigned(Permanent):
-    """The manifest has no signature of a key that is trusted here, or was changed after it was signed."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,7 +47,7 @@ class Keyring:
             _make(path, random_bytes)
         try:
             said = json.loads(path.read_text())
-            seeds, trusted = _decoded(said.get("keys", [])), _decoded(said.get("public", []))
+            seeds, trusted = decoded(said.get("keys", [])), decoded(said.get("public", []))
         except (ValueError, AttributeError, TypeError) as error:
             raise _unreadable(path, repr(error)) from error
         if not (seeds or trusted) or any(len(key) != SEED_BYTES for key in (*seeds, *trusted)):
@@ -71,6 +65,11 @@ class Keyring:
         return self.seeds
 
     @property
+    def trust(self) -> Trusted:
+        """What a machine or pod needs that only verifies."""
+        return Trusted(self.public_keys)
+
+    @property
     def public_keys(self) -> tuple[bytes, ...]:
         """Of everybody whose signature is good here."""
         own = (_private(seed).public_key().public_bytes_raw() for seed in self.seeds)
@@ -82,36 +81,22 @@ class Keyring:
         Raises `Permanent` where there are public keys alone.
         """
         key = _private(self.private[0])
-        signature = base64.b64encode(key.sign(_content(manifest))).decode()
+        signature = base64.b64encode(key.sign(signed_content(manifest))).decode()
         return f"{SCHEME}:{key_id(self.private[0])}:{signature}"
 
     def require(self, manifest: Mapping[str, Any], where: Path) -> None:
         """Raises `NotSigned` unless one of these keys signed the manifest as it is."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        scheme, _, rest = str(manifest.get("signature") or "").partition(":")
-        signer, _, signature = rest.partition(":")
-        if not signature or scheme != SCHEME:
-            raise _not_signed(where, "is not signed")
-        key = next((key for key in self.public_keys if _public_id(key) == signer), None)
-        if key is None:
-            raise _not_signed(where, f"is signed by the key {signer}, which is not trusted here")
-        try:
-            Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(signature), _content(manifest))
-        except (InvalidSignature, ValueError) as error:
-            raise _not_signed(where, "was changed after it was signed") from error
+        self.trust.require(manifest, where)
 
 
 def key_id(seed: bytes) -> str:
     """16 hex digits that name a key without telling it."""
-    return _public_id(_private(seed).public_key().public_bytes_raw())
+    return public_id(_private(seed).public_key().public_bytes_raw())
 
 
 def public_part(path: Path) -> bytes:
     """What a file for machines that only verify holds. Made anew after each rotation."""
-    keys = [base64.b64encode(key).decode() for key in Keyring.of(path).public_keys]
-    return json.dumps({"public": keys}, indent=1).encode()
+    return Keyring.of(path).trust.written().encode()
 
 
 def rotate(path: Path, random_bytes: RandomBytes = os.urandom) -> str:
@@ -128,22 +113,10 @@ def distrust_older(path: Path) -> list[str]:
     return [key_id(seed) for seed in seeds[1:]]
 
 
-def _public_id(public: bytes) -> str:
-    return hashlib.sha256(public).hexdigest()[:16]
-
-
-def _decoded(keys: Iterable[str]) -> tuple[bytes, ...]:
-    return tuple(base64.b64decode(key, validate=True) for key in keys)
-
-
 def _private(seed: bytes) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return Ed25519PrivateKey.from_private_bytes(seed)
-
-
-def _content(manifest: Mapping[str, Any]) -> bytes:
-    return CONTEXT + canonical_json({name: value for name, value in manifest.items() if name != "signature"})
 
 
 def _encoded(seeds: tuple[bytes, ...]) -> bytes:
@@ -180,12 +153,4 @@ def _unreadable(path: Path, why: str) -> Permanent:
         f"{path} holds no signing keys: {why}",
         remedy="Restore it from a backup. If it is lost, move it away: new keys are made, and models have "
         "to be released again before anything can go back to them.",
-    )
-
-
-def _not_signed(where: Path, what: str) -> NotSigned:
-    return NotSigned(
-        f"{where} {what}",
-        remedy="Nothing of it was started. Release the version again: its bundle is built and signed anew. "
-        "If nobody here changed it, find out who can write to the store.",
     )

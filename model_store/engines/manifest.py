@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model_store.attestation import Trusted, attest, unchanged
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 
@@ -54,7 +57,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One bundle. `file` is the model file, `warmup` an npz of real rows or None."""
+    """One bundle. `file` is the model file, `warmup` an npz of real rows or None. `trusted`: by whose keys
+    its bytes are verified when they are loaded; None where somebody said that they need not be.
+    """
 
     id: str
     name: str
@@ -68,13 +73,40 @@ class Manifest:
     settings: Settings
     session_config: dict[str, str]
     serving: dict[str, Any]
+    bundle: Path = Path()
+    trusted: Trusted | None = None
+
+    @contextmanager
+    def loading(self) -> Iterator[Path]:
+        """The model file by a name behind which are the bytes that were signed. Raises `NotAttested`."""
+        if self.trusted is None:
+            yield self.file
+            return
+        with unchanged(self.file, self.digest) as path:
+            yield path
+
+    def attest(self) -> None:
+        """Raises `NotSigned` or `NotAttested` unless all its bytes are those that a trusted key signed."""
+        if self.trusted is not None:
+            attest(self.bundle, self.trusted)
+
+
+def read_attested(bundle: Path, trusted: Trusted | None) -> Manifest:
+    """`read_manifest` of a bundle whose bytes were verified just now. Raises as `Manifest.attest` besides."""
+    if trusted is None:
+        return read_manifest(bundle)
+    return replace(_parsed(bundle, lambda: attest(bundle, trusted)), trusted=trusted)
 
 
 def read_manifest(bundle: Path) -> Manifest:
     """Read `<bundle>/manifest.json`. Raises `Permanent` when it is missing, unreadable or incomplete."""
+    return _parsed(bundle, lambda: json.loads((bundle / "manifest.json").read_bytes()))
+
+
+def _parsed(bundle: Path, read: Callable[[], dict[str, Any]]) -> Manifest:
     path = bundle / "manifest.json"
     try:
-        return _manifest(bundle, json.loads(path.read_bytes()))
+        return _manifest(bundle, read())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Permanent(
             f"{path} is not a bundle manifest: {type(error).__name__}: {error}",
@@ -98,6 +130,7 @@ def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
         settings=_settings(found.get("serving", {})),
         session_config=dict(found.get("session_config", {})),
         serving=dict(found.get("serving", {})),
+        bundle=bundle,
     )
 
 

@@ -106,7 +106,8 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in {**manifest.session_config, **config}.items():
         options.add_session_config_entry(key, value)
-    session = ort.InferenceSession(str(manifest.file), options, providers=list(providers))
+    with manifest.loading() as file:
+        session = ort.InferenceSession(str(file), options, providers=list(providers))
     _expect_names(manifest, session)
     return session
 

@@ -47,7 +47,8 @@ class TensorRtEngine:
         self._memory = memory
         self._logger = _logger(trt)
         self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(manifest.file.read_bytes())
+        with manifest.loading() as file:
+            self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
             raise _refused(manifest, "this GPU or TensorRT version does not take the engine")
         self._context = self._engine.create_execution_context()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from model_store.bundle.signing import Keyring
@@ -11,6 +13,11 @@ from model_store.storage.shared import Shared
 
 # The file of the keys that sign bundles, where it is not beside the store.
 KEYS_VARIABLE = "SLIPWAY_BUNDLE_KEYS"
+
+
+def keys_file(folder: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The keys of a store: where the variable says, else beside its folder on this machine."""
+    return Path(environ.get(KEYS_VARIABLE) or folder.with_name("bundle_keys.json"))
 
 
 class Place:

@@ -30,7 +30,7 @@ from model_store.storage.bundles import Bundles
 from model_store.storage.contents import Contents
 from model_store.storage.folder import FolderStorage
 from model_store.storage.opening import URL_VARIABLE, open_storage
-from model_store.storage.place import KEYS_VARIABLE
+from model_store.storage.place import keys_file
 from model_store.storage.references import references
 from model_store.storage.shared import Kept, Kind, Shared
 
@@ -48,7 +48,7 @@ def open_store(folder: Path, environ: Mapping[str, str] = os.environ, *, makes_k
 
     Raises `Permanent` for a URL that is none.
     """
-    keys = Path(environ.get(KEYS_VARIABLE) or folder.with_name("bundle_keys.json"))
+    keys = keys_file(folder, environ)
     if not (url := environ.get(URL_VARIABLE)):
         return Store(folder, keys=keys, makes_keys=makes_keys)
     storage = open_storage(url, environ)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from model_store.bundle import signing
+from model_store.bundle.publishing import sign_again
+from model_store.errors import Permanent
 from model_store.storage.store import Store, open_store
 from serving import composition
 from serving.cli.output import console, print_json
@@ -57,9 +59,39 @@ def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
         return
     console.print(f"Bundles are signed with the key {key} from now on.")
     if distrusted:
-        console.print(f"Not trusted any more: {', '.join(distrusted)}. Release again what they signed.")
+        console.print(
+            f"Not trusted any more: {', '.join(distrusted)}. `slipway store sign ID --vouched-for`"
+            " signs a bundle that you know, or release its version again: pods that start refuse it until"
+            " then.",
+            soft_wrap=True,
+        )
     else:
         console.print("What older keys signed stays good; `--distrust-older` ends that.")
+
+
+def sign(home: Home, bundles: list[str], *, vouched_for: bool, as_json: bool) -> None:
+    """Sign bundles with the newest key: all that a trusted key signed, or the ones that are named."""
+    if vouched_for and not bundles:
+        raise Permanent("no bundle is named", remedy="name each bundle that you vouch for by its id")
+    store = open_store(home.store)
+    refused: dict[str, str] = {}
+    signed: list[str] = []
+    for bundle in bundles or [kept.name for kept in store.kept("bundles")]:
+        try:
+            if sign_again(store, bundle, vouched_for=vouched_for):
+                signed.append(bundle)
+        except Permanent as error:
+            if bundles:
+                raise
+            refused[bundle] = error.problem
+    if as_json:
+        print_json({"signed": signed, "refused": refused})
+        return
+    console.print(f"{len(signed)} signed with the newest key.")
+    for bundle, why in refused.items():
+        console.print(f"{bundle} was not: {why}", soft_wrap=True)
+    if refused:
+        console.print("Look where they come from. `store sign ID --vouched-for` signs one that is yours.")
 
 
 def public_keys(home: Home) -> None:

@@ -63,6 +63,19 @@ def rotate_key(
         store.rotate_key(Home.locate(), distrust_older=distrust_older, as_json=as_json)
 
 
+@store_app.command("sign")
+def sign(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Ids; left out: all.")] = None,
+    vouched_for: Annotated[
+        bool, typer.Option("--vouched-for", help="Sign the named ones whoever made them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign again, with the newest key, what a trusted key signed: do it before --distrust-older."""
+    with telling_failures(as_json=as_json):
+        store.sign(Home.locate(), bundles or [], vouched_for=vouched_for, as_json=as_json)
+
+
 @store_app.command("public-keys")
 def public_keys() -> None:
     """Print the keys that verify bundles, as a file for machines that sign none (SLIPWAY_BUNDLE_KEYS)."""

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_store import attestation
+from model_store.bundle.signing import Keyring
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.installation import name_here
+from model_store.storage.place import keys_file
 from serving.home import Home
 from serving.platforms import redis
 from serving.supervision.component import Component
@@ -169,7 +172,9 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
         *("--request-log", str(home.requests)),
         *(("--redis", redis.url_of(home)) if wishes.shared_cache else ()),
     )
-    env = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
+    faults = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
+    trusted = Keyring.of(keys_file(home.store)).trust
+    env = {attestation.VARIABLE: trusted.written(), **faults}
     return Component(f"{record.group}-{number}", argv, env=env)
 
 

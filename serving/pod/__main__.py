@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import uvloop
 
-from model_store.errors import SlipwayError
+from model_store.attestation import VARIABLE, Trusted
+from model_store.errors import Permanent, SlipwayError
 from serving.pod.logs import write_json_lines
 from serving.pod.management import parse
 from serving.pod.pod import PodOptions, run
@@ -22,8 +23,12 @@ _SWITCH_SECONDS = 0.0005
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 drained, 1 the bundle cannot be served, 2 wrong arguments or a taken port."""
-    options = _options(arguments)
     write_json_lines()
+    try:
+        options = _options(arguments)
+    except SlipwayError as error:
+        logging.getLogger("slipway.pod").error("%s", error)
+        return 1
     # The compute thread must not wait the interpreter's default 5 ms for a loop that is busy shedding.
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
@@ -58,6 +63,11 @@ def _options(arguments: list[str] | None) -> PodOptions:
     )
     parser.add_argument("--request-log", type=Path, default=os.environ.get("SLIPWAY_REQUEST_LOG") or None)
     parser.add_argument(
+        "--unverified",
+        action="store_true",
+        help=f"serve what nobody signed, where {VARIABLE} names no keys: for bundles made by hand",
+    )
+    parser.add_argument(
         "--answer-warm-rows", action="store_true", help="ready only once its own warm rows were answered"
     )
     found = parser.parse_args(arguments)
@@ -73,6 +83,19 @@ def _options(arguments: list[str] | None) -> PodOptions:
         max_body_bytes=int(found.max_body_mb * 1024 * 1024),
         drain_seconds=found.drain_seconds,
         answer_warm_rows=found.answer_warm_rows,
+        trusted=_trusted(unverified=found.unverified),
+    )
+
+
+def _trusted(*, unverified: bool) -> Trusted | None:
+    """Raises `Permanent` where nobody said whose bundles are to be served."""
+    if keys := os.environ.get(VARIABLE):
+        return Trusted.parse(keys)
+    if unverified:
+        return None
+    raise Permanent(
+        f"a pod serves what was signed, and {VARIABLE} says no public key to verify it with",
+        remedy=f'set {VARIABLE}="$(slipway store public-keys)", or say --unverified',
     )
 
 

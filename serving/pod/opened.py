@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from model_store.attestation import Trusted
 from model_store.engines.base import Engine
-from model_store.engines.manifest import Manifest, read_manifest
+from model_store.engines.manifest import Manifest, read_attested
 from model_store.engines.registry import open_engine
 from serving.pod.admission import LatencyLimit
 from serving.pod.execution import Executor
@@ -19,10 +20,18 @@ _LEAST_TARGET_SECONDS = 0.005
 
 
 class OpenedModel:
-    """A bundle read, its engine loaded and warm. Raises `Permanent` where it cannot be served."""
+    """A bundle read, its engine loaded and warm. Raises `Permanent` where it cannot be served, and where its
+    bytes are not what one of the `trusted` signed (None: nobody has to have).
+    """
 
-    def __init__(self, bundle: Path, clock: Callable[[], float], request_log: Path | None = None) -> None:
-        self.manifest: Manifest = read_manifest(bundle)
+    def __init__(
+        self,
+        bundle: Path,
+        clock: Callable[[], float],
+        request_log: Path | None = None,
+        trusted: Trusted | None = None,
+    ) -> None:
+        self.manifest: Manifest = read_attested(bundle, trusted)
         self.engine: Engine = open_engine(self.manifest)
         self.executor = Executor(self.engine, self.manifest.signature, self.manifest.settings)
         self.warmed: Warmed = warm(self.executor, self.manifest, self.engine.profiles, clock, request_log)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_store.attestation import Trusted
 from serving.pod import management
 from serving.pod.answers import Answers, follow_invalidations
 from serving.pod.exposition import exposition
@@ -63,6 +64,8 @@ class PodOptions:
     stuck_seconds: float = 60.0
     # After SIGTERM the pod goes on accepting for this long: callers learn of it only by its health answers.
     lame_duck_seconds: float = 0.5
+    # Whose signatures bundles have to bear, down to the byte; None: nobody's.
+    trusted: Trusted | None = None
 
 
 class Pod:
@@ -72,7 +75,11 @@ class Pod:
         self._options, self._loop, self._clock = options, loop, time.perf_counter
         self._link = _open_link(options.redis, self._clock)
         self.repository = Repository(
-            list(options.bundles), admit=self._admit, clock=self._clock, request_log=options.request_log
+            list(options.bundles),
+            admit=self._admit,
+            clock=self._clock,
+            request_log=options.request_log,
+            trusted=options.trusted,
         )
         self.front = self._front(managed_at=management.words(options.management))
         self.management = self._front(managed_at=None)

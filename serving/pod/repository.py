@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from model_store.attestation import Trusted
 from model_store.engines.errors import Refused, Unavailable
 from model_store.engines.manifest import read_manifest
 from model_store.errors import Permanent, SlipwayError
@@ -53,7 +54,9 @@ class Repository:
         admit: Admit,
         clock: Callable[[], float],
         request_log: Path | None = None,
+        trusted: Trusted | None = None,
     ) -> None:
+        self._trusted = trusted
         self._admit, self._clock, self._request_log = admit, clock, request_log
         self._entries = [_entry(bundle) for bundle in bundles]
         self._lock = asyncio.Lock()
@@ -156,7 +159,7 @@ class Repository:
             try:
                 loop = asyncio.get_running_loop()
                 opened = await loop.run_in_executor(
-                    self._loader, OpenedModel, entry.bundle, self._clock, self._request_log
+                    self._loader, OpenedModel, entry.bundle, self._clock, self._request_log, self._trusted
                 )
             except SlipwayError as error:
                 entry.reason = error.problem

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_store.storage.place import KEYS_VARIABLE
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
 from serving.platforms.kubernetes.platform import KubernetesPlatform
@@ -61,7 +62,9 @@ def make_platform(cluster: Cluster, image: str, namespace: str, tmp_path: Path) 
         # One of its own for each: the file is read with the first call. JSON is YAML.
         home = Path(tempfile.mkdtemp(dir=tmp_path))
         (home / "kubernetes.yaml").write_text(json.dumps({**usual, **said, **defaults}))
-        return KubernetesPlatform(Home(home, Ports()), environ={})
+        return KubernetesPlatform(
+            Home(home, Ports()), environ={KEYS_VARIABLE: str(tmp_path / "bundle_keys.json")}
+        )
 
     return make
 
@@ -75,14 +78,20 @@ def platform(make_platform: MakePlatform) -> Iterator[KubernetesPlatform]:
 
 
 @pytest.fixture
-def make_servable(cluster: Cluster) -> Iterator[Callable[..., Bundle]]:
+def make_servable(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Bundle]]:
     """A bundle with warm rows, where every node finds it. `serving`: the spec's section."""
     made: list[Path] = []
 
     def make(service: str, version: int = 1, **serving: Any) -> Bundle:
         rows = {"input": np.ones((3, 4), np.float32)}
         path = make_bundle(
-            cluster.shared, mlp(seed=version), name=service, version=version, serving=serving, warmup=rows
+            cluster.shared,
+            mlp(seed=version),
+            name=service,
+            version=version,
+            serving=serving,
+            warmup=rows,
+            keys=tmp_path / "bundle_keys.json",
         )
         made.append(path)
         return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)

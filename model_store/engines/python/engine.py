@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ class PythonEngine:
             "outputs": [[spec.name, spec.datatype.name, list(spec.shape)] for spec in signature.outputs],
         }
         seconds = max(_TIMEOUTS * settings.timeout_ms / 1000, _LEAST_SECONDS)
-        self._process = open_process(manifest.file.parent, threads=settings.threads, seconds=seconds)
+        folder, threads = manifest.file.parent, settings.threads
+        self._process = open_process(folder, threads=threads, seconds=seconds, before=manifest.attest)
 
     @property
     def is_up(self) -> bool:
@@ -59,11 +59,21 @@ class PythonEngine:
         self._process.close()
 
 
-def open_process(folder: Path, *, threads: int, seconds: float) -> ModelProcess:
-    """The model in `folder`, loaded. Raises `Permanent` without its environment, or if it cannot load."""
+def open_process(
+    folder: Path, *, threads: int, seconds: float, before: Callable[[], None] = lambda: None
+) -> ModelProcess:
+    """The model in `folder`, loaded. `before` is asked before each start of its process.
+
+    Raises `Permanent` without its environment, or if it cannot load; and what `before` raises.
+    """
     serves = json.loads((folder / SERVE_FILE).read_text())
     python = interpreter(folder / LOCK_FILE, serves["python"], beside=folder / MODEL_FOLDER)
-    return ModelProcess(partial(Worker, python, folder, threads=threads, seconds=seconds))
+
+    def start() -> Worker:
+        before()
+        return Worker(python, folder, threads=threads, seconds=seconds)
+
+    return ModelProcess(start)
 
 
 def open_engine(manifest: Manifest) -> PythonEngine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from model_store import attestation
 from model_store.release_spec.kubernetes import Resources
 from serving.platforms.kubernetes import names
 from serving.platforms.kubernetes.api import Object
@@ -136,7 +137,7 @@ def _arguments(wanted: Wanted, installation: Installation) -> list[str]:
 
 
 def _environment(wanted: Wanted, installation: Installation) -> list[Object]:
-    found: list[Object] = []
+    found: list[Object] = [{"name": attestation.VARIABLE, "value": wanted.trusted}]
     if (wanted.serving.get("cache") or {}).get("shared") and installation.redis:
         key = {"name": installation.redis.name, "key": installation.redis.key}
         found.append({"name": "SLIPWAY_REDIS", "valueFrom": {"secretKeyRef": key}})

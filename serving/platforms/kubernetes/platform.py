@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
+from model_store.bundle.signing import Keyring
+from model_store.storage.place import keys_file
 from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.kubernetes import diagnosis, names
@@ -33,7 +35,9 @@ class KubernetesPlatform:
 
     def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
         cluster = self._cluster()
-        wanted = wanted_of(ref, want, cluster.installation, self._environ.get("SLIPWAY_FAULTS", ""))
+        faults = self._environ.get("SLIPWAY_FAULTS", "")
+        trusted = Keyring.of(keys_file(self._home.store, self._environ)).trust
+        wanted = wanted_of(ref, want, cluster.installation, faults, trusted)
         others = [each for each in cluster.standing(ref.service) if _is_in_its_way(each, wanted)]
         if others:
             cluster.judge(wanted)

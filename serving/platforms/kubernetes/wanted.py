@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from model_store.attestation import Trusted
 from model_store.errors import Permanent
 from model_store.release_spec.kubernetes import Kubernetes
 from model_store.types import Bundle
@@ -24,7 +25,8 @@ class Wanted:
     """A deployment as the spec and the installation want it.
 
     `asked`: of both together. `serving`: the bundle manifest's section. `manifest_digest`: of that file's
-    bytes. `bundle_bytes`: what the bundle takes on disk.
+    bytes. `bundle_bytes`: what the bundle takes on disk. `trusted`: the public key of who signed it, for the
+    pod to verify with: another key that is trusted later is none of its business, and restarts no pods.
     """
 
     ref: DeploymentRef
@@ -35,11 +37,14 @@ class Wanted:
     serving: dict[str, Any]
     manifest_digest: str
     bundle_bytes: int
+    trusted: str
     faults: str = ""
 
 
-def wanted_of(ref: DeploymentRef, want: DeploymentSpec, installation: Installation, faults: str) -> Wanted:
-    """Raises `Permanent` for what can never run here."""
+def wanted_of(
+    ref: DeploymentRef, want: DeploymentSpec, installation: Installation, faults: str, trusted: Trusted
+) -> Wanted:
+    """`trusted`: who may have signed the bundle. Raises `Permanent` for what can never run here."""
     content = _manifest_of(want.bundle)
     serving = _serving_of(want.bundle, content)
     if json.loads(content).get("platform") == "python":
@@ -66,7 +71,8 @@ def wanted_of(ref: DeploymentRef, want: DeploymentSpec, installation: Installati
     size = sum(file.stat().st_size for file in want.bundle.path.rglob("*") if file.is_file())
     namespace = installation.namespace(asked)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    return Wanted(ref, want.replicas, namespace, asked.image, asked, serving, digest, size, faults)
+    signer = trusted.of_signer(str(json.loads(content).get("signature") or "")).written()
+    return Wanted(ref, want.replicas, namespace, asked.image, asked, serving, digest, size, signer, faults)
 
 
 def _manifest_of(bundle: Bundle) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store.bundle.publishing import Contents, load_bundle, open_bundle, publish
+from model_store.bundle.publishing import Contents, load_bundle, open_bundle, publish, sign_again
 from model_store.bundle.signing import Keyring, NotSigned, distrust_older, public_part, rotate
 from model_store.durable import digest_file
 from model_store.errors import Permanent
@@ -55,6 +55,28 @@ def test_a_published_bundle_is_signed_and_may_be_deployed(store: Store, contents
     published = publish(store, contents)
     assert open_bundle(store, published.id) == published
     assert published.signature.startswith("ed25519:")
+
+
+def test_what_a_trusted_key_signed_can_be_signed_again_before_the_key_is_given_up(
+    store: Store, contents: Contents
+) -> None:
+    bundle = publish(store, contents)
+    assert not sign_again(store, bundle.id)
+    rotate(store.keys)
+    assert sign_again(store, bundle.id)
+    distrust_older(store.keys)
+    assert open_bundle(store, bundle.id).id == bundle.id
+
+
+def test_what_nobody_trusted_signed_is_signed_again_only_if_a_person_vouches_for_it(
+    store: Store, contents: Contents
+) -> None:
+    bundle = publish(store, contents)
+    edit(bundle.path, lambda manifest: manifest.pop("signature"))
+    with pytest.raises(NotSigned, match="is not signed"):
+        sign_again(store, bundle.id)
+    assert sign_again(store, bundle.id, vouched_for=True)
+    assert open_bundle(store, bundle.id).id == bundle.id
 
 
 def test_a_model_that_was_exchanged_with_its_digest_is_refused(store: Store, contents: Contents) -> None:

@@ -96,9 +96,9 @@ def platform(home: Home) -> Iterator[LocalPlatform]:
 
 
 @pytest.fixture
-def bundles(tmp_path: Path) -> Bundles:
+def bundles(tmp_path: Path, home: Home) -> Bundles:
     def make(service: str, version: int) -> Bundle:
-        path = make_bundle(tmp_path, mlp(), name=service, version=version)
+        path = make_bundle(tmp_path, mlp(), name=service, version=version, keys=home.bundle_keys)
         return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
 
     return make
@@ -221,11 +221,17 @@ def test_the_test_switch_reaches_the_pod(home: Home, platform: LocalPlatform, bu
 INPUT = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
 
 
-def wishing(parent: Path, service: str, version: int, **serving: Any) -> Bundle:
+def wishing(home: Home, parent: Path, service: str, version: int, **serving: Any) -> Bundle:
     """A bundle with warm rows whose spec says this under `serving`."""
     warmup = {"input": np.ones((3, 4), np.float32)}
     path = make_bundle(
-        parent, mlp(seed=version), name=service, version=version, serving=serving, warmup=warmup
+        parent,
+        mlp(seed=version),
+        name=service,
+        version=version,
+        serving=serving,
+        warmup=warmup,
+        keys=home.bundle_keys,
     )
     return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
 
@@ -243,9 +249,9 @@ def eventually(happens: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def test_a_pod_answers_its_warm_rows_before_it_is_called_ready(
-    platform: LocalPlatform, tmp_path: Path
+    home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
-    deployment = started(platform, wishing(tmp_path, "warmed", 1), Slot.BLUE, replicas=2)
+    deployment = started(platform, wishing(home, tmp_path, "warmed", 1), Slot.BLUE, replicas=2)
     for endpoint in deployment.endpoints:
         metrics = httpx.get(f"http://{endpoint}/metrics").text
         assert 'slipway_requests_total{model="warmed",version="1",code="200"} 3' in metrics
@@ -253,7 +259,7 @@ def test_a_pod_answers_its_warm_rows_before_it_is_called_ready(
 
 def test_the_test_switch_spares_the_warm_rows(home: Home, tmp_path: Path) -> None:
     platform = LocalPlatform(home, environ={"SLIPWAY_FAULTS": "spared@1:error_rate=1"})
-    deployment = started(platform, wishing(tmp_path, "spared", 1))
+    deployment = started(platform, wishing(home, tmp_path, "spared", 1))
     assert ask(deployment).status_code == 500
     platform.retire(deployment.ref)
 
@@ -262,8 +268,8 @@ def test_replicas_share_answers_in_a_redis_of_the_stack_until_their_bundle_leave
     home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
     shared = {"cache": {"shared": True}}
-    staying = started(platform, wishing(tmp_path, "sharing", 1, **shared), Slot.BLUE, replicas=2)
-    leaving = started(platform, wishing(tmp_path, "sharing", 2, **shared), Slot.GREEN)
+    staying = started(platform, wishing(home, tmp_path, "sharing", 1, **shared), Slot.BLUE, replicas=2)
+    leaving = started(platform, wishing(home, tmp_path, "sharing", 2, **shared), Slot.GREEN)
     first = ask(staying)
     assert "x-slipway-cache" not in first.headers
     eventually(lambda: ask(staying, 1).headers.get("x-slipway-cache") in ("redis", "memory"))
@@ -297,7 +303,7 @@ def test_a_redis_that_is_named_is_used_instead_of_an_own_one(home: Home) -> None
 def test_requests_are_written_down_where_a_spec_asks_for_it(
     home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
-    logging = wishing(tmp_path, "logging", 1, request_log={"share": 1.0})
+    logging = wishing(home, tmp_path, "logging", 1, request_log={"share": 1.0})
     deployment = started(platform, logging)
     assert ask(deployment).status_code == 200
     platform.retire(deployment.ref)
@@ -308,10 +314,10 @@ def test_a_pod_starts_with_answers_to_what_the_log_says_is_asked_most(
     home: Home, platform: LocalPlatform, tmp_path: Path
 ) -> None:
     both = {"request_log": {"share": 1.0}, "cache": {"max_mb": 1}}
-    before = started(platform, wishing(tmp_path, "learning", 1, **both))
+    before = started(platform, wishing(home, tmp_path, "learning", 1, **both))
     ask(before)
     platform.retire(before.ref)
-    after = started(platform, wishing(tmp_path, "learning", 2, **both), Slot.GREEN)
+    after = started(platform, wishing(home, tmp_path, "learning", 2, **both), Slot.GREEN)
     assert ask(after).headers["x-slipway-cache"] == "memory"
 
 

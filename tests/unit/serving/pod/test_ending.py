@@ -45,7 +45,8 @@ class Process:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "serving.pod", "--bundle", str(bundle), "--port", str(self.port)]
+        command = [sys.executable, "-m", "serving.pod", "--unverified", "--bundle", str(bundle)]
+        command += ["--port", str(self.port)]
         self._log = log
         with log.open("wb") as stderr:
             self.process = subprocess.Popen([*command, *arguments], stderr=stderr)

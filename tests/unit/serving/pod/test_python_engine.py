@@ -141,7 +141,7 @@ class PodProcess:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         named = [part for bundle in bundles for part in ("--bundle", str(bundle))]
-        command = [sys.executable, "-m", "serving.pod", *named, "--port", str(self.port)]
+        command = [sys.executable, "-m", "serving.pod", "--unverified", *named, "--port", str(self.port)]
         self.process = subprocess.Popen(command)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 

@@ -179,7 +179,7 @@ def test_overload_is_shed_quickly_with_retry_after_and_high_priority_is_unharmed
 
 def test_sigterm_finishes_what_is_in_flight_and_loses_nothing(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, mlp())
-    command = [sys.executable, "-m", "serving.pod", "--bundle", str(bundle), "--port", "0"]
+    command = [sys.executable, "-m", "serving.pod", "--unverified", "--bundle", str(bundle), "--port", "0"]
     environment = {**os.environ, "SLIPWAY_FAULTS": "credit_risk@1:delay_ms=300"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from model_store.attestation import Trusted
 from model_store.errors import Permanent
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
@@ -34,7 +35,7 @@ def wanted(
     (folder / "model.onnx").write_bytes(bytes(10 * 2**20))
     bundle = Bundle("ab" * 12, ModelRef("fraud", 1), (), GateReport("", ()), folder)
     ref = DeploymentRef("fraud", Slot.BLUE, bundle.id, 1)
-    return wanted_of(ref, DeploymentSpec(bundle, 2), said, "")
+    return wanted_of(ref, DeploymentSpec(bundle, 2), said, "", Trusted((bytes(32),)))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from model_store.installation import DAG_FILES, ROOT, is_clone
 # The variable that says how Envoys are told what the routes say, and its name in config.json.
 DELIVERY, DELIVERY_KEY = "SLIPWAY_GATEWAY_DELIVERY", "gateway_delivery"
 # Where others are that are not on this machine, as URLs.
-CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL = (
+CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL, AIRFLOW_URL = (
     "SLIPWAY_CONTROLLER_URL",
     "SLIPWAY_GATEWAY_URL",
     "SLIPWAY_MLFLOW_URL",
+    "SLIPWAY_AIRFLOW_URL",
 )
 # What they are: one Envoy on this machine watches files, or any number are told over gRPC.
 FILES, ADS = "files", "ads"
@@ -111,6 +112,7 @@ class Home:
     controller_at: str = ""
     gateway_at: str = ""
     mlflow_at: str = ""
+    airflow_at: str = ""
 
     @classmethod
     def locate(cls, environ: os._Environ[str] | dict[str, str] = os.environ) -> Home:
@@ -127,7 +129,7 @@ class Home:
             if value := environ.get(name):
                 ports[field.name] = _port(name, value)
         delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or FILES
-        elsewhere = (_url(name, environ) for name in (CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL))
+        elsewhere = (_url(name, environ) for name in (CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL, AIRFLOW_URL))
         return cls(root, Ports(**ports), str(delivery), *elsewhere)
 
     @property
@@ -252,7 +254,7 @@ class Home:
 
     @property
     def airflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.airflow}"
+        return self.airflow_at or f"http://127.0.0.1:{self.ports.airflow}"
 
     @property
     def controller_url(self) -> str:

@@ -57,3 +57,12 @@ def test_how_envoys_are_told_is_kept_with_the_home_and_given_by_the_environment(
     (tmp_path / "config.json").write_text('{"ports": {}, "gateway_delivery": "ads"}')
     assert Home.locate(environ).delivery == "ads"
     assert Home.locate({**environ, "SLIPWAY_GATEWAY_DELIVERY": "files"}).delivery == "files"
+
+
+def test_components_elsewhere_are_found_by_their_urls(tmp_path: Path) -> None:
+    environ = {"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_AIRFLOW_URL": "https://airflow.example/"}
+    home = Home.locate(environ)
+    assert home.airflow_url == "https://airflow.example"
+    assert home.mlflow_url == f"http://127.0.0.1:{home.ports.mlflow}"
+    with pytest.raises(Permanent, match="SLIPWAY_AIRFLOW_URL='airflow:8480' is no address"):
+        Home.locate({**environ, "SLIPWAY_AIRFLOW_URL": "airflow:8480"})

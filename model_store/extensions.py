@@ -82,6 +82,7 @@ PLATFORMS = Port(
     "platform",
     own={
         "local": "serving.platforms.local:LocalPlatform",
+        "docker": "serving.platforms.docker.platform:DockerPlatform",
         "kubernetes": "serving.platforms.kubernetes.platform:KubernetesPlatform",
     },
 )

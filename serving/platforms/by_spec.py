@@ -7,7 +7,8 @@ stands there: a spec may name another one from version to version, and the old p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,25 +21,32 @@ from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Platform
 from serving.types import DeploymentRef
 
-# Where everything ran before a spec could say it.
+# Where everything ran before a spec could say it: what a spec means that says nothing.
 USUAL = "local"
 
+# What that is where pods are no processes beside the others: `docker` in docker-compose.yaml.
+LOCAL = "SLIPWAY_LOCAL_PLATFORM"
 
-def platform_of(home: Home) -> PlatformBySpec:
+
+def platform_of(home: Home, environ: Mapping[str, str] = os.environ) -> PlatformBySpec:
     """Of an installation. Nothing is loaded or asked yet."""
-    return PlatformBySpec(home.platforms, lambda name: PLATFORMS.load(name)(home))
+    usual = environ.get(LOCAL) or USUAL
+    return PlatformBySpec(home.platforms, lambda name: PLATFORMS.load(name)(home), usual=usual)
 
 
 class PlatformBySpec:
-    """`Platform` made of those that specs name. `make` gives one by its name, and raises `Permanent`."""
+    """`Platform` made of those that specs name. `make` gives one by its name, and raises `Permanent`.
 
-    def __init__(self, folder: Path, make: Callable[[str], Platform]) -> None:
-        self._folder = folder
+    `usual` is what `local` means here.
+    """
+
+    def __init__(self, folder: Path, make: Callable[[str], Platform], *, usual: str = USUAL) -> None:
+        self._folder, self._usual = folder, usual
         self._make = make
         self._made: dict[str, Platform] = {}
 
     def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
-        wanted = _target_of(want.bundle)
+        wanted = self._here(_target_of(want.bundle))
         chosen = self._platform(wanted)
         with self._locked(ref.service):
             # Before there is anything to find: whoever comes after a crash here looks there too.
@@ -80,14 +88,19 @@ class PlatformBySpec:
     def _stands(self, service: str, name: str) -> bool:
         return bool(self._platform(name).deployments(service))
 
+    def _here(self, name: str) -> str:
+        return self._usual if name == USUAL else name
+
     def _names(self, service: str) -> set[str]:
         try:
-            return {*json.loads((self._folder / f"{service}.json").read_bytes())} or {USUAL}
+            found = {*json.loads((self._folder / f"{service}.json").read_bytes())}
         except FileNotFoundError:
-            return {USUAL}
+            found = set()
+        return {self._here(name) for name in found} or {self._usual}
 
     def _all_names(self) -> set[str]:
-        return {USUAL, *(name for path in self._folder.glob("*.json") for name in self._names(path.stem))}
+        written = (path.stem for path in self._folder.glob("*.json"))
+        return {self._usual, *(name for service in written for name in self._names(service))}
 
     def _write(self, service: str, names: set[str]) -> None:
         if names != self._names(service):

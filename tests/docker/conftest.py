@@ -18,6 +18,8 @@ from tests.e2e.stack import free_port_base
 
 # What the image is built on, where python:3.12-slim cannot be pulled and is not there.
 BASE_IMAGE = "SLIPWAY_TEST_BASE_IMAGE"
+# What pods are started from, built before: saves a build.
+POD_IMAGE = "SLIPWAY_TEST_POD_IMAGE"
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,13 @@ def _docker(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def missing() -> str:
+def missing(*, compose: bool = True) -> str:
     """Why Docker cannot be used here, empty if it can."""
-    for what, command in (
-        ("no Docker Engine answers", ["docker", "info"]),
-        ("Docker has no `compose` command", ["docker", "compose", "version"]),
-    ):
+    needed = [("no Docker Engine answers", ["docker", "info"])]
+    if compose:
+        needed.append(("Docker has no `compose` command", ["docker", "compose", "version"]))
+        needed.append(("Docker has no `buildx` command", ["docker", "buildx", "version"]))
+    for what, command in needed:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired) as problem:
@@ -87,6 +90,19 @@ def missing() -> str:
         if done.returncode:
             return f"{what}: {done.stderr.strip()[:200]}"
     return ""
+
+
+def pod_image() -> str:
+    """The image of deploy/pod.Dockerfile, or the one that somebody made before."""
+    if known := os.environ.get(POD_IMAGE):
+        return known
+    name = "slipway-pod:test"
+    base = os.environ.get(BASE_IMAGE) or "python:3.12-slim"
+    build = ["docker", "build", "--quiet", "--build-arg", f"BASE={base}", "--file", "deploy/pod.Dockerfile"]
+    subprocess.run(
+        [*build, "--tag", name, "."], cwd=REPOSITORY, check=True, capture_output=True, timeout=1200
+    )
+    return name
 
 
 @pytest.fixture(scope="session")

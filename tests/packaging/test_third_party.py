@@ -62,11 +62,13 @@ def test_an_installed_platform_is_one_that_specs_may_name(extended: Installation
     other.write_text(spec.read_text().replace("target: local", "target: processes"))
     assert "is a valid spec" in extended.run("slipway", "validate", other)
     found = extended.run("python", "-c", PLATFORM).split("\n")[0]
-    assert found == "['kubernetes', 'local', 'processes'] slipway_processes []"
+    assert found == "['docker', 'kubernetes', 'local', 'processes'] slipway_processes []"
 
     other.write_text(spec.read_text().replace("target: local", "target: nomad"))
     said = extended.run("slipway", "validate", other, expect=1)
-    assert "serving.target: there are `kubernetes`, `local`, `processes`; `nomad` comes with" in said
+    assert (
+        "serving.target: there are `docker`, `kubernetes`, `local`, `processes`; `nomad` comes with" in said
+    )
 
 
 def test_an_installed_metric_is_found_by_its_name(extended: Installation) -> None:

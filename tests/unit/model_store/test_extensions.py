@@ -61,15 +61,15 @@ def test_a_package_of_one_file_brings_a_platform(install: Install, tmp_path: Pat
     (tmp_path / "fraud.yaml").write_text(SPEC)
 
     assert load(tmp_path / "fraud.yaml").serving.target == "nomad"
-    assert PLATFORMS.known() == ["kubernetes", "local", "nomad"]
+    assert PLATFORMS.known() == ["docker", "kubernetes", "local", "nomad"]
     assert PLATFORMS.load("nomad")("home").home == "home"
 
 
 def test_a_spec_for_a_platform_that_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
     said = refusal(tmp_path, SPEC)
     assert (
-        "6: serving.target: there are `kubernetes`, `local`; `nomad` comes with a package with an entry point"
-        in said
+        "6: serving.target: there are `docker`, `kubernetes`, `local`; "
+        "`nomad` comes with a package with an entry point" in said
     )
     assert "`slipway.platforms`" in said
 

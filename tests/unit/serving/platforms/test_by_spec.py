@@ -83,6 +83,18 @@ def test_the_next_process_finds_what_this_one_put_anywhere(
 
 def test_what_is_not_installed_is_said_before_anything_is_ended(tmp_path: Path) -> None:
     platform = platform_of(Home(tmp_path, Ports()))
-    with pytest.raises(Permanent, match="there is no platform `nomad`: there are `kubernetes`, `local`"):
+    with pytest.raises(
+        Permanent, match="there is no platform `nomad`: there are `docker`, `kubernetes`, `local`"
+    ):
         applied(platform, bundle_of(tmp_path, "m", 1, "nomad"))
     assert not (tmp_path / "platforms").exists()
+
+
+def test_local_means_what_the_installation_says(tmp_path: Path, there: dict[str, MemoryPlatform]) -> None:
+    """Also to a spec that names it outright, so a service is never in two places that are one."""
+    platform = PlatformBySpec(tmp_path / "platforms", lambda name: there[name], usual="nomad")
+    first = applied(platform, bundle_of(tmp_path, "m", 1, "local"))
+    assert there["nomad"].deployments() == [first]
+    applied(platform, bundle_of(tmp_path, "m", 1, "nomad"))
+    assert there["nomad"].retired == []
+    assert (there["local"].deployments(), platform.deployments()) == ([], [first])

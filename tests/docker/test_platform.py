@@ -137,7 +137,7 @@ def platform(installation: Installation, tmp_path: Path) -> Iterator[DockerPlatf
 
 
 @pytest.fixture
-def bundles(installation: Installation) -> Bundles:
+def bundles(installation: Installation, tmp_path: Path) -> Bundles:
     def make(service: str, version: int = 1, **serving: Any) -> Bundle:
         rows = {"input": np.ones((3, 4), np.float32)}
         path = make_bundle(
@@ -147,6 +147,7 @@ def bundles(installation: Installation) -> Bundles:
             version=version,
             serving=serving,
             warmup=rows,
+            keys=tmp_path / "bundle_keys.json",
         )
         return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
 

@@ -14,6 +14,7 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import EndpointConfig, LogConfig, Mount
 
+from model_store import attestation
 from model_store.errors import Permanent, Retryable
 from serving.platforms.docker.wanted import Wanted
 
@@ -233,6 +234,7 @@ def _arguments(wanted: Wanted, options: Options) -> list[str]:
 
 def _environment(wanted: Wanted, options: Options) -> dict[str, str]:
     found = {"SLIPWAY_FAULTS": wanted.faults} if wanted.faults else {}
+    found |= {attestation.VARIABLE: wanted.trusted} if wanted.trusted else {}
     return {**found, "SLIPWAY_REDIS": options.redis} if wanted.shared_cache and options.redis else found
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
+from model_store.bundle.signing import Keyring
 from model_store.errors import Permanent, Retryable
+from model_store.storage.place import keys_file
 from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.docker.diagnosis import status_of
@@ -65,6 +67,7 @@ class DockerPlatform:
         records = bool(serving.get("request_log"))
         if records:
             self._home.requests.mkdir(parents=True, exist_ok=True)
+        trusted = Keyring.of(keys_file(self._home.store, self._environ)).trust
         files = (file for file in want.bundle.path.rglob("*") if file.is_file())
         return Wanted(
             ref=Ref.of(ref),
@@ -74,6 +77,7 @@ class DockerPlatform:
             shared_cache=bool((serving.get("cache") or {}).get("shared")),
             request_log=records,
             faults=self._environ.get("SLIPWAY_FAULTS", ""),
+            trusted=trusted.of_signer(str(manifest.get("signature") or "")).written(),
         )
 
     def _listing(self) -> tuple[Standing, ...]:

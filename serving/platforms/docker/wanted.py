@@ -46,7 +46,9 @@ class Ref(_Message):
 
 
 class Wanted(_Message):
-    """Pods of one deployment. `faults` is the test switch SLIPWAY_FAULTS."""
+    """Pods of one deployment. `faults` is the test switch SLIPWAY_FAULTS. `trusted`: the public key of who
+    signed the bundle, for the pod to verify with.
+    """
 
     ref: Ref
     replicas: Annotated[int, Field(ge=1, le=64)]
@@ -55,6 +57,7 @@ class Wanted(_Message):
     shared_cache: bool = False
     request_log: bool = False
     faults: Annotated[str, Field(max_length=2000)] = ""
+    trusted: Annotated[str, Field(max_length=4000)] = ""
 
     def memory_mebi(self) -> int:
         """What one pod may have of memory, if the installation does not say it."""

@@ -23,7 +23,7 @@ from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from slipway_airflow import assets, forms, pools
 from slipway_airflow.notifications import DeliverNotifications, Late
-from slipway_airflow.operators import AcquireReleaseLock, Deploy, RollOut, WatchPromoted
+from slipway_airflow.operators import AcquireReleaseLock, Deploy, RollOut
 from slipway_airflow.step import BY_LABEL, step
 
 from model_store.build import Variant, variants
@@ -47,7 +47,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def release_dag(spec: ReleaseSpec) -> DAG:
-    """The twelve steps of a release, in four groups and a settlement that always runs."""
+    """The steps of a release until it is promoted, in four groups, and a settlement that always runs.
+
+    The watch that follows is the controller's: a way back within it is a run of `model_rollback` of its own.
+    """
     news, serving = assets.registry_asset(spec.model, spec.source.alias), assets.serving_asset(spec.model)
     with DAG(
         dag_id=specs.dag_id_of(spec.model),
@@ -86,12 +89,11 @@ def release_dag(spec: ReleaseSpec) -> DAG:
             pool = pools.rollouts(spec.serving.target)
             deploy = Deploy(task_id="deploy", release=release, bundle=published, pool=pool)
             roll_out = RollOut(task_id="roll_out", release=release, deployment=deploy.output, pool=pool)
-            watch = WatchPromoted(task_id="watch", release=release)
             approved >> deploy
             promoted = promote.override(outlets=[serving])(release, published, gated)
-            roll_out >> promoted >> watch
+            roll_out >> promoted
 
-        watch >> settle(release, published, gated).as_teardown(setups=turn)
+        promoted >> settle(release, published, gated).as_teardown(setups=turn)
     # Not earlier: every task would get a copy, to be parsed and kept in the database with the DAG.
     dag.params.update(forms.release_params(spec))
     return dag

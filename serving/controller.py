@@ -19,6 +19,7 @@ from serving.control.controller import api
 from serving.control.controller.holds import Holds
 from serving.control.controller.pods import PodWatch
 from serving.control.controller.server import Server
+from serving.control.controller.settlement import Settlement
 from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
 from serving.control.shadow import Shadow
@@ -96,7 +97,9 @@ def _watch(home: Home, ledger: Ledger) -> None:
     envoys.start()
     with controller.apart("rollbacks of before"):
         acts.jobs.resume()
-    threading.Thread(target=pods.run, args=(ending,), daemon=True, name="pods").start()
+    settlement = Settlement(lambda: services, lambda: controller.latest)
+    for name, work in (("pods", pods.run), ("settlement", settlement.run)):
+        threading.Thread(target=work, args=(ending,), daemon=True, name=name).start()
     log.info("watching the releases of %s", home.root)
     _run(home, controller, router, ending)
     envoys.stop()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from serving.control.releases import Release
+    from serving.control.rollout.plan import RolloutState
     from serving.control.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,15 @@ def finalize(context: Context, release_id: str, bundle: str | None, gated: Seque
     if ending.status is not VersionStatus.PROMOTED:
         # Before the books: people are told also while MLflow is down.
         notifications.notify_of_outcome(services, release, ending, at=wiring.now())
-    _record(context, services, release, ending, bundle, gated)
+    if not (ending.status is VersionStatus.PROMOTED and _is_recorded(services, release)):
+        _record(context, services, release, ending, bundle, gated)
     return StepResult(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
+
+
+def _is_recorded(services: Services, release: Release) -> bool:
+    """Whether `promote` has told MLflow everything."""
+    known = outcomes.of(services.releases.root, release.model, release.id)
+    return known is not None and known.status == VersionStatus.PROMOTED and bool(known.evidence_url)
 
 
 def _ended_before_traffic(context: Context) -> ReleaseEnd | None:
@@ -93,6 +101,8 @@ def record_rollback(context: Context, rollback_id: str) -> StepResult:
     services = composition.wire()
     rollback = rollbacks.load(services, rollback_id)
     booked = rollback_records.record(services, rollback, at=wiring.now())
+    for state in rollbacks.taken_back(services, rollback):
+        _correct_record(services, state)
     note_and_notify(services, rollback)
     if booked.evidence:
         links.point(context, links.EvidenceLink, booked.evidence.url)
@@ -103,6 +113,17 @@ def record_rollback(context: Context, rollback_id: str) -> StepResult:
     changed = assets.serving_asset(rollback.model)
     context["outlet_events"][assets.ROLLED_BACK].add(changed, extra={"version": str(rollback.returns)})
     return StepResult(rollback.id, booked.words)
+
+
+def _correct_record(services: Services, state: RolloutState) -> None:
+    """Of a release that was promoted and taken back within its watch: its own evidence and tags say so."""
+    release = services.releases.load(state.release_id)
+    known = outcomes.of(services.releases.root, release.model, release.id)
+    if known is None or (known.status != VersionStatus.PROMOTED and known.evidence_url):
+        return
+    ending, bundle = ReleaseEnd(VersionStatus.ROLLED_BACK, state.reason), known.bundle_id
+    finalization.record_in_registry(services, release, ending, bundle_id=bundle)
+    evidence.write(services, release, ending, gated=known.gated, bundle_id=bundle, at=wiring.now())
 
 
 def _record(

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 # A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
 PATIENCE_SECONDS = 4.0
 PROGRESS_LOOK_SECONDS = 0.5
-WATCH_LOOK_SECONDS = 2.0
 # What a task that ends as skipped hands on: why, and what became of the release (`VersionStatus`).
 ENDED, ENDED_AS = "ended", "ended_as"
 
@@ -252,30 +251,6 @@ class RollOut(WaitingOperator):
             self.log.info("%s", answers_through_gateway.prove(services, release, candidate_of))
             state = services.journal.load(release.id)
         _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)
-        release_deployment.require_not_rolled_back(release, state)
-        return release.id
-
-
-class WatchPromoted(WaitingOperator):
-    """Follows a promoted version for the spec's watch time, while the previous one stays warm.
-
-    Fails when the controller takes the version back after all.
-    """
-
-    template_fields: Sequence[str] = ("release",)
-
-    def __init__(self, *, release: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.release = release
-
-    def look(self, context: Context) -> str:
-        from serving.composition import wire
-        from serving.control import release_deployment
-
-        services = wire()
-        release = services.releases.load(self.release)
-        state = services.journal.load(release.id)
-        _follow(self, state, while_in="watching", seconds=WATCH_LOOK_SECONDS)
         release_deployment.require_not_rolled_back(release, state)
         return release.id
 

@@ -53,7 +53,12 @@ def _tell(services: Services, progress: RollbackProgress) -> None:
 
 
 def note_and_notify(services: Services, rollback: rollbacks.RequestedRollback) -> None:
-    """Who did it, for the audit trail, and what people are told. May be repeated."""
+    """Who did it, for the audit trail, and what people are told. May be repeated.
+
+    What the controller did by itself is no person's act, and it told people of it.
+    """
+    if rollbacks.is_from_controller(rollback.request):
+        return
     audit_entries.note_rollback(services, rollback)
     notifications.notify_of_rollback(services, rollback, at=wiring.now())
 

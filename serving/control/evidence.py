@@ -1,6 +1,6 @@
 """What a release leaves behind, as an MLflow run: what was measured, decided and seen, with plots.
 
-Written when a version is promoted and again when its release ends; the second writes over the first.
+Written when a release ends, and written over where a promoted version is taken back within its watch.
 """
 
 from __future__ import annotations

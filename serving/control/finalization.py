@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from serving.control.queries import outcomes
 from serving.control.release_deployment import CHAMPION, route_of, state_of
 from serving.control.releases import Release
 from serving.control.rollout.lock import Claim, LockOutcome
@@ -49,6 +50,7 @@ def finalize_traffic(services: Services, release: Release, failures: Mapping[str
     """Leave traffic and pods as the ending demands; nothing here needs MLflow. May be repeated.
 
     `failures`: what the tasks that failed said, by task. With any, a release that is not over is rolled back.
+    A promoted one is still watched, and its watch is the controller's.
     """
     ending = _end_of(_ended(services, release, failures), failures)
     if ending.status is VersionStatus.ROLLED_BACK:
@@ -60,12 +62,10 @@ def finalize_traffic(services: Services, release: Release, failures: Mapping[str
 def _ended(services: Services, release: Release, failures: Mapping[str, str]) -> RolloutState | None:
     """The rollout, over. A run that was marked as done by hand, too, leaves nothing half rolled out."""
     state = state_of(services, release)
-    if state is None or state.phase.is_final:
-        return state
-    if failures or state.phase is Phase.PROGRESSING:
+    if state is not None and not state.phase.is_final and (failures or state.phase is Phase.PROGRESSING):
         why = _why(failures) or "the run ended before the rollout did"
         return services.rollouts.roll_back(release.id, reason=why)
-    return services.rollouts.finish_watch(release.id)
+    return state
 
 
 def retire_unrouted(services: Services, release: Release) -> list[str]:
@@ -77,9 +77,14 @@ def retire_unrouted(services: Services, release: Release) -> list[str]:
     holder = services.lock.read(release.model).holder
     if holder not in (None, claim) or services.lock.acquire(release.model, claim) is not LockOutcome.HELD:
         return []
-    route = route_of(services, release.model)
+    return retire_unnamed(services, release.model)
+
+
+def retire_unnamed(services: Services, model: str) -> list[str]:
+    """End the pods of this model that no route names; returns their ids. Only for who has the lock."""
+    route = route_of(services, model)
     named = {arm.id for arm in (route.stable, route.candidate) if arm} if route else set()
-    left = [pods for pods in services.platform.deployments(release.model) if pods.id not in named]
+    left = [pods for pods in services.platform.deployments(model) if pods.id not in named]
     for pods in left:
         services.platform.retire(pods)
     return [pods.id for pods in left]
@@ -93,6 +98,12 @@ def record_in_registry(
         _return_champion(services, release)
     tags = {STATUS: ending.status.value, REASON: ending.reason[:LONGEST_TAG], RELEASE: release.id}
     services.registry.set_tags(release.ref, tags | ({BUNDLE: bundle_id} if bundle_id else {}))
+
+
+def is_recorded_as_promoted(services: Services, state: RolloutState) -> bool:
+    """Whether the release's run told the world that it was promoted, and nothing else since."""
+    outcome = outcomes.of(services.releases.root, state.service, state.release_id)
+    return outcome is not None and outcome.status == VersionStatus.PROMOTED
 
 
 def _return_champion(services: Services, release: Release) -> None:

@@ -84,7 +84,7 @@ def _words(rollback: RequestedRollback, *, has_left: bool, has_returned: bool) -
     said = [f"version {rollback.returns} is champion"]
     if not has_returned:
         serves = f"version {rollback.returns} serves, and no version is champion"
-        said = [f"{serves}: {gone} {rollback.returns}"]
+        said = [f"{serves}: {gone} {rollback.returns}" if rollback.returns else "no version serves any more"]
     if not has_left:
         said.append(f"{gone} {rollback.leaves}, which left")
     return "; ".join(said)

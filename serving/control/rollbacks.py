@@ -30,8 +30,9 @@ from serving.control.wiring import Services
 from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Slot
 
 DAG_ID = "model_rollback"
-# What the runs that alerts start are named by; no person's run is.
-ALERT_RUN = "alert__"
+# What the runs of alerts, and those of what the controller did by itself, are named by; no person's run is.
+ALERT_RUN, WATCH_RUN = "alert__", "watch__"
+CONTROLLER = "the controller"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,11 @@ def is_from_alert(request: RollbackRequest) -> bool:
     return request.run_id.startswith(ALERT_RUN)
 
 
+def is_from_controller(request: RollbackRequest) -> bool:
+    """Whether it was done before anybody asked: the run of it is for the record alone."""
+    return request.run_id.startswith(WATCH_RUN)
+
+
 def is_rollback_id(model: str, name: str) -> bool:
     """Whether the id is a rollback's, and not a release's."""
     return name.startswith(f"{model}-rollback-")
@@ -97,6 +103,27 @@ def resolve(services: Services, request: RollbackRequest) -> RequestedRollback:
     Raises `AlreadyRolledBack` as `begin`.
     """
     return _resolved_before(services, request) or _new(services, request)
+
+
+def note_way_back(services: Services, state: RolloutState) -> None:
+    """Write down that a promoted version was taken back within its watch, unless somebody's rollback did it.
+
+    Once, however often it is called. `returns` is 0 where no version served before.
+    """
+    known = [rollback for rollback, _ in _kept(services, state.service) if rollback.leaves == state.version]
+    if any(rollback.request.at >= state.started_at for rollback in known):
+        return
+    run_id = f"{WATCH_RUN}{state.release_id}"
+    at = state.step_started_at
+    request = RollbackRequest(state.service, state.previous_version, state.reason, "", CONTROLLER, run_id, at)
+    rollback = _created(services, request, leaves=state.version, returns=state.previous_version or 0)
+    note_returned(services, rollback)
+
+
+def taken_back(services: Services, rollback: RequestedRollback) -> list[RolloutState]:
+    """Rollouts of the version that left which went back, the oldest first."""
+    of_model = services.journal.releases(rollback.model)
+    return [s for s in of_model if s.version == rollback.leaves and s.phase is Phase.ROLLED_BACK]
 
 
 def load(services: Services, rollback_id: str) -> RequestedRollback:
@@ -244,10 +271,12 @@ def not_cleared_away(services: Services) -> Iterator[RequestedRollback]:
 
 
 def unrecorded(services: Services, *, before: datetime) -> Iterator[RequestedRollback]:
-    """Those asked for until then whose traffic is back and which no run of Airflow's has recorded."""
+    """Those whose traffic is back and which no run of Airflow's has recorded; those of people and alerts if
+    they were asked for until then, as who asked starts the run."""
     for rollback, saved in _kept(services):
         is_back = saved.get("by_controller") and saved.get("switched_at")
-        if is_back and not saved.get("recorded_at") and rollback.request.at <= before:
+        is_due = is_from_controller(rollback.request) or rollback.request.at <= before
+        if is_back and not saved.get("recorded_at") and is_due:
             yield rollback
 
 
@@ -349,6 +378,10 @@ def _new(services: Services, request: RollbackRequest) -> RequestedRollback:
         )
     if returns == leaves:
         raise Permanent(f"{request.model} v{returns} serves already", remedy="name another version")
+    return _created(services, request, leaves=leaves, returns=returns)
+
+
+def _created(services: Services, request: RollbackRequest, *, leaves: int, returns: int) -> RequestedRollback:
     for again in count():
         stamp = f"{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
         rollback = RequestedRollback(f"{request.model}-rollback-{stamp}", request, leaves, returns)

@@ -50,7 +50,6 @@ def test_the_story_is_told_in_order(bag: DagBag) -> None:
         "rollout.deploy",
         "rollout.roll_out",
         "rollout.promote",
-        "rollout.watch",
         "settle",
     ]
     assert [task_id for task_id in order if task_id in story] == story

@@ -137,7 +137,7 @@ def test_a_failing_canary_is_rolled_back_and_its_pods_are_ended(world: World, ru
     world.journal.verdicts[0] = Outcome.FAIL
     run = runs.release("2")
     assert run.ended("failed") == {"rollout.roll_out"}
-    assert run.ended("upstream_failed") == {"rollout.promote", "rollout.watch"}
+    assert run.ended("upstream_failed") == {"rollout.promote"}
     assert (served(world), world.registry.champion) == (1, 1)
     assert world.registry.tags[2]["slipway.status"] == "rolled_back"
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
@@ -229,7 +229,7 @@ def test_a_first_version_is_asked_through_the_gateway_before_anybody_is_sent_the
     ended = runs.release("1")
     (state,) = world.journal.releases(MODEL)
     if not moved:
-        assert (ended.state, state.phase) == ("success", Phase.DONE)
+        assert (ended.state, state.phase) == ("success", Phase.WATCHING)
         return
     assert "rollout.roll_out" in ended.ended("failed")
     assert (state.phase, state.step) == (Phase.ROLLED_BACK, -1)

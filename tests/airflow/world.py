@@ -24,6 +24,7 @@ from model_store.storage.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
 from serving.control.controller.acts import Acts
 from serving.control.controller.holds import Holds
+from serving.control.controller.settlement import Settlement
 from serving.control.releases import Release, Releases, Request
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.decide import Observation
@@ -192,6 +193,10 @@ class World:
         self._rollouts = Rollouts(self.journal, self.router, now=now)
         self.rollouts = Acts(self._rollouts, lambda: self.services, linger_seconds=0)
         self.rollouts.read = self.tick  # type: ignore[method-assign]
+        self.settlement = Settlement(lambda: self.services, self._latest, linger_seconds=0)
+
+    def _latest(self) -> dict[str, RolloutState]:
+        return dict.fromkeys([MODEL], self.journal.releases(MODEL)[-1])
 
     def tick(self, release_id: str) -> RolloutState:
         """What the controller does in one look at a release. Here it looks whenever somebody asks."""

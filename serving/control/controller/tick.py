@@ -101,6 +101,7 @@ class Controller:
         self._shadow, self._timing, self._pods, self._holds = shadow, timing, pods, holds
         self.watches: dict[str, ReleaseWatch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
+        self.latest: Mapping[str, RolloutState] = {}
         self.rollbacks: dict[str, int] = {}
         self.pending: dict[str, PendingRollback] = {}
         self.actions: dict[str, Action] = {}
@@ -111,6 +112,7 @@ class Controller:
         """Look once at everything. One release's trouble never keeps the others from being looked at."""
         began = self._monotonic()
         every = self._read_journal()
+        self.latest = {service: states[-1] for service, states in every.items() if states}
         self.active = self._active(every)
         self._forget_others()
         problem, counters = self._read()

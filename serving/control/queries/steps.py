@@ -12,7 +12,7 @@ from serving.control.queries.views import StepRow
 # As `dags/model_release.py` tells them; a step that is not named here comes before the settlement.
 ORDER = (
     "take_turn", "export", "check_data", "quantize", "compile", "gate", "choose", "publish",
-    "approve_1", "approve_2", "approve_3", "deploy", "roll_out", "promote", "watch", "settle",
+    "approve_1", "approve_2", "approve_3", "deploy", "roll_out", "promote", "settle",
 )  # fmt: skip
 
 _WORDS = {
@@ -46,13 +46,13 @@ _WORST_FIRST = (
 
 
 def step_rows(run: RunSnapshot, *, dag_id: str, run_id: str, at: datetime) -> tuple[StepRow, ...]:
-    """In the order of the DAG. The watch may take an hour, so the bars' scale ends with what comes before."""
+    """In the order of the DAG. The bars' scale ends before the settlement."""
     grouped: dict[str, list[TaskSnapshot]] = {}
     for task in run.tasks:
         grouped.setdefault(task.task_id, []).append(task)
     started = [task.started_at for task in run.tasks if task.started_at]
     begin = min([*started, *filter(None, [run.started_at])], default=at)
-    measured = [task for task in run.tasks if not task.task_id.endswith(("watch", "settle"))]
+    measured = [task for task in run.tasks if not task.task_id.endswith("settle")]
     end = max([_end(task, at) for task in measured if task.started_at], default=at)
     whole = max((end - begin).total_seconds(), 1.0)
     rows = [

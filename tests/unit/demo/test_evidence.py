@@ -78,7 +78,7 @@ def test_a_mapped_step_takes_from_its_first_start_to_its_last_end() -> None:
         task("candidates.gate", 0, 2.0, 5.0),
         task("candidates.gate", 1, 3.0, 7.5),
         task("bundle.choose", -1, 8.0, 8.5),
-        TaskRun("rollout.watch", -1, 1, "deferred", START.isoformat()),
+        TaskRun("rollout.roll_out", -1, 1, "deferred", START.isoformat()),
         TaskRun("rollout.promote", -1, 0, "upstream_failed", START.isoformat(), START.isoformat()),
     ]
     assert step_seconds(tasks) == {"gate": 5.5, "choose": 0.5}

@@ -7,9 +7,11 @@ promises an address: whoever needs pods looks at `status` again and again, and f
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from model_store.types import Bundle
 from serving.types import DeploymentRef, Endpoint
@@ -75,4 +77,14 @@ class Platform(Protocol):
 
     def deployments(self, service: str | None = None) -> list[DeploymentRef]:
         """What was asked for and not retired, of one service or of all, by service and slot."""
+        ...
+
+
+@runtime_checkable
+class Followed(Protocol):
+    """A platform that can say at once that something happened. One that cannot is looked at as often."""
+
+    def follow(self, changed: Callable[[str], None], ending: threading.Event) -> None:
+        """Call `changed` with a service of which something may be otherwise now, from threads of the
+        platform's own, until the event is set. Returns at once."""
         ...

@@ -7,20 +7,24 @@ stands there: a spec may name another one from version to version, and the old p
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from model_store.durable import write_file
-from model_store.errors import Permanent
+from model_store.errors import Permanent, SlipwayError
 from model_store.extensions import PLATFORMS
 from model_store.locks import locked
 from model_store.types import Bundle
 from serving.home import Home
-from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Platform
+from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Followed, Platform
 from serving.types import DeploymentRef
 
+# So often it is asked which platforms there are to be followed.
+FOLLOW_SECONDS = 1.0
 # Where everything ran before a spec could say it: what a spec means that says nothing.
 USUAL = "local"
 
@@ -32,6 +36,9 @@ def platform_of(home: Home, environ: Mapping[str, str] = os.environ) -> Platform
     """Of an installation. Nothing is loaded or asked yet."""
     usual = environ.get(LOCAL) or USUAL
     return PlatformBySpec(home.platforms, lambda name: PLATFORMS.load(name)(home), usual=usual)
+
+
+log = logging.getLogger(__name__)
 
 
 class PlatformBySpec:
@@ -73,6 +80,22 @@ class PlatformBySpec:
         names = self._names(service) if service else self._all_names()
         found = {ref for name in names for ref in self._platform(name).deployments(service)}
         return sorted(found, key=lambda ref: (ref.service, ref.slot))
+
+    def follow(self, changed: Callable[[str], None], ending: threading.Event) -> None:
+        """Those that services are on, also the ones that come later."""
+        threading.Thread(target=self._follow, args=(changed, ending), daemon=True, name="platforms").start()
+
+    def _follow(self, changed: Callable[[str], None], ending: threading.Event) -> None:
+        followed: set[str] = set()
+        while not ending.wait(FOLLOW_SECONDS):
+            for name in self._made.keys() - followed:
+                platform = self._made[name]
+                try:
+                    if isinstance(platform, Followed):
+                        platform.follow(changed, ending)
+                    followed.add(name)
+                except SlipwayError as problem:
+                    log.debug("%s is not followed yet: %s", name, problem)
 
     def _platform(self, name: str) -> Platform:
         if name not in self._made:

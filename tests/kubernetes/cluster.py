@@ -123,13 +123,21 @@ def inspected(image: str) -> dict[str, Any]:
 
 
 def pod_image() -> str:
-    """The image of deploy/pod.Dockerfile, built and on every node of a cluster of this machine's own."""
+    """As `image_of`, of pods."""
+    return IMAGE or image_of("pod")
+
+
+def image_of(what: str) -> str:
+    """The image of deploy/<what>.Dockerfile, built and on every node of a cluster of this machine's own.
+
+    Where tests are told the pods' image, its siblings have their names by the same pattern.
+    """
     if IMAGE:
-        return IMAGE
-    name = "slipway-pod:test"
+        return IMAGE.replace("slipway-pod", f"slipway-{what}")
+    name = f"slipway-{what}:test"
     base = os.environ.get("SLIPWAY_TEST_BASE_IMAGE") or "python:3.12-slim"
     build = ["docker", "build", "--quiet", "--network", "host", "--build-arg", f"BASE={base}"]
-    build += ["--file", "deploy/pod.Dockerfile", "--tag", name, "."]
+    build += ["--file", f"deploy/{what}.Dockerfile", "--tag", name, "."]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=900)
     for socket in sorted(Path("/run").glob("slipway-containerd*/containerd.sock")):
         with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as saving:

@@ -118,6 +118,34 @@ def test_nobody_notices_that_pods_are_deleted_one_after_the_other(
     assert answers[200] > 500
 
 
+def test_a_pod_that_ends_is_out_of_the_route_without_another_look(
+    cluster: Cluster,
+    platform: KubernetesPlatform,
+    gateway: Gateway,
+    namespace: str,
+    make_servable: MakeBundle,
+) -> None:
+    """Nobody looks again within an hour: what is known was heard."""
+    ref = served(platform, gateway, make_servable("heard"), replicas=2)
+    ending, watch = threading.Event(), PodWatch(platform, gateway.router)
+    watch.look()
+    threading.Thread(target=watch.run, args=(ending,), kwargs={"every_seconds": 3600}, daemon=True).start()
+    try:
+        for address, pod in pods(cluster, namespace, "heard").items():
+            time.sleep(1)  # The watch begins.
+            cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", namespace, "--wait=false")
+            gateway.wait(lambda old=address: old not in routed(gateway, ref.service), seconds=60)
+            wait_until_ready(platform, ref)
+        gateway.wait(lambda: len(routed(gateway, ref.service)) == 2, seconds=60)
+    finally:
+        ending.set()
+
+
+def routed(gateway: Gateway, service: str) -> set[str]:
+    stable = gateway.router.read(service).stable
+    return {each.host for each in stable.endpoints} if stable else set()
+
+
 def test_nobody_notices_that_a_pod_is_killed(
     cluster: Cluster,
     platform: KubernetesPlatform,

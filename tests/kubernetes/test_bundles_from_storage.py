@@ -6,57 +6,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from model_store.storage.opening import open_storage
-from model_store.storage.shared import Shared
 from model_store.types import Bundle
 from serving.platforms.base import DeploymentPhase
 from serving.platforms.kubernetes.platform import KubernetesPlatform
-from tests import s3
 from tests.contract.platform_contract import applied, wait_for, wait_until_ready
 from tests.kubernetes.cluster import Cluster
-from tests.kubernetes.conftest import MakePlatform
+from tests.kubernetes.conftest import Bucket, MakePlatform
 
 pytestmark = pytest.mark.kubernetes
 
 MakeBundle = Callable[..., Bundle]
 ROW = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}]}
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """`url` as pods reach it."""
-
-    url: str
-    environment: dict[str, str]
-
-    @property
-    def shared(self) -> Shared:
-        return Shared(open_storage(self.url, self.environment))
-
-    def publish(self, bundle: Bundle) -> None:
-        assert self.shared.put_bundle(bundle.id, bundle.path, replacing=False)
-
-
-@pytest.fixture(scope="module")
-def bucket(cluster: Cluster) -> Iterator[Bucket]:
-    """At the address by which nodes know this machine."""
-    addresses = cluster.get("nodes")["items"][0]["status"]["addresses"]
-    node = next(each["address"] for each in addresses if each["type"] == "InternalIP")
-    if not cluster.is_ours:
-        pytest.skip("pods of another machine's cluster cannot reach a server of this one")
-    with pytest.MonkeyPatch.context() as patch, s3.server(address=node) as server:
-        # This machine may have a proxy for what is not its own.
-        for name in ("NO_PROXY", "no_proxy"):
-            patch.setenv(name, f"{os.environ.get(name, 'localhost,127.0.0.1')},{node}")
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield Bucket(server.url(), dict(server.environment))
 
 
 @pytest.fixture(scope="module")

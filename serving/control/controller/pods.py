@@ -12,7 +12,7 @@ from queue import Queue
 
 from model_store.errors import SlipwayError
 from serving.gateway.router.base import TrafficRouter
-from serving.platforms.base import DeploymentStatus, Platform
+from serving.platforms.base import DeploymentStatus, Followed, Platform
 from serving.types import Deployment, DeploymentRef
 
 log = logging.getLogger("slipway.controller")
@@ -29,6 +29,10 @@ class PodWatch:
         self._platform, self._router = platform, router
         self._known: dict[str, dict[DeploymentRef, DeploymentStatus]] = {}
         self._asking: set[str] = set()
+        # Of which something happened while they were asked.
+        self._again: set[str] = set()
+        self._lock = threading.Lock()
+        self._due: Queue[str] = Queue()
 
     def status(self, ref: DeploymentRef) -> DeploymentStatus | None:
         """As of the last look; None where the platform could not be asked, which says nothing of pods."""
@@ -36,17 +40,29 @@ class PodWatch:
 
     def run(self, ending: threading.Event, *, every_seconds: float = LOOK_SECONDS) -> None:
         """Ask for every service again and again, none twice at once, until the event is set."""
-        due: Queue[str] = Queue()
         for number in range(WORKERS):
-            threading.Thread(target=self._work, args=(due,), daemon=True, name=f"pods-{number}").start()
+            threading.Thread(target=self._work, daemon=True, name=f"pods-{number}").start()
+        if isinstance(self._platform, Followed):
+            self._platform.follow(self.stir, ending)
         while not ending.wait(every_seconds):
             try:
                 for service in self._services():
-                    if service not in self._asking:
-                        self._asking.add(service)
-                        due.put(service)
+                    self._ask_soon(service)
             except OSError as problem:
                 log.warning("which services there are is not known now: %s", problem)
+
+    def stir(self, service: str) -> None:
+        """Something happened there: ask now, not with the next round."""
+        if service in self._known:
+            self._again.add(service)
+            self._ask_soon(service)
+
+    def _ask_soon(self, service: str) -> None:
+        with self._lock:
+            if service in self._asking:
+                return
+            self._asking.add(service)
+        self._due.put(service)
 
     def look(self) -> None:
         """Ask for all of them, one after the other."""
@@ -59,11 +75,14 @@ class PodWatch:
             del self._known[gone]
         return services
 
-    def _work(self, due: Queue[str]) -> None:
+    def _work(self) -> None:
         while True:
-            service = due.get()
+            service = self._due.get()
+            self._again.discard(service)
             self._ask(service)
             self._asking.discard(service)
+            if service in self._again:
+                self._ask_soon(service)
 
     def _ask(self, service: str) -> None:
         """One service's trouble never keeps the others from being followed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from model_store.errors import Permanent, Retryable, SlipwayError
@@ -34,6 +34,7 @@ GROUPS = {
     "Event": ("/api/v1", "events"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
     "HorizontalPodAutoscaler": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 
 
@@ -69,6 +70,25 @@ class ClusterApi:
         )
         return list((found or {}).get("items") or [])
 
+    def version(self, kind: str, namespace: str, *, labels: str) -> str:
+        """Of the cluster's state now, for a watch to begin at."""
+        query = {"labelSelector": labels, "limit": "1"}
+        found = self._call("GET", _path(kind, namespace), query)
+        return str((found or {})["metadata"]["resourceVersion"])
+
+    def watch(self, kind: str, namespace: str, *, labels: str, since: str, seconds: int) -> Iterator[bytes]:
+        """What happens from a version on, an event a line. Ends by itself; raises as `list` does."""
+        query = {
+            "watch": "true",
+            "labelSelector": labels,
+            "resourceVersion": since,
+            "timeoutSeconds": str(seconds),
+        }
+        rest = b""
+        for part in self._streamed(_path(kind, namespace), query, read_seconds=seconds + _READ_SECONDS):
+            *lines, rest = (rest + part).split(b"\n")
+            yield from filter(None, lines)
+
     def apply(self, wanted: Object, *, dry_run: bool = False) -> Object:
         """Have it as `wanted` says, by server-side apply: what others wrote into other fields stays.
 
@@ -79,6 +99,17 @@ class ClusterApi:
         query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         kind = "application/apply-patch+yaml"
         return self._call("PATCH", path, query, wanted, kind_of_body=kind, missing=frozenset()) or {}
+
+    def create(self, wanted: Object) -> Object | None:
+        """None where it is there already."""
+        path = _path(wanted["kind"], wanted["metadata"]["namespace"])
+        return self._call("POST", path, {"fieldManager": FIELD_MANAGER}, wanted, missing=frozenset({409}))
+
+    def replace(self, wanted: Object) -> Object | None:
+        """The object as it was read, with another content; None where somebody changed it since."""
+        metadata = wanted["metadata"]
+        path = _path(wanted["kind"], metadata["namespace"], metadata["name"])
+        return self._call("PUT", path, {"fieldManager": FIELD_MANAGER}, wanted, missing=_GONE)
 
     def merge(self, kind: str, namespace: str, name: str, change: Object) -> None:
         """Change some fields of what is there. What has gone meanwhile is no error, nor, with a uid among the
@@ -143,6 +174,31 @@ class ClusterApi:
                 remedy="pods go on serving meanwhile; look whether the cluster's control plane is up",
             ) from error
         return found
+
+    def _streamed(self, path: str, query: Mapping[str, str], *, read_seconds: float) -> Iterator[bytes]:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        answer = None
+        try:
+            answer = self._connected().call_api(
+                path,
+                "GET",
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=(_CONNECT_SECONDS, read_seconds),
+            )
+            yield from answer.stream(amt=None, decode_content=False)
+        except ApiException as error:
+            raise _refused(error, "GET", path) from error
+        except (HTTPError, OSError) as error:
+            raise Retryable(f"the API server ended a watch: {error}", remedy="it is begun again") from error
+        finally:
+            if answer is not None:
+                answer.close()
 
     def _connected(self) -> Any:
         with self._lock:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from model_store.bundle.signing import Keyring
 from model_store.storage.place import keys_file
 from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
-from serving.platforms.kubernetes import diagnosis, names
+from serving.platforms.kubernetes import diagnosis, following, names
 from serving.platforms.kubernetes.api import ClusterApi, Object
 from serving.platforms.kubernetes.companions import companions, superfluous
 from serving.platforms.kubernetes.deployment import deployment
@@ -65,6 +65,13 @@ class KubernetesPlatform:
         found = [names.ref_of(each) for each in self._cluster().standing(service)]
         return sorted(found, key=lambda ref: (ref.service, ref.slot))
 
+    def follow(self, changed: Callable[[str], None], ending: threading.Event) -> None:
+        """As `serving.platforms.base.Followed` says: a thread for each namespace."""
+        cluster = self._cluster()
+        for namespace in cluster.installation.namespaces:
+            said = (namespace, changed, ending)
+            threading.Thread(target=cluster.follow, args=said, daemon=True, name=f"pods-{namespace}").start()
+
     def _cluster(self) -> _Opened:
         with self._lock:
             if self._opened is None:
@@ -88,6 +95,16 @@ class _Opened:
             for each in self.observer.deployments(namespace):
                 if service is None or names.ref_of(each).service == service:
                     yield each
+
+    def follow(self, namespace: str, changed: Callable[[str], None], ending: threading.Event) -> None:
+        def heard(pod: Object) -> None:
+            self.observer.forget(namespace)
+            label = pod["metadata"]["labels"][names.SERVICE]
+            standing = (names.ref_of(each).service for each in self.observer.deployments(namespace))
+            for service in {each for each in standing if names.label_value(each) == label}:
+                changed(service)
+
+        following.follow(self._api, namespace, self.installation.name, heard, ending)
 
     def find(self, ref: DeploymentRef) -> Object | None:
         return next((each for each in self.standing(ref.service) if names.ref_of(each) == ref), None)

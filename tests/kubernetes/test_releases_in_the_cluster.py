@@ -1,0 +1,103 @@
+"""Releases moved by a controller in the cluster over two Envoys in it, as callers outside see them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from serving import composition
+from serving.control.rollout.plan import Phase
+from serving.gateway.delivery.base import ProxyState
+from serving.metrics.envoy import EnvoyAdmin
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.conftest import Bucket
+from tests.kubernetes.installed import CONTROLLER, GATEWAY, Installed, Seen, installed, wait
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.story]
+
+MODEL = "credit_risk"
+
+
+@pytest.fixture(scope="module")
+def slipway(
+    cluster: Cluster, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installed]:
+    folder = cluster.shared / "installed"
+    folder.mkdir()
+    with (
+        cluster.namespace(enforce="restricted") as namespace,
+        installed(cluster, namespace, folder, bucket.url, bucket.environment) as running,
+    ):
+        yield running
+
+
+def test_every_envoy_is_there_and_counted_under_its_own_address(slipway: Installed) -> None:
+    pods = slipway.pods("gateway")
+    wait(lambda: {each.id for each in composition.proxies_of(slipway.home)} == pods.keys())
+    found = composition.proxies_of(slipway.home)
+    assert {each.id: each.admin for each in found} == {name: f"{ip}:8487" for name, ip in pods.items()}
+
+
+def test_a_first_version_and_the_next_one_reach_every_caller(slipway: Installed) -> None:
+    # Whether a first version may stay is known by what its first callers were answered.
+    with slipway.callers(MODEL):
+        slipway.until(slipway.start(MODEL, 1), Phase.DONE)
+    wait(lambda: slipway.infer(MODEL).status_code == 200)
+    with slipway.callers(MODEL) as load:
+        slipway.until(slipway.start(MODEL, 2), Phase.DONE)
+        time.sleep(1)
+    assert not load.failed
+    assert load.versions["1"] > 0
+    assert load.versions["2"] > 0
+    assert slipway.infer(MODEL).json()["model_version"] == "2"
+    assert all(each.state is ProxyState.SYNCED for each in composition.proxies_of(slipway.home))
+
+
+@pytest.mark.parametrize("weight", [20, 100])
+def test_a_failing_candidate_is_taken_back_and_no_caller_notices(
+    slipway: Installed, monkeypatch: pytest.MonkeyPatch, weight: int, record_property: object
+) -> None:
+    version = 2 + weight
+    monkeypatch.setenv("SLIPWAY_FAULTS", f"{MODEL}@{version}:error_rate=1")
+    envoys = {name: EnvoyAdmin(f"http://{ip}:8487") for name, ip in slipway.pods("gateway").items()}
+    with slipway.callers(MODEL) as load:
+        state = slipway.start(MODEL, version, steps=(weight, 100) if weight < 100 else (100,))
+        candidate = slipway.services.router.read(MODEL).candidate
+        assert candidate
+        seen = Seen(envoys, MODEL, candidate.endpoints[0])
+        wait(lambda: (seen.look(), len(seen.zero) == len(envoys))[1])
+        slipway.until(state, Phase.ROLLED_BACK)
+    assert not load.failed
+    assert f"{version}" not in load.versions
+    print(json.dumps({"weight": weight, "seconds": round(seen.seconds, 3), "answers": dict(load.answers)}))  # noqa: T201
+    for each in envoys.values():
+        each.close()
+
+
+def test_a_controller_that_is_away_changes_nothing_in_traffic(slipway: Installed) -> None:
+    before = slipway.services.router.read(MODEL)
+    with slipway.callers(MODEL) as load:
+        (old,) = slipway.pods("controller")
+        slipway.kubectl("delete", "pod", old, "--grace-period=0", "--force")
+        with pytest.raises(AssertionError):
+            wait(lambda: slipway.pods("controller").keys() == {old}, seconds=1)
+        slipway.kubectl("rollout", "status", f"deployment/{CONTROLLER}", "--timeout=100s")
+        wait(lambda: [each.state for each in composition.proxies_of(slipway.home)] == [ProxyState.SYNCED] * 2)
+        time.sleep(2)
+    assert not load.failed
+    assert slipway.services.router.read(MODEL) == before
+    assert httpx.get(f"{slipway.home.controller_url}/health").text == "ok\n"
+
+
+def test_nobody_notices_that_the_gateways_pods_are_replaced(slipway: Installed) -> None:
+    before = slipway.pods("gateway")
+    with slipway.callers(MODEL) as load:
+        slipway.kubectl("rollout", "restart", f"deployment/{GATEWAY}")
+        slipway.kubectl("rollout", "status", f"deployment/{GATEWAY}", "--timeout=110s")
+        wait(lambda: slipway.pods("gateway").keys().isdisjoint(before))
+        time.sleep(2)
+    assert not load.failed

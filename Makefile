@@ -4,6 +4,7 @@ lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements-dev.in -o requirements-dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q serving/pod/requirements.in -o serving/pod/requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q deploy/stage/requirements.in -o deploy/stage/requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q serving/pod/requirements-gpu.in -o serving/pod/requirements-gpu.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q -c requirements.txt --no-emit-package tensorrt-rtx-cu13-libs --no-emit-package tensorrt-rtx-cu13-bindings deploy/requirements.in -o deploy/requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q tests/clients/requirements.in -o tests/clients/requirements.txt

@@ -24,7 +24,7 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from slipway_airflow import assets, forms, pools
 from slipway_airflow.notifications import DeliverNotifications, Late
 from slipway_airflow.operators import AcquireReleaseLock, Deploy, RollOut
-from slipway_airflow.step import BY_LABEL, step
+from slipway_airflow.step import BY_LABEL, DecoratedStep, step
 
 from model_store.build import Variant, variants
 from model_store.release_spec import InvalidSpec, ReleaseSpec
@@ -68,14 +68,24 @@ def release_dag(spec: ReleaseSpec) -> DAG:
         with TaskGroup("intake", tooltip="Which version, whose turn, is it what it says"):
             turn = AcquireReleaseLock(task_id="take_turn", spec=spec, inlets=[news]).as_setup()  # type: ignore[no-untyped-call]
             release = turn.output
-            exported = export(release)
+            exported = placed(spec, "export", export)(release)
             checked = check_data(release, exported)
 
         with TaskGroup("candidates", tooltip="Every precision, for every target, against the limits"):
-            quantized = quantize.partial(release=release, exported=exported).expand(variant=variants(spec))
-            compiled = compile.partial(release=release).expand(quantized=quantized, target=list(spec.targets))
-            gated = gate.partial(release=release, exported=exported, compiled=compiled).expand(
-                quantized=quantized
+            quantized = (
+                placed(spec, "quantize", quantize)
+                .partial(release=release, exported=exported)
+                .expand(variant=variants(spec))
+            )
+            compiled = (
+                placed(spec, "compile", compile)
+                .partial(release=release)
+                .expand(quantized=quantized, target=list(spec.targets))
+            )
+            gated = (
+                placed(spec, "gate", gate)
+                .partial(release=release, exported=exported, compiled=compiled)
+                .expand(quantized=quantized)
             )
             checked >> gated
 
@@ -97,6 +107,15 @@ def release_dag(spec: ReleaseSpec) -> DAG:
     # Not earlier: every task would get a copy, to be parsed and kept in the database with the DAG.
     dag.params.update(forms.release_params(spec))
     return dag
+
+
+def placed(spec: ReleaseSpec, name: str, stage: DecoratedStep) -> Any:
+    """The stage of a build where the spec has it run: here, or in a pod of its own."""
+    if spec.build.place == "local":
+        return stage
+    from slipway_airflow.stage_pod import PodStage
+
+    return PodStage(name, pool=pools.BUILDS)
 
 
 def when(spec: ReleaseSpec, news: Asset) -> Any:

@@ -1,4 +1,4 @@
-"""Removes from the store what nothing needs any more, every night.
+"""Removes from the store what nothing needs any more, every night, and ends pods of builds that are over.
 
 What serves, is warm or is on its way stays, and of each model the versions promoted last, so that there is
 something to go back to. How many and for how long: `retention` in `<SLIPWAY_HOME>/config.json`.
@@ -7,9 +7,12 @@ something to go back to. How many and for how long: `retention` in `<SLIPWAY_HOM
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from airflow.sdk import DAG
 from slipway_airflow.step import step
+
+RELEASES = Path(__file__).parent / "releases"
 
 
 @step
@@ -20,6 +23,14 @@ def tidy() -> dict[str, int]:
 
     done = retention.tidy(composition.wire(), now=wiring.now())
     return {"bundles": len(done.bundles), "bytes": done.size_bytes}
+
+
+@step
+def end_orphans() -> list[str]:
+    """Ends pods of builds whose release is over: of runs that were deleted while a stage was under way."""
+    from slipway_airflow.final_steps import end_orphaned_pods
+
+    return end_orphaned_pods(RELEASES)
 
 
 with DAG(
@@ -40,3 +51,4 @@ with DAG(
     tags=["slipway", "store"],
 ):
     tidy()
+    end_orphans()

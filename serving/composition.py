@@ -30,6 +30,7 @@ from serving.types import Route
 
 if TYPE_CHECKING:
     from serving.control.controller.acts import Acts
+    from serving.platforms.kubernetes.stage_pods import StageCluster
 
 # The gateway that there is, and what it counts. Platforms are chosen by each version's spec.
 ENVOY = "envoy"
@@ -40,6 +41,13 @@ def platform_of(home: Home) -> Platform:
     from serving.platforms import by_spec
 
     return by_spec.platform_of(home)
+
+
+def stage_cluster_of(home: Home) -> StageCluster:
+    """Where stages of builds run that are not run here."""
+    from serving.platforms.kubernetes.stage_pods import StageCluster
+
+    return StageCluster(home)
 
 
 def router_of(home: Home) -> TrafficRouter:

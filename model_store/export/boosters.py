@@ -72,8 +72,7 @@ def convert_with(
     lock = work / "requirements.lock"
     lock.write_bytes(locked(logged, python, more=_CONVERTERS[flavor]))
     _write_request(work, flavor, logged, planned, typed)
-    own = interpreter(lock, python, beside=logged.folder)
-    told = run_converter(CHILD, work, LIMITS, readable=(logged.folder,), python=own)
+    told = run_converter(CHILD, work, LIMITS, python=interpreter(lock, python, beside=logged.folder))
     if step := told.get("step"):
         raise _refusal(flavor, step, told)
     return _result(flavor, work, told, spec, rows)

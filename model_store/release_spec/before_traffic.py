@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.freeze import STORED
+from model_store.release_spec.kubernetes import BuildKubernetes
 from model_store.release_spec.section import Section, Share
 
 ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,21 +37,33 @@ class Source(Section):
         return alias
 
 
-# Where stages of a build can run.
-PLACES = ("local",)
+# Where stages of a build can run, and the package that a place needs.
+PLACES = {"local": "", "kubernetes": "kubernetes"}
 
 
 class Build(Section):
-    """`place`: where the stages of a build run. `local`: where Airflow's workers are."""
+    """`place`: where export, quantize, compile and gate run. `local`: where Airflow's workers are;
+    `kubernetes`: each in a pod of its own, as the section `kubernetes` says.
+    """
 
     place: str = "local"
+    kubernetes: BuildKubernetes | None = None
 
     @field_validator("place")
     @classmethod
     def _place_is_there(cls, place: str, about: ValidationInfo) -> str:
-        if place not in PLACES and about.context != STORED:
+        if about.context == STORED:
+            return place
+        if place not in PLACES:
             raise ValueError(f"nothing is built at `{place}` here; there is: {', '.join(PLACES)}")
+        if (package := PLACES[place]) and find_spec(package) is None:
+            raise ValueError(f"`{place}` needs: pip install 'slipway[{package}]'")
         return place
+
+    def contradictions(self) -> list[Found]:
+        if self.kubernetes and self.place == "local":
+            return [(("kubernetes",), "the stages run on `local`: set `place: kubernetes`")]
+        return []
 
 
 class Column(Section):

@@ -1,6 +1,6 @@
-"""The section `serving.kubernetes`: what a service's pods ask of a cluster, by the names that Kubernetes has.
+"""The sections `serving.kubernetes` and `build.kubernetes`: what pods ask of a cluster, by its own names.
 
-A platform team gives the same fields for all services (docs/kubernetes.md); what a spec says goes before it.
+A platform team gives the same fields for all models (docs/kubernetes.md); what a spec says goes before it.
 Nothing here asks a cluster: whether there is such a priority class or so much room, the cluster says.
 """
 
@@ -22,6 +22,8 @@ _UNITS: dict[str, int | Decimal] = {
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 # Devices are counted whole, are never lent twice, and have their vendor's name (`nvidia.com/gpu`).
 _DEVICE = re.compile(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")
+
+_SIDES = ("requests", "limits")
 
 # Of Kubernetes' own grammar: an object's name, a label's key and value.
 _PART = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
@@ -53,7 +55,7 @@ class Resources(Section):
 
     def contradictions(self) -> list[Found]:
         found: list[Found] = []
-        for side in ("requests", "limits"):
+        for side in _SIDES:
             for resource, quantity in getattr(self, side).items():
                 if wrong := _wrong(resource, quantity):
                     found.append(((side, resource), wrong))
@@ -98,8 +100,8 @@ class Autoscaling(Section):
     cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 70
 
 
-class Kubernetes(Section):
-    """Where and how the pods of one service run in a cluster. Whatever is left out, the installation says."""
+class Pods(Section):
+    """Where and how pods run in a cluster. Whatever is left out, the installation says."""
 
     namespace: Namespace | None = None
     image: Annotated[str, StringConstraints(min_length=1, pattern=r"^\S+$")] | None = None
@@ -111,7 +113,47 @@ class Kubernetes(Section):
     priority_class: Name | None = None
     runtime_class: Name | None = None
     service_account: Name | None = None
+
+
+class Kubernetes(Pods):
+    """The pods of one service."""
+
     autoscaling: Autoscaling | None = None
+
+
+StageName = Literal["export", "quantize", "compile", "gate"]
+
+
+class StagePods(Pods):
+    """The pods of a stage. `schedule_timeout_seconds`: how long one may wait for room in the cluster;
+    `active_deadline_seconds`: and then take."""
+
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
+    schedule_timeout_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
+
+
+class BuildKubernetes(StagePods):
+    """The pods of all stages, and in `stages` what one of them needs otherwise: a GPU for `gate`, say."""
+
+    stages: dict[StageName, StagePods] = Field(default_factory=dict)
+
+    def of(self, stage: StageName) -> StagePods:
+        """What one stage asks for."""
+        return over(self, self.stages.get(stage, StagePods()))
+
+
+def over(general: StagePods, exact: StagePods) -> StagePods:
+    """What `exact` says, and `general` where that says nothing; of resources, one by one."""
+    said = [
+        {name: value for name in StagePods.model_fields if (value := getattr(one, name)) is not None}
+        for one in (general, exact)
+    ]
+    merged = said[0] | said[1]
+    if general.resources and exact.resources:
+        both = (general.resources, exact.resources)
+        requests, limits = ({**getattr(both[0], side), **getattr(both[1], side)} for side in _SIDES)
+        merged["resources"] = Resources.model_construct(requests=requests, limits=limits)
+    return StagePods.model_construct(**merged)
 
 
 def _wrong(resource: str, quantity: Quantity) -> str:

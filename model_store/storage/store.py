@@ -134,6 +134,12 @@ class Store(Contents, Bundles):
         """Everything of one kind."""
         return self.shared.kept(kind) if self.shared else folder.kept(self.root, kind)
 
+    def has_result(self, digest: str) -> bool:
+        """Whether a stage's result is kept, and everything that it names."""
+        if not self._is_here("blob", digest):
+            return False
+        return all(self._is_here(kind, name) for kind, name in references(json.loads(self.get_bytes(digest))))
+
     def remembers(self, memo: str) -> bool:
         """Whether a memo (its name in `kept`) can be read and everything it names is still kept."""
         return self._recall(memo) is not None

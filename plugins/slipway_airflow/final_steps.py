@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_store.errors import Permanent, SlipwayError
+from model_store.release_spec import load_all
 from model_store.steps import StepResult
 from model_store.types import ModelRef
 from serving import composition
@@ -24,7 +27,7 @@ from serving.control.finalization import ReleaseEnd, VersionStatus
 from serving.control.queries import outcomes
 from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.release_queue import release_lock
-from slipway_airflow import assets, links
+from slipway_airflow import assets, links, run_states
 from slipway_airflow.failures import reasons
 from slipway_airflow.operators import ENDED, ENDED_AS
 from slipway_airflow.rollback_steps import note_and_notify
@@ -55,6 +58,7 @@ def finalize(context: Context, release_id: str, bundle: str | None, gated: Seque
     """Traffic, pods and lock before anything that needs MLflow, which may be what failed."""
     services, release = opened(release_id)
     failures = reasons(context)
+    end_stage_pods(services, release)
     ending = finalization.finalize_traffic(services, release, failures)
     if ending.status is VersionStatus.BLOCKED and (said := audit_entries.ended_by(services, release)):
         # Tasks that were ended have no words of their own.
@@ -70,6 +74,36 @@ def finalize(context: Context, release_id: str, bundle: str | None, gated: Seque
     if not (ending.status is VersionStatus.PROMOTED and _is_recorded(services, release)):
         _record(context, services, release, ending, bundle, gated)
     return StepResult(release.id, f"{release.ref} {ending.status.value}: {ending.reason}")
+
+
+def end_stage_pods(services: Services, release: Release) -> None:
+    """Whatever of the build is left in a cluster: of tasks that were marked as done, or whose worker is gone.
+
+    What cannot be ended now, `store_upkeep` ends later: a release's end does not wait for it.
+    """
+    if release.spec.build.place == "local":
+        return
+    try:
+        if left := composition.stage_cluster_of(services.home).end_all(release.id):
+            log.warning("ended pods that were left of the build: %s", ", ".join(left))
+    except SlipwayError as error:
+        log.warning("whether pods are left of the build is not known: %s", error)
+
+
+def end_orphaned_pods(specs: Path) -> list[str]:
+    """Of every release that is over; the pods' names. Asks no cluster where no spec builds in one."""
+    if all(spec.build.place == "local" for spec in load_all(specs).specs):
+        return []
+    services = composition.wire()
+
+    def is_over(release_id: str) -> bool:
+        try:
+            asked = services.releases.load(release_id).request
+        except Permanent:
+            return True
+        return run_states.is_over(asked.dag_id, asked.run_id)
+
+    return composition.stage_cluster_of(services.home).end_orphans(is_over)
 
 
 def _is_recorded(services: Services, release: Release) -> bool:

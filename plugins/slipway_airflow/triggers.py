@@ -19,6 +19,7 @@ from model_store.errors import Retryable
 
 if TYPE_CHECKING:
     from serving.control.wiring import Services
+    from serving.platforms.kubernetes.stage_pods import StageCluster
 
 PACKAGE = "slipway_airflow.triggers"
 # The one event that a task could not find out by itself.
@@ -173,6 +174,52 @@ class RolloutTrigger(PollingTrigger):
         if words != self._said:
             self._said = words
             self.log.info("%s", words)
+
+
+class StageTrigger(PollingTrigger):
+    """Waits until the pod of a stage is no longer under way; until `until` (seconds since the epoch) it may
+    wait for room. Tells meanwhile why it waits, and what it writes.
+    """
+
+    seconds = 2.0
+
+    def __init__(self, namespace: str, name: str, uid: str, until: float) -> None:
+        super().__init__(namespace=namespace, name=name, uid=uid, until=until)
+        self._said = self._heard = ""
+        self._cluster: StageCluster | None = None
+
+    def look(self) -> str | None:
+        pod = (self.kwargs["namespace"], self.kwargs["name"])
+        cluster = self._opened()
+        state = cluster.state(*pod, self.kwargs["uid"], self.kwargs["until"] - time.time())
+        self._hear(cluster.log(*pod, since=self._heard))
+        if not state.is_running:
+            return state.words
+        if state.words != self._said:
+            self._said = state.words
+            self.log.info("%s", state.words)
+        return None
+
+    def _hear(self, text: str) -> None:
+        """Each line once. They come behind their times, from the second on that was asked for."""
+        for line in text.splitlines():
+            at, _, words = line.partition(" ")
+            if at > self._heard:
+                self._heard = at
+                self.log.info("| %s", words)
+
+    async def on_kill(self) -> None:
+        """Somebody ended the task: its pod ends too."""
+        named = (self.kwargs["namespace"], self.kwargs["name"], self.kwargs["uid"])
+        await asyncio.to_thread(lambda: self._opened().end(*named))
+
+    def _opened(self) -> StageCluster:
+        from serving.composition import stage_cluster_of
+        from serving.home import Home
+
+        if self._cluster is None:
+            self._cluster = stage_cluster_of(Home.locate())
+        return self._cluster
 
 
 class MissedVersionsTrigger(BaseEventTrigger):

@@ -56,6 +56,15 @@ def test_the_story_is_told_in_order(bag: DagBag) -> None:
     assert "intake.check_data" in dag.task_dict["candidates.gate"].upstream_task_ids
 
 
+def test_stages_in_a_cluster_stand_where_those_of_workers_do(bag: DagBag) -> None:
+    here, there = bag.dags[RELEASE], bag.dags["release_clustered"]
+    assert there.task_ids == here.task_ids
+    for task in here.tasks:
+        assert there.task_dict[task.task_id].upstream_task_ids == task.upstream_task_ids, task.task_id
+    in_pods = {task.task_id for task in there.tasks if task.task_type == "StagePod"}
+    assert in_pods == {"intake.export", "candidates.quantize", "candidates.compile", "candidates.gate"}
+
+
 def test_the_settlement_is_a_teardown_of_the_lock(bag: DagBag) -> None:
     dag = bag.dags[RELEASE]
     settle = dag.task_dict["settle"]
@@ -80,7 +89,16 @@ def test_every_dag_survives_serialization(bag: DagBag) -> None:
 
 def test_parsing_imports_nothing_heavy() -> None:
     """In a process of its own, as a DAG processor's child."""
-    heavy = ["mlflow", "great_expectations", "onnxruntime", "onnx", "pandas", "sklearn", "tensorrt_rtx"]
+    heavy = [
+        "kubernetes",
+        "mlflow",
+        "great_expectations",
+        "onnxruntime",
+        "onnx",
+        "pandas",
+        "sklearn",
+        "tensorrt_rtx",
+    ]
     code = (
         "import sys; import airflow.sdk; import airflow.triggers.base; before = set(sys.modules);"
         "from airflow.dag_processing.dagbag import DagBag; from airflow.sdk.configuration import conf;"

@@ -24,6 +24,9 @@ FIELD_MANAGER = "slipway"
 # Answers to a change of one very object (by its uid) that is not there any more.
 _GONE = frozenset({404, 409})
 
+# A log that there is not: no pod, or none that has begun.
+_NO_LOG = frozenset({400, 404})
+
 _CONNECT_SECONDS, _READ_SECONDS = 3.0, 10.0
 
 # Where each kind lives: its API's path, and its name in paths and rights.
@@ -31,6 +34,7 @@ GROUPS = {
     "Deployment": ("/apis/apps/v1", "deployments"),
     "ReplicaSet": ("/apis/apps/v1", "replicasets"),
     "Pod": ("/api/v1", "pods"),
+    "PodLog": ("/api/v1", "pods/log"),
     "Event": ("/api/v1", "events"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
     "HorizontalPodAutoscaler": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
@@ -124,11 +128,21 @@ class ClusterApi:
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         self._call("DELETE", _path(kind, namespace, name), body=options, missing=_GONE)
 
+    def log(self, namespace: str, name: str, *, since: str = "") -> str:
+        """What the pod's one container wrote, each line behind its time; from a time (RFC 3339) on. Empty
+        where there is no such pod, or it has not begun."""
+        query = {"timestamps": "true", **({"sinceTime": since} if since else {})}
+        path = f"{_path('Pod', namespace, name)}/log"
+        found = self._bytes("GET", path, query, missing=_NO_LOG, accept="*/*")
+        return (found or b"").decode(errors="replace")
+
     def may(self, verb: str, kind: str, namespace: str) -> bool:
         """Whether we have this right, as the cluster says."""
         path, plural = GROUPS[kind]
         group = path.split("/")[2] if path.startswith("/apis/") else ""
-        attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": plural}
+        resource, _, part = plural.partition("/")
+        attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": resource}
+        attributes |= {"subresource": part} if part else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -148,6 +162,26 @@ class ClusterApi:
         missing: frozenset[int] = frozenset({404}),
     ) -> Object | None:
         """The answer's object; None for a status in `missing`."""
+        content = self._bytes(method, path, query, body, kind_of_body=kind_of_body, missing=missing)
+        if content is None:
+            return None
+        try:
+            found: Object = json.loads(content)
+        except ValueError as error:
+            raise _away(error) from error
+        return found
+
+    def _bytes(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        *,
+        kind_of_body: str = "application/json",
+        missing: frozenset[int],
+        accept: str = "application/json",
+    ) -> bytes | None:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -156,24 +190,20 @@ class ClusterApi:
                 path,
                 method,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": kind_of_body},
+                header_params={"Accept": accept, "Content-Type": kind_of_body},
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _return_http_data_only=True,
                 _request_timeout=(_CONNECT_SECONDS, _READ_SECONDS),
             )
-            found: Object = json.loads(answer.data)
+            return bytes(answer.data)
         except ApiException as error:
             if error.status in missing:
                 return None
             raise _refused(error, method, path) from error
         except (HTTPError, OSError, ValueError) as error:
-            raise Retryable(
-                f"the API server of the cluster does not answer: {error}",
-                remedy="pods go on serving meanwhile; look whether the cluster's control plane is up",
-            ) from error
-        return found
+            raise _away(error) from error
 
     def _streamed(self, path: str, query: Mapping[str, str], *, read_seconds: float) -> Iterator[bytes]:
         from kubernetes.client.exceptions import ApiException
@@ -205,6 +235,13 @@ class ClusterApi:
             if self._client is None:
                 self._client = _connect(self._installation)
             return self._client
+
+
+def _away(error: Exception) -> Retryable:
+    return Retryable(
+        f"the API server of the cluster does not answer: {error}",
+        remedy="pods go on serving meanwhile; look whether the cluster's control plane is up",
+    )
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:

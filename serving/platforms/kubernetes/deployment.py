@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from model_store import attestation
-from model_store.release_spec.kubernetes import Resources
+from model_store.release_spec.kubernetes import Pods, Resources
 from serving.platforms.kubernetes import names
 from serving.platforms.kubernetes.api import Object
 from serving.platforms.kubernetes.bundles import bundle_volumes, fetching
@@ -59,11 +59,24 @@ def pod(wanted: Wanted, installation: Installation, labels: dict[str, str]) -> O
     """The pod's own spec, as the "restricted" Pod Security Standard wants it."""
     asked = wanted.asked
     found: Object = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+        **restricted(asked),
         "terminationGracePeriodSeconds": installation.notice_seconds
         + installation.drain_seconds
         + _SPARE_SECONDS,
+        "topologySpreadConstraints": [_spread(installation, labels)],
+        "initContainers": fetching(wanted, installation, CONFINED),
+        "containers": [_container(wanted, installation)],
+        "volumes": [*bundle_volumes(installation), {"name": "scratch", "emptyDir": {}}],
+    }
+    return {key: value for key, value in found.items() if value not in (None, [], {})}
+
+
+def restricted(asked: Pods) -> Object:
+    """What the spec of every pod of ours begins with: confined, without an account's token, and where it is
+    asked to run."""
+    found: Object = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER,
@@ -71,10 +84,6 @@ def pod(wanted: Wanted, installation: Installation, labels: dict[str, str]) -> O
             "fsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "topologySpreadConstraints": [_spread(installation, labels)],
-        "initContainers": fetching(wanted, installation, CONFINED),
-        "containers": [_container(wanted, installation)],
-        "volumes": [*bundle_volumes(installation), {"name": "scratch", "emptyDir": {}}],
         "imagePullSecrets": [{"name": name} for name in asked.image_pull_secrets or ()],
         "nodeSelector": asked.node_selector,
         "tolerations": [each.model_dump(exclude_none=True) for each in asked.tolerations or ()],

@@ -16,7 +16,15 @@ from model_store.errors import Permanent
 from model_store.release_spec.complaint import InvalidSpec
 from model_store.release_spec.contradictions import Found
 from model_store.release_spec.document import read_document
-from model_store.release_spec.kubernetes import Kubernetes, LabelKey, LabelValue, Name, Namespace
+from model_store.release_spec.kubernetes import (
+    BuildKubernetes,
+    Kubernetes,
+    LabelKey,
+    LabelValue,
+    Name,
+    Namespace,
+    Pods,
+)
 from model_store.release_spec.pydantic_complaints import complaints
 from model_store.release_spec.section import Section
 from model_store.storage.opening import URL_VARIABLE
@@ -68,6 +76,13 @@ class BundleCache(Section):
         )
 
 
+class Builds(BuildKubernetes):
+    """What specs leave out in `build.kubernetes`. `secret`: a Secret whose entries are the environment by
+    which stages reach the storage, to which they also write."""
+
+    secret: Name | None = None
+
+
 class Installation(Section):
     """`name`: told apart from other Slipways in the same namespaces. `namespaces`: those that specs may name;
     the first is taken where they name none.
@@ -87,8 +102,9 @@ class Installation(Section):
     notice_seconds: Annotated[int, Field(ge=1, le=300)] = 5
     drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
     defaults: Kubernetes = Kubernetes()
+    builds: Builds = Builds()
 
-    def namespace(self, asked: Kubernetes) -> str:
+    def namespace(self, asked: Pods) -> str:
         """Raises `Permanent` for one that specs may not name."""
         wanted = asked.namespace or self.namespaces[0]
         if wanted not in self.namespaces:

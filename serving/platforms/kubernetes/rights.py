@@ -5,7 +5,7 @@ A right that is missing would show itself half-way through a release, as a sente
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from model_store.errors import Permanent
 from serving.platforms.kubernetes.api import GROUPS, ClusterApi
@@ -22,12 +22,18 @@ NEEDED = {
 }
 
 
-def require_rights(api: ClusterApi, namespaces: Iterable[str]) -> None:
+# Of whoever runs stages of a build there: Airflow's workers and triggerers.
+FOR_STAGES = {"Pod": ("get", "list", "create", "delete"), "PodLog": ("get",)}
+
+
+def require_rights(
+    api: ClusterApi, namespaces: Iterable[str], rights: Mapping[str, tuple[str, ...]] = NEEDED
+) -> None:
     """Raises `Permanent` naming every right that is missing."""
     missing = [
         f"{namespace}: {', '.join(verbs)} {GROUPS[kind][1]}"
         for namespace in namespaces
-        for kind, needed in NEEDED.items()
+        for kind, needed in rights.items()
         if (verbs := [verb for verb in needed if not api.may(verb, kind, namespace)])
     ]
     if missing:

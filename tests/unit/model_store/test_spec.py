@@ -499,6 +499,33 @@ def test_a_spec_that_was_kept_as_json_is_to_the_last_type_the_one_that_was_read(
 def test_a_place_where_nothing_can_be_built_is_refused_in_one_sentence(spec_file: Path) -> None:
     told = refusal(spec_file, GOOD + "build:\n  place: moon\n").complaints
     assert len(told) == 1
-    assert "nothing is built at `moon` here; there is: local" in str(told[0])
+    assert "nothing is built at `moon` here; there is: local, kubernetes" in str(told[0])
     spec_file.write_text(GOOD + "build:\n  place: local\n")
     assert load(spec_file).build.place == load(spec_file).model_copy().build.place == "local"
+
+
+def test_stages_in_a_cluster_are_described_by_stage_over_what_all_of_them_need(spec_file: Path) -> None:
+    spec_file.write_text(
+        GOOD
+        + """\
+build:
+  place: kubernetes
+  kubernetes:
+    image: registry.example/slipway-stage:1
+    resources: {limits: {memory: 2Gi}}
+    stages:
+      gate: {resources: {limits: {nvidia.com/gpu: 1}}, node_selector: {gpu: a100}}
+"""
+    )
+    said = load(spec_file).build.kubernetes
+    assert said is not None
+    gate, export = said.of("gate"), said.of("export")
+    assert (gate.image, gate.node_selector) == ("registry.example/slipway-stage:1", {"gpu": "a100"})
+    assert gate.resources is not None
+    assert gate.resources.limits == {"memory": "2Gi", "nvidia.com/gpu": 1}
+    assert (export.node_selector, export.resources) == (None, said.resources)
+
+
+def test_a_section_on_the_cluster_is_refused_where_nothing_is_built_there(spec_file: Path) -> None:
+    told = refusal(spec_file, GOOD + "build:\n  kubernetes: {image: a}\n").complaints
+    assert "set `place: kubernetes`" in str(told[0])

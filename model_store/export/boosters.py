@@ -72,7 +72,8 @@ def convert_with(
     lock = work / "requirements.lock"
     lock.write_bytes(locked(logged, python, more=_CONVERTERS[flavor]))
     _write_request(work, flavor, logged, planned, typed)
-    told = run_converter(CHILD, work, LIMITS, python=interpreter(lock, python, beside=logged.folder))
+    own = interpreter(lock, python, beside=logged.folder)
+    told = run_converter(CHILD, work, LIMITS, readable=(logged.folder,), python=own)
     if step := told.get("step"):
         raise _refusal(flavor, step, told)
     return _result(flavor, work, told, spec, rows)

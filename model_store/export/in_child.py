@@ -1,6 +1,6 @@
 """The half of an export that runs its author's code, in a child process: rows in, answers and ONNX out.
 
-The child gets no environment of ours, a time limit, a memory limit, and a folder to write to.
+The child runs in the sandbox (`model_store.sandbox`) and has limits of time, memory and disk.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,17 @@ def write_rows(work: Path, typed: Dataset) -> None:
     np.savez(work / "rows.npz", allow_pickle=False, **arrays)
 
 
-def run_converter(script: Path, work: Path, limits: Limits, *, python: Path | None = None) -> dict[str, Any]:
+def run_converter(
+    script: Path,
+    work: Path,
+    limits: Limits,
+    *,
+    readable: Iterable[Path] = (),
+    python: Path | None = None,
+) -> dict[str, Any]:
     """What the child told. Raises `Permanent` in its words, or when it takes too long or too much."""
     try:
-        status = run_child(script, work, limits, python=python)
+        status = run_child(script, work, limits, readable=readable, python=python)
     except subprocess.TimeoutExpired as error:
         raise NotExportable(
             f"converting the model took longer than {limits.seconds:g} s",

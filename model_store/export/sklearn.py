@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from model_store.export.versions import differing, recorded_versions, refuse_oth
 from model_store.foreign_code import Limits
 from model_store.inference import NotRunnable, answer, open_session
 from model_store.release_spec import ReleaseSpec
+from model_store.sandbox import importable
 from model_store.types import Toolchain
 
 CHILD = Path(__file__).with_name("sklearn_child.py")
@@ -56,7 +56,8 @@ def convert(
         try:
             rows = read_dataset(evaluation, spec.data, attempt.inputs, columns=planned.columns)
             _write_request(folder, model, settings, spec, attempt, planned, typed, rows, differing(recorded))
-            told = run_converter(CHILD, folder, limits or LIMITS)
+            readable = (logged.folder, *importable())
+            told = run_converter(CHILD, folder, limits or LIMITS, readable=readable)
             return _result(folder, told, spec, rows)
         except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
             failures.append(failure)
@@ -127,7 +128,7 @@ def _write_request(
         "tensors": rows.columns,
         "differing": differing,
         "is_last": attempt == planned.attempts[-1] and len(planned.attempts) > 1,
-        "path": [entry for entry in sys.path if Path(entry).is_absolute()],
+        "path": list(map(str, importable())),
     }
     (work / "request.json").write_text(json.dumps(request))
 

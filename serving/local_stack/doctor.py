@@ -19,6 +19,7 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from model_store import sandbox
 from model_store.errors import SlipwayError
 from model_store.installation import ROOT, is_clone
 from model_store.release_spec import load_all
@@ -135,6 +136,21 @@ def _existing(home: Home) -> Path:
     return next(path for path in (home.root, *home.root.parents) if path.exists())
 
 
+def _sandbox(home: Home) -> Iterator[Diagnosis]:
+    if sandbox.is_off():
+        yield _warning(
+            "sandbox",
+            f"{sandbox.VARIABLE}={sandbox.OFF}: models' code runs with your rights and reads every key",
+            "Leave it out, and have bubblewrap.",
+        )
+        return
+    try:
+        yield _fine("sandbox", sandbox.require())
+    except sandbox.NoSandbox as problem:
+        # Models logged as ONNX need none.
+        yield _warning("sandbox", problem.problem, problem.remedy)
+
+
 def _disk(home: Home) -> Iterator[Diagnosis]:
     free = shutil.disk_usage(_existing(home)).free
     found = f"{free / GIGABYTE:.1f} GB free at {_existing(home)}"
@@ -246,6 +262,7 @@ _LOOKS = (
     _python,
     _packages,
     _directory,
+    _sandbox,
     _disk,
     _memory,
     _open_files,

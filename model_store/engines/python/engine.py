@@ -33,7 +33,13 @@ class PythonEngine:
         }
         seconds = max(_TIMEOUTS * settings.timeout_ms / 1000, _LEAST_SECONDS)
         folder, threads = manifest.file.parent, settings.threads
-        self._process = open_process(folder, threads=threads, seconds=seconds, before=manifest.attest)
+        self._process = open_process(
+            folder,
+            threads=threads,
+            seconds=seconds,
+            before=manifest.attest,
+            may_be_unboxed=manifest.trusted is not None,
+        )
 
     @property
     def is_up(self) -> bool:
@@ -60,9 +66,14 @@ class PythonEngine:
 
 
 def open_process(
-    folder: Path, *, threads: int, seconds: float, before: Callable[[], None] = lambda: None
+    folder: Path,
+    *,
+    threads: int,
+    seconds: float,
+    before: Callable[[], None] = lambda: None,
+    may_be_unboxed: bool = False,
 ) -> ModelProcess:
-    """The model in `folder`, loaded. `before` is asked before each start of its process.
+    """The model in `folder`, loaded. `before` is asked before each start of its process; see `Worker`.
 
     Raises `Permanent` without its environment, or if it cannot load; and what `before` raises.
     """
@@ -71,7 +82,7 @@ def open_process(
 
     def start() -> Worker:
         before()
-        return Worker(python, folder, threads=threads, seconds=seconds)
+        return Worker(python, folder, threads=threads, seconds=seconds, may_be_unboxed=may_be_unboxed)
 
     return ModelProcess(start)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from model_store import sandbox
 from model_store.engines.errors import ModelFault, RefusedByModel, Unavailable
 from model_store.engines.python import wire
 from model_store.errors import Permanent
@@ -41,11 +42,14 @@ class Ended(Exception):  # noqa: N818 - becomes a ModelFault with what the batch
 class Worker:
     """A process that has loaded the model in `folder`. `seconds`: what an answer may take.
 
-    Raises `Permanent` with the model's own words when it cannot load it.
+    It runs in the sandbox. `may_be_unboxed`: or without one, where the machine has none: for bytes that were
+    built in one, judged and signed. Raises `Permanent` with the model's own words when it cannot load it.
     """
 
-    def __init__(self, python: Path, folder: Path, *, threads: int, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(
+        self, python: Path, folder: Path, *, threads: int, seconds: float, may_be_unboxed: bool = False
+    ) -> None:
+        self._seconds, self._may_be_unboxed = seconds, may_be_unboxed
         self._home = tempfile.mkdtemp(prefix="slipway-model-")
         self._peer, self._lifeline, self._child = self._spawn(python, folder, threads)
         self._is_fresh, self._lock = True, threading.Lock()
@@ -94,12 +98,8 @@ class Worker:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def memory_bytes(self) -> int:
-        """Resident, 0 once it has ended."""
-        try:
-            pages = int(Path(f"/proc/{self._child.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError, ValueError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        """Resident, of all that it is; 0 once it has ended."""
+        return sum(map(sandbox.resident_bytes, sandbox.descendants(self._child.pid)))
 
     def _exchange(
         self, header: Json | None, arrays: Sequence[Array], seconds: float
@@ -118,7 +118,7 @@ class Worker:
                 self._child.wait(timeout=_LAST_SECONDS)
             status = self._child.poll()
             self.kill()
-            raise Ended(_how(status)) from error
+            raise Ended(_how(None if status is None else sandbox.signalled(status))) from error
 
     def _spawn(self, python: Path, folder: Path, threads: int) -> tuple[socket.socket, int, Any]:
         # Without byte code files: the model's code lies in a bundle, where every file is accounted for.
@@ -126,7 +126,11 @@ class Worker:
         ends, lifeline = os.pipe()
         try:
             child = subprocess.Popen(
-                [str(python), "-IB", str(WORKER), str(theirs.fileno()), str(ends), str(folder)],
+                self._boxed(
+                    python,
+                    [str(python), "-IB", str(WORKER), str(theirs.fileno()), str(ends), str(folder)],
+                    (WORKER.parent, folder),
+                ),
                 cwd=self._home,
                 env=_environment(self._home, threads),
                 stdin=subprocess.DEVNULL,
@@ -141,6 +145,12 @@ class Worker:
             theirs.close()
             os.close(ends)
         return ours, lifeline, child
+
+    def _boxed(self, python: Path, argv: list[str], readable: tuple[Path, ...]) -> list[str]:
+        if self._may_be_unboxed and not sandbox.is_off() and not sandbox.works():
+            log.warning("there is no sandbox here: the model's code runs with the rights of this pod")
+            return argv
+        return sandbox.command(argv, sandbox.Room(Path(self._home), readable, python, gpus=True))
 
 
 class ModelProcess:

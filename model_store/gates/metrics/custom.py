@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +22,7 @@ from model_store.errors import Permanent
 from model_store.foreign_code import Limits, run_child
 from model_store.gates.metrics.base import Comparison, Needs, Prediction, Task, TooFewRows, Truth
 from model_store.gates.metrics.kinds import gain_bounds
+from model_store.sandbox import importable
 
 Array = np.ndarray[Any, Any]
 
@@ -113,10 +113,11 @@ class Custom:
     def _ask(self, work: Path, models: int) -> None:
         source = str(Path(self._source).resolve()) if self._source.endswith(".py") else self._source
         request = {"source": source, "function": self._function, "models": models}
-        request["path"] = [entry for entry in sys.path if Path(entry).is_absolute()]
+        request["path"] = list(map(str, importable()))
         (work / "request.json").write_text(json.dumps(request))
         try:
-            status = run_child(CHILD, work, self._limits)
+            readable = [*importable(), *([Path(source)] if source.endswith(".py") else [])]
+            status = run_child(CHILD, work, self._limits, readable=readable)
         except subprocess.TimeoutExpired as error:
             problem = f"the metric {self.name} took longer than {self._limits.seconds:g} s"
             raise Permanent(problem, remedy="make it faster: it sees all rows at once") from error

@@ -132,8 +132,10 @@ class Harmful:
 
 
 @pytest.fixture
-def pickled(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+def pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, Path]]:
     """A model folder whose pickle is harmful, and the file that shows that it was loaded."""
+    # In the sandbox (tests/attacks) it could not write there, and nothing would be seen of its having run.
+    monkeypatch.setenv("SLIPWAY_SANDBOX", "off")
 
     def pickled(code: str = "", **sklearn: Any) -> tuple[Path, Path]:
         witness, folder = tmp_path / "loaded", tmp_path / "logged"

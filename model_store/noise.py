@@ -18,11 +18,12 @@ NOISE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1, "original": 
 
 # A GPU multiplies fp32 with the ten bits of TF32, by another kernel for another batch size.
 _TF32 = NOISE["fp16"]
+_ON_GPUS = ("onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 
 
 def noise_of(precision: str, engine: str) -> float:
     """Of what this engine (its platform's name) computes in this precision."""
-    return max(NOISE[precision], _TF32) if engine == "onnxruntime_cuda" else NOISE[precision]
+    return max(NOISE[precision], _TF32) if engine in _ON_GPUS else NOISE[precision]
 
 
 def tied(scores: Array, within: float) -> Array:

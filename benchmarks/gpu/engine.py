@@ -53,12 +53,12 @@ def main(names: Sequence[str]) -> int:
 
 def _compare(name: str) -> list[dict[str, Any]]:
     exact = read_manifest(build(name, "fp32").bundle)
-    plain = _session(exact)
+    plain = plain_session(exact)
     found: list[dict[str, Any]] = []
     for precision in ("fp32", "fp16"):
         built = build(name, precision)
         manifest = read_manifest(built.bundle)
-        same = plain if precision == "fp32" else _session(manifest)
+        same = plain if precision == "fp32" else plain_session(manifest)
         engine = open_engine(manifest, environ=_GPU)
         for count in _BATCHES:
             feeds = {key: array[:count] for key, array in built.rows.items()}
@@ -68,7 +68,7 @@ def _compare(name: str) -> list[dict[str, Any]]:
                 partial(engine.run, inputs),
                 partial(same.run, None, feeds),
                 partial(plain.run, None, feeds),
-                partial(engine.run, _staged(engine, inputs)),
+                partial(engine.run, staged(engine, inputs)),
             )
             row = _measured(ways, count)
             found.append(
@@ -96,7 +96,7 @@ def _measured(ways: Sequence[Callable[[], object]], count: int) -> dict[str, Any
     }
 
 
-def _staged(engine: Engine, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+def staged(engine: Engine, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """The inputs where the pod writes requests' rows: memory the GPU reads directly, if there is some."""
     staging = engine.staging(len(inputs[0]))
     if staging is None:
@@ -131,7 +131,7 @@ def _accuracy() -> dict[str, float]:
     return found
 
 
-def _session(manifest: Manifest) -> ort.InferenceSession:
+def plain_session(manifest: Manifest) -> ort.InferenceSession:
     session = ort.InferenceSession(str(manifest.file), providers=["CUDAExecutionProvider"])
     if "CUDAExecutionProvider" not in session.get_providers():
         raise SystemExit("onnxruntime cannot use CUDA here")

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.gpu.gate`: the build's own stages on this GPU: what is published, what is blocked.
+"""`python -m benchmarks.gpu.gate [tensorrt]`: the build's own stages on this GPU, published or blocked.
 
 A classifier of handwritten digits is judged as a first version; then, beside it as the version that serves,
 one trained on labels of which more than half are wrong, and one as good. By the stages that Airflow runs,
-with the engine that pods run. Last a JSON line. Needs requirements.txt with onnxruntime-gpu, no network.
+with the engine that pods run: onnxruntime's CUDA graphs, or engines that TensorRT builds, in int8 too. Last a
+JSON line. Needs requirements.txt with onnxruntime-gpu, no network.
 """
 
 from __future__ import annotations
@@ -31,20 +32,23 @@ model: digits
 task: multiclass
 source: {alias: candidate, flavor: onnx}
 data: {evaluation: EVALUATION, calibration: CALIBRATION, label: label}
-precisions: [fp32, fp16]
-targets: [onnxruntime]
-serving: {runtime: onnxruntime, max_batch_size: 32}
+precisions: PRECISIONS
+targets: [RUNTIME]
+serving: {runtime: RUNTIME, max_batch_size: 32}
 rollout: {strategy: canary, steps: [{weight: 50, hold_seconds: 5}, {weight: 100, hold_seconds: 5}]}
 gates:
   accuracy: {max_drop: 0.01}
 """
 
 
-def main() -> int:
+PRECISIONS = {"onnxruntime": "[fp32, fp16]", "tensorrt": "[fp32, fp16, int8]"}
+
+
+def main(runtime: str = "onnxruntime") -> int:
     os.environ.setdefault("SLIPWAY_DEVICE", "cuda")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        _write_data(work)
+        _write_data(work, runtime)
         serving, noise, alike = (
             _version(work, wrong=wrong, seed=seed) for wrong, seed in ((0.0, 0), (0.6, 0), (0.0, 1))
         )
@@ -53,7 +57,7 @@ def main() -> int:
             "trained on noise": _judged(work, serving, noise),
             "as good": _judged(work, serving, alike),
         }
-    print(json.dumps({name: _summary(result) for name, result in found.items()}))
+    print(json.dumps({"runtime": runtime, **{name: _summary(result) for name, result in found.items()}}))
     return 0
 
 
@@ -83,13 +87,14 @@ def _summary(result: Result) -> dict[str, object]:
     return {"ending": result.ending, "accuracy": accuracy}
 
 
-def _write_data(work: Path) -> None:
+def _write_data(work: Path, runtime: str) -> None:
     pixels, labels = _digits()
     table = pd.DataFrame(pixels[1::2], columns=[f"p{n}" for n in range(pixels.shape[1])])
     table["label"] = labels[1::2]
     for role, rows in (("calibration", table[:300]), ("evaluation", table[300:])):
         rows.to_csv(work / f"{role}.csv", index=False)
-    spec = SPEC.replace("EVALUATION", str(work / "evaluation.csv"))
+    spec = SPEC.replace("RUNTIME", runtime).replace("PRECISIONS", PRECISIONS[runtime])
+    spec = spec.replace("EVALUATION", str(work / "evaluation.csv"))
     (work / "spec.yaml").write_text(spec.replace("CALIBRATION", str(work / "calibration.csv")))
 
 
@@ -117,4 +122,4 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -5,7 +5,7 @@
     <id>/<model>/config.pbtxt
     <id>/<model>/1/model.onnx
     <id>/<model>/1/serve.json         or this, beside `model` and requirements.lock, of one served as it is
-    <id>/engines/<precision>-<compiler>.plan    built ahead of time, for runtimes that want them
+    <id>/engines/<precision>-<compiler>.onnx    built ahead of time, for runtimes that want them
 
 See docs/bundles.md for the manifest, field by field.
 """
@@ -232,7 +232,7 @@ def served_file(contents: Contents) -> str:
 
 def engine_file(engine: Artifact) -> str:
     """An ahead-of-time engine's path in the bundle."""
-    return f"engines/{engine.precision}-{engine.toolchain.compiler}.plan"
+    return f"engines/{engine.precision}-{engine.toolchain.compiler}.onnx"
 
 
 def _manifest(contents: Contents, bundle_id: str, files: Mapping[str, str]) -> Json:

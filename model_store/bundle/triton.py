@@ -10,12 +10,13 @@ from model_store.types import Datatype, TensorSpec
 # Open Inference Protocol name -> Triton's enum; only text differs by more than the prefix.
 DATA_TYPES: dict[Datatype, str] = {"BYTES": "TYPE_STRING"}
 
-# `slipway_python` is no backend that Triton brings: it would have to be told what runs an MLflow model.
+# An engine is inside an ONNX model. `slipway_python` is no backend that Triton brings: it would have to be
+# told what runs an MLflow model.
 BACKENDS = {
     "onnxruntime": "onnxruntime",
     "python": "slipway_python",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt",
+    "tensorrt": "onnxruntime",
+    "tensorrt_rtx": "onnxruntime",
 }
 _ON_CPU = ("onnxruntime", "python")
 
@@ -45,6 +46,9 @@ def model_config(
     if is_batched and serving["max_batch_size"] > 1:
         microseconds = round(serving["max_queue_delay_ms"] * 1000)
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {microseconds} }}")
+    if serving["runtime"] == "tensorrt":
+        accelerator = 'gpu_execution_accelerator : [ { name : "tensorrt" } ]'
+        lines.append(f"optimization {{ execution_accelerators {{ {accelerator} }} }}")
     if serving["runtime"] == "onnxruntime":
         lines.append(_parameter("intra_op_thread_count", str(serving["threads"])))
     return "\n".join(lines) + "\n"

@@ -1,7 +1,8 @@
 """`python -m model_store.compile.engine_builder REQUEST.json`: builds one engine, in a process of its own.
 
 The request names the bindings (`tensorrt_bindings` or `tensorrt_rtx_bindings`: one API), the ONNX file, where
-engine and result go, the largest batch, and GPU architectures. The result is JSON: `reason`, or timings.
+engine and result go, the largest batch, GPU architectures, and the file of the timing cache. The result is
+JSON: `reason`, or timings.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -41,17 +43,46 @@ def build(request: Json) -> Json:
     config = builder.create_builder_config()
     profile = _set_batch_profile(builder, config, network, request["max_batch_size"])
     _set_architectures(trt, config, request["gpu_archs"])
+    timings = _TimingCache(config, Path(request["timing_cache"]))
     started = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise CannotBuild(f"the build failed: {_sentence(log.messages)}")
     Path(request["engine"]).write_bytes(engine)
+    timings.keep()
     return {
+        "version": str(trt.__version__),
         "build_seconds": time.perf_counter() - started,
         "batch_profile": profile,
         "warnings": log.messages,
         "gpu_arch": None if hasattr(config, "num_compute_capabilities") else _gpu_arch(),
     }
+
+
+class _TimingCache:
+    """What the builder measured of this GPU's kernels before (TensorRT developer guide, "The Timing Cache").
+
+    One that cannot be read, or of another GPU, is begun anew. TensorRT-RTX measures nothing and has none.
+    """
+
+    def __init__(self, config: Any, path: Path) -> None:
+        self._path, self._cache = path, None
+        if not hasattr(config, "create_timing_cache"):
+            return
+        known = path.read_bytes() if path.is_file() else b""
+        for content in (known, b""):
+            cache = config.create_timing_cache(content)
+            if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+                self._cache = cache
+                return
+
+    def keep(self) -> None:
+        """Whole or not at all: several builds may end at once, and the last one's stays."""
+        if self._cache is None:
+            return
+        written = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        written.write_bytes(self._cache.serialize())
+        written.replace(self._path)
 
 
 def _bindings(name: str) -> Any:

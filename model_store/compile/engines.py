@@ -1,6 +1,8 @@
 """What TensorRT and TensorRT-RTX share: an engine is built in a child process, within a time limit.
 
-The libraries are native and abort on some models; a crash or hang there must not take the caller along.
+The libraries are native and abort on some models; a crash or hang there must not take the caller along. What
+the builder measured is kept beside the store, for each release of the library, and spares the next build of a
+like model most of its time.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from model_store.compile.base import CompileSpec, NotCompiled
+from model_store.compile.engine_context import MOST_BYTES, wrapped
 from model_store.installation import python_path
 from model_store.storage.store import Store
 from model_store.types import Artifact, Toolchain
@@ -28,7 +32,7 @@ class EngineCompiler:
 
     name: str
     bindings: str
-    distribution: str
+    distributions: tuple[str, ...]
     remedy: str
     default_arch: str | None
 
@@ -37,11 +41,14 @@ class EngineCompiler:
         self._builder = builder
 
     def toolchain(self, spec: CompileSpec) -> Toolchain:
-        try:
-            installed = version(self.distribution)
-        except PackageNotFoundError:
-            installed = "absent"
-        return Toolchain(self.name, installed, "+".join(spec.gpu_archs) or self.default_arch)
+        return Toolchain(self.name, self._installed(), "+".join(spec.gpu_archs) or self.default_arch)
+
+    def _installed(self) -> str:
+        """One package brings the bindings for each major release of CUDA: of the one that is here."""
+        for distribution in self.distributions:
+            with suppress(PackageNotFoundError):
+                return version(distribution)
+        return "absent"
 
     def compile(self, source: Artifact, spec: CompileSpec) -> Artifact | NotCompiled:
         if find_spec(self.bindings) is None:
@@ -58,26 +65,38 @@ class EngineCompiler:
             "model": str(source.path),
             "engine": str(folder / "model.plan"),
             "result": str(folder / "result.json"),
+            "timing_cache": str(self._timing_cache(spec)),
             "max_batch_size": spec.max_batch_size,
             "gpu_archs": list(spec.gpu_archs),
         }
         (folder / "request.json").write_text(json.dumps(request))
+        self._timing_cache(spec).parent.mkdir(exist_ok=True)
         failure = _run_child([self._builder, str(folder / "request.json")], folder, spec.time_limit_seconds)
         if failure:
             return {"reason": failure}
         result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
         return result
 
-    def _keep(self, source: Artifact, spec: CompileSpec, engine: Path, result: dict[str, Any]) -> Artifact:
+    def _timing_cache(self, spec: CompileSpec) -> Path:
         toolchain = self.toolchain(spec)
+        return self._store.root / "timing_cache" / f"{toolchain.compiler}-{toolchain.version}.bin"
+
+    def _keep(
+        self, source: Artifact, spec: CompileSpec, engine: Path, result: dict[str, Any]
+    ) -> Artifact | NotCompiled:
+        if (size := engine.stat().st_size) > MOST_BYTES:
+            reason = (
+                f"the engine has {size >> 20:,} MB, and no ONNX model holds more than {MOST_BYTES >> 20:,}"
+            )
+            return NotCompiled(self.name, reason, "leave it out of `targets`, or make the model smaller")
+        asked = self.toolchain(spec)
+        built_by = Toolchain(asked.compiler, result["version"], result["gpu_arch"] or asked.gpu_arch)
         return self._store.put(
-            engine.read_bytes(),
+            wrapped(engine.read_bytes(), source.path, built_by),
             format=self.name,
             precision=source.precision,
             parent_digest=source.digest,
-            toolchain=Toolchain(
-                toolchain.compiler, toolchain.version, result["gpu_arch"] or toolchain.gpu_arch
-            ),
+            toolchain=built_by,
             provenance={
                 "build_seconds": result["build_seconds"],
                 "batch_profile": result["batch_profile"],

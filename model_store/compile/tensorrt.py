@@ -10,6 +10,6 @@ class TensorRTCompiler(EngineCompiler):
 
     name = "tensorrt"
     bindings = "tensorrt_bindings"
-    distribution = "tensorrt-cu13-bindings"
+    distributions = ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
     remedy = "on a machine with a data-centre GPU: pip install -r requirements-tensorrt.txt"
     default_arch = None

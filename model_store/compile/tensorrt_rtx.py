@@ -11,6 +11,6 @@ class TensorRTRTXCompiler(EngineCompiler):
 
     name = "tensorrt_rtx"
     bindings = "tensorrt_rtx_bindings"
-    distribution = "tensorrt-rtx-cu13-bindings"
+    distributions = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
     remedy = "serve the onnxruntime candidate, or change what the reason names in the model's export"
     default_arch = "SM80+"

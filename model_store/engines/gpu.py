@@ -34,6 +34,18 @@ def free_bytes() -> int:
         return 0
 
 
+def architecture() -> str:
+    """The first GPU's compute capability as "SM90"; "" where there is none to ask."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(_handle())
+        return f"SM{major}{minor}"
+    except Exception:
+        return ""
+
+
 def pinned(shape: Sequence[int], spec: TensorSpec) -> Any:
     """An OrtValue on the host that the GPU copies from without a detour, where onnxruntime finds the GPU.
 

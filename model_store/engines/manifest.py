@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Settings:
 class Manifest:
     """One bundle. `file` is the model file, `warmup` an npz of real rows or None. `trusted`: by whose keys
     its bytes are verified when they are loaded; None where somebody said that they need not be.
+    `toolchain`: what built the file (compiler, version, gpu_arch), as far as it was written down.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Manifest:
     serving: dict[str, Any]
     bundle: Path = Path()
     trusted: Trusted | None = None
+    toolchain: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def loading(self) -> Iterator[Path]:
@@ -131,7 +133,13 @@ def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
         session_config=dict(found.get("session_config", {})),
         serving=dict(found.get("serving", {})),
         bundle=bundle,
+        toolchain=_toolchain(found),
     )
+
+
+def _toolchain(found: dict[str, Any]) -> dict[str, Any]:
+    artifacts = found.get("artifacts", [])
+    return next((dict(one["toolchain"]) for one in artifacts if one["digest"] == found["digest"]), {})
 
 
 def _inside(bundle: Path, relative: str) -> Path:

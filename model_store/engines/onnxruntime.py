@@ -95,9 +95,17 @@ def open_engine(manifest: Manifest) -> Engine:
 
 
 def open_session(
-    manifest: Manifest, providers: Sequence[Any], config: Mapping[str, str] = MappingProxyType({})
+    manifest: Manifest,
+    providers: Sequence[Any],
+    config: Mapping[str, str] = MappingProxyType({}),
+    *,
+    devices: Sequence[Any] = (),
 ) -> ort.InferenceSession:
-    """A session with the bundle's settings and `config`, checked against the manifest's tensor names."""
+    """A session with the bundle's settings and `config`, checked against the manifest's tensor names.
+
+    With a provider that is a plugin: on `devices` of it, and `providers` is its options. Never with another
+    provider than was asked for, which onnxruntime would try by itself.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = manifest.settings.threads
     options.inter_op_num_threads = 1
@@ -106,8 +114,11 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in {**manifest.session_config, **config}.items():
         options.add_session_config_entry(key, value)
+    if devices:
+        options.add_provider_for_devices(list(devices), providers[0])
+    asked = {} if devices else {"providers": list(providers)}
     with manifest.loading() as file:
-        session = ort.InferenceSession(str(file), options, providers=list(providers))
+        session = ort.InferenceSession(str(file), options, enable_fallback=0, **asked)
     _expect_names(manifest, session)
     return session
 

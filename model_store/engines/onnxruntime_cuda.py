@@ -57,12 +57,15 @@ _gpu_lock = threading.RLock()
 class GpuSetup:
     """Where sessions run: onnxruntime's providers, to compute with and to record with, and their device.
 
-    Tests run all but the recording itself on the host.
+    `provider` has to run the model. Of one that is a plugin, `devices` are what it told of, and providers
+    are its options. Tests run all but the recording itself on the host.
     """
 
     computing: Sequence[Any]
     recording: Sequence[Any]
     device: str = "cuda"
+    provider: str = CUDA
+    devices: Sequence[Any] = ()
 
     @classmethod
     def cuda(cls) -> GpuSetup:
@@ -89,8 +92,7 @@ class RecordedBatch:
 
     def __init__(self, manifest: Manifest, setup: GpuSetup, rows: int) -> None:
         signature, device = manifest.signature, setup.device
-        self._session = open_session(manifest, setup.recording)
-        self._session.disable_fallback()
+        self._session = open_session(manifest, setup.recording, devices=setup.devices)
         self._binding = self._session.io_binding()
         self._inputs = [_buffer(spec, rows, device) for spec in signature.inputs]
         self._outputs = [_buffer(spec, rows, device) for spec in signature.outputs]
@@ -125,6 +127,8 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
 
     def __init__(self, manifest: Manifest, setup: GpuSetup, sizes: Sequence[int] = ()) -> None:
         self._manifest, self._setup, self._is_batched = manifest, setup, manifest.signature.is_batched
+        if manifest.platform != "onnxruntime":
+            self.platform = manifest.platform
         self._recorded: dict[int, RecordedBatch] = {}
         with _gpu_lock:
             self._free_before = gpu.free_bytes()
@@ -188,10 +192,9 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
         """The batch size there is no room for; None if all are."""
         self._recorded.clear()
         self._session = None
-        super().__init__(
-            self._manifest, open_session(self._manifest, self._setup.computing, gpu.RECORD_PLACEMENT)
-        )
-        self._session.disable_fallback()
+        computing, devices = self._setup.computing, self._setup.devices
+        session = open_session(self._manifest, computing, gpu.RECORD_PLACEMENT, devices=devices)
+        super().__init__(self._manifest, session)
         samples = _Samples(self._manifest)
         for rows in sorted(sizes):
             try:
@@ -262,13 +265,18 @@ def open_engine(manifest: Manifest, environ: Mapping[str, str] = os.environ) -> 
         raise Permanent(
             "this onnxruntime has no CUDA", remedy="install onnxruntime-gpu instead of onnxruntime"
         )
+    return open_on_gpu(manifest, GpuSetup.cuda(), environ)
+
+
+def open_on_gpu(manifest: Manifest, setup: GpuSetup, environ: Mapping[str, str]) -> OnnxRuntimeCudaEngine:
+    """With graphs where the model takes them. Raises `Permanent` where the provider does not run it."""
     # CUDA and cuDNN as pip installs them (onnxruntime-gpu[cuda,cudnn]) are on no library path.
     ort.preload_dlls()
-    setup, sizes = GpuSetup.cuda(), graph_sizes(manifest)
+    sizes = graph_sizes(manifest)
     engine = _with_graphs(manifest, setup, sizes) if sizes and environ.get(SWITCH) != "0" else None
     if engine is None:
-        engine = OnnxRuntimeCudaEngine(manifest, setup)
-    _expect_gpu(engine, manifest)
+        engine = _without_graphs(manifest, setup)
+    _expect_gpu(engine, manifest, setup.provider)
     return engine
 
 
@@ -309,18 +317,32 @@ def _with_graphs(manifest: Manifest, setup: GpuSetup, sizes: Sequence[int]) -> O
         return None
 
 
-def _expect_gpu(engine: OnnxRuntimeCudaEngine, manifest: Manifest) -> None:
+def _without_graphs(manifest: Manifest, setup: GpuSetup) -> OnnxRuntimeCudaEngine:
+    try:
+        return OnnxRuntimeCudaEngine(manifest, setup)
+    except (EngineOutOfMemory, Permanent):
+        raise
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0][:300]
+        raise Permanent(
+            f"onnxruntime cannot load {manifest.name} with {setup.provider}: {first_line}",
+            remedy="release the version again; check nvidia-smi, CUDA and the pod's log",
+        ) from error
+
+
+def _expect_gpu(engine: OnnxRuntimeCudaEngine, manifest: Manifest, provider: str) -> None:
     """onnxruntime turns to the CPU without a word. What serves is looked at, and told."""
-    if CUDA not in engine.session.get_providers():
+    if provider not in engine.session.get_providers():
         engine.close()
         raise Permanent(
             "onnxruntime cannot use the GPU", remedy="check nvidia-smi, CUDA and cuDNN; see the pod's log"
         )
     placed = gpu.placement(engine.session)
-    if placed and not placed[CUDA]:
+    if placed and not placed[provider]:
         engine.close()
         raise Permanent(
-            f"no operator of {manifest.name} runs on the GPU: CUDA has none of {', '.join(sorted(placed))}",
+            f"no operator of {manifest.name} runs on the GPU: {provider} has none of"
+            f" {', '.join(sorted(placed))}",
             remedy="start the pod without SLIPWAY_DEVICE, or release another precision",
         )
     log.info("%s on the GPU: operators %s; recorded batches %s", manifest.name, dict(placed), engine.recorded)

@@ -13,8 +13,8 @@ ENGINES = {
     "onnxruntime": f"{__package__}.onnxruntime",
     "onnxruntime_cuda": f"{__package__}.onnxruntime_cuda",
     "python": f"{__package__}.python.engine",
-    "tensorrt": f"{__package__}.tensorrt",
-    "tensorrt_rtx": f"{__package__}.tensorrt",
+    "tensorrt": f"{__package__}.onnxruntime_tensorrt",
+    "tensorrt_rtx": f"{__package__}.onnxruntime_tensorrt",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,6 +83,7 @@ class Served:
             ),
             session_config=session_config(artifact.precision) if platform == "onnxruntime" else {},
             serving={},
+            toolchain=asdict(artifact.toolchain),
         )
 
     @classmethod

@@ -177,7 +177,7 @@ class Contents(Place):
 
 
 def _file_name(format: str) -> str:
-    return {"onnx": "model.onnx", "mlflow": "model.tar"}.get(format, "model.plan")
+    return "model.tar" if format == "mlflow" else "model.onnx"
 
 
 def _is_sound(path: Path, digest: str) -> bool:

@@ -1,6 +1,6 @@
 """What several machines share of a store: its artifacts, blobs, memos and bundles, as objects.
 
-    artifacts/<sha256>/model.onnx | model.plan, meta.json       the meta is written last
+    artifacts/<sha256>/model.onnx | model.tar, meta.json       the meta is written last
     blobs/<sha256>/bytes
     memo/<stage>/<digest of the inputs>.json
     bundles/<id>/files/<sha256>, manifest.json                  the manifest is written last

@@ -1,6 +1,6 @@
 """Where builds keep what they made: artifacts by content, memos by inputs, bundles by identity.
 
-    artifacts/<sha256 hex>/model.onnx | model.plan, meta.json
+    artifacts/<sha256 hex>/model.onnx | model.tar, meta.json
     blobs/<sha256 hex>       other bytes a later stage needs
     memo/<stage>/<digest of the inputs>.json
     bundles/<id>/            a Triton model repository and its manifest (`model_store.bundle.publishing`)

@@ -69,7 +69,7 @@ def test_a_bundle_is_laid_out_as_a_triton_model_repository(store: Store, content
     assert files == [
         "credit_risk/1/model.onnx",
         "credit_risk/config.pbtxt",
-        "engines/fp32-tensorrt_rtx.plan",
+        "engines/fp32-tensorrt_rtx.onnx",
         "manifest.json",
         "warmup.npz",
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from model_store.compile import COMPILERS, Compiler, CompileSpec, NotCompiled, UnknownCompiler, compiler
 from model_store.compile.engines import _run_child
@@ -75,7 +76,14 @@ class TestTensorRTRTX(CompilerContract):
         assert not isinstance(int8, NotQuantized)
         made = compiler.compile(int8, SPEC)
         assert isinstance(made, Artifact), made
-        assert (made.format, made.path.name) == ("tensorrt_rtx", "model.plan")
+        assert (made.format, made.path.name) == ("tensorrt_rtx", "model.onnx")
+        (node,) = onnx.load(made.path).graph.node
+        told = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        assert (node.op_type, told["source"]) == ("EPContext", b"NvTensorRTRTXExecutionProvider")
+        assert len(told["ep_cache_context"]) > 10_000
+        before = onnx.load(int8.path).graph
+        graph = onnx.load(made.path).graph
+        assert (list(graph.input), list(graph.output)) == (list(before.input), list(before.output))
         how = store.provenance(made.digest)
         assert how["batch_profile"] == [1, 8]
         assert 0 < how["build_seconds"] < 120
@@ -147,7 +155,7 @@ class Doors(TensorRTCompiler):
     """The full TensorRT's door with the other library behind it: the code path up to the GPU is the same."""
 
     bindings = "tensorrt_rtx_bindings"
-    distribution = "tensorrt-rtx-cu13-bindings"
+    distributions = ("tensorrt-rtx-cu13-bindings",)
 
 
 @pytest.mark.parametrize(("device", "fused"), [(None, True), ("cuda", False)])

@@ -1,47 +1,43 @@
-"""The engine contract on every engine this machine can run; TensorRT's engine also on scripted bindings."""
+"""The engine contract on every engine this machine can run, and what each is besides."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_store.engines.base import Engine, EngineOutOfMemory, UnknownEngine
-from model_store.engines.cuda import CudaMemory
+from model_store.compile import CompileSpec
+from model_store.compile.tensorrt import TensorRTCompiler
+from model_store.engines import gpu
+from model_store.engines.base import Engine, UnknownEngine
 from model_store.engines.manifest import Manifest, Settings, read_manifest
 from model_store.engines.onnxruntime_cuda import (
+    SWITCH,
     GpuSetup,
     OnnxRuntimeCudaEngine,
     RecordedBatch,
     graph_sizes,
+    open_on_gpu,
 )
+from model_store.engines.onnxruntime_tensorrt import expect_built_for
 from model_store.engines.registry import open_engine
 from model_store.engines.signature import Signature, tensor_spec
-from model_store.engines.tensorrt import TensorRtEngine
 from model_store.errors import Permanent
+from model_store.storage.store import Store
+from model_store.types import Artifact
 from serving.pod.execution import Executor
 from tests.bundles import elementwise, make_bundle, model_of
 from tests.contract.engine_contract import MOST_ROWS, SIGNATURE, EngineContract, rows
+from tests.small_models import keep
 from tests.unit.serving.pod.calls import RememberedCall
-
-
-def has_gpu() -> bool:
-    try:
-        return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
-    except OSError:
-        return False
-
-
-needs_gpu = pytest.mark.skipif(not has_gpu(), reason="no GPU here")
 
 
 @pytest.fixture
@@ -75,56 +71,6 @@ class TestOnnxRuntimeCuda(EngineContract):
         engine = open_engine(read_manifest(doubling), environ={"SLIPWAY_DEVICE": "cuda"})
         yield engine
         engine.close()
-
-
-class HostMemory:
-    """Stands in for a GPU: addresses are numbers of arrays, copies happen at once."""
-
-    stream = 7
-
-    def __init__(self, most_bytes: int = 10**9) -> None:
-        self._blocks: dict[int, np.ndarray] = {}
-        self._room = most_bytes
-        self.pinned_bytes = 0
-        self.is_current = False
-
-    def activate(self) -> None:
-        self.is_current = True
-
-    def allocate(self, size: int) -> int:
-        if size > self._room:
-            raise EngineOutOfMemory("no room")
-        self._room -= size
-        self._blocks[len(self._blocks) + 1] = np.zeros(size, np.uint8)
-        return len(self._blocks)
-
-    def pinned(self, size: int) -> np.ndarray:
-        if size > self._room:
-            raise EngineOutOfMemory("no room")
-        self.pinned_bytes += size
-        return np.zeros(size, np.uint8)
-
-    def upload(self, host: np.ndarray, device: int, size: int) -> None:
-        assert self.is_current
-        self._blocks[device][:size] = host[:size]
-
-    def download(self, device: int, host: np.ndarray, size: int) -> None:
-        host[:size] = self._blocks[device][:size]
-
-    def add(self, source: int, target: int, size: int) -> None:
-        values = self._blocks[source][:size].view(np.float32)
-        self._blocks[target][:size].view(np.float32)[:] = values * 2
-
-    def wait(self) -> None: ...
-
-    def used_bytes(self) -> int:
-        return sum(len(block) for block in self._blocks.values())
-
-    def available_bytes(self) -> int:
-        return self._room
-
-    def free(self) -> None:
-        self._blocks.clear()
 
 
 ON_THE_HOST = GpuSetup.host()
@@ -325,134 +271,140 @@ def test_a_batch_beyond_the_gpus_memory_is_cut_down_and_other_models_go_on(
     large.close()
 
 
-class RealMemory(CudaMemory):
-    """A real GPU that doubles floats by the host, to exercise every copy."""
-
-    def add(self, source: int, target: int, size: int) -> None:
-        staging = self.pinned(size)
-        self.download(source, staging, size)
-        self.wait()
-        staging.view(np.float32)[:] *= 2
-        self.upload(staging, target, size)
-
-
-def scripted_bindings(memory: Any, least: int, most: int) -> Any:
-    """As much of TensorRT's Python API as the engine uses, doubling x into y."""
-
-    class Context:
-        def __init__(self) -> None:
-            self.addresses: dict[str, int] = {}
-            self.shape: tuple[int, ...] = (-1, 3)
-
-        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
-            assert name == "x"
-            assert least <= shape[0] <= most, "outside the profile"
-            self.shape = tuple(shape)
-
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return self.shape
-
-        def set_tensor_address(self, name: str, address: int) -> None:
-            self.addresses[name] = address
-
-        def execute_async_v3(self, stream: int) -> bool:
-            assert stream == memory.stream
-            memory.add(self.addresses["x"], self.addresses["y"], self.shape[0] * 12)
-            return True
-
-    profile = ((least, 3), (most, 3), (most, 3))
-    engine = SimpleNamespace(
-        create_execution_context=Context,
-        get_tensor_profile_shape=lambda name, number: profile,
-        device_memory_size_v2=100,
+def tensorrt_bundle(folder: Path, doubling: Path) -> Manifest:
+    """The same model as an engine, built here and now."""
+    source = read_manifest(doubling)
+    store = Store(folder / "store")
+    made = TensorRTCompiler(store).compile(
+        keep(store, source.file.read_bytes()), CompileSpec(max_batch_size=MOST_ROWS)
     )
-    runtime = SimpleNamespace(
-        deserialize_cuda_engine=lambda data: engine if data != b"another GPU's" else None
+    assert isinstance(made, Artifact), made
+    return replace(
+        source, platform="tensorrt", file=made.path, digest=made.digest, toolchain=asdict(made.toolchain)
     )
 
-    class Logger:
-        Severity = SimpleNamespace(WARNING=2)
 
-    return SimpleNamespace(Runtime=lambda logger: runtime, ILogger=Logger)
+def has_tensorrt() -> bool:
+    try:
+        ctypes.CDLL("libnvinfer.so.10")
+    except OSError:
+        return False
+    return gpu.architecture() != "" and importlib.util.find_spec("tensorrt_bindings") is not None
+
+
+needs_tensorrt = pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT, or no GPU for it")
+
+
+@pytest.mark.gpu
+@needs_tensorrt
+class TestTensorRt(EngineContract):
+    """A real engine, built on this GPU."""
+
+    @pytest.fixture
+    def engine(self, doubling: Path, tmp_path: Path) -> Iterator[Engine]:
+        engine = open_engine(tensorrt_bundle(tmp_path, doubling), environ={})
+        assert engine.platform == "tensorrt"
+        yield engine
+        engine.close()
+
+    def test_engines_of_others_and_damaged_ones_are_refused_in_words(
+        self, doubling: Path, tmp_path: Path
+    ) -> None:
+        built = tensorrt_bundle(tmp_path, doubling)
+        for changed, said in (
+            ({"gpu_arch": "SM80"}, "built for GPU SM80, this one is SM"),
+            ({"version": "10.1.0"}, "built for tensorrt 10.1.0, here is"),
+        ):
+            other = replace(built, toolchain={**built.toolchain, **changed})
+            with pytest.raises(Permanent, match=said):
+                open_engine(other, environ={})
+        whole = built.file.read_bytes()
+        at = len(whole) // 2
+        for broken in (whole[:at], whole[:at] + bytes(64) + whole[at + 64 :], b""):
+            file = tmp_path / "broken.onnx"
+            file.write_bytes(broken)
+            with pytest.raises(Permanent, match="is damaged"):
+                open_engine(replace(built, file=file), environ={})
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Manifest:
-    file = tmp_path / "model.plan"
-    file.write_bytes(b"engine")
-    return Manifest("id", "m", "1", "tensorrt", "fp32", "", file, None, SIGNATURE, Settings(), {}, {})
+def engine_bundle(doubling: Path) -> Manifest:
+    """A file that no provider here can run."""
+    return replace(read_manifest(doubling), platform="tensorrt")
 
 
-class TestTensorRtOnScriptedBindings(EngineContract):
-    @pytest.fixture(params=[(1, MOST_ROWS), (MOST_ROWS, MOST_ROWS)], ids=["dynamic", "static"])
-    def engine(self, request: pytest.FixtureRequest, plan: Manifest) -> Iterator[Engine]:
-        memory = HostMemory()
-        engine = TensorRtEngine(plan, scripted_bindings(memory, *request.param), memory)
-        yield engine
-        engine.close()
-        assert memory.used_bytes() == 0
+@pytest.mark.parametrize(
+    ("built", "here", "said"),
+    [
+        (("SM90", "10.15.1.29"), ("SM89", "10.15.1"), "GPU SM90, this one is SM89"),
+        (("SM90", "10.15.1.29"), ("SM90", "10.6.0"), "tensorrt 10.15.1, here is 10.6.0"),
+        (("SM80+", "1.7.1"), ("SM75", ""), r"GPU SM80\+, this one is SM75"),
+        (("SM86+SM89", "1.7.1"), ("SM90", ""), r"GPU SM86\+SM89, this one is SM90"),
+        (("SM90", "10.6.0.post1"), ("SM100", "10.6.1"), "GPU SM90.* and tensorrt 10.6.0, here is 10.6.1"),
+    ],
+)
+def test_an_engine_built_for_others_is_refused_with_both_sides(
+    engine_bundle: Manifest, built: tuple[str, str], here: tuple[str, str], said: str
+) -> None:
+    manifest = replace(engine_bundle, toolchain={"gpu_arch": built[0], "version": built[1]})
+    with pytest.raises(Permanent, match=said):
+        expect_built_for(manifest, arch=here[0], library=here[1])
 
 
-@pytest.mark.gpu
-@needs_gpu
-class TestTensorRtOnARealGpusMemory(EngineContract):
-    @pytest.fixture
-    def engine(self, plan: Manifest) -> Iterator[Engine]:
-        memory = RealMemory()
-        engine = TensorRtEngine(plan, scripted_bindings(memory, 1, MOST_ROWS), memory)
-        yield engine
-        engine.close()
-
-    def test_memory_beyond_the_gpus_is_out_of_memory(self) -> None:
-        memory = CudaMemory()
-        with pytest.raises(EngineOutOfMemory):
-            memory.allocate(2**45)
-        memory.free()
-
-
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.parametrize("platform", ["tensorrt", "tensorrt_rtx"])
-def test_a_real_tensorrt_engine_keeps_the_contract(platform: str, doubling: Path, plan: Manifest) -> None:
-    pytest.importorskip("tensorrt" if platform == "tensorrt" else "tensorrt_rtx_bindings")
-    from model_store.compile.engine_builder import build
-
-    onnx_file = read_manifest(doubling).file
-    request: dict[str, Any] = {
-        "bindings": "tensorrt" if platform == "tensorrt" else "tensorrt_rtx_bindings",
-        "model": str(onnx_file),
-        "engine": str(plan.file),
-        "max_batch_size": MOST_ROWS,
-        "gpu_archs": [],
-    }
-    build(request)
-    engine = open_engine(replace(plan, platform=platform), environ={})
-    (found,) = Executor(engine, SIGNATURE, Settings()).run_arrays([rows(5)])
-    np.testing.assert_array_equal(found, 2 * rows(5))
-    engine.close()
+@pytest.mark.parametrize(
+    ("built", "here"),
+    [
+        (("SM90", "10.6.0.post1"), ("SM90", "10.6.0")),
+        (("SM80+", "1.7.1"), ("SM120", "")),
+        (("SM86+SM89", "1.7.1"), ("SM89", "")),
+        (("SM90", "10.6.0"), ("", "")),
+        ((None, None), ("SM90", "10.6.0")),
+    ],
+)
+def test_an_engine_for_this_gpu_and_library_is_taken(
+    engine_bundle: Manifest, built: tuple[str | None, str | None], here: tuple[str, str]
+) -> None:
+    manifest = replace(engine_bundle, toolchain={"gpu_arch": built[0], "version": built[1]})
+    expect_built_for(manifest, arch=here[0], library=here[1])
 
 
-def test_an_engine_made_for_another_gpu_says_so(plan: Manifest) -> None:
-    plan.file.write_bytes(b"another GPU's")
-    with pytest.raises(Permanent, match="does not take the engine"):
-        TensorRtEngine(plan, scripted_bindings(HostMemory(), 1, 8), HostMemory())
+def test_a_damaged_engine_is_refused_before_anything_reads_it(
+    engine_bundle: Manifest, tmp_path: Path
+) -> None:
+    """TensorRT ends the process at a flipped byte."""
+    whole = engine_bundle.file.read_bytes()
+    file = tmp_path / "model.onnx"
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(Permanent, match=r"damaged: model\.onnx is not what was built"):
+        open_engine(replace(engine_bundle, file=file), environ={})
 
 
-def test_a_gpu_too_small_for_the_buffers_is_out_of_memory(plan: Manifest) -> None:
-    memory = HostMemory(most_bytes=10)
-    with pytest.raises(EngineOutOfMemory):
-        TensorRtEngine(plan, scripted_bindings(memory, 1, 8), memory)
+def test_what_the_provider_does_not_run_is_never_run_by_another(doubling: Path) -> None:
+    """onnxruntime would turn to the next provider with a line in its log."""
+    setup = GpuSetup(
+        ["CPUExecutionProvider"], ["CPUExecutionProvider"], "cpu", provider="TensorrtExecutionProvider"
+    )
+    with pytest.raises(Permanent, match="onnxruntime cannot use the GPU"):
+        open_on_gpu(read_manifest(doubling), setup, {SWITCH: "0"})
 
 
-def test_an_unknown_platform_lists_the_known_ones(plan: Manifest) -> None:
+def test_an_engine_that_onnxruntime_cannot_load_is_a_reason(engine_bundle: Manifest, tmp_path: Path) -> None:
+    damaged = tmp_path / "model.onnx"
+    damaged.write_bytes(engine_bundle.file.read_bytes()[:40])
+    with pytest.raises(Permanent, match=r"cannot load .* with .*: .*INVALID"):
+        open_on_gpu(replace(engine_bundle, file=damaged), ON_THE_HOST, {})
+
+
+def test_an_unknown_platform_lists_the_known_ones(engine_bundle: Manifest) -> None:
     with pytest.raises(UnknownEngine, match="onnxruntime, onnxruntime_cuda, python, tensorrt, tensorrt_rtx"):
-        open_engine(replace(plan, platform="caffe"), environ={})
+        open_engine(replace(engine_bundle, platform="caffe"), environ={})
 
 
-@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
-def test_without_a_gpu_the_remedy_is_named(plan: Manifest, doubling: Path) -> None:
-    platform = "tensorrt_rtx" if importlib.util.find_spec("tensorrt_rtx_bindings") else "tensorrt"
+@pytest.mark.skipif(gpu.architecture() != "", reason="there is a GPU here")
+def test_without_a_gpu_the_remedy_is_named(engine_bundle: Manifest, doubling: Path) -> None:
+    with pytest.raises(Permanent, match=r"(?s)no TensorRT.*onnxruntime-gpu"):
+        open_engine(engine_bundle, environ={})
     with pytest.raises(Permanent, match="onnxruntime candidate"):
-        open_engine(replace(plan, platform=platform), environ={})
+        open_engine(replace(engine_bundle, platform="tensorrt_rtx"), environ={})
     with pytest.raises(Permanent, match="onnxruntime-gpu"):
         open_engine(read_manifest(doubling), environ={"SLIPWAY_DEVICE": "cuda"})

@@ -73,6 +73,17 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
+def preview(
+    model: Model,
+    minutes: Annotated[float, typer.Option(help="How long it is good.", min=1, max=24 * 60)] = 60,
+    as_json: Json = False,
+) -> None:
+    """Print the headers that ask a model's candidate past its weight; no verdict counts it."""
+    with telling_failures(as_json=as_json):
+        gateway.preview_headers(Home.locate(), model, minutes=minutes, as_json=as_json)
+
+
+@app.command()
 def proxies(as_json: Json = False) -> None:
     """Show the gateway's Envoys: which routes each has taken, and what it refuses."""
     with telling_failures(as_json=as_json):

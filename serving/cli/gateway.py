@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+
 from rich.table import Table
 
 from serving import composition
 from serving.cli.output import console, print_json
+from serving.gateway import preview
+from serving.gateway.candidate import ARM
 from serving.gateway.delivery.base import Proxy, ProxyState
 from serving.home import Home
 
@@ -22,6 +26,17 @@ def proxies(home: Home, *, as_json: bool) -> None:
         console.print("No Envoy is there.")
         return
     console.print(_table(found))
+
+
+def preview_headers(home: Home, model: str, *, minutes: float, as_json: bool) -> None:
+    """For curl's -H, a line each."""
+    shown = preview.token(home, model, seconds=60 * minutes, who=getpass.getuser())
+    headers = {ARM: "candidate", preview.TOKEN_HEADER: shown}
+    if as_json:
+        print_json(headers)
+        return
+    for name, value in headers.items():
+        console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
 
 
 def _table(found: list[Proxy]) -> Table:

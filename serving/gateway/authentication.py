@@ -38,15 +38,6 @@ def filters(home: Home, source: Callable[[Path], Message]) -> list[Message]:
     ]
 
 
-def without_claims() -> list[Message]:
-    """For the listener, before all filters: a client is who has a key, not who says a name."""
-    removed = typed(
-        "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=[{"remove": limits.CLIENT_HEADER}],
-    )
-    return [extension("envoy.http.early_header_mutation.header_mutation", removed)]
-
-
 def required() -> dict[str, Message]:
     """A route's configuration, by filter: only a client with a key passes.
 

@@ -15,6 +15,7 @@ from serving.gateway import (
     authentication,
     grpc,
     limits,
+    preview,
     readiness,
     replies,
     routes,
@@ -35,6 +36,14 @@ _HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnect
 
 # Every failure, every retry, and one in a hundred of the rest: enough to see what happens, too little to
 # fill a disk.
+# A client is who has a key, and a preview is for who has a token, not for who says so; a warm row skips what
+# a pod does to others.
+_NOT_FOR_CALLERS = (
+    limits.CLIENT_HEADER,
+    preview.RIGHT_HEADER,
+    "x-slipway-warmup",
+    *attempts.HEADERS,
+)
 _LOGGED_SHARE = {"numerator": 1, "denominator": "HUNDRED"}
 
 
@@ -46,6 +55,7 @@ def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
     """
     home.logs.mkdir(parents=True, exist_ok=True)
     authentication.publish(home)
+    preview.publish(home)
     delivery = delivery_of(home)
     # Who delivers may be another than before, and then sources are.
     EnvoyFileRouter(home, delivery=delivery).reconcile()
@@ -122,15 +132,24 @@ def _connection_manager(home: Home, delivery: Delivery, environ: Mapping[str, st
         # Health checks of older load balancers.
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "slipway"},
         access_log=[_access_log(home, environ)],
-        early_header_mutation_extensions=authentication.without_claims(),
+        early_header_mutation_extensions=_without_claims(),
         http_filters=[
             readiness.found_by(delivery.source(readiness.file(home))),
             extension(grpc.FILTER, grpc.model_filter()),
             *authentication.filters(home, delivery.source),
+            *preview.filters(home, delivery.source),
             *limits.filters(),
             extension("envoy.filters.http.router", _router()),
         ],
     )
+
+
+def _without_claims() -> list[Message]:
+    """Before all filters: what only our own filters and pods may say is taken from what callers say."""
+    mutations = [{"remove": name} for name in _NOT_FOR_CALLERS]
+    kind = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    removed = typed(kind, mutations=mutations)
+    return [extension("envoy.http.early_header_mutation.header_mutation", removed)]
 
 
 def _router() -> Message:

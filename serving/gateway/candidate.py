@@ -18,7 +18,7 @@ import orjson
 
 from model_store.engines.datatypes import DATATYPES
 from model_store.errors import Permanent, Retryable
-from serving.gateway import api_keys, authentication
+from serving.gateway import api_keys, authentication, preview
 from serving.gateway.router.base import TooManyRequests, TooManyRows
 from serving.home import Home
 from serving.types import Route
@@ -28,6 +28,7 @@ _HEAD_LENGTH = "inference-header-content-length"
 _LIMITED, _NOBODY = (httpx.codes.TOO_MANY_REQUESTS,), (httpx.codes.SERVICE_UNAVAILABLE,)
 _AGAIN_SECONDS = 0.2
 _RATE_LIMITED_SECONDS = 1.0
+_TOKEN_SECONDS = 60
 _LONGEST_WORDS = 300
 
 Array = np.ndarray[Any, Any]
@@ -78,7 +79,9 @@ class CandidateThroughEnvoy:
     def _post(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response | httpx.HTTPError:
         try:
             with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as client:
-                return client.post(self._url, content=body, headers=headers)
+                right = preview.token(self._home, self._route.service, seconds=_TOKEN_SECONDS)
+                shown = {**headers, preview.TOKEN_HEADER: right}
+                return client.post(self._url, content=body, headers=shown)
         except httpx.HTTPError as problem:
             return problem
 

@@ -1,10 +1,11 @@
 """Envoy routes (RDS): which requests go to which service, and which may be asked twice.
 
 `/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`). With
-`x-slipway-arm: candidate` it goes to the candidate at any weight; with `x-slipway-idempotent: false` (or a
-spec that says so) it is sent exactly once. Who names a version gets that one, whatever the weights are
-(`gateway.versions`). What only reads of a model goes to stable alone and is no evidence of either arm. What
-is no method of inference is refused before (`methods`).
+`x-slipway-arm: candidate` and a token (`gateway.preview`) it goes to the candidate at any weight; with
+`x-slipway-idempotent: false` (or a spec that says so) it is sent exactly once. Who names a version gets that
+one, whatever the weights are (`gateway.versions`), the candidate's only by such a token while others are
+given it by lot. What only reads of a model goes to stable alone and is no evidence of either arm. What is
+no method of inference is refused before (`methods`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from serving.envoy_names import PREVIEW_SUFFIX, RETRYING_SUFFIX, STREAMS_SUFFIX
-from serving.gateway import attempts, authentication, grpc, limits, methods, versions
+from serving.gateway import attempts, authentication, grpc, limits, methods, preview, versions
 from serving.gateway.clusters import (
     ANY,
     RETRIES,
@@ -27,6 +28,10 @@ NAME = "models"
 # A request body up to this size is kept so that it can be sent again.
 _REPLAYABLE_BYTES = 64 * 1024 * 1024
 _NAMES_SHOWN = 20
+_NO_RIGHT = (
+    "only who has a right to it asks a candidate past its weight: send the header"
+    f" {preview.TOKEN_HEADER} with what `slipway preview MODEL` prints"
+)
 _IDLE_STREAM = "300s"
 # Of what a client may listen to for as long as it lives: nothing has to come on it.
 _LASTING: Message = {"timeout": "0s", "idle_timeout": "3600s"}
@@ -69,15 +74,15 @@ def _of_protocol(route: Route, match: _Match) -> list[Message]:
         {"match": each, "route": _limited(route, {"cluster": cluster, **_to_one_version(route)})}
         for each, cluster in versions.elsewhere(route, match)
     ]
+    named = [*_past_its_weight(route, match), *named]
     unknown = {"match": versions.unknown(route, match), **_answer(404, versions.served(route))}
-    own = [_preview(route, match), *named, unknown, _read(route, match)]
+    own = [*_preview(route, match), *named, unknown, _read(route, match)]
     return [*own, _asked_once(route, match), _live(route, match)]
 
 
 def _read(route: Route, match: _Match) -> Message:
     """All but inference. Probes would otherwise be a candidate's answers, and its promotion."""
     found = match(route.service)
-    reads = methods.GRPC_READS if "grpc" in found else methods.IS_READ
     again = {
         "retry_on": f"5xx,reset,connect-failure,refused-stream,{grpc.RETRIED}",
         "num_retries": RETRIES,
@@ -85,8 +90,12 @@ def _read(route: Route, match: _Match) -> Message:
         "retry_back_off": _SOON,
     }
     action = {"cluster": _uncounted(route), "timeout": _with_repeats(route), "retry_policy": again}
-    matched = {**found, "headers": [*found.get("headers", ()), reads]}
+    matched = {**found, "headers": [*found.get("headers", ()), _reads(found)]}
     return {"match": matched, "route": _limited(route, action)}
+
+
+def _reads(match: Message) -> Message:
+    return methods.GRPC_READS if "grpc" in match else methods.IS_READ
 
 
 def _uncounted(route: Route) -> str:
@@ -100,12 +109,31 @@ def _to_one_version(route: Route) -> Message:
     return {"timeout": _attempt(route.settings), "retry_policy": again}
 
 
-def _preview(route: Route, match: _Match) -> Message:
+def _preview(route: Route, match: _Match) -> list[Message]:
     matched = match(route.service, "x-slipway-arm", "candidate")
     if not route.candidate:
-        return {"match": matched, **_answer(404, f"{route.service} has no candidate now")}
+        return [{"match": matched, **_answer(404, f"{route.service} has no candidate now")}]
     action = {"cluster": route.service + PREVIEW_SUFFIX, "timeout": _attempt(route.settings)}
-    return {"match": matched, "route": _limited(route, action)}
+    entitled = {"match": _entitled(route, matched), "route": _limited(route, action)}
+    return [entitled, {"match": matched, **_answer(403, _NO_RIGHT)}]
+
+
+def _past_its_weight(route: Route, match: _Match) -> list[Message]:
+    """Who names the candidate's version while others are given it by lot."""
+    named = versions.of_candidate(route, match)
+    if named is None or route.split.candidate == 100:
+        return []
+    reads = _reads(named)
+    inference = {**reads, "invert_match": not reads.get("invert_match", False)}
+    named = {**named, "headers": [*named["headers"], inference]}
+    action = {"cluster": route.service + PREVIEW_SUFFIX, **_to_one_version(route)}
+    entitled = {"match": _entitled(route, named), "route": _limited(route, action)}
+    return [entitled, {"match": named, **_answer(403, _NO_RIGHT)}]
+
+
+def _entitled(route: Route, matched: Message) -> Message:
+    right = {"name": preview.RIGHT_HEADER, "string_match": {"exact": route.service}}
+    return {**matched, "headers": [*matched.get("headers", ()), right]}
 
 
 def _asked_once(route: Route, match: _Match) -> Message:

@@ -26,6 +26,13 @@ def elsewhere(route: Route, match: _Match) -> Iterator[tuple[Message, str]]:
     yield _naming(route, match, str(route.candidate.version)), route.service + PREVIEW_SUFFIX
 
 
+def of_candidate(route: Route, match: _Match) -> Message | None:
+    """Which requests name the candidate's version; None where it is no other than stable's."""
+    if not route.stable or not route.candidate or route.stable.version == route.candidate.version:
+        return None
+    return _naming(route, match, str(route.candidate.version))
+
+
 def unknown(route: Route, match: _Match) -> Message:
     """Requests that name a version nobody holds."""
     found = _naming(route, match, ".*")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from serving.gateway import command, prepare
+from serving.gateway import command, prepare, preview
 from serving.gateway.bootstrap import ID
 from serving.gateway.delivery.ads.server import AdsServer
 from serving.gateway.delivery.ads.source import Ads
@@ -63,6 +63,11 @@ class Gateway:
         self, service: str, headers: dict[str, str] | None = None, body: bytes = b"{}"
     ) -> httpx.Response:
         return self.client.post(f"/v2/models/{service}/infer", content=body, headers=headers or {})
+
+    def preview(self, service: str) -> dict[str, str]:
+        """What asks the candidate past its weight."""
+        token = preview.token(self.home, service, seconds=60)
+        return {"x-slipway-arm": "candidate", preview.TOKEN_HEADER: token}
 
     def wait_until_served_by(self, service: str, name: str, headers: dict[str, str] | None = None) -> None:
         """Until `name` answers: Envoy has read the file and the first health check has passed."""

@@ -15,7 +15,7 @@ import orjson
 
 from model_store.errors import SlipwayError
 from serving.envoy_names import service_of
-from serving.gateway import authentication, readiness
+from serving.gateway import authentication, preview, readiness
 from serving.gateway.delivery.ads.messages import CLUSTERS, ENDPOINTS, ROUTES, Encoder, name_of
 from serving.gateway.delivery.ads.state import Resource, State
 from serving.gateway.endpoints import RECORD
@@ -70,6 +70,7 @@ class Records:
         if folders is None or self._home.envoy in folders:
             yield from (clusters_file(self._home), routes_file(self._home), readiness.file(self._home))
             yield from (authentication.keys_file(self._home), authentication.rates_file(self._home))
+            yield preview.file(self._home)
         for folder in self._home.routes.glob("*/") if folders is None else folders:
             if folder.parent == self._home.routes:
                 yield from (folder / name for name in _ASSIGNMENTS)

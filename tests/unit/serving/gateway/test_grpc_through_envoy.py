@@ -135,7 +135,7 @@ def test_a_grpc_call_may_ask_for_the_candidate(
     service: Service, client: triton.InferenceServerClient
 ) -> None:
     with pytest.raises(triton.InferenceServerException, match="SLIPWAY_FAULTS"):
-        client.infer("wine", tensor(), headers={"x-slipway-arm": "candidate"})
+        client.infer("wine", tensor(), headers=service.gateway.preview("wine"))
 
 
 def test_failed_grpc_calls_are_counted_against_the_candidate(

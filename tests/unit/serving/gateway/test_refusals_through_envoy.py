@@ -199,9 +199,10 @@ def test_grpc_on_a_path_of_rest_is_nobodys_evidence(shop: Shop) -> None:
     assert shop.since("candidate") == shop.since("stable") == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("headers", [{"x_slipway_idempotent": "false"}, {"x_slipway_arm": "candidate"}])
-def test_what_may_be_sent_once_only_is_not_sent_to_stable(shop: Shop, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("is_preview", [False, True])
+def test_what_may_be_sent_once_only_is_not_sent_to_stable(shop: Shop, is_preview: bool) -> None:
     shop.route(100)
+    headers = shop.gateway.preview(NAME) if is_preview else {"x_slipway_idempotent": "false"}
     answer = shop.ask(80, **headers)
     assert (answer.status_code, answer.headers["x-envoy-attempt-count"]) == (400, "1")
     assert shop.since("stable") == (0, 0, 0, 0)
@@ -210,8 +211,8 @@ def test_what_may_be_sent_once_only_is_not_sent_to_stable(shop: Shop, headers: d
 def test_a_preview_that_is_refused_is_nobodys_evidence(shop: Shop) -> None:
     shop.route(50)
     for _ in range(5):
-        assert shop.ask(80, x_slipway_arm="candidate").status_code == 400
-        assert shop.ask("no number", x_slipway_arm="candidate").status_code == 400
+        assert shop.ask(80, **shop.gateway.preview(NAME)).status_code == 400
+        assert shop.ask("no number", **shop.gateway.preview(NAME)).status_code == 400
     assert shop.since("candidate") == shop.since("stable") == (0, 0, 0, 0)
 
 
@@ -261,9 +262,10 @@ def read(shop: Shop) -> set[str]:
 def test_who_names_a_version_gets_it_and_never_by_lot(shop: Shop, weight: float, mirrored: bool) -> None:
     shop.route(weight, mirrored=mirrored)
     for version in ("1", "2"):
-        answers = [shop.ask(1, f"versions/{version}/infer") for _ in range(20)]
+        right = shop.gateway.preview(NAME) if version == "2" else {}
+        answers = [shop.ask(1, f"versions/{version}/infer", **right) for _ in range(20)]
         assert {(each.status_code, each.json().get("model_version")) for each in answers} == {(200, version)}
-        assert {shop.call(1, version).model_version for _ in range(20)} == {version}
+        assert {shop.call(1, version, tuple(right.items())).model_version for _ in range(20)} == {version}
         assert shop.gateway.client.get(f"/v2/models/{NAME}/versions/{version}/ready").status_code == 200
     assert shop.since("candidate") == shop.since("stable") == (0, 0, 0, 0)
 
@@ -360,6 +362,8 @@ def test_an_unmodified_client_gets_the_version_it_names(shop: Shop) -> None:
             answer = client.infer(NAME, [tensor], model_version="1")
             assert answer.as_numpy("vector").tolist() == [[1.0, 1.0, 1.0]]
             with pytest.raises(triton.InferenceServerException, match="the model refuses this input"):
+                client.infer(NAME, [tensor], model_version="2", headers=shop.gateway.preview(NAME))
+            with pytest.raises(triton.InferenceServerException, match="only who has a right to it"):
                 client.infer(NAME, [tensor], model_version="2")
         assert client.get_model_metadata(NAME, "2").versions == ["2"]
         with pytest.raises(triton.InferenceServerException, match="serves version 1 and candidate version 2"):

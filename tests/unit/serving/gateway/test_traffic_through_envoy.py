@@ -149,7 +149,7 @@ def test_the_candidate_gets_its_share_also_when_it_fails(
 
 
 def test_a_candidate_at_weight_zero_gets_only_requests_that_ask_for_it(service: Service, pods: Pods) -> None:
-    service.gateway.wait_until_served_by(service.name, "candidate", {"x-slipway-arm": "candidate"})
+    service.gateway.wait_until_served_by(service.name, "candidate", service.gateway.preview(service.name))
     before = candidate_of(pods).answered
     service.burst(50)
     assert candidate_of(pods).answered == before

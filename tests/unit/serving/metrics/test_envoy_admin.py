@@ -84,7 +84,7 @@ class TestEnvoyAdmin(MetricsContract):
     def test_preview_requests_are_nobodys_evidence(self, scene: EnvoyScene) -> None:
         scene.candidate_fault("error")
         for _ in range(5):
-            answer = scene.gateway.infer(SERVICE, {"x-slipway-arm": "candidate"})
+            answer = scene.gateway.infer(SERVICE, scene.gateway.preview(SERVICE))
             assert answer.status_code == 500
         assert scene.read()[1].requests == 0
 

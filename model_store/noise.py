@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from model_store.engines.registry import ON_GPUS
+
 Array = np.ndarray[Any, Any]
 
 # Of 1, or of the number itself where it is larger.
@@ -18,12 +20,11 @@ NOISE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1, "original": 
 
 # A GPU multiplies fp32 with the ten bits of TF32, by another kernel for another batch size.
 _TF32 = NOISE["fp16"]
-_ON_GPUS = ("onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 
 
 def noise_of(precision: str, engine: str) -> float:
     """Of what this engine (its platform's name) computes in this precision."""
-    return max(NOISE[precision], _TF32) if engine in _ON_GPUS else NOISE[precision]
+    return max(NOISE[precision], _TF32) if engine in ON_GPUS else NOISE[precision]
 
 
 def tied(scores: Array, within: float) -> Array:

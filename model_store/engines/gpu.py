@@ -1,9 +1,8 @@
-"""What engines need to know of a GPU: its free memory, host memory it copies from directly, who runs what."""
+"""What engines ask onnxruntime of a GPU: host memory that it copies from directly, and who runs what."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,32 +17,6 @@ log = logging.getLogger("slipway.pod")
 
 # Has a session remember which provider runs which operator (`placement`).
 RECORD_PLACEMENT = {"session.record_ep_graph_assignment_info": "1"}
-
-
-def free_bytes() -> int:
-    """Of the first GPU this process sees, as its driver counts; 0 where there is none to ask.
-
-    By NVML, which needs no CUDA context (package nvidia-ml-py).
-    """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(_handle()).free)
-    except Exception:
-        return 0
-
-
-def architecture() -> str:
-    """The first GPU's compute capability as "SM90"; "" where there is none to ask."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(_handle())
-        return f"SM{major}{minor}"
-    except Exception:
-        return ""
 
 
 def pinned(shape: Sequence[int], spec: TensorSpec) -> Any:
@@ -85,13 +58,3 @@ def _host_accessible() -> Any:
     except Exception as error:
         log.info("no pinned memory from onnxruntime: %s", str(error).partition("\n")[0][:300])
         return None
-
-
-def _handle() -> Any:
-    """NVML's handle of the first GPU that CUDA shows this process."""
-    import pynvml
-
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    if first.isdecimal() or not first:
-        return pynvml.nvmlDeviceGetHandleByIndex(int(first or 0))
-    return pynvml.nvmlDeviceGetHandleByUUID(first)

@@ -60,6 +60,7 @@ class Manifest:
     """One bundle. `file` is the model file, `warmup` an npz of real rows or None. `trusted`: by whose keys
     its bytes are verified when they are loaded; None where somebody said that they need not be.
     `toolchain`: what built the file (compiler, version, gpu_arch), as far as it was written down.
+    `gpu_memory_bytes`: what the model took of a GPU at its gate; 0 where none was counted.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Manifest:
     bundle: Path = Path()
     trusted: Trusted | None = None
     toolchain: Mapping[str, Any] = field(default_factory=dict)
+    gpu_memory_bytes: int = 0
 
     @contextmanager
     def loading(self) -> Iterator[Path]:
@@ -134,6 +136,7 @@ def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
         serving=dict(found.get("serving", {})),
         bundle=bundle,
         toolchain=_toolchain(found),
+        gpu_memory_bytes=int((found.get("evidence") or {}).get("gpu_memory_bytes", 0)),
     )
 
 

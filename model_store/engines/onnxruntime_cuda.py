@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from model_store.engines import gpu
+from model_store.engines import gpu, nvml
 from model_store.engines.base import Engine, EngineLost, EngineOutOfMemory
 from model_store.engines.manifest import Manifest
 from model_store.engines.onnxruntime import OUT_OF_MEMORY, OnnxRuntimeEngine, open_session
@@ -131,7 +131,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
             self.platform = manifest.platform
         self._recorded: dict[int, RecordedBatch] = {}
         with _gpu_lock:
-            self._free_before = gpu.free_bytes()
+            self._free_before = nvml.free_bytes()
             self._load(sizes)
 
     @property
@@ -168,7 +168,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
 
     def memory_bytes(self) -> int:
         """What the GPU has less than before the model was loaded: the model's, where nobody else loads."""
-        return max(0, self._free_before - gpu.free_bytes())
+        return max(0, self._free_before - nvml.free_bytes())
 
     def close(self) -> None:
         with _gpu_lock:
@@ -183,7 +183,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
             self._sizes = tuple(size for size in self._sizes if size < too_many)
             if not self._sizes:
                 raise Permanent(
-                    f"{self._manifest.name} does not fit the GPU: {gpu.free_bytes() >> 20:,} MB are free",
+                    f"{self._manifest.name} does not fit the GPU: {nvml.free_bytes() >> 20:,} MB are free",
                     remedy="give it a GPU of its own, or release a smaller precision",
                 )
         self.profiles = self._sizes if self._is_batched else ()
@@ -272,6 +272,7 @@ def open_on_gpu(manifest: Manifest, setup: GpuSetup, environ: Mapping[str, str])
     """With graphs where the model takes them. Raises `Permanent` where the provider does not run it."""
     # CUDA and cuDNN as pip installs them (onnxruntime-gpu[cuda,cudnn]) are on no library path.
     ort.preload_dlls()
+    expect_room(manifest, nvml.free_bytes())
     sizes = graph_sizes(manifest)
     engine = _with_graphs(manifest, setup, sizes) if sizes and environ.get(SWITCH) != "0" else None
     if engine is None:
@@ -315,6 +316,20 @@ def _with_graphs(manifest: Manifest, setup: GpuSetup, sizes: Sequence[int]) -> O
             ) from error
         log.info("%s runs without CUDA graphs: %s", manifest.name, first_line)
         return None
+
+
+def expect_room(manifest: Manifest, free: int) -> None:
+    """Refuse what took more at its gate than the GPU has free, rather than take what others serve from.
+
+    0 where nobody counted, on either side: then it is tried.
+    """
+    need = manifest.gpu_memory_bytes
+    if 0 < free < need:
+        raise Permanent(
+            f"{manifest.name} takes {need >> 20:,} MB of GPU memory, as its gate measured, and"
+            f" {free >> 20:,} MB are free beside what is loaded",
+            remedy="give it a GPU of its own, keep fewer models on this one, or release a smaller precision",
+        )
 
 
 def _without_graphs(manifest: Manifest, setup: GpuSetup) -> OnnxRuntimeCudaEngine:

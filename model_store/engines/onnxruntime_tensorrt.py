@@ -18,7 +18,7 @@ from importlib import import_module
 import onnxruntime as ort
 
 from model_store.durable import digest_file
-from model_store.engines import gpu
+from model_store.engines import nvml
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest
 from model_store.engines.onnxruntime_cuda import GpuSetup, open_on_gpu
@@ -35,7 +35,7 @@ def open_engine(manifest: Manifest, environ: Mapping[str, str] = os.environ) -> 
     """Raises `Permanent` without the library or a GPU, and for an engine that was built for others."""
     expect_whole(manifest)
     setup = _tensorrt() if manifest.platform == "tensorrt" else _tensorrt_rtx()
-    expect_built_for(manifest, arch=gpu.architecture(), library=_library_version(manifest.platform))
+    expect_built_for(manifest, arch=nvml.architecture(), library=_library_version(manifest.platform))
     # The provider warns at each load that an engine inside the model is slower to load than one beside it.
     ort.set_default_logger_severity(_ERRORS)
     return open_on_gpu(manifest, setup, environ)

@@ -16,6 +16,8 @@ ENGINES = {
     "tensorrt": f"{__package__}.onnxruntime_tensorrt",
     "tensorrt_rtx": f"{__package__}.onnxruntime_tensorrt",
 }
+# Platforms of engines that compute on a GPU.
+ON_GPUS = ("onnxruntime_cuda", "tensorrt", "tensorrt_rtx")
 
 
 def open_engine(manifest: Manifest, environ: Mapping[str, str] = os.environ) -> Engine:

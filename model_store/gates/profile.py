@@ -34,7 +34,8 @@ class Profile:
 
     Ratios are candidate over baseline (fp32 ONNX): of p50 latency (below 1 is faster), and of throughput.
     `latency_interval`: within what the latency ratio lies (95 %, as far as the blocks agree with each other).
-    `max_batch_size`: rows in a full batch. `seconds`: how long measuring took.
+    `max_batch_size`: rows in a full batch. `seconds`: how long measuring took. `gpu_memory_bytes`: what the
+    GPU has less since the candidate answered full batches on it, 0 where no GPU is counted.
     """
 
     p50_ms: float
@@ -47,6 +48,7 @@ class Profile:
     max_batch_size: int
     size_bytes: int
     seconds: float
+    gpu_memory_bytes: int = 0
 
 
 def measure(

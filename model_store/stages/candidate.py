@@ -69,7 +69,10 @@ def _ran(ctx: BuildContext, exported: Exported, artifact: Artifact, rows: Datase
     with _open(ctx, exported, artifact, platform) as served:
         outputs = served.answer(rows.inputs)
         checks = () if ctx.spec.serving.stochastic else (served.alone_as_in_company(rows.inputs),)
+        # Before another engine is opened beside it, whose memory nobody could tell from this one's.
+        memory = served.gpu_memory_bytes
         profile = _profile(ctx, exported, artifact, served, rows)
+        profile = replace(profile, gpu_memory_bytes=memory)
     checked = (*checks, *judge_profile(profile, ctx.spec.gates))
     return Ran(outputs, checked, profile, noise=served.noise)
 

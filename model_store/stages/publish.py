@@ -43,7 +43,7 @@ def _contents(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], cho
         engines=_engines(ctx, same, winner),
         ancestors=_ancestors(ctx, exported, same),
         lineage=_lineage(ctx, exported, winner),
-        evidence=_evidence(gated, chosen),
+        evidence=_evidence(gated, chosen, winner),
     )
 
 
@@ -74,9 +74,12 @@ def _lineage(ctx: BuildContext, exported: Exported, winner: Gated) -> dict[str, 
     }
 
 
-def _evidence(gated: Sequence[Gated], chosen: Chosen) -> dict[str, Any]:
-    """What was measured of every variant: for people, and for the release's record."""
+def _evidence(gated: Sequence[Gated], chosen: Chosen, winner: Gated) -> dict[str, Any]:
+    """What was measured of every variant: for people, and for the release's record. Pods read what the winner
+    takes of a GPU.
+    """
     return {
+        "gpu_memory_bytes": (winner["profile"] or {}).get("gpu_memory_bytes", 0),
         "chosen": dict(chosen),
         "variants": [{key: one[key] for key in ("variant", "report", "profile", "reasons")} for one in gated],
     }

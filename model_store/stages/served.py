@@ -97,6 +97,11 @@ class Served:
         """What of its answers' digits is (`model_store.noise`)."""
         return noise_of(self.precision, self._engine.platform)
 
+    @property
+    def gpu_memory_bytes(self) -> int:
+        """What it takes of the GPU by now; 0 where it takes none."""
+        return self._engine.memory_bytes()
+
     def encoded(self, rows: Rows) -> dict[str, Array]:
         """The rows as engines take them: text as bytes."""
         return as_bytes(rows)

@@ -6,6 +6,8 @@ import resource
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from model_store.engines import nvml
+from model_store.engines.registry import ON_GPUS
 from serving.pod.model import ServedModel
 from serving.pod.repository import Entry, Repository
 from serving.pod.telemetry import Exposition, label
@@ -68,12 +70,35 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
         page.family(
             "slipway_redis_resting", "gauge", "1 while answering without Redis", [("", int(link.is_resting))]
         )
+    if any(model.engine.platform in ON_GPUS for model in repository.models):
+        _add_gpu(page, nvml.reading())
     page.family("slipway_connections", "gauge", "Open HTTP connections", [("", connections)])
     page.family("slipway_ready", "gauge", "1 when the pod wants traffic", [("", int(is_ready))])
     usage = resource.getrusage(resource.RUSAGE_SELF)
     page.family("process_cpu_seconds_total", "counter", "CPU time", [("", usage.ru_utime + usage.ru_stime)])
     page.family("process_resident_memory_bytes", "gauge", "Resident memory", [("", resident_bytes())])
     return page.text()
+
+
+def _add_gpu(page: Exposition, found: nvml.Reading | None) -> None:
+    """Nothing but `slipway_gpu_up 0` of a GPU whose driver does not answer: then nothing is known of it."""
+    page.family("slipway_gpu_up", "gauge", "1 while the GPU's driver answers", [("", int(found is not None))])
+    if found is None:
+        return
+    at = f'gpu="{label(found.uuid)}",name="{label(found.name)}"'
+    gauges = (
+        ("slipway_gpu_utilization_ratio", "Share of time in which a kernel ran", found.used),
+        ("slipway_gpu_memory_used_bytes", "Memory in use, by everybody", found.memory_used_bytes),
+        ("slipway_gpu_memory_total_bytes", "Memory there is", found.memory_total_bytes),
+        ("slipway_gpu_temperature_celsius", "Of the chip", found.celsius),
+        ("slipway_gpu_power_watts", "Drawn now", found.watts),
+    )
+    for name, text, value in gauges:
+        page.family(name, "gauge", text, [(at, value)])
+    slowed = [(f'{at},reason="{reason}"', 1.0) for reason in found.slowed_by]
+    page.family("slipway_gpu_throttled", "gauge", "1 for each reason that holds the clock down", slowed)
+    errors = [(at, found.uncorrected_errors)]
+    page.family("slipway_gpu_ecc_uncorrected_total", "counter", "Errors of its memory that ECC found", errors)
 
 
 def _dropped(named: Named) -> Iterator[tuple[str, float]]:

@@ -52,6 +52,7 @@ def test_a_good_version_becomes_a_bundle_with_engines_and_its_whole_ancestry(wor
         while parents[chain[-1]]:
             chain.append(parents[chain[-1]])
         assert len(chain) == 3, "compiled from quantized from exported"
+    assert manifest["evidence"]["gpu_memory_bytes"] == 0
     assert {v["variant"]["precision"] for v in manifest["evidence"]["variants"]} == {"int8", "fp16", "fp32"}
 
 

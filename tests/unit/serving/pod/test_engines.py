@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_store.compile import CompileSpec
 from model_store.compile.tensorrt import TensorRTCompiler
-from model_store.engines import gpu
+from model_store.engines import nvml
 from model_store.engines.base import Engine, UnknownEngine
 from model_store.engines.manifest import Manifest, Settings, read_manifest
 from model_store.engines.onnxruntime_cuda import (
@@ -24,6 +24,7 @@ from model_store.engines.onnxruntime_cuda import (
     GpuSetup,
     OnnxRuntimeCudaEngine,
     RecordedBatch,
+    expect_room,
     graph_sizes,
     open_on_gpu,
 )
@@ -289,7 +290,7 @@ def has_tensorrt() -> bool:
         ctypes.CDLL("libnvinfer.so.10")
     except OSError:
         return False
-    return gpu.architecture() != "" and importlib.util.find_spec("tensorrt_bindings") is not None
+    return nvml.architecture() != "" and importlib.util.find_spec("tensorrt_bindings") is not None
 
 
 needs_tensorrt = pytest.mark.skipif(not has_tensorrt(), reason="no TensorRT, or no GPU for it")
@@ -368,6 +369,15 @@ def test_an_engine_for_this_gpu_and_library_is_taken(
     expect_built_for(manifest, arch=here[0], library=here[1])
 
 
+def test_a_model_that_took_more_at_its_gate_than_is_free_is_refused_with_both_numbers(doubling: Path) -> None:
+    manifest = replace(read_manifest(doubling), gpu_memory_bytes=3 * 2**30)
+    with pytest.raises(Permanent, match=r"takes 3,072 MB of GPU memory.*and 1,024 MB are free"):
+        expect_room(manifest, 2**30)
+    expect_room(manifest, 4 * 2**30)
+    expect_room(manifest, 0)
+    expect_room(replace(manifest, gpu_memory_bytes=0), 2**20)
+
+
 def test_a_damaged_engine_is_refused_before_anything_reads_it(
     engine_bundle: Manifest, tmp_path: Path
 ) -> None:
@@ -400,7 +410,7 @@ def test_an_unknown_platform_lists_the_known_ones(engine_bundle: Manifest) -> No
         open_engine(replace(engine_bundle, platform="caffe"), environ={})
 
 
-@pytest.mark.skipif(gpu.architecture() != "", reason="there is a GPU here")
+@pytest.mark.skipif(nvml.architecture() != "", reason="there is a GPU here")
 def test_without_a_gpu_the_remedy_is_named(engine_bundle: Manifest, doubling: Path) -> None:
     with pytest.raises(Permanent, match=r"(?s)no TensorRT.*onnxruntime-gpu"):
         open_engine(engine_bundle, environ={})

@@ -1,0 +1,101 @@
+"""What the driver tells of the first GPU that this process sees, by NVML (package nvidia-ml-py).
+
+It needs no CUDA context. Source: NVML API reference.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+
+def free_bytes() -> int:
+    """Of the first GPU this process sees, as its driver counts; 0 where there is none to ask."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(_handle()).free)
+    except Exception:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One GPU now. `used`: share of time with a kernel, 0 to 1. `slowed_by`: what holds its clock down."""
+
+    uuid: str
+    name: str
+    used: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    celsius: int
+    watts: float
+    slowed_by: tuple[str, ...]
+    uncorrected_errors: int
+
+
+# NVML API reference, nvmlClocksEventReasons: what a person can do something about.
+_SLOWED_BY = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+}
+
+
+def reading() -> Reading | None:
+    """Of the first GPU this process sees; None where there is none, or it does not answer any more."""
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        handle = _handle()
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        slowed = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        return Reading(
+            uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+            name=str(nvml.nvmlDeviceGetName(handle)),
+            used=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+            memory_used_bytes=int(memory.used),
+            memory_total_bytes=int(memory.total),
+            celsius=int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            watts=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            slowed_by=tuple(why for bit, why in _SLOWED_BY.items() if slowed & bit),
+            uncorrected_errors=_uncorrected_errors(nvml, handle),
+        )
+    except Exception:
+        return None
+
+
+def _uncorrected_errors(nvml: Any, handle: Any) -> int:
+    """Of its memory, since the driver was loaded; 0 for a GPU that has no ECC."""
+    kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    try:
+        return int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
+    except nvml.NVMLError:
+        return 0
+
+
+def architecture() -> str:
+    """The first GPU's compute capability as "SM90"; "" where there is none to ask."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(_handle())
+        return f"SM{major}{minor}"
+    except Exception:
+        return ""
+
+
+def _handle() -> Any:
+    """NVML's handle of the first GPU that CUDA shows this process."""
+    import pynvml
+
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if first.isdecimal() or not first:
+        return pynvml.nvmlDeviceGetHandleByIndex(int(first or 0))
+    return pynvml.nvmlDeviceGetHandleByUUID(first)

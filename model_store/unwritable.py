@@ -41,7 +41,13 @@ _BARRED = {
     errno.EPERM: ("this account may not use {}", "let the account that runs Slipway read and write there"),
     errno.EIO: ("the disk of {} gives an input/output error", "look at the disk (dmesg)"),
 }
-_OF_SQLITE = {"SQLITE_FULL": errno.ENOSPC, "SQLITE_READONLY": errno.EROFS, "SQLITE_IOERR": errno.EIO}
+_OF_SQLITE = {
+    "SQLITE_FULL": errno.ENOSPC,
+    # The index of the write-ahead log, which a new connection makes.
+    "SQLITE_IOERR_SHMSIZE": errno.ENOSPC,
+    "SQLITE_READONLY": errno.EROFS,
+    "SQLITE_IOERR": errno.EIO,
+}
 
 
 def unwritable(error: BaseException, database: str = "the database") -> Unwritable | None:
@@ -52,8 +58,9 @@ def unwritable(error: BaseException, database: str = "the database") -> Unwritab
     """
     error = getattr(error, "orig", None) or error
     if isinstance(error, sqlite3.Error):
-        name = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
-        return _explained(_OF_SQLITE.get(name), database)
+        name = getattr(error, "sqlite_errorname", "")
+        known = _OF_SQLITE.get(name) or _OF_SQLITE.get("_".join(name.split("_")[:2]))
+        return _explained(known, database)
     if isinstance(error, OSError):
         return _explained(error.errno, _folder_of(error) or "a folder of Slipway's")
     return None

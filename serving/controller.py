@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from model_store.errors import Permanent, SlipwayError
 from serving import composition
+from serving.control.audit import take_late
 from serving.control.controller import api
 from serving.control.controller.holds import Holds
 from serving.control.controller.pods import PodWatch
@@ -28,7 +29,7 @@ from serving.gateway import access_log, authentication
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
-from serving.ledger.base import Ledger
+from serving.ledger.base import Ledger, Rows
 from serving.ledger.home_files import MOVED
 from serving.ledger.importing import import_home
 from serving.monitoring.targets import targets
@@ -95,18 +96,22 @@ def _watch(home: Home, ledger: Ledger) -> None:
         # An Envoy that is told over gRPC listens once it knows its clients, too.
         authentication.publish(home)
     envoys.start()
+    with controller.apart("late entries"):
+        take_late(ledger, home.late)
     with controller.apart("rollbacks of before"):
         acts.jobs.resume()
     settlement = Settlement(lambda: services, lambda: controller.latest)
     for name, work in (("pods", pods.run), ("settlement", settlement.run)):
         threading.Thread(target=work, args=(ending,), daemon=True, name=name).start()
     log.info("watching the releases of %s", home.root)
-    _run(home, controller, router, ending)
+    _run(home, controller, router, ledger, ending)
     envoys.stop()
     server.shutdown()
 
 
-def _run(home: Home, controller: Controller, router: TrafficRouter, ending: threading.Event) -> None:
+def _run(
+    home: Home, controller: Controller, router: TrafficRouter, rows: Rows, ending: threading.Event
+) -> None:
     due = reconcile_due = time.monotonic()
     while not ending.wait(max(0.0, due - time.monotonic())):
         # After a tick that took too long the next comes a full interval later, not at once.
@@ -116,6 +121,8 @@ def _run(home: Home, controller: Controller, router: TrafficRouter, ending: thre
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             _reconcile(controller, router)
+            with controller.apart("late entries"):
+                take_late(rows, home.late)
             with controller.apart("access log"):
                 access_log.turn_over(home)
 

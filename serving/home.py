@@ -170,14 +170,14 @@ class Home:
         return self.root / "releases"
 
     @property
-    def audit(self) -> Path:
-        """Who did what and why, one file a month (`serving.control.audit`)."""
-        return self.root / "audit"
+    def late(self) -> Path:
+        """What people did while the controller was away, until it takes it into the ledger
+        (`serving.control.audit`)."""
+        return self.root / "late"
 
     @property
     def freezes(self) -> Path:
-        """When nothing rolls out: `calendar.yaml`, written by people, beside what they asked for otherwise
-        (`serving.control.freezes`)."""
+        """When nothing rolls out: `calendar.yaml`, written by people (`serving.control.freezes`)."""
         return self.root / "freezes"
 
     @property

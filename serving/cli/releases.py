@@ -168,7 +168,7 @@ def _note(
 ) -> None:
     detail = {"via": "cli", **said}
     entry = AuditEntry(datetime.now(UTC), _who(), "rollback", model, version, release, reason, detail)
-    if problem := AuditTrail(home.audit).append_or_queue(entry):
+    if problem := AuditTrail(composition.rows_of(home), home.late).append_or_queue(entry):
         errors.print(Text(f"not in the audit trail: {problem}", style="yellow"))
 
 

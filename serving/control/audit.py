@@ -1,37 +1,35 @@
-"""Who did what in production, when and why: one line for each act of a person, never changed afterwards.
+"""Who did what in production, when and why: one entry for each act of a person, never changed afterwards.
 
-`<root>/YYYY-MM.jsonl`, by the month of the act in UTC. A line is on the disk before `append` returns, so an
-act is written down before it has its effect, and a crash can only leave an act that came to nothing. Only
-what takes users away from a version does not wait for its line (`append_or_queue`).
+Entries are in the ledger, as a chain of hashes (`serving.ledger.chain`). An entry is on the disk before
+`append` returns, so an act is written down before it has its effect, or with it, and a crash can only leave
+an act that came to nothing. Only what takes users away from a version does not wait for its entry
+(`append_or_queue`).
 """
 
 from __future__ import annotations
 
 import atexit
-import errno
-import fcntl
+import hashlib
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from heapq import nlargest
-from io import FileIO
-from itertools import chain
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from model_store.unwritable import naming, require_room
+from model_store.durable import write_file
+from model_store.errors import SlipwayError
+from serving.ledger import wire
+from serving.ledger.base import Change, Rows, Wanted
+from serving.ledger.rows import Entry
 
 LONGEST_REASON = 1000
-# What an act may need, with much to spare.
-ROOM_BYTES = 64 * 1024
-# How often a disk that took no line is tried again.
+# How often a ledger that took no entry is tried again.
 RETRY_SECONDS = 5.0
 # How far clocks of those who write may be apart.
 _SLACK = timedelta(minutes=10)
@@ -57,40 +55,42 @@ class AuditEntry:
 
 
 class AuditTrail:
-    """The files under `root`. Many processes may append at once."""
+    """The entries among `rows`. `late`: where those wait that could not be written (Home.late)."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, rows: Rows, late: Path) -> None:
+        self._rows, self._late = rows, late
 
-    def append(self, entry: AuditEntry) -> None:
-        """Write the entry down; when this returns, it is on the disk, and if this raises, nothing is."""
-        with self._month_of(entry) as file:
-            _add_line(file, entry)
+    def append(self, entry: AuditEntry, *acts: Change) -> None:
+        """Write the entry down; when this returns, it is on the disk, and if this raises, nothing is.
+
+        `acts` are written with it: all or nothing.
+        """
+        self._rows.save(*acts, to_row(entry))
 
     def append_once(self, entry: AuditEntry, *, same: str, since: datetime) -> None:
         """Unless there is an entry of this act since then: of the same release or model, with the same `same`
         in its detail. Of several writers at once, one writes."""
-        with self._month_of(entry) as file:
-            known = self._written(entry.model, since=since - _SLACK)
-            if not any(_is_same_act(one, entry, same) for one in known):
-                _add_line(file, entry)
+        if not is_known(self._rows, entry, same=same, since=since):
+            self._rows.save(to_row(entry, id=_id_of(entry, same)))
 
     def require_room(self) -> None:
-        """Raises `OSError` where `append` would: for acts whose line can only follow their effect."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        require_room(self.root, ROOM_BYTES)
+        """Raises as `append` would: for acts whose entry can only follow their effect."""
+        self._rows.require_room()
 
     def append_or_queue(self, entry: AuditEntry) -> str:
-        """Append, or say why not: a full disk keeps no user from stable.
+        """Append, or say why not: neither a full disk nor a controller that is away keeps a user from stable.
 
-        The log gets the line then. It is among the `entries` of this process, which goes on trying to write
-        it until it ends.
+        A file below `late` gets the entry then, which the controller takes up. Where the disk takes no file
+        either, the log has it and this process goes on trying until it ends. It is among the `entries`.
         """
+        row = to_row(entry)
         try:
-            self.append(entry)
-        except OSError as problem:
+            self._rows.save(row)
+        except (OSError, SlipwayError) as problem:
+            if _put_late(self._late, row):
+                return ""
             log.exception("not in the audit trail: %s", orjson.dumps(asdict(entry)).decode())
-            _queue_of(self.root).add(entry)
+            _queue_of(self._late).add(self._rows, row)
             return str(problem)
         return ""
 
@@ -103,72 +103,80 @@ class AuditTrail:
         *,
         release_id: str | None = None,
     ) -> list[AuditEntry]:
-        """Newest first, at most `limit`, from `since` to `until` inclusive. Torn lines are skipped."""
-        found = (
-            entry
-            for entry in chain(self._all(since, until), _queue_of(self.root).waiting())
-            if (model is None or entry.model == model)
-            and (release_id is None or entry.release_id == release_id)
-            and (since is None or entry.at >= since)
-            and (until is None or entry.at <= until)
+        """Newest first, from `since` to `until` inclusive; of more than `limit` those written last."""
+        wanted: dict[str, Wanted] = {"model": model, "release_id": release_id}
+        equal: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        written = self._rows.find(Entry, since=since, until=until, newest=limit, **equal)
+        waiting = (
+            row
+            for row in (*_late_rows(self._late), *_queue_of(self._late).waiting())
+            if all(getattr(row, name) == value for name, value in equal.items())
+            and (since is None or row.at >= since)
+            and (until is None or row.at <= until)
         )
-        # Of entries with the same time, the one written last is the newest: hence the number.
-        numbered = ((entry.at, number, entry) for number, entry in enumerate(found))
-        if limit is not None:
-            return [entry for _, _, entry in nlargest(limit, numbered, key=lambda one: one[:2])]
-        return [entry for _, _, entry in sorted(numbered, key=lambda one: one[:2], reverse=True)]
+        # Of entries with the same time, the one written last is the newest; what waits comes after all.
+        found = {row.id: row for row in (*written, *waiting)}.values()
+        ordered = sorted(found, key=lambda row: (row.at, row.number or float("inf")), reverse=True)
+        return [of_row(row) for row in ordered[:limit]]
 
-    def _written(self, model: str | None, *, since: datetime) -> Iterator[AuditEntry]:
-        return (entry for entry in self._all(since, None) if entry.model == model and entry.at >= since)
 
-    @contextmanager
-    def _month_of(self, entry: AuditEntry) -> Iterator[FileIO]:
-        """The file of the entry's month, for this writer alone."""
-        path = self.root / f"{entry.at.astimezone(UTC):%Y-%m}.jsonl"
-        with naming(path):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with path.open("ab+", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield file
+def to_row(entry: AuditEntry, *, id: str = "") -> Entry:
+    """As the ledger keeps it."""
+    said: dict[str, Any] = {name: getattr(entry, name) for name in _SHARED}
+    known: dict[str, Any] = {"id": id} if id else {}
+    return Entry(document=dict(entry.detail), **said, **known)
 
-    def _all(self, since: datetime | None, until: datetime | None) -> Iterator[AuditEntry]:
-        first = f"{since.astimezone(UTC):%Y-%m}" if since else ""
-        last = f"{until.astimezone(UTC):%Y-%m}" if until else "9999-99"
-        for path in sorted(self.root.glob("*.jsonl")):
-            if first <= path.stem <= last:
-                with path.open("rb") as file:
-                    yield from filter(None, map(_entry, file))
+
+def of_row(row: Entry) -> AuditEntry:
+    return AuditEntry(detail=row.document, **{name: getattr(row, name) for name in _SHARED})
+
+
+def take_late(rows: Rows, late: Path) -> int:
+    """The controller takes up what others could not write while it was away. May be repeated."""
+    taken = _late_rows(late)
+    for row in taken:
+        rows.save(row)
+        _late_path(late, row).unlink(missing_ok=True)
+    return len(taken)
+
+
+def is_known(rows: Rows, entry: AuditEntry, *, same: str, since: datetime) -> bool:
+    """Whether this act is written down."""
+    found = rows.find(Entry, since=since - _SLACK, action=entry.action, model=entry.model)
+    return any(_is_same_act(one, entry, same) for one in found)
 
 
 class _Queue:
-    """Lines that the disk did not take, in the order of their acts, until it does or the process ends."""
+    """Entries that neither the ledger nor the disk took, until one does or the process ends."""
 
-    def __init__(self, root: Path) -> None:
-        self._trail = AuditTrail(root)
-        self._entries: list[AuditEntry] = []
+    def __init__(self, late: Path) -> None:
+        self._late = late
+        self._entries: list[tuple[Rows, Entry]] = []
         self._guarded = threading.Lock()
         self._thread: threading.Thread | None = None
         atexit.register(self.deliver)
 
-    def add(self, entry: AuditEntry) -> None:
+    def add(self, rows: Rows, row: Entry) -> None:
         with self._guarded:
-            self._entries.append(entry)
+            self._entries.append((rows, row))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._go_on_trying, name="audit", daemon=True)
                 self._thread.start()
 
-    def waiting(self) -> list[AuditEntry]:
+    def waiting(self) -> Sequence[Entry]:
         with self._guarded:
-            return list(self._entries)
+            return [row for _, row in self._entries]
 
     def deliver(self) -> None:
-        """Write what waits, as far as the disk takes it. An act that somebody else wrote down is left out."""
-        with self._guarded, suppress(OSError):
+        """Write what waits, as far as it is taken. An act that somebody else wrote down is left out."""
+        with self._guarded, suppress(OSError, SlipwayError):
             while self._entries:
-                entry = self._entries[0]
-                self._trail.append_once(entry, same="run_id", since=entry.at)
+                rows, row = self._entries[0]
+                entry = of_row(row)
+                if "run_id" not in row.document or not is_known(rows, entry, same="run_id", since=row.at):
+                    rows.save(row)
                 del self._entries[0]
-                log.warning("in the audit trail now: %s of %s by %s", entry.action, entry.model, entry.who)
+                log.warning("in the audit trail now: %s of %s by %s", row.action, row.model, row.who)
 
     def _go_on_trying(self) -> None:
         while True:
@@ -180,44 +188,50 @@ class _Queue:
             time.sleep(RETRY_SECONDS)
 
 
-@cache
-def _queue_of(root: Path) -> _Queue:
-    return _Queue(root)
+_SHARED = ("at", "who", "action", "model", "version", "release_id", "reason")
+_queues: dict[Path, _Queue] = {}
 
 
-def _is_same_act(known: AuditEntry, entry: AuditEntry, same: str) -> bool:
+def _queue_of(late: Path) -> _Queue:
+    return _queues.setdefault(late, _Queue(late)) if late not in _queues else _queues[late]
+
+
+def _late_rows(late: Path) -> list[Entry]:
+    found = []
+    for path in sorted(late.glob("*.json")):
+        with suppress(FileNotFoundError):
+            try:
+                row = wire.row_from_json(orjson.loads(path.read_bytes()))
+            except (ValueError, wire.Malformed):
+                log.exception("%s is no entry", path)
+                path.replace(path.with_suffix(".unreadable"))
+                continue
+            found += [row] if isinstance(row, Entry) else []
+    return found
+
+
+def _late_path(late: Path, row: Entry) -> Path:
+    return late / f"{row.id}.json"
+
+
+def _put_late(late: Path, row: Entry) -> bool:
+    """Whether the disk took it."""
+    try:
+        write_file(_late_path(late, row), orjson.dumps(wire.row_to_json(row)))
+    except OSError:
+        return False
+    return True
+
+
+def _id_of(entry: AuditEntry, same: str) -> str:
+    """The same for whoever writes this act down, so that the ledger takes one of them."""
+    said = "\n".join(map(str, (entry.action, entry.model, entry.release_id, same, entry.detail[same])))
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def _is_same_act(known: Entry, entry: AuditEntry, same: str) -> bool:
     return (
         same in entry.detail
-        and known.action == entry.action
         and known.release_id in (None, entry.release_id)
-        and known.detail.get(same) == entry.detail[same]
+        and known.document.get(same) == entry.detail[same]
     )
-
-
-def _add_line(file: FileIO, entry: AuditEntry) -> None:
-    """The whole line or none of it: a disk that is nearly full takes a part of one, and says nothing."""
-    line = orjson.dumps(asdict(entry), option=orjson.OPT_APPEND_NEWLINE)
-    before = os.fstat(file.fileno()).st_size
-    line = line if _ends_whole(file.fileno()) else b"\n" + line
-    try:
-        if (file.write(line) or 0) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            file.truncate(before)
-        raise
-
-
-def _ends_whole(descriptor: int) -> bool:
-    """Whether the last line was finished; what a writer that was killed left stays a line of its own."""
-    size = os.fstat(descriptor).st_size
-    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
-
-
-def _entry(line: bytes) -> AuditEntry | None:
-    try:
-        saved = orjson.loads(line)
-        return AuditEntry(**{**saved, "at": datetime.fromisoformat(saved["at"])})
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -28,7 +28,7 @@ _NOBODY = "airflow ("
 
 
 def trail_of(services: Services) -> AuditTrail:
-    return AuditTrail(services.home.audit)
+    return AuditTrail(services.rows, services.home.late)
 
 
 def note_release(services: Services, release: Release) -> None:
@@ -51,7 +51,7 @@ def note_release(services: Services, release: Release) -> None:
 def note_rollback(services: Services, rollback: RequestedRollback) -> None:
     """A person started a rollback's run, in Airflow or over the API, whose line the disk may not have taken.
 
-    Raises `OSError` where the disk takes none now.
+    Raises as `AuditTrail.append` where none is taken now.
     """
     from serving.control import rollbacks
 

@@ -26,7 +26,7 @@ _BY_THEMSELVES = (FREEZE, PAUSED_DAG)
 
 
 def freezes_of(services: Services) -> Freezes:
-    return Freezes(services.home.freezes)
+    return Freezes(services.rows, services.home.freezes)
 
 
 def control_of(services: Services) -> Control:

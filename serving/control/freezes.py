@@ -1,29 +1,31 @@
 """When nothing is rolled out, and for whom: windows of the calendar, of a model's spec, and ad-hoc ones.
 
 `<root>/calendar.yaml` is written by people and holds for every model: `freezes:` with the windows of
-`model_store.release_spec.Freeze`. `<root>/<id>.json` is a freeze somebody asked for, moved to `lifted/` when
-somebody ends it; `overrides/<release>.json` lets one release pass. A rollback is never frozen. A calendar
-that cannot be read freezes everything: whoever wrote it meant to.
+`model_store.release_spec.Freeze`. What somebody asked for, who lifted it and which release may pass is in
+the ledger. A rollback is never frozen. A calendar that cannot be read freezes everything: whoever wrote it
+meant to.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-import orjson
 from pydantic import ValidationError
 
-from model_store.durable import staging, take_place, write_file
 from model_store.errors import Permanent
 from model_store.release_spec import Freeze, InvalidSpec, Section
 from model_store.release_spec.document import read_document
 from model_store.release_spec.pydantic_complaints import complaints
+from serving.control.audit import AuditEntry, to_row
+from serving.ledger import rows
+from serving.ledger.base import Change, Once, Rows, StaleGeneration
 
 CALENDAR = "calendar.yaml"
 _ID = re.compile(r"[0-9a-f]{12}")
@@ -77,89 +79,99 @@ class Calendar(Section):
 
 
 class Freezes:
-    """The files under `root`."""
+    """The calendar in the folder `root`, and what is among `rows`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, rows: Rows, root: Path) -> None:
+        self._rows, self.root = rows, root
 
     def in_force(self, model: str | None, windows: Sequence[Freeze] = (), *, at: datetime) -> list[Frozen]:
         """Those that hold `model` now (None: of all models), `windows` being its spec's."""
-        found = [*self._of_calendar(at), *_of_windows(windows, "spec", model, at), *self.asked_for(at=at)]
+        found = [*self.of_calendar(at), *of_windows(windows, "spec", model, at), *self.asked_for(at=at)]
         return [one for one in found if model is None or one.model in (None, model)]
 
     def holding(self, release_id: str, windows: Sequence[Freeze], *, at: datetime) -> Frozen | None:
         """What keeps this release from rolling out now: the freeze that lasts longest, unless overridden."""
         model = release_id.rpartition("-v")[0]
         found = self.in_force(model, windows, at=at)
-        if not found or self.override_of(release_id):
-            return None
-        return max(found, key=lambda one: (one.until is None, one.until or at))
+        return longest(found, at=at) if found and not self.override_of(release_id) else None
 
     def asked_for(self, *, at: datetime) -> list[Frozen]:
         """People's freezes that are in force, the oldest first."""
-        found = (_read(path) for path in self.root.glob("*.json"))
-        now = [one for one in found if one and (one.until is None or one.until > at)]
+        found = map(_frozen, self._rows.find(rows.Freeze, lifted_at=None))
+        now = [one for one in found if one.until is None or one.until > at]
         return sorted(now, key=lambda one: (one.since or at, one.id))
 
-    def add(self, model: str | None, *, by: str, reason: str, until: datetime | None, at: datetime) -> Frozen:
-        """Freeze from now on. Raises `Permanent` when `until` is not in the future."""
+    def add(
+        self,
+        model: str | None,
+        *,
+        by: str,
+        reason: str,
+        until: datetime | None,
+        at: datetime,
+        entry: AuditEntry | None = None,
+    ) -> Frozen:
+        """Freeze from now on; `entry` is written with it. Raises `Permanent` when `until` is not in the
+        future."""
         if until is not None and until <= at:
             raise Permanent(
                 f"{until:%Y-%m-%d %H:%M} UTC is over", remedy="give a time in the future, or none"
             )
-        frozen = Frozen(uuid4().hex[:12], "person", model, reason, by, at, until)
-        write_file(self.root / f"{frozen.id}.json", orjson.dumps(asdict(frozen)))
-        return frozen
+        made = rows.Freeze(id=uuid4().hex[:12], model=model, by=by, reason=reason, since=at, until=until)
+        self._rows.save(made, *_with(entry))
+        return _frozen(made)
 
     def find(self, freeze_id: str) -> Frozen:
         """One that somebody asked for. Raises `AlreadyLifted` or `UnknownFreeze`."""
-        if _ID.fullmatch(freeze_id) and (found := _read(self.root / f"{freeze_id}.json")):
-            return found
-        lifted = _read(self.root / "lifted" / f"{freeze_id}.json") if _ID.fullmatch(freeze_id) else None
-        if lifted and lifted.lifted_at:
-            raise AlreadyLifted(
-                f"{lifted.lifted_by} lifted it already ({lifted.lifted_at:%Y-%m-%d %H:%M:%S} UTC)",
-                remedy="nothing is left to do",
-            )
-        raise UnknownFreeze(f"there is no freeze {freeze_id[:40]!r}", remedy="look at the list of freezes")
+        return _frozen(self._standing(freeze_id))
 
-    def lift(self, freeze_id: str, *, by: str, at: datetime) -> Frozen:
-        """End one that somebody asked for. Of two who lift it at once, one gets `AlreadyLifted`."""
-        lifted = replace(self.find(freeze_id), lifted_by=by, lifted_at=at)
-        aside = self.root / "lifted" / f"{freeze_id}.json"
-        with staging(aside.parent) as folder:
-            # Before the freeze is moved: a full disk must not lift it and forget by whom.
-            write_file(folder / aside.name, orjson.dumps(asdict(lifted)))
-            try:
-                # Only one of two can move it.
-                (self.root / aside.name).rename(aside)
-            except FileNotFoundError:
-                return self.find(freeze_id)
-            take_place(folder / aside.name, aside)
-        return lifted
+    def lift(self, freeze_id: str, *, by: str, at: datetime, entry: AuditEntry | None = None) -> Frozen:
+        """End one that somebody asked for; `entry` is written with it. Of two who lift it at once, one gets
+        `AlreadyLifted`."""
+        lifted = replace(self._standing(freeze_id), lifted_by=by, lifted_at=at)
+        try:
+            self._rows.save(lifted, *_with(entry))
+        except StaleGeneration:
+            return self.find(freeze_id)
+        return _frozen(lifted)
 
-    def override(self, release_id: str, *, by: str, reason: str, at: datetime) -> Override:
-        """Let this release pass, now and in every freeze to come."""
-        made = Override(release_id, by, reason, at)
-        write_file(self._override_path(release_id), orjson.dumps(asdict(made)))
-        return made
+    def override(
+        self, release_id: str, *, by: str, reason: str, at: datetime, entry: AuditEntry | None = None
+    ) -> Override:
+        """Let this release pass, now and in every freeze to come; `entry` is written with it."""
+        made = rows.Override(release_id=release_id, by=by, reason=reason, at=at)
+        self._rows.save(Once(made), *_with(entry))
+        return self.override_of(release_id) or Override(release_id, by, reason, at)
 
     def override_of(self, release_id: str) -> Override | None:
-        path = self._override_path(release_id)
-        if not path.exists():
-            return None
-        saved = orjson.loads(path.read_bytes())
-        return Override(**{**saved, "at": datetime.fromisoformat(saved["at"])})
+        return next(iter(self.overrides(release_id)), None)
 
-    def _override_path(self, release_id: str) -> Path:
-        return self.root / "overrides" / f"{release_id}.json"
+    def overrides(self, release_id: str | None = None) -> list[Override]:
+        """Of one release, or all there are."""
+        wanted: dict[str, Any] = {"release_id": release_id} if release_id is not None else {}
+        found = self._rows.find(rows.Override, **wanted)
+        return [Override(one.release_id, one.by, one.reason, one.at) for one in found]
 
-    def _of_calendar(self, at: datetime) -> list[Frozen]:
+    def _standing(self, freeze_id: str) -> rows.Freeze:
+        found = self._rows.find(rows.Freeze, id=freeze_id) if _ID.fullmatch(freeze_id) else []
+        if not found:
+            raise UnknownFreeze(
+                f"there is no freeze {freeze_id[:40]!r}", remedy="look at the list of freezes"
+            )
+        if lifted_at := found[0].lifted_at:
+            raise AlreadyLifted(
+                f"{found[0].lifted_by} lifted it already ({lifted_at:%Y-%m-%d %H:%M:%S} UTC)",
+                remedy="nothing is left to do",
+            )
+        return found[0]
+
+    def of_calendar(self, at: datetime) -> list[Frozen]:
+        """Its windows that are in force."""
         path = self.root / CALENDAR
         try:
             stat = path.stat()
             calendar = _calendar(path, stat.st_mtime_ns, stat.st_size)
-            return _of_windows(calendar.freezes, "calendar", None, at)
+            return of_windows(calendar.freezes, "calendar", None, at)
         except FileNotFoundError:
             return []
         except InvalidSpec as problem:
@@ -169,6 +181,11 @@ class Freezes:
             wrong = str(problem) or type(problem).__name__
         unreadable = f"{CALENDAR} cannot be read: {wrong}"
         return [Frozen("calendar", "calendar", None, unreadable, "", None, None)]
+
+
+def longest(found: Sequence[Frozen], *, at: datetime) -> Frozen:
+    """Of several in force, the one that is told."""
+    return max(found, key=lambda one: (one.until is None, one.until or at))
 
 
 def load_calendar(path: Path) -> Calendar:
@@ -189,7 +206,7 @@ def _calendar(path: Path, changed_ns: int, size: int) -> Calendar:
     return load_calendar(path)
 
 
-def _of_windows(windows: Sequence[Freeze], source: str, model: str | None, at: datetime) -> list[Frozen]:
+def of_windows(windows: Sequence[Freeze], source: str, model: str | None, at: datetime) -> list[Frozen]:
     return [
         Frozen(f"{source}-{number}", source, model, window.reason, "", None, until)
         for number, window in enumerate(windows)
@@ -197,13 +214,10 @@ def _of_windows(windows: Sequence[Freeze], source: str, model: str | None, at: d
     ]
 
 
-def _read(path: Path) -> Frozen | None:
-    try:
-        saved = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    times = {name: saved[name] and datetime.fromisoformat(saved[name]) for name in _TIMES}
-    return Frozen(**{**saved, **times})
+def _frozen(row: rows.Freeze) -> Frozen:
+    shared = ("id", "model", "reason", "by", "since", "until", "lifted_by", "lifted_at")
+    return Frozen(source="person", **{name: getattr(row, name) for name in shared})
 
 
-_TIMES = ("since", "until", "lifted_at")
+def _with(entry: AuditEntry | None) -> list[Change]:
+    return [to_row(entry)] if entry else []

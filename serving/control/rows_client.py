@@ -60,6 +60,9 @@ class RowsClient:
         said = {"queries": [wire.query_to_json(query) for query in queries]}
         return [_rows(found) for found in self._ask("POST", "/v1/rows/find", said)["found"]]
 
+    def require_room(self) -> None:
+        self._ask("GET", "/v1/room")
+
     def claim(self, *, seconds: float, limit: int) -> list[Letter]:
         told = self._ask("POST", "/v1/letters/claim", {"seconds": seconds, "limit": limit})
         return [_as(Letter, row) for row in _rows(told["rows"])]

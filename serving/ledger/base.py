@@ -190,6 +190,11 @@ class Rows(Protocol):
         """
         ...
 
+    def require_room(self) -> None:
+        """Raises what `save` would raise now, as far as can be told: for acts that are written down after
+        their effect."""
+        ...
+
     def claim(self, *, seconds: float, limit: int) -> list[Letter]:
         """Letters that are due, the oldest first, for this caller alone until `seconds` are over.
 

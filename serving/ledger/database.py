@@ -29,11 +29,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from model_store.errors import Permanent
-from model_store.unwritable import unwritable
+from model_store.unwritable import require_room, unwritable
 from serving.ledger.base import Damaged, Unreachable
 
 PATIENCE_SECONDS = 3.0
 _AGAIN_SECONDS = 0.02
+# What an act may need, with much to spare.
+_ROOM_BYTES = 256 * 1024
 _WRITES, _DURABLE = "slipway_writes", "slipway_durable"
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _PASSING = (
@@ -82,6 +84,12 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def require_room(self) -> None:
+        """Raises `Unwritable` where SQLite's disk takes no more. PostgreSQL says so when it is written to."""
+        if self.is_sqlite:
+            with self._explained():
+                require_room(self.path.parent, _ROOM_BYTES)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if self._one_writer is None:
@@ -108,6 +116,8 @@ class Database:
 def explained(error: Exception, where: str) -> Exception | None:
     """None if it is a mistake of ours."""
     cause = getattr(error, "orig", None) or error
+    if isinstance(cause, OSError) and (known := unwritable(cause)):
+        return known
     if isinstance(error, PoolTimeout):
         return _unreachable(where, "all connections are in use")
     if isinstance(cause, sqlite3.Error):

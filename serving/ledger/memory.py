@@ -118,6 +118,9 @@ class MemoryLedger:
         found.sort(key=_order)
         return found if newest is None else found[::-1][skip : skip + newest]
 
+    def require_room(self) -> None:
+        return
+
     def observe(self, *observations: Observation, fence: Fence | None = None) -> None:
         self.save(*observations, fence=fence)
 

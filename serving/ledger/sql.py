@@ -234,6 +234,10 @@ class SqlLedger:
         }
         return {name: self._in_pieces(statement) for name, statement in forgotten.items()}
 
+    def require_room(self) -> None:
+        with self.database.writing():
+            self.database.require_room()
+
     def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
         ready = [normalised(row) for row in rows]
         with self.database.writing() as connection:

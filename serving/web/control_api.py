@@ -11,7 +11,6 @@ from pydantic import Field
 from serving import composition
 from serving.control import freeze_enforcement, reasons
 from serving.control.audit import AuditEntry
-from serving.control.audit_entries import trail_of
 from serving.control.freezes import Freezes, Frozen
 from serving.control.releases import Release
 from serving.control.rollout.control import ControlRequest
@@ -177,8 +176,10 @@ def freeze(body: NewFreeze, person: SignedIn, host: InHost) -> FreezeView:
     services, at = composition.wire(), now()
     until = at + timedelta(hours=body.hours) if body.hours is not None else None
     detail = {"until": until.isoformat() if until else "until lifted"}
-    trail_of(services).append(_entry(person.name, "freeze", body.model, body.reason, detail))
-    made = _freezes(services).add(body.model, by=person.name, reason=body.reason, until=until, at=at)
+    entry = _entry(person.name, "freeze", body.model, body.reason, detail)
+    made = _freezes(services).add(
+        body.model, by=person.name, reason=body.reason, until=until, at=at, entry=entry
+    )
     return FreezeView.of(made)
 
 
@@ -186,13 +187,10 @@ def freeze(body: NewFreeze, person: SignedIn, host: InHost) -> FreezeView:
 def lift(freeze_id: FreezeId, body: ReasonBody, person: SignedIn) -> FreezeView:
     """End a freeze that a person asked for. Those of the calendar and of specs are ended in their files."""
     person.needs(Right.ADMIN)
-    services = composition.wire()
-    trail_of(services).require_room()
-    lifted = _freezes(services).lift(freeze_id, by=person.name, at=now())
-    # After the act, because only then is it known who of two was first.
-    entry = _entry(person.name, "lift freeze", lifted.model, body.reason, _of(lifted))
-    trail_of(services).append_or_queue(entry)
-    return FreezeView.of(lifted)
+    freezes = _freezes(composition.wire())
+    standing = freezes.find(freeze_id)
+    entry = _entry(person.name, "lift freeze", standing.model, body.reason, _of(standing))
+    return FreezeView.of(freezes.lift(freeze_id, by=person.name, at=now(), entry=entry))
 
 
 @freezes.delete("/{freeze_id}", responses=problems(404, 409, 422), summary="Lift a freeze")

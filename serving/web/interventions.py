@@ -87,8 +87,8 @@ def override(services: Services, dags: Dags, release: Release, person: Person, r
             raise Conflict(_over(state), remedy=_LOOK)
         if state is None and (said := ended_by(services, release) or _run_ended(dags, release)):
             raise Conflict(f"{release.id} is over: {said}", remedy=_LOOK)
-        _note(services, release, person.name, "override freeze", reason)
-        return freezes.override(release.id, by=person.name, reason=reason, at=now())
+        entry = _entry(release, person.name, "override freeze", reason)
+        return freezes.override(release.id, by=person.name, reason=reason, at=now(), entry=entry)
 
 
 def _interfere(
@@ -114,10 +114,6 @@ def _end_run(services: Services, dags: Dags, release: Release) -> None:
     """May be repeated."""
     dags.end(release.request.dag_id, release.request.run_id)
     release_lock(services, release)
-
-
-def _note(services: Services, release: Release, who: str, action: str, reason: str) -> None:
-    trail_of(services).append(_entry(release, who, action, reason))
 
 
 def _entry(release: Release, who: str, action: str, reason: str) -> AuditEntry:

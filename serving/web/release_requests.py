@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_store.errors import SlipwayError
 from model_store.release_spec import ReleaseSpec, load_all
 from model_store.types import ModelRef
 from serving.control import cooldowns, freeze_enforcement, paused_dags
@@ -148,7 +149,7 @@ def start(
             entry = AuditEntry(at, person.name, "release", ref.name, ref.version, release.id, reason, detail)
             try:
                 trail_of(services).append(entry)
-            except OSError:
+            except (OSError, SlipwayError):
                 cooldowns.discard_unrecorded(services, opened.pop())
                 raise
 

@@ -37,6 +37,7 @@ from serving.gateway.router.base import StaleRoute
 from serving.gateway.router.history import RouteHistoryFile
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
+from serving.ledger.base import Ledger
 from serving.ledger.memory import MemoryLedger
 from serving.platforms.base import DeploymentSpec
 from serving.platforms.memory import MemoryPlatform
@@ -189,7 +190,7 @@ class World:
         self.journal = WatchedJournal(self.home.journal)
         self.lock = ReleaseLock(self.home.journal)
         self.releases = Releases(self.home.releases)
-        self.rows = MemoryLedger()
+        self.rows: Ledger = MemoryLedger()
         self._rollouts = Rollouts(self.journal, self.router, now=now)
         self.rollouts = Acts(self._rollouts, lambda: self.services, linger_seconds=0)
         self.rollouts.read = self.tick  # type: ignore[method-assign]

@@ -75,6 +75,11 @@ def get(rows: Rows, request: HttpRequest, _: dict[str, Any]) -> Any:
     return wire.row_to_json(rows.get(kind, key if issubclass(kind, Kept) else int(key)))
 
 
+def require_room(rows: Rows, _: HttpRequest, __: dict[str, Any]) -> Any:
+    rows.require_room()
+    return {}
+
+
 def claim(rows: Rows, _: HttpRequest, said: dict[str, Any]) -> Any:
     """Letters for one who delivers them, for a while."""
     seconds, limit = said.get("seconds"), said.get("limit")
@@ -91,6 +96,7 @@ ROUTES: tuple[tuple[str, str, Act], ...] = (
     ("POST", "/v1/rows/create", create),
     ("POST", "/v1/rows/find", find),
     ("GET", "/v1/rows/{kind}/{key:path}", get),
+    ("GET", "/v1/room", require_room),
     ("POST", "/v1/letters/claim", claim),
 )
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from operator import attrgetter
-from pathlib import Path
 
-from serving.control.audit import AuditEntry, AuditTrail
+from model_store.errors import Retryable
+from serving.control.audit import AuditEntry, of_row
 from serving.control.freeze_enforcement import FREEZE, PAUSED_DAG, automatic_hold
 from serving.control.queries.index import ModelSnapshot
 from serving.control.queries.snapshots import ReleaseEntry, RollbackSnapshot, RolloutSnapshot
 from serving.control.queries.views import History, HistoryEvent, page_of
 from serving.control.releases import words_for_another
 from serving.control.rollout.control import BY_PEOPLE, PAUSED, RESUMED
+from serving.ledger.base import Rows
+from serving.ledger.rows import Entry
 
 _Mark = tuple[str, str, int]
 _Told = tuple[HistoryEvent, ...]
@@ -54,24 +57,28 @@ class HistoryFilter:
 
 
 class AuditReader:
-    """The audit trail, read again only when it grew. Safe for many threads."""
+    """The audit trail, of which only what was added is asked for again. Safe for many threads."""
 
-    def __init__(self, root: Path) -> None:
-        self._trail = AuditTrail(root)
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
         self._guarded = threading.Lock()
-        self._stamp: tuple[tuple[str, int], ...] | None = None
+        self._last: Entry | None = None
         self._moments: tuple[HistoryEvent, ...] = ()
 
     def moments(self) -> tuple[HistoryEvent, ...]:
-        """Everything that people did, the newest first."""
-        with self._guarded:
-            stamp = tuple(
-                sorted((path.name, path.stat().st_size) for path in self._trail.root.glob("*.jsonl"))
-            )
-            if stamp != self._stamp:
-                self._moments = tuple(map(_of_entry, self._trail.entries()))
-                self._stamp = stamp
-            return self._moments
+        """Everything that people did, the newest first; as of before, while the controller is away."""
+        with self._guarded, suppress(Retryable):
+            if self._last and not self._is_there(self._last):
+                # The ledger was restored from a backup.
+                self._last, self._moments = None, ()
+            if new := self._rows.find(Entry, after=self._last.number if self._last else 0):
+                self._last = max(new, key=attrgetter("number"))
+                told = [_of_entry(of_row(row)) for row in reversed(new)]
+                self._moments = tuple(sorted([*told, *self._moments], key=attrgetter("at"), reverse=True))
+        return self._moments
+
+    def _is_there(self, entry: Entry) -> bool:
+        return [one.hash for one in self._rows.find(Entry, number=entry.number)] == [entry.hash]
 
 
 def of_snapshot(snapshot: ModelSnapshot) -> tuple[HistoryEvent, ...]:

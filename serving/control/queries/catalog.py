@@ -81,7 +81,7 @@ class Catalog:
         self._index = Index(services.home, monotonic=monotonic, refresher=refresher)
         self._traffic = Traffic(services.history)
         self._watch = HealthMonitor(source, monotonic=monotonic)
-        self._people = AuditReader(services.home.audit)
+        self._people = AuditReader(services.rows)
         self._chronicle = ActivityLog(refresher.breathe if refresher else lambda: None)
         self._drawn: OrderedDict[str, tuple[tuple[int, int], Series]] = OrderedDict()
         # Pages that many people watch ask for the same things several times a second.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 
+from model_store.errors import Retryable
 from serving.control import blockers
 from serving.control.blockers import Blocker, ControllerReport, ReleaseFacts
 from serving.control.freeze_enforcement import freezes_of
-from serving.control.freezes import Frozen
+from serving.control.freezes import Frozen, longest, of_windows
 from serving.control.queries import activity, rollback_progress
 from serving.control.queries.cached import Cached, Refresher
 from serving.control.queries.progress import plan_of
@@ -55,14 +57,14 @@ class Rows:
         self._now = now
         self._questions = Cached(runs.questions, seconds=1.0, monotonic=monotonic, refresher=refresher)
         self._situation = Cached(runs.situation, seconds=1.0, monotonic=monotonic, refresher=refresher)
-        freezes = freezes_of(services)
-        self._freezes = Cached(
-            lambda: freezes.in_force(None, at=now()), seconds=0.5, monotonic=monotonic, refresher=refresher
+        self._people: tuple[list[Frozen], frozenset[str]] = ([], frozenset())
+        self._freezes: Cached[tuple[list[Frozen], frozenset[str]]] = Cached(
+            self._all_freezes, seconds=0.5, monotonic=monotonic, refresher=refresher
         )
 
     def freezes(self) -> list[Frozen]:
         """Those in force that hold all models, or one that somebody froze."""
-        return self._freezes.get()
+        return self._freezes.get()[0]
 
     def serving(self, name: str, route: Route | None) -> tuple[ServingVersion, ...]:
         if route is None:
@@ -205,9 +207,22 @@ class Rows:
     def holding(self, entry: ReleaseEntry) -> Frozen | None:
         """The freeze for which a release waits, its spec's too, unless somebody let it pass."""
         windows = entry.request.windows if entry.request else ()
-        if not windows and not any(one.model in (None, entry.model) for one in self._freezes.get()):
+        asked_for, passing = self._freezes.get()
+        if entry.id in passing:
             return None
-        return freezes_of(self._services).holding(entry.id, windows, at=self._now())
+        at = self._now()
+        found = [one for one in asked_for if one.model in (None, entry.model)]
+        found += of_windows(windows, "spec", entry.model, at)
+        return longest(found, at=at) if found else None
+
+    def _all_freezes(self) -> tuple[list[Frozen], frozenset[str]]:
+        """Those in force for all models or some, and which releases may pass."""
+        freezes, at = freezes_of(self._services), self._now()
+        with suppress(Retryable):
+            # As of before, while the controller is away.
+            self._people = freezes.asked_for(at=at), frozenset(one.release_id for one in freezes.overrides())
+        asked_for, passing = self._people
+        return [*freezes.of_calendar(at), *asked_for], passing
 
     def approval(self, entry: ReleaseEntry) -> PendingApproval | None:
         question = _question(entry, self._asked_now())

@@ -10,7 +10,10 @@ import pytest
 
 from model_store.errors import Permanent
 from model_store.release_spec import Freeze
+from serving.control.audit import AuditEntry
 from serving.control.freezes import AlreadyLifted, Freezes, Frozen, UnknownFreeze
+from serving.ledger.memory import MemoryLedger
+from serving.ledger.rows import Entry, Unstorable
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -20,7 +23,7 @@ DAILY = Freeze(reason="noon", at="11:00", hours=3)
 
 @pytest.fixture
 def freezes(tmp_path: Path) -> Freezes:
-    return Freezes(tmp_path)
+    return Freezes(MemoryLedger(), tmp_path)
 
 
 def holding(freezes: Freezes, *windows: Freeze, at: datetime = NOW) -> Frozen | None:
@@ -98,7 +101,7 @@ def test_a_calendar_whose_windows_cannot_be_worked_out_freezes_everything_and_sa
 
 def test_a_calendar_that_cannot_even_be_looked_for_freezes_everything(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("")
-    assert (found := holding(Freezes(tmp_path / "a file")))
+    assert (found := holding(Freezes(MemoryLedger(), tmp_path / "a file")))
     assert "calendar.yaml cannot be read: " in found.reason
 
 
@@ -142,3 +145,21 @@ def test_of_two_who_lift_at_the_same_moment_one_is_told(freezes: Freezes) -> Non
     for person in people:
         person.join()
     assert len([word for word in said if word in ("bob", "eve")]) == 1
+
+
+def test_an_act_and_its_entry_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    ledger = MemoryLedger()
+    freezes = Freezes(ledger, tmp_path)
+    made = freezes.add(None, by="ada", reason="audit", until=None, at=NOW, entry=act("freeze"))
+    with pytest.raises(Unstorable):
+        freezes.lift(made.id, by="bob", at=NOW, entry=act("lift", who="b\0b"))
+    assert freezes.find(made.id) == made
+    freezes.lift(made.id, by="eve", at=NOW, entry=act("lift"))
+    with pytest.raises(AlreadyLifted):
+        freezes.lift(made.id, by="bob", at=NOW, entry=act("lift"))
+    freezes.override(RELEASE, by="eve", reason="hotfix", at=NOW, entry=act("override"))
+    assert [one.action for one in ledger.find(Entry)] == ["freeze", "lift", "override"]
+
+
+def act(action: str, who: str = "ada") -> AuditEntry:
+    return AuditEntry(NOW, who, action)

@@ -20,6 +20,7 @@ from serving.types import ALL_STABLE
 from serving.web import charts
 from serving.web.access import Right
 from serving.web.rendering import named, render, sentence, told, who
+from tests.ledgers import ledger_of
 from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
 MAY = {right.value: True for right in Right}
@@ -89,7 +90,7 @@ def test_specs_that_were_never_released_are_in_a_list_of_their_own(world: World,
 def test_ids_and_the_way_an_act_came_are_not_for_readers(world: World, fraud: ModelFiles) -> None:
     name = fraud.release(2, "paused")
     detail = {"via": "api", "run_id": "manual__x", "leaves": "2", "account": "17", "task": "approve_1"}
-    trail = AuditTrail(world.home.audit)
+    trail = AuditTrail(ledger_of(world.home), world.home.late)
     trail.append(AuditEntry(NOW, "bo", "rollback", "fraud", 1, name, f"because of {name}", detail))
     (moment, *_) = [each for each in world.catalog.release(name).moments if each.who == "bo"]
     assert moment.detail == "from v2"
@@ -116,7 +117,7 @@ def test_what_airflow_started_by_itself_is_said_in_words() -> None:
 
 def test_a_freeze_says_until_when_with_the_zone(world: World, fraud: ModelFiles) -> None:
     until = (NOW + timedelta(hours=2)).isoformat()
-    trail = AuditTrail(world.home.audit)
+    trail = AuditTrail(ledger_of(world.home), world.home.late)
     trail.append(AuditEntry(NOW, "bo", "freeze", "fraud", None, None, "sale", {"via": "api", "until": until}))
     from serving.control.queries.activity import HistoryFilter
 

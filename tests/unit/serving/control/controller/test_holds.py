@@ -23,9 +23,14 @@ from serving.control.rollout.plan import Hold, Phase
 from serving.control.wiring import Services
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE
+from tests.ledgers import ledger_in_memory
 from tests.unit.serving.world import RELEASE, SERVICE, World
 
 SPEC = Path(__file__).parents[5] / "dags" / "releases" / "credit_risk.yaml"
+
+
+__all__ = ["ledger_in_memory"]
+pytestmark = pytest.mark.usefixtures("ledger_in_memory")
 
 
 class HeldWorld(World):

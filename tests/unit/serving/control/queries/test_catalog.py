@@ -29,6 +29,7 @@ from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.home import Home, Ports
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint
+from tests.ledgers import ledger_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SPEC = load(REPOSITORY / "dags" / "releases" / "credit_risk.yaml").model_dump(mode="json")
@@ -229,11 +230,12 @@ def test_only_airflow_knows_that_people_are_asked(world: World, fraud: ModelFile
 
 def test_a_freeze_is_said_to_hold_what_it_holds(world: World, fraud: ModelFiles) -> None:
     name = fraud.release(2, "preparing")
-    Freezes(world.home.freezes).add("fraud", by="bo", reason="sales week", until=None, at=NOW)
+    freezes = Freezes(ledger_of(world.home), world.home.freezes)
+    freezes.add("fraud", by="bo", reason="sales week", until=None, at=NOW)
     row = world.catalog.release(name).row
     assert row.status is ReleaseStatus.FROZEN
     assert "sales week" in row.why
-    Freezes(world.home.freezes).override(name, by="amina", reason="a fix", at=NOW)
+    freezes.override(name, by="amina", reason="a fix", at=NOW)
     assert world.catalog.release(name).row.status is ReleaseStatus.PREPARING
 
 
@@ -327,7 +329,7 @@ def test_steps_come_in_order_with_durations(world: World, fraud: ModelFiles) -> 
 
 def test_people_and_slipway_itself_are_in_one_history(world: World, fraud: ModelFiles) -> None:
     fraud.release(2, "rolled_back")
-    trail = AuditTrail(world.home.audit)
+    trail = AuditTrail(ledger_of(world.home), world.home.late)
     trail.append(AuditEntry(NOW, "bo", "freeze", None, reason="sales week"))
     assert world.history()[0] == ("bo", "freeze")
     assert ("Slipway", "rolled back") in world.history()

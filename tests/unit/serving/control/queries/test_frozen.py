@@ -12,6 +12,7 @@ from serving.control import freeze_enforcement
 from serving.control.freezes import Freezes
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.control import ControlRequest
+from tests.ledgers import ledger_of
 from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
 WORDS = "frozen until 2026-11-21 13:00 UTC: audit (ada)"
@@ -70,7 +71,7 @@ def test_a_release_waits_for_the_end_of_its_own_window(world: World, fraud: Mode
     (shown,) = world.catalog.freezes()
     assert (shown.model, shown.source, shown.reason) == ("fraud", "spec", "quarter's end")
     assert list(world.catalog.shown_to(lambda model: model == "other").freezes()) == []
-    Freezes(world.home.freezes).override(name, by="amina", reason="a fix", at=NOW)
+    Freezes(ledger_of(world.home), world.home.freezes).override(name, by="amina", reason="a fix", at=NOW)
     assert world.catalog.release(name).row.status is ReleaseStatus.PREPARING
     assert list(world.catalog.freezes()) == []
 

@@ -23,13 +23,14 @@ from serving.control.controller.server import Server
 from serving.control.controller.settlement import Settlement
 from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
+from serving.control.outbox import REMEMBER
 from serving.control.shadow import Shadow
 from serving.credentials import controller_token
 from serving.gateway import access_log, authentication
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
-from serving.ledger.base import Ledger, Rows
+from serving.ledger.base import Ledger
 from serving.ledger.home_files import MOVED
 from serving.ledger.importing import import_home
 from serving.monitoring.targets import targets
@@ -110,7 +111,7 @@ def _watch(home: Home, ledger: Ledger) -> None:
 
 
 def _run(
-    home: Home, controller: Controller, router: TrafficRouter, rows: Rows, ending: threading.Event
+    home: Home, controller: Controller, router: TrafficRouter, ledger: Ledger, ending: threading.Event
 ) -> None:
     due = reconcile_due = time.monotonic()
     while not ending.wait(max(0.0, due - time.monotonic())):
@@ -122,7 +123,9 @@ def _run(
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             _reconcile(controller, router)
             with controller.apart("late entries"):
-                take_late(rows, home.late)
+                take_late(ledger, home.late)
+            with controller.apart("what is forgotten"):
+                ledger.prune(_utc() - REMEMBER, only=("deliveries", "letters"))
             with controller.apart("access log"):
                 access_log.turn_over(home)
 

@@ -60,28 +60,24 @@ class Late(BaseNotifier):
 
 def deliver_due(outbox: Outbox, *, at: datetime, most: int | None = None) -> tuple[int, int]:
     """Deliver what is due; returns how many were and were not."""
-    entries = outbox.due(at=at)[:most]
-    done = [_deliver(outbox, entry, at=at) for entry in entries]
-    outbox.sweep(at=at)
+    done: list[bool] = []
+    while (most is None or len(done) < most) and (entries := outbox.claim()):
+        done += [_deliver(outbox, entry, at=at) for entry in entries]
     return done.count(True), done.count(False)
 
 
-def _deliver(outbox: Outbox, entry: OutboxEntry, *, at: datetime) -> bool | None:
-    """None if somebody else is at it."""
+def _deliver(outbox: Outbox, entry: OutboxEntry, *, at: datetime) -> bool:
     from slipway_airflow import receivers
 
-    with outbox.taken(entry) as is_ours:
-        if not is_ours:
-            return None
-        try:
-            receivers.deliver(entry.message, entry.receiver, at=at)
-        except (Retryable, Permanent) as problem:
-            log.warning("%s, to %s: %s", entry.message.id, entry.receiver.to, problem)
-        except Exception:
-            log.exception("%s, to %s", entry.message.id, entry.receiver.to)
-        else:
-            outbox.delivered(entry)
-            return True
-        if not outbox.failed(entry, at=at):
-            log.error("%s, to %s: given up after a day", entry.message.id, entry.receiver.to)
-        return False
+    try:
+        receivers.deliver(entry.message, entry.receiver, at=at)
+    except (Retryable, Permanent) as problem:
+        log.warning("%s, to %s: %s", entry.message.id, entry.receiver.to, problem)
+    except Exception:
+        log.exception("%s, to %s", entry.message.id, entry.receiver.to)
+    else:
+        outbox.delivered(entry)
+        return True
+    if not outbox.failed(entry, at=at):
+        log.error("%s, to %s: given up after a day", entry.message.id, entry.receiver.to)
+    return False

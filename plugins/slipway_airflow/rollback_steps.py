@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from model_store.errors import Retryable
 from serving.control import audit_entries, notifications, rollbacks, wiring
 from serving.control.reasons import cleaned
 from serving.control.rollbacks import RollbackRequest
@@ -33,7 +34,7 @@ def ask_for_rollback(services: Services, context: Context) -> RollbackProgress:
         raise
     try:
         _tell(services, progress)
-    except OSError as problem:
+    except (OSError, Retryable) as problem:
         # Users do not wait for it. `record_rollback` writes it when they are back.
         log.warning("who asked for %s is not written down yet: %s", progress.id, problem)
     return progress

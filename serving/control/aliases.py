@@ -1,29 +1,25 @@
 """What the alias of a model's spec comes to: a release, or nothing although somebody may wait for one.
 
 Pages ask MLflow nothing, so why the version that an alias names is not released is written down by whoever
-looks at the registry: `<home>/releases/<model>/notes/alias.json`, gone as soon as it is not so any more.
+looks at the registry, and ended as soon as it is not so any more.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
-from model_store.durable import canonical_json, write_file
 from model_store.types import ModelRef
 from serving.control import cooldowns, rollbacks
 from serving.control.finalization import REASON, STATUS, VersionStatus
+from serving.control.notes import NoteKind
 from serving.control.queries import outcomes
 from serving.control.release_deployment import route_of, state_of
 from serving.control.releases import Release
 from serving.control.rollout.plan import Phase
-from serving.control.wiring import Services
-
-NOTES = "notes"
-_NAME = "alias.json"
+from serving.control.wiring import Services, now
+from serving.ledger.rows import Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +82,9 @@ def superseded_by(services: Services, release: Release) -> str:
     return f"the alias {alias} {where} while version {release.version} was being built"
 
 
-def parse(content: bytes) -> AliasNote:
-    """Raises ValueError, KeyError or TypeError for what is no note."""
-    saved = json.loads(content)
-    del saved["schema"]
-    return AliasNote(**{**saved, "at": datetime.fromisoformat(saved["at"])})
-
-
-def folder(services_root: Path, model: str) -> Path:
-    """Where the note of a model is. `services_root`: Home.releases."""
-    return services_root / model / NOTES
+def read_note(note: Note) -> AliasNote:
+    said = {name: note.document[name] for name in ("alias", "version", "words", "way_out", "told_by")}
+    return AliasNote(model=note.model, at=note.at, **said)
 
 
 def _examine(services: Services, model: str, alias: str, *, told_by: str, at: datetime) -> AliasDecision:
@@ -191,16 +180,13 @@ def _ending(services: Services, release: Release) -> Iterator[EndedRelease]:
 
 def _save(services: Services, model: str, note: AliasNote | None) -> None:
     """What is written already keeps its time."""
-    path = folder(services.releases.root, model) / _NAME
-    try:
-        known = parse(path.read_bytes())
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        known = None
+    found = services.notes.find(model, NoteKind.ALIAS)
+    known = read_note(found) if found else None
     if note is None:
-        path.unlink(missing_ok=True)
+        services.notes.end(model, NoteKind.ALIAS, at=now())
     elif known is None or replace(note, at=known.at, told_by=known.told_by) != known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, canonical_json({"schema": 1, **asdict(note), "at": note.at.isoformat()}))
+        said = {name: value for name, value in asdict(note).items() if name not in ("model", "at")}
+        services.notes.write(model, NoteKind.ALIAS, said, at=note.at)
 
 
 def _time(at: datetime) -> str:

@@ -6,20 +6,21 @@ A person may always ask; asking is what ends a hold.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
 from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef
 from serving.control.finalization import REASON, STATUS, VersionStatus
+from serving.control.notes import NoteKind
 from serving.control.release_deployment import route_of
 from serving.control.releases import Cause, Release, Request
 from serving.control.rollout.plan import Phase
-from serving.control.wiring import Services
+from serving.control.wiring import Services, now
+from serving.ledger.rows import Note
 
 # Of a model whose spec is gone.
 DEFAULT_COOLDOWN = timedelta(minutes=10)
@@ -131,35 +132,27 @@ def last_rollback_at(services: Services, model: str) -> datetime | None:
 
 def note_rollback_requested(services: Services, model: str, *, at: datetime) -> None:
     """An alert's rollback was asked for; it has not begun yet."""
-    write_file(_requested_path(services, model), canonical_json({"at": at.isoformat()}))
+    services.notes.write(model, NoteKind.ASKED_BACK, {}, at=at)
 
 
 def hold(services: Services, model: str, why: str, *, at: datetime) -> ModelHold:
     """From now on only people change what serves. Holding what is held changes nothing."""
-    if known := hold_on(services, model):
-        return known
-    now = ModelHold(at, why)
-    write_file(_hold_path(services, model), canonical_json({**asdict(now), "since": at.isoformat()}))
-    return now
+    return read_hold(services.notes.write(model, NoteKind.HOLD, {"why": why}, at=at, anew=False))
 
 
 def hold_on(services: Services, model: str) -> ModelHold | None:
     """Since when and why nothing is changed by itself, None if it may be."""
-    try:
-        return parse_hold(_hold_path(services, model).read_bytes())
-    except FileNotFoundError:
-        return None
+    found = services.notes.find(model, NoteKind.HOLD)
+    return read_hold(found) if found else None
 
 
-def parse_hold(content: bytes) -> ModelHold:
-    """Raises ValueError, KeyError or TypeError for what is no hold."""
-    saved = json.loads(content)
-    return ModelHold(datetime.fromisoformat(saved["since"]), str(saved["why"]))
+def read_hold(note: Note) -> ModelHold:
+    return ModelHold(note.at, str(note.document["why"]))
 
 
 def end_hold(services: Services, model: str) -> None:
     """A person took over."""
-    _hold_path(services, model).unlink(missing_ok=True)
+    services.notes.end(model, NoteKind.HOLD, at=now())
 
 
 def _admit_automatic(
@@ -201,28 +194,13 @@ def _require_reason(services: Services, ref: ModelRef, request: Request) -> None
 
 
 def _requested_rollbacks(services: Services, model: str) -> list[datetime]:
-    try:
-        return [datetime.fromisoformat(json.loads(_requested_path(services, model).read_bytes())["at"])]
-    except FileNotFoundError:
-        return []
+    found = services.notes.find(model, NoteKind.ASKED_BACK)
+    return [found.at] if found else []
 
 
 def _requested_at(path: Path) -> datetime:
     at: datetime = datetime.fromisoformat(json.loads(path.read_bytes())["wish"]["at"])
     return at
-
-
-def hold_folder(root: Path, model: str) -> Path:
-    """Where it is written that a model is held. `root`: Home.releases."""
-    return root / model / "hold"
-
-
-def _hold_path(services: Services, model: str) -> Path:
-    return hold_folder(services.home.releases, model) / "held.json"
-
-
-def _requested_path(services: Services, model: str) -> Path:
-    return hold_folder(services.home.releases, model) / "asked_back.json"
 
 
 def _formatted(at: datetime) -> str:

@@ -28,7 +28,7 @@ LONGEST_TEXT = 4000
 
 
 def outbox_of(services: Services) -> Outbox:
-    return Outbox(services.home.root / "outbox")
+    return Outbox(services.rows)
 
 
 def notify_of_outcome(services: Services, release: Release, ending: ReleaseEnd, *, at: datetime) -> None:

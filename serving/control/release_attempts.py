@@ -1,87 +1,93 @@
 """Which versions were tried, so that nothing starts a second release of one by itself.
 
-`<home>/releases/<model>/tried/v<n>.json` names the one DAG run that may release the version without being
-asked by a person; of several runs that find the version at once exactly one writes it. `asked/v<n>` beside it
-is the moment at which Airflow was last told of the version, while that run has not begun yet.
+A row of the ledger for each version names the one DAG run that may release it without being asked by a
+person; of several runs that find the version at once exactly one gets it. It also has the moment at which
+Airflow was last told of the version, while that run has not begun yet.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from datetime import datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
-from model_store.durable import canonical_json
 from model_store.types import ModelRef
-from serving.control.releases import write_new_file
+from serving.ledger.base import Rows, StaleGeneration
+from serving.ledger.rows import Attempt
 
 # A run that was asked for begins within seconds. Later, the asking was lost.
 START_TIMEOUT = timedelta(minutes=2)
+# Of a version that was only asked for, or missed.
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ReleaseAttempts:
-    """The files under `root`, the folder of the releases. Many processes may use them at once."""
+    """Those among `rows`. Many processes may use them at once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
 
     def claim(self, ref: ModelRef, run_id: str, *, at: datetime) -> str:
         """Make this run the one that tries the version, unless there is one. Returns which run it is."""
-        write_new_file(self._tried(ref), canonical_json({"run_id": run_id, "at": at.isoformat()}))
-        return self.of(ref) or run_id
+        found = self._change(ref, lambda one: None if one.run_id else replace(one, run_id=run_id, at=at))
+        return found.run_id
 
     def of(self, ref: ModelRef) -> str | None:
         """The run that tried the version, None while nobody did."""
-        try:
-            return str(json.loads(self._tried(ref).read_bytes())["run_id"])
-        except FileNotFoundError:
-            return None
+        return self._read(ref).run_id or None
 
     def withdraw(self, ref: ModelRef, run_id: str) -> None:
         """The run did not get to begin, so the version may be tried by another one."""
-        if self.of(ref) == run_id:
-            self._tried(ref).rename(self._next_withdrawn(ref))
+        self._change(ref, lambda one: _withdrawn(one) if one.run_id == run_id else None)
 
     def miss(self, ref: ModelRef, run_id: str) -> None:
         """As `withdraw`, also if the run did not even get to claim the version, nor anybody else."""
-        if self.of(ref) is not None:
-            self.withdraw(ref, run_id)
-        else:
-            write_new_file(self._next_withdrawn(ref), canonical_json({"run_id": run_id}))
+        self._change(ref, lambda one: _withdrawn(one) if one.run_id in ("", run_id) else None)
 
     def withdrawn(self, ref: ModelRef) -> int:
         """How often a run did not get to begin."""
-        return len(list(self._tried(ref).parent.glob(f"v{ref.version}.withdrawn-*")))
+        return self._read(ref).withdrawn
 
     def ask(self, ref: ModelRef, *, at: datetime) -> bool:
         """Whether to ask Airflow for this version now: nobody tried it, nor asked a moment ago."""
-        if self.of(ref) is not None or self.was_requested(ref, at=at):
-            return False
-        path = self._asked(ref)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        except FileExistsError:
-            # Since the look above somebody else asked, or it is the mark of an asking that was lost.
-            if self.was_requested(ref, at=at):
-                return False
-        os.utime(path, (at.timestamp(), at.timestamp()))
-        return True
+        asked = False
+
+        def change(one: Attempt) -> Attempt | None:
+            nonlocal asked
+            asked = not one.run_id and not _was_requested(one, at)
+            return replace(one, asked_at=at) if asked else None
+
+        self._change(ref, change)
+        return asked
 
     def was_requested(self, ref: ModelRef, *, at: datetime) -> bool:
         """Whether Airflow was told of this version a moment ago."""
-        try:
-            asked = self._asked(ref).stat().st_mtime
-        except FileNotFoundError:
-            return False
-        return abs(at.timestamp() - asked) < START_TIMEOUT.total_seconds()
+        return _was_requested(self._read(ref), at)
 
-    def _tried(self, ref: ModelRef) -> Path:
-        return self.root / ref.name / "tried" / f"v{ref.version}.json"
+    def _change(self, ref: ModelRef, change: Callable[[Attempt], Attempt | None]) -> Attempt:
+        """What it is afterwards. `change` says None where it is to stay as it is; it decides again on what
+        somebody else made of it meanwhile."""
+        while True:
+            known = self._read(ref)
+            if (wanted := change(known)) is None:
+                return known
+            try:
+                self._rows.save(wanted)
+            except StaleGeneration:
+                continue
+            return wanted
 
-    def _next_withdrawn(self, ref: ModelRef) -> Path:
-        return self._tried(ref).with_suffix(f".withdrawn-{self.withdrawn(ref) + 1}")
+    def _read(self, ref: ModelRef) -> Attempt:
+        name = f"{ref.name}/v{ref.version}"
+        found = self._rows.find(Attempt, id=name)
+        return (
+            found[0] if found else Attempt(id=name, model=ref.name, version=ref.version, run_id="", at=_NEVER)
+        )
 
-    def _asked(self, ref: ModelRef) -> Path:
-        return self.root / ref.name / "asked" / f"v{ref.version}"
+
+def _withdrawn(one: Attempt) -> Attempt:
+    return replace(one, run_id="", withdrawn=one.withdrawn + 1)
+
+
+def _was_requested(one: Attempt, at: datetime) -> bool:
+    return one.asked_at is not None and abs(at - one.asked_at) < START_TIMEOUT

@@ -44,6 +44,7 @@ class RowsClient:
     def find(
         self,
         kind: type[R],
+        /,
         *,
         since: datetime | None = None,
         until: datetime | None = None,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from model_store.registry import Registry
 from model_store.storage.store import Store
+from serving.control.notes import Notes
 from serving.control.release_attempts import ReleaseAttempts
 from serving.control.releases import Releases
 from serving.control.rollout.journal import Journal
@@ -40,7 +41,12 @@ class Services:
     @property
     def attempts(self) -> ReleaseAttempts:
         """Which versions were tried."""
-        return ReleaseAttempts(self.releases.root)
+        return ReleaseAttempts(self.rows)
+
+    @property
+    def notes(self) -> Notes:
+        """What is so of models until somebody ends it."""
+        return Notes(self.rows)
 
 
 def now() -> datetime:

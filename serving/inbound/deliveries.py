@@ -1,57 +1,37 @@
-"""Which deliveries were taken already, also by another process or before a restart.
+"""Which deliveries were taken already, also by another process, on another machine or before a restart.
 
-One file for each, `<root>/<bucket>/<delivery id>`, created exclusively: of several that get the same delivery
-exactly one takes it. It is empty until somebody notes what came of the delivery. The bucket is made of the
-signed timestamp, so a repeat always looks in the same one; a delivery whose bucket is swept is older than
-anything that is believed.
+One row for each in the ledger: of several that get the same delivery exactly one takes it. It says nothing
+until somebody notes what came of the delivery. The controller forgets it days after it is believed no more.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import suppress
-from datetime import datetime
-from pathlib import Path
+from dataclasses import replace
 
-from serving.inbound.signature import WINDOW, Stamp
+from serving.inbound.signature import Stamp
+from serving.ledger.base import Rows, StaleGeneration
+from serving.ledger.rows import Delivery
 
-_BUCKET_SECONDS = 600
+SOURCE = "mlflow"
 
 
 class Deliveries:
-    """The files under `root`. Many processes may use them at once."""
+    """MLflow's, among `rows`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._swept = 0
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
 
-    def take(self, stamp: Stamp, *, now: datetime) -> bool:
+    def take(self, stamp: Stamp) -> bool:
         """Whether this is the first time that this delivery comes."""
-        self._sweep(int(now.timestamp()))
-        path = self._path(stamp)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            return False
-        return True
+        return self._rows.create(Delivery(id=_id(stamp), source=SOURCE, at=stamp.at))
 
     def note(self, stamp: Stamp, words: str) -> None:
-        """Write down what came of a delivery that was taken; nothing if it was swept since."""
-        with suppress(FileNotFoundError):
-            os.truncate(path := self._path(stamp), 0)
-            path.write_text(f"{words}\n")
+        """Write down what came of a delivery that was taken; nothing if it was forgotten since."""
+        for taken in self._rows.find(Delivery, id=_id(stamp)):
+            with suppress(StaleGeneration):
+                self._rows.save(replace(taken, words=words))
 
-    def _path(self, stamp: Stamp) -> Path:
-        return self.root / str(int(stamp.at.timestamp()) // _BUCKET_SECONDS) / stamp.delivery_id
 
-    def _sweep(self, now: int) -> None:
-        """Once a bucket: drop those of which no delivery is believed any more."""
-        if self._swept == now // _BUCKET_SECONDS:
-            return
-        self._swept = now // _BUCKET_SECONDS
-        oldest = (now - int(WINDOW.total_seconds())) // _BUCKET_SECONDS - 1
-        for folder in self.root.glob("*"):
-            if folder.name.isdecimal() and int(folder.name) < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+def _id(stamp: Stamp) -> str:
+    return f"{SOURCE}/{stamp.delivery_id}"

@@ -22,6 +22,9 @@ from serving.ledger.rows import Kept, Letter, Observation, R, Row
 # Names the database; who does not say it has a file in the home (`serving.ledger.opening`).
 URL_VARIABLE = "SLIPWAY_DATABASE_URL"
 
+# What grows and is not kept for good.
+PRUNED = ("observations", "deliveries", "letters")
+
 Value = str | int | float | bool | datetime | None
 Wanted = Value | Collection[str]
 
@@ -174,6 +177,7 @@ class Rows(Protocol):
     def find(
         self,
         kind: type[R],
+        /,
         *,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -259,7 +263,7 @@ class Ledger(Rows, Observations, Audit, Leases, Protocol):
         """
         ...
 
-    def prune(self, before: datetime) -> Mapping[str, int]:
+    def prune(self, before: datetime, *, only: Collection[str] = PRUNED) -> Mapping[str, int]:
         """Forget observations of rollouts that were over by then, and deliveries and letters of before it.
 
         Letters that still wait stay. Returns how many of each. Nothing else is ever removed.

@@ -315,5 +315,5 @@ KINDS = (
 )
 
 # Those that nobody writes or reads as files any more, which the controller takes over when it starts.
-_MOVED: frozenset[Read] = frozenset({_audit, _freezes, _overrides})
+_MOVED: frozenset[Read] = frozenset({_audit, _freezes, _overrides, _letters, _deliveries, _attempts, _notes})
 MOVED = tuple(kind for kind in KINDS if kind.read in _MOVED)

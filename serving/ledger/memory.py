@@ -12,6 +12,7 @@ from pathlib import Path
 from model_store.errors import Permanent
 from serving.ledger import chain, terms
 from serving.ledger.base import (
+    PRUNED,
     Change,
     Fence,
     Fenced,
@@ -95,6 +96,7 @@ class MemoryLedger:
     def find(
         self,
         kind: type[R],
+        /,
         *,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -173,13 +175,16 @@ class MemoryLedger:
                 _put(kept, letter)
             return claimed
 
-    def prune(self, before: datetime) -> Mapping[str, int]:
+    def prune(self, before: datetime, *, only: Collection[str] = PRUNED) -> Mapping[str, int]:
         with self._writing(None) as kept:
-            return {
-                "observations": _forget(kept, Observation, lambda row: _was_over(kept, row, before)),
-                "deliveries": _forget(kept, Delivery, lambda row: row.at < before),
-                "letters": _forget(kept, Letter, lambda row: row.status != "waiting" and row.at < before),
+            forgotten: dict[str, Callable[[], int]] = {
+                "observations": lambda: _forget(kept, Observation, lambda row: _was_over(kept, row, before)),
+                "deliveries": lambda: _forget(kept, Delivery, lambda row: row.at < before),
+                "letters": lambda: _forget(
+                    kept, Letter, lambda row: row.status != "waiting" and row.at < before
+                ),
             }
+            return {name: forgotten[name]() for name in only}
 
     def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
         ready = [normalised(row) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from serving.ledger import chain, schema, terms
 from serving.ledger.base import (
+    PRUNED,
     Change,
     Fence,
     Fenced,
@@ -123,6 +124,7 @@ class SqlLedger:
     def find(
         self,
         kind: type[R],
+        /,
         *,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -223,7 +225,7 @@ class SqlLedger:
                 connection.execute(update(LETTERS).where(column.id == letter.id).values(columns(letter)))
             return claimed
 
-    def prune(self, before: datetime) -> Mapping[str, int]:
+    def prune(self, before: datetime, *, only: Collection[str] = PRUNED) -> Mapping[str, int]:
         rollouts, deliveries = schema.ROLLOUTS.c, schema.DELIVERIES.c
         over = select(rollouts.release_id).where(rollouts.is_over, rollouts.changed_at < before)
         done = LETTERS.c.status != "waiting", LETTERS.c.at < before
@@ -232,7 +234,7 @@ class SqlLedger:
             "deliveries": _some(deliveries.id, deliveries.at < before),
             "letters": _some(LETTERS.c.id, *done),
         }
-        return {name: self._in_pieces(statement) for name, statement in forgotten.items()}
+        return {name: self._in_pieces(forgotten[name]) for name in only}
 
     def require_room(self) -> None:
         with self.database.writing():

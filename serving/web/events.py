@@ -172,7 +172,7 @@ class AssetEventQueue:
 def _tell(tell: Tell, words: str) -> None:
     try:
         tell(words)
-    except OSError as problem:
+    except (OSError, Retryable) as problem:
         log.warning("what came of a delivery is not written down: %s", problem)
 
 

@@ -9,13 +9,13 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from serving import composition
 from serving.home import Home
 from serving.inbound import signature
 from serving.inbound.deliveries import Deliveries
@@ -56,16 +56,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@cache
-def inbox(root: Path) -> Deliveries:
-    """One for all deliveries: it remembers when it last swept."""
-    return Deliveries(root)
-
-
 @router.post(
     "/webhooks/mlflow",
     status_code=202,
-    responses=problems(401, 408, 413, 422, 429),
+    responses=problems(401, 408, 413, 422, 429, 503),
     summary="MLflow's registry",
 )
 async def mlflow(request: Request) -> WebhookAnswer:
@@ -84,8 +78,9 @@ async def mlflow(request: Request) -> WebhookAnswer:
     event = read_event(body)
     if event.is_ours:
         return WebhookAnswer(answer="ignored")
-    deliveries = inbox(home.root / "inbox" / "mlflow")
-    if not await run_in_threadpool(deliveries.take, stamp, now=at):
+    deliveries = await run_in_threadpool(lambda: Deliveries(composition.wire().rows))
+    # Where the controller is away this is 503 with Retry-After, and MLflow comes again.
+    if not await run_in_threadpool(deliveries.take, stamp):
         return WebhookAnswer(answer="repeated")
     request.app.state.asset_events.ask(event.data.name, event.kind, partial(deliveries.note, stamp))
     return WebhookAnswer(answer="accepted")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
@@ -18,11 +17,10 @@ from model_store.types import ModelRef
 from serving import composition
 from serving.control import aliases, cooldowns, finalization, reconciliation, release_deployment
 from serving.control.aliases import AliasNote
+from serving.control.notes import NoteKind
 from serving.control.queries import outcomes
 from serving.control.release_queue import acquire
 from serving.control.releases import Cause, Release
-from serving.inbound.deliveries import Deliveries
-from serving.inbound.signature import Stamp
 from serving.web import shared
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import ApiServer
@@ -154,8 +152,8 @@ def look(world: World, at: datetime = NOW) -> aliases.AliasDecision:
 
 
 def written(world: World) -> AliasNote | None:
-    path = aliases.folder(world.releases.root, MODEL) / "alias.json"
-    return aliases.parse(path.read_bytes()) if path.is_file() else None
+    found = world.services.notes.find(MODEL, NoteKind.ALIAS)
+    return aliases.read_note(found) if found else None
 
 
 def rolled_back(world: World) -> Release:
@@ -233,18 +231,6 @@ def test_a_model_that_is_held_says_so_where_its_alias_would_start_something(worl
     note = look(world).note
     assert note is not None
     assert "nothing of fraud is released by itself since 2026-11-21 21:00:00 UTC" in note.words
-
-
-def test_what_came_of_a_delivery_is_in_its_record(tmp_path: Path) -> None:
-    deliveries, stamp = Deliveries(tmp_path), Stamp(str(uuid4()), NOW)
-    deliveries.note(stamp, "of one that nobody took: nothing")
-    assert not list(tmp_path.rglob("*"))
-    assert deliveries.take(stamp, now=NOW)
-    deliveries.note(stamp, "a long word that came of it first")
-    deliveries.note(stamp, "asked Airflow for fraud v5")
-    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert kept.read_text() == "asked Airflow for fraud v5\n"
-    assert not deliveries.take(stamp, now=NOW), "it counts once all the same"
 
 
 def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

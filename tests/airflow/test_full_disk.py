@@ -139,12 +139,13 @@ def test_an_act_whose_line_the_full_disk_does_not_take_is_refused_in_words_and_l
     assert post(path, **body)[0] < 300
 
 
-def test_a_read_only_disk_is_called_so(world: World, disk: SmallDisk, post: Any) -> None:
-    path, body = asked(world, "freeze")
-    disk.remount("ro")
-    status, said = post(path, **body)
-    assert (status, told(said, disk)) == (503, READ_ONLY)
-    assert "see dmesg" in said["remedy"]
+def test_a_read_only_disk_is_called_so(world: World, post: Any) -> None:
+    with small_disk(world.services.home.releases / MODEL) as disk:
+        path, body = asked(world, "release")
+        disk.remount("ro")
+        status, said = post(path, **body)
+        assert (status, told(said, disk)) == (503, READ_ONLY)
+        assert "see dmesg" in said["remedy"]
 
 
 @pytest.mark.parametrize(("act", "folder"), [("release", "releases/fraud"), ("pause", "journal/fraud")])

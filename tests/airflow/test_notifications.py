@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,9 +22,11 @@ from model_store.release_spec import load
 from model_store.release_spec.notify import Notify
 from serving.control import blockers
 from serving.control.notifications import notify_of_hold, outbox_of
-from serving.control.outbox import GIVE_UP, Message, Outbox
+from serving.control.outbox import CLAIM_SECONDS, GIVE_UP, Message, Outbox
 from serving.control.rollout.plan import Hold
 from serving.inbound.signature import sign
+from serving.ledger.memory import MemoryLedger
+from serving.ledger.rows import Letter
 from tests.airflow.test_rollbacks import released
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, SPEC, World
@@ -131,9 +132,30 @@ def mail_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
     opened.server_close()
 
 
+class Clock:
+    """The ledger's, which goes where it is told."""
+
+    def __init__(self) -> None:
+        self.at = AT
+
+
 @pytest.fixture
-def outbox(tmp_path: Path) -> Outbox:
-    return Outbox(tmp_path / "outbox")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> MemoryLedger:
+    return MemoryLedger(now=lambda: clock.at)
+
+
+@pytest.fixture
+def outbox(ledger: MemoryLedger) -> Outbox:
+    return Outbox(ledger)
+
+
+def deliver(outbox: Outbox, clock: Clock) -> tuple[int, int]:
+    return deliver_due(outbox, at=clock.at)
 
 
 def test_a_webhook_is_signed_and_keeps_its_id_when_it_is_sent_again(receiver: Receiver) -> None:
@@ -190,69 +212,80 @@ def test_who_did_not_ask_for_an_occasion_is_not_told(outbox: Outbox) -> None:
 
 
 def test_a_receiver_that_is_down_is_told_when_it_is_back_and_the_others_at_once(
-    outbox: Outbox, receiver: Receiver, mail_server: MailServer
+    outbox: Outbox, clock: Clock, receiver: Receiver, mail_server: MailServer
 ) -> None:
     receiver.status = 503
     outbox.put(message(), [WEBHOOK, MAIL])
-    assert deliver_due(outbox, at=AT) == (1, 1)
+    assert deliver(outbox, clock) == (1, 1)
     assert len(mail_server.mails) == 1
     receiver.status = 200
-    assert deliver_due(outbox, at=AT + timedelta(seconds=1)) == (0, 0), "not yet due again"
-    assert deliver_due(outbox, at=AT + timedelta(minutes=1)) == (1, 0)
+    clock.at = AT + timedelta(seconds=1)
+    assert deliver(outbox, clock) == (0, 0), "not yet due again"
+    clock.at = AT + timedelta(minutes=1)
+    assert deliver(outbox, clock) == (1, 0)
     assert len(mail_server.mails) == 1
 
 
-def test_what_was_told_is_not_told_again_when_a_task_is_cleared(outbox: Outbox, receiver: Receiver) -> None:
+def test_what_was_told_is_not_told_again_when_a_task_is_cleared(
+    outbox: Outbox, clock: Clock, receiver: Receiver
+) -> None:
     for _ in range(2):
         outbox.put(message(), [WEBHOOK])
-        deliver_due(outbox, at=AT)
+        deliver(outbox, clock)
     assert len(receiver.got) == 1
 
 
-def test_a_message_that_was_written_and_never_sent_is_found_after_a_crash(
-    outbox: Outbox, receiver: Receiver
+def test_a_message_whose_sender_died_over_it_is_sent_by_another_in_the_end(
+    outbox: Outbox, ledger: MemoryLedger, clock: Clock, receiver: Receiver
 ) -> None:
     outbox.put(message(), [WEBHOOK])
-    assert deliver_due(Outbox(outbox.root), at=AT) == (1, 0)
+    assert len(outbox.claim()) == 1
+    assert deliver(Outbox(ledger), clock) == (0, 0), "it may be at it still"
+    clock.at = AT + timedelta(seconds=CLAIM_SECONDS + 1)
+    assert deliver(Outbox(ledger), clock) == (1, 0)
 
 
-def test_a_torn_file_keeps_no_other_message_back(outbox: Outbox, receiver: Receiver) -> None:
-    outbox.put(message(), [WEBHOOK])
-    (outbox.root / "torn.0.json").write_text('{"message": {')
-    assert deliver_due(outbox, at=AT) == (1, 0)
-
-
-def test_two_senders_at_once_send_once(outbox: Outbox, receiver: Receiver) -> None:
+def test_two_senders_at_once_send_once(outbox: Outbox, clock: Clock, receiver: Receiver) -> None:
     receiver.delay = 0.3
     outbox.put(message(), [WEBHOOK])
-    first = threading.Thread(target=deliver_due, args=(outbox,), kwargs={"at": AT})
+    first = threading.Thread(target=deliver, args=(outbox, clock))
     first.start()
-    deliver_due(outbox, at=AT)
+    deliver(outbox, clock)
     first.join()
     assert len(receiver.got) == 1
 
 
+def test_one_who_was_too_slow_does_not_undo_what_another_did(
+    outbox: Outbox, ledger: MemoryLedger, clock: Clock, receiver: Receiver
+) -> None:
+    outbox.put(message(), [WEBHOOK])
+    (slow,) = outbox.claim()
+    clock.at = AT + timedelta(seconds=CLAIM_SECONDS + 1)
+    deliver(outbox, clock)
+    outbox.failed(slow, at=clock.at)
+    assert [letter.status for letter in ledger.find(Letter)] == ["sent"]
+
+
 def test_a_receiver_that_is_down_all_day_holds_nobody_up(outbox: Outbox) -> None:
     (entry,) = outbox.put(message(), [WEBHOOK])
-    weary = replace(entry, tries=1000)
+    weary = replace(entry, letter=replace(entry.letter, tries=1000))
     assert outbox.failed(weary, at=AT)
     assert outbox.due(at=AT) == []
     assert len(outbox.due(at=AT + timedelta(minutes=15))) == 1
 
 
-def test_what_was_given_up_is_forgotten_after_a_week(outbox: Outbox) -> None:
-    (entry,) = outbox.put(message(), [WEBHOOK])
-    assert not outbox.failed(entry, at=AT + 2 * GIVE_UP)
-    outbox.sweep(at=datetime.now(UTC) + timedelta(days=8))
-    assert list((outbox.root / "given_up").iterdir()) == []
-
-
-def test_after_a_day_it_is_given_up(outbox: Outbox, receiver: Receiver) -> None:
+def test_after_a_day_it_is_given_up_and_forgotten_after_a_week(
+    outbox: Outbox, ledger: MemoryLedger, clock: Clock, receiver: Receiver
+) -> None:
     receiver.status = 500
     outbox.put(message(), [WEBHOOK])
-    deliver_due(outbox, at=AT + GIVE_UP + timedelta(seconds=1))
+    clock.at = AT + GIVE_UP + timedelta(seconds=1)
+    deliver(outbox, clock)
     assert outbox.due(at=AT + 2 * GIVE_UP) == []
-    assert [path.name for path in (outbox.root / "given_up").iterdir()] == ["fraud-v2-rolled_back.0.json"]
+    assert [(letter.id, letter.status) for letter in ledger.find(Letter)] == [
+        ("fraud-v2-rolled_back.0", "given_up")
+    ]
+    assert ledger.prune(AT + timedelta(seconds=1), only=("letters",)) == {"letters": 1}
 
 
 async def test_what_is_left_over_is_noticed(world: World) -> None:
@@ -289,14 +322,16 @@ def test_runs_tell_what_became_of_them_and_a_receiver_that_fails_or_hangs_fails_
     from serving.types import Outcome
 
     monkeypatch.setattr(receivers, "SECONDS", 0.2)
+    late = [timedelta(0)]
+    world.rows = MemoryLedger(now=lambda: datetime.now(UTC) + late[0])
     telling.status, telling.delay = 500, 0.5
     assert Runs(bag).release("1").state == "success"
     world.journal.verdicts[0] = Outcome.FAIL
     assert Runs(bag).release("2").tasks["settle"] == {"success"}
     telling.status, telling.delay = 200, 0.0
     telling.got.clear()
-    box = outbox_of(world.services)
-    assert deliver_due(box, at=datetime.now(UTC) + timedelta(minutes=1)) == (4, 0)
+    late[0] = timedelta(minutes=3)
+    assert deliver_due(outbox_of(world.services), at=datetime.now(UTC) + late[0]) == (4, 0)
     assert titles(telling) == ["fraud v1 is released", "fraud v2 was rolled back"]
 
 

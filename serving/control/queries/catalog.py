@@ -78,7 +78,7 @@ class Catalog:
         self._now = now
         self._sees: Callable[[str], bool] | None = None
         self._refresher = refresher
-        self._index = Index(services.home, monotonic=monotonic, refresher=refresher)
+        self._index = Index(services.home, services.notes, monotonic=monotonic, refresher=refresher)
         self._traffic = Traffic(services.history)
         self._watch = HealthMonitor(source, monotonic=monotonic)
         self._people = AuditReader(services.rows)

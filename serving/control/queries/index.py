@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model_store.errors import Retryable
 from serving.control import aliases, cooldowns
 from serving.control.aliases import AliasNote
 from serving.control.cooldowns import ModelHold
+from serving.control.notes import NoteKind, Notes
 from serving.control.queries import outcomes, snapshots
 from serving.control.queries.cached import Cached, Refresher
 from serving.control.queries.folders import Folder
@@ -20,6 +23,7 @@ from serving.control.queries.snapshots import ReleaseEntry, RequestSnapshot, Rol
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
 from serving.home import Home
+from serving.ledger.rows import Note
 
 # So often the folders are looked at, at most, however many people look at pages.
 LOOK_SECONDS = 0.2
@@ -96,11 +100,13 @@ class Index:
     def __init__(
         self,
         home: Home,
+        notes: Notes,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         refresher: Refresher | None = None,
     ) -> None:
-        self._home = home
+        self._home, self._notes = home, notes
+        self._noted: Mapping[str, dict[str, Note]] = {}
         self._refresher = refresher
         self._models: dict[str, _Model] = {}
         self._found = Snapshots()
@@ -133,11 +139,14 @@ class Index:
 
     def _look(self) -> Snapshots:
         changed = []
+        with suppress(Retryable):
+            # As of before, while the controller is away.
+            self._noted = _by_model(self._notes.standing(NoteKind.HOLD, NoteKind.ALIAS))
         for number, name in enumerate(self._names()):
             model = self._models.get(name)
             if model is None:
                 model = self._models[name] = _Model(self._home, name)
-            if model.refresh() or name not in self._found.by_model:
+            if model.refresh(self._noted.get(name, {})) or name not in self._found.by_model:
                 changed.append(name)
             if self._refresher and number % _PIECE == 0:
                 self._refresher.breathe()
@@ -147,7 +156,7 @@ class Index:
         return self._found
 
     def _names(self) -> list[str]:
-        return sorted({*_folders(self._home.journal), *_folders(self._home.releases)})
+        return sorted({*_folders(self._home.journal), *_folders(self._home.releases), *self._noted})
 
 
 class _Model:
@@ -163,17 +172,16 @@ class _Model:
             home.releases / name / "rollbacks", snapshots.parse_rollback
         )
         self._rollouts: Folder[RolloutSnapshot | LockState] = Folder(home.journal / name, _state_or_lock)
-        self._notes: Folder[AliasNote] = Folder(aliases.folder(home.releases, name), aliases.parse)
-        self._held: Folder[ModelHold] = Folder(
-            cooldowns.hold_folder(home.releases, name), cooldowns.parse_hold
-        )
+        self._noted: dict[str, Note] = {}
         self.snapshot = ModelSnapshot(name)
 
-    def refresh(self) -> bool:
+    def refresh(self, noted: dict[str, Note]) -> bool:
         # Each has to be looked at, hence no `any` over the calls themselves.
         changed = [folder.refresh() for folder in self._folders()]
-        if not any(changed):
+        if not any(changed) and noted == self._noted:
             return False
+        self._noted = noted
+        alias, hold = noted.get(NoteKind.ALIAS), noted.get(NoteKind.HOLD)
         journal = self._rollouts.files
         lock = journal.get("lock")
         held = lock if isinstance(lock, LockState) else _FREE
@@ -185,8 +193,8 @@ class _Model:
             ),
             tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
             held,
-            self._notes.files.get("alias"),
-            self._held.files.get("held"),
+            aliases.read_note(alias) if alias else None,
+            cooldowns.read_hold(hold) if hold else None,
         )
         # A folder that changed a moment ago is read twice; what is made of shelves need not be made twice.
         is_different = made != self.snapshot
@@ -194,12 +202,19 @@ class _Model:
         return is_different
 
     def _folders(self) -> tuple[Folder[Any], ...]:
-        return (self._rollouts, self._requests, self._outcomes, self._back, self._notes, self._held)
+        return (self._rollouts, self._requests, self._outcomes, self._back)
 
 
 def _state_or_lock(content: bytes) -> RolloutSnapshot | LockState:
     """The journal's folder has both; only a lock has a holder."""
     return snapshots.parse_lock(content) if b'"holder"' in content[:40] else snapshots.parse_rollout(content)
+
+
+def _by_model(notes: Iterable[Note]) -> dict[str, dict[str, Note]]:
+    found: dict[str, dict[str, Note]] = {}
+    for note in notes:
+        found.setdefault(note.model, {})[note.kind] = note
+    return found
 
 
 def _folders(root: Path) -> Iterable[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from model_store.errors import Retryable
 from serving.control import blockers, cooldowns
 from serving.control.blockers import Blocker, BlockerKind
 from serving.control.queries import rollback_progress
@@ -142,7 +144,10 @@ class ModelRows:
             return None
         spec = self._services.releases.spec_of(name)
         cooldown = cooldowns.cooldown_of(spec) if spec else cooldowns.DEFAULT_COOLDOWN
-        until = cooldowns.cooldown_end(self._services, name, cooldown)
+        until = None
+        with suppress(Retryable):
+            # While the controller is away nobody can say.
+            until = cooldowns.cooldown_end(self._services, name, cooldown)
         return until if until and until > self._now() else None
 
     def _rollback(self, snapshot: ModelSnapshot) -> RollbackRow | None:

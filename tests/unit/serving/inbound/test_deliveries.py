@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from serving.inbound.deliveries import Deliveries
 from serving.inbound.pace import Pace
 from serving.inbound.signature import Stamp
+from serving.ledger.memory import MemoryLedger
+from serving.ledger.rows import Delivery
 
 NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 
@@ -18,29 +19,29 @@ def stamp(at: datetime = NOW) -> Stamp:
     return Stamp(str(uuid4()), at)
 
 
-def test_a_delivery_is_taken_once_also_after_a_restart(tmp_path: Path) -> None:
-    once = stamp()
-    assert Deliveries(tmp_path).take(once, now=NOW)
-    assert not Deliveries(tmp_path).take(once, now=NOW + timedelta(minutes=4))
-    assert Deliveries(tmp_path).take(stamp(), now=NOW)
+def test_a_delivery_is_taken_once_also_after_a_restart() -> None:
+    ledger, once = MemoryLedger(), stamp()
+    assert Deliveries(ledger).take(once)
+    assert not Deliveries(ledger).take(once)
+    assert Deliveries(ledger).take(stamp())
 
 
-def test_of_many_takers_at_once_exactly_one_gets_it(tmp_path: Path) -> None:
-    once, takers = stamp(), [Deliveries(tmp_path) for _ in range(8)]
+def test_of_many_takers_at_once_exactly_one_gets_it() -> None:
+    ledger, once = MemoryLedger(), stamp()
+    takers = [Deliveries(ledger) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda one: one.take(once, now=NOW), takers * 5))
+        taken = list(pool.map(lambda one: one.take(once), takers * 5))
     assert taken.count(True) == 1
 
 
-def test_what_is_too_old_to_be_believed_is_forgotten_and_the_rest_is_not(tmp_path: Path) -> None:
-    # The last second of a folder, so that the next one has begun before it is too old.
-    made = NOW + timedelta(hours=1, minutes=9, seconds=59)
-    old, recent = stamp(), stamp(made)
-    deliveries = Deliveries(tmp_path)
-    deliveries.take(old, now=NOW)
-    deliveries.take(recent, now=made)
-    assert len(list(tmp_path.glob("*/*"))) == 1
-    assert not deliveries.take(recent, now=made + timedelta(minutes=5))
+def test_what_came_of_a_delivery_is_noted_and_of_none_nothing() -> None:
+    ledger, once = MemoryLedger(), stamp()
+    deliveries = Deliveries(ledger)
+    deliveries.note(once, "of one that nobody took")
+    assert ledger.find(Delivery) == []
+    deliveries.take(once)
+    deliveries.note(once, "asked Airflow")
+    assert [one.words for one in ledger.find(Delivery)] == ["asked Airflow"]
 
 
 def test_a_burst_is_taken_and_then_a_steady_rate() -> None:

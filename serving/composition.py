@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_store.errors import Permanent
 from model_store.extensions import GATEWAYS, METRICS_SOURCES
 from serving.control.releases import Release, Releases
 from serving.control.rollout.advance import Rollouts
@@ -142,6 +144,23 @@ def ledger_of(home: Home, environ: Mapping[str, str] = os.environ) -> Ledger:
     from serving.ledger.opening import open_ledger, url_of
 
     return open_ledger(url_of(home.root, environ))
+
+
+def restore_ledger(home: Home, backup: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """Put a backup where this home's ledger is to be, while no controller runs.
+
+    Raises `Permanent` where there is one already, and where the ledger is PostgreSQL's.
+    """
+    from serving.ledger.backup import restore_sqlite
+    from serving.ledger.opening import FILE, url_of
+
+    path = home.root / FILE
+    if url_of(home.root, environ) != f"sqlite:///{path}":
+        raise Permanent(
+            "this installation's ledger is not in the home", remedy="use pg_restore (docs/ledger.md)"
+        )
+    restore_sqlite(backup, path)
+    return path
 
 
 def wire_controller(home: Home, ledger: Ledger) -> tuple[Services, Acts]:

@@ -12,7 +12,7 @@ import typer
 
 from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
-from serving.cli import gateway, keys, releases, stack, stage
+from serving.cli import gateway, keys, ledger, releases, stack, stage
 from serving.cli import spec as specs
 from serving.cli.act_commands import commands as people
 from serving.cli.doctor import doctor as examine
@@ -134,6 +134,7 @@ def rollback(
 # Shown in this order by `./slipway --help`.
 app.add_typer(webhooks, name="webhooks")
 app.add_typer(store_app, name="store")
+app.add_typer(ledger.commands, name="ledger")
 app.registered_commands += people.registered_commands
 
 

@@ -6,6 +6,7 @@ Where it is down, `./slipway rollback` alone may return traffic by itself, which
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from serving.control.controller_link import ControllerDown, ControllerLink
@@ -49,6 +50,21 @@ class ControllerClient:
 
     def rollback(self, rollback_id: str) -> RollbackProgress:
         return _progress(self._asked("GET", f"/v1/rollbacks/{rollback_id}"))
+
+    def back_up(self, target: Path) -> dict[str, Any]:
+        """Let the controller write a copy of its ledger there, on its machine. Returns the trail's head."""
+        head: dict[str, Any] = self._asked("POST", "/v1/ledger/backup", {"target": str(target)}, seconds=3600)
+        return head
+
+    def verify_audit(self, number: int | None, hash: str) -> dict[str, Any]:
+        """The audit trail's head, computed anew. Raises `BrokenChain`."""
+        known = {"number": number, "hash": hash} if number is not None else {}
+        head: dict[str, Any] = self._asked("POST", "/v1/ledger/verify", known, seconds=3600)
+        return head
+
+    def is_there(self) -> None:
+        """Raises `ControllerDown` unless it answers."""
+        self._asked("GET", "/v1/room")
 
     def _act(self, release_id: str, name: str, said: dict[str, Any]) -> RolloutState:
         return state_from_json(self._asked("POST", f"/v1/rollouts/{release_id}/{name}", said))

@@ -33,13 +33,17 @@ class ControllerLink:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def ask(self, method: str, path: str, said: object = None) -> Any:
-        """What it answers. Raises what it raised, or `ControllerDown`."""
+    def ask(self, method: str, path: str, said: object = None, *, seconds: float | None = None) -> Any:
+        """What it answers, within `seconds`. Raises what it raised, or `ControllerDown`."""
         headers = {"authorization": f"Bearer {controller_token(self._home)}"}
         content = None if said is None else orjson.dumps(said)
         try:
             answer = _client().request(
-                method, self._home.controller_url + path, content=content, headers=headers
+                method,
+                self._home.controller_url + path,
+                content=content,
+                headers=headers,
+                timeout=TIMEOUT if seconds is None else httpx.Timeout(seconds, connect=2.0),
             )
         except httpx.HTTPError as problem:
             raise self._down(f"{type(problem).__name__}: {problem}") from problem

@@ -14,11 +14,12 @@ from serving.control.rollbacks import AlreadyRolledBack
 from serving.control.rollout.apply import NotRecorded
 from serving.control.rollout.journal import StaleState, UnknownRelease
 from serving.gateway.router.base import StaleRoute, UnknownService
-from serving.ledger.base import Fenced, StaleGeneration, Unknown, UnknownField, Unreachable
+from serving.ledger.base import BrokenChain, Fenced, StaleGeneration, Unknown, UnknownField, Unreachable
 from serving.ledger.rows import Unstorable
 
 _TOLD_APART: tuple[type[SlipwayError], ...] = (
     AlreadyRolledBack,
+    BrokenChain,
     DiskFull,
     Fenced,
     NotRecorded,

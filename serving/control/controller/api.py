@@ -31,7 +31,7 @@ from serving.control.controller.tick import Controller
 from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.journal import state_to_json
 from serving.control.traffic import TrafficControl
-from serving.ledger.base import Rows
+from serving.ledger.base import Ledger
 
 log = logging.getLogger("slipway.controller")
 
@@ -59,7 +59,7 @@ class Refused(Permanent):
 def build(
     controller: Controller,
     acts: TrafficControl,
-    rows: Rows,
+    ledger: Ledger,
     *,
     token: str,
     find_problem: Callable[[], str],
@@ -91,8 +91,8 @@ def build(
     def act(method: str, path: str, done: Act, *, limit: str = "acts") -> Route:
         return doors.route(method, path, partial(done, acts), limit=limit)
 
-    def row(method: str, path: str, done: rows_api.Act) -> Route:
-        return doors.route(method, path, partial(done, rows), limit="rows", longest=LONGEST_ROWS)
+    def row(method: str, path: str, done: Callable[[Ledger, Request, Said], Any]) -> Route:
+        return doors.route(method, path, partial(done, ledger), limit="rows", longest=LONGEST_ROWS)
 
     return Starlette(
         routes=[
@@ -108,7 +108,7 @@ def build(
             act("POST", "/v1/rollouts/{release}/withdraw", _withdraw),
             act("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
             act("GET", "/v1/rollbacks/{rollback}", _rollback),
-            *(row(*one) for one in rows_api.ROUTES),
+            *(row(*one) for one in (*rows_api.ROUTES, *rows_api.LEDGER_ROUTES)),
         ]
     )
 

@@ -8,13 +8,15 @@ sent twice is refused or changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
 from model_store.errors import Permanent
 from serving.ledger import wire
-from serving.ledger.base import Change, Once, Rows
+from serving.ledger.base import Change, Head, Ledger, Once, Rows
 from serving.ledger.rows import (
     Approval,
     Attempt,
@@ -89,6 +91,23 @@ def claim(rows: Rows, _: HttpRequest, said: dict[str, Any]) -> Any:
         raise wire.Malformed(f"limit is not between 1 and {MOST_LETTERS}")
     return {"rows": [wire.row_to_json(row) for row in rows.claim(seconds=seconds, limit=limit)]}
 
+
+def back_up(ledger: Ledger, _: HttpRequest, said: dict[str, Any]) -> Any:
+    """A copy in a file on this machine, and the head of its trail."""
+    target = Path(str(said.get("target", "")))
+    if not target.is_absolute():
+        raise wire.Malformed("target is no absolute path")
+    ledger.backup(target)
+    return asdict(ledger.verify_audit())
+
+
+def verify(ledger: Ledger, _: HttpRequest, said: dict[str, Any]) -> Any:
+    """The head of the trail, every hash computed anew."""
+    known = Head(int(said["number"]), str(said.get("hash", ""))) if "number" in said else None
+    return asdict(ledger.verify_audit(known))
+
+
+LEDGER_ROUTES = (("POST", "/v1/ledger/backup", back_up), ("POST", "/v1/ledger/verify", verify))
 
 # Method, path and what is done there. Keys have slashes.
 ROUTES: tuple[tuple[str, str, Act], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from serving.cli.app import app
 from serving.control.controller import api
 from serving.control.controller.server import Server
 from serving.control.controller_link import ControllerDown
@@ -23,6 +26,7 @@ from serving.ledger import wire
 from serving.ledger.base import Once, StaleGeneration, Unknown, UnknownField
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import Attempt, Entry, Freeze, Letter, Note, Release, Rollout, Unstorable
+from tests import postgresql
 from tests.unit.serving.gateway_process import free_ports
 
 NOW = datetime(2026, 11, 30, 20, 0, 0, 123456, tzinfo=UTC)
@@ -32,9 +36,9 @@ NOTE = Note(id="fraud/hold", model="fraud", kind="hold", at=NOW, document={"why"
 class Port:
     """A controller's port on a ledger, which a test may take away."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, url: str = "") -> None:
         self.home = Home(root, replace(Ports(), controller=free_ports(1)[0]))
-        self.ledger = open_ledger(f"sqlite:///{root / 'ledger.db'}")
+        self.ledger = open_ledger(url or f"sqlite:///{root / 'ledger.db'}")
         self.rows = RowsClient(self.home)
         self._server: Server | None = None
 
@@ -50,9 +54,16 @@ class Port:
             self._server = None
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[Port]:
-    made = Port(tmp_path)
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    with postgresql.server() as started:
+        yield started
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def port(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Port]:
+    is_sqlite = request.param == "SQLite"
+    made = Port(tmp_path, "" if is_sqlite else request.getfixturevalue("server").database())
     made.start()
     yield made
     made.stop()
@@ -183,3 +194,37 @@ def test_a_process_that_was_forked_off_has_connections_of_its_own(port: Port) ->
             os._exit(0 if ok else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert len(port.rows.find(Note)) == 1
+
+
+def test_a_backup_is_written_while_others_write_and_becomes_the_ledger_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = Port(tmp_path)
+    port.start()
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
+    monkeypatch.setenv("SLIPWAY_PORT_CONTROLLER", str(port.home.ports.controller))
+    port.rows.save(NOTE, Entry(at=NOW, who="ada", action="hold"))
+    backup = tmp_path / "backups" / "ledger.db"
+    told = json.loads(run("ledger", "backup", str(backup), "--json"))
+    assert told["number"] == 1
+    port.rows.save(Entry(at=NOW, who="bo", action="release"))
+    later = json.loads(run("ledger", "verify", "--json", "--number", "1", "--hash", told["hash"]))
+    assert later["number"] == 2
+    assert "the controller runs" in run("ledger", "restore", str(backup))
+    port.stop()
+    port.ledger.close()
+    assert "there is a ledger already" in run("ledger", "restore", str(backup))
+    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    run("ledger", "restore", str(backup))
+    port.start()
+    assert [one.who for one in port.rows.find(Entry)] == ["ada"]
+    # The head that was kept knows that the trail is another one now.
+    assert "audit" in run("ledger", "verify", "--number", "2", "--hash", later["hash"])
+    port.stop()
+    port.ledger.close()
+
+
+def run(*arguments: str) -> str:
+    """What `./slipway` says."""
+    return CliRunner().invoke(app, list(arguments)).output

@@ -24,8 +24,6 @@ from statistics import median
 import orjson
 
 from serving.control.analysis import AnalysisPolicy
-from serving.control.audit import AuditEntry as Line
-from serving.control.audit import AuditTrail
 from serving.control.rollout.journal import Journal
 from serving.control.rollout.journal import TimelineEvent as JournalEvent
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
@@ -69,7 +67,7 @@ def measure(way: str, write: Callable[[], object], *, seconds: float, each: int 
 
 def of_files(root: Path, seconds: float) -> Iterator[Measured]:
     """What is there today."""
-    plain, journal, trail = root / "plain", Journal(root / "journal"), AuditTrail(root / "audit")
+    plain, journal = root / "plain", Journal(root / "journal")
     with plain.open("wb", buffering=0) as file:
         yield measure("fsync of one line", lambda: (file.write(b"x" * 900), os.fsync(file)), seconds=seconds)
     state = journal.create(_state(), JournalEvent(AT, "started", "", 0))
@@ -85,8 +83,6 @@ def of_files(root: Path, seconds: float) -> Iterator[Measured]:
         kept[0] = journal.save(kept[0], JournalEvent(AT, "shift", "step 2 of 4", 25))
 
     yield measure("file: a state and its event", save, seconds=seconds)
-    line = Line(AT, "ann", "pause", "fraud", 2, RELEASE, "lunch", {"via": "cli"})
-    yield measure("file: an act", lambda: trail.append(line), seconds=seconds)
 
 
 def of_ledger(ledger: SqlLedger, seconds: float, name: str) -> Iterator[Measured]:

@@ -78,6 +78,19 @@ class Trusted:
         except (InvalidSignature, ValueError) as error:
             raise _not_signed(where, "was changed after it was signed") from error
 
+    def sealed(self, content: bytes, seal: str) -> bool:
+        """Whether one of these keys sealed the bytes."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        for key in self.keys:
+            try:
+                Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(seal), content)
+            except (InvalidSignature, ValueError):
+                continue
+            return True
+        return False
+
     def _key(self, signer: str, where: Path | str) -> bytes:
         for key in self.keys:
             if public_id(key) == signer:

@@ -118,6 +118,7 @@ class Compiled(TypedDict):
 class Gated(TypedDict):
     """A variant's verdict. `served`: the artifact for the spec's runtime, None if this variant has none.
     `sample`: the blob of a few rows with the answers that were judged (`model_store.stages.sample`).
+    `judged`: of which version, export and spec this is the verdict, so that another's is taken for none.
     """
 
     variant: Variant
@@ -128,6 +129,7 @@ class Gated(TypedDict):
     engines: list[Json]
     quantized: Json | None
     reasons: list[str]
+    judged: Json
 
 
 class Chosen(TypedDict):

@@ -32,6 +32,7 @@ from model_store.records import read_report, report_record
 from model_store.registry import Downloaded, ModelVersion
 from model_store.registry.artifacts import describe
 from model_store.release_spec import ReleaseSpec
+from model_store.stages.gate import judged_of
 from model_store.types import Check, GateReport, ModelRef, Precision
 
 Json = dict[str, Any]
@@ -202,4 +203,5 @@ def _taken(ctx: BuildContext, exported: Exported) -> Gated:
         "engines": [],
         "quantized": quantized["artifact"],
         "reasons": [],
+        "judged": judged_of(ctx, exported),
     }

@@ -84,6 +84,13 @@ class Keyring:
         signature = base64.b64encode(key.sign(signed_content(manifest))).decode()
         return f"{SCHEME}:{key_id(self.private[0])}:{signature}"
 
+    def seal(self, content: bytes) -> str:
+        """A signature over other bytes than a manifest's, which say themselves what they are.
+
+        Raises `Permanent` where there are public keys alone.
+        """
+        return base64.b64encode(_private(self.private[0]).sign(content)).decode()
+
     def require(self, manifest: Mapping[str, Any], where: Path) -> None:
         """Raises `NotSigned` unless one of these keys signed the manifest as it is."""
         self.trust.require(manifest, where)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 from model_store.build import BuildContext, Exported, Json
 from model_store.durable import digest_file
+from model_store.errors import Permanent
 from model_store.records import artifact_record, tensor_records
 from model_store.stages.inputs import data_key, evaluation_path, tools
 
 if TYPE_CHECKING:
     from model_store.export import ExportedModel
+    from model_store.registry import ModelVersion
 
 PRECISION_OF = {"onnx": "fp32", "mlflow": "original"}
 
@@ -33,10 +35,10 @@ def run(ctx: BuildContext) -> Exported:
         "data": data_key(ctx),
         "tools": tools("onnx", "skl2onnx", "scikit-learn", "onnxruntime"),
     }
-    return cast(Exported, ctx.store.memo("export", key, lambda: _export(ctx, evaluation, registered.run_id)))
+    return cast(Exported, ctx.store.memo("export", key, lambda: _export(ctx, evaluation, registered)))
 
 
-def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
+def _export(ctx: BuildContext, evaluation: Path, registered: ModelVersion) -> Json:
     from model_store.export import export
     from model_store.export.as_logged import export_as_logged
 
@@ -44,6 +46,7 @@ def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
     with ctx.store.scratch() as folder:
         limit = ctx.spec.source.max_size_mb
         source = ctx.registry.download(ctx.ref, folder / "download", max_size_mb=limit)
+        _require_unchanged(ctx, registered, source.digest)
         exported = make(ctx.ref, ctx.spec, source.folder, folder / "out", evaluation=evaluation)
         artifact = ctx.store.put(
             exported.path.read_bytes(),
@@ -63,8 +66,24 @@ def _export(ctx: BuildContext, evaluation: Path, run_id: str) -> Json:
         "dataset_digest": exported.dataset_digest,
         "says": dict(exported.says),
         "notes": list(exported.notes),
-        "lineage": {"mlflow_run_id": run_id, "source_digest": source.digest},
+        "lineage": {"mlflow_run_id": registered.run_id, "source_digest": source.digest},
     }
+
+
+def _require_unchanged(ctx: BuildContext, registered: ModelVersion, digest: str) -> None:
+    """A registered version is what it was when it was first seen. MLflow lets its files be overwritten."""
+    key = {
+        "model": str(ctx.ref),
+        "registered": [registered.run_id, registered.source, registered.created_at.isoformat()],
+    }
+    first = ctx.store.memo("source", key, lambda: {"source": digest})["source"]
+    if first != digest:
+        raise Permanent(
+            f"the files of {ctx.ref} in MLflow are not those that it had when Slipway first saw it:"
+            f" {digest} instead of {first}",
+            remedy="register them as a new version; if you did not change them, find out who can write to"
+            " MLflow's artifacts",
+        )
 
 
 def _told(exported: ExportedModel) -> str:

@@ -10,7 +10,7 @@ from typing import cast
 
 from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
-from model_store.durable import digest_file
+from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.gates.exam import Answered
 from model_store.gates.judge import judge
 from model_store.gates.profile import Profile
@@ -58,12 +58,19 @@ def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: S
     judge = partial(_judge, ctx, exported, quantized, built, reasons, champion)
     try:
         # A failed report is not remembered: latency may have been disturbed, and is then measured again.
-        return cast(Gated, ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value)))
+        value = ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value))
     except CandidateFailed as why:
-        return _failed(exported, quantized, [*reasons, str(why)])
+        value = _failed(exported, quantized, [*reasons, str(why)])
+    return cast(Gated, {**value, "judged": judged_of(ctx, exported)})
 
 
-def _failed(exported: Exported, quantized: Quantized, reasons: list[str]) -> Gated:
+def judged_of(ctx: BuildContext, exported: Exported) -> Json:
+    """What a verdict is about, as it is written into it."""
+    export = digest_bytes(canonical_json(exported))
+    return {"model": str(ctx.ref), "spec": ctx.spec.digest, "exported": export}
+
+
+def _failed(exported: Exported, quantized: Quantized, reasons: list[str]) -> Json:
     """Of a candidate that could not be run there is nothing to serve."""
     return {
         "variant": quantized["variant"],

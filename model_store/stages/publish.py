@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from model_store.build import BuildContext, Chosen, Exported, Gated, Json, Published
+from model_store.build import BuildContext, Chosen, Exported, Gated, Json, Published, check_data_stage
 from model_store.bundle.publishing import Contents, publish
-from model_store.durable import digest_file
+from model_store.durable import canonical_json, digest_bytes, digest_file
+from model_store.errors import Permanent
 from model_store.inference import session_config
 from model_store.records import read_report, read_tensors
+from model_store.stages.gate import judged_of
 from model_store.stages.inputs import calibration_path, evaluation_rows
 from model_store.types import Artifact
 
 
 def run(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen) -> Published:
     """See `model_store.build.publish_stage`."""
-    bundle = publish(ctx.store, _contents(ctx, exported, gated, chosen))
+    checked = _require_judged(ctx, exported, gated, chosen)
+    bundle = publish(ctx.store, _contents(ctx, exported, gated, chosen, checked))
     return {
         "bundle": bundle.id,
         "precision": chosen["precision"],
@@ -25,9 +28,33 @@ def run(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: C
     }
 
 
-def _contents(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen) -> Contents:
+def _require_judged(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen) -> str:
+    """What is signed was judged: this version by this spec, and it passed; its rows were checked.
+
+    What tasks hand on are hints: who may run tasks may hand on another's results, or mark one successful that
+    failed. Returns the digest of the data check. Raises `Permanent`.
+    """
+    checked = check_data_stage(ctx, exported)
+    if strangers := [one for one in gated if one.get("judged") != judged_of(ctx, exported)]:
+        raise Permanent(
+            f"{len(strangers)} of {len(gated)} verdicts that were handed on are not about this export of"
+            f" {ctx.ref} by this spec: {strangers[0].get('judged')}",
+            remedy="clear the run from its first task; find out who set what its tasks hand on",
+        )
+    passed = [one for one in gated if read_report(one["report"]).passed and one["served"] is not None]
+    if chosen["precision"] not in [one["variant"]["precision"] for one in passed]:
+        raise Permanent(
+            f"{chosen['precision']} of {ctx.ref} was chosen, and its gates did not pass it",
+            remedy="clear the run from the task `choose`; find out who set what it hands on",
+        )
+    return digest_bytes(canonical_json({**checked, "docs": ""}))
+
+
+def _contents(
+    ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen, checked: str
+) -> Contents:
     same = [one for one in gated if one["variant"]["precision"] == chosen["precision"]]
-    winner = next(one for one in same if one["served"] is not None)
+    winner = next(one for one in same if one["served"] is not None and read_report(one["report"]).passed)
     assert winner["served"] is not None
     return Contents(
         model=ctx.ref,
@@ -42,7 +69,7 @@ def _contents(ctx: BuildContext, exported: Exported, gated: Sequence[Gated], cho
         report=read_report(winner["report"]),
         engines=_engines(ctx, same, winner),
         ancestors=_ancestors(ctx, exported, same),
-        lineage=_lineage(ctx, exported, winner),
+        lineage={**_lineage(ctx, exported, winner), "data_check_digest": checked},
         evidence=_evidence(gated, chosen, winner),
     )
 

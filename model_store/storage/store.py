@@ -24,7 +24,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from model_store.bundle.signing import Keyring
 from model_store.durable import canonical_json, digest_bytes, staging, sweep, write_file
+from model_store.errors import Permanent
 from model_store.storage import store_folder as folder
 from model_store.storage.bundles import Bundles
 from model_store.storage.contents import Contents
@@ -58,6 +60,11 @@ def open_store(folder: Path, environ: Mapping[str, str] = os.environ, *, makes_k
     return Store(folder, shared=Shared(storage), keys=keys, makes_keys=makes_keys)
 
 
+def _sealed_content(name: str, memo: Mapping[str, Any]) -> bytes:
+    """With its name: a memo that is put in another's place is none."""
+    return b"slipway memo 1\n" + canonical_json([name, dict(memo)])
+
+
 class Store(Contents, Bundles):
     """Content-addressed storage. Safe for many processes at once, and with `shared` for many machines."""
 
@@ -71,7 +78,9 @@ class Store(Contents, Bundles):
     ) -> Json:
         """What `stage` makes of `inputs`: remembered, or computed now and remembered if `keep` says so.
 
-        A memo whose artifacts or bundle are gone, or that cannot be read, counts as never written.
+        A memo whose artifacts or bundle are gone, or that cannot be read, counts as never written. So does
+        one that no key of this installation sealed: what a stage made is signed into a bundle, and whoever
+        writes to the store would decide it. Where nothing can seal, nothing is remembered.
         """
         name = f"{stage}/{digest_bytes(canonical_json(inputs)).removeprefix('sha256:')}.json"
         if (known := self._recall(name)) is not None:
@@ -79,8 +88,19 @@ class Store(Contents, Bundles):
         # As a later reader will get it: lists where the stage had tuples.
         value: Json = json.loads(canonical_json(compute()))
         if keep(value):
-            self._write_memo(name, canonical_json({"inputs": dict(inputs), "value": value}))
+            self._keep_memo(name, {"inputs": dict(inputs), "value": value})
         return value
+
+    def _keep_memo(self, name: str, memo: Json) -> None:
+        if (keys := self._keys()) is not None and keys.seeds:
+            seal = keys.seal(_sealed_content(name, memo))
+            self._write_memo(name, canonical_json({**memo, "seal": seal}))
+
+    def _keys(self) -> Keyring | None:
+        try:
+            return self.keyring()
+        except Permanent:
+            return None
 
     def _write_memo(self, name: str, content: bytes) -> None:
         if self.shared:
@@ -96,8 +116,13 @@ class Store(Contents, Bundles):
 
     def _recall(self, name: str) -> Json | None:
         try:
-            value: Json = json.loads(self._read_memo(name))["value"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            memo: Json = json.loads(self._read_memo(name))
+            value: Json = memo["value"]
+            seal = str(memo.pop("seal"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        keys = self._keys()
+        if keys is None or not keys.trust.sealed(_sealed_content(name, memo), seal):
             return None
         if all(self._is_here(kind, name) for kind, name in references(value)):
             return value

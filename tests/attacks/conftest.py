@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_models import Credit, make_credit
 from tests.unit.serving.gateway_process import Gateway, gateway_running
 from tests.unit.serving.upstream import Pods, pods_running
 
@@ -21,3 +22,8 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 def pods() -> Iterator[Pods]:
     with pods_running() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def credit(tmp_path_factory: pytest.TempPathFactory) -> Credit:
+    return make_credit(tmp_path_factory.mktemp("credit"))

@@ -46,7 +46,8 @@ def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def on(storage: ObjectStorage, tmp_path: Path) -> Machine:
     """The store as one machine has it."""
-    return lambda name: Store(tmp_path / name / "store", shared=Shared(storage))
+    keys = tmp_path / "bundle_keys.json"
+    return lambda name: Store(tmp_path / name / "store", shared=Shared(storage), keys=keys)
 
 
 def fill(**files: bytes) -> Callable[[Path], None]:

@@ -23,6 +23,7 @@ from model_store.engines.base import Engine
 from model_store.engines.errors import ModelFault, Unavailable
 from model_store.engines.manifest import read_manifest
 from model_store.engines.python.engine import PythonEngine, open_engine
+from model_store.sandbox import descendants, resident_bytes
 from tests.contract.engine_contract import EngineContract
 from tests.pyfunc_models import bundle_of, saved_pyfunc
 
@@ -200,10 +201,11 @@ def test_a_pod_is_not_ready_while_its_model_is_started_again_and_says_so(pod: Po
 
 
 def test_a_model_ends_with_its_pod_also_when_that_is_killed(pod: PodProcess) -> None:
-    group = data_of(pod.ask("pid"))[0]
-    assert members(group)
+    pod.until("/v2/health/ready", 200)
+    started = descendants(pod.process.pid)[1:]
+    assert started
     pod.process.kill()
-    while members(group):
+    while any(resident_bytes(pid) for pid in started):
         time.sleep(0.02)
 
 

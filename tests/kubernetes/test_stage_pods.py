@@ -46,6 +46,20 @@ FEATURES = ["age", "income", "debt"]
 SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
 FP32 = {"precision": "fp32", "layout": "onnxruntime"}
 PATIENCE_SECONDS = 300
+# Somebody's own metric, which looks for the credentials of what runs it.
+CURIOUS = """
+import os
+
+def cost(truth, said):
+    assert not [name for name in os.environ if name.startswith("AWS_")], "in the environment"
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            text = open(f"/proc/{process}/environ").read()
+        except OSError:
+            continue
+        assert "AWS_SECRET_ACCESS_KEY" not in text, f"of process {process}"
+    return -1.0 * (said.decisions != truth.classes)
+"""
 
 
 @dataclass
@@ -145,8 +159,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "precisions": ["fp32"],
         "targets": ["onnxruntime"],
         "build": {"place": "kubernetes"},
+        "gates": {"custom": [{"function": f"{folder}/cost.py:cost", "max_drop": 0.1}]},
         "rollout": {"steps": [{"weight": 100, "hold_seconds": 1}]},
     }
+    (folder / "cost.py").write_text(CURIOUS)
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     return folder
 
@@ -228,6 +244,8 @@ def test_four_stages_are_pods_and_leave_what_one_process_would(bench: Bench) -> 
     report = load_result(bench.services.store, gated)["report"]
     assert report["checks"]
     assert all(check["passed"] for check in report["checks"])
+    # It ran, and found no credentials.
+    assert any("cost" in check["name"] for check in report["checks"])
     assert bench.pods() == []
     # What was made is found again: no pod is needed for it.
     assert bench.task("export").execute(bench.context()) == exported

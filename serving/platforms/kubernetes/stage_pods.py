@@ -198,6 +198,8 @@ def _container(work: StageWork, wanted: StagePods, installation: Installation) -
         "env": [
             {"name": "SLIPWAY_STORAGE_URL", "value": work.url},
             {"name": "SLIPWAY_BUNDLE_KEYS", "value": f"{_KEYS}/keys.json"},
+            # The pod is the sandbox: in one as the "restricted" standard wants it, no other can be made.
+            {"name": "SLIPWAY_SANDBOX", "value": "off"},
         ],
         "envFrom": [{"secretRef": {"name": secret}}] if secret else None,
         "resources": {

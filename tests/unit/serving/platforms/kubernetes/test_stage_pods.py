@@ -101,7 +101,8 @@ def test_a_pod_has_no_secret_but_by_name_and_keeps_the_restricted_standard() -> 
     )
     spec, (container,) = made["spec"], made["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "storage"}}]
-    assert [each["name"] for each in container["env"]] == ["SLIPWAY_STORAGE_URL", "SLIPWAY_BUNDLE_KEYS"]
+    named = {each["name"] for each in container["env"]}
+    assert named == {"SLIPWAY_STORAGE_URL", "SLIPWAY_BUNDLE_KEYS", "SLIPWAY_SANDBOX"}
     assert (spec["automountServiceAccountToken"], spec["restartPolicy"]) == (False, "Never")
     assert spec["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}

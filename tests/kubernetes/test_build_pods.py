@@ -23,13 +23,13 @@ from tests.e2e.stack import REPOSITORY, Stack, run, running_stack, wait_until
 from tests.kubernetes import cluster as clusters
 from tests.kubernetes.cluster import Cluster
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.story, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.story, pytest.mark.timeout(1800)]
 
 TRAINED, MODEL = "credit_risk", "loans"
 RELEASE = f"release_{MODEL}"
 STAGES = {"intake.export", "candidates.quantize", "candidates.compile", "candidates.gate"}
 RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
-PATIENCE_SECONDS = 400
+PATIENCE_SECONDS = 800
 
 
 @dataclass
@@ -103,6 +103,7 @@ def builds(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         write_kubernetes_yaml(root, cluster, namespace)
         no_proxy = f"{os.environ.get('NO_PROXY', 'localhost,127.0.0.1')},{node}"
         said = {"SLIPWAY_STORAGE_URL": url, "NO_PROXY": no_proxy, "no_proxy": no_proxy, **credentials}
+        said["AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT"] = "180"
         dags = dags_in(root)
         with running_stack(root, AIRFLOW__CORE__DAGS_FOLDER=str(dags), **said) as stack:
             train(stack)

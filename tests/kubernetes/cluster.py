@@ -139,11 +139,16 @@ def image_of(what: str) -> str:
     build = ["docker", "build", "--quiet", "--network", "host", "--build-arg", f"BASE={base}"]
     build += ["--file", f"deploy/{what}.Dockerfile", "--tag", name, "."]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=900)
+    image, made = f"docker.io/library/{name}", inspected(name)["Id"].removeprefix("sha256:")
     for socket in sorted(Path("/run").glob("slipway-containerd*/containerd.sock")):
-        with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as saving:
-            load = ["ctr", "-a", str(socket), "-n", "k8s.io", "images", "import", "-"]
-            subprocess.run(load, stdin=saving.stdout, check=True, capture_output=True, timeout=300)
-    return f"docker.io/library/{name}"
+        ctr = ["ctr", "-a", str(socket), "-n", "k8s.io", "images"]
+        # A gigabyte, copied onto each node: not for nothing.
+        if made not in subprocess.run([*ctr, "ls", f"name=={image}"], capture_output=True, text=True).stdout:
+            with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as saving:
+                load = [*ctr, "import", "-"]
+                subprocess.run(load, stdin=saving.stdout, check=True, capture_output=True, timeout=600)
+            subprocess.run([*ctr, "label", image, f"slipway/id={made}"], check=True, capture_output=True)
+    return image
 
 
 def _answers(kubeconfig: Path) -> bool:

@@ -52,8 +52,11 @@ class Chart:
         return self.helm("upgrade", "--install", "slipway", str(CHART), "-f", str(self.values), *sets)
 
     def ready(self) -> None:
-        for name in ("slipway-controller", "slipway-gateway"):
-            self.kubectl("rollout", "status", f"deployment/{name}", "--timeout=110s")
+        wait_until(self.is_ready, "controller and gateway are ready")
+
+    def is_ready(self) -> bool:
+        found = [each for each in self.named("deployments").values() if each["status"].get("replicas")]
+        return len(found) == 2 and all(_is_ready(each) for each in found)
 
     def kubectl(self, *arguments: str) -> str:
         return self.cluster.kubectl("-n", self.namespace, *arguments)
@@ -160,8 +163,15 @@ def test_what_it_remembers_stays_when_it_is_taken_away(chart: Chart) -> None:
         assert not chart.named(kind), kind
 
 
+def _is_ready(deployment: dict[str, Any]) -> bool:
+    """All of its present pods, and no others."""
+    status, wanted = deployment["status"], deployment["spec"]["replicas"]
+    counts = [status.get(name, 0) for name in ("readyReplicas", "updatedReplicas", "replicas")]
+    return status["observedGeneration"] == deployment["metadata"]["generation"] and counts == [wanted] * 3
+
+
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < until, what
         time.sleep(0.5)

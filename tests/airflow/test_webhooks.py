@@ -18,7 +18,9 @@ from slipway_airflow import dag_runs
 from slipway_airflow.page import airflow_host
 
 from model_store.types import ModelRef
+from serving import composition
 from serving.control import cooldowns
+from serving.control.rows_client import RowsClient
 from serving.home import Home
 from serving.inbound.pace import Pace
 from serving.inbound.secrets import rotate, secrets_of
@@ -27,6 +29,8 @@ from serving.web import events, webhooks
 from serving.web.events import AssetEventQueue
 from serving.web.problems import answer_with_problems
 from tests.airflow.world import MODEL, World
+from tests.ledgers import ledger_of
+from tests.unit.serving.gateway_process import free_ports
 
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag
@@ -96,6 +100,7 @@ def app_of(client: TestClient) -> FastAPI:
 def mlflow(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mlflow:
     monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path))
     monkeypatch.setattr(webhooks, "MLFLOW_PACE", Pace(5000, 100))
+    monkeypatch.setattr(composition, "rows_of", ledger_of)
     return Mlflow(client, Home.locate())
 
 
@@ -147,6 +152,22 @@ def test_a_replayed_delivery_does_nothing_also_after_a_restart(
     assert mlflow.quiet()
     again = client.post(PATH, content=body, headers=headers)  # nothing is kept in memory between the two
     assert (again.status_code, again.json()) == (202, {"answer": "repeated"})
+    assert mlflow.quiet()
+    assert len(looked) == 1
+
+
+def test_while_the_controller_is_away_mlflow_is_told_to_come_again_and_then_it_counts(
+    mlflow: Mlflow, client: TestClient, looked: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = event()
+    headers = mlflow.headers(body)
+    with monkeypatch.context() as away:
+        away.setenv("SLIPWAY_PORT_CONTROLLER", str(free_ports(1)[0]))
+        away.setattr(composition, "rows_of", RowsClient)
+        answer = client.post(PATH, content=body, headers=headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert "the controller does not answer" in answer.json()["detail"]
+    assert client.post(PATH, content=body, headers=headers).json() == {"answer": "accepted"}
     assert mlflow.quiet()
     assert len(looked) == 1
 

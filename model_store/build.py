@@ -73,7 +73,8 @@ class Variant(TypedDict):
 class Exported(TypedDict):
     """The model as ONNX. `answers`: the original's own answers to the evaluation rows, kept in the store.
     `says`: what the model says of itself, nothing of it guessed (see `model_store.export.says`).
-    `notes`: what a person should know of the export, in sentences.
+    `notes`: what a person should know of the export, in sentences. `invocations`: how MLflow's
+    clients ask it.
     """
 
     artifact: Json
@@ -85,6 +86,7 @@ class Exported(TypedDict):
     dataset_digest: str
     says: Json
     notes: list[str]
+    invocations: Json
     lineage: dict[str, str]
 
 

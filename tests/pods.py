@@ -28,7 +28,7 @@ class RunningPod:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        self._started.wait(20)
+        self._started.wait(120)
         if self._failure is not None:
             raise self._failure
         # No limits: closing surplus idle connections races with other threads that are about to use them.

@@ -49,7 +49,8 @@ class Contents:
 
     `served` is the model file; `engines` are further builds of the same candidate; `ancestors` the artifacts
     they came from, listed but not copied. `warmup`: rows [n, ...] by input name. `serving`: the spec's
-    section plus what the pod needs besides. `evidence` and `lineage`: told, never part of the identity.
+    section plus what the pod needs besides. `invocations`: how MLflow's clients ask it, where that is known.
+    `evidence` and `lineage`: told, never part of the identity.
     """
 
     model: ModelRef
@@ -64,6 +65,7 @@ class Contents:
     ancestors: tuple[Artifact, ...] = ()
     lineage: Mapping[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    invocations: Mapping[str, Any] = field(default_factory=dict)
 
 
 def publish(store: Store, contents: Contents) -> Bundle:
@@ -172,6 +174,8 @@ def identity(contents: Contents, config: bytes, warmup: bytes) -> str:
             [engine.parent_digest, *asdict(engine.toolchain).values()] for engine in contents.engines
         ),
     }
+    if contents.invocations:
+        parts["invocations"] = dict(contents.invocations)
     return digest_bytes(canonical_json(parts)).removeprefix("sha256:")[:24]
 
 
@@ -249,6 +253,7 @@ def _manifest(contents: Contents, bundle_id: str, files: Mapping[str, str]) -> J
         "inputs": tensor_records(contents.inputs),
         "outputs": tensor_records(contents.outputs),
         "serving": dict(contents.serving),
+        "invocations": dict(contents.invocations),
         "warmup": "warmup.npz",
         "session_config": dict(contents.session_config),
         "artifacts": [

@@ -61,6 +61,7 @@ class Manifest:
     its bytes are verified when they are loaded; None where somebody said that they need not be.
     `toolchain`: what built the file (compiler, version, gpu_arch), as far as it was written down.
     `gpu_memory_bytes`: what the model took of a GPU at its gate; 0 where none was counted.
+    `invocations`: how MLflow's clients ask it (`model_store.export.invocations`), empty in older ones.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Manifest:
     trusted: Trusted | None = None
     toolchain: Mapping[str, Any] = field(default_factory=dict)
     gpu_memory_bytes: int = 0
+    invocations: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def loading(self) -> Iterator[Path]:
@@ -137,6 +139,7 @@ def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
         bundle=bundle,
         toolchain=_toolchain(found),
         gpu_memory_bytes=int((found.get("evidence") or {}).get("gpu_memory_bytes", 0)),
+        invocations=dict(found.get("invocations") or {}),
     )
 
 

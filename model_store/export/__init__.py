@@ -7,13 +7,15 @@ One module per flavour: `onnx` is read; `sklearn` and `boosters` are converted i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from model_store.durable import digest_bytes
 from model_store.export import boosters, onnx, sklearn
 from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable
 from model_store.export.batches import Asked, require_answers_row_by_row
+from model_store.export.invocations import invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
 from model_store.export.original import Original
@@ -53,7 +55,9 @@ def export(
         stochastic=spec.serving.stochastic,
     )
     inputs, outputs = tensor_specs(model)
-    return _written(ref, out_dir, original, inputs, as_answered(outputs, original.answers))
+    outputs = as_answered(outputs, original.answers)
+    asked = invocations(logged, inputs, outputs, original.rows.columns, original.answer, spec.data)
+    return _written(ref, out_dir, original, inputs, outputs, asked)
 
 
 def _written(
@@ -62,6 +66,7 @@ def _written(
     original: Original,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
+    asked: Mapping[str, Any],
 ) -> ExportedModel:
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / MODEL_FILE
@@ -81,4 +86,5 @@ def _written(
         dataset_digest=original.rows.digest,
         says=original.says,
         notes=original.notes,
+        invocations=asked,
     ).save()

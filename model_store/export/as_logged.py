@@ -28,6 +28,7 @@ from model_store.export.agreement import agree
 from model_store.export.as_logged_inputs import Takes, takes
 from model_store.export.base import ANSWERS_FILE, ARCHIVE_FILE, ExportedModel, NotExportable
 from model_store.export.batches import Asked, require_answers_row_by_row
+from model_store.export.invocations import answered_values, invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.requirements import locked, logged_python
 from model_store.export.says import nothing_said
@@ -59,7 +60,7 @@ def export_as_logged(
     _lay_out(folder, logged, {**taken.serves, "schema": 1, "python": python}, locked(logged, python))
     with closing(open_process(folder, threads=spec.serving.threads, seconds=LOAD_SECONDS)) as process:
         asking = _Asking(process, taken)
-        original = asking.as_it_is(rows)
+        form, original = asking.as_it_is(rows)
         outputs = tuple(_output(name, array) for name, array in original.items())
         agreement = _agreement(asking, outputs, original, rows, spec)
     archive = out_dir / ARCHIVE_FILE
@@ -80,6 +81,9 @@ def export_as_logged(
         dataset_digest=rows.digest,
         says=nothing_said(),
         notes=(f"served as it was logged, by Python {python} and {_count(folder)} libraries of its own",),
+        invocations=invocations(
+            logged, taken.inputs, outputs, rows.columns, _answer(form, outputs), spec.data
+        ),
         format="mlflow",
     ).save()
 
@@ -90,18 +94,20 @@ class _Asking:
     def __init__(self, process: ModelProcess, taken: Takes) -> None:
         self._process, self._names = process, [spec.name for spec in taken.inputs]
 
-    def as_it_is(self, rows: Dataset) -> Answers:
-        """All rows at once, and what the model calls its answers. Raises `Permanent` in its own words."""
+    def as_it_is(self, rows: Dataset) -> tuple[str, Answers]:
+        """All rows at once: the form of its answer, and what the model calls them. Raises `Permanent` in its
+        own words.
+        """
         encoded = as_bytes(rows.inputs)
         try:
-            said = self._process.names({"inputs": self._names}, [encoded[name] for name in self._names])
+            form, said = self._process.names({"inputs": self._names}, [encoded[name] for name in self._names])
         except ModelFault as error:
             raise NotExportable(
                 f"the model cannot predict the evaluation rows: {error.problem}",
                 remedy="check the signature, data.inputs and the order of the columns against how it was"
                 " trained; the whole error is in the log",
             ) from error
-        return as_text(said)
+        return form, as_text(said)
 
     def in_batches(self, outputs: tuple[TensorSpec, ...], rows: Mapping[str, Array], size: int) -> Answers:
         """As pods ask it."""
@@ -153,6 +159,14 @@ def _agreement(
     )
     served = asking.in_batches(outputs, rows.inputs, size)
     return agree(original, served, tolerance=spec.gates.export_tolerance)
+
+
+def _answer(form: str, outputs: tuple[TensorSpec, ...]) -> dict[str, Any]:
+    """In the form in which the model answered all rows; what is kept of it are arrays by name."""
+    if form != "values" or len(outputs) > 1:
+        known = "rows" if form == "values" else form
+        return {"form": known, "outputs": [spec.name for spec in outputs]}
+    return answered_values(outputs[0].name, "", [])
 
 
 def _output(name: str, array: Array) -> TensorSpec:

@@ -35,7 +35,8 @@ class ExportedModel:
     `path` and `answers` (an .npz: by output name, [N, ...] for the evaluation rows in the file's order) are
     in one folder, where `read` finds everything again. `columns` says which data columns fill each input.
     `agreement`: how far the ONNX model is from the original on those rows, at most. `says`: what the model
-    says of itself; `notes`: what a person should know of the export.
+    says of itself; `notes`: what a person should know of the export. `invocations`: how MLflow's
+    clients ask it.
     """
 
     model: ModelRef
@@ -51,6 +52,7 @@ class ExportedModel:
     dataset_digest: str
     says: Says
     notes: tuple[str, ...]
+    invocations: Mapping[str, Any]
     format: Literal["onnx", "mlflow"] = "onnx"
 
     def original_answers(self) -> dict[str, Array]:
@@ -83,6 +85,7 @@ class ExportedModel:
             dataset_digest=record["dataset_digest"],
             says=record["says"],
             notes=tuple(record["notes"]),
+            invocations=record["invocations"],
             format=record["format"],
         )
 

@@ -20,11 +20,12 @@ from model_store.engines.python.environment import interpreter
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.base import NotExportable
 from model_store.export.in_child import AS_IT_IS, run_converter, said, write_rows
+from model_store.export.invocations import NOT_SERVED, answered_values
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx
 from model_store.export.original import Original
 from model_store.export.outputs import without_outputs
-from model_store.export.pairing import pair
+from model_store.export.pairing import Paired, pair
 from model_store.export.requirements import locked, logged_python
 from model_store.export.says import Says
 from model_store.export.signature import Plan, plan
@@ -157,7 +158,18 @@ def _result(flavor: Flavor, work: Path, told: dict[str, Any], spec: ReleaseSpec,
             f"output `{name}` is not served: nothing of the original agrees with it"
             for name in paired.uncompared
         ),
+        _answer(told, paired),
     )
+
+
+def _answer(told: dict[str, Any], paired: Paired) -> dict[str, Any]:
+    """What MLflow's own wrapper answers: of two classes, a bare booster says how probable the second is."""
+    output = next((name for name, method in paired.methods.items() if method == "predict"), None)
+    if output is None:
+        return NOT_SERVED
+    kind, shape = told["form"]
+    is_second = told["kind"] == "scores" and not shape
+    return answered_values(output, kind, shape, column=1 if is_second else None)
 
 
 def _says(told: dict[str, Any], outputs: list[str], probable: frozenset[str]) -> Says:

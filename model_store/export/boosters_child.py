@@ -49,6 +49,7 @@ def _predict(folder: Path, request: dict[str, Any], told: dict[str, Any]) -> Non
         arrays = [saved[f"column{place}"] for place in range(len(request["rows"]))]
     rows = _rows(request, arrays)
     said: dict[str, Any] = {"predict": np.asarray(_asked(model, request["flavor"], rows))}
+    told["form"] = [said["predict"].dtype.kind, list(said["predict"].shape[1:])]
     kind, classes = _kind(model), None
     if hasattr(model, "predict_proba"):
         said["predict_proba"] = np.asarray(model.predict_proba(rows))

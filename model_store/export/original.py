@@ -17,7 +17,8 @@ class Original:
     """`answers`: by ONNX output name, [N, ...], for the evaluation rows `rows`.
 
     `agreement`: of `onnx` with the original. `says`: what the model says of itself (see
-    `model_store.export.says`). `notes`: what a person should know of the export, in sentences.
+    `model_store.export.says`). `notes`: what a person should know of the export, in sentences. `answer`: what
+    `predict` of the logged model answers (`model_store.export.invocations`), None for all of its outputs.
     """
 
     onnx: bytes
@@ -27,3 +28,4 @@ class Original:
     agreement: Check
     says: Says
     notes: tuple[str, ...] = ()
+    answer: dict[str, Any] | None = None

@@ -12,6 +12,7 @@ from model_store.errors import Permanent
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.base import NotExportable
 from model_store.export.in_child import AS_IT_IS, NotConvertible, run_converter, said, write_rows
+from model_store.export.invocations import NOT_SERVED, answered_values
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx
 from model_store.export.original import Original
@@ -58,7 +59,7 @@ def convert(
             _write_request(folder, model, settings, spec, attempt, planned, typed, rows, differing(recorded))
             readable = (logged.folder, *importable())
             told = run_converter(CHILD, folder, limits or LIMITS, readable=readable)
-            return _result(folder, told, spec, rows)
+            return _result(folder, told, spec, rows, _asked(logged))
         except (Disagrees, NotConvertible, NotRunnable, UnusableData) as failure:
             failures.append(failure)
     raise _none_agrees(planned, failures, work)
@@ -133,7 +134,17 @@ def _write_request(
     (work / "request.json").write_text(json.dumps(request))
 
 
-def _result(work: Path, told: dict[str, Any], spec: ReleaseSpec, rows: Dataset) -> Original:
+def _asked(logged: LoggedModel) -> str:
+    """The method that is `predict` in MLflow: `pyfunc_predict_fn` may have named another."""
+    return str(logged.flavors.get("python_function", {}).get("predict_fn") or "predict")
+
+
+def _answer(told: dict[str, Any], paired: Paired, method: str) -> dict[str, Any] | None:
+    output = next((name for name, asked in paired.methods.items() if asked == method), None)
+    return answered_values(output, *told["forms"][method]) if output else NOT_SERVED
+
+
+def _result(work: Path, told: dict[str, Any], spec: ReleaseSpec, rows: Dataset, asked: str) -> Original:
     path = work / "model.onnx"
     content = read_onnx(path, max_size_mb=spec.source.max_size_mb)
     onnx = with_computed_types(rows_first(parse(content, path), told["class_counts"]))
@@ -151,6 +162,7 @@ def _result(work: Path, told: dict[str, Any], spec: ReleaseSpec, rows: Dataset) 
         agreement,
         _says(told, paired),
         _notes(paired),
+        _answer(told, paired, asked),
     )
 
 

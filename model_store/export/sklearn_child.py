@@ -63,7 +63,7 @@ def _convert(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     rows = _rows(model, dict(zip(request["rows"], arrays, strict=True)), request)
     said = _predict(model, rows)
     np.savez(folder / "answers.npz", allow_pickle=False, **{name: _plain(a) for name, a in said.items()})
-    told = {**_says(model, said["predict"]), "versions": _versions()}
+    told = {**_says(model, said["predict"]), "versions": _versions(), "forms": _forms(said)}
     if request["is_last"]:
         told["rounded"] = _changed_by_rounding(model, rows, said["predict"])
     # Last: what was told is wanted also where this fails.
@@ -90,6 +90,11 @@ def _says(model: Any, predicted: Any) -> dict[str, Any]:
         "multilabel": is_multilabel,
         "class_counts": [len(each) for each in classes] if isinstance(classes, list) else [],
     }
+
+
+def _forms(said: dict[str, Any]) -> dict[str, Any]:
+    """By method, numpy's kind of its answers and the shape of one."""
+    return {method: [array.dtype.kind, list(array.shape[1:])] for method, array in said.items()}
 
 
 def _kind(model: Any) -> str | None:

@@ -25,6 +25,8 @@ def run(ctx: BuildContext) -> Exported:
     registered = ctx.registry.describe(ctx.ref)
     evaluation = evaluation_path(ctx)
     key = {
+        # Of what is kept of an export: what an older Slipway kept lacks something.
+        "schema": 2,
         "model": str(ctx.ref),
         # A deleted model's name and number can come back with other content; its run and source do not.
         "registered": [registered.run_id, registered.source, registered.created_at.isoformat()],
@@ -66,6 +68,7 @@ def _export(ctx: BuildContext, evaluation: Path, registered: ModelVersion) -> Js
         "dataset_digest": exported.dataset_digest,
         "says": dict(exported.says),
         "notes": list(exported.notes),
+        "invocations": dict(exported.invocations),
         "lineage": {"mlflow_run_id": registered.run_id, "source_digest": source.digest},
     }
 

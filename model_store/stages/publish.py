@@ -71,6 +71,7 @@ def _contents(
         ancestors=_ancestors(ctx, exported, same),
         lineage={**_lineage(ctx, exported, winner), "data_check_digest": checked},
         evidence=_evidence(gated, chosen, winner),
+        invocations=exported.get("invocations", {}),
     )
 
 

@@ -33,7 +33,9 @@ REFLECTIONS = tuple(
 )
 
 # What may follow a model's path, and its version's. An empty one is the model's metadata.
-REST_POSTS = ("/infer",)
+REST_POSTS = ("/infer", "/invocations")
+# MLflow's own path, which names no model: the host does.
+INVOCATIONS = "/invocations"
 REST_READS = ("", "/ready", "/config", "/stats")
 # Read too, and answered by the gateway, or by any pod.
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
@@ -53,7 +55,7 @@ _REPOSITORIES = ("/v2/repository", f"/{GRPC_SERVICE}/Repository")
 def refusals() -> list[Message]:
     """Routes that answer whatever is not admitted. Envoy has normalised the path they look at."""
     reads = (_of_models(REST_READS), *map(re.escape, (LIVE, READY, *SERVER_READS)))
-    posts = (_of_models(REST_POSTS),)
+    posts = (_of_models(REST_POSTS), re.escape(INVOCATIONS))
     unknown = [_unless(":path", _path(each)) for each in (*reads, *posts, *_calls())]
     words = (
         "unknown path or method; models are under /v2/models/<name> and in the gRPC service "

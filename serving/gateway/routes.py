@@ -1,6 +1,7 @@
 """Envoy routes (RDS): which requests go to which service, and which may be asked twice.
 
-`/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`). With
+`/v2/models/<service>/...` goes to the service, and so does a gRPC call that names it (`gateway.grpc`), and
+MLflow's `/invocations` at a host that is called `<service>` or `<service>.<domain>`. With
 `x-slipway-arm: candidate` and a token (`gateway.preview`) it goes to the candidate at any weight; with
 `x-slipway-idempotent: false` (or a spec that says so) it is sent exactly once. Who names a version gets that
 one, whatever the weights are (`gateway.versions`), the candidate's only by such a token while others are
@@ -10,6 +11,7 @@ no method of inference is refused before (`methods`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from itertools import chain
 
@@ -63,7 +65,8 @@ def render(routes: Iterable[Route]) -> bytes:
 
 
 def _of_service(route: Route) -> list[Message]:
-    found = [*_health(route), _streamed(route), *_of_protocol(route, _rest), *_of_protocol(route, _grpc)]
+    asked = (*_of_protocol(route, _rest), *_of_protocol(route, _grpc), *_of_host(route))
+    found = [*_health(route), _streamed(route), *asked]
     if not route.settings.api_keys:
         return found
     return [{**each, "typed_per_filter_config": authentication.required()} for each in found]
@@ -78,6 +81,13 @@ def _of_protocol(route: Route, match: _Match) -> list[Message]:
     unknown = {"match": versions.unknown(route, match), **_answer(404, versions.served(route))}
     own = [*_preview(route, match), *named, unknown, _read(route, match)]
     return [*own, _asked_once(route, match), _live(route, match)]
+
+
+def _of_host(route: Route) -> list[Message]:
+    """What can be asked there is inference only, of no certain version. Pods are told the model's name."""
+    path = {"prefix_rewrite": f"/v2/models/{route.service}{methods.INVOCATIONS}"}
+    asked = (_preview(route, _hosted), _asked_once(route, _hosted), _live(route, _hosted))
+    return [{**each, "route": {**each["route"], **path}} if "route" in each else each for each in asked]
 
 
 def _read(route: Route, match: _Match) -> Message:
@@ -201,6 +211,14 @@ def _rest(service: str, header: str = "", value: str = "") -> Message:
     return match
 
 
+def _hosted(service: str, header: str = "", value: str = "") -> Message:
+    """Names of hosts are the same in capitals and without."""
+    host = {"safe_regex": {"regex": rf"(?i){re.escape(service)}([.:].*)?"}}
+    named = [{"name": ":authority", "string_match": host}]
+    headers = [*named, _header(header, value)] if header else named
+    return {"path": methods.INVOCATIONS, "headers": headers}
+
+
 def _grpc(service: str, header: str = "", value: str = "") -> Message:
     named = [_header(grpc.MODEL_HEADER, service)]
     return {
@@ -264,6 +282,14 @@ def _of_gateway(routes: list[Route]) -> list[Message]:
         {
             "match": {"prefix": grpc.PREFIX},
             **_answer(404, f"unknown model; this gateway serves: {shown or 'none yet'}"),
+        },
+        {
+            "match": {"path": methods.INVOCATIONS},
+            **_answer(
+                404,
+                "no model is called as this host: ask /v2/models/<name>/invocations; this gateway serves: "
+                f"{shown or 'none yet'}",
+            ),
         },
         {
             "match": {"prefix": "/v2/models/"},

@@ -15,6 +15,7 @@ from serving.pod.answers import Answers
 from serving.pod.batching import Batcher
 from serving.pod.call import Call, Outputs, nothing
 from serving.pod.call_queue import CallQueue
+from serving.pod.codec.invocations import Invocations
 from serving.pod.codec.plans import Plans
 from serving.pod.codec.response import ResponseWriter
 from serving.pod.execution import Executed
@@ -51,6 +52,7 @@ class ServedModel:
         self.metrics = metrics
         self.writer = ResponseWriter(self.name, self.version, self.signature)
         self.plans = Plans()
+        self.invocations = Invocations(self.signature, manifest.invocations)
         self.headers = response_headers(manifest, around.slot)
         self.in_flight = 0
         # By priority.

@@ -208,6 +208,7 @@ class Pod:
                 is_alive=is_alive,
                 metrics=self._metrics,
                 managed_at=managed_at,
+                max_body_bytes=self._options.max_body_bytes,
             ),
             Service(self.repository, is_ready=is_ready, is_alive=is_alive, managed_at=managed_at),
             loop=self._loop,

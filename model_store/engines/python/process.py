@@ -192,8 +192,8 @@ class ModelProcess:
             raise ModelFault(f"the model failed: {told['failed']}")
         return answers
 
-    def names(self, header: Json, arrays: Sequence[Array]) -> dict[str, Array]:
-        """All that it answers, by its own names. Raises as `ask`."""
+    def names(self, header: Json, arrays: Sequence[Array]) -> tuple[str, dict[str, Array]]:
+        """All that it answers, by its own names, and in which form it did. Raises as `ask`."""
         worker = self._worker
         if worker is None:
             raise Unavailable("the model's process ended", remedy="try again later")
@@ -204,7 +204,7 @@ class ModelProcess:
             raise ModelFault(f"the model's process failed: {error}") from error
         if wrong := told.get("refused") or told.get("failed"):
             raise ModelFault(wrong)
-        return dict(zip(told["outputs"], answers, strict=True))
+        return told["form"], dict(zip(told["outputs"], answers, strict=True))
 
     def memory_bytes(self) -> int:
         """Of the worker that is there."""

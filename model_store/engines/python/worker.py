@@ -83,10 +83,11 @@ def _answered(model: Any, serves: dict[str, Any], request: dict[str, Any], array
     """What to send: the header of an answer and its arrays."""
     try:
         rows = _rows(serves, dict(zip(request["inputs"], arrays)))  # noqa: B905
-        said = _named(_predicted(model, rows), serves["outputs"], len(arrays[0]))
+        answer = _predicted(model, rows)
+        said = _named(answer, serves["outputs"], len(arrays[0]))
         wanted = request["outputs"]
         if wanted is None:
-            return {"outputs": list(said)}, list(said.values())
+            return {"outputs": list(said), "form": _form(answer)}, list(said.values())
         if len(wanted) == len(said) == 1:
             # A list where at other times it was a column: there is no other that could be meant.
             said = {wanted[0][0]: next(iter(said.values()))}
@@ -184,6 +185,16 @@ def _named(answer: Any, names: list[str], count: int) -> dict[str, Any]:
     if not parts:
         raise Unusable("the model answered nothing")
     return {name: _checked(name, value, count) for name, value in parts.items()}
+
+
+def _form(answer: Any) -> str:
+    """How MLflow's own server would write it: records, an object of columns, or the values."""
+    import pandas as pd
+
+    is_records = isinstance(answer, list) and bool(answer) and isinstance(answer[0], dict)
+    if is_records or isinstance(answer, (pd.DataFrame, pd.Series)):
+        return "records"
+    return "columns" if isinstance(answer, dict) else "values"
 
 
 def _of_array(answer: Any, names: list[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Front:
         if model is not None and exchange.method == b"POST":
             infer(exchange, model, self.max_body_bytes)
             return
-        self._routes.answer(exchange, self.max_body_bytes)
+        self._routes.answer(exchange)
 
     def refusal(
         self, target: bytes, headers: dict[bytes, bytes], start: bytes, length: int

@@ -144,7 +144,7 @@ def find_refusal(
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:
     header_length, body = _header_length(exchange.headers), exchange.body
     if b"content-encoding" in exchange.headers:
-        body = _body(exchange, max_body_bytes)
+        body = plain_body(exchange, max_body_bytes)
     if len(body) > LARGE_BYTES:
         expect_not_too_large(model.signature, body, len(body), header_length)
     if header_length is not None:
@@ -183,7 +183,8 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(value)
 
 
-def _body(exchange: Exchange, max_body_bytes: int) -> bytes:
+def plain_body(exchange: Exchange, max_body_bytes: int) -> bytes:
+    """The body without its content-encoding. Raises `Refused` for one that nobody reads."""
     encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
     if encoding == b"identity":
         return exchange.body

@@ -14,6 +14,7 @@ from model_store.engines.errors import ModelFault, Refused, Unavailable
 from model_store.errors import SlipwayError
 from serving.pod.http.exchange import JSON, TEXT, Exchange
 from serving.pod.http.infer import infer
+from serving.pod.http.invocations import invoke
 from serving.pod.metadata import model_config, model_metadata, repository_index, server_metadata
 from serving.pod.repository import Repository
 from serving.pod.statistics import model_statistics
@@ -42,9 +43,10 @@ class Routes:
         is_alive: Callable[[], bool],
         metrics: Callable[[], bytes],
         managed_at: str | None,
+        max_body_bytes: int,
     ) -> None:
         self._repository, self._is_ready, self._metrics = repository, is_ready, metrics
-        self._is_alive = is_alive
+        self._is_alive, self._max_body_bytes = is_alive, max_body_bytes
         self._managed_at = managed_at
         self._tasks: set[asyncio.Task[None]] = set()
         self._fixed: dict[tuple[str, ...], tuple[bytes, Callable[[Exchange], None]]] = {
@@ -53,19 +55,21 @@ class Routes:
             ("v2", "health", "ready"): (b"GET", self._ready),
             ("v2", "models", "stats"): (b"GET", lambda exchange: self._counted(exchange, "", None)),
             ("v2", "repository", "index"): (b"POST", self._list),
+            ("invocations",): (b"POST", self._invoke_the_one),
+            ("ping",): (b"GET", self._ping),
             ("metrics",): (b"GET", lambda exchange: exchange.reply(self._metrics(), headers=TEXT)),
         }
 
-    def answer(self, exchange: Exchange, max_body_bytes: int) -> None:
+    def answer(self, exchange: Exchange) -> None:
         """Answer any exchange; a mistake becomes a 4xx that lists what there is."""
         try:
-            self._route(exchange, _segments(exchange.target), max_body_bytes)
+            self._route(exchange, _segments(exchange.target))
         except _WrongMethod as error:
             exchange.reply_error(error, headers=b"allow: %s\r\n" % error.allowed)
         except SlipwayError as error:
             exchange.reply_error(error)
 
-    def _route(self, exchange: Exchange, path: tuple[str, ...], max_body_bytes: int) -> None:
+    def _route(self, exchange: Exchange, path: tuple[str, ...]) -> None:
         if path[:2] == ("v2", "repository") and self._managed_at is not None:
             raise Refused("the model repository is not managed here", remedy=self._managed_at, status=404)
         fixed = self._fixed.get(path)
@@ -91,9 +95,13 @@ class Routes:
             case ("v2", "models", name, "versions", version, "ready"):
                 self._model_ready(exchange, name, version)
             case ("v2", "models", name, "infer"):
-                self._infer(exchange, name, None, max_body_bytes)
+                self._infer(exchange, name, None)
             case ("v2", "models", name, "versions", version, "infer"):
-                self._infer(exchange, name, version, max_body_bytes)
+                self._infer(exchange, name, version)
+            case ("v2", "models", name, "invocations"):
+                self._invoke(exchange, name, None)
+            case ("v2", "models", name, "versions", version, "invocations"):
+                self._invoke(exchange, name, version)
             case ("v2", "repository", "models", name, "load" | "unload" as verb):
                 self._change(exchange, name, verb)
             case _:
@@ -105,12 +113,15 @@ class Routes:
         exchange.reply(LIVE)
 
     def _ready(self, exchange: Exchange) -> None:
+        self._expect_ready()
+        exchange.reply(READY)
+
+    def _expect_ready(self) -> None:
         if not self._is_ready():
             missing = [
                 f"{e.name} v{e.version}: {e.why_not}" for e in self._repository.entries if not e.is_ready
             ]
             raise Unavailable(f"not ready: {'; '.join(missing) or 'draining'}", remedy="wait, or load it")
-        exchange.reply(READY)
 
     def _list(self, exchange: Exchange) -> None:
         only_ready = False
@@ -144,9 +155,28 @@ class Routes:
         body = orjson.dumps({"name": model.name, "ready": True})
         exchange.reply(body, headers=JSON + model.headers)
 
-    def _infer(self, exchange: Exchange, name: str, version: str | None, max_body_bytes: int) -> None:
+    def _infer(self, exchange: Exchange, name: str, version: str | None) -> None:
         _expect_method(exchange, b"POST")
-        infer(exchange, self._repository.asked(name, version), max_body_bytes)
+        infer(exchange, self._repository.asked(name, version), self._max_body_bytes)
+
+    def _invoke(self, exchange: Exchange, name: str, version: str | None) -> None:
+        _expect_method(exchange, b"POST")
+        invoke(exchange, self._repository.asked(name, version), self._max_body_bytes)
+
+    def _invoke_the_one(self, exchange: Exchange) -> None:
+        """As `mlflow models serve` has it, whose server has one model."""
+        names = sorted({entry.name for entry in self._repository.entries})
+        if len(names) != 1:
+            raise Refused(
+                f"this pod has the models {', '.join(names)}",
+                remedy="ask /v2/models/<name>/invocations",
+                status=404,
+            )
+        self._invoke(exchange, names[0], None)
+
+    def _ping(self, exchange: Exchange) -> None:
+        self._expect_ready()
+        exchange.reply(b"\n")
 
     def _change(self, exchange: Exchange, name: str, verb: str) -> None:
         _expect_method(exchange, b"POST")

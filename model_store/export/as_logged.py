@@ -25,6 +25,7 @@ from model_store.engines.python.engine import open_process
 from model_store.engines.python.environment import LOCK_FILE, MODEL_FOLDER
 from model_store.engines.python.process import LOAD_SECONDS, ModelProcess
 from model_store.export.agreement import agree
+from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.as_logged_inputs import Takes, takes
 from model_store.export.base import ANSWERS_FILE, ARCHIVE_FILE, ExportedModel, NotExportable
 from model_store.export.batches import Asked, require_answers_row_by_row
@@ -136,13 +137,7 @@ def _refuse(logged: LoggedModel, spec: ReleaseSpec) -> None:
             f"the version is no pyfunc; its flavours are {', '.join(sorted(logged.flavors))}",
             remedy="log it with a flavour of MLflow's, or with mlflow.pyfunc.log_model",
         )
-    if not spec.source.trusted:
-        raise NotExportable(
-            f"{spec.model} is served by running the code of whoever logged it, and the spec does not trust"
-            " its source; nothing was loaded",
-            remedy="if only people you trust can register versions, set source.trusted: true; otherwise log"
-            " ONNX (mlflow.onnx.log_model) and set source.flavor: onnx",
-        )
+    refuse_unless_allowed(spec, "pyfunc", "is served by running")
 
 
 def _agreement(

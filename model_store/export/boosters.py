@@ -18,6 +18,7 @@ from onnx import helper
 from model_store.dataset import Dataset, read_dataset
 from model_store.engines.python.environment import interpreter
 from model_store.export.agreement import Disagrees, agree
+from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.base import NotExportable
 from model_store.export.in_child import AS_IT_IS, run_converter, said, write_rows
 from model_store.export.invocations import NOT_SERVED, answered_values
@@ -64,7 +65,8 @@ def convert_with(
     flavor: Flavor, logged: LoggedModel, spec: ReleaseSpec, evaluation: Path, work: Path
 ) -> Original:
     """See `model_store.export.sklearn.convert`."""
-    _refuse(flavor, logged, spec)
+    logged.flavor(flavor)
+    refuse_unless_allowed(spec, flavor, f"is of flavor {flavor}: converting it installs and runs")
     planned = plan(logged, spec.data)
     _refuse_texts(planned)
     typed = read_dataset(evaluation, spec.data, planned.typed, columns=planned.typed_columns, labelled=False)
@@ -83,18 +85,6 @@ def convert_with(
 Convert = Callable[[LoggedModel, ReleaseSpec, Path, Path], Original]
 
 CONVERTERS: dict[str, Convert] = {flavor: partial(convert_with, flavor) for flavor in _CONVERTERS}
-
-
-def _refuse(flavor: Flavor, logged: LoggedModel, spec: ReleaseSpec) -> None:
-    logged.flavor(flavor)
-    if spec.source.trusted:
-        return
-    raise NotExportable(
-        f"{spec.model} is of flavor {flavor}: converting it installs and runs what whoever logged it wrote,"
-        " and the spec does not trust its source; nothing was loaded",
-        remedy="if only people you trust can register versions, set source.trusted: true; otherwise log ONNX"
-        " (mlflow.onnx.log_model) and set source.flavor: onnx",
-    )
 
 
 def _refuse_texts(planned: Plan) -> None:

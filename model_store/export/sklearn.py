@@ -10,6 +10,7 @@ from typing import Any
 from model_store.dataset import Dataset, UnusableData, read_dataset
 from model_store.errors import Permanent
 from model_store.export.agreement import Disagrees, agree
+from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.base import NotExportable
 from model_store.export.in_child import AS_IT_IS, NotConvertible, run_converter, said, write_rows
 from model_store.export.invocations import NOT_SERVED, answered_values
@@ -44,7 +45,8 @@ def convert(
     Raises `Permanent`; `Retryable` if the child was killed from outside.
     """
     settings = logged.flavor("sklearn")
-    _refuse_untrusted(settings, spec)
+    saved_as = _saved_as(settings)
+    refuse_unless_allowed(spec, saved_as, f"is scikit-learn saved as {saved_as}: converting it runs")
     recorded = recorded_versions(logged.folder, settings)
     refuse_other_versions(recorded, _saved_as(settings))
     model = logged.file(str(settings.get("pickled_model") or ""))
@@ -91,17 +93,6 @@ def _changed_by_rounding(work: Path) -> int:
 
 def _saved_as(settings: Mapping[str, Any]) -> str:
     return str(settings.get("serialization_format", "pickle"))
-
-
-def _refuse_untrusted(settings: dict[str, Any], spec: ReleaseSpec) -> None:
-    if spec.source.trusted:
-        return
-    raise NotExportable(
-        f"{spec.model} is scikit-learn saved as {_saved_as(settings)}: converting it runs the code of whoever"
-        " logged it, and the spec does not trust its source; nothing was loaded",
-        remedy="if only people you trust can register versions, set source.trusted: true; otherwise log ONNX"
-        " (mlflow.onnx.log_model) and set source.flavor: onnx",
-    )
 
 
 def _write_request(

@@ -15,17 +15,29 @@ from model_store.release_spec.section import Section, Share
 
 ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+# What runs code when it is loaded: scikit-learn's three forms, and flavours that bring libraries or code.
+CodeFormat = Literal["pickle", "cloudpickle", "skops", "xgboost", "lightgbm", "catboost", "pyfunc"]
+
 
 class Source(Section):
     """Where the model comes from. Any flavour but ONNX is converted by executing the model's own code; pyfunc
-    is not converted, and runs that code in the pods.
+    is not converted, and runs that code in the pods. `allow`: formats that may do that; `trusted`: all of
+    them, and metrics of one's own.
     """
 
     flavor: Literal["onnx", "sklearn", "xgboost", "lightgbm", "catboost", "pyfunc"]
     trusted: bool = False
+    allow: tuple[CodeFormat, ...] = ()
     skops_trusted_types: tuple[str, ...] = ()
     alias: str = "candidate"
     max_size_mb: Annotated[float, Field(gt=0)] = 2048
+
+    def allows(self, format: str) -> bool:
+        """Whether a model in this format may be loaded, which runs its author's code."""
+        return self.trusted or format in self.allow
+
+    def contradictions(self) -> list[Found]:
+        return repeated("allow", self.allow)
 
     @field_validator("alias")
     @classmethod

@@ -86,7 +86,7 @@ def _of_protocol(route: Route, match: _Match) -> list[Message]:
 def _of_host(route: Route) -> list[Message]:
     """What can be asked there is inference only, of no certain version. Pods are told the model's name."""
     path = {"prefix_rewrite": f"/v2/models/{route.service}{methods.INVOCATIONS}"}
-    asked = (_preview(route, _hosted), _asked_once(route, _hosted), _live(route, _hosted))
+    asked = (*_preview(route, _hosted), _asked_once(route, _hosted), _live(route, _hosted))
     return [{**each, "route": {**each["route"], **path}} if "route" in each else each for each in asked]
 
 

@@ -524,5 +524,5 @@ KINDS = [
     Kind("several labels, a net", partial(multilabel, build=labels_net), "published"),
     Kind("several labels, one by one", partial(multilabel, build=labels_one_by_one), "published"),
     Kind("a tree on a time stamp", on_a_time_stamp, "published"),
-    Kind("nobody trusts it", untrusted, "refused", "does not trust its source"),
+    Kind("nobody trusts it", untrusted, "refused", "source.allow: .cloudpickle."),
 ]  # fmt: skip

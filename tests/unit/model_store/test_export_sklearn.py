@@ -150,16 +150,20 @@ def pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     return pickled
 
 
-def test_a_pickle_that_is_not_trusted_is_refused_without_loading_it(
-    pickled: Callable[..., tuple[Path, Path]], rows: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("allow", [(), ("pickle", "skops", "pyfunc")])
+def test_a_format_that_is_not_allowed_by_name_is_refused_without_loading_it(
+    pickled: Callable[..., tuple[Path, Path]],
+    rows: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allow: tuple[str, ...],
 ) -> None:
     monkeypatch.setattr("subprocess.Popen", lambda *_: pytest.fail("a child was started"))
     folder, witness = pickled()
-    refused = refusal(folder, rows, spec(source={"trusted": False}))
+    refused = refusal(folder, rows, spec(source={"trusted": False, "allow": allow}))
 
     assert "saved as cloudpickle" in refused.problem
     assert "nothing was loaded" in refused.problem
-    assert "source.trusted: true" in refused.remedy
+    assert "source.allow: [cloudpickle]" in refused.remedy
     assert "mlflow.onnx.log_model" in refused.remedy
     assert not witness.exists()
 
@@ -256,10 +260,11 @@ def test_garbage_where_the_model_should_be_is_refused(
         assert "the model cannot be loaded" in refusal(folder, rows).problem
 
 
-def test_a_cloudpickle_from_a_trusted_source_is_converted(save: Save, rows: Path) -> None:
+def test_a_cloudpickle_that_is_allowed_by_name_is_converted(save: Save, rows: Path) -> None:
     folder = save(network(rows), np.zeros((1, 2), np.float32), serialization_format="cloudpickle")
 
-    assert run(folder, rows).agreement.passed
+    source = {"trusted": False, "allow": ("cloudpickle",)}
+    assert run(folder, rows, spec(source=source)).agreement.passed
 
 
 def test_columns_of_text_become_inputs_of_their_own(save: Save, rows: Path) -> None:

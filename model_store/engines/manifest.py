@@ -51,6 +51,8 @@ class Settings:
     cache: CacheSettings | None = None
     request_log: LogSettings | None = None
     fallback: dict[str, Any] | None = None
+    # Of a model's own process; 0: any.
+    max_memory_mb: float = 0.0
     finite_inputs: bool = True
     finite_outputs: bool = True
 

@@ -7,6 +7,7 @@ model asked for all rows at once, as a notebook asks it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
@@ -24,6 +25,7 @@ from model_store.engines.python import SERVE_FILE
 from model_store.engines.python.engine import open_process
 from model_store.engines.python.environment import LOCK_FILE, MODEL_FOLDER
 from model_store.engines.python.process import LOAD_SECONDS, ModelProcess
+from model_store.engines.python.wheels import WHEELS_FOLDER
 from model_store.export.agreement import agree
 from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.as_logged_inputs import Takes, takes
@@ -31,7 +33,7 @@ from model_store.export.base import ANSWERS_FILE, ARCHIVE_FILE, ExportedModel, N
 from model_store.export.batches import Asked, require_answers_row_by_row
 from model_store.export.invocations import answered_values, invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
-from model_store.export.requirements import locked, logged_python
+from model_store.export.requirements import locked, logged_python, wheels_of
 from model_store.export.says import nothing_said
 from model_store.inference import batches, saved_answers
 from model_store.release_spec import ReleaseSpec
@@ -58,7 +60,11 @@ def export_as_logged(
     rows = read_dataset(evaluation, spec.data, taken.inputs, columns=taken.columns, as_logged=True)
     python = logged_python(logged)
     folder = out_dir / "content"
-    _lay_out(folder, logged, {**taken.serves, "schema": 1, "python": python}, locked(logged, python))
+    lock = locked(logged, python)
+    _lay_out(folder, logged, {**taken.serves, "schema": 1, "python": python}, lock)
+    shutil.copytree(
+        wheels_of(lock, python, beside=logged.folder), folder / WHEELS_FOLDER, copy_function=_linked
+    )
     with closing(open_process(folder, threads=spec.serving.threads, seconds=LOAD_SECONDS)) as process:
         asking = _Asking(process, taken)
         form, original = asking.as_it_is(rows)
@@ -173,6 +179,14 @@ def _lay_out(folder: Path, logged: LoggedModel, serves: dict[str, Any], lock: by
     shutil.copytree(logged.folder, folder / MODEL_FOLDER)
     (folder / SERVE_FILE).write_text(json.dumps(serves, indent=1, sort_keys=True) + "\n")
     (folder / LOCK_FILE).write_bytes(lock)
+
+
+def _linked(source: str, target: str) -> None:
+    """The same file once more, where the file system can: wheels are large and never changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _count(folder: Path) -> int:

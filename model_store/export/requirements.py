@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from model_store.engines.python.environment import NoEnvironment, find_python, run_uv
+from model_store.engines.python.environment import NoEnvironment, environments, find_python, run_uv
 from model_store.export.base import NotExportable
 from model_store.export.mlmodel import LoggedModel
+from model_store.locks import locked as locking
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # The smallest MLflow that loads a pyfunc, where the model's own requirements name none.
@@ -61,6 +64,42 @@ def locked(logged: LoggedModel, python: str, *, more: Sequence[str] = ()) -> byt
     finally:
         source.unlink()
     return lock.encode()
+
+
+def wheels_of(lock: bytes, python: str, *, beside: Path) -> Path:
+    """A folder with the wheels of a lock, fetched once for a machine. `beside`: the model's folder.
+
+    By pip, which uv brings: uv keeps wheels unpacked. Raises `Permanent` (NotExportable), `Retryable` while
+    the index does not answer.
+    """
+    root = environments()
+    kept = root / f"wheels-{hashlib.sha256(python.encode() + lock).hexdigest()[:24]}"
+    root.mkdir(parents=True, exist_ok=True)
+    with locking(root / f"{kept.name}.lock"):
+        if not kept.is_dir():
+            with tempfile.TemporaryDirectory(dir=root, prefix="wheels.") as folder:
+                _fetch_wheels(lock, python, Path(folder), beside)
+                (Path(folder) / "wheels").rename(kept)
+    return kept
+
+
+def _fetch_wheels(lock: bytes, python: str, folder: Path, beside: Path) -> None:
+    source = (folder / "requirements.txt").resolve()
+    source.write_bytes(lock)
+    (folder / "wheels").mkdir()
+    pip = ["python", "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    try:
+        run_uv(
+            ["run", "--quiet", "--no-project", "--isolated", "--python", find_python(python), "--with", "pip",
+             *pip, "--only-binary", ":all:", "--requirement", str(source),
+             "--dest", str((folder / "wheels").resolve())],
+            cwd=beside,
+        )  # fmt: skip
+    except NoEnvironment as error:
+        raise NotExportable(
+            f"the wheels of the model's libraries cannot be fetched: {error.problem}",
+            remedy="check that pip reaches the package index that uv does (PIP_INDEX_URL, pip.conf)",
+        ) from error
 
 
 def requirements(logged: LoggedModel) -> list[str]:

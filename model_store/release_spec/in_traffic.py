@@ -55,6 +55,7 @@ class Serving(Section):
 
     `target`: the platform, by a name that `model_store.extensions.PLATFORMS` knows.
     `max_rows`: of one request; never more than the model computes in time, as each pod measures it.
+    `max_memory_mb`: of the process of a model that is served as it is; with more it is started anew.
     `stochastic`: equal inputs may have different answers, so nothing is cached or shared.
     `finite_inputs` and `finite_outputs`: NaN and infinity are refused, and are the model's failure.
     """
@@ -71,6 +72,7 @@ class Serving(Section):
     max_queue_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
     max_rows: Annotated[int, Field(ge=1)] | None = None
     stochastic: bool = False
+    max_memory_mb: Annotated[float, Field(ge=64)] | None = None
     finite_inputs: bool = True
     finite_outputs: bool = True
     cache: Cache | None = None

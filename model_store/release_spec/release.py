@@ -80,6 +80,9 @@ class ReleaseSpec(Section):
         if self.is_served_as_logged and self.gates.latency.max_ratio is not None:
             wrong = "flavor pyfunc has no fp32 model to be compared with: limit max_p99_ms"
             found.append((("gates", "latency", "max_ratio"), wrong))
+        if self.serving.max_memory_mb and not self.is_served_as_logged:
+            wrong = "only a model of flavor pyfunc has a process of its own"
+            found.append((("serving", "max_memory_mb"), wrong))
         if self.gates.slices and not self.data.slices:
             found.append((("gates", "slices"), "data.slices names no column to slice by"))
         if p99 is not None and p99 > timeout:

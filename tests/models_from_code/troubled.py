@@ -20,7 +20,7 @@ class Troubled(mlflow.pyfunc.PythonModel):
                 "abort": os.abort,
                 "segfault": lambda: ctypes.string_at(0),
                 "hang": lambda: time.sleep(1000),
-                "leak": lambda: KEPT.append(bytearray(64 << 20)),
+                "leak": lambda: KEPT.append(b"x" * (64 << 20)),
                 "fork": lambda: KEPT.append(
                     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
                 ),

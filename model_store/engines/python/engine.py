@@ -13,6 +13,7 @@ from model_store.engines.manifest import Manifest
 from model_store.engines.python import SERVE_FILE
 from model_store.engines.python.environment import LOCK_FILE, MODEL_FOLDER, interpreter
 from model_store.engines.python.process import ModelProcess, Worker
+from model_store.engines.python.wheels import WHEELS_FOLDER
 
 # A batch that takes longer has lost its callers: they waited `timeout_ms`, queueing included.
 _TIMEOUTS = 2.0
@@ -39,6 +40,7 @@ class PythonEngine:
             seconds=seconds,
             before=manifest.attest,
             may_be_unboxed=manifest.trusted is not None,
+            max_memory_mb=settings.max_memory_mb,
         )
 
     @property
@@ -72,19 +74,23 @@ def open_process(
     seconds: float,
     before: Callable[[], None] = lambda: None,
     may_be_unboxed: bool = False,
+    max_memory_mb: float = 0,
 ) -> ModelProcess:
     """The model in `folder`, loaded. `before` is asked before each start of its process; see `Worker`.
+    `max_memory_mb`: 0 for any.
 
     Raises `Permanent` without its environment, or if it cannot load; and what `before` raises.
     """
     serves = json.loads((folder / SERVE_FILE).read_text())
-    python = interpreter(folder / LOCK_FILE, serves["python"], beside=folder / MODEL_FOLDER)
+    python = interpreter(
+        folder / LOCK_FILE, serves["python"], beside=folder / MODEL_FOLDER, wheels=folder / WHEELS_FOLDER
+    )
 
     def start() -> Worker:
         before()
         return Worker(python, folder, threads=threads, seconds=seconds, may_be_unboxed=may_be_unboxed)
 
-    return ModelProcess(start)
+    return ModelProcess(start, max_memory_bytes=round(max_memory_mb * 1e6))
 
 
 def open_engine(manifest: Manifest) -> PythonEngine:

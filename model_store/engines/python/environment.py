@@ -1,4 +1,6 @@
-"""A model's own Python: the interpreter it was logged with and its locked libraries, installed by uv once.
+"""A model's own Python: the interpreter it was logged with and its locked libraries, installed once.
+
+From the wheels of its bundle, which takes neither uv nor a network; while a version is built, by uv.
 
 Environments are shared by all pods and builds of a user on one machine, by the digest of what is in them.
 """
@@ -15,6 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from model_store.engines.python.wheels import install_wheels
 from model_store.errors import Permanent, Retryable, SlipwayError
 from model_store.locks import locked
 
@@ -44,11 +47,18 @@ def environments(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(tempfile.gettempdir()) / f"slipway-{os.getuid()}" / "environments"
 
 
-def interpreter(lock: Path, python: str, *, beside: Path, environ: Mapping[str, str] = os.environ) -> Path:
+def interpreter(
+    lock: Path,
+    python: str,
+    *,
+    beside: Path,
+    wheels: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Path:
     """A Python ("3.11") with what the requirements file `lock` names; made where it is not there.
 
-    `beside`: the model's folder, in which wheels of the lock may lie. Raises `Permanent` (NoEnvironment), or
-    `Retryable` while the index does not answer.
+    `beside`: the model's folder, in which wheels of the lock may lie. `wheels`: a folder with all of them,
+    where that is there. Raises `Permanent` (NoEnvironment), or `Retryable` while the index does not answer.
     """
     key = hashlib.sha256(python.encode() + b"\0" + lock.read_bytes()).hexdigest()[:24]
     root = environments(environ)
@@ -57,7 +67,10 @@ def interpreter(lock: Path, python: str, *, beside: Path, environ: Mapping[str, 
     with locked(root / f"{key}.lock"):
         if not (made / "complete").is_file():
             shutil.rmtree(made, ignore_errors=True)
-            _make(made, lock.resolve(), find_python(python), beside)
+            if wheels is not None and wheels.is_dir():
+                _make_from(wheels, made, lock, find_python(python))
+            else:
+                _make(made, lock.resolve(), find_python(python), beside)
             (made / "complete").touch()
     return made / "bin" / "python"
 
@@ -66,13 +79,16 @@ def find_python(python: str) -> str:
     """The path of an interpreter of this minor version. Raises `Permanent` when there is none."""
     if python == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
+    if (found := shutil.which(f"python{python}")) is not None:
+        return found
     try:
         return run_uv(["python", "find", "--no-project", "--no-python-downloads", "--system", python]).strip()
     except NoEnvironment as error:
         raise NoEnvironment(
             f"the model was logged with Python {python}, and there is none on this machine",
             remedy=f"install it where Slipway builds and where pods run (uv python install {python}), or log"
-            f" the model with Python {sys.version_info.major}.{sys.version_info.minor}",
+            f" the model with Python {sys.version_info.major}.{sys.version_info.minor}; an image of pods is"
+            f" built with it by --build-arg BASE=python:{python}-slim (deploy/pod.Dockerfile)",
         ) from error
 
 
@@ -115,13 +131,30 @@ def _uv() -> str:
     return found
 
 
+def _make_from(wheels: Path, made: Path, lock: Path, python: str) -> None:
+    """By Python's own `venv`, without an installer."""
+    command = [python, "-m", "venv", "--without-pip", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
+    if done.returncode:
+        raise NoEnvironment(f"{python} makes no environment: {done.stderr[:_MOST_TOLD]}", remedy="check it")
+    install_wheels(wheels, lock, made)
+
+
 def _make(made: Path, lock: Path, python: str, beside: Path) -> None:
     """Of nothing but wheels with the lock's hashes."""
     try:
         run_uv(["venv", "--quiet", "--no-project", "--python", python, str(made)])
         where = ["--python", str(made / "bin" / "python")]
         run_uv(
-            ["pip", "sync", "--quiet", *where, "--require-hashes", "--no-build", str(lock)],
+            [
+                "pip",
+                "sync",
+                "--quiet",
+                *where,
+                "--require-hashes",
+                "--no-build",
+                str(lock),
+            ],
             cwd=beside,
         )
     except NoEnvironment as error:

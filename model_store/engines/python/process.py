@@ -31,6 +31,7 @@ WORKER = Path(__file__).with_name("worker.py")
 # Imports of torch and a large model's weights, from a cold disk.
 LOAD_SECONDS = 300.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_MEMORY_SECONDS = 0.5
 # From the end of its connection to its own.
 _LAST_SECONDS = 1.0
 
@@ -78,6 +79,14 @@ class Worker:
     def wait(self) -> None:
         """Until the process has ended."""
         self._child.wait()
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it ends within so long."""
+        try:
+            self._child.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def kill(self) -> None:
         """End it and all that it started."""
@@ -156,11 +165,12 @@ class Worker:
 class ModelProcess:
     """A worker that is there again soon after it ended. `ask` from one thread at a time.
 
-    `restarts`: how often it ended by itself or was ended for hanging.
+    `restarts`: how often it ended by itself, or was ended for hanging or for having more than
+    `max_memory_bytes` (0: any).
     """
 
-    def __init__(self, start: Callable[[], Worker]) -> None:
-        self._start, self._closed = start, threading.Event()
+    def __init__(self, start: Callable[[], Worker], *, max_memory_bytes: int = 0) -> None:
+        self._start, self._closed, self._most = start, threading.Event(), max_memory_bytes
         self.restarts = 0
         self._worker: Worker | None = start()
         threading.Thread(target=self._watch, args=(self._worker,), name="model", daemon=True).start()
@@ -221,7 +231,7 @@ class ModelProcess:
     def _watch(self, worker: Worker) -> None:
         """On a thread of its own: wait for the end, and begin again."""
         while True:
-            worker.wait()
+            self._until_it_ended(worker)
             self._worker = None
             if self._closed.is_set():
                 return
@@ -234,6 +244,14 @@ class ModelProcess:
             worker = self._worker = again
             if self._closed.is_set():
                 worker.close()
+
+    def _until_it_ended(self, worker: Worker) -> None:
+        """A leak ends here, before the machine's memory does."""
+        while self._most and not worker.has_ended(_MEMORY_SECONDS):
+            if (held := worker.memory_bytes()) > self._most:
+                log.error("the model's process has %d MB and is ended", held // 1_000_000)
+                worker.kill()
+        worker.wait()
 
     def _started(self) -> Worker | None:
         """A new worker, after pauses that grow while it cannot load; None when closed meanwhile."""

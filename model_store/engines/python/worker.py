@@ -147,7 +147,10 @@ def _column(column: dict[str, Any], array: Any) -> Any:
     if array.dtype != object:
         return values
     texts = _texts(column, values)
-    return _times(column["name"], texts) if column["type"] == "datetime" else pd.Series(texts, dtype=object)
+    if column["type"] == "datetime":
+        return _times(column["name"], texts)
+    # As the model's own pandas has text: what is missing there is None, or NaN since pandas 3.
+    return pd.Series(texts, dtype=None if texts else object)
 
 
 def _texts(column: dict[str, Any], values: Any) -> list[Any]:

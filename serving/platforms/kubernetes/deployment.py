@@ -147,6 +147,9 @@ def _arguments(wanted: Wanted, installation: Installation) -> list[str]:
 
 def _environment(wanted: Wanted, installation: Installation) -> list[Object]:
     found: list[Object] = [{"name": attestation.VARIABLE, "value": wanted.trusted}]
+    if wanted.serving.get("runtime") == "python":
+        # The root is read-only, and the model's own Python is made there.
+        found.append({"name": "SLIPWAY_ENVIRONMENTS", "value": "/tmp/environments"})  # noqa: S108
     if (wanted.serving.get("cache") or {}).get("shared") and installation.redis:
         key = {"name": installation.redis.name, "key": installation.redis.key}
         found.append({"name": "SLIPWAY_REDIS", "valueFrom": {"secretKeyRef": key}})

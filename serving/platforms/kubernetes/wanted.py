@@ -47,10 +47,12 @@ def wanted_of(
     """`trusted`: who may have signed the bundle. Raises `Permanent` for what can never run here."""
     content = _manifest_of(want.bundle)
     serving = _serving_of(want.bundle, content)
-    if json.loads(content).get("platform") == "python":
+    is_python = json.loads(content).get("platform") == "python"
+    if is_python and not any(Path(want.bundle.path).rglob("wheels/*.whl")):
         raise Permanent(
-            "a model that is served as it was logged makes a Python of its own, and a cluster's pods cannot",
-            remedy="release it with `target: local`, or convert it to ONNX",
+            "the bundle of a model that is served as it was logged has no wheels, and pods of a cluster reach"
+            " no package index",
+            remedy="release the version again: bundles have them since",
         )
     asked = merged(installation, _asked(serving))
     if asked.image is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from model_store.engines.base import Engine
 from model_store.engines.errors import ModelFault, Unavailable
 from model_store.engines.manifest import read_manifest
 from model_store.engines.python.engine import PythonEngine, open_engine
+from model_store.errors import Permanent
 from model_store.sandbox import descendants, resident_bytes
 from tests.contract.engine_contract import EngineContract
 from tests.pyfunc_models import bundle_of, saved_pyfunc
@@ -94,6 +97,61 @@ def test_a_process_that_ends_or_hangs_is_started_again_and_counted(
         until_up(engine)
         assert engine.restarts == times
         assert asked(engine, "one") == [3]
+
+
+def test_a_process_that_leaks_is_ended_and_counted(troubled: Path) -> None:
+    manifest = read_manifest(troubled)
+    held = replace(manifest, settings=replace(manifest.settings, max_memory_mb=800))
+    with closing(open_engine(held)) as engine:
+        assert asked(engine, "one") == [3]
+        while engine.restarts == 0:
+            with suppress(ModelFault, Unavailable):
+                asked(engine, "leak")
+        until_up(engine)
+        assert asked(engine, "one") == [3]
+        assert engine.restarts == 1
+        assert engine.memory_bytes() < 800e6
+
+
+# As in a pod: the bundle, this code, and neither a network nor an installer.
+ALONE = """
+import sys
+from contextlib import closing
+from pathlib import Path
+import numpy as np
+from model_store.engines.manifest import read_manifest
+from model_store.engines.python.engine import open_engine
+with closing(open_engine(read_manifest(Path(sys.argv[1])))) as engine:
+    print(engine.run([np.ones((1, 3), np.float32)])[0].tolist())
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0,
+    reason="needs unshare --net, which root has",
+)
+def test_a_pod_makes_the_environment_without_a_network(doubling: Path, tmp_path: Path) -> None:
+    environ = {"SLIPWAY_ENVIRONMENTS": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path.cwd())}
+    command = ["unshare", "--net", sys.executable, "-c", ALONE, str(doubling)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert done.stdout == "[[2.0, 2.0, 2.0]]\n", done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["changed", "missing"])
+def test_a_wheel_that_was_not_locked_is_not_installed(doubling: Path, tmp_path: Path, wrong: str) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(doubling, bundle)
+    wheel = next(bundle.rglob("wheels/cloudpickle*.whl"))
+    if wrong == "missing":
+        wheel.unlink()
+    else:
+        wheel.write_bytes(wheel.read_bytes() + b"more")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLIPWAY_ENVIRONMENTS", str(tmp_path / "environments"))
+        with pytest.raises(
+            Permanent, match="not the file that was locked" if wrong == "changed" else "the lock names"
+        ):
+            open_engine(read_manifest(bundle))
 
 
 def test_a_process_that_somebody_kills_is_started_again(engine: PythonEngine) -> None:

@@ -46,7 +46,7 @@ def wanted(
         ({}, {"cache": {"shared": True}}, {}, "wants a Redis"),
         ({}, {"kubernetes": {"namespace": "theirs"}}, {}, "this one names `theirs`"),
         ({}, {"kubernetes": {"gpus": 1}}, {}, "not readable here"),
-        ({}, {}, {"platform": "python"}, "a Python of its own"),
+        ({}, {}, {"platform": "python"}, "has no wheels"),
     ],
 )
 def test_it_says_what_is_missing(

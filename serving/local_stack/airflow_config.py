@@ -33,11 +33,7 @@ def settings(home: Home, credentials: Credentials) -> Settings:
     """Section -> key -> value, as text."""
     return {
         "core": _core(home, credentials),
-        "database": {
-            "sql_alchemy_conn": f"sqlite:///{database(home)}",
-            "sql_alchemy_connect_args": f"{__name__}.SQLITE_CONNECT_ARGS",
-            "sql_alchemy_connect_args_async": f"{__name__}.SQLITE_CONNECT_ARGS",
-        },
+        "database": _sqlite(home) if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in os.environ else {},
         "logging": {
             "base_log_folder": str(home.logs / "airflow"),
             "dag_processor_child_process_log_directory": str(home.logs / "airflow" / "dag_processor"),
@@ -53,6 +49,15 @@ def settings(home: Home, credentials: Credentials) -> Settings:
         },
         "api_auth": {"jwt_secret": credentials.airflow_jwt_secret, "jwt_issuer": "slipway"},
         **_loops(home),
+    }
+
+
+def _sqlite(home: Home) -> dict[str, str]:
+    """Of a server these would be no arguments: whoever names one, names all of it."""
+    return {
+        "sql_alchemy_conn": f"sqlite:///{database(home)}",
+        "sql_alchemy_connect_args": f"{__name__}.SQLITE_CONNECT_ARGS",
+        "sql_alchemy_connect_args_async": f"{__name__}.SQLITE_CONNECT_ARGS",
     }
 
 

@@ -1,11 +1,7 @@
-"""Whether a component does its work, beyond being a process.
-
-`python -m serving.local_stack.health NAME` exits 0 if so: the health check of a container.
-"""
+"""Whether a component does its work, beyond being a process."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -89,16 +85,3 @@ _PROBES: dict[str, Probe] = {
     "controller": _answers(lambda home: f"http://127.0.0.1:{home.ports.controller}/health"),
     **dict.fromkeys(_HEARTBEATS, _beats),
 }
-
-
-def main(name: str) -> int:
-    """Exit status for one component that somebody else supervises; what is missing goes to standard error."""
-    now = ProgramState(group=name, name=name, state=RUNNING, pid=0, started_at=0, problem="")
-    missing = shortcomings(Home.locate(), [now])[now.full_name]
-    if missing:
-        sys.stderr.write(f"{name}: {missing}\n")
-    return 1 if missing else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -1,7 +1,6 @@
 """Everything on disk that the components expect: folders, ports, credentials, configurations.
 
-`python -m serving.local_stack.prepare` does it where something else supervises the components, as in
-docker-compose.yaml; supervisord then has only the pods.
+`python -m serving.local_stack.prepare` does it alone; docker-compose.yaml's service `secrets` does it first.
 """
 
 from __future__ import annotations

@@ -24,11 +24,18 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where the others listen. `notify_url` gets every alert as Alertmanager's webhook JSON, for people."""
+    """Where the others listen. `notify_url` gets every alert as Alertmanager's webhook JSON, for people.
+
+    `envoys`, `controller`: where they are not on this machine. `alert_token`: where Alertmanager finds the
+    token's file, if that is not where it was written.
+    """
 
     alertmanager: str = "127.0.0.1:9093"
     node_exporters: tuple[str, ...] = ("127.0.0.1:9100",)
     gpu_exporters: tuple[str, ...] = ("127.0.0.1:9400",)
+    envoys: tuple[str, ...] = ()
+    controller: str = ""
+    alert_token: str = ""
     notify_url: str | None = None
     interval_seconds: int = 5
 
@@ -40,7 +47,7 @@ def write(home: Home, folder: Path, options: Options) -> list[Path]:
     write_secret(token, alert_token(secrets_of(home).current))
     texts = {
         "prometheus.yml": _yaml(prometheus(home, options)),
-        "alertmanager.yml": _yaml(alertmanager(home, token, options)),
+        "alertmanager.yml": _yaml(alertmanager(home, Path(options.alert_token or token), options)),
         **{f"rules/{name}": text for name, text in rules().items()},
         **{f"dashboards/{name}": text for name, text in dashboards().items()},
     }
@@ -62,7 +69,8 @@ def dashboards() -> dict[str, str]:
 
 def prometheus(home: Home, options: Options) -> Message:
     """Scrapes the gateway, the controller, every pod in a route, and the machine's exporters."""
-    ports = home.ports
+    controller = options.controller or f"127.0.0.1:{home.ports.controller}"
+    envoys = options.envoys or (f"127.0.0.1:{home.ports.envoy_admin}",)
     return {
         "global": {
             "scrape_interval": f"{options.interval_seconds}s",
@@ -72,13 +80,11 @@ def prometheus(home: Home, options: Options) -> Message:
         "rule_files": ["rules/*.yml"],
         "alerting": {"alertmanagers": [_static(options.alertmanager)]},
         "scrape_configs": [
-            _gateway(f"127.0.0.1:{ports.envoy_admin}"),
-            {"job_name": "slipway-controller", "static_configs": [_targets(f"127.0.0.1:{ports.controller}")]},
+            _gateway(envoys),
+            {"job_name": "slipway-controller", "static_configs": [_targets(controller)]},
             {
                 "job_name": "slipway-pods",
-                "http_sd_configs": [
-                    {"url": f"http://127.0.0.1:{ports.controller}/targets", "refresh_interval": "5s"}
-                ],
+                "http_sd_configs": [{"url": f"http://{controller}/targets", "refresh_interval": "5s"}],
             },
             {"job_name": "node", "static_configs": [_targets(*options.node_exporters)]},
             {"job_name": "gpu", "static_configs": [_targets(*options.gpu_exporters)]},
@@ -86,7 +92,7 @@ def prometheus(home: Home, options: Options) -> Message:
     }
 
 
-def _gateway(admin: str) -> Message:
+def _gateway(admins: tuple[str, ...]) -> Message:
     """Envoy's thousand counters per service come down to what users were answered, and its own health.
 
     Envoy takes a dot in a service's name for the end of it, so the name is put together again.
@@ -95,7 +101,7 @@ def _gateway(admin: str) -> Message:
         "job_name": "slipway-gateway",
         "metrics_path": "/stats/prometheus",
         "params": {"filter": [r"^(cluster\..+\.external\.upstream_rq_\dxx|server\.|http\.gateway\.)"]},
-        "static_configs": [_targets(admin)],
+        "static_configs": [_targets(*admins)],
         "metric_relabel_configs": [
             _relabel("model", "$2", rf"envoy_cluster_({_REQUESTS});(.+)", "__name__", "envoy_cluster_name"),
             _relabel(

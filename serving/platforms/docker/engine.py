@@ -226,7 +226,7 @@ def client() -> docker.DockerClient:
 def _arguments(wanted: Wanted, options: Options) -> list[str]:
     recording = ["--request-log", "/requests"] if wanted.request_log and options.requests else []
     return [
-        *("--bundle", f"/bundles/{wanted.ref.bundle_id}", "--host", "0.0.0.0", "--port", str(PORT)),
+        *("--bundle", _bundle(wanted, options), "--host", "0.0.0.0", "--port", str(PORT)),
         *("--slot", wanted.ref.slot.value, "--drain-seconds", str(DRAIN_SECONDS), "--answer-warm-rows"),
         *recording,
     ]
@@ -239,20 +239,28 @@ def _environment(wanted: Wanted, options: Options) -> dict[str, str]:
 
 
 def _mounts(wanted: Wanted, options: Options) -> list[Mount]:
-    bundle = wanted.ref.bundle_id
-    found = [_mount(f"/bundles/{bundle}", options.bundles, bundle, read_only=True)]
+    """Of a folder its own bundle; of a volume all of it, for engines before 26 mount no part of one."""
+    if options.bundles.startswith("/"):
+        source = f"{options.bundles}/{wanted.ref.bundle_id}"
+        found = [Mount(f"/bundles/{wanted.ref.bundle_id}", source, "bind", read_only=True)]
+    else:
+        found = [_whole("/bundles", options.bundles, read_only=True)]
     if wanted.request_log and options.requests:
-        found.append(_mount("/requests", options.requests, "", read_only=False))
+        found.append(_whole("/requests", options.requests, read_only=False))
     return found
 
 
-def _mount(target: str, source: str, below: str, *, read_only: bool) -> Mount:
-    volume, _, folder = source.partition(":")
-    path = "/".join(each for each in (folder, below) if each)
+def _whole(target: str, source: str, *, read_only: bool) -> Mount:
     if source.startswith("/"):
-        return Mount(target, "/".join([source, *([below] if below else [])]), "bind", read_only)
+        return Mount(target, source, "bind", read_only)
     # Nothing is copied into it: an empty one is one that somebody forgot to fill.
-    return Mount(target, volume, "volume", read_only, no_copy=True, subpath=path or None)
+    return Mount(target, source.partition(":")[0], "volume", read_only, no_copy=True)
+
+
+def _bundle(wanted: Wanted, options: Options) -> str:
+    """Where the pod finds it."""
+    folder = "" if options.bundles.startswith("/") else options.bundles.partition(":")[2]
+    return "/".join(each for each in ("/bundles", folder, wanted.ref.bundle_id) if each)
 
 
 def _found(container: Container) -> Found:

@@ -13,14 +13,10 @@ import yaml
 
 from model_store.installation import ROOT as REPOSITORY
 from serving.home import Home, Ports
-from serving.local_stack.components import components
-from serving.supervision.supervisor import configuration_path
+from serving.local_stack.containers import ALL, OWN
 
-# Of https://github.com/compose-spec/compose-spec, what a service of ours may say.
-KNOWN_KEYS = {
-    *("build", "command", "depends_on", "environment", "healthcheck", "image", "init", "network_mode"),
-    *("restart", "stop_grace_period", "volumes"),
-}
+ENDS = {"secrets", "databases", "setup", "webhooks", "pod-image", "demo"}
+OURS = "${SLIPWAY_IMAGE:-slipway}"
 
 
 @pytest.fixture
@@ -30,43 +26,66 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_every_component_is_a_service_that_launches_it(
-    services: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
-    known = components(Home(tmp_path, Ports()))
-    assert set(services) == {*known, "prepare", "pods", "webhooks"}
-    for name in known:
-        assert services[name]["command"] == ["python", "-m", "serving.local_stack.launch", name]
-        assert services[name]["healthcheck"]["test"][-2:] == ["serving.local_stack.health", name]
+def mounts(service: dict[str, Any]) -> list[str]:
+    """What a service mounts, by its source."""
+    every = service.get("volumes", ())
+    return [each["source"] if isinstance(each, dict) else each.partition(":")[0] for each in every]
 
 
-def test_every_service_waits_for_what_is_prepared(services: dict[str, dict[str, Any]]) -> None:
-    def waits(name: str) -> bool:
-        return name == "prepare" or any(map(waits, services[name]["depends_on"]))
+def test_what_stays_is_started_again_checked_and_fills_no_disk(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        stays = name not in ENDS
+        assert (service["restart"] == "unless-stopped") == stays, name
+        assert ("healthcheck" in service) == stays, name
+        if name != "pod-image":
+            assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
 
-    assert [name for name in services if not waits(name)] == []
+
+def test_a_check_starts_no_python_and_is_seldom_once_it_is_up(services: dict[str, dict[str, Any]]) -> None:
+    for service in services.values():
+        if check := service.get("healthcheck"):
+            assert "python" not in " ".join(check["test"])
+            assert (check["interval"], check["start_interval"]) == ("${SLIPWAY_CHECK_INTERVAL:-30s}", "2s")
 
 
-def test_what_serves_and_what_takes_users_back_wait_for_nothing_that_may_be_down(
+def test_nothing_is_published_beyond_this_machine(services: dict[str, dict[str, Any]]) -> None:
+    published = [port for service in services.values() for port in service.get("ports", ())]
+    assert len(published) >= 3
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+
+
+def test_one_service_holds_dockers_socket_and_nobody_has_capabilities_or_the_hosts_network(
     services: dict[str, dict[str, Any]],
 ) -> None:
-    for name in ("envoy", "controller", "pods"):
-        assert list(services[name]["depends_on"]) == ["prepare"]
+    holders = [name for name, service in services.items() if "/var/run/docker.sock" in mounts(service)]
+    assert holders == ["launcher"]
+    for name, service in services.items():
+        assert service.get("network_mode") in (None, "none"), name
+        assert not service.get("privileged"), name
+        if service["image"] == OURS:
+            assert service["cap_drop"] == ["ALL"], name
 
 
-def test_nothing_is_published_and_every_key_is_known(services: dict[str, dict[str, Any]]) -> None:
-    for service in services.values():
-        assert service["network_mode"] == "host"
-        assert set(service) - KNOWN_KEYS == set()
+def test_a_service_sees_only_its_own_secrets_and_changes_none(services: dict[str, dict[str, Any]]) -> None:
+    """But for the one that makes them."""
+    for name, service in services.items():
+        secret = [each for each in service.get("volumes", ()) if each.startswith("secrets")]
+        if name != "secrets":
+            assert len(secret) <= 1, name
+            assert all(each.endswith(f":{OWN}:ro") for each in secret), name
 
 
 def test_the_paths_in_the_image_are_those_that_the_code_uses(services: dict[str, dict[str, Any]]) -> None:
-    dockerfile = (REPOSITORY / services["prepare"]["build"]["dockerfile"]).read_text()
-    inside = Home(Path("/var/lib/slipway"), Ports())
-    assert f"SLIPWAY_HOME={inside.root}" in dockerfile
-    assert services["pods"]["command"][-1] == str(configuration_path(inside))
-    for source in ("requirements.txt", "dags"):
-        assert (REPOSITORY / source).exists()
+    dockerfile = (REPOSITORY / services["secrets"]["build"]["dockerfile"]).read_text()
+    assert "SLIPWAY_HOME=/var/lib/slipway" in dockerfile
+    assert f" {OWN} {ALL} " in dockerfile
+    home = Home(Path("/var/lib/slipway"), Ports())
+    assert f"bundles:{home.store}" in services["controller"]["volumes"]
+    assert f"requests:{home.requests}" in services["controller"]["volumes"]
+    assert services["launcher"]["environment"]["SLIPWAY_POD_BUNDLES"].endswith("_bundles:bundles")
+    for service in services.values():
+        if service["image"] == OURS and "healthcheck" in service:
+            assert (REPOSITORY / service["healthcheck"]["test"][1]).exists()
 
 
 def schema_says(compose: dict[str, Any]) -> list[str]:
@@ -105,6 +124,7 @@ def test_the_schema_finds_what_compose_would_refuse(compose: dict[str, Any], key
 def test_every_volume_is_declared_and_every_dependency_is_a_service(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
-        named = {str(volume).partition(":")[0] for volume in service.get("volumes", ())}
-        assert {volume for volume in named if not volume.startswith((".", "/"))} <= set(compose["volumes"])
+        named = {volume for volume in mounts(service) if not volume.startswith((".", "/"))}
+        assert named <= set(compose["volumes"])
+        assert set(service.get("networks", ())) <= set(compose["networks"])
         assert set(service.get("depends_on", ())) <= set(services)

@@ -64,7 +64,7 @@ with DAG("empty_release", schedule=None, tags=["slipway"]):
     quantized >> compiled >> gated
     checked >> gated
     last = gated
-    for name in ("choose", "publish", "deploy", "roll_out", "promote", "settle"):
+    for name in ("choose", "publish", "roll_out", "promote", "settle"):
         following = step(name)
         last >> following
         last = following

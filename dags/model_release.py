@@ -23,7 +23,7 @@ from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from slipway_airflow import assets, forms, pools
 from slipway_airflow.notifications import DeliverNotifications, Late
-from slipway_airflow.operators import AcquireReleaseLock, Deploy, RollOut
+from slipway_airflow.operators import AcquireReleaseLock, RollOut
 from slipway_airflow.step import BY_LABEL, DecoratedStep, step
 
 from model_store.build import Variant, variants
@@ -97,9 +97,8 @@ def release_dag(spec: ReleaseSpec) -> DAG:
 
         with TaskGroup("rollout", tooltip="Step by step, and back at the first doubt"):
             pool = pools.rollouts(spec.serving.target)
-            deploy = Deploy(task_id="deploy", release=release, bundle=published, pool=pool)
-            roll_out = RollOut(task_id="roll_out", release=release, deployment=deploy.output, pool=pool)
-            approved >> deploy
+            roll_out = RollOut(task_id="roll_out", release=release, bundle=published, pool=pool)
+            approved >> roll_out
             promoted = promote.override(outlets=[serving])(release, published, gated)
             roll_out >> promoted
 

@@ -21,7 +21,6 @@ STORY = {
     "gate": "gates",
     "choose": "choose",
     "publish": "publish",
-    "deploy": "deploy",
     "roll_out": "roll out",
     "promote": "promote",
 }

@@ -167,7 +167,7 @@ def wire_controller(home: Home, ledger: Ledger) -> tuple[Services, Acts]:
     """The services as the controller has them, and what it does if it is asked."""
     from serving.control.controller.acts import Acts
 
-    acts = Acts(rollouts_of(home), lambda: services)
+    acts = Acts(rollouts_of(home), lambda: services, candidate_of)
     services = _services(home, acts, ledger)
     return services, acts
 

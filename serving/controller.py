@@ -17,10 +17,10 @@ from model_store.errors import Permanent, SlipwayError
 from serving import composition
 from serving.control.audit import take_late
 from serving.control.controller import api
+from serving.control.controller.acts import Acts
 from serving.control.controller.holds import Holds
 from serving.control.controller.pods import PodWatch
 from serving.control.controller.server import Server
-from serving.control.controller.settlement import Settlement
 from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
 from serving.control.outbox import REMEMBER
@@ -101,17 +101,21 @@ def _watch(home: Home, ledger: Ledger) -> None:
         take_late(ledger, home.late)
     with controller.apart("rollbacks of before"):
         acts.jobs.resume()
-    settlement = Settlement(lambda: services, lambda: controller.latest)
-    for name, work in (("pods", pods.run), ("settlement", settlement.run)):
+    for name, work in (("pods", pods.run), ("settlement", acts.settlement.run)):
         threading.Thread(target=work, args=(ending,), daemon=True, name=name).start()
     log.info("watching the releases of %s", home.root)
-    _run(home, controller, router, ledger, ending)
+    _run(home, controller, acts, router, ledger, ending)
     envoys.stop()
     server.shutdown()
 
 
 def _run(
-    home: Home, controller: Controller, router: TrafficRouter, ledger: Ledger, ending: threading.Event
+    home: Home,
+    controller: Controller,
+    acts: Acts,
+    router: TrafficRouter,
+    ledger: Ledger,
+    ending: threading.Event,
 ) -> None:
     due = reconcile_due = time.monotonic()
     while not ending.wait(max(0.0, due - time.monotonic())):
@@ -119,6 +123,9 @@ def _run(
         due = max(due + TICK_SECONDS, time.monotonic())
         with controller.apart("tick"):
             controller.tick()
+            acts.settlement.latest = controller.latest
+        with controller.apart("first versions"):
+            acts.starts.resume(state for state, _ in controller.active)
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             _reconcile(controller, router)

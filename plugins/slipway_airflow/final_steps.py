@@ -114,11 +114,9 @@ def _is_recorded(services: Services, release: Release) -> bool:
 
 def _ended_before_traffic(context: Context) -> ReleaseEnd | None:
     """What the task said that found that nothing was to be rolled out."""
-    for task_id in ("rollout.deploy", "rollout.roll_out"):
-        said, status = (context["ti"].xcom_pull(task_ids=task_id, key=key) for key in (ENDED, ENDED_AS))
-        if said and status:
-            return ReleaseEnd(VersionStatus(status), said)
-    return None
+    ti = context["ti"]
+    said, status = (ti.xcom_pull(task_ids="rollout.roll_out", key=key) for key in (ENDED, ENDED_AS))
+    return ReleaseEnd(VersionStatus(status), said) if said and status else None
 
 
 def _end_dry_run(

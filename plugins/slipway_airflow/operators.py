@@ -7,7 +7,6 @@ cleared or woken twice goes on from there.
 from __future__ import annotations
 
 import inspect
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,27 +22,14 @@ from slipway_airflow.step import SECONDS, working_time
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
     from serving.control.release_queue import QueuePosition
     from serving.control.releases import Release, Request
-    from serving.control.rollout.plan import RolloutState
     from serving.control.wiring import Services
 
-# A pod starts within a second or two: waiting so long here costs less than deferring and coming back.
-PATIENCE_SECONDS = 4.0
-PROGRESS_LOOK_SECONDS = 0.5
 # What a task that ends as skipped hands on: why, and what became of the release (`VersionStatus`).
 ENDED, ENDED_AS = "ended", "ended_as"
-
-
-class NotReady(Permanent):
-    """Pods did not answer in time. `why`: what the platform said last."""
-
-    def __init__(self, operator: BaseOperator, why: str) -> None:
-        super().__init__(
-            f"{operator.task_id}: the pods were not ready in time: {why}",
-            remedy="look at their log (`slipway status`), or raise serving.ready_timeout_seconds in the spec",
-        )
 
 
 class WaitingOperator(BaseOperator):
@@ -63,12 +49,10 @@ class WaitingOperator(BaseOperator):
             return self.look(context)
 
     def resume(self, context: Context, event: str) -> Any:
-        """What a trigger wakes. `look` finds out for itself why; only that time ran out has to be told."""
+        """What a trigger wakes. `look` finds out for itself why."""
         links.forget(self)
         self.log.info("woken: %s", event)
         with translating_failures(context), working_time(context, f"{SECONDS}_resumed"):
-            if event.startswith(triggers.LATE):
-                raise NotReady(self, event.removeprefix(triggers.LATE).removeprefix(": "))
             return self.look(context)
 
     @abstractmethod
@@ -81,16 +65,7 @@ class WaitingOperator(BaseOperator):
         context["ti"].xcom_push(ENDED_AS, status)
         raise AirflowSkipException(words)
 
-    def end_if_superseded(self, context: Context, services: Services, release: Release) -> None:
-        """Before traffic: whether the alias that led to the release still names its version."""
-        from serving.control import aliases, cooldowns
-
-        if words := aliases.superseded_by(services, release):
-            # If the alias comes back, so may a release of it.
-            cooldowns.withdraw_not_begun(services, release)
-            self.end(context, words)
-
-    def wait_for(self, trigger: triggers.PollingTrigger) -> NoReturn:
+    def wait_for(self, trigger: BaseTrigger) -> NoReturn:
         """Give the worker slot back until `trigger` wakes this task."""
         self.defer(trigger=trigger, method_name="resume")
 
@@ -157,41 +132,6 @@ class AcquireReleaseLock(WaitingOperator):
                 self.end(context, place.words)
 
 
-class Deploy(WaitingOperator):
-    """Starts the bundle's pods where no traffic is, and waits until they are warm.
-
-    Returns the deployment's id. Ends as skipped if this very bundle has all the traffic already.
-    """
-
-    template_fields: Sequence[str] = ("release", "bundle")
-
-    def __init__(self, *, release: Any, bundle: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.release = release
-        self.bundle = bundle
-
-    def look(self, context: Context) -> str:
-        from serving.composition import wire
-        from serving.control import audit_entries, release_deployment
-        from serving.control.release_queue import require_lock
-
-        services = wire()
-        release = services.releases.load(self.release)
-        if release.request.dry_run:
-            raise AirflowSkipException(f"dry run: bundle {self.bundle} is published, traffic is untouched")
-        if not (has_begun := release_deployment.state_of(services, release) is not None):
-            audit_entries.require_approvals(services, release, self.bundle)
-        if release_deployment.serves_already(services, release, self.bundle):
-            self.end(context, f"{release.ref} serves already, as bundle {self.bundle}", status="promoted")
-        if not has_begun:
-            self.end_if_superseded(context, services, release)
-            require_lock(services, release)
-        deployment = release_deployment.deploy(services, release, self.bundle)
-        limit = release.spec.serving.ready_timeout_seconds
-        _wait_until_ready(self, services, release.model, deployment.id, limit)
-        return deployment.id
-
-
 class ReturnTraffic(WaitingOperator):
     """Has the controller give all traffic back to an earlier version, and waits until it has it.
 
@@ -217,60 +157,40 @@ class ReturnTraffic(WaitingOperator):
 
 
 class RollOut(WaitingOperator):
-    """Gives the deployment traffic step by step, as the verdicts allow. Returns the release's id.
+    """Has the controller start the bundle's pods where no traffic is and, once they are warm, give them
+    traffic step by step, as the verdicts allow. Returns the release's id.
 
-    Fails when the release is rolled back, by whomever: a verdict, the controller, a person.
+    Fails when the release is rolled back, by whomever: a verdict, the controller, a person. Ends as skipped
+    if this very bundle has all the traffic already.
     """
 
-    template_fields: Sequence[str] = ("release", "deployment")
+    template_fields: Sequence[str] = ("release", "bundle")
 
-    def __init__(self, *, release: Any, deployment: Any, **kwargs: Any) -> None:
+    def __init__(self, *, release: Any, bundle: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.release = release
-        self.deployment = deployment
+        self.bundle = bundle
 
     def look(self, context: Context) -> str:
-        from serving.composition import candidate_of, wire
-        from serving.control import answers_through_gateway, audit_entries, release_deployment
-        from serving.control.release_queue import require_lock
-        from serving.types import DeploymentId
+        from serving.composition import wire
+        from serving.control import cooldowns, release_deployment
+        from serving.control.traffic import RolloutPhase
 
         services = wire()
         release = services.releases.load(self.release)
-        if release_deployment.state_of(services, release) is None:
-            self.end_if_superseded(context, services, release)
-        # A rollback that takes the turn looks for a rollout under the same lock.
-        with audit_entries.exclusively(services, release.model):
-            if release_deployment.state_of(services, release) is None:
-                audit_entries.require_approvals(
-                    services, release, DeploymentId.parse(self.deployment).bundle_id
-                )
-                require_lock(services, release)
-            state = release_deployment.start_rollout(services, release, self.deployment)
-        if state.unproven:
-            self.log.info("%s", answers_through_gateway.prove(services, release, candidate_of))
-            state = services.journal.load(release.id)
-        _follow(self, state, while_in="progressing", seconds=PROGRESS_LOOK_SECONDS)
-        release_deployment.require_not_rolled_back(release, state)
+        if release.request.dry_run:
+            raise AirflowSkipException(f"dry run: bundle {self.bundle} is published, traffic is untouched")
+        rollout = services.rollouts.begin(release.id, self.bundle)
+        self.log.info("%s: %s", rollout.phase, rollout.words)
+        if rollout.phase.goes_on:
+            self.wait_for(triggers.RolloutTrigger(release.id))
+        match rollout.phase:
+            case RolloutPhase.SERVES_ALREADY:
+                self.end(context, rollout.words, status="promoted")
+            case RolloutPhase.SUPERSEDED:
+                # If the alias comes back, so may a release of it.
+                cooldowns.withdraw_not_begun(services, release)
+                self.end(context, rollout.words)
+            case RolloutPhase.ROLLED_BACK:
+                raise release_deployment.RolledBack(release, rollout.words)
         return release.id
-
-
-def _wait_until_ready(
-    operator: WaitingOperator, services: Services, model: str, deployment: str, limit_seconds: float
-) -> None:
-    """Return when the pods answer. Waits a little here, then defers."""
-    from serving.control.release_deployment import status_of
-
-    started = time.time()
-    while not (status := status_of(services, model, deployment)).is_ready:
-        if time.time() - started > PATIENCE_SECONDS:
-            operator.log.info("not ready yet: %s", status.reason)
-            until = started + limit_seconds
-            operator.wait_for(triggers.ReadyTrigger(model, deployment, until=until))
-        time.sleep(0.1)
-
-
-def _follow(operator: WaitingOperator, state: RolloutState, *, while_in: str, seconds: float) -> None:
-    """Defer while the rollout is in this phase; the controller moves it on."""
-    if state.phase == while_in:
-        operator.wait_for(triggers.RolloutTrigger(state.release_id, while_in, seconds))

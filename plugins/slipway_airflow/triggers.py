@@ -7,9 +7,11 @@ run twice, or start again in another triggerer, without harm. Looks block (files
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +20,13 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from model_store.errors import Retryable
 
 if TYPE_CHECKING:
+    from serving.control.traffic import RolloutProgress
     from serving.control.wiring import Services
     from serving.platforms.kubernetes.stage_pods import StageCluster
 
+log = logging.getLogger(__name__)
+
 PACKAGE = "slipway_airflow.triggers"
-# The one event that a task could not find out by itself.
-# What was waited for goes on behind it.
-LATE = "late"
 # Of looking for missed versions: a request to MLflow.
 SECONDS_PER_SPEC = 0.1
 TELL_AGAIN_SECONDS = 60.0
@@ -126,24 +128,6 @@ class RollbackTrigger(PollingTrigger):
         return progress.words if progress.phase.is_final else None
 
 
-class ReadyTrigger(PollingTrigger):
-    """Waits until the pods of a deployment answer, or `until` (seconds since the epoch) has passed."""
-
-    seconds = 0.25
-
-    def __init__(self, model: str, deployment: str, until: float) -> None:
-        super().__init__(model=model, deployment=deployment, until=until)
-
-    def look(self) -> str | None:
-        from serving.composition import wire
-        from serving.control.release_deployment import status_of
-
-        status = status_of(wire(), self.kwargs["model"], self.kwargs["deployment"])
-        if status.is_ready:
-            return "ready"
-        return f"{LATE}: {status.reason}" if time.time() > self.kwargs["until"] else None
-
-
 class CooldownTrigger(PollingTrigger):
     """Waits until a moment (seconds since the epoch) has passed."""
 
@@ -154,26 +138,76 @@ class CooldownTrigger(PollingTrigger):
         return "cooled down" if time.time() >= self.kwargs["until"] else None
 
 
-class RolloutTrigger(PollingTrigger):
-    """Waits until the phase of a rollout is no longer `phase`. The controller moves it, not this."""
+class RolloutTrigger(BaseTrigger):
+    """Waits until the rollout of a release is promoted, over, or not to be begun. The controller moves it.
 
-    def __init__(self, release: str, phase: str, seconds: float) -> None:
-        super().__init__(release=release, phase=phase, seconds=seconds)
-        self.seconds = seconds
-        self._said = ""
+    All those of a process ask together, by one request each half second.
+    """
 
-    def look(self) -> str | None:
-        from serving.composition import wire
+    def __init__(self, release: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.release = release
 
-        state = wire().rollouts.read(self.kwargs["release"])
-        self._say(f"step {state.step + 1} of {len(state.plan.steps)}: {state.split.candidate:g} %")
-        return None if state.phase == self.kwargs["phase"] else str(state.phase)
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{PACKAGE}.{type(self).__name__}", {"release": self.release}
 
-    def _say(self, words: str) -> None:
-        """Into the task's log, once: this looks several times a second."""
-        if words != self._said:
-            self._said = words
-            self.log.info("%s", words)
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        said = ""
+        async with ROLLOUTS.told_of(self.release) as told:
+            while True:
+                rollout = await told.get()
+                if rollout.words != said:
+                    said = rollout.words
+                    self.log.info("%s", said)
+                if not rollout.phase.goes_on:
+                    yield TriggerEvent(f"{rollout.phase}: {rollout.words}")  # type: ignore[no-untyped-call]
+                    return
+
+
+class RolloutNews:
+    """Asks the controller how the rollouts stand that triggers of this process wait for, all at once."""
+
+    seconds = 0.5
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[asyncio.Queue[RolloutProgress]]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def told_of(self, release: str) -> AsyncIterator[asyncio.Queue[RolloutProgress]]:
+        """A queue of how it stands, again and again."""
+        queue: asyncio.Queue[RolloutProgress] = asyncio.Queue()
+        self._waiting.setdefault(release, []).append(queue)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        try:
+            yield queue
+        finally:
+            self._waiting[release].remove(queue)
+            if not self._waiting[release]:
+                del self._waiting[release]
+
+    async def _ask(self) -> None:
+        while self._waiting:
+            try:
+                found = await asyncio.to_thread(_progress_of, list(self._waiting))
+            except Exception as problem:
+                # The controller is down, or busy: what is waited for goes on behind it.
+                log.warning("asking again: %s", problem)
+                found = {}
+            for release, rollout in found.items():
+                for queue in self._waiting.get(release, ()):
+                    queue.put_nowait(rollout)
+            await asyncio.sleep(self.seconds)
+
+
+def _progress_of(releases: list[str]) -> dict[str, RolloutProgress]:
+    from serving.composition import wire
+
+    return wire().rollouts.progress(releases)
+
+
+ROLLOUTS = RolloutNews()
 
 
 class StageTrigger(PollingTrigger):

@@ -65,9 +65,7 @@ def prove(
         reason = f"it was sent to nobody: {problem.problem}"
         services.rollouts.roll_back(release.id, reason=reason)
         raise
-    words = f"{count} evaluation rows were answered through the gateway as in the gates"
-    services.rollouts.proven(release.id, reason=words)
-    return words
+    return f"{count} evaluation rows were answered through the gateway as in the gates"
 
 
 def _compare(candidate: Candidate, sample: Sample, release: Release, *, until: float) -> int:

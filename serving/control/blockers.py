@@ -250,7 +250,7 @@ def _of_tasks(facts: ReleaseFacts) -> Blocker | None:
             return Blocker(
                 BlockerKind.WORKER, f"{name} waits for a free worker of Airflow's", "it begins by itself"
             )
-        if task.state == "deferred" and name == "deploy":
+        if task.state == "deferred" and name == "roll_out":
             words = "the pods of its bundle are not ready yet"
             return Blocker(
                 BlockerKind.PODS,

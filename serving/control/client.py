@@ -5,6 +5,7 @@ Where it is down, `./slipway rollback` alone may return traffic by itself, which
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from serving.control.controller_link import ControllerDown, ControllerLink
 from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.journal import state_from_json
 from serving.control.rollout.plan import RolloutState
-from serving.control.traffic import RollbackPhase, RollbackProgress
+from serving.control.traffic import RollbackPhase, RollbackProgress, RolloutPhase, RolloutProgress
 from serving.home import Home
 
 __all__ = ["ControllerClient", "ControllerDown"]
@@ -25,18 +26,22 @@ class ControllerClient:
     def __init__(self, home: Home) -> None:
         self._asked = ControllerLink(home).ask
 
-    def start(self, release_id: str, deployment_id: str) -> RolloutState:
-        said = {"release": release_id, "deployment": deployment_id}
-        return state_from_json(self._asked("POST", "/v1/rollouts", said))
+    def begin(self, release_id: str, bundle_id: str) -> RolloutProgress:
+        said = {"release": release_id, "bundle": bundle_id}
+        return _of_rollout(self._asked("POST", "/v1/rollouts", said))
+
+    def progress(self, release_ids: Sequence[str]) -> dict[str, RolloutProgress]:
+        told = self._asked("POST", "/v1/rollouts-progress", {"releases": list(release_ids)})
+        return {one["release_id"]: _of_rollout(one) for one in told}
+
+    def end(self, release_id: str, *, reason: str) -> RolloutProgress:
+        return _of_rollout(self._asked("POST", f"/v1/rollouts/{release_id}/end", {"reason": reason}))
 
     def read(self, release_id: str) -> RolloutState:
         return state_from_json(self._asked("GET", f"/v1/rollouts/{release_id}"))
 
     def roll_back(self, release_id: str, *, reason: str) -> RolloutState:
         return self._act(release_id, "rollback", {"reason": reason})
-
-    def proven(self, release_id: str, *, reason: str) -> RolloutState:
-        return self._act(release_id, "proven", {"reason": reason})
 
     def finish_watch(self, release_id: str, *, reason: str = "the watch was ended early") -> RolloutState:
         return self._act(release_id, "finish", {"reason": reason})
@@ -68,6 +73,10 @@ class ControllerClient:
 
     def _act(self, release_id: str, name: str, said: dict[str, Any]) -> RolloutState:
         return state_from_json(self._asked("POST", f"/v1/rollouts/{release_id}/{name}", said))
+
+
+def _of_rollout(told: dict[str, Any]) -> RolloutProgress:
+    return RolloutProgress(**{**told, "phase": RolloutPhase(told["phase"])})
 
 
 def _progress(told: dict[str, Any]) -> RollbackProgress:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from serving.control.queries import outcomes
-from serving.control.release_deployment import CHAMPION, route_of, state_of
+from serving.control.release_deployment import CHAMPION, route_of
 from serving.control.releases import Release
 from serving.control.rollout.lock import Claim, LockOutcome
-from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.rollout.plan import RolloutState
+from serving.control.traffic import RolloutPhase, RolloutProgress
 from serving.control.wiring import Services
 from serving.types import Deployment
 
@@ -47,25 +48,12 @@ def mark_releasing(services: Services, release: Release) -> None:
 
 
 def finalize_traffic(services: Services, release: Release, failures: Mapping[str, str]) -> ReleaseEnd:
-    """Leave traffic and pods as the ending demands; nothing here needs MLflow. May be repeated.
+    """Have traffic and pods left as the ending demands; nothing here needs MLflow. May be repeated.
 
     `failures`: what the tasks that failed said, by task. With any, a release that is not over is rolled back.
     A promoted one is still watched, and its watch is the controller's.
     """
-    ending = _end_of(_ended(services, release, failures), failures)
-    if ending.status is VersionStatus.ROLLED_BACK:
-        services.rollouts.withdraw(release.id)
-    retire_unrouted(services, release)
-    return ending
-
-
-def _ended(services: Services, release: Release, failures: Mapping[str, str]) -> RolloutState | None:
-    """The rollout, over. A run that was marked as done by hand, too, leaves nothing half rolled out."""
-    state = state_of(services, release)
-    if state is not None and not state.phase.is_final and (failures or state.phase is Phase.PROGRESSING):
-        why = _why(failures) or "the run ended before the rollout did"
-        return services.rollouts.roll_back(release.id, reason=why)
-    return state
+    return _end_of(services.rollouts.end(release.id, reason=_why(failures)), failures)
 
 
 def retire_unrouted(services: Services, release: Release) -> list[str]:
@@ -121,12 +109,13 @@ def _stable(services: Services, model: str) -> Deployment | None:
     return route.stable if route else None
 
 
-def _end_of(state: RolloutState | None, failures: Mapping[str, str]) -> ReleaseEnd:
-    if state is None:
-        return ReleaseEnd(VersionStatus.BLOCKED, _why(failures) or "ended before traffic")
-    if state.phase is Phase.ROLLED_BACK:
-        return ReleaseEnd(VersionStatus.ROLLED_BACK, state.reason)
-    return ReleaseEnd(VersionStatus.PROMOTED, state.reason)
+def _end_of(rollout: RolloutProgress, failures: Mapping[str, str]) -> ReleaseEnd:
+    match rollout.phase:
+        case RolloutPhase.UNKNOWN:
+            return ReleaseEnd(VersionStatus.BLOCKED, _why(failures) or "ended before traffic")
+        case RolloutPhase.ROLLED_BACK:
+            return ReleaseEnd(VersionStatus.ROLLED_BACK, rollout.words)
+    return ReleaseEnd(VersionStatus.PROMOTED, rollout.words)
 
 
 def _why(failures: Mapping[str, str]) -> str:

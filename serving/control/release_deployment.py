@@ -73,21 +73,11 @@ def status_of(services: Services, model: str, deployment_id: str) -> DeploymentS
     if status is None or status.phase is DeploymentPhase.NOT_FOUND:
         raise Retryable(
             f"the pods of {deployment_id} are gone",
-            remedy="clear the task `deploy` of this run, which starts them again",
+            remedy="clear the task `roll_out` of this run, which starts them again",
         )
     if status.phase is DeploymentPhase.FAILED:
         raise PodsFail(status.reason, remedy=status.remedy or "release a version whose pods start")
     return status
-
-
-def start_rollout(services: Services, release: Release, deployment_id: str) -> RolloutState:
-    """Put the ready deployment into the route at weight 0 and begin; a release that began is as it is.
-
-    A first version gets no request before its answers through the gateway are the gates'.
-    """
-    if state := state_of(services, release):
-        return state
-    return services.rollouts.start(release.id, deployment_id)
 
 
 def require_promoted(services: Services, release: Release) -> RolloutState:
@@ -116,8 +106,13 @@ def move_champion(services: Services, release: Release) -> None:
 
 def state_of(services: Services, release: Release) -> RolloutState | None:
     """The rollout of this release, None before it began."""
+    return state_of_id(services, release.id)
+
+
+def state_of_id(services: Services, release_id: str) -> RolloutState | None:
+    """The same, of a release by its id."""
     try:
-        return services.journal.load(release.id)
+        return services.journal.load(release_id)
     except UnknownRelease:
         return None
 

@@ -6,6 +6,7 @@ The controller carries it out (`serving.control.controller.acts`); other process
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -39,11 +40,55 @@ class RollbackProgress:
     words: str
 
 
+class RolloutPhase(StrEnum):
+    """STARTING: its pods are. UNKNOWN: nobody asked for it since the controller was started, or it was ended.
+
+    From PROGRESSING to ROLLED_BACK as `serving.control.rollout.plan.Phase`.
+    """
+
+    UNKNOWN = "unknown"
+    STARTING = "starting"
+    FAILED = "failed"
+    SERVES_ALREADY = "serves_already"
+    SUPERSEDED = "superseded"
+    PROGRESSING = "progressing"
+    WATCHING = "watching"
+    DONE = "done"
+    ROLLED_BACK = "rolled_back"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is something to wait for before it is promoted."""
+        return self in (RolloutPhase.STARTING, RolloutPhase.PROGRESSING)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutProgress:
+    """How far the rollout of a release has come; `words` for people."""
+
+    release_id: str
+    phase: RolloutPhase
+    words: str
+
+
 class TrafficControl(Protocol):
     """Raises `Retryable` while the controller does not answer."""
 
-    def start(self, release_id: str, deployment_id: str) -> RolloutState:
-        """Put the release's ready deployment into the route at weight 0, and begin."""
+    def begin(self, release_id: str, bundle_id: str) -> RolloutProgress:
+        """Start the bundle's pods, put them into the route at weight 0 once they are ready, and roll it out.
+
+        Returns at once. Asking again is asking how far it has come; it raises, once, what the last try failed
+        with, and the next one tries again.
+        """
+        ...
+
+    def progress(self, release_ids: Sequence[str]) -> dict[str, RolloutProgress]:
+        """How far each has come."""
+        ...
+
+    def end(self, release_id: str, *, reason: str) -> RolloutProgress:
+        """Its run is over. What has not begun does not begin, and what progresses is rolled back; with a
+        `reason` also what is watched. Pods that no route names are retired."""
         ...
 
     def read(self, release_id: str) -> RolloutState:
@@ -52,10 +97,6 @@ class TrafficControl(Protocol):
 
     def roll_back(self, release_id: str, *, reason: str) -> RolloutState:
         """All traffic to stable now. A release that is over stays as it is."""
-        ...
-
-    def proven(self, release_id: str, *, reason: str) -> RolloutState:
-        """Its answers through the gateway are the gates': it may be given requests."""
         ...
 
     def finish_watch(self, release_id: str, *, reason: str = ...) -> RolloutState:

@@ -23,7 +23,7 @@ def under_way(world: World, version: int = 2) -> Release:
     release = world.release(version)
     acquire(world.services, release)
     deployment = release_deployment.deploy(world.services, release, world.bundle(version).id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
     world.tick(release.id)
     return release
 

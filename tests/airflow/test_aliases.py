@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from slipway_airflow import final_steps
-from slipway_airflow.operators import Deploy, RollOut
+from slipway_airflow.operators import RollOut
 
 from model_store.errors import Retryable
 from model_store.types import ModelRef
@@ -21,6 +21,7 @@ from serving.control.notes import NoteKind
 from serving.control.queries import outcomes
 from serving.control.release_queue import acquire
 from serving.control.releases import Cause, Release
+from serving.control.traffic import RolloutPhase
 from serving.web import shared
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import ApiServer
@@ -53,10 +54,12 @@ def building(world: World, cause: Cause) -> Release:
     return release
 
 
-def deploy(world: World, release: Release, said: Said) -> str:
-    task = Deploy(task_id="deploy", release=release.id, bundle=world.bundle(2).id)
+def roll_out(world: World, release: Release, said: Said) -> None:
+    """Until there is something to wait for."""
+    task = RollOut(task_id="roll_out", release=release.id, bundle=world.bundle(2).id)
     context: Any = {"ti": said}
-    return task.look(context)
+    with pytest.raises(TaskDeferred):
+        task.look(context)
 
 
 @pytest.mark.parametrize("cause", [Cause.EVENT, Cause.RECONCILER, Cause.SCHEDULE])
@@ -70,7 +73,7 @@ def test_a_version_that_the_alias_left_while_it_was_built_gets_no_traffic(
         world.registry.aliases_by_model[MODEL]["candidate"] = now_at
     said, words = Said(), f"the alias candidate {where} while version 2 was being built"
     with pytest.raises(AirflowSkipException, match=words):
-        deploy(world, release, said)
+        roll_out(world, release, said)
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
     monkeypatch.setattr(final_steps, "reasons", lambda context: {})
     monkeypatch.setattr("slipway_airflow.links.point", lambda *_: None)
@@ -85,12 +88,13 @@ def test_a_version_that_the_alias_left_while_it_was_built_gets_no_traffic(
 
 def test_an_alias_that_leaves_while_pods_start_is_seen_before_traffic_too(world: World) -> None:
     release = building(world, Cause.EVENT)
-    deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
+    bundle = world.bundle(2).id
+    world.platform.hold_back(bundle)
+    assert world.rollouts.begin(release.id, bundle).phase is RolloutPhase.STARTING
     world.registry.aliases_by_model[MODEL]["candidate"] = 1
-    task = RollOut(task_id="roll_out", release=release.id, deployment=deployment.id)
-    context: Any = {"ti": Said()}
+    world.platform.release(bundle)
     with pytest.raises(AirflowSkipException, match="moved to version 1"):
-        task.look(context)
+        roll_out(world, release, Said())
     assert world.router.read(MODEL).candidate is None
     finalization.finalize_traffic(world.services, release, {})
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
@@ -99,29 +103,29 @@ def test_an_alias_that_leaves_while_pods_start_is_seen_before_traffic_too(world:
 def test_what_a_person_asked_for_stands_wherever_the_alias_points(world: World) -> None:
     release = building(world, Cause.PERSON)
     world.registry.aliases_by_model[MODEL]["candidate"] = 3
-    assert deploy(world, release, Said())
+    roll_out(world, release, Said())
 
 
 def test_a_rollout_that_has_begun_goes_on_wherever_the_alias_points(world: World) -> None:
     release = building(world, Cause.EVENT)
     deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
     world.registry.aliases_by_model[MODEL]["candidate"] = 3
-    assert deploy(world, release, Said())
+    roll_out(world, release, Said())
 
 
 def test_while_mlflow_is_down_nobody_guesses_where_the_alias_points(world: World) -> None:
     release = building(world, Cause.EVENT)
     world.registry.gone = {"aliases"}
     with pytest.raises(Retryable):
-        deploy(world, release, Said())
+        roll_out(world, release, Said())
 
 
 def test_an_alias_that_comes_back_to_a_version_it_left_releases_it(world: World) -> None:
     release = building(world, Cause.EVENT)
     world.registry.aliases_by_model[MODEL]["candidate"] = 1
     with pytest.raises(AirflowSkipException):
-        deploy(world, release, Said())
+        roll_out(world, release, Said())
     world.registry.tags[2]["slipway.status"] = "superseded"
     world.services.lock.release(MODEL, release.id)
     world.registry.aliases_by_model[MODEL]["candidate"] = 2
@@ -135,7 +139,7 @@ def test_a_bundle_that_serves_already_is_not_said_to_be_blocked(
     release, said = world.release(2, second=5), Said()
     acquire(world.services, release)
     with pytest.raises(AirflowSkipException):
-        deploy(world, release, said)
+        roll_out(world, release, said)
     monkeypatch.setattr(final_steps, "reasons", lambda context: {})
     monkeypatch.setattr("slipway_airflow.links.point", lambda *_: None)
     context: Any = {"ti": said}
@@ -211,7 +215,7 @@ def test_a_version_that_is_on_its_way_needs_no_words(world: World) -> None:
     release = building(world, Cause.EVENT)
     assert look(world) == aliases.AliasDecision()
     deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
     assert look(world) == aliases.AliasDecision()
 
 

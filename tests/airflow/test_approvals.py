@@ -23,7 +23,7 @@ def ask(bag: DagBag) -> Any:
 
 def test_every_required_approval_is_a_task_before_the_deployment(bag: DagBag) -> None:
     dag = bag.dags["release_approved"]
-    assert dag.task_dict["rollout.deploy"].upstream_task_ids >= {"approval.approve_1", "approval.approve_2"}
+    assert dag.task_dict["rollout.roll_out"].upstream_task_ids >= {"approval.approve_1", "approval.approve_2"}
     assert "approval.approve_1" in dag.task_dict["approval.approve_2"].upstream_task_ids
 
 
@@ -105,18 +105,17 @@ def release(world: World) -> Any:
     return world.releases.open(request, load(SPEC.parent / "approved.yaml"), lambda _: 2)
 
 
-@pytest.mark.parametrize("task_id", ["rollout.deploy", "rollout.roll_out"])
 def test_an_approval_that_was_only_set_in_airflow_lets_nothing_onto_traffic(
-    world: World, bag: DagBag, release: Any, task_id: str
+    world: World, bag: DagBag, release: Any
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
-    task: Any = copy(bag.dags["release_approved"].task_dict[task_id])
-    values = {"release": release.id, "bundle": BUNDLE, "deployment": f"approved-blue-{BUNDLE}"}
+    task: Any = copy(bag.dags["release_approved"].task_dict["rollout.roll_out"])
+    values = {"release": release.id, "bundle": BUNDLE}
     for name, value in values.items():
         object.__setattr__(task, name, value)
     answer(world, release, "ada")
-    ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
+    ti = type("Ti", (), {"task_id": "rollout.roll_out", "xcom_push": lambda *_: None})()
     with pytest.raises(AirflowFailException, match="lacks 1 of 2 approvals"):
         task.execute({"ti": ti})
     assert world.router.services() == []
@@ -161,23 +160,18 @@ def test_who_changed_their_mind_about_a_bundle_does_not_approve_it(world: World,
     assert audit_entries.approvers_of(world.services, release, BUNDLE) == ["ada", "grace"]
 
 
-@pytest.mark.parametrize("task_id", ["rollout.deploy", "rollout.roll_out"])
 def test_a_repeated_run_brings_no_other_bytes_onto_traffic_than_those_approved(
-    world: World, bag: DagBag, release: Any, task_id: str
+    world: World, bag: DagBag, release: Any
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     for who in ("ada", "grace"):
         answer(world, release, who)
-    task: Any = copy(bag.dags["release_approved"].task_dict[task_id])
-    other = {
-        "release": release.id,
-        "bundle": OTHER_BUNDLE,
-        "deployment": f"approved-blue-{OTHER_BUNDLE}",
-    }
+    task: Any = copy(bag.dags["release_approved"].task_dict["rollout.roll_out"])
+    other = {"release": release.id, "bundle": OTHER_BUNDLE}
     for name, value in other.items():
         object.__setattr__(task, name, value)
-    ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
+    ti = type("Ti", (), {"task_id": "rollout.roll_out", "xcom_push": lambda *_: None})()
     with pytest.raises(AirflowFailException, match="lacks 2 of 2 approvals"):
         task.execute({"ti": ti})
     assert world.router.services() == []

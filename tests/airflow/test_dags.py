@@ -47,7 +47,6 @@ def test_the_story_is_told_in_order(bag: DagBag) -> None:
         "candidates.gate",
         "bundle.choose",
         "bundle.publish",
-        "rollout.deploy",
         "rollout.roll_out",
         "rollout.promote",
         "settle",
@@ -162,7 +161,6 @@ def test_a_rollback_comes_before_every_release_and_what_is_nearly_done_before_wh
         "intake.take_turn",
         "intake.export",
         "candidates.gate",
-        "rollout.deploy",
         "rollout.promote",
         "settle",
     ]

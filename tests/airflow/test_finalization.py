@@ -20,7 +20,7 @@ def under_way(world: World, version: int, steps: int = 1) -> Release:
     release = world.release(version, second=version)
     acquire(world.services, release)
     deployment = release_deployment.deploy(world.services, release, world.bundle(version).id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
     for _ in range(steps):
         world.tick(release.id)
     return release

@@ -32,12 +32,14 @@ def under_way(world: World) -> Release:
     release = world.release(2)
     acquire(world.services, release)
     deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
     return release
 
 
-def look(release: Release) -> str | None:
-    return triggers.RolloutTrigger(release.id, "progressing", 1).look()
+def look(world: World, release: Release) -> str | None:
+    """What its task is woken with, if it is."""
+    phase = world.tick(release.id).phase
+    return None if phase is Phase.PROGRESSING else phase.value
 
 
 def test_a_release_waits_for_the_end_of_the_freeze_and_says_so(world: World) -> None:
@@ -74,38 +76,38 @@ def test_an_overridden_release_does_not_wait(world: World) -> None:
 
 def test_a_rollout_half_way_keeps_its_split_and_goes_on_afterwards(world: World) -> None:
     release = under_way(world)
-    look(release)
+    look(world, release)
     before = world.router.read(MODEL).split
     frozen = freeze(world)
     for _ in range(5):
-        assert look(release) is None
+        assert look(world, release) is None
     assert world.router.read(MODEL).split == before
     assert freeze_enforcement.is_frozen(world.journal.load(release.id))
     lift(world, frozen)
     for _ in range(20):
-        look(release)
+        look(world, release)
     assert world.journal.load(release.id).phase is Phase.DONE
 
 
 def test_a_frozen_rollout_that_fails_is_rolled_back(world: World) -> None:
     release = under_way(world)
-    look(release)
+    look(world, release)
     freeze(world)
-    look(release)
+    look(world, release)
     world.journal.verdicts[world.journal.load(release.id).step] = Outcome.FAIL
-    assert look(release) == "rolled_back"
+    assert look(world, release) == "rolled_back"
 
 
 def test_what_a_person_paused_stays_paused_when_a_freeze_ends(world: World) -> None:
     from serving.control.rollout.control import ControlRequest
 
     release = under_way(world)
-    look(release)
+    look(world, release)
     freeze_enforcement.control_of(world.services).pause(release.id, ControlRequest("bob", "lunch"))
     frozen = freeze(world)
-    look(release)
+    look(world, release)
     lift(world, frozen)
-    look(release)
+    look(world, release)
     assert world.journal.load(release.id).paused == "by bob: lunch"
 
 
@@ -113,13 +115,13 @@ def test_a_person_may_take_a_pause_over_from_the_freeze(world: World) -> None:
     from serving.control.rollout.control import ActSuperseded, ControlRequest
 
     release = under_way(world)
-    look(release)
+    look(world, release)
     frozen = freeze(world)
-    look(release)
+    look(world, release)
     seen = world.journal.load(release.id).generation
     freeze_enforcement.pause(world.services, release.id, ControlRequest("bob", "not on Monday", seen))
     lift(world, frozen)
-    look(release)
+    look(world, release)
     assert world.journal.load(release.id).paused == "by bob: not on Monday"
     with pytest.raises(ActSuperseded, match="paused by bob: not on Monday"):
         freeze_enforcement.pause(world.services, release.id, ControlRequest("eve", "me too"))
@@ -129,21 +131,21 @@ def test_a_person_who_saw_no_freeze_takes_nothing_over(world: World) -> None:
     from serving.control.rollout.control import ActSuperseded, ControlRequest
 
     release = under_way(world)
-    look(release)
+    look(world, release)
     seen = world.journal.load(release.id).generation
     freeze(world)
-    look(release)
+    look(world, release)
     with pytest.raises(ActSuperseded, match="paused by the freeze"):
         freeze_enforcement.pause(world.services, release.id, ControlRequest("bob", "lunch", seen))
 
 
 def test_a_rollout_that_is_let_pass_says_by_whom(world: World) -> None:
     release = under_way(world)
-    look(release)
+    look(world, release)
     freeze(world)
-    look(release)
+    look(world, release)
     freeze_enforcement.freezes_of(world.services).override(release.id, by="eve", reason="hotfix", at=now())
-    look(release)
+    look(world, release)
     kinds = [(event.kind, event.detail) for event in world.journal.timeline(release.id)]
     assert ("resumed", "by the freeze: eve let it pass: hotfix") in kinds
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from slipway_airflow import airflow_situation, dag_runs, triggers
+from slipway_airflow import airflow_situation, dag_runs
 
 from serving.control import freeze_enforcement, paused_dags, release_deployment, wiring
 from serving.control.releases import Release
@@ -67,8 +67,10 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def look(release: Release) -> str | None:
-    return triggers.RolloutTrigger(release.id, "progressing", 1).look()
+def look(world: World, release: Release) -> str | None:
+    """What its task is woken with, if it is."""
+    phase = world.tick(release.id).phase
+    return None if phase is Phase.PROGRESSING else phase.value
 
 
 def test_a_rollout_keeps_its_split_while_its_dag_is_paused_and_goes_on_afterwards(world: World) -> None:
@@ -78,39 +80,39 @@ def test_a_rollout_keeps_its_split_while_its_dag_is_paused_and_goes_on_afterward
     set_paused(DAG, paused=True)
     noticed(world)
     for _ in range(20):
-        assert look(release) is None
+        assert look(world, release) is None
     assert world.router.read(MODEL).split == before
     assert "release_fraud is paused in Airflow" in world.journal.load(release.id).paused
     set_paused(DAG, paused=False)
     noticed(world)
     for _ in range(20):
-        look(release)
+        look(world, release)
     assert world.journal.load(release.id).phase is Phase.DONE
 
 
 def test_a_failing_version_is_taken_back_although_its_dag_is_paused(world: World) -> None:
     release = under_way(world)
     paused_dags.record(world.home, [DAG])
-    look(release)
+    look(world, release)
     world.journal.verdicts[world.journal.load(release.id).step] = Outcome.FAIL
-    assert look(release) == "rolled_back"
+    assert look(world, release) == "rolled_back"
 
 
 def test_another_dag_that_is_paused_holds_nothing(world: World) -> None:
     release = under_way(world)
     paused_dags.record(world.home, ["release_churn"])
     for _ in range(20):
-        look(release)
+        look(world, release)
     assert world.journal.load(release.id).phase is Phase.DONE
 
 
 def test_what_a_person_paused_stays_paused_when_the_dag_goes_on(world: World) -> None:
     release = under_way(world)
     paused_dags.record(world.home, [DAG])
-    look(release)
+    look(world, release)
     freeze_enforcement.pause(world.services, release.id, ControlRequest("bob", "lunch"))
     paused_dags.record(world.home, [])
-    look(release)
+    look(world, release)
     assert world.journal.load(release.id).paused == "by bob: lunch"
 
 
@@ -119,11 +121,11 @@ def test_a_freeze_that_ends_leaves_it_to_the_paused_dag_and_never_moves_between(
     before = world.router.read(MODEL).split
     freezes = freeze_enforcement.freezes_of(world.services)
     frozen = freezes.add(MODEL, by="ada", reason="audit", until=None, at=wiring.now())
-    look(release)
+    look(world, release)
     assert freeze_enforcement.is_frozen(world.journal.load(release.id))
     paused_dags.record(world.home, [DAG])
     freezes.lift(frozen.id, by="ada", at=wiring.now())
-    look(release)
+    look(world, release)
     assert freeze_enforcement.holder_of(world.journal.load(release.id)) == freeze_enforcement.PAUSED_DAG
     assert world.router.read(MODEL).split == before
 
@@ -134,7 +136,7 @@ def test_page_and_api_say_that_the_dag_is_paused_and_how_to_go_on(server: ApiSer
     dag_runs.start(DAG, request.run_id, {}, by="ada", at=request.at, before=lambda: None)
     set_paused(DAG, paused=True)
     noticed(world)
-    look(release)
+    look(world, release)
     row = server.of("rita").get(f"{API}/releases/{release.id}").json()["row"]
     assert (row["status"], row["stands_still"]) == ("paused", "dag_paused")
     assert row["why"].startswith("release_fraud is paused in Airflow")

@@ -41,7 +41,7 @@ def request(version: int | None = None, *, second: int = 0, run_id: str = "r") -
 def begun(world: World, release: Release) -> None:
     """The release has the lock: its pods stand, and its rollout begins."""
     deployment = release_deployment.deploy(world.services, release, world.bundle(release.version).id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
 
 
 def released(world: World, version: int, *, steps: int) -> str:
@@ -309,21 +309,15 @@ def test_the_tasks_of_a_release_that_lost_its_turn_touch_no_traffic(world: World
         released(world, version, steps=4)
     building = world.release(3, second=30)
     acquire(world.services, building)
-    waiting = release_deployment.deploy(world.services, building, world.bundle(3).id)
     rollback = rollbacks.begin(world.services, request())
     rollbacks.acquire_lock(world.services, rollback)
     before = world.router.read(MODEL)
-    tasks = bag.dags["release_fraud"].task_dict
-    for task_id, given in (
-        ("rollout.deploy", {"bundle": world.bundle(3).id}),
-        ("rollout.roll_out", {"deployment": waiting.id}),
-    ):
-        task = copy(tasks[task_id])
-        for name, value in {"release": building.id, **given}.items():
-            object.__setattr__(task, name, value)
-        ti = type("Ti", (), {"task_id": task_id, "xcom_push": lambda *_: None})()
-        with pytest.raises(AirflowFailException, match="lost its turn"):
-            task.execute({"ti": ti})
+    task = copy(bag.dags["release_fraud"].task_dict["rollout.roll_out"])
+    for name, value in {"release": building.id, "bundle": world.bundle(3).id}.items():
+        object.__setattr__(task, name, value)
+    ti = type("Ti", (), {"task_id": "rollout.roll_out", "xcom_push": lambda *_: None})()
+    with pytest.raises(AirflowFailException, match="lost its turn"):
+        task.execute({"ti": ti})
     assert world.router.read(MODEL) == before
 
 
@@ -467,6 +461,7 @@ def test_rollbacks_of_before_the_controller_carried_them_out_are_left_alone(worl
 def test_pods_that_leave_stay_a_while_for_the_gateway_and_for_requests_under_way(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from serving import composition
     from serving.control.controller import rollback_jobs
     from serving.control.controller.acts import Acts
 
@@ -481,7 +476,7 @@ def test_pods_that_leave_stay_a_while_for_the_gateway_and_for_requests_under_way
             seen.append((stable.version, sorted(pods.version for pods in world.platform.deployments(MODEL))))
 
     monkeypatch.setattr(rollback_jobs.time, "sleep", sleep)
-    acts = Acts(world._rollouts, lambda: world.services, linger_seconds=5)
+    acts = Acts(world._rollouts, lambda: world.services, composition.candidate_of, linger_seconds=5)
     acts.roll_model_back(request())
     acts.jobs.join(20)
     assert seen == [(1, [1, 2])]

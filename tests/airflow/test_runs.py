@@ -191,7 +191,7 @@ def test_a_dry_run_publishes_and_touches_no_traffic(world: World, runs: Runs) ->
     assert (ended.status, ended.bundle_id) == ("dry_run", world.bundle(2).id), "it ended, and said so"
     assert run.state == "success"
     assert run.tasks["bundle.publish"] == {"success"}
-    assert run.tasks["rollout.deploy"] == {"skipped"}
+    assert run.tasks["rollout.roll_out"] == {"skipped"}
     assert (served(world), world.registry.champion) == (1, 1)
     assert world.store.bundle_path(world.bundle(2).id).is_dir()
 

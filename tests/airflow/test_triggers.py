@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from airflow.sdk._shared.module_loading import import_string
@@ -12,14 +11,17 @@ from slipway_airflow import triggers
 
 from model_store.errors import Retryable
 from serving.control import release_deployment
+from serving.control.client import ControllerDown
 from serving.control.release_queue import acquire
+from serving.control.traffic import RolloutPhase, RolloutProgress
 from serving.types import Outcome
 from tests.airflow.world import MODEL, World
 
 
-async def fired(trigger: triggers.PollingTrigger, *, within: float = 5) -> str:
+async def fired(trigger: triggers.PollingTrigger | triggers.RolloutTrigger, *, within: float = 5) -> str:
     """The words of the trigger's one event."""
-    trigger.seconds = 0.01
+    if isinstance(trigger, triggers.PollingTrigger):
+        trigger.seconds = 0.01
     async with asyncio.timeout(within):
         async for event in trigger.run():
             return str(event.payload)
@@ -31,15 +33,14 @@ def under_way(world: World) -> str:
     release = world.release(2)
     acquire(world.services, release)
     deployment = release_deployment.deploy(world.services, release, world.bundle(2).id)
-    return release_deployment.start_rollout(world.services, release, deployment.id).release_id
+    return world.rollouts.start(release.id, deployment.id).release_id
 
 
 @pytest.mark.parametrize(
     "trigger",
     [
         triggers.ReleaseLockTrigger("fraud-v1-20261121T200000Z"),
-        triggers.ReadyTrigger("fraud", "fraud-blue-1", 5.0),
-        triggers.RolloutTrigger("fraud-v1-20261121T200000Z", "progressing", 0.5),
+        triggers.CooldownTrigger(5.0),
     ],
     ids=lambda trigger: type(trigger).__name__,
 )
@@ -51,13 +52,34 @@ def test_a_trigger_comes_back_as_it_was_from_its_own_words(trigger: triggers.Pol
 
 async def test_a_rollout_moves_on_until_it_is_promoted(world: World) -> None:
     release = under_way(world)
-    assert await fired(triggers.RolloutTrigger(release, "progressing", 0.01)) == "watching"
+    assert await fired(triggers.RolloutTrigger(release)) == "watching: passed every step"
 
 
 async def test_a_failing_verdict_ends_the_wait(world: World) -> None:
     release = under_way(world)
     world.journal.verdicts[0] = Outcome.FAIL
-    assert await fired(triggers.RolloutTrigger(release, "progressing", 0.01)) == "rolled_back"
+    assert await fired(triggers.RolloutTrigger(release)) == "rolled_back: candidate is fail"
+
+
+async def test_all_rollouts_that_a_triggerer_waits_for_are_asked_about_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[set[str]] = []
+
+    def progress(releases: list[str]) -> dict[str, RolloutProgress]:
+        asked.append(set(releases))
+        if len(asked) == 1:
+            raise ControllerDown("it is being started", remedy="wait")
+        phase = RolloutPhase.PROGRESSING if len(asked) < 4 else RolloutPhase.WATCHING
+        return {one: RolloutProgress(one, phase, "step 1") for one in releases}
+
+    monkeypatch.setattr(triggers, "_progress_of", progress)
+    monkeypatch.setattr(triggers.RolloutNews, "seconds", 0.01)
+    names = {f"m{number}-v1-20261121T200000Z" for number in range(20)}
+    events = await asyncio.gather(*(fired(triggers.RolloutTrigger(name)) for name in names))
+    assert set(events) == {"watching: step 1"}
+    assert asked == [names] * 4
+    assert not triggers.ROLLOUTS._waiting
 
 
 async def test_a_turn_comes_when_the_holder_gives_up(world: World) -> None:
@@ -83,18 +105,6 @@ async def test_somebody_who_ends_a_waiting_task_frees_its_place(world: World) ->
     acquire(world.services, second)
     await triggers.ReleaseLockTrigger(second.id).on_kill()
     assert world.lock.read(MODEL).waiting is None
-
-
-async def test_pods_that_are_never_ready_are_waited_for_only_so_long(world: World) -> None:
-    deployment = world.start_pods(1)
-    world.platform.hold_back(deployment.bundle_id)
-    event = await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 0.2))
-    assert event == f"late: the pods of {deployment.id} are held back"
-
-
-async def test_pods_that_become_ready_end_the_wait(world: World) -> None:
-    deployment = world.start_pods(1)
-    assert await fired(triggers.ReadyTrigger(MODEL, deployment.id, until=time.time() + 60)) == "ready"
 
 
 class Stubborn(triggers.PollingTrigger):

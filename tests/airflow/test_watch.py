@@ -51,7 +51,7 @@ def failed_in_its_watch(world: World, release: Release) -> RequestedRollback:
     """Everything that the controller does, with Airflow away; the run that is then to be made."""
     world.journal.verdicts[world.journal.load(release.id).step] = Outcome.FAIL
     world.tick(release.id)
-    world.settlement.look()
+    world.settle()
     (to_record,) = reconciliation.unrecorded_rollbacks(world.services, at=wiring.now())
     return to_record
 
@@ -74,7 +74,7 @@ def told(world: World, release: Release) -> set[str]:
 
 def test_a_run_ends_with_the_promotion_and_leaves_the_way_back_warm(world: World, runs: Runs) -> None:
     promoted(world, runs)
-    world.settlement.look()
+    world.settle()
     assert (served(world), world.registry.champion, world.registry.tags[2]["slipway.status"]) == (
         2,
         2,
@@ -87,7 +87,7 @@ def test_a_run_ends_with_the_promotion_and_leaves_the_way_back_warm(world: World
 def test_after_the_watch_the_controller_retires_the_version_before(world: World) -> None:
     release = watched(world)
     assert world.tick(release.id).phase is Phase.DONE
-    world.settlement.look()
+    world.settle()
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [2]
     assert world.lock.read(MODEL).holder is None
 
@@ -95,7 +95,7 @@ def test_after_the_watch_the_controller_retires_the_version_before(world: World)
 def test_a_canary_that_fails_without_airflow_leaves_neither_pods_nor_a_lock(world: World) -> None:
     release = under_way(world, 2)
     world.rollouts.roll_back(release.id, reason="errors")
-    world.settlement.look()
+    world.settle()
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
     assert world.router.read(MODEL).candidate is None
     assert world.lock.read(MODEL).holder is None
@@ -110,7 +110,7 @@ def test_what_fails_in_its_watch_is_told_to_people_and_left_for_a_run_of_its_own
     assert (to_record.leaves, to_record.returns) == (2, 1)
     assert to_record.request.run_id == f"watch__{release.id}"
     assert [pods.version for pods in world.platform.deployments(MODEL)] == [1]
-    world.settlement.look()
+    world.settle()
     assert len(rollbacks.all_of(world.services, MODEL)) == 1, "it is one way back, however often it is seen"
 
 
@@ -144,7 +144,7 @@ def test_a_persons_rollback_in_the_watch_has_one_run_that_records_both(world: Wo
     release = promoted(world, runs)
     run = runs.run("model_rollback", model=MODEL, reason="users complain")
     assert run.state == "success"
-    world.settlement.look()
+    world.settle()
     assert reconciliation.unrecorded_rollbacks(world.services, at=wiring.now()) == []
     assert world.registry.evidence[release.id].status == "FAILED"
     assert "users complain" in world.registry.tags[2]["slipway.reason"]
@@ -154,7 +154,7 @@ def test_a_first_version_that_is_aborted_in_its_watch_leaves_no_champion(world: 
     assert runs.release("1").state == "success"
     (release,) = world.releases.of_model(MODEL)
     world.rollouts.roll_back(release.id, reason="aborted by bo: not now")
-    world.settlement.look()
+    world.settle()
     (to_record,) = reconciliation.unrecorded_rollbacks(world.services, at=wiring.now())
     assert recorded(runs, to_record) == "success"
     assert world.registry.champion is None
@@ -182,10 +182,10 @@ def test_pods_that_cannot_be_ended_now_are_ended_later(world: World, monkeypatch
     clock = [0.0]
     settlement = Settlement(
         lambda: world.services,
-        lambda: {MODEL: world.journal.load(release.id)},
         monotonic=lambda: clock[0],
         linger_seconds=0,
     )
+    settlement.latest = {MODEL: world.journal.load(release.id)}
     with monkeypatch.context() as patched:
         patched.setattr(world.platform, "retire", _refuse)
         settlement.look()

@@ -22,9 +22,11 @@ from model_store.release_spec import ReleaseSpec, load
 from model_store.stages.gate import champion_bundle, signature_checks
 from model_store.storage.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from serving import composition
+from serving.control.controller import rollout_jobs
 from serving.control.controller.acts import Acts
 from serving.control.controller.holds import Holds
-from serving.control.controller.settlement import Settlement
+from serving.control.release_deployment import deployment_of
 from serving.control.releases import Release, Releases, Request
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.decide import Observation
@@ -32,6 +34,7 @@ from serving.control.rollout.journal import Journal, StaleState
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.rollout.plan import RolloutState
 from serving.control.rollout.record import Record
+from serving.control.traffic import RolloutPhase, RolloutProgress
 from serving.control.wiring import Services, now
 from serving.gateway.router.base import StaleRoute
 from serving.gateway.router.history import RouteHistoryFile
@@ -168,6 +171,45 @@ class WatchedJournal(Journal):
         )
 
 
+class ActsAtOnce(Acts):
+    """What the controller does on threads of its own is done when it answers here."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(
+            world._rollouts,
+            lambda: world.services,
+            lambda home, route: composition.candidate_of(home, route),
+            linger_seconds=0,
+        )
+        self._world = world
+
+    def start(self, release_id: str, deployment_id: str) -> RolloutState:
+        """The rollout of pods that are ready, as far as weight 0."""
+        services = self._world.services
+        release = services.releases.load(release_id)
+        deployment = deployment_of(services, release.model, deployment_id)
+        return rollout_jobs.start(services, self._world._rollouts, release, deployment)
+
+    def begin(self, release_id: str, bundle_id: str) -> RolloutProgress:
+        found = super().begin(release_id, bundle_id)
+        self.starts.join(2)
+        if found.phase.goes_on:
+            found = self.starts.progress(release_id)
+        # It wakes the task, which asks again and is told why.
+        return super().begin(release_id, bundle_id) if found.phase is RolloutPhase.FAILED else found
+
+    def progress(self, release_ids: Iterable[str]) -> dict[str, RolloutProgress]:
+        """The controller looks whenever somebody asks."""
+        for release_id in release_ids:
+            self._world.tick(release_id)
+        return super().progress(list(release_ids))
+
+    def end(self, release_id: str, *, reason: str) -> RolloutProgress:
+        found = super().end(release_id, reason=reason)
+        self._world.settle()
+        return found
+
+
 @dataclass
 class World:
     """The services, and what tests change about them. `built` counts the stages that ran; `inputs`: what
@@ -192,12 +234,14 @@ class World:
         self.releases = Releases(self.home.releases)
         self.rows: Ledger = MemoryLedger()
         self._rollouts = Rollouts(self.journal, self.router, now=now)
-        self.rollouts = Acts(self._rollouts, lambda: self.services, linger_seconds=0)
+        self.rollouts = ActsAtOnce(self)
         self.rollouts.read = self.tick  # type: ignore[method-assign]
-        self.settlement = Settlement(lambda: self.services, self._latest, linger_seconds=0)
 
-    def _latest(self) -> dict[str, RolloutState]:
-        return dict.fromkeys([MODEL], self.journal.releases(MODEL)[-1])
+    def settle(self) -> None:
+        """What the controller clears away after rollouts that are over."""
+        states = self.journal.releases(MODEL)
+        self.rollouts.settlement.latest = {MODEL: states[-1]} if states else {}
+        self.rollouts.settlement.look()
 
     def tick(self, release_id: str) -> RolloutState:
         """What the controller does in one look at a release. Here it looks whenever somebody asks."""

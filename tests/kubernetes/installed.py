@@ -28,14 +28,14 @@ from model_store.release_spec import load
 from model_store.storage.store import open_store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
 from serving import composition
-from serving.control.release_deployment import start_pods, status_of
 from serving.control.releases import Release, Request
 from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.traffic import RolloutPhase
 from serving.control.wiring import Services
 from serving.home import Home, Ports
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
-from serving.types import Endpoint, Slot
+from serving.types import Endpoint
 from tests.bundles import mlp
 from tests.kubernetes import cluster as clusters
 from tests.kubernetes.cluster import Cluster
@@ -119,7 +119,9 @@ class Installed:
             ),
         )
 
-    def release(self, model: str, version: int, *, steps: tuple[int, ...], hold_seconds: float) -> Release:
+    def release(
+        self, model: str, version: int, *, steps: tuple[int, ...], hold_seconds: float, replicas: int
+    ) -> Release:
         self.number += 1
         at = datetime.now(UTC)
         request = Request(
@@ -134,7 +136,10 @@ class Installed:
         rollout = spec.rollout.model_copy(
             update={"steps": made, "watch_seconds": 2.0, "analysis": analysis, "strategy": "canary"}
         )
+        pods = {"replicas": replicas, "ready_timeout_seconds": 180}
+        serving = spec.serving.model_copy(update=pods)
         told: dict[str, Any] = {"model": model, "rollout": rollout, "freezes": (), "notify": ()}
+        told["serving"] = serving
         return self.services.releases.open(request, spec.model_copy(update=told), lambda _: version)
 
     def start(
@@ -146,14 +151,17 @@ class Installed:
         hold_seconds: float = 2.0,
         replicas: int = 1,
     ) -> RolloutState:
-        """Pods, and the rollout once they are ready: what Airflow's tasks do."""
+        """Pods, and the rollout once they are ready: as Airflow's task asks for it and records it."""
         with self.worker() as services:
-            release = self.release(model, version, steps=steps, hold_seconds=hold_seconds)
-            route = services.router.read(model) if model in services.router.services() else None
-            slot = route.stable.slot.other if route and route.stable else Slot.BLUE
-            ref = start_pods(services, self.bundle(model, version), slot, replicas=replicas)
-        wait(lambda: status_of(services, model, ref.id).is_ready, seconds=120)
-        return services.rollouts.start(release.id, ref.id)
+            release = self.release(model, version, steps=steps, hold_seconds=hold_seconds, replicas=replicas)
+            bundle = self.bundle(model, version)
+        client = services.rollouts
+        client.begin(release.id, bundle.id)
+        starting = RolloutPhase.STARTING
+        wait(lambda: client.progress([release.id])[release.id].phase is not starting, seconds=180)
+        with self.worker() as services:
+            services.lock.release(model, release.id)
+        return self.state(release.id)
 
     def state(self, release: str) -> RolloutState:
         return self.services.rollouts.read(release)

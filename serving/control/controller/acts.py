@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from serving.control import answers_through_gateway, cooldowns, rollbacks
+from serving.control import cooldowns, rollbacks
 from serving.control.controller.rollback_jobs import LINGER_SECONDS, RollbackJobs
-from serving.control.release_deployment import deployment_of, route_of
+from serving.control.controller.rollout_jobs import CandidateOf, RolloutJobs, progress_of
+from serving.control.controller.settlement import Settlement
 from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.from_spec import plan_of, settings_of
 from serving.control.rollout.journal import UnknownRelease
-from serving.control.rollout.plan import RolloutState
-from serving.control.traffic import RollbackProgress
+from serving.control.rollout.plan import Phase, RolloutState
+from serving.control.traffic import RollbackProgress, RolloutProgress
 from serving.control.wiring import Services
 
 
@@ -24,33 +24,39 @@ class Acts:
         self,
         rollouts: Rollouts,
         services: Callable[[], Services],
+        candidate_of: CandidateOf,
         *,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:
         self._rollouts, self._services = rollouts, services
+        self.settlement = Settlement(services, linger_seconds=linger_seconds)
+        self.starts = RolloutJobs(services, rollouts, candidate_of, self.settlement)
         self.jobs = RollbackJobs(services, linger_seconds=linger_seconds)
         self._resolving = threading.Lock()
 
-    def start(self, release_id: str, deployment_id: str) -> RolloutState:
+    def begin(self, release_id: str, bundle_id: str) -> RolloutProgress:
+        return self.starts.begin(release_id, bundle_id)
+
+    def progress(self, release_ids: Sequence[str]) -> dict[str, RolloutProgress]:
+        return {release_id: self.starts.progress(release_id) for release_id in release_ids}
+
+    def end(self, release_id: str, *, reason: str) -> RolloutProgress:
+        self.starts.stop(release_id)
         try:
-            return self._rollouts.read(release_id)
+            state = self._rollouts.read(release_id)
         except UnknownRelease:
-            release = self._services().releases.load(release_id)
-        deployment = deployment_of(self._services(), release.model, deployment_id)
-        plan, settings = plan_of(release.spec.rollout), settings_of(release.spec)
-        route = route_of(self._services(), release.model)
-        is_first = route is None or route.stable is None
-        unproven = is_first and answers_through_gateway.is_kept(release, deployment.bundle_id)
-        return self._rollouts.start(release_id, plan, deployment, settings, unproven=unproven)
+            self.settlement.clear(self._services().releases.load(release_id))
+            return self.starts.progress(release_id)
+        if not state.phase.is_final and (reason or state.phase is Phase.PROGRESSING):
+            why = reason or "the run ended before the rollout did"
+            state = self._rollouts.roll_back(release_id, reason=why)
+        return progress_of(state)
 
     def read(self, release_id: str) -> RolloutState:
         return self._rollouts.read(release_id)
 
     def roll_back(self, release_id: str, *, reason: str) -> RolloutState:
         return self._rollouts.roll_back(release_id, reason=reason)
-
-    def proven(self, release_id: str, *, reason: str) -> RolloutState:
-        return self._rollouts.proven(release_id, reason=reason)
 
     def finish_watch(self, release_id: str, *, reason: str = "the watch was ended early") -> RolloutState:
         return self._rollouts.finish_watch(release_id, reason=reason)

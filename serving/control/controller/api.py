@@ -39,9 +39,9 @@ LONGEST_BODY = 64 * 1024
 # Of rows: a release has its spec in it.
 LONGEST_ROWS = 2 * 1024 * 1024
 # At the same time; those that come beyond wait.
-MOST_ACTS, MOST_STARTS, MOST_ROWS = 16, 8, 8
+MOST_ACTS, MOST_ROWS = 16, 8
 
-_MOST = {"acts": MOST_ACTS, "starts": MOST_STARTS, "rows": MOST_ROWS}
+_MOST = {"acts": MOST_ACTS, "rows": MOST_ROWS}
 
 Said = dict[str, Any]
 Act = Callable[[TrafficControl, Request, Said], Any]
@@ -100,10 +100,11 @@ def build(
             Route("/health", health),
             Route("/live", live),
             Route("/targets", pods),
-            act("POST", "/v1/rollouts", _start, limit="starts"),
+            act("POST", "/v1/rollouts", _begin),
             act("GET", "/v1/rollouts/{release}", _read),
             act("POST", "/v1/rollouts/{release}/rollback", _roll_back),
-            act("POST", "/v1/rollouts/{release}/proven", _proven),
+            act("POST", "/v1/rollouts-progress", _progress),
+            act("POST", "/v1/rollouts/{release}/end", _end),
             act("POST", "/v1/rollouts/{release}/finish", _finish),
             act("POST", "/v1/rollouts/{release}/withdraw", _withdraw),
             act("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
@@ -113,8 +114,19 @@ def build(
     )
 
 
-def _start(acts: TrafficControl, _: Request, said: dict[str, Any]) -> Any:
-    return state_to_json(acts.start(_text(said, "release"), _text(said, "deployment")))
+def _begin(acts: TrafficControl, _: Request, said: dict[str, Any]) -> Any:
+    return acts.begin(_text(said, "release"), _text(said, "bundle"))
+
+
+def _progress(acts: TrafficControl, _: Request, said: dict[str, Any]) -> Any:
+    names = said.get("releases")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Permanent("releases is no list of ids", remedy="say releases in the body")
+    return list(acts.progress(names).values())
+
+
+def _end(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return acts.end(request.path_params["release"], reason=_text(said, "reason", may_be_empty=True))
 
 
 def _read(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
@@ -123,10 +135,6 @@ def _read(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
 
 def _roll_back(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
     return state_to_json(acts.roll_back(request.path_params["release"], reason=_text(said, "reason")))
-
-
-def _proven(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
-    return state_to_json(acts.proven(request.path_params["release"], reason=_text(said, "reason")))
 
 
 def _finish(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:

@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from model_store.errors import Permanent
 from serving.control import finalization, notifications, rollbacks
 from serving.control.finalization import ReleaseEnd, VersionStatus
+from serving.control.releases import Release
 from serving.control.rollout.lock import Claim, LockOutcome
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services, now
@@ -33,7 +35,7 @@ _Over = tuple[str, int]
 
 
 class Settlement:
-    """Of all models. `latest`: by model, the state of its newest rollout.
+    """Of all models. `latest`, which the controller sets: by model, the state of its newest rollout.
 
     Each model has a thread of its own while it is cleared up after, so that one whose platform hangs keeps no
     other waiting.
@@ -42,34 +44,57 @@ class Settlement:
     def __init__(
         self,
         services: Callable[[], Services],
-        latest: Callable[[], Mapping[str, RolloutState]],
         *,
         monotonic: Callable[[], float] = time.monotonic,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:
-        self._services, self._latest = services, latest
+        self._services = services
+        self.latest: Mapping[str, RolloutState] = {}
         self._monotonic, self._linger_seconds = monotonic, linger_seconds
+        self._asked: dict[str, Release] = {}
         self._due: dict[str, tuple[_Over, float]] = {}
         self._settled: dict[str, _Over] = {}
         self._under_way: set[str] = set()
 
+    def clear(self, release: Release) -> None:
+        """A release is over before any rollout of it began: end the pods that were started for one."""
+        self._asked[release.model] = release
+
     def run(self, ending: threading.Event, *, every_seconds: float = LOOK_SECONDS) -> None:
         """Look again and again until the event is set."""
         while not ending.wait(every_seconds):
-            for state in self._of_those_due():
+            for service, work in self._works():
                 if len(self._under_way) < MOST_AT_ONCE:
-                    self._under_way.add(state.service)
-                    name = f"settle {state.service}"
-                    threading.Thread(target=self._settle, args=(state,), daemon=True, name=name).start()
+                    self._under_way.add(service)
+                    threading.Thread(target=work, daemon=True, name=f"settle {service}").start()
 
     def look(self) -> None:
         """Clear up after all of them, one after the other."""
-        for state in self._of_those_due():
-            self._settle(state)
+        for _, work in self._works():
+            work()
+
+    def _works(self) -> list[tuple[str, Callable[[], None]]]:
+        asked = [release for release in self._asked.values() if release.model not in self._under_way]
+        before_traffic = [(release.model, partial(self._clear, release)) for release in asked]
+        over = [(state.service, partial(self._settle, state)) for state in self._of_those_due()]
+        # Of one model only one at a time: what is left comes with the next look.
+        return list(dict([*over, *before_traffic]).items())
+
+    def _clear(self, release: Release) -> None:
+        try:
+            for gone in finalization.retire_unrouted(self._services(), release):
+                log.info("%s: the pods of %s are retired", release.id, gone)
+            self._services().lock.release(release.model, release.id)
+            if self._asked.get(release.model) is release:
+                del self._asked[release.model]
+        except Exception:
+            log.exception("%s: the pods that were started for it could not be ended", release.id)
+        finally:
+            self._under_way.discard(release.model)
 
     def _of_those_due(self) -> list[RolloutState]:
         at, found = self._monotonic(), []
-        for service, state in self._latest().items():
+        for service, state in self.latest.items():
             over = (state.release_id, state.generation)
             if not state.phase.is_final or self._settled.get(service) == over or service in self._under_way:
                 continue

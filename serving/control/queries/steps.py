@@ -12,7 +12,7 @@ from serving.control.queries.views import StepRow
 # As `dags/model_release.py` tells them; a step that is not named here comes before the settlement.
 ORDER = (
     "take_turn", "export", "check_data", "quantize", "compile", "gate", "choose", "publish",
-    "approve_1", "approve_2", "approve_3", "deploy", "roll_out", "promote", "settle",
+    "approve_1", "approve_2", "approve_3", "roll_out", "promote", "settle",
 )  # fmt: skip
 
 _WORDS = {
@@ -103,4 +103,4 @@ def _end(task: TaskSnapshot, at: datetime) -> datetime:
 
 def _place(row: StepRow) -> tuple[int, str]:
     name = row.name.replace(" ", "_")
-    return (ORDER.index(name), name) if name in ORDER else (ORDER.index("deploy") - 1, name)
+    return (ORDER.index(name), name) if name in ORDER else (ORDER.index("roll_out") - 1, name)

@@ -70,12 +70,14 @@ def begun(world: World, *, kept: bool = True) -> Release:
     sample = world.store.put_bytes(SAMPLE.to_bytes()) if kept else ""
     release = world.releases.built(release.id, bundle.id, at=now(), sample=sample)
     deployment = release_deployment.deploy(world.services, release, bundle.id)
-    release_deployment.start_rollout(world.services, release, deployment.id)
+    world.rollouts.start(release.id, deployment.id)
     return release
 
 
 def asked(world: World, release: Release, candidate: Candidate) -> str:
-    return prove(world.services, release, lambda home, route: candidate, seconds=5)
+    words = prove(world.services, release, lambda home, route: candidate, seconds=5)
+    world._rollouts.proven(release.id, reason=words)
+    return words
 
 
 def seen(state: RolloutState, outcome: Outcome = Outcome.PASS, *, waited: float = 0) -> Any:
@@ -169,7 +171,7 @@ def test_a_version_beside_a_stable_one_is_judged_by_its_canary(world: World) -> 
     sample = world.store.put_bytes(SAMPLE.to_bytes())
     release = world.releases.built(release.id, bundle.id, at=now(), sample=sample)
     deployment = release_deployment.deploy(world.services, release, bundle.id)
-    assert not release_deployment.start_rollout(world.services, release, deployment.id).unproven
+    assert not world.rollouts.start(release.id, deployment.id).unproven
 
 
 def test_a_bundle_of_before_such_rows_were_kept_goes_on_as_before(world: World) -> None:

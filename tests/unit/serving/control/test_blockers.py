@@ -118,7 +118,7 @@ CASES = {
         "mend",
     ),
     "pods not ready": (
-        facts(ReleaseStatus.PREPARING, waiting("rollout.deploy", "deferred")),
+        facts(ReleaseStatus.PREPARING, waiting("rollout.roll_out", "deferred")),
         BlockerKind.PODS,
         "./slipway status",
     ),

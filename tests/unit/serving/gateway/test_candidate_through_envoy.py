@@ -179,7 +179,7 @@ def test_pods_that_answer_otherwise_than_the_gates_saw_get_nobody(
     kept = world.store.put_bytes(judged.to_bytes())
     release = world.releases.built(release.id, bundle.id, at=now(), sample=kept)
     ref = release_deployment.deploy(world.services, release, bundle.id)
-    release_deployment.start_rollout(world.services, release, ref.id)
+    world.rollouts.start(release.id, ref.id)
     with candidate(gateway, tmp_path / "pods", mlp(seed=seed), name=f"{MODEL}{seed}") as (route, _):
         real = CandidateThroughEnvoy(gateway.home, route)
         if seed == 0:

@@ -30,16 +30,15 @@ from serving.cli import releases as command_line
 from serving.control import rollbacks
 from serving.control.client import ControllerClient, ControllerDown
 from serving.control.controller.api import LONGEST_BODY
-from serving.control.release_deployment import start_pods, status_of
 from serving.control.releases import Release, Request
 from serving.control.rollbacks import AlreadyRolledBack, RollbackRequest
 from serving.control.rollout.journal import Journal, UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
-from serving.control.traffic import RollbackPhase
+from serving.control.traffic import RollbackPhase, RolloutPhase
 from serving.control.wiring import Services
 from serving.home import Home, Ports
 from serving.local_stack.lifecycle import down
-from serving.types import ALL_STABLE, Slot
+from serving.types import ALL_STABLE, DeploymentId
 from tests.bundles import mlp
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
 from tests.unit.serving.platforms.test_local_platform import start_supervisord
@@ -124,22 +123,24 @@ class Installation:
         rollout = spec.rollout.model_copy(
             update={"steps": steps, "watch_seconds": 2.0, "analysis": analysis, "strategy": "canary"}
         )
-        told: dict[str, Any] = {"model": MODEL, "rollout": rollout, "freezes": (), "notify": ()}
+        serving = spec.serving.model_copy(update={"replicas": 1})
+        told: dict[str, Any] = {"model": MODEL, "rollout": rollout, "serving": serving}
+        told |= {"freezes": (), "notify": ()}
         return self.services.releases.open(request, spec.model_copy(update=told), lambda _: version)
 
-    def deploy(self, version: int) -> str:
-        services = self.services
-        # A release has the lock before it starts pods: what a rollback leaves behind is cleared away by then.
-        self.gateway.wait(lambda: services.lock.read(MODEL).holder is None, seconds=60)
-        route = services.router.read(MODEL) if MODEL in services.router.services() else None
-        slot = route.stable.slot.other if route and route.stable else Slot.BLUE
-        ref = start_pods(services, self.bundle(version), slot, replicas=1)
-        self.gateway.wait(lambda: status_of(services, MODEL, ref.id).is_ready, seconds=60)
-        return ref.id
-
     def roll_out(self, version: int, **said: float) -> RolloutState:
-        release = self.release(version, **said)
-        return self.client.start(release.id, self.deploy(version))
+        """As a release's task does it, which then records its promotion in no time."""
+        services, release = self.services, self.release(version, **said)
+        # A release has the lock before it starts pods: what went before is cleared away by then.
+        self.gateway.wait(lambda: services.lock.read(MODEL).holder is None, seconds=60)
+        bundle = self.bundle(version)
+        began = self.client.begin(release.id, bundle.id)
+        assert began.phase is RolloutPhase.STARTING
+        self.gateway.wait(
+            lambda: self.client.progress([release.id])[release.id].phase != began.phase, seconds=60
+        )
+        services.lock.release(MODEL, release.id)
+        return self.client.read(release.id)
 
     def wait_for(
         self, release: str, phase: Phase, *, step: int | None = None, seconds: float = 60
@@ -216,7 +217,8 @@ def test_a_rollout_is_started_followed_finished_and_rolled_back_with_airflow_now
 
     # A healthy one goes through its steps to promotion, over a controller that is killed half way.
     second = installation.roll_out(2)
-    assert installation.client.start(second.release_id, second.deployment_id).started_at == second.started_at
+    bundle = DeploymentId.parse(second.deployment_id).bundle_id
+    assert installation.client.begin(second.release_id, bundle).phase is RolloutPhase.PROGRESSING
     installation.wait_for(second.release_id, Phase.PROGRESSING, step=0)
     installation.kill()
     with pytest.raises(ControllerDown, match="does not answer"):
@@ -286,7 +288,7 @@ def test_errors_arrive_as_what_they_are(installation: Installation) -> None:
     with pytest.raises(UnknownRelease, match="there is no release"):
         installation.client.read("fraud-v9-20261121T120000Z")
     with pytest.raises(Permanent, match="nothing is known of release"):
-        installation.client.start("fraud-v9-20261121T120000Z", "none")
+        installation.client.begin("fraud-v9-20261121T120000Z", "none")
     with pytest.raises(Permanent, match="reason is missing"):
         installation.client.roll_back("fraud-v9-20261121T120000Z", reason="")
 

@@ -45,7 +45,15 @@ class Port:
     def start(self) -> None:
         nobody: Any = None
         token = controller_token(self.home)
-        app = api.build(nobody, nobody, self.ledger, token=token, find_problem=lambda: "", targets=lambda: ())
+        app = api.build(
+            nobody,
+            nobody,
+            self.ledger,
+            token=token,
+            find_problem=lambda: "",
+            is_alive=lambda: True,
+            targets=list,
+        )
         self._server = Server(app, self.home.ports.controller).start()
 
     def stop(self) -> None:

@@ -28,6 +28,12 @@ def components(home: Home) -> dict[str, Component]:
     return {component.name: component for component in found}
 
 
+def supervised(home: Home) -> dict[str, Component]:
+    """Those that this machine runs: what moves traffic may be elsewhere, and its proxies then are as well."""
+    elsewhere = {"envoy", "controller"} if home.controller_at else set()
+    return {name: each for name, each in components(home).items() if name not in elsewhere}
+
+
 def component(home: Home, name: str) -> Component:
     """One component. Raises `Permanent` listing what exists."""
     known = components(home)

@@ -15,7 +15,7 @@ from model_store.locks import locked
 from serving.gateway.watches import require_all
 from serving.home import Home
 from serving.inbound import registration
-from serving.local_stack.components import components
+from serving.local_stack.components import supervised
 from serving.local_stack.health import shortcomings
 from serving.local_stack.prepare import prepare
 from serving.platforms import pods, redis
@@ -78,7 +78,7 @@ def _begin(home: Home) -> None:
     end([owned.process for owned in owned_by(home)], patience_seconds=10)
     require_free({**fixed_ports(home), **_pod_ports(home)})
     require_all(home)
-    prepare(home, components(home).values())
+    prepare(home, supervised(home).values())
     supervisor.start(home)
 
 
@@ -126,7 +126,7 @@ def _require_same_ports(home: Home) -> None:
 
 def _require_this_slipway(home: Home) -> None:
     """Programs are made when the stack begins: one that another version began may not have all of them."""
-    lacking = components(home).keys() - {program.group for program in Supervisor(home).programs()}
+    lacking = supervised(home).keys() - {program.group for program in Supervisor(home).programs()}
     if lacking:
         raise Permanent(
             f"the stack of {home.root} was started by another version of Slipway: "

@@ -23,6 +23,7 @@ import httpx
 import numpy as np
 
 from model_store.bundle.publishing import Contents, publish
+from model_store.errors import Retryable
 from model_store.installation import ROOT
 from model_store.release_spec import load
 from model_store.storage.store import open_store
@@ -69,6 +70,7 @@ class Installed:
     namespace: str
     home: Home
     gateway_url: str
+    overlay: Path
     number: int = 0
 
     @property
@@ -235,7 +237,7 @@ class Seen:
 def wait(condition: Callable[[], object], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while True:
-        with suppress(httpx.TransportError):
+        with suppress(httpx.TransportError, Retryable):
             if condition():
                 return
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -255,7 +257,14 @@ def images() -> dict[str, str]:
     return {name: clusters.image_of(name) for name in ("controller", "gateway", "pod")}
 
 
-def overlay(folder: Path, namespace: str, volume: Path, bucket_address: str, images: dict[str, str]) -> Path:
+def overlay(
+    folder: Path,
+    namespace: str,
+    volume: Path,
+    bucket_address: str,
+    images: dict[str, str],
+    node: dict[str, str],
+) -> Path:
     """What somebody adds to deploy/kubernetes for their cluster."""
     shutil.copytree(ROOT / "deploy" / "kubernetes", folder / "base")
     # Kustomize keeps to folders below it; the base's namespace and images are this one's to say.
@@ -263,6 +272,11 @@ def overlay(folder: Path, namespace: str, volume: Path, bucket_address: str, ima
     little = [
         {"op": "replace", "path": "/spec/template/spec/containers/0/resources", "value": _LITTLE},
         {"op": "add", "path": "/spec/template/spec/containers/0/imagePullPolicy", "value": "Never"},
+    ]
+    here = {"op": "add", "path": "/spec/template/spec/nodeSelector", "value": node}
+    patches = [
+        {"target": {"kind": "Deployment"}, "patch": json.dumps(little)},
+        {"target": {"kind": "Deployment", "name": CONTROLLER}, "patch": json.dumps([here])},
     ]
     said = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -273,7 +287,7 @@ def overlay(folder: Path, namespace: str, volume: Path, bucket_address: str, ima
             _image(CONTROLLER, images["controller"]),
             _image(GATEWAY, images["gateway"]),
         ],
-        "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(little)}],
+        "patches": patches,
     }
     (folder / "kustomization.yaml").write_text(json.dumps(said))
     return folder
@@ -358,7 +372,13 @@ def installed(
     said = {
         "namespaces": [namespace],
         "bundles": {"url": bucket_url, "secret": "slipway-storage"},
-        "defaults": {"image": found["pod"], "image_pull_policy": "Never", "resources": _POD},
+        "defaults": {
+            "image": found["pod"],
+            "image_pull_policy": "Never",
+            "resources": _POD,
+            # Where policies are enforced.
+            "node_selector": {"kubernetes.io/hostname": _first_node(cluster)},
+        },
     }
     address = httpx.URL(environment["AWS_ENDPOINT_URL"]).host
     tokens = {"controller": "a token of the test", "ads": "another one"}
@@ -372,7 +392,7 @@ def installed(
         ),
         _named("ConfigMap", "slipway", namespace, data={"kubernetes.yaml": json.dumps(said)}),
     )
-    made = overlay(folder / "overlay", namespace, volume, address, found)
+    made = overlay(folder / "overlay", namespace, volume, address, found, said["defaults"]["node_selector"])
     cluster.kubectl("apply", "-k", str(made))
     # A worker reads the same settings, and has its own way to the cluster.
     (volume / "kubernetes.yaml").write_text(json.dumps({**said, "kubeconfig": str(cluster.kubeconfig)}))
@@ -384,11 +404,16 @@ def installed(
         for name in (CONTROLLER, GATEWAY):
             rollout = ("rollout", "status", f"deployment/{name}", "--timeout=110s")
             cluster.kubectl("-n", namespace, *rollout)
-        yield Installed(cluster, namespace, home, doors["gateway"])
+        yield Installed(cluster, namespace, home, doors["gateway"], made)
     finally:
         for name in told:
             del os.environ[name]
         cluster.kubectl("delete", "persistentvolume", namespace, "--wait=false", check=False)
+
+
+def _first_node(cluster: Cluster) -> str:
+    labels = cluster.get("nodes")["items"][0]["metadata"]["labels"]
+    return str(labels["kubernetes.io/hostname"])
 
 
 def _named(kind: str, name: str, namespace: str, **content: Any) -> dict[str, Any]:

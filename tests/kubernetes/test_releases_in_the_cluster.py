@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -101,3 +103,88 @@ def test_nobody_notices_that_the_gateways_pods_are_replaced(slipway: Installed) 
         wait(lambda: slipway.pods("gateway").keys().isdisjoint(before))
         time.sleep(2)
     assert not load.failed
+
+
+# What a pod's shell can reach: a connection and nothing more.
+_REACH = """
+import socket, sys
+host, _, port = sys.argv[1].rpartition(":")
+try:
+    socket.create_connection((host, int(port)), 4).close()
+    print("reached")
+except OSError as problem:
+    print(f"not: {problem}")
+"""
+METADATA = "169.254.169.254"
+
+
+def reaches(slipway: Installed, pod: str, address: str) -> bool:
+    said = slipway.kubectl("exec", pod, "--", "python", "-c", _REACH, address)
+    assert said.startswith(("reached", "not:")), said
+    return said.startswith("reached")
+
+
+@pytest.fixture(scope="module")
+def metadata(slipway: Installed) -> Iterator[str]:
+    """A stand-in for the address at which clouds give out what their machines may do."""
+    if not slipway.cluster.is_ours:
+        pytest.skip("no address of another machine's can be taken")
+    address = ["ip", "address", "add", f"{METADATA}/32", "dev", "lo"]
+    subprocess.run(address, check=True)
+    try:
+        with socket.create_server((METADATA, 0)) as server:
+            yield f"{METADATA}:{server.getsockname()[1]}"
+    finally:
+        subprocess.run(["ip", "address", "del", f"{METADATA}/32", "dev", "lo"], check=False)
+
+
+def test_who_may_ask_whom_is_what_the_policies_say(slipway: Installed, metadata: str) -> None:
+    """On the node that enforces them."""
+    services = {
+        name: slipway.cluster.get("service", name, "-n", slipway.namespace)["spec"]["clusterIP"]
+        for name in (CONTROLLER, GATEWAY)
+    }
+    server = slipway.cluster.get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
+    models = placed(slipway, "slipway/service")
+    model = placed(slipway, "slipway/service", node="node-1")
+    envoy = placed(slipway, "app.kubernetes.io/component=gateway", node="node-1")
+    controller = placed(slipway, "app.kubernetes.io/component=controller", node="node-1")
+    if not (model and envoy and controller):
+        pytest.skip(f"the pods are not where policies are enforced: {models}")
+    (pod, address), (proxy, proxy_address) = next(iter(model.items())), next(iter(envoy.items()))
+    mover = next(iter(controller))
+    refused = {
+        pod: (
+            f"{services[CONTROLLER]}:8484", f"{services[CONTROLLER]}:8486", f"{server}:443",
+            f"{proxy_address}:8482", f"{proxy_address}:8487", metadata,
+        ),
+        proxy: (f"{services[CONTROLLER]}:8484", f"{server}:443", metadata),
+        mover: (metadata,),
+    }  # fmt: skip
+    allowed = {
+        proxy: (f"{services[CONTROLLER]}:8486", f"{address}:8080"),
+        mover: (f"{server}:443", f"{proxy_address}:8487", f"{services[GATEWAY]}:80"),
+    }
+    for asker, addresses in refused.items():
+        assert [each for each in addresses if reaches(slipway, asker, each)] == [], asker
+    for asker, addresses in allowed.items():
+        assert [each for each in addresses if not reaches(slipway, asker, each)] == [], asker
+    # It is the policies that refuse: without them the same pod reaches the same addresses.
+    slipway.kubectl("delete", "networkpolicy", "--all")
+    try:
+        wait(lambda: all(reaches(slipway, pod, each) for each in refused[pod]))
+    finally:
+        slipway.cluster.kubectl("apply", "-k", str(slipway.overlay))
+    wait(lambda: not any(reaches(slipway, pod, each) for each in refused[pod]))
+
+
+def placed(slipway: Installed, label: str, *, node: str = "") -> dict[str, str]:
+    """Addresses by name, of pods that run, on that node."""
+    found = slipway.cluster.get("pods", "-n", slipway.namespace, "-l", label)["items"]
+    return {
+        each["metadata"]["name"]: each["status"]["podIP"]
+        for each in found
+        if each["status"].get("podIP")
+        and "deletionTimestamp" not in each["metadata"]
+        and node in ("", each["spec"].get("nodeName"))
+    }

@@ -97,8 +97,18 @@ def test_an_autoscalers_number_outlives_every_further_apply_and_the_next_version
         "blue": 2,
         "green": 2,
     }
-    # Each slot has its own, over its own pods: one's average says nothing of the other's.
-    assert len(cluster.objects("horizontalpodautoscalers", namespace, "scaled_by_others")) == 2
+    # Each slot has its own, over its own pods: one's average says nothing of the other's. While both stand,
+    # neither falls below what it has: all the traffic may come to either.
+    assert least_by_slot(cluster, namespace, "scaled_by_others") == {"blue": 2, "green": 2}
+    applied(platform, following, Slot.GREEN)
+    assert least_by_slot(cluster, namespace, "scaled_by_others") == {"blue": 2, "green": 2}
+    platform.retire(ref_of(following, Slot.GREEN))
+    assert least_by_slot(cluster, namespace, "scaled_by_others")["blue"] == 1
+
+
+def least_by_slot(cluster: Cluster, namespace: str, service: str) -> dict[str, int]:
+    found = cluster.objects("horizontalpodautoscalers", namespace, service)
+    return {each["metadata"]["labels"]["slipway/slot"]: each["spec"]["minReplicas"] for each in found}
 
 
 def test_a_budget_stands_from_two_pods_on_and_goes_with_the_second(

@@ -9,6 +9,32 @@ from serving.platforms.kubernetes.wanted import Wanted
 _LEAST_FOR_A_BUDGET = 2
 
 
+# On an autoscaler: the least number of pods that the spec says, where more are held for now.
+LEAST = "slipway/least-replicas"
+
+
+def held_at(autoscaler: Object, replicas: int) -> Object | None:
+    """The change by which it keeps at least so many; None where it does. It falls by itself as traffic goes
+    to the other version, and would be too little for all of it on the way back."""
+    least = int(autoscaler["spec"]["minReplicas"])
+    if least >= replicas:
+        return None
+    annotations = autoscaler["metadata"].get("annotations") or {}
+    said = {LEAST: annotations.get(LEAST, str(least))}
+    most = max(replicas, int(autoscaler["spec"]["maxReplicas"]))
+    metadata = {"uid": autoscaler["metadata"]["uid"], "annotations": said}
+    return {"metadata": metadata, "spec": {"minReplicas": replicas, "maxReplicas": most}}
+
+
+def let_go(autoscaler: Object) -> Object | None:
+    """The change by which it keeps what its spec says again; None where it does."""
+    annotations = autoscaler["metadata"].get("annotations") or {}
+    if (said := annotations.get(LEAST)) is None:
+        return None
+    metadata = {"uid": autoscaler["metadata"]["uid"], "annotations": {LEAST: None}}
+    return {"metadata": metadata, "spec": {"minReplicas": int(said)}}
+
+
 def companions(wanted: Wanted, deployment: Object) -> list[Object]:
     """Owned by the Deployment as the cluster has it: they go when it goes."""
     found = []

@@ -13,7 +13,7 @@ from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.kubernetes import diagnosis, following, names
 from serving.platforms.kubernetes.api import ClusterApi, Object
-from serving.platforms.kubernetes.companions import companions, superfluous
+from serving.platforms.kubernetes.companions import companions, held_at, let_go, superfluous
 from serving.platforms.kubernetes.deployment import deployment
 from serving.platforms.kubernetes.installation import Installation, read_installation
 from serving.platforms.kubernetes.observation import Observer, is_complete
@@ -44,6 +44,7 @@ class KubernetesPlatform:
         for other in others:
             cluster.delete(other)
         cluster.have(wanted)
+        cluster.hold(ref.service)
 
     def status(self, ref: DeploymentRef) -> DeploymentStatus:
         """Notes on a Deployment that it has served: from then on its template stays as it is."""
@@ -60,6 +61,7 @@ class KubernetesPlatform:
         cluster = self._cluster()
         if found := cluster.find(ref):
             cluster.delete(found)
+        cluster.let_go(ref.service)
 
     def deployments(self, service: str | None = None) -> list[DeploymentRef]:
         found = [names.ref_of(each) for each in self._cluster().standing(service)]
@@ -123,6 +125,32 @@ class _Opened:
         for kind in superfluous(wanted):
             self._remove_companion(kind, after)
         self.observer.forget(wanted.namespace)
+
+    def hold(self, service: str) -> None:
+        """While two versions stand, each keeps the pods that it has: all the traffic may come to either."""
+        standing = list(self.standing(service))
+        for each in standing if len(standing) > 1 else ():
+            autoscaler = self._autoscaler_of(each)
+            if autoscaler and (change := held_at(autoscaler, int(each["spec"]["replicas"]))):
+                self._change(autoscaler, change)
+
+    def let_go(self, service: str) -> None:
+        """One that is alone has as many as its own traffic needs."""
+        standing = list(self.standing(service))
+        autoscaler = self._autoscaler_of(standing[0]) if len(standing) == 1 else None
+        if autoscaler and (change := let_go(autoscaler)):
+            self._change(autoscaler, change)
+
+    def _autoscaler_of(self, standing: Object) -> Object | None:
+        """Ours; what somebody put there beside is theirs to say."""
+        metadata = standing["metadata"]
+        found = self._api.get("HorizontalPodAutoscaler", metadata["namespace"], metadata["name"])
+        ours = found and (found["metadata"].get("labels") or {}).get(names.MANAGED_BY) == "slipway"
+        return found if ours else None
+
+    def _change(self, autoscaler: Object, change: Object) -> None:
+        metadata = autoscaler["metadata"]
+        self._api.merge("HorizontalPodAutoscaler", metadata["namespace"], metadata["name"], change)
 
     def judge(self, wanted: Wanted) -> None:
         """Raises `Denied` for what the cluster would refuse, while all is as it was."""

@@ -163,3 +163,17 @@ def test_an_act_and_its_entry_are_written_together_or_not_at_all(tmp_path: Path)
 
 def act(action: str, who: str = "ada") -> AuditEntry:
     return AuditEntry(NOW, who, action)
+
+
+def test_who_lifts_what_somebody_lifted_since_they_looked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = MemoryLedger()
+    freezes, slow = Freezes(ledger, tmp_path), Freezes(ledger, tmp_path)
+    made = freezes.add(None, by="ada", reason="audit", until=None, at=NOW)
+    looks, seen = slow._standing, [slow._standing(made.id)]
+    freezes.lift(made.id, by="eve", at=NOW)
+    monkeypatch.setattr(slow, "_standing", lambda name: seen.pop() if seen else looks(name))
+    with pytest.raises(AlreadyLifted, match="eve lifted it already"):
+        slow.lift(made.id, by="bob", at=NOW, entry=act("lift"))
+    assert ledger.find(Entry) == []

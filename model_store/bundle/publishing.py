@@ -89,7 +89,7 @@ def open_bundle(store: Store, bundle_id: str) -> Bundle:
     also for another bundle under this name.
     """
     bundle = load_bundle(store.bundle(bundle_id))
-    _signed_manifest(store, bundle_id)
+    signed_manifest(store, bundle_id)
     return bundle
 
 
@@ -97,7 +97,7 @@ def open_signature(store: Store, bundle_id: str) -> Signature:
     """What the bundle's model takes and answers, by its signed manifest. Its files are not read, so this is
     quick however large the model is. Raises `Permanent` as `open_bundle` does of a manifest.
     """
-    manifest = _signed_manifest(store, bundle_id)
+    manifest = signed_manifest(store, bundle_id)
     inputs, outputs = (read_tensors(manifest[role]) for role in ("inputs", "outputs"))
     return Signature(int(manifest["model"]["version"]), inputs, outputs)
 
@@ -129,7 +129,8 @@ def _signed_copy(path: Path, manifest: Json, folder: Path) -> None:
     _write_manifest(folder, manifest)
 
 
-def _signed_manifest(store: Store, bundle_id: str) -> Json:
+def signed_manifest(store: Store, bundle_id: str) -> Json:
+    """What was signed of this bundle; its files are not read. Raises `Permanent` as `open_bundle`."""
     path = store.bundle_path(bundle_id)
     manifest = read_manifest(store.manifest(bundle_id), f"{path}/{MANIFEST}")
     store.keyring().require(manifest, path)

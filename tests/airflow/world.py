@@ -191,6 +191,10 @@ class ActsAtOnce(Acts):
         return rollout_jobs.start(services, self._world._rollouts, release, deployment)
 
     def begin(self, release_id: str, bundle_id: str) -> RolloutProgress:
+        releases = self._world.releases
+        if not (release := releases.load(release_id)).bundles:
+            # As its run wrote down when it published.
+            releases.built(release_id, bundle_id, at=release.request.at)
         found = super().begin(release_id, bundle_id)
         self.starts.join(2)
         if found.phase.goes_on:
@@ -358,6 +362,12 @@ class World:
     def bundle(self, version: int) -> Bundle:
         """A real bundle of a tiny network, as `publish_stage` leaves it."""
         return bundles.publish(self.store, self._contents(version))
+
+    def bundle_of(self, release: Release) -> Bundle:
+        """What its run built, and wrote down as the release's."""
+        bundle = self.bundle(release.version)
+        self.releases.built(release.id, bundle.id, at=release.request.at)
+        return bundle
 
     def serve(self, version: int) -> None:
         """Let `version` have all traffic, as after a finished release."""

@@ -157,6 +157,7 @@ class Installed:
         with self.worker() as services:
             release = self.release(model, version, steps=steps, hold_seconds=hold_seconds, replicas=replicas)
             bundle = self.bundle(model, version)
+            services.releases.built(release.id, bundle.id, at=datetime.now(UTC))
         client = services.rollouts
         client.begin(release.id, bundle.id)
         starting = RolloutPhase.STARTING

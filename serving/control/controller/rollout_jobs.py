@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from model_store.errors import Permanent, Retryable, SlipwayError
 from serving.control import aliases, answers_through_gateway, audit_entries, release_deployment
 from serving.control.controller.settlement import Settlement
+from serving.control.releasable import require_releasable
 from serving.control.release_queue import require_lock
 from serving.control.releases import Release
 from serving.control.rollout.advance import Rollouts
@@ -165,8 +166,10 @@ class RolloutJobs:
             self._prove(job)
 
     def _may_begin(self, services: Services, job: _Job) -> bool:
-        """Nobody took its turn, and whoever has to has approved it. False where nobody wants it any more."""
-        audit_entries.require_approvals(services, job.release, job.bundle)
+        """It is what the release published, signed, passed and approved, whatever tasks hand on, and nobody
+        took its turn. False where nobody wants it any more.
+        """
+        require_releasable(services, job.release, job.bundle)
         require_lock(services, job.release)
         if words := aliases.superseded_by(services, job.release):
             job.ended = RolloutProgress(job.release.id, RolloutPhase.SUPERSEDED, words)

@@ -134,6 +134,7 @@ class Installation:
         # A release has the lock before it starts pods: what went before is cleared away by then.
         self.gateway.wait(lambda: services.lock.read(MODEL).holder is None, seconds=60)
         bundle = self.bundle(version)
+        services.releases.built(release.id, bundle.id, at=datetime.now(UTC))
         began = self.client.begin(release.id, bundle.id)
         assert began.phase is RolloutPhase.STARTING
         self.gateway.wait(

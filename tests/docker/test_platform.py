@@ -220,6 +220,19 @@ def test_pods_outlive_a_launcher_that_is_killed_and_it_knows_them_again(
     wait_until_gone(platform, ref)
 
 
+def test_the_last_one_out_takes_the_pods_along_and_brings_them_back_at_their_addresses(
+    installation: Installation, platform: DockerPlatform, bundles: Bundles
+) -> None:
+    ref = applied(platform, bundles("comes_along", 1))
+    before = wait_until_ready(platform, ref).endpoints
+    assert installation.process is not None
+    installation.process.terminate()
+    installation.process.wait(60)
+    assert installation.containers() == []
+    installation.start()
+    assert wait_until_ready(platform, ref).endpoints == before
+
+
 def test_what_keeps_pods_from_being_made_is_said(
     installation: Installation, platform: DockerPlatform, bundles: Bundles
 ) -> None:

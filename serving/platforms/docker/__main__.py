@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -102,6 +103,9 @@ def main() -> None:
     launcher = Launcher(engine.Engine(engine.client(), options), records)
     for work in (launcher.run, launcher.follow_deaths):
         threading.Thread(target=work, daemon=True, name=work.__name__).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn ends by them, and then raises them again: what comes after it would not be reached.
+        signal.signal(number, lambda *_: None)
     listen = os.environ.get("SLIPWAY_LISTEN") or "127.0.0.1"
     uvicorn.run(build(launcher, token), host=listen, port=PORT, access_log=False, log_level="warning")
     launcher.stop(with_pods=is_alone(options))

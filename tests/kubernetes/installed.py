@@ -45,6 +45,9 @@ USER = 10001
 SPEC = ROOT / "dags" / "releases" / "credit_risk.yaml"
 ROWS = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}]}
 CONTROLLER, GATEWAY = "slipway-controller", "slipway-gateway"
+# The controller starts pods, and says what is wrong with them.
+FAILING = {20: 22, 100: 102}
+FAULTS = [f"credit_risk@{version}:error_rate=1" for version in FAILING.values()]
 # Small enough that all of it fits on a machine of two processors.
 _LITTLE = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "768Mi"}}
 _POD = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "384Mi"}}
@@ -274,10 +277,12 @@ def overlay(
         {"op": "replace", "path": "/spec/template/spec/containers/0/resources", "value": _LITTLE},
         {"op": "add", "path": "/spec/template/spec/containers/0/imagePullPolicy", "value": "Never"},
     ]
+    faults = {"name": "SLIPWAY_FAULTS", "value": ";".join(FAULTS)}
+    failing = {"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": faults}
     here = {"op": "add", "path": "/spec/template/spec/nodeSelector", "value": node}
     patches = [
         {"target": {"kind": "Deployment"}, "patch": json.dumps(little)},
-        {"target": {"kind": "Deployment", "name": CONTROLLER}, "patch": json.dumps([here])},
+        {"target": {"kind": "Deployment", "name": CONTROLLER}, "patch": json.dumps([here, failing])},
     ]
     said = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

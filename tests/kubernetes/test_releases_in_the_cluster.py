@@ -17,7 +17,7 @@ from serving.gateway.delivery.base import ProxyState
 from serving.metrics.envoy import EnvoyAdmin
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.conftest import Bucket
-from tests.kubernetes.installed import CONTROLLER, GATEWAY, Installed, Seen, installed, wait
+from tests.kubernetes.installed import CONTROLLER, FAILING, GATEWAY, Installed, Seen, installed, wait
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.story]
 
@@ -60,11 +60,8 @@ def test_a_first_version_and_the_next_one_reach_every_caller(slipway: Installed)
 
 
 @pytest.mark.parametrize("weight", [20, 100])
-def test_a_failing_candidate_is_taken_back_and_no_caller_notices(
-    slipway: Installed, monkeypatch: pytest.MonkeyPatch, weight: int, record_property: object
-) -> None:
-    version = 2 + weight
-    monkeypatch.setenv("SLIPWAY_FAULTS", f"{MODEL}@{version}:error_rate=1")
+def test_a_failing_candidate_is_taken_back_and_no_caller_notices(slipway: Installed, weight: int) -> None:
+    version = FAILING[weight]
     envoys = {name: EnvoyAdmin(f"http://{ip}:8487") for name, ip in slipway.pods("gateway").items()}
     with slipway.callers(MODEL) as load:
         state = slipway.start(MODEL, version, steps=(weight, 100) if weight < 100 else (100,))

@@ -265,14 +265,14 @@ def overlay(
     folder: Path,
     namespace: str,
     volume: Path,
-    bucket_address: str,
+    bucket: httpx.URL,
     images: dict[str, str],
     node: dict[str, str],
 ) -> Path:
     """What somebody adds to deploy/kubernetes for their cluster."""
     shutil.copytree(ROOT / "deploy" / "kubernetes", folder / "base")
     # Kustomize keeps to folders below it; the base's namespace and images are this one's to say.
-    (folder / "extra.yaml").write_text(json.dumps(_extra(namespace, volume, bucket_address)))
+    (folder / "extra.yaml").write_text(json.dumps(_extra(namespace, volume, bucket)))
     little = [
         {"op": "replace", "path": "/spec/template/spec/containers/0/resources", "value": _LITTLE},
         {"op": "add", "path": "/spec/template/spec/containers/0/imagePullPolicy", "value": "Never"},
@@ -304,13 +304,15 @@ def _image(name: str, image: str) -> dict[str, str]:
     return {"name": name, "newName": repository, "newTag": tag}
 
 
-def _extra(namespace: str, volume: Path, bucket_address: str) -> dict[str, Any]:
+def _extra(namespace: str, volume: Path, bucket: httpx.URL) -> dict[str, Any]:
     kept: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
     storage = {"storage": "1Gi"}
     model_pods = {"matchExpressions": [{"key": "slipway/service", "operator": "Exists"}]}
-    bucket = {"to": [{"ipBlock": {"cidr": f"{bucket_address}/32"}}]}
+    # The bucket's port alone: on a cluster of this machine the API server has the same address.
+    door = [{"protocol": "TCP", "port": bucket.port}]
+    to_bucket = {"to": [{"ipBlock": {"cidr": f"{bucket.host}/32"}}], "ports": door}
     ports = [{"protocol": protocol, "port": 1053} for protocol in ("UDP", "TCP")]
-    names = {"to": [{"ipBlock": {"cidr": f"{bucket_address}/32"}}], "ports": ports}
+    names = {"to": [{"ipBlock": {"cidr": f"{bucket.host}/32"}}], "ports": ports}
     nodes_door = {"type": "NodePort"}
     return {
         "apiVersion": "v1",
@@ -337,7 +339,7 @@ def _extra(namespace: str, volume: Path, bucket_address: str) -> dict[str, Any]:
                 "apiVersion": "networking.k8s.io/v1",
                 "kind": "NetworkPolicy",
                 "metadata": {"name": "bundles"},
-                "spec": {"podSelector": model_pods, "policyTypes": ["Egress"], "egress": [bucket]},
+                "spec": {"podSelector": model_pods, "policyTypes": ["Egress"], "egress": [to_bucket]},
             },
             # A cluster that scripts start has its name server on the machine, not in a pod.
             {
@@ -386,7 +388,7 @@ def installed(
             "node_selector": {"kubernetes.io/hostname": _first_node(cluster)},
         },
     }
-    address = httpx.URL(environment["AWS_ENDPOINT_URL"]).host
+    address = httpx.URL(environment["AWS_ENDPOINT_URL"])
     tokens = {"controller": "a token of the test", "ads": "another one"}
     cluster.apply(
         _named("Secret", "slipway-tokens", namespace, stringData=tokens),

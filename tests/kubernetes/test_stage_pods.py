@@ -341,24 +341,25 @@ def test_what_the_stage_refuses_is_the_models_and_is_said_in_its_words(bench: Be
 
 
 def test_a_full_quota_is_waited_for(bench: Bench) -> None:
+    """One pod has room, and another one not beside it."""
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
-        "metadata": {"name": "full", "namespace": bench.namespace},
-        "spec": {"hard": {"pods": "0"}},
+        "metadata": {"name": "narrow", "namespace": bench.namespace},
+        "spec": {"hard": {"requests.cpu": "150m"}},
     }
     bench.cluster.apply(quota)
     try:
         bench.wait_for(
-            lambda: "hard" in bench.cluster.get("resourcequota", "full", "-n", bench.namespace)["status"],
+            lambda: "hard" in bench.cluster.get("resourcequota", "narrow", "-n", bench.namespace)["status"],
             "the quota is not known",
         )
-        waits = bench.begin(bench.task("export"))
+        assert isinstance(bench.begin(bench.task("export")).trigger, StageTrigger)
+        waits = bench.begin(bench.task("quantize", exported="sha256:" + "1" * 64, variant=FP32))
         assert isinstance(waits.trigger, CooldownTrigger)
         assert waits.method_name == "begin_again"
     finally:
-        bench.cluster.kubectl("delete", "resourcequota", "full", "-n", bench.namespace)
-    assert bench.pods() == []
+        bench.cluster.kubectl("delete", "resourcequota", "narrow", "-n", bench.namespace)
 
 
 def test_pods_of_a_release_that_is_over_are_ended_and_others_stay(bench: Bench) -> None:

@@ -109,7 +109,7 @@ class StageCluster:
         self._cluster()[1].delete("Pod", namespace, name, uid=uid)
 
     def end_all(self, release: str) -> list[str]:
-        """Every pod of a release; returns their names."""
+        """Every pod of a release that is not ending by itself; returns their names."""
         return self._end_where(self._selector(release), lambda pod: True)
 
     def end_orphans(self, is_over: Callable[[str], bool]) -> list[str]:
@@ -121,7 +121,7 @@ class StageCluster:
     def _end_where(self, selector: str, is_to_end: Callable[[Object], bool]) -> list[str]:
         installation, api = self._cluster()
         found = [pod for each in installation.namespaces for pod in api.list("Pod", each, labels=selector)]
-        ended = [pod for pod in found if is_to_end(pod)]
+        ended = [pod for pod in found if "deletionTimestamp" not in pod["metadata"] and is_to_end(pod)]
         for pod in ended:
             self._end(pod)
         return [str(pod["metadata"]["name"]) for pod in ended]

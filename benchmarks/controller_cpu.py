@@ -20,10 +20,12 @@ from benchmarks.traffic.load import load
 from benchmarks.traffic.stack import gateway_and_controller, wait_until
 from benchmarks.traffic.upstreams import Upstreams, upstreams
 from model_store.errors import SlipwayError
+from serving import composition
 from serving.control.analysis import AnalysisPolicy
-from serving.control.rollout.journal import Journal, TimelineEvent, release_id
+from serving.control.rollout.journal import KeptJournal, TimelineEvent, release_id
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.watches import PER_SERVICE, require_spare
 from serving.home import Home
 from serving.types import Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
@@ -44,7 +46,8 @@ class ManyRoutes(EnvoyFileRouter):
 
 def make_releases(home: Home, pods: Upstreams, count: int) -> None:
     """`count` services in the middle of a canary."""
-    router, journal, now = ManyRoutes(home), Journal(home.journal), datetime.now(UTC)
+    ledger, now = composition.ledger_of(home, {}), datetime.now(UTC)
+    router, journal = LedgerRouter(ledger, ManyRoutes(home)), KeptJournal(ledger)
     for number in range(count):
         name = f"model-{number}"
         stable, candidate = _deployment(name, pods, 0, Slot.BLUE), _deployment(name, pods, 1, Slot.GREEN)
@@ -55,6 +58,7 @@ def make_releases(home: Home, pods: Upstreams, count: int) -> None:
             release_id(name, 2, at=now), name, 2, 1, PLAN, 0, now, Phase.PROGRESSING, 0, candidate.id, now, 1
         )
         journal.create(state, TimelineEvent(now, "started", "benchmark", 50))
+    ledger.close()
     EnvoyFileRouter(home).reconcile()
 
 

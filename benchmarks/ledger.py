@@ -1,4 +1,4 @@
-"""What writing state costs: the ledger, beside the journal's files of today.
+"""What writing state costs: the ledger, beside files.
 
 python -m benchmarks.ledger [--seconds 2] [--folder DIR] [--url postgresql://...]
 
@@ -24,8 +24,6 @@ from statistics import median
 import orjson
 
 from serving.control.analysis import AnalysisPolicy
-from serving.control.rollout.journal import Journal
-from serving.control.rollout.journal import TimelineEvent as JournalEvent
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.control.rollout.record import EndpointCounts, Record
 from serving.ledger.opening import open_ledger
@@ -67,22 +65,9 @@ def measure(way: str, write: Callable[[], object], *, seconds: float, each: int 
 
 def of_files(root: Path, seconds: float) -> Iterator[Measured]:
     """What is there today."""
-    plain, journal = root / "plain", Journal(root / "journal")
+    plain = root / "plain"
     with plain.open("wb", buffering=0) as file:
         yield measure("fsync of one line", lambda: (file.write(b"x" * 900), os.fsync(file)), seconds=seconds)
-    state = journal.create(_state(), JournalEvent(AT, "started", "", 0))
-    record = _record()
-    yield measure("file: an observation", lambda: journal.append(RELEASE, record), seconds=seconds)
-    kept = [state]
-
-    def save() -> None:
-        # A state's file holds its whole timeline: begun anew now and then, as a rollout has about ten events.
-        if kept[0].generation >= 10:
-            journal.path(RELEASE).unlink()
-            kept[0] = journal.create(_state(), JournalEvent(AT, "started", "", 0))
-        kept[0] = journal.save(kept[0], JournalEvent(AT, "shift", "step 2 of 4", 25))
-
-    yield measure("file: a state and its event", save, seconds=seconds)
 
 
 def of_ledger(ledger: SqlLedger, seconds: float, name: str) -> Iterator[Measured]:
@@ -128,7 +113,7 @@ def _act() -> Entry:
 
 
 def _observation() -> Observation:
-    return Observation(release_id=RELEASE, at=AT, place=1, document=orjson.loads(_record().to_line()))
+    return Observation(release_id=RELEASE, at=AT, place=1, document=_record().to_json())
 
 
 def _record() -> Record:

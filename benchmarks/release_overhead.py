@@ -34,7 +34,7 @@ from model_store.installation import ROOT as REPOSITORY
 from model_store.registry import Registry
 from model_store.release_spec import load
 from model_store.types import ModelRef
-from serving.control.rollout.journal import Journal
+from serving import composition
 from serving.home import Home
 from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
@@ -201,7 +201,7 @@ def _spans(api: AirflowApi, run: DagRun) -> Iterator[Span]:
 
 def _steps_of(home: Home) -> Span:
     """From the latest rollout's first step to the end of its last."""
-    journal = Journal(home.journal)
+    journal = composition.journal_of(home)
     events = journal.timeline(journal.releases(MODEL)[-1].release_id)
     shifts = [event.at.timestamp() for event in events if event.kind == "shift"]
     promoted = [event.at.timestamp() for event in events if event.kind == "promoted"]

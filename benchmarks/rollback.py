@@ -19,11 +19,12 @@ from statistics import median
 from benchmarks.traffic.load import load
 from benchmarks.traffic.stack import gateway_and_controller, wait_until
 from benchmarks.traffic.upstreams import Seen, Upstreams, upstreams
+from serving import composition
 from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.journal import Journal, release_id
+from serving.control.rollout.journal import Journal, KeptJournal, release_id
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutStep
-from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.home import Home
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 
@@ -86,9 +87,12 @@ class Bench:
 
     def __init__(self, home: Home, pods: Upstreams) -> None:
         self._home, self._pods = home, pods
-        self._router = EnvoyFileRouter(home)
-        self._journal = Journal(home.journal)
-        self._rollouts = Rollouts(self._journal, self._router, now=lambda: datetime.now(UTC))
+        ledger = composition.ledger_of(home, {})
+        self._router, self._journal = composition.told_of(home), Journal(ledger)
+        # Beside the controller, which learns of it: only a benchmark may.
+        self._start = lambda: Rollouts(
+            KeptJournal(ledger), LedgerRouter(ledger, self._router), now=lambda: datetime.now(UTC)
+        )
         self._version = 1
 
     def run(self, scenario: Scenario, rounds: int) -> Outcome:
@@ -126,7 +130,7 @@ class Bench:
     def _make_stable(self, index: int, name: str) -> None:
         if name not in self._router.services():
             stable = self._deployment(name, 1, 2 * index, Slot.BLUE)
-            self._router.write(
+            LedgerRouter(composition.ledger_of(self._home, {}), self._router).write(
                 name, ALL_STABLE, stable=stable, candidate=None, at=0, settings=RouteSettings()
             )
 
@@ -135,7 +139,7 @@ class Bench:
         self._pods.fail(2 * index + 1, 0.0)
         release = release_id(name, self._version, at=datetime.now(UTC))
         candidate = self._deployment(name, self._version, 2 * index + 1, Slot.GREEN)
-        self._rollouts.start(release, PLAN, candidate, RouteSettings())
+        self._start().start(release, PLAN, candidate, RouteSettings())
         wait_until(lambda: self._journal.load(release).step == 0)
         return release
 
@@ -158,7 +162,7 @@ class Bench:
     def _retire(self, releases: list[str]) -> None:
         for release in releases:
             wait_until(lambda: self._journal.load(release).phase is Phase.ROLLED_BACK)  # noqa: B023
-            self._rollouts.withdraw(release)
+            self._start().withdraw(release)
 
 
 def _seconds(at_zero: float, seen: Seen) -> float:

@@ -17,6 +17,7 @@ from model_store.records import read_report
 from model_store.registry import Registry
 from model_store.storage.store import open_store
 from model_store.types import ModelRef
+from serving import composition
 from serving.control.rollout.journal import Journal, UnknownRelease
 from serving.control.rollout.plan import Phase
 from serving.control.rollout.record import Record
@@ -39,7 +40,7 @@ def _release(
 ) -> Release:
     version = Registry(home.mlflow_url).describe(ModelRef(model, played.act.version))
     release_id, bundle = _tag(version.tags, "slipway.release"), version.tags.get("slipway.bundle")
-    happenings, records, was_rolled_back = _rollout(Journal(home.journal), release_id)
+    happenings, records, was_rolled_back = _rollout(composition.journal_of(home), release_id)
     return Release(
         version=played.act.version,
         story=played.act.story,

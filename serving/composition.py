@@ -9,7 +9,8 @@ versions.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,14 @@ from model_store.errors import Permanent
 from model_store.extensions import GATEWAYS, METRICS_SOURCES
 from serving.control.releases import Release, Releases
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import Journal, KeptJournal, StateRows
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.traffic import TrafficControl
 from serving.control.wiring import Services, now
 from serving.gateway.delivery.base import Proxy, ProxyState, Server
-from serving.gateway.router.base import Candidate, RouteHistory, TrafficRouter
+from serving.gateway.router.base import Candidate, TrafficRouter
 from serving.home import ADS, Home
-from serving.ledger.base import Ledger, Rows
+from serving.ledger.base import Leases, Ledger, Rows
 from serving.metrics.base import MetricsSource
 from serving.metrics.latency import LatencySource
 from serving.platforms.base import Platform
@@ -52,10 +53,17 @@ def stage_cluster_of(home: Home) -> StageCluster:
     return StageCluster(home)
 
 
+def told_of(home: Home) -> TrafficRouter:
+    """What the gateway of this machine follows: the controller tells it what was decided."""
+    told: TrafficRouter = GATEWAYS.load(ENVOY)(home)
+    return told
+
+
 def router_of(home: Home) -> TrafficRouter:
-    """Who decides which arm a request meets."""
-    router: TrafficRouter = GATEWAYS.load(ENVOY)(home)
-    return router
+    """Which arm a request meets, for everybody but the controller: it is asked."""
+    from serving.control.routes_client import RoutesClient
+
+    return RoutesClient(home)
 
 
 def gateway_server_of(home: Home) -> Server:
@@ -72,11 +80,9 @@ def proxies_of(home: Home) -> list[Proxy]:
     return delivery_of(home).proxies()
 
 
-def history_of(home: Home) -> RouteHistory:
-    """How routes were."""
-    from serving.gateway.router.history import RouteHistoryFile
-
-    return RouteHistoryFile(home.route_history)
+def journal_of(home: Home) -> Journal:
+    """Where rollouts stand, for everybody but the controller."""
+    return Journal(rows_of(home))
 
 
 def metrics_of(home: Home) -> MetricsSource:
@@ -113,11 +119,6 @@ def _admins_of(home: Home) -> dict[str, str]:
     return {each.id: each.admin for each in there}
 
 
-def rollouts_of(home: Home) -> Rollouts:
-    """All that returning traffic takes: neither the store, nor MLflow, nor a platform."""
-    return Rollouts(Journal(home.journal), router_of(home), now=now)
-
-
 def wire(home: Home | None = None) -> Services:
     """The services of the installation that `SLIPWAY_HOME` names. Opens nothing yet.
 
@@ -126,7 +127,17 @@ def wire(home: Home | None = None) -> Services:
     from serving.control.client import ControllerClient
 
     home = home or Home.locate()
-    return _services(home, ControllerClient(home), rows_of(home))
+    rows = rows_of(home)
+    return _services(home, ControllerClient(home), rows, Journal(rows), router_of(home))
+
+
+def wire_pages() -> Services:
+    """The same for pages, which ask for all routes again and again."""
+    from serving.control.routes_client import KeptRoutes, RoutesClient
+
+    services = wire()
+    is_asked = isinstance(services.router, RoutesClient)
+    return replace(services, router=KeptRoutes(services.home)) if is_asked else services
 
 
 def rows_of(home: Home) -> Rows:
@@ -136,14 +147,19 @@ def rows_of(home: Home) -> Rows:
     return RowsClient(home)
 
 
-def ledger_of(home: Home, environ: Mapping[str, str] = os.environ) -> Ledger:
+def ledger_of(
+    home: Home, environ: Mapping[str, str] = os.environ, *, patience_seconds: float | None = None
+) -> Ledger:
     """The ledger itself, for the controller alone: in the home, or where `SLIPWAY_DATABASE_URL` says.
+    `patience_seconds`: how long one operation may wait for it.
 
     Raises `Permanent` for a URL that is none, `NewerLedger`, and `Unreachable`.
     """
+    from serving.ledger.database import PATIENCE_SECONDS
     from serving.ledger.opening import open_ledger, url_of
 
-    return open_ledger(url_of(home.root, environ))
+    patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
+    return open_ledger(url_of(home.root, environ), patience_seconds=patience)
 
 
 def restore_ledger(home: Home, backup: Path, environ: Mapping[str, str] = os.environ) -> Path:
@@ -163,29 +179,43 @@ def restore_ledger(home: Home, backup: Path, environ: Mapping[str, str] = os.env
     return path
 
 
-def wire_controller(home: Home, ledger: Ledger) -> tuple[Services, Acts]:
-    """The services as the controller has them, and what it does if it is asked."""
-    from serving.control.controller.acts import Acts
+def leases_of(home: Home, ledger: Ledger) -> Leases:
+    """Who says which of several controllers writes."""
+    return ledger
 
-    acts = Acts(rollouts_of(home), lambda: services, candidate_of)
-    services = _services(home, acts, ledger)
+
+def wire_controller(
+    home: Home, rows: StateRows, *, require_last: Callable[[], None] = lambda: None
+) -> tuple[Services, Acts]:
+    """The services as the controller has them, and what it does if it is asked. `require_last` raises where
+    another controller has taken over: then not even traffic is returned from here."""
+    from serving.control.controller.acts import Acts
+    from serving.gateway.router.kept import LedgerRouter
+
+    journal = KeptJournal(rows)
+    router = LedgerRouter(rows, told_of(home), now=now, require_last=require_last)
+    acts = Acts(Rollouts(journal, router, now=now), lambda: services, candidate_of)
+    services = _services(home, acts, rows, journal, router)
     return services, acts
 
 
-def _services(home: Home, rollouts: TrafficControl, rows: Rows) -> Services:
+def _services(
+    home: Home, rollouts: TrafficControl, rows: Rows, journal: Journal, router: TrafficRouter
+) -> Services:
     from model_store.registry import Registry
     from model_store.storage.store import open_store
+    from serving.gateway.router.history import LedgerHistory
 
     return Services(
         home=home,
         releases=Releases(home.releases),
         store=open_store(home.store),
         registry=Registry(home.mlflow_url),
-        router=router_of(home),
-        history=history_of(home),
+        router=router,
+        history=LedgerHistory(rows),
         platform=platform_of(home),
-        journal=Journal(home.journal),
-        lock=ReleaseLock(home.journal),
+        journal=journal,
+        lock=ReleaseLock(rows, now=now),
         rollouts=rollouts,
         rows=rows,
     )

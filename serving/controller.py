@@ -5,32 +5,38 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from uuid import uuid4
 
-from model_store.errors import Permanent, SlipwayError
+from model_store.errors import Permanent, Retryable, SlipwayError
 from serving import composition
 from serving.control.audit import take_late
 from serving.control.controller import api
 from serving.control.controller.acts import Acts
+from serving.control.controller.fenced import PATIENCE_SECONDS, FencedLedger
 from serving.control.controller.holds import Holds
+from serving.control.controller.leadership import NAME, Leadership
 from serving.control.controller.pods import PodWatch
 from serving.control.controller.server import Server
 from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
 from serving.control.outbox import REMEMBER
+from serving.control.rollout.journal import KeptJournal
 from serving.control.shadow import Shadow
 from serving.credentials import controller_token
 from serving.gateway import access_log, authentication
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.home import Home
-from serving.ledger.base import Ledger
+from serving.ledger.base import Leases, Ledger
 from serving.ledger.home_files import MOVED
 from serving.ledger.importing import import_home
 from serving.monitoring.targets import targets
@@ -45,8 +51,15 @@ log = logging.getLogger("slipway.controller")
 
 
 def main(home: Home) -> None:
-    """Tick more than four times a second. Raises `Permanent` if the installation has one already."""
-    with _only_controller(home), closing(composition.ledger_of(home)) as ledger:
+    """Tick more than four times a second. Raises `Permanent` if the installation has one already.
+
+    Of several controllers of one ledger the one that has the lease writes; the others answer what they are
+    asked, tell their machine's gateway what was decided, and take over.
+    """
+    with (
+        _only_controller(home),
+        closing(composition.ledger_of(home, patience_seconds=PATIENCE_SECONDS)) as ledger,
+    ):
         take_over(home, ledger)
         _watch(home, ledger)
 
@@ -61,11 +74,22 @@ def take_over(home: Home, ledger: Ledger) -> None:
 
 
 def _watch(home: Home, ledger: Ledger) -> None:
-    services, acts = composition.wire_controller(home, ledger)
-    router = services.router
-    pods = PodWatch(services.platform, composition.router_of(home))
+    leases = composition.leases_of(home, ledger)
+    leadership = Leadership(
+        leases,
+        _this_process(home, leases),
+        monotonic=time.monotonic,
+        respect=(lambda lease: None) if leases is ledger else ledger.respect,
+        begin=lambda: begin(),
+    )
+    rows = FencedLedger(ledger, leadership.fence, monotonic=time.monotonic)
+    services, acts = composition.wire_controller(home, rows, require_last=leadership.require_last)
+    journal, router = services.journal, services.router
+    assert isinstance(journal, KeptJournal)
+    assert isinstance(router, LedgerRouter)
+    pods = PodWatch(services.platform, router)
     controller = Controller(
-        services.journal,
+        journal,
         router,
         composition.metrics_of(home),
         now=_utc,
@@ -75,7 +99,15 @@ def _watch(home: Home, ledger: Ledger) -> None:
         timing=Timing(composition.latencies_of(home, timeout_seconds=0.2), monotonic=time.monotonic),
         pods=pods,
         holds=Holds(services, now=_utc, monotonic=time.monotonic),
+        writes_beside=True,
     )
+
+    def begin() -> None:
+        """What another controller wrote, before this one writes."""
+        journal.refresh()
+        router.refresh()
+        controller.forget()
+
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
@@ -83,13 +115,15 @@ def _watch(home: Home, ledger: Ledger) -> None:
     app = api.build(
         controller,
         acts,
-        ledger,
+        rows,
+        router,
         token=controller_token(home),
         find_problem=lambda: _problem(controller, envoys),
         is_alive=lambda: _is_alive(controller),
         targets=lambda: targets(router),
     )
     host, port = _listen(home)
+    leadership.look()
     server = Server(app, port, host=host).start()
     # What is told is what the routes say now.
     _reconcile(controller, router)
@@ -98,34 +132,80 @@ def _watch(home: Home, ledger: Ledger) -> None:
         authentication.publish(home)
     envoys.start()
     with controller.apart("late entries"):
-        take_late(ledger, home.late)
-    with controller.apart("rollbacks of before"):
-        acts.jobs.resume()
-    for name, work in (("pods", pods.run), ("settlement", acts.settlement.run)):
-        threading.Thread(target=work, args=(ending,), daemon=True, name=name).start()
+        take_late(rows, home.late)
+    beside = {
+        "pods": lambda: pods.run(ending),
+        "lease": lambda: leadership.run(ending),
+        "books": lambda: _write_beside(controller, journal, router, ending),
+        "settlement": lambda: acts.settlement.run(ending),
+    }
+    for name, work in beside.items():
+        threading.Thread(target=work, daemon=True, name=name).start()
     log.info("watching the releases of %s", home.root)
-    _run(home, controller, acts, router, ledger, ending)
+    _run(home, controller, router, leadership, acts, rows, ending)
+    with controller.apart("what was seen last"):
+        journal.flush()
+        router.settle()
+    leadership.resign()
     envoys.stop()
     server.shutdown()
+
+
+def _this_process(home: Home, leases: Leases) -> str:
+    """A name that no other process has. What a controller of this home had that is gone is given back: that
+    it is gone is known by the home's lock."""
+    here = f"{platform.node()}:{home.root}:"
+    with suppress(SlipwayError):
+        before = leases.lease(NAME)
+        if before is not None and before.holder.startswith(here):
+            leases.release(before)
+    return f"{here}{os.getpid()}:{uuid4().hex[:8]}"
+
+
+def _write_beside(
+    controller: Controller, journal: KeptJournal, router: LedgerRouter, ending: threading.Event
+) -> None:
+    """What looks do not wait for: observations, ways back that traffic has taken already, and of writes that
+    nobody answered whether they were written."""
+    while not ending.wait(TICK_SECONDS):
+        for write in (journal.flush, router.settle, journal.refresh, router.refresh):
+            try:
+                write()
+            except Retryable as problem:
+                log.debug("written down later: %s", problem.problem)
+            except Exception:
+                controller.done.errors += 1
+                log.exception("what was seen could not be written down")
 
 
 def _run(
     home: Home,
     controller: Controller,
+    router: LedgerRouter,
+    leadership: Leadership,
     acts: Acts,
-    router: TrafficRouter,
-    ledger: Ledger,
+    ledger: FencedLedger,
     ending: threading.Event,
 ) -> None:
     due = reconcile_due = time.monotonic()
+    was_leading = False
     while not ending.wait(max(0.0, due - time.monotonic())):
         # After a tick that took too long the next comes a full interval later, not at once.
         due = max(due + TICK_SECONDS, time.monotonic())
-        with controller.apart("tick"):
-            controller.tick()
-            acts.settlement.latest = controller.latest
+        if leadership.may_return:
+            with controller.apart("tick"):
+                controller.tick()
+        else:
+            controller.stand_by()
+            with controller.apart("following"):
+                router.refresh()
+        acts.settlement.latest = controller.latest
         with controller.apart("first versions"):
             acts.starts.resume(state for state, _ in controller.active)
+        if leadership.is_leading and not was_leading:
+            with controller.apart("rollbacks of before"):
+                acts.jobs.resume()
+        was_leading = leadership.is_leading
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             _reconcile(controller, router)
@@ -172,7 +252,7 @@ def _listen(home: Home, environ: Mapping[str, str] = os.environ) -> tuple[str, i
 @contextmanager
 def _only_controller(home: Home) -> Iterator[None]:
     """Two controllers would both write observations; the second one ends."""
-    home.journal.mkdir(parents=True, exist_ok=True)
+    home.root.mkdir(parents=True, exist_ok=True)
     with (home.root / "controller.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -147,22 +147,12 @@ class Home:
 
     @property
     def routes(self) -> Path:
-        """Envoy's EDS files, which are also the routes' only record (`serving.gateway.router.envoy_file`)."""
+        """Envoy's EDS files: what it is told of routes (`serving.gateway.router.envoy_file`)."""
         return self.root / "envoy" / "routes"
 
     @property
     def envoy(self) -> Path:
         return self.root / "envoy"
-
-    @property
-    def journal(self) -> Path:
-        """Rollout states and observations (`serving.control.rollout.journal`)."""
-        return self.root / "journal"
-
-    @property
-    def route_history(self) -> Path:
-        """Every write of every route, a line each (`serving.gateway.router.history`)."""
-        return self.root / "history" / "routes.jsonl"
 
     @property
     def releases(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -187,6 +187,46 @@ class Route:
         arms = (self.stable, self.candidate)
         stable, candidate = (deployment if arm and arm.ref == deployment.ref else arm for arm in arms)
         return replace(self, stable=stable, candidate=candidate)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. What is not set is left out of the settings, and API keys stand beside them: who was
+        before they could be set takes no settings that it does not know."""
+        arms = {"stable": self.stable, "candidate": self.candidate}
+        record: dict[str, Any] = {
+            **asdict(self),
+            **{name: arm.to_json() if arm else None for name, arm in arms.items()},
+        }
+        api_keys = record["settings"].pop("api_keys")
+        settings = {name: value for name, value in record["settings"].items() if value is not None}
+        return {**record, "settings": settings, "api_keys": api_keys}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Route:
+        """The inverse. Raises ValueError, KeyError or TypeError for what is no such record.
+
+        What a newer Slipway added is left out: a route that is read without it can still be taken back.
+        """
+        stable, candidate = (
+            Deployment.from_json(saved[arm]) if saved[arm] else None for arm in ("stable", "candidate")
+        )
+        return cls(
+            service=saved["service"],
+            revision=saved["revision"],
+            split=TrafficSplit(**saved["split"]),
+            stable=stable,
+            candidate=candidate,
+            settings=_settings({**saved["settings"], "api_keys": saved.get("api_keys", False)}),
+        )
+
+
+def _settings(saved: Mapping[str, Any]) -> RouteSettings:
+    limits = {
+        name: RateLimit(**saved[name])
+        for name in ("rate_limit", "client_rate_limit")
+        if saved.get(name) is not None
+    }
+    known = {each.name for each in fields(RouteSettings)}
+    return RouteSettings(**{name: value for name, value in {**saved, **limits}.items() if name in known})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from rich.table import Table
 from benchmarks.page.home import seed
 from model_store.installation import ROOT as REPOSITORY
 from model_store.release_spec import load
+from serving import composition
 from serving.credentials import credentials_of
 from serving.home import Home
 from serving.local_stack.lifecycle import down, up
@@ -58,7 +60,9 @@ def main() -> None:
         home = Home.locate({"SLIPWAY_HOME": str(root), "SLIPWAY_PORT_BASE": str(arguments.port_base)})
         spec = load(REPOSITORY / "dags" / "releases" / "credit_risk.yaml")
         now = datetime.now(UTC)
-        models = seed(home, spec, models=arguments.models, releases=arguments.releases, now=now)
+        home.root.mkdir(parents=True)
+        with closing(composition.ledger_of(home, {})) as ledger:
+            models = seed(home, ledger, spec, models=arguments.models, releases=arguments.releases, now=now)
         try:
             up(home)
             _stop_the_rest(home)
@@ -78,10 +82,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _stop_the_rest(home: Home) -> None:
-    """One process is measured; the others have nothing to do here, and would do it on the same cores."""
+    """Two processes are measured, the page and the one it asks; the others would only take their cores."""
     control = Supervisor(home)
     for program in control.programs():
-        if program.name not in ("airflow-api-server", "envoy"):
+        if program.name not in ("airflow-api-server", "controller", "envoy"):
             control.stop(program.full_name)
 
 

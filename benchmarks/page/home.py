@@ -1,6 +1,6 @@
 """A home as years of releases leave it: models, releases that ended well and badly, and some under way.
 
-For the page's benchmark and tests. Files are written as Slipway writes them, but not flushed one by one.
+For the page's benchmark and tests. Rows and files are written as Slipway writes them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import orjson
 
 from model_store.release_spec import ReleaseSpec
 from serving.control.analysis import AnalysisPolicy
-from serving.control.rollout.journal import TimelineEvent
+from serving.control.rollout.journal import TimelineEvent, row_of_state
+from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.control.rollout.record import EndpointCounts, Record, finding_to_json
+from serving.control.rollout.record import EndpointCounts, Record
 from serving.figures import percent
-from serving.gateway import endpoints
-from serving.gateway.router.history import RouteHistoryFile
+from serving.gateway.router.kept import row_of
 from serving.home import Home
+from serving.ledger import rows
+from serving.ledger.base import Ledger, Source
 from serving.metrics.latency import bucket_of
 from serving.types import (
     ALL_STABLE,
@@ -66,6 +68,7 @@ class ModelFiles:
     """One model's releases as they are written. `at` is when the next one is asked for."""
 
     home: Home
+    ledger: Ledger
     model: str
     spec: dict[str, object]
     chance: random.Random
@@ -99,9 +102,9 @@ class ModelFiles:
         stable = self.deployment(self.serving) if self.serving else None
         other = self.deployment(candidate) if candidate else None
         route = Route(self.model, revision, split, stable, other)
-        path = self.home.routes / self.model / "endpoints.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(endpoints.render(route))
+        before = self.ledger.find(rows.Route, service=self.model)
+        generation = before[0].generation if before else 0
+        self.ledger.save(replace(row_of(route, at=self.at), generation=generation))
         return route
 
     def _ask(self, name: str, version: int) -> None:
@@ -119,17 +122,23 @@ class ModelFiles:
 
     def _roll(self, name: str, version: int, end: str) -> None:
         state, events = self._state(name, version, end)
-        findings = [finding_to_json(finding) for finding in state.findings]
-        saved = {**asdict(state), "findings": findings}
-        content = {"schema": 1, "state": saved, "timeline": [asdict(event) for event in events]}
-        write(self.home.journal / self.model / f"{name}.json", content)
-        history = RouteHistoryFile(self.home.route_history)
+        row = row_of_state(state, changed_at=events[-1].at, generation=state.generation + 1)
+        happened = [rows.Event(release_id=name, **asdict(event)) for event in events]
+        if known := self.ledger.find(rows.Rollout, release_id=name):
+            told = len(self.ledger.find(rows.Event, release_id=name))
+            self.ledger.save(
+                replace(row, generation=known[0].generation), *happened[min(told, len(happened) - 1) :]
+            )
+        else:
+            self.ledger.adopt(Source(name, ""), [row, *happened])
+        changes = []
         for revision, event in enumerate(events, start=version * 10):
             weight = event.candidate_weight
             stable = self.deployment(self.serving) if self.serving else None
             split = TrafficSplit(100 - weight, weight)
-            candidate = self.deployment(version)
-            history.append(Route(self.model, revision, split, stable, candidate), at=event.at)
+            route = Route(self.model, revision, split, stable, self.deployment(version))
+            changes.append(rows.RouteChange.of(replace(row_of(route, at=event.at), generation=revision)))
+        self.ledger.save(*changes)
         if end != "promoted":
             self._records(state, events)
         if end in ("rolling_out", "paused", "watching"):
@@ -182,8 +191,7 @@ class ModelFiles:
         return state, events
 
     def _records(self, state: RolloutState, events: list[TimelineEvent]) -> None:
-        """A line a second, as the controller writes them, for what the rollout has seen so far."""
-        path = self.home.journal / self.model / f"{state.release_id}.counts.jsonl"
+        """One a second, as the controller writes them, for what the rollout has seen so far."""
         is_over = state.phase is Phase.ROLLED_BACK
         stable = candidate = Counts(0, 0, 0, 0.0)
         times: tuple[dict[int, int], dict[int, int]] = ({}, {})
@@ -214,8 +222,10 @@ class ModelFiles:
                 verdict=_verdict(stable, candidate, at),
                 latency=(dict(times[0]), dict(times[1])) if second % 5 == 4 else None,
             )
-            lines.append(record.to_line())
-        path.write_bytes(b"".join(lines))
+            lines.append(
+                rows.Observation(release_id=state.release_id, at=at, place=place, document=record.to_json())
+            )
+        self.ledger.observe(*lines)
 
     def _time(self, buckets: dict[int, int], answers: int) -> None:
         """About 4 ms each."""
@@ -251,12 +261,21 @@ class ModelFiles:
         write(self.home.releases / self.model / "outcomes" / f"{name}.json", outcome)
 
     def _lock(self, name: str) -> None:
-        claim = {"requested_at": self.at, "release_id": name}
-        write(self.home.journal / self.model / "lock.json", {"holder": claim, "waiting": None})
+        lock = ReleaseLock(self.ledger)
+        if holder := lock.read(self.model).holder:
+            lock.release(self.model, holder.release_id)
+        lock.acquire(self.model, Claim(self.at, name))
 
 
 def seed(
-    home: Home, spec: ReleaseSpec, *, models: int, releases: int, now: datetime, names: tuple[str, ...] = ()
+    home: Home,
+    ledger: Ledger,
+    spec: ReleaseSpec,
+    *,
+    models: int,
+    releases: int,
+    now: datetime,
+    names: tuple[str, ...] = (),
 ) -> list[str]:
     """Write it all; returns the models' names. Every tenth model has a release under way."""
     chance = random.Random(0)
@@ -264,7 +283,7 @@ def seed(
     each = max(1, releases // models)
     for number, model in enumerate(called):
         saved = {**spec.model_dump(mode="json"), "model": model}
-        shelf = ModelFiles(home, model, saved, chance, now - timedelta(hours=8 * each + number % 7))
+        shelf = ModelFiles(home, ledger, model, saved, chance, now - timedelta(hours=8 * each + number % 7))
         for version in range(1, each):
             shelf.at += timedelta(hours=8)
             ends = ("promoted", "rolled_back", "blocked", "superseded")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from rich.table import Table
 
 from model_store.errors import SlipwayError
-from serving.control.rollout.journal import Journal
+from serving import composition
 from serving.home import Home
 from serving.types import Arm, Counts
 
@@ -16,18 +17,15 @@ OUTCOMES = ("answered", "refused", "malformed", "failed")
 
 
 def counts_by_release(home: Home) -> Iterator[dict[str, Any]]:
-    """By release: its phase, and counts by arm since it began. What cannot be read is left out."""
-    journal = Journal(home.journal)
-    for service in journal.services():
-        try:
-            active = [state for state in journal.releases(service) if not state.phase.is_final]
-            for state in active:
-                record = journal.latest_record(state.release_id)
-                arms = {Arm.STABLE: record.stable, Arm.CANDIDATE: record.candidate} if record else {}
-                counts = {arm.value: _outcomes(each) for arm, each in arms.items()}
-                yield {"release_id": state.release_id, "phase": state.phase.value, **counts}
-        except (SlipwayError, OSError, ValueError, KeyError, TypeError):
-            continue
+    """By release: its phase, and counts by arm since it began. What cannot be read is left out, and all of
+    it while the controller does not answer."""
+    journal = composition.journal_of(home)
+    with suppress(SlipwayError):
+        for state in journal.active():
+            record = journal.latest_record(state.release_id)
+            arms = {Arm.STABLE: record.stable, Arm.CANDIDATE: record.candidate} if record else {}
+            counts = {arm.value: _outcomes(each) for arm, each in arms.items()}
+            yield {"release_id": state.release_id, "phase": state.phase.value, **counts}
 
 
 def table(releases: Iterable[dict[str, Any]]) -> Table:

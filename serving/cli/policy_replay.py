@@ -16,6 +16,7 @@ from model_store.errors import Permanent
 from model_store.release_spec import Analysis, InvalidSpec, load
 from model_store.release_spec.document import Document, read_document
 from model_store.release_spec.pydantic_complaints import complaints
+from serving import composition
 from serving.cli.output import console, print_json
 from serving.control.analysis import AnalysisPolicy, Increment
 from serving.control.analysis.replay import Judged, Replay, replay
@@ -47,7 +48,7 @@ def replay_release(home: Home, release: str, policy: Path, *, as_json: bool) -> 
 
     Raises `UnknownRelease`, `NothingObserved`, or `InvalidSpec` with every wrong line of the file.
     """
-    journal = Journal(home.journal)
+    journal = composition.journal_of(home)
     state = journal.load(release)
     other = read_policy(policy, state.plan.policy)
     seen = list(_seen(journal, state))

@@ -20,12 +20,11 @@ from serving.cli.run_progress import POLL_SECONDS, RunFailed, follow, why
 from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.client import ControllerClient, ControllerDown
 from serving.control.rollbacks import RollbackRequest
-from serving.control.rollout.journal import Journal
-from serving.control.rollout.plan import RolloutState
 from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.home import Home
 from serving.local_stack.airflow_api import DagRun
 from serving.local_stack.slipway_api import ConflictAnswer, slipway_api
+from serving.types import ALL_STABLE, Route
 
 NEW_DAG_SECONDS = 60.0
 
@@ -52,8 +51,8 @@ def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: 
         try:
             progress = _ask_controller(home, model, version, reason, wait=wait)
         except ControllerDown as down:
-            state = _return_traffic(home, model, version, reason, airflow_is_down, down)
-            _say_returned(state, as_json=as_json)
+            route = _return_traffic(home, model, version, reason, airflow_is_down, down)
+            _say_returned(route, as_json=as_json)
         else:
             _say_progress(progress, as_json=as_json)
     else:
@@ -142,14 +141,17 @@ def _return_traffic(
     reason: str,
     airflow_is_down: Retryable,
     controller_is_down: ControllerDown,
-) -> RolloutState:
-    """What the controller does: all traffic to stable, booked in the journal. That is safe from any hand."""
-    journal = Journal(home.journal)
-    for state in journal.active():
-        if state.service == model and version in (None, str(state.previous_version)):
-            said = {"leaves": str(state.version)}
-            _note(home, model, state.previous_version, state.release_id, reason, said)
-            return composition.rollouts_of(home).roll_back(state.release_id, reason=reason)
+) -> Route:
+    """What the controller does first: all traffic to stable. That is safe from any hand, and written down
+    when the controller is back."""
+    told = composition.told_of(home)
+    route = told.read(model) if model in told.services() else None
+    if route and route.stable and route.candidate and version in (None, str(route.stable.version)):
+        said = {"leaves": str(route.candidate.version)}
+        _note(home, model, route.stable.version, None, reason, said)
+        return told.write(
+            model, ALL_STABLE, stable=route.stable, candidate=route.candidate, at=route.revision
+        )
     raise Retryable(
         f"{airflow_is_down.problem}, {controller_is_down.problem}, "
         f"and no release of {model} is under way whose traffic could be returned"
@@ -179,11 +181,12 @@ def _say_progress(progress: RollbackProgress, *, as_json: bool) -> None:
     console.print(f"The controller was asked directly: {progress.words}. Airflow books it when it is back.")
 
 
-def _say_returned(state: RolloutState, *, as_json: bool) -> None:
+def _say_returned(route: Route, *, as_json: bool) -> None:
+    version = route.stable.version if route.stable else None
     if as_json:
-        print_json({"release": state.release_id, "phase": state.phase, "reason": state.reason})
+        print_json({"model": route.service, "version": version, "split": asdict(route.split)})
         return
     console.print(
-        f"The controller is down, so the traffic was returned directly: {state.release_id} is {state.phase}."
-        " Airflow books it when it is back."
+        f"The controller is down, so the traffic was returned directly: version {version} of {route.service} "
+        "has all of it. The controller writes it down when it is back, and Airflow books it then."
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from serving.control.controller_link import ControllerDown, ControllerLink
 from serving.control.rollbacks import RollbackRequest
+from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.journal import state_from_json
 from serving.control.rollout.plan import RolloutState
 from serving.control.traffic import RollbackPhase, RollbackProgress, RolloutPhase, RolloutProgress
@@ -48,6 +49,15 @@ class ControllerClient:
 
     def withdraw(self, release_id: str) -> RolloutState:
         return self._act(release_id, "withdraw", {})
+
+    def pause(self, release_id: str, request: ControlRequest) -> RolloutState:
+        return self._act(release_id, "pause", asdict(request))
+
+    def resume(self, release_id: str, request: ControlRequest) -> RolloutState:
+        return self._act(release_id, "resume", asdict(request))
+
+    def skip_hold(self, release_id: str, request: ControlRequest) -> RolloutState:
+        return self._act(release_id, "skip", asdict(request))
 
     def roll_model_back(self, request: RollbackRequest) -> RollbackProgress:
         said = {**asdict(request), "at": request.at.isoformat()}

@@ -185,7 +185,8 @@ def _rollout_files(services: Services, state: RolloutState, root: Path) -> dict[
     found = {"timeline.json": _json(root / "timeline.json", timeline)}
     records = list(services.journal.records(state.release_id))
     if records:
-        found["verdicts.jsonl"] = services.journal.counts_path(state.release_id)
+        found["verdicts.jsonl"] = root / "verdicts.jsonl"
+        found["verdicts.jsonl"].write_text("".join(json.dumps(each.to_json()) + "\n" for each in records))
         found["rollout.png"] = plot_traffic(state, records, root / "rollout.png")
     return found
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from model_store.bundle.garbage import Collected, Garbage, collect_garbage, find_garbage
 from model_store.errors import Permanent
 from serving.control import unfinished_releases
-from serving.control.rollout.plan import Phase
+from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.wiring import Services
 from serving.home import Home
 from serving.types import DeploymentId
@@ -48,7 +48,7 @@ def needed(services: Services, retention: Retention) -> set[str]:
         *_in_routes(services),
         *(ref.bundle_id for ref in services.platform.deployments()),
         *_in_releases(services, retention),
-        *unfinished_releases.needed_by_unfinished(services.home).bundles,
+        *unfinished_releases.needed_by_unfinished(services).bundles,
     }
 
 
@@ -57,7 +57,7 @@ def reclaimable(services: Services, *, now: datetime) -> Garbage:
     retention = Retention.of(services.home)
     grace, blobs = (
         timedelta(days=retention.days),
-        unfinished_releases.needed_by_unfinished(services.home).blobs,
+        unfinished_releases.needed_by_unfinished(services).blobs,
     )
     return find_garbage(services.store, keep=needed(services, retention), blobs=blobs, now=now, grace=grace)
 
@@ -67,7 +67,7 @@ def tidy(services: Services, *, now: datetime) -> Collected:
     retention = Retention.of(services.home)
     grace, blobs = (
         timedelta(days=retention.days),
-        unfinished_releases.needed_by_unfinished(services.home).blobs,
+        unfinished_releases.needed_by_unfinished(services).blobs,
     )
     return collect_garbage(
         services.store, keep=needed(services, retention), blobs=blobs, now=now, grace=grace
@@ -81,8 +81,10 @@ def _in_routes(services: Services) -> Iterator[str]:
 
 
 def _in_releases(services: Services, retention: Retention) -> Iterator[str]:
-    for service in services.journal.services():
-        states = services.journal.releases(service)
+    by_service: dict[str, list[RolloutState]] = {}
+    for state in services.journal.every():
+        by_service.setdefault(state.service, []).append(state)
+    for states in by_service.values():
         yield from (
             DeploymentId.parse(state.deployment_id).bundle_id for state in states if not state.phase.is_final
         )

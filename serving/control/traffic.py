@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from serving.control.rollbacks import RollbackRequest
+    from serving.control.rollout.control import ControlRequest
     from serving.control.rollout.plan import RolloutState
 
 
@@ -105,6 +106,18 @@ class TrafficControl(Protocol):
 
     def withdraw(self, release_id: str) -> RolloutState:
         """Take a rolled-back candidate out of the route, so that its pods can be retired."""
+        ...
+
+    def pause(self, release_id: str, request: ControlRequest) -> RolloutState:
+        """Keep the split as it is until somebody resumes. Raises `ActSuperseded` if it is paused or over."""
+        ...
+
+    def resume(self, release_id: str, request: ControlRequest) -> RolloutState:
+        """Go on with the step. Raises `ActSuperseded` if over or not paused."""
+        ...
+
+    def skip_hold(self, release_id: str, request: ControlRequest) -> RolloutState:
+        """Let the step end as soon as its verdict is a pass. Raises `ActSuperseded` if it may not."""
         ...
 
     def roll_model_back(self, request: RollbackRequest) -> RollbackProgress:

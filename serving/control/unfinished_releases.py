@@ -1,7 +1,7 @@
 """What releases that have not ended need of the store: they may wait for people, a freeze or their turn.
 
 Read from what `serving.control.releases` and `serving.control.queries.outcomes` keep of each release, and
-from the journal's locks. Nothing here asks Airflow, whose runs may be gone while the release still has its
+from the release locks. Nothing here asks Airflow, whose runs may be gone while the release still has its
 turn.
 """
 
@@ -15,8 +15,7 @@ from typing import Any
 
 import orjson
 
-from serving.control.rollout.lock import ReleaseLock
-from serving.home import Home
+from serving.control.wiring import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,10 @@ class Needed:
     blobs: frozenset[str]
 
 
-def needed_by_unfinished(home: Home) -> Needed:
+def needed_by_unfinished(services: Services) -> Needed:
     """Of all releases that have not ended. Raises ValueError, KeyError or TypeError for unreadable files."""
-    published = [built for folder in _folders(home.releases) for built in _unfinished(home, folder)]
+    folders = _folders(services.home.releases)
+    published = [built for folder in folders for built in _unfinished(services, folder)]
     return Needed(
         bundles=frozenset(built["id"] for built in published),
         blobs=frozenset(
@@ -38,9 +38,9 @@ def needed_by_unfinished(home: Home) -> Needed:
     )
 
 
-def _unfinished(home: Home, folder: Path) -> Iterator[dict[str, Any]]:
+def _unfinished(services: Services, folder: Path) -> Iterator[dict[str, Any]]:
     """What the runs of this model's releases published that are not over."""
-    lock = ReleaseLock(home.journal).read(folder.name)
+    lock = services.lock.read(folder.name)
     in_line = {claim.release_id for claim in (lock.holder, lock.waiting) if claim}
     for path in sorted(folder.glob("*.json")):
         saved = orjson.loads(path.read_bytes())

@@ -12,12 +12,14 @@ from model_store.unwritable import DiskFull, Unwritable
 from serving.control.release_deployment import PodsFail
 from serving.control.rollbacks import AlreadyRolledBack
 from serving.control.rollout.apply import NotRecorded
+from serving.control.rollout.control import ActSuperseded
 from serving.control.rollout.journal import StaleState, UnknownRelease
 from serving.gateway.router.base import StaleRoute, UnknownService
 from serving.ledger.base import BrokenChain, Fenced, StaleGeneration, Unknown, UnknownField, Unreachable
 from serving.ledger.rows import Unstorable
 
 _TOLD_APART: tuple[type[SlipwayError], ...] = (
+    ActSuperseded,
     AlreadyRolledBack,
     BrokenChain,
     DiskFull,

@@ -1,5 +1,5 @@
-"""One service's endpoints with their weights (EDS), which is also the only record of its route; and those of
-each arm alone, which follow from it.
+"""One service's endpoints with their weights (EDS), with the route that they were made of; and those of each
+arm alone, which follow from it.
 
 The whole `Route` travels as metadata in the file that Envoy reads, so what we believe and what Envoy does
 cannot differ. Weights, priorities and the canary mark follow from it:
@@ -12,15 +12,13 @@ cannot differ. Weights, priorities and the canary mark follow from it:
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from math import gcd
-from typing import Any
 
 import orjson
 
 from serving.envoy_names import STABLE_SUFFIX, STREAMS_SUFFIX
 from serving.gateway.xds import Message, discovery, seconds, typed
-from serving.types import Arm, Deployment, Endpoint, RateLimit, Route, RouteSettings, TrafficSplit
+from serving.types import Arm, Deployment, Endpoint, Route, TrafficSplit
 
 RECORD = "slipway"
 
@@ -34,7 +32,7 @@ def render(route: Route) -> bytes:
     localities = [{"priority": level, "lb_endpoints": members} for level, members in enumerate(levels)] or [
         {"lb_endpoints": []}
     ]
-    localities[0]["metadata"] = {"filter_metadata": {RECORD: _record(route)}}
+    localities[0]["metadata"] = {"filter_metadata": {RECORD: route.to_json()}}
     assignment = typed(
         "envoy.config.endpoint.v3.ClusterLoadAssignment", cluster_name=route.service, endpoints=localities
     )
@@ -57,15 +55,7 @@ def of_arm(route: Route, suffix: str) -> Message:
 def parse(content: bytes) -> Route:
     """The route a file made by `render` records."""
     locality = orjson.loads(content)["resources"][0]["endpoints"][0]
-    record = locality["metadata"]["filter_metadata"][RECORD]
-    return Route(
-        service=record["service"],
-        revision=record["revision"],
-        split=TrafficSplit(**record["split"]),
-        stable=_deployment(record["stable"]),
-        candidate=_deployment(record["candidate"]),
-        settings=_settings({**record["settings"], "api_keys": record.get("api_keys", False)}),
-    )
+    return Route.from_json(locality["metadata"]["filter_metadata"][RECORD])
 
 
 def is_told_of_keys(content: bytes) -> bool:
@@ -119,35 +109,3 @@ def _priorities(route: Route) -> list[list[Message]]:
     return [
         endpoints_of(route, stable, weight=ours) + endpoints_of(route, candidate, weight=theirs),
     ]
-
-
-def _record(route: Route) -> dict[str, Any]:
-    """What is not set is left out of the settings, and API keys stand beside them: a guard of before they
-    could be set takes no settings that it does not know."""
-    arms = {"stable": route.stable, "candidate": route.candidate}
-    record: dict[str, Any] = {
-        **asdict(route),
-        **{name: arm.to_json() if arm else None for name, arm in arms.items()},
-    }
-    api_keys = record["settings"].pop("api_keys")
-    settings = {name: value for name, value in record["settings"].items() if value is not None}
-    return {**record, "settings": settings, "api_keys": api_keys}
-
-
-def _settings(record: dict[str, Any]) -> RouteSettings:
-    limits = {
-        name: RateLimit(**record[name])
-        for name in ("rate_limit", "client_rate_limit")
-        if record.get(name) is not None
-    }
-    return RouteSettings(**_known(RouteSettings, {**record, **limits}))
-
-
-def _deployment(record: dict[str, Any] | None) -> Deployment | None:
-    return Deployment.from_json(record) if record else None
-
-
-def _known(kind: type[Any], record: dict[str, Any]) -> dict[str, Any]:
-    """A newer Slipway may have added to it: a route that is read without that can still be taken back."""
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in record.items() if name in names}

@@ -315,5 +315,19 @@ KINDS = (
 )
 
 # Those that nobody writes or reads as files any more, which the controller takes over when it starts.
-_MOVED: frozenset[Read] = frozenset({_audit, _freezes, _overrides, _letters, _deliveries, _attempts, _notes})
+_MOVED: frozenset[Read] = frozenset(
+    {
+        _audit,
+        _freezes,
+        _overrides,
+        _letters,
+        _deliveries,
+        _attempts,
+        _notes,
+        _routes,
+        _rollouts,
+        _history,
+        _observations,
+    }
+)
 MOVED = tuple(kind for kind in KINDS if kind.read in _MOVED)

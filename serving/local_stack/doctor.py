@@ -25,6 +25,7 @@ from model_store.installation import ROOT, is_clone
 from model_store.release_spec import load_all
 from model_store.storage.opening import try_out
 from serving import composition
+from serving.control.controller_link import ControllerDown
 from serving.control.retention import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
 from serving.home import FILES, Home
@@ -232,7 +233,12 @@ def _store(home: Home) -> Iterator[Diagnosis]:
     if (shared := services.store.shared) is not None:
         try_out(shared.storage)
         yield _fine("store", f"{services.store.url} takes, gives, lists and removes objects")
-    garbage = reclaimable(services, now=datetime.now(UTC))
+    try:
+        garbage = reclaimable(services, now=datetime.now(UTC))
+    except ControllerDown:
+        # Before `slipway up` nobody can say what is needed, and nothing is removed.
+        yield _fine("store", "what could be removed is known while the controller runs")
+        return
     found = f"{garbage.size_bytes / 1e6:,.1f} MB of it could be removed: ./slipway store tidy"
     yield _fine("store", found if garbage.size_bytes else "holds nothing that could be removed")
 

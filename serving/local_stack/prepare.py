@@ -43,7 +43,7 @@ def prepare(home: Home, supervised: Iterable[Component]) -> None:
     """
     _require_room(home)
     api_keys.clients_of(home)
-    for folder in (home.run, home.logs, home.pods, home.store, home.journal, home.data, home.routes):
+    for folder in (home.run, home.logs, home.pods, home.store, home.data, home.routes):
         folder.mkdir(parents=True, exist_ok=True)
     # Readable by now: Home has read its ports from it. What else people wrote there stays.
     kept = json.loads(home.config.read_bytes()) if home.config.exists() else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from serving.control import freeze_enforcement, paused_dags
 from serving.control.audit import AuditEntry
@@ -24,7 +23,7 @@ _LOOK = "look at the release again, then decide"
 
 
 def pause(services: Services, release: Release, request: ControlRequest, person: Person) -> RolloutState:
-    return _interfere(services, release, request, "pause", partial(freeze_enforcement.pause, services))
+    return _interfere(services, release, request, "pause", services.rollouts.pause)
 
 
 def resume(
@@ -49,11 +48,11 @@ def resume(
         raise Conflict(
             f"{release.id} is {frozen.words}", remedy="wait, or ask an admin to override the freeze for it"
         )
-    return _interfere(services, release, request, "resume", freeze_enforcement.control_of(services).resume)
+    return _interfere(services, release, request, "resume", services.rollouts.resume)
 
 
 def skip_hold(services: Services, release: Release, request: ControlRequest, person: Person) -> RolloutState:
-    return _interfere(services, release, request, "skip", freeze_enforcement.control_of(services).skip_hold)
+    return _interfere(services, release, request, "skip", services.rollouts.skip_hold)
 
 
 def abort(

@@ -35,7 +35,7 @@ def _make(runs: Runs) -> Catalog:
     from serving import composition
     from serving.control.queries.cached import Refresher
 
-    services = composition.wire()
+    services = composition.wire_pages()
     return Catalog(services, runs, composition.metrics_of(services.home), refresher=Refresher())
 
 

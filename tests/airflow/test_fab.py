@@ -16,8 +16,7 @@ from serving.control import wiring
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.freeze_enforcement import freezes_of
-from serving.gateway.router.history import RouteHistoryFile
-from serving.types import Deployment, Route
+from serving.ledger.rows import RouteChange
 from serving.web import shared
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from tests.airflow.desk import (
@@ -200,19 +199,23 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         )
         trail_of(world.services).append(entry)
         freezes_of(world.services).add(model, by=who, reason=f"of {model}", until=None, at=then)
-        history = RouteHistoryFile(world.home.route_history)
-        served = Deployment(world.start_pods(1), ())
-        history.append(_route(model, served), at=then)
+        served = world.start_pods(1)
+        world.rows.save(
+            RouteChange(
+                service=model,
+                revision=1,
+                at=then,
+                stable_version=served.version,
+                stable_bundle_id=served.bundle_id,
+                candidate_version=None,
+                candidate_bundle_id=None,
+                candidate_weight=0,
+            )
+        )
     trail_of(world.services).append(AuditEntry(at, "opal", "freeze", None, reason="all of them"))
     under_way(world)
     waiting_for_approval(world)
     return world
-
-
-def _route(model: str, served: Any) -> Route:
-    from serving.types import ALL_STABLE
-
-    return Route(model, 1, ALL_STABLE, served, None)
 
 
 @pytest.mark.parametrize(

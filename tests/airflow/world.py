@@ -30,14 +30,15 @@ from serving.control.release_deployment import deployment_of
 from serving.control.releases import Release, Releases, Request
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.decide import Observation
-from serving.control.rollout.journal import Journal, StaleState
+from serving.control.rollout.journal import KeptJournal, StaleState
 from serving.control.rollout.lock import ReleaseLock
 from serving.control.rollout.plan import RolloutState
 from serving.control.rollout.record import Record
 from serving.control.traffic import RolloutPhase, RolloutProgress
 from serving.control.wiring import Services, now
 from serving.gateway.router.base import StaleRoute
-from serving.gateway.router.history import RouteHistoryFile
+from serving.gateway.router.history import LedgerHistory
+from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
 from serving.ledger.base import Ledger
@@ -140,11 +141,11 @@ class Registry:
             raise RegistryUnavailable("MLflow does not answer", remedy="start it", delay_seconds=0)
 
 
-class WatchedJournal(Journal):
+class WatchedJournal(KeptJournal):
     """A journal whose controller looked just now. `verdicts` by step (else PASS); holds are long over."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
         self.verdicts: dict[int, Outcome] = {}
 
     def latest_record(self, release: str) -> Record | None:
@@ -222,7 +223,6 @@ class World:
 
     root: Path
     registry: Registry = field(default_factory=Registry)
-    router: MemoryRouter = field(default_factory=MemoryRouter)
     platform: MemoryPlatform = field(default_factory=MemoryPlatform)
     built: list[str] = field(default_factory=list)
     passing: set[str] = field(default_factory=lambda: {"fp32", "fp16", "int8"})
@@ -233,10 +233,11 @@ class World:
     def __post_init__(self) -> None:
         self.home = Home(self.root, Ports())
         self.store = Store(self.home.store)
-        self.journal = WatchedJournal(self.home.journal)
-        self.lock = ReleaseLock(self.home.journal)
-        self.releases = Releases(self.home.releases)
         self.rows: Ledger = MemoryLedger()
+        self.journal = WatchedJournal(self.rows)
+        self.router = LedgerRouter(self.rows, MemoryRouter())
+        self.lock = ReleaseLock(self.rows)
+        self.releases = Releases(self.home.releases)
         self._rollouts = Rollouts(self.journal, self.router, now=now)
         self.rollouts = ActsAtOnce(self)
         self.rollouts.read = self.tick  # type: ignore[method-assign]
@@ -259,6 +260,7 @@ class World:
         with suppress(StaleState, StaleRoute):
             seen = Observation(record.verdict, record.step_seconds)
             self._rollouts.advance(state, self.router.read(state.service), seen)
+        self.router.settle()
         return self.journal.load(release_id)
 
     def stages(self) -> dict[str, Any]:
@@ -337,7 +339,7 @@ class World:
             store=self.store,
             registry=ports.registry,
             router=self.router,
-            history=RouteHistoryFile(self.home.route_history),
+            history=LedgerHistory(self.rows),
             platform=self.platform,
             journal=self.journal,
             lock=self.lock,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from serving.control import cooldowns, rollbacks
+from serving.control import cooldowns, freeze_enforcement, rollbacks
 from serving.control.controller.rollback_jobs import LINGER_SECONDS, RollbackJobs
 from serving.control.controller.rollout_jobs import CandidateOf, RolloutJobs, progress_of
 from serving.control.controller.settlement import Settlement
 from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.advance import Rollouts
+from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.traffic import RollbackProgress, RolloutProgress
@@ -64,6 +65,15 @@ class Acts:
     def withdraw(self, release_id: str) -> RolloutState:
         self._rollouts.withdraw(release_id)
         return self._rollouts.read(release_id)
+
+    def pause(self, release_id: str, request: ControlRequest) -> RolloutState:
+        return freeze_enforcement.pause(self._services(), release_id, request)
+
+    def resume(self, release_id: str, request: ControlRequest) -> RolloutState:
+        return freeze_enforcement.control_of(self._services()).resume(release_id, request)
+
+    def skip_hold(self, release_id: str, request: ControlRequest) -> RolloutState:
+        return freeze_enforcement.control_of(self._services()).skip_hold(release_id, request)
 
     def roll_model_back(self, request: RollbackRequest) -> RollbackProgress:
         services = self._services()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -29,9 +31,12 @@ from serving.control.controller import rows_api
 from serving.control.controller.exposition import ControllerCollector
 from serving.control.controller.tick import Controller
 from serving.control.rollbacks import RollbackRequest
+from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.journal import state_to_json
 from serving.control.traffic import TrafficControl
+from serving.gateway.router.base import TrafficRouter
 from serving.ledger.base import Ledger
+from serving.types import Route as ServiceRoute
 
 log = logging.getLogger("slipway.controller")
 
@@ -60,6 +65,7 @@ def build(
     controller: Controller,
     acts: TrafficControl,
     ledger: Ledger,
+    router: TrafficRouter,
     *,
     token: str,
     find_problem: Callable[[], str],
@@ -107,8 +113,13 @@ def build(
             act("POST", "/v1/rollouts/{release}/end", _end),
             act("POST", "/v1/rollouts/{release}/finish", _finish),
             act("POST", "/v1/rollouts/{release}/withdraw", _withdraw),
+            act("POST", "/v1/rollouts/{release}/pause", _pause),
+            act("POST", "/v1/rollouts/{release}/resume", _resume),
+            act("POST", "/v1/rollouts/{release}/skip", _skip),
             act("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
             act("GET", "/v1/rollbacks/{rollback}", _rollback),
+            doors.route("GET", "/v1/routes", partial(_routes, router), limit="rows"),
+            doors.route("GET", "/v1/routes/{service}", partial(_route, router), limit="rows"),
             *(row(*one) for one in (*rows_api.ROUTES, *rows_api.LEDGER_ROUTES)),
         ]
     )
@@ -143,6 +154,42 @@ def _finish(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any
 
 def _withdraw(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
     return state_to_json(acts.withdraw(request.path_params["release"]))
+
+
+def _pause(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.pause(request.path_params["release"], _control(said)))
+
+
+def _resume(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.resume(request.path_params["release"], _control(said)))
+
+
+def _skip(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    return state_to_json(acts.skip_hold(request.path_params["release"], _control(said)))
+
+
+def _control(said: dict[str, Any]) -> ControlRequest:
+    seen = said.get("seen")
+    if seen is not None and type(seen) is not int:
+        raise Permanent("seen is no generation", remedy="send the one that was looked at, or none")
+    return ControlRequest(_text(said, "by"), _text(said, "reason", may_be_empty=True), seen)
+
+
+def _routes(router: TrafficRouter, request: Request, _: dict[str, Any]) -> Any:
+    """All of them, unless they are as in the `known` state. One that cannot be read is left out."""
+    found: dict[str, ServiceRoute] = {}
+    for service in router.services():
+        with suppress(SlipwayError):
+            found[service] = router.read(service)
+    # Of this process alone: another one gives them all again.
+    state = f"{os.getpid()}-{hash(tuple(found.values())):x}"
+    if state == request.query_params.get("known"):
+        return {"state": state}
+    return {"state": state, "routes": {name: route.to_json() for name, route in found.items()}}
+
+
+def _route(router: TrafficRouter, request: Request, _: dict[str, Any]) -> Any:
+    return router.read(request.path_params["service"]).to_json()
 
 
 def _roll_model_back(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:

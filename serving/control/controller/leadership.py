@@ -82,6 +82,11 @@ class Leadership:
             )
         return lease.fence
 
+    def require_last(self) -> None:
+        """Raises `NotLeading` where somebody else has the lease, or this one never had it."""
+        if not self.may_return:
+            self.fence()
+
     def look(self) -> None:
         """Renew the lease, or ask for it. Trouble is kept in `problem`, and is over with the next look."""
         try:

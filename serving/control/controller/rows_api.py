@@ -1,6 +1,6 @@
 """The ledger's rows over the controller's API: what other processes read, and what they may write.
 
-Rollouts, routes and whose turn it is are the controller's own and are only read here. A change is
+Rollouts and routes are the controller's own and are only read here. A change is
 written whole or not at all, and its rows carry the generations that it was decided on, so the same request
 sent twice is refused or changes nothing.
 """
@@ -30,10 +30,12 @@ from serving.ledger.rows import (
     Release,
     Request,
     Row,
+    Turn,
 )
 
 WRITABLE: tuple[type[Row], ...] = (
     Release,
+    Turn,
     Attempt,
     Approval,
     Freeze,

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from model_store.errors import SlipwayError
+from model_store.errors import Retryable, SlipwayError
 from serving.control.analysis import AnalysisPolicy, Increment, JudgeState, observe_all
 from serving.control.analysis.rules import needed
 from serving.control.analysis.state import PLACES
 from serving.control.controller.holds import Holds
 from serving.control.controller.pods import PodWatch
-from serving.control.controller.releases import JournalView
 from serving.control.controller.timing import Timing
 from serving.control.controller.watch import ReleaseWatch, missing
 from serving.control.rollout import apply
 from serving.control.rollout.advance import Rollouts, is_in_force
 from serving.control.rollout.decide import Observation, decide
-from serving.control.rollout.journal import Journal, StaleState
+from serving.control.rollout.journal import KeptJournal, StaleState
 from serving.control.rollout.observe import look
 from serving.control.rollout.plan import Action, Finish, Hold, Phase, Promote, Rollback, RolloutState, Shift
 from serving.control.shadow import Shadow
@@ -78,11 +77,13 @@ class Controller:
 
     `shadow` compares answers, `timing` tells how long they took, `pods` how the candidate's pods are, and
     `holds` what keeps a rollout from its next step although nothing speaks against the candidate.
+    `writes_beside`: somebody else writes observations down as well, so that a look waits for it only before
+    it takes a step.
     """
 
     def __init__(
         self,
-        journal: Journal,
+        journal: KeptJournal,
         router: TrafficRouter,
         metrics: MetricsSource,
         *,
@@ -93,12 +94,13 @@ class Controller:
         timing: Timing | None = None,
         pods: PodWatch | None = None,
         holds: Holds | None = None,
+        writes_beside: bool = False,
     ) -> None:
         self._journal, self._router, self._metrics = journal, router, metrics
         self._now, self._monotonic, self._limits = now, monotonic, limits
         self.rollouts = Rollouts(journal, router, now=now)
-        self._releases = JournalView(journal, self.apart)
         self._shadow, self._timing, self._pods, self._holds = shadow, timing, pods, holds
+        self._writes_beside = writes_beside
         self.watches: dict[str, ReleaseWatch] = {}
         self.active: list[tuple[RolloutState, Route]] = []
         self.latest: Mapping[str, RolloutState] = {}
@@ -119,7 +121,8 @@ class Controller:
         self._steps = []
         self._look_at_all(problem, counters)
         self._roll_back_all()
-        self._take_steps()
+        if self._write_down():
+            self._take_steps()
         for service, states in every.items():
             with self.apart(service):
                 self._return_orphaned_traffic(states)
@@ -133,11 +136,29 @@ class Controller:
         self.done.tick_seconds = self.done.last_tick_at - began
 
     def _read_journal(self) -> dict[str, list[RolloutState]]:
-        every: dict[str, list[RolloutState]] = {}
-        for service in self._journal.services():
-            with self.apart(service):
-                every[service] = self._releases.of(service)
-        return every
+        return {service: self._journal.releases(service) for service in self._journal.services()}
+
+    def _write_down(self) -> bool:
+        """What was seen, before anything is done because of it. Without, no step is taken."""
+        is_due = any(not isinstance(action, Hold) for *_, action in self._steps)
+        if is_due or not self._writes_beside:
+            try:
+                self._journal.flush()
+            except Retryable as problem:
+                log.warning("no step is taken: %s", problem.problem)
+                return False
+        return True
+
+    def stand_by(self) -> None:
+        """What a look is while another controller has the lease."""
+        self.active, self.latest = [], {}
+        self.done.ticks += 1
+        self.done.last_tick_at = self._monotonic()
+
+    def forget(self) -> None:
+        """What was counted here: another controller may have gone on since, from whose records it begins."""
+        self.watches.clear()
+        self.actions.clear()
 
     def _active(self, every: dict[str, list[RolloutState]]) -> list[tuple[RolloutState, Route]]:
         found: list[tuple[RolloutState, Route]] = []

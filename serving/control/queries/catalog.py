@@ -19,6 +19,7 @@ from serving.control.queries.cached import Cached, Refresher
 from serving.control.queries.health import HealthMonitor
 from serving.control.queries.index import Index
 from serving.control.queries.models import ModelRows, Models, has_bundle
+from serving.control.queries.rollouts import RolloutFeed
 from serving.control.queries.rows import Rows
 from serving.control.queries.runs import Runs
 from serving.control.queries.series import Series, series_of
@@ -78,8 +79,14 @@ class Catalog:
         self._now = now
         self._sees: Callable[[str], bool] | None = None
         self._refresher = refresher
-        self._index = Index(services.home, services.notes, monotonic=monotonic, refresher=refresher)
-        self._traffic = Traffic(services.history)
+        self._index = Index(
+            services.home,
+            services.notes,
+            RolloutFeed(services.rows, monotonic=monotonic),
+            monotonic=monotonic,
+            refresher=refresher,
+        )
+        self._traffic = Traffic(services.history, monotonic=monotonic)
         self._watch = HealthMonitor(source, monotonic=monotonic)
         self._people = AuditReader(services.rows)
         self._chronicle = ActivityLog(refresher.breathe if refresher else lambda: None)
@@ -200,10 +207,8 @@ class Catalog:
             raise NothingFound(
                 f"{release_id} has had no traffic yet", remedy="wait until its rollout begins"
             ) from None
-        counts = journal.counts_path(release_id)
-        size = counts.stat().st_size if counts.exists() else 0
         # Records are only ever added, and the state is another with every generation.
-        mark = size, entry.rollout.generation if entry.rollout else 0
+        mark = journal.observed(release_id), entry.rollout.generation if entry.rollout else 0
         if (drawn := self._drawn.get(entry.id)) and drawn[0] == mark:
             return drawn[1]
         series = series_of(

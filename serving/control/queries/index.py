@@ -19,7 +19,8 @@ from serving.control.queries import outcomes, snapshots
 from serving.control.queries.cached import Cached, Refresher
 from serving.control.queries.folders import Folder
 from serving.control.queries.outcomes import ReleaseOutcome
-from serving.control.queries.snapshots import ReleaseEntry, RequestSnapshot, RollbackSnapshot, RolloutSnapshot
+from serving.control.queries.rollouts import RolloutFeed
+from serving.control.queries.snapshots import ReleaseEntry, RequestSnapshot, RollbackSnapshot
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
 from serving.home import Home
@@ -101,11 +102,12 @@ class Index:
         self,
         home: Home,
         notes: Notes,
+        rollouts: RolloutFeed,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         refresher: Refresher | None = None,
     ) -> None:
-        self._home, self._notes = home, notes
+        self._home, self._notes, self._rollouts = home, notes, rollouts
         self._noted: Mapping[str, dict[str, Note]] = {}
         self._refresher = refresher
         self._models: dict[str, _Model] = {}
@@ -138,15 +140,17 @@ class Index:
         return None if place is None else found.newest[place]
 
     def _look(self) -> Snapshots:
-        changed = []
+        changed, rolled = [], self._rollouts.refresh()
         with suppress(Retryable):
             # As of before, while the controller is away.
             self._noted = _by_model(self._notes.standing(NoteKind.HOLD, NoteKind.ALIAS))
         for number, name in enumerate(self._names()):
             model = self._models.get(name)
+            is_rolled = name in rolled or model is None
             if model is None:
-                model = self._models[name] = _Model(self._home, name)
-            if model.refresh(self._noted.get(name, {})) or name not in self._found.by_model:
+                model = self._models[name] = _Model(self._home, name, self._rollouts)
+            is_different = model.refresh(self._noted.get(name, {}), is_rolled=is_rolled)
+            if is_different or name not in self._found.by_model:
                 changed.append(name)
             if self._refresher and number % _PIECE == 0:
                 self._refresher.breathe()
@@ -156,14 +160,14 @@ class Index:
         return self._found
 
     def _names(self) -> list[str]:
-        return sorted({*_folders(self._home.journal), *_folders(self._home.releases), *self._noted})
+        return sorted({*self._rollouts.names(), *_folders(self._home.releases), *self._noted})
 
 
 class _Model:
     """The folders of one model."""
 
-    def __init__(self, home: Home, name: str) -> None:
-        self._name = name
+    def __init__(self, home: Home, name: str, rollouts: RolloutFeed) -> None:
+        self._name, self._rollouts = name, rollouts
         self._requests: Folder[RequestSnapshot] = Folder(home.releases / name, snapshots.parse_request)
         self._outcomes: Folder[ReleaseOutcome] = Folder(
             home.releases / name / outcomes.FOLDER, outcomes.parse
@@ -171,21 +175,18 @@ class _Model:
         self._back: Folder[RollbackSnapshot] = Folder(
             home.releases / name / "rollbacks", snapshots.parse_rollback
         )
-        self._rollouts: Folder[RolloutSnapshot | LockState] = Folder(home.journal / name, _state_or_lock)
         self._noted: dict[str, Note] = {}
         self.snapshot = ModelSnapshot(name)
 
-    def refresh(self, noted: dict[str, Note]) -> bool:
+    def refresh(self, noted: dict[str, Note], *, is_rolled: bool) -> bool:
+        """`is_rolled`: its rollouts or its lock changed."""
         # Each has to be looked at, hence no `any` over the calls themselves.
         changed = [folder.refresh() for folder in self._folders()]
-        if not any(changed) and noted == self._noted:
+        if not (any(changed) or is_rolled) and noted == self._noted:
             return False
         self._noted = noted
         alias, hold = noted.get(NoteKind.ALIAS), noted.get(NoteKind.HOLD)
-        journal = self._rollouts.files
-        lock = journal.get("lock")
-        held = lock if isinstance(lock, LockState) else _FREE
-        rollout = {name: one for name, one in journal.items() if isinstance(one, RolloutSnapshot)}
+        held, rollout = self._rollouts.lock(self._name), self._rollouts.of(self._name)
         made = ModelSnapshot(
             self._name,
             snapshots.entries(
@@ -202,12 +203,7 @@ class _Model:
         return is_different
 
     def _folders(self) -> tuple[Folder[Any], ...]:
-        return (self._rollouts, self._requests, self._outcomes, self._back)
-
-
-def _state_or_lock(content: bytes) -> RolloutSnapshot | LockState:
-    """The journal's folder has both; only a lock has a holder."""
-    return snapshots.parse_lock(content) if b'"holder"' in content[:40] else snapshots.parse_rollout(content)
+        return (self._requests, self._outcomes, self._back)
 
 
 def _by_model(notes: Iterable[Note]) -> dict[str, dict[str, Note]]:

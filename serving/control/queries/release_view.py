@@ -30,7 +30,6 @@ from serving.control.queries.views import (
     RuleRow,
     VerdictNow,
 )
-from serving.control.rollout.record import finding_from_json
 from serving.control.wiring import Services
 from serving.types import Finding, Outcome, Route, Verdict
 
@@ -73,8 +72,7 @@ def _findings(services: Services, entry: ReleaseEntry) -> tuple[Finding, ...]:
     """Those that ended the rollout; none if it goes on, ended well or was ended by a person."""
     if entry.rollout is None:
         return ()
-    saved = orjson.loads(services.journal.path(entry.id).read_bytes())["state"]["findings"]
-    return tuple(map(finding_from_json, saved))
+    return services.journal.load(entry.id).findings
 
 
 def _verdict(services: Services, entry: ReleaseEntry, ended_by: tuple[Finding, ...]) -> VerdictNow | None:

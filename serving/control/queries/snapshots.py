@@ -14,7 +14,8 @@ from model_store.release_spec import STORED, Freeze
 from serving.control.freeze_enforcement import FREEZE, automatic_hold
 from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.queries.statuses import ReleaseStatus
-from serving.control.rollout.lock import Claim, LockState
+from serving.control.rollout.lock import LockState
+from serving.ledger.rows import Event, Rollout
 from serving.types import DeploymentId
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
@@ -127,24 +128,24 @@ def _windows(saved: bytes) -> tuple[Freeze, ...]:
     return tuple(Freeze.model_validate(one, context=STORED) for one in orjson.loads(saved))
 
 
-def parse_rollout(content: bytes) -> RolloutSnapshot:
+def rollout_snapshot(row: Rollout, happened: Iterable[Event]) -> RolloutSnapshot:
     """Raises ValueError, KeyError or TypeError for what is no rollout's state."""
-    saved = orjson.loads(content)
-    state, timeline = saved["state"], saved["timeline"]
-    events = tuple((_time(e["at"]), e["kind"], e["detail"], float(e["candidate_weight"])) for e in timeline)
+    state = row.document
+    events = tuple((one.at, one.kind, one.detail, one.candidate_weight) for one in happened)
     return RolloutSnapshot(
-        id=state["release_id"],
-        model=state["service"],
-        version=state["version"],
+        id=row.release_id,
+        model=row.service,
+        version=row.version,
         previous_version=state["previous_version"],
-        phase=state["phase"],
+        phase=row.phase,
         paused=state.get("paused", ""),
         step=state["step"],
         steps=tuple(float(step["split"]["candidate"]) for step in state["plan"]["steps"]),
-        started_at=_time(state["started_at"]),
-        changed_at=events[-1][0] if events else _time(state["step_started_at"]),
+        started_at=row.started_at,
+        changed_at=row.changed_at,
         why=state["reason"],
-        generation=state["generation"],
+        # As `serving.control.rollout.journal` counts.
+        generation=row.generation - 1,
         strategy=state["plan"]["strategy"],
         holds=tuple(float(step["hold_seconds"]) for step in state["plan"]["steps"]),
         events=events,
@@ -170,13 +171,6 @@ def parse_rollback(content: bytes) -> RollbackSnapshot:
         by_controller=saved.get("by_controller", False),
         failed=saved.get("failed", ""),
     )
-
-
-def parse_lock(content: bytes) -> LockState:
-    """Raises ValueError, KeyError or TypeError for what is no lock."""
-    saved = orjson.loads(content)
-    holder, waiting = (saved[name] and _claim(saved[name]) for name in ("holder", "waiting"))
-    return LockState(holder, waiting)
 
 
 def entries(
@@ -278,10 +272,6 @@ def _of_rollout(rollout: RolloutSnapshot) -> tuple[ReleaseStatus, str]:
         case "done":
             return ReleaseStatus.PROMOTED, rollout.why
     return ReleaseStatus.ROLLED_BACK, rollout.why
-
-
-def _claim(saved: Mapping[str, str]) -> Claim:
-    return Claim(_time(saved["requested_at"]), saved["release_id"])
 
 
 def _time(text: str) -> datetime:

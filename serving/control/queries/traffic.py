@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,15 +13,18 @@ from operator import attrgetter
 from serving.control.queries.views import ModelServing, ServingAt, ServingVersion
 from serving.gateway.router.base import RouteChange, RouteHistory, Served
 
+# So often the history is asked for what is new, at most.
+LOOK_SECONDS = 0.2
+
 
 class Traffic:
     """The history of all routes, read once and then only where it grew. Safe for many threads."""
 
-    def __init__(self, history: RouteHistory) -> None:
-        self._history = history
+    def __init__(self, history: RouteHistory, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._history, self._monotonic = history, monotonic
+        self._looked = float("-inf")
         self._guarded = threading.Lock()
         self._offset = 0
-        self._stamp = (0, 0)
         self._changes: dict[str, list[RouteChange]] = {}
         self._first: datetime | None = None
         # By model, of its changes: what served after so many of them.
@@ -62,17 +66,22 @@ class Traffic:
 
     def _known(self) -> dict[str, list[RouteChange]]:
         with self._guarded:
-            stamp = self._history.stamp()
-            if stamp != self._stamp:
-                self._read_on(stamp)
+            if self._is_due():
+                self._read_on()
             return self._changes
 
-    def _read_on(self, stamp: tuple[int, int]) -> None:
-        if stamp[0] != self._stamp[0] or stamp[1] < self._offset:
-            # Another file than before: somebody archived the old one.
-            self._offset, self._changes, self._served = 0, {}, {}
+    def _is_due(self) -> bool:
+        """However many rows of a page ask for theirs."""
+        now = self._monotonic()
+        if 0 <= now - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = now
+        return True
+
+    def _read_on(self) -> None:
         new, self._offset = self._history.read(offset=self._offset)
-        self._stamp = stamp
+        if not new:
+            return
         added: dict[str, list[RouteChange]] = {}
         for change in new:
             added.setdefault(change.service, []).append(change)

@@ -4,8 +4,8 @@ A shift saves its state before it writes the route, and a rollback writes the ro
 its state. So of a shift and a rollback at the same time the rollback wins, whichever of the four writes comes
 first, and a crash between any two of them is mended by the controller's next look.
 
-A full disk takes no state, but traffic still goes back (`serving.gateway.router.envoy_file`); the state
-follows.
+A full disk, or a ledger that cannot be reached, takes no state, but traffic still goes back
+(`serving.gateway.router.kept`); the state follows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from model_store.errors import Retryable
+from model_store.unwritable import Unwritable
 from serving.control.rollout.journal import Journal, StaleState, TimelineEvent
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.gateway.router.base import StaleRoute, TrafficRouter
@@ -83,11 +84,14 @@ def roll_back(
     route = return_traffic(state, router)
     try:
         return record_rollback(state, route, journal, router, at=at, reason=reason, findings=findings)
-    except OSError as problem:
+    except (StaleState, StaleRoute):
+        raise
+    except (OSError, Unwritable, Retryable) as problem:
         raise NotRecorded(
             f"{state.release_id} is not rolled back yet: all its traffic is at stable, "
             f"but that could not be written down: {problem}",
-            remedy="make space on the disk; the release is then rolled back by its next look, or do it again",
+            remedy="make space on the disk, or let the ledger be reached; the release is then rolled back by "
+            "its next look, or do it again",
         ) from problem
 
 

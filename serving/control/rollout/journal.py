@@ -1,39 +1,34 @@
-"""Where every release stands, as files that a crash cannot tear and an old decision cannot overwrite.
+"""Where every release stands, in the ledger's rows, which an old decision cannot overwrite.
 
-`<root>/<service>/<release_id>.json` holds the state and its timeline, `<release_id>.counts.jsonl` what the
-controller saw. A state is saved only over the generation it was decided on.
+A rollout's row holds its state, its events what happened to it, for people, and its observations what the
+controller saw. A state is saved only over the generation it was decided on. Only the controller saves;
+others read the same rows through it (`serving.control.rows_client`).
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import itertools
 import logging
-import os
 import re
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import orjson
-
-from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
 from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.control.rollout.record import NewerFormat, Record, finding_from_json, finding_to_json
+from serving.ledger.base import Observations, Rows, StaleGeneration, Unknown
+from serving.ledger.rows import Event, Observation, Rollout
 from serving.types import TrafficSplit
 
 _RELEASE_ID = re.compile(r"(?P<service>.+)-v(?P<version>\d+)-(?P<at>\d{8}t\d{6}z)(-\d+)?", re.IGNORECASE)
-_TAIL_BYTES = 64 * 1024
-# Grows only when an older Slipway would take a state for something it is not; see
-# `serving.control.rollout.record`.
-_SCHEMA = 1
 # Written only while they say something: a Slipway of before they were added takes no names it does not know.
 _SAID_IF_SET = ("paused", "unproven", "hold_skipped", "patience_from")
+# Rollouts of so many releases are read at once.
+_PIECE = 500
 
 log = logging.getLogger("slipway.journal")
 
@@ -46,10 +41,6 @@ class UnknownRelease(Permanent):
     """No release has this id."""
 
 
-class NewerState(Permanent):
-    """A newer Slipway wrote this release, and deciding on half of what it says would be a guess."""
-
-
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
     """Something that happened to a release, for people: shifted, promoted, rolled back, and why."""
@@ -60,174 +51,289 @@ class TimelineEvent:
     candidate_weight: float
 
 
+class StateRows(Rows, Observations, Protocol):
+    """What a journal writes into."""
+
+
 def release_id(model: str, version: int, *, at: datetime, again: int = 0) -> str:
     """`<model>-v<version>-<yyyymmddThhmmssZ>`, with `-<again>` for a repeat within the second."""
     return f"{model}-v{version}-{at:%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
 
 
 class Journal:
-    """The files under `root`. Many processes may use one journal."""
+    """What `rows` say of rollouts, each time anew."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._mended: dict[str, Path] = {}
-        self._told: set[Path] = set()
-
-    def create(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
-        """Save a new release; one that exists is returned as it stands."""
-        with self._exclusive(state.service):
-            path = self.path(state.release_id)
-            if not path.exists():
-                _write(path, state, (event,))
-            return _read(path)[0]
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._told: set[str] = set()
 
     def load(self, release: str) -> RolloutState:
         """Raises `UnknownRelease` listing the service's latest ones."""
-        return self._read(release)[0]
+        service = service_of(release)
+        try:
+            return state_of_row(self._rows.get(Rollout, release))
+        except Unknown:
+            raise _unknown(release, [state.release_id for state in self.releases(service)]) from None
 
     def timeline(self, release: str) -> tuple[TimelineEvent, ...]:
-        return self._read(release)[1]
-
-    def save(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
-        """Replace the generation the state was made from. Raises `StaleState` if that is not the latest."""
-        with self._exclusive(state.service):
-            path = self.path(state.release_id)
-            latest, events = self._read(state.release_id)
-            if latest.generation != state.generation:
-                raise StaleState(
-                    f"{state.release_id} is at generation {latest.generation}, "
-                    f"the decision was made on {state.generation}",
-                    remedy="load the release again and decide again",
-                    delay_seconds=0,
-                )
-            saved = replace(state, generation=state.generation + 1)
-            _write(path, saved, (*events, event))
-            return saved
+        return tuple(map(_event_of, self._rows.find(Event, release_id=release)))
 
     def services(self) -> list[str]:
-        return sorted(os.listdir(self.root)) if self.root.exists() else []  # noqa: PTH208 - names are enough
+        return sorted({row.service for row in self._rows.find(Rollout)})
 
     def releases(self, service: str) -> list[RolloutState]:
         """All releases of `service`, oldest first."""
-        found = (_read(path)[0] for path in self.files(service))
-        return sorted(found, key=lambda state: (state.started_at, state.release_id))
+        return [state_of_row(row) for row in self._rows.find(Rollout, service=service)]
 
     def active(self) -> list[RolloutState]:
         """Every release that is not over, of all services."""
-        every = (state for service in self.services() for state in self.releases(service))
-        return [state for state in every if not state.phase.is_final]
+        return [state_of_row(row) for row in self._rows.find(Rollout, is_over=False)]
 
-    def append(self, release: str, record: Record) -> None:
-        """Add a line to the release's observations. Only the controller does."""
-        path = self._mended.get(release)
-        if path is None:
-            path = self._mended[release] = self.counts_path(release)
-            _end_last_line(path)
-        line = record.to_line()
-        with path.open("ab", buffering=0) as file:
-            if file.write(line) < len(line):
-                del self._mended[release]
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def every(self) -> list[RolloutState]:
+        """Every release there was, oldest first."""
+        return [state_of_row(row) for row in self._rows.find(Rollout)]
 
     def records(self, release: str) -> Iterator[Record]:
-        """All observations, oldest first. Lines torn by a crash, or of a newer format, are left out."""
-        path = self.counts_path(release)
-        if path.exists():
-            with path.open("rb") as file:
-                yield from self._understood(path, file)
+        """All observations, oldest first. Those of a newer format are left out."""
+        return self._understood(self._rows.find(Observation, release_id=release))
 
     def latest_record(self, release: str) -> Record | None:
         """The newest observation, or None while there is none."""
-        path = self.counts_path(release)
-        if not path.exists():
-            return None
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return next(self._understood(path, reversed(file.read().splitlines())), None)
+        return next(self._understood(self._rows.find(Observation, release_id=release, newest=1)), None)
 
-    def _understood(self, path: Path, lines: Iterable[bytes]) -> Iterator[Record]:
-        for line in lines:
+    def create(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
+        """Only the controller's journal does (`KeptJournal`)."""
+        raise _not_here()
+
+    def save(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
+        """Only the controller's journal does (`KeptJournal`)."""
+        raise _not_here()
+
+    def observed(self, release: str) -> int:
+        """The number of the newest observation: it is the same as long as there is nothing new."""
+        found = self._rows.find(Observation, release_id=release, newest=1)
+        return found[0].number if found else 0
+
+    def _understood(self, rows: Iterable[Observation]) -> Iterator[Record]:
+        for row in rows:
             try:
-                yield Record.from_line(line)
+                yield Record.from_json(row.document)
             except NewerFormat as problem:
-                self._tell_once(path, problem)
+                self._tell_once(row.release_id, problem)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
 
-    def _tell_once(self, path: Path, problem: NewerFormat) -> None:
-        if path not in self._told:
-            self._told.add(path)
-            log.error("%s has lines of %s: they count for nothing here; update this process", path, problem)
-
-    def path(self, release: str) -> Path:
-        match = _RELEASE_ID.fullmatch(release)
-        if not match or "/" in release or ".." in release:
-            raise UnknownRelease(
-                f"{release!r} is no release id", remedy="release ids look like fraud-v3-20261121T201500Z"
+    def _tell_once(self, release: str, problem: NewerFormat) -> None:
+        if release not in self._told:
+            self._told.add(release)
+            log.error(
+                "%s has observations of %s: they count for nothing here; update this process",
+                release,
+                problem,
             )
-        return self.root / match["service"] / f"{release}.json"
 
-    def counts_path(self, release: str) -> Path:
-        return self.path(release).with_suffix(".counts.jsonl")
 
-    def files(self, service: str) -> list[Path]:
-        """The state files of `service`."""
-        return [
-            path for path in (self.root / service).glob("*.json") if _RELEASE_ID.fullmatch(path.name[:-5])
-        ]
+class KeptJournal(Journal):
+    """The journal of the process that writes it. Safe for threads.
 
-    def _read(self, release: str) -> tuple[RolloutState, tuple[TimelineEvent, ...]]:
-        path = self.path(release)
+    Every state is in memory as well, so that a look asks the ledger nothing: what is saved here is known
+    here, and `refresh` learns what another controller saved. Observations wait for `flush`, and are written
+    all at once.
+    """
+
+    def __init__(self, rows: StateRows) -> None:
+        super().__init__(rows)
+        self._ledger = rows
+        self._guarded = threading.RLock()
+        # Of their own: whoever saves a state may wait for the ledger, and a look does not.
+        self._flushing, self._adding = threading.Lock(), threading.Lock()
+        self._states: dict[str, RolloutState] = {}
+        self._by_service: dict[str, list[RolloutState]] = {}
+        self._latest: dict[str, Record] = {}
+        self._lines: list[Observation] = []
+        self._seen = 0
+        self.refresh()
+
+    def create(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
+        """Save a new release; one that exists is returned as it stands."""
+        service_of(state.release_id)
         try:
-            return _read(path)
-        except FileNotFoundError:
-            known = [state.release_id for state in self.releases(path.parent.name)][-5:]
-            raise UnknownRelease(
-                f"there is no release {release}; the latest are: {', '.join(known) or 'none'}",
-                remedy="check the release id",
-            ) from None
+            return self._save(state, event, generation=0)
+        except StaleState:
+            return self.load(state.release_id)
 
-    @contextmanager
-    def _exclusive(self, service: str) -> Iterator[None]:
-        folder = self.root / service
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def save(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
+        """Replace the generation the state was made from. Raises `StaleState` if that is not the latest."""
+        changed = replace(state, generation=state.generation + 1)
+        return self._save(changed, event, generation=state.generation + 1)
 
+    def load(self, release: str) -> RolloutState:
+        service = service_of(release)
+        if known := self._states.get(release):
+            return known
+        raise _unknown(release, [state.release_id for state in self.releases(service)])
 
-def read_state(path: Path) -> RolloutState:
-    """The state in one file of `Journal.files`."""
-    return _read(path)[0]
+    def services(self) -> list[str]:
+        return sorted(self._by_service)
 
+    def releases(self, service: str) -> list[RolloutState]:
+        return self._by_service.get(service, [])
 
-def _write(path: Path, state: RolloutState, events: tuple[TimelineEvent, ...]) -> None:
-    content = {
-        "schema": _SCHEMA,
-        "state": state_to_json(state),
-        "timeline": [asdict(event) for event in events],
-    }
-    write_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    def active(self) -> list[RolloutState]:
+        return [state for state in self.every() if not state.phase.is_final]
 
+    def every(self) -> list[RolloutState]:
+        return list(self._states.values())
 
-def _read(path: Path) -> tuple[RolloutState, tuple[TimelineEvent, ...]]:
-    saved = orjson.loads(path.read_bytes())
-    if saved.get("schema", 1) > _SCHEMA:
-        raise NewerState(
-            f"{path} has schema {saved['schema']}, and this Slipway knows schemas up to {_SCHEMA}",
-            remedy="restart this process with the version that wrote it, or go back in all of them",
+    def latest_record(self, release: str) -> Record | None:
+        return self._latest.get(release) or super().latest_record(release)
+
+    def records(self, release: str) -> Iterator[Record]:
+        self.flush()
+        return super().records(release)
+
+    def append(self, release: str, record: Record) -> None:
+        """Add an observation, which is written by the next `flush`. Only the controller does."""
+        document = record.to_json()
+        line = Observation(release_id=release, at=record.at, place=record.place, document=document)
+        with self._adding:
+            self._latest[release] = record
+            self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write what was appended. What could not be written waits for the next call."""
+        with self._flushing:
+            with self._adding:
+                lines, self._lines = self._lines, []
+            if not lines:
+                return
+            try:
+                self._ledger.observe(*lines)
+            except Permanent:
+                self._flush_each(lines)
+            except BaseException:
+                with self._adding:
+                    self._lines = [*lines, *self._lines]
+                raise
+
+    def _flush_each(self, lines: list[Observation]) -> None:
+        """One that no ledger takes must not keep the others from being written."""
+        for number, line in enumerate(lines):
+            try:
+                self._ledger.observe(line)
+            except Permanent as problem:
+                log.error("an observation of %s is lost: %s", line.release_id, problem.problem)
+            except BaseException:
+                with self._adding:
+                    self._lines = [*lines[number:], *self._lines]
+                raise
+
+    def refresh(self) -> None:
+        """Learn what others saved since: every save leaves an event."""
+        with self._guarded:
+            if not self._seen:
+                self._seen = max((event.number for event in self._rows.find(Event, newest=1)), default=0)
+                for skip in itertools.count(0, _PIECE):
+                    rows = self._rows.find(Rollout, newest=_PIECE, skip=skip)
+                    self._take(rows)
+                    if len(rows) < _PIECE:
+                        return
+            events = self._rows.find(Event, after=self._seen)
+            changed = sorted({event.release_id for event in events})
+            for start in range(0, len(changed), _PIECE):
+                self._take(self._rows.find(Rollout, release_id=changed[start : start + _PIECE]))
+            self._seen = max([self._seen, *(event.number for event in events)])
+
+    def _save(self, state: RolloutState, event: TimelineEvent, *, generation: int) -> RolloutState:
+        row = row_of_state(state, changed_at=event.at, generation=generation)
+        happened = Event(release_id=state.release_id, **asdict(event))
+        try:
+            with self._guarded:
+                self._ledger.save(row, happened)
+                self._keep(state)
+        except StaleGeneration as stale:
+            self._read_again(state.release_id)
+            raise StaleState(stale.problem, remedy=stale.remedy, delay_seconds=0) from stale
+        return state
+
+    def _read_again(self, release: str) -> None:
+        with self._guarded:
+            self._take(self._rows.find(Rollout, release_id=release))
+
+    def _take(self, rows: Iterable[Rollout]) -> None:
+        for row in rows:
+            known = self._states.get(row.release_id)
+            if known and known.generation >= row.generation:
+                continue
+            try:
+                self._keep(state_of_row(row))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                log.exception("%s: its rollout is not what it should be, and is left alone", row.release_id)
+
+    def _keep(self, state: RolloutState) -> None:
+        self._states[state.release_id] = state
+        others = [
+            each for each in self._by_service.get(state.service, []) if each.release_id != state.release_id
+        ]
+        self._by_service[state.service] = sorted(
+            [*others, state], key=lambda each: (each.started_at, each.release_id)
         )
-    events = tuple(
-        TimelineEvent(**_known(TimelineEvent, {**event, "at": _time(event["at"])}))
-        for event in saved["timeline"]
+        if state.phase.is_final:
+            self._latest.pop(state.release_id, None)
+
+
+def _not_here() -> Permanent:
+    return Permanent(
+        "rollouts are written by the controller alone", remedy="ask it (serving.control.traffic)"
     )
-    return state_from_json(saved["state"]), events
+
+
+def service_of(release: str) -> str:
+    """The service that a release id names. Raises `UnknownRelease` for what is no release id."""
+    match = _RELEASE_ID.fullmatch(release)
+    if not match or "/" in release or ".." in release:
+        raise UnknownRelease(
+            f"{release!r} is no release id", remedy="release ids look like fraud-v3-20261121T201500Z"
+        )
+    return match["service"]
+
+
+def _unknown(release: str, known: list[str]) -> UnknownRelease:
+    return UnknownRelease(
+        f"there is no release {release}; the latest are: {', '.join(known[-5:]) or 'none'}",
+        remedy="check the release id",
+    )
+
+
+def row_of_state(state: RolloutState, *, changed_at: datetime, generation: int) -> Rollout:
+    """`generation`: of the row that it takes the place of. A row's is one more than its state's."""
+    return Rollout(
+        release_id=state.release_id,
+        service=state.service,
+        version=state.version,
+        phase=state.phase.value,
+        is_over=state.phase.is_final,
+        started_at=state.started_at,
+        changed_at=changed_at,
+        document=state_to_json(state),
+        generation=generation,
+    )
+
+
+def state_of_row(row: Rollout) -> RolloutState:
+    """The inverse."""
+    return replace(state_from_json(dict(row.document)), generation=row.generation - 1)
+
+
+def _event_of(row: Event) -> TimelineEvent:
+    return TimelineEvent(row.at, row.kind, row.detail, row.candidate_weight)
 
 
 def state_to_json(state: RolloutState) -> dict[str, Any]:
-    """Plain values that `orjson` writes."""
+    """Plain JSON values."""
     said = {name: value for name, value in asdict(state).items() if value or name not in _SAID_IF_SET}
-    return {**said, "findings": [finding_to_json(finding) for finding in state.findings]}
+    times = {name: getattr(state, name).isoformat() for name in ("step_started_at", "started_at")}
+    return {**said, **times, "findings": [finding_to_json(finding) for finding in state.findings]}
 
 
 def state_from_json(saved: dict[str, Any]) -> RolloutState:
@@ -257,12 +363,3 @@ def _plan(saved: dict[str, Any]) -> RolloutPlan:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-def _end_last_line(path: Path) -> None:
-    """What a writer that was killed left unfinished stays a line of its own."""
-    if path.exists() and path.stat().st_size:
-        with path.open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")

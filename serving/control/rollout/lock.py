@@ -1,23 +1,25 @@
 """One release at a time per service; one may wait, and a newer one takes its place.
 
-`<journal>/<service>/lock.json` names the holder and the waiting release. It is asked for again and again
-(a task that polls, a task that is retried), always with the same answer, and no process need stay alive to
-hold it. Newer means asked for later: `requested_at`, then the release id.
+The ledger's row of a service names the holder and the waiting release. It is asked for again and again (a
+task that polls, a task that is retried), always with the same answer, and no process need stay alive to hold
+it. Newer means asked for later: `requested_at`, then the release id.
+
+Other processes take and give it up through the controller: each change names the generation that it was
+decided on, so of two at once one is refused and decides again.
 """
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 
-import orjson
+from model_store.errors import Retryable
+from serving.ledger.base import Rows, StaleGeneration, Unknown
+from serving.ledger.rows import Turn
 
-from model_store.durable import write_file
+_ATTEMPTS = 100
 
 
 class LockOutcome(StrEnum):
@@ -45,47 +47,79 @@ class LockState:
 
 
 class ReleaseLock:
-    """The locks under `root`, the journal's folder."""
+    """The locks in `rows`. `now` tells the time, in UTC."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, rows: Rows, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._rows, self._now = rows, now
 
     def acquire(self, service: str, claim: Claim) -> LockOutcome:
         """Take the lock, or a place in front of it. Repeating it is how one waits."""
-        with self._exclusive(service):
-            after, standing = _acquired(self.read(service), claim)
-            self._write(service, after)
-            return standing
+        outcome = LockOutcome.WAITING
+
+        def acquired(before: LockState) -> LockState:
+            nonlocal outcome
+            after, outcome = _acquired(before, claim)
+            return after
+
+        self._change(service, acquired)
+        return outcome
 
     def release(self, service: str, release_id: str) -> LockState:
         """Give up the lock or the place in front of it; neither is no error."""
-        with self._exclusive(service):
-            before = self.read(service)
-            after = LockState(_without(before.holder, release_id), _without(before.waiting, release_id))
-            self._write(service, after)
-            return after
+        return self._change(
+            service,
+            lambda before: LockState(
+                _without(before.holder, release_id), _without(before.waiting, release_id)
+            ),
+        )
 
     def read(self, service: str) -> LockState:
         """Who holds it and who waits."""
-        path = self._path(service)
-        if not path.exists():
-            return LockState()
-        saved = orjson.loads(path.read_bytes())
-        return LockState(_claim(saved["holder"]), _claim(saved["waiting"]))
+        return lock_of_row(self._row(service))
 
-    def _write(self, service: str, state: LockState) -> None:
-        if state != self.read(service):
-            write_file(self._path(service), orjson.dumps(asdict(state), option=orjson.OPT_INDENT_2))
+    def _change(self, service: str, change: Callable[[LockState], LockState]) -> LockState:
+        for _ in range(_ATTEMPTS):
+            row = self._row(service)
+            before = lock_of_row(row)
+            after = change(before)
+            if after == before:
+                return after
+            try:
+                self._rows.save(
+                    _row_of(after, service, at=self._now(), generation=row.generation if row else 0)
+                )
+            except StaleGeneration:
+                continue
+            return after
+        raise Retryable(
+            f"the release lock of {service} keeps changing", remedy="it is tried again", delay_seconds=1
+        )
 
-    def _path(self, service: str) -> Path:
-        return self._root / service / "lock.json"
+    def _row(self, service: str) -> Turn | None:
+        try:
+            return self._rows.get(Turn, service)
+        except Unknown:
+            return None
 
-    @contextmanager
-    def _exclusive(self, service: str) -> Iterator[None]:
-        (self._root / service).mkdir(parents=True, exist_ok=True)
-        with (self._root / service / ".lock.json.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+
+def lock_of_row(row: Turn | None) -> LockState:
+    """What a row says; None: nobody ever held it."""
+    if row is None:
+        return LockState()
+    return LockState(_claim(row.holder, row.holder_at), _claim(row.waiting, row.waiting_at))
+
+
+def _row_of(state: LockState, service: str, *, at: datetime, generation: int) -> Turn:
+    holder, waiting = state.holder, state.waiting
+    return Turn(
+        service=service,
+        at=at,
+        holder=holder.release_id if holder else None,
+        holder_at=holder.requested_at if holder else None,
+        waiting=waiting.release_id if waiting else None,
+        waiting_at=waiting.requested_at if waiting else None,
+        generation=generation,
+    )
 
 
 def _acquired(state: LockState, claim: Claim) -> tuple[LockState, LockOutcome]:
@@ -102,5 +136,5 @@ def _without(claim: Claim | None, release_id: str) -> Claim | None:
     return None if claim and claim.release_id == release_id else claim
 
 
-def _claim(saved: dict[str, str] | None) -> Claim | None:
-    return Claim(datetime.fromisoformat(saved["requested_at"]), saved["release_id"]) if saved else None
+def _claim(release_id: str | None, requested_at: datetime | None) -> Claim | None:
+    return Claim(requested_at, release_id) if release_id and requested_at else None

@@ -7,11 +7,11 @@ between them; a judge fed those differences again comes to the same belief
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any, NamedTuple
-
-import orjson
 
 from serving.control.rollout.plan import Phase
 from serving.metrics.latency import Buckets
@@ -72,42 +72,38 @@ class Record:
     least_share: float | None = None
     latency: tuple[Buckets, Buckets] | None = None
 
-    def to_line(self) -> bytes:
-        """One JSON object and a newline."""
-        return orjson.dumps(
-            {
-                "format": FORMAT,
-                "at": self.at,
-                "monotonic": self.monotonic,
-                "place": self.place,
-                "share": self.share,
-                "settled": self.settled,
-                "retries_on_stable": self.retries_on_stable,
-                "step_seconds": self.step_seconds,
-                "stable": _counts(self.stable),
-                "candidate": _counts(self.candidate),
-                "answers": self.answers,
-                "least_share": self.least_share,
-                **({"latency": _latency(self.latency)} if self.latency else {}),
-                "rejected": {"stable": _rejected(self.stable), "candidate": _rejected(self.candidate)},
-                "raw": {str(endpoint): stand[:3] for endpoint, stand in self.raw.items()},
-                "raw_rejected": {str(endpoint): stand[3:] for endpoint, stand in self.raw.items()},
-                "verdict": {
-                    "outcome": self.verdict.outcome.name,
-                    "at": self.verdict.at,
-                    "findings": [finding_to_json(finding) for finding in self.verdict.findings],
-                },
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "format": FORMAT,
+            "at": self.at.isoformat(),
+            "monotonic": self.monotonic,
+            "place": self.place,
+            "share": self.share,
+            "settled": self.settled,
+            "retries_on_stable": self.retries_on_stable,
+            "step_seconds": self.step_seconds,
+            "stable": _counts(self.stable),
+            "candidate": _counts(self.candidate),
+            "answers": list(self.answers),
+            "least_share": self.least_share,
+            **({"latency": _latency(self.latency)} if self.latency else {}),
+            "rejected": {"stable": _rejected(self.stable), "candidate": _rejected(self.candidate)},
+            "raw": {str(endpoint): list(stand[:3]) for endpoint, stand in self.raw.items()},
+            "raw_rejected": {str(endpoint): list(stand[3:]) for endpoint, stand in self.raw.items()},
+            "verdict": {
+                "outcome": self.verdict.outcome.name,
+                "at": self.verdict.at.isoformat(),
+                "findings": [finding_to_json(finding) for finding in self.verdict.findings],
             },
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
+        }
 
     @classmethod
-    def from_line(cls, line: bytes) -> Record:
-        """The inverse of `to_line`. Raises ValueError, KeyError or TypeError for what is no such line.
+    def from_json(cls, saved: Mapping[str, Any]) -> Record:
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError for what is no such record.
 
-        Lines without a format are of the first one. Raises `NewerFormat` for those of a later Slipway.
+        Those without a format are of the first one. Raises `NewerFormat` for those of a later Slipway.
         """
-        saved = dict(orjson.loads(line))
         if saved.get("format", 1) > FORMAT:
             raise NewerFormat(f"format {saved['format']}, and this Slipway knows formats up to {FORMAT}")
         # In places of their own: an older reader takes only lines whose counts are as many as it knows.
@@ -143,15 +139,24 @@ def finding_to_json(finding: Finding) -> dict[str, Any]:
         "rule": finding.rule,
         "outcome": finding.outcome.name,
         "reason": finding.reason,
-        "numbers": dict(finding.numbers),
+        # In their order, which the ledger's JSON does not keep of names. It has no infinity either.
+        "numbers": [[name, value if isfinite(value) else None] for name, value in finding.numbers],
         "source": finding.source,
     }
 
 
 def finding_from_json(saved: dict[str, Any]) -> Finding:
     """The inverse of `finding_to_json`."""
-    numbers = tuple(saved["numbers"].items())
-    return Finding(saved["rule"], Outcome[saved["outcome"]], saved["reason"], numbers, saved["source"])
+    numbers = saved["numbers"]
+    # As names with values before there was a ledger.
+    pairs = numbers.items() if isinstance(numbers, Mapping) else numbers
+    return Finding(
+        saved["rule"],
+        Outcome[saved["outcome"]],
+        saved["reason"],
+        tuple((name, value) for name, value in pairs),
+        saved["source"],
+    )
 
 
 def _counts(counts: Counts) -> list[float]:

@@ -41,6 +41,10 @@ class UnreadableRoute(Permanent):
     """The record of a route is torn, or was changed by hand into something else."""
 
 
+class DifferentRoute(Permanent):
+    """The gateway was told something that the ledger does not know: what runs goes on as it is."""
+
+
 class TrafficRouter(Protocol):
     """Every write is compare-and-swap on `at`, so a rollback always beats a slower promotion.
 
@@ -71,6 +75,12 @@ class TrafficRouter(Protocol):
         keeps the endpoints that the route has: whoever decided on weights may know older ones (see `move`).
 
         Raises `StaleRoute` when the route has moved on.
+        """
+        ...
+
+    def put(self, route: Route) -> Route:
+        """Tell the gateway a route that was decided already, under its own revision, unless it was told this
+        revision or a later one. Returns what the gateway is told now. Endpoints as in `write`.
         """
         ...
 
@@ -126,10 +136,6 @@ class RouteHistory(Protocol):
 
     def read(self, *, offset: int = 0) -> tuple[list[RouteChange], int]:
         """The changes after `offset` (0: all), oldest first, and the offset to go on from."""
-        ...
-
-    def stamp(self) -> tuple[int, int]:
-        """Which record it is, and how long: another record has another number, a longer one more to read."""
         ...
 
 

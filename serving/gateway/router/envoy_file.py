@@ -1,8 +1,8 @@
-"""The router that Envoy follows: one endpoint file per service, which is also the route's record.
+"""What Envoy is told of routes: one endpoint file per service, which says which route it was made of.
 
-`<home>/envoy/routes/<service>/endpoints.json` is written first and is the truth. The endpoints of an arm
-alone, the clusters and the route table are derived from the records, and `reconcile` makes them again if a
-crash came between.
+`<home>/envoy/routes/<service>/endpoints.json` is written first. The endpoints of an arm alone, the clusters
+and the route table are derived from these, and `reconcile` makes them again if a crash came between. What was
+decided is in the ledger (`serving.gateway.router.kept`); without it traffic can still be returned here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from model_store.durable import take_place, write_file
@@ -25,7 +24,6 @@ from serving.gateway.delivery.base import Delivery
 from serving.gateway.delivery.choice import delivery_of
 from serving.gateway.router.base import StaleRoute, UnknownService, UnreadableRoute
 from serving.gateway.router.derived import derive
-from serving.gateway.router.history import RouteHistoryFile
 from serving.home import Home
 from serving.types import ALL_STABLE, Deployment, Route, RouteSettings, TrafficSplit
 
@@ -36,22 +34,11 @@ log = logging.getLogger(__name__)
 
 
 class EnvoyFileRouter:
-    """`TrafficRouter` over Envoy's files. Writers on one machine exclude each other with `flock`.
+    """`TrafficRouter` over Envoy's files. Writers on one machine exclude each other with `flock`."""
 
-    Every write leaves a line in the routes' history, at the time that `now` tells.
-    """
-
-    def __init__(
-        self,
-        home: Home,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        delivery: Delivery | None = None,
-    ) -> None:
+    def __init__(self, home: Home, *, delivery: Delivery | None = None) -> None:
         self._home = home
-        self._now = now
         self._delivery = delivery or delivery_of(home)
-        self._history = RouteHistoryFile(home.route_history)
         self._routes = str(home.routes)
         self._read: dict[str, tuple[tuple[int, int, int], Route]] = {}
 
@@ -89,9 +76,21 @@ class EnvoyFileRouter:
             after = after.placed_as_in(before)
             self._delivery.require_room(before, after)
             after = self._put(before, after)
-            self._history.append(after, at=self._now())
         if before.revision == 0 or _shape(before) != _shape(after):
             self._follow(arms_of=[service])
+        return after
+
+    def put(self, route: Route) -> Route:
+        _require_safe(route.service)
+        with self._locked(route.service):
+            before = self._current(route.service)
+            if before.revision >= route.revision:
+                return before
+            after = route.placed_as_in(before)
+            self._delivery.require_room(before, after)
+            after = self._put(before, after)
+        if before.revision == 0 or _shape(before) != _shape(after):
+            self._follow(arms_of=[route.service])
         return after
 
     def move(self, deployment: Deployment) -> Route:

@@ -42,6 +42,13 @@ class MemoryRouter:
             self._routes[service] = after.placed_as_in(before)
             return self._routes[service]
 
+    def put(self, route: Route) -> Route:
+        with self._lock:
+            before = self._routes.get(route.service)
+            if before is None or before.revision < route.revision:
+                self._routes[route.service] = route.placed_as_in(before) if before else route
+            return self._routes[route.service]
+
     def move(self, deployment: Deployment) -> Route:
         with self._lock:
             moved = self.read(deployment.service).moved(deployment)

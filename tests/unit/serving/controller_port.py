@@ -24,6 +24,7 @@ def serve(
         controller,
         nobody,
         MemoryLedger(),
+        nobody,
         token="t",
         find_problem=find_problem,
         is_alive=lambda: True,

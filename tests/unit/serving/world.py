@@ -6,7 +6,6 @@ judges, decides and applies. Failures of the candidate are repeated on stable, a
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,9 +18,12 @@ from serving.control.analysis import AnalysisPolicy
 from serving.control.controller.pods import PodWatch
 from serving.control.controller.tick import Controller
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Action, Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.gateway.router.base import TrafficRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.router.memory import MemoryRouter
+from serving.ledger.memory import MemoryLedger
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import MetricsUnavailable
 from serving.platforms.base import DeploymentSpec
@@ -68,16 +70,19 @@ class World:
 
     def __init__(
         self,
-        root: Path | None = None,
         *,
         plan: RolloutPlan = PLAN,
         has_stable: bool = True,
         platform: MovingPlatform | None = None,
+        ledger: MemoryLedger | None = None,
+        told: TrafficRouter | None = None,
     ) -> None:
         self.wall = datetime(2026, 11, 21, 12, tzinfo=UTC)
         self.uptime = 1000.0
-        self.journal = Journal(root or Path(tempfile.mkdtemp()))
-        self.router = MemoryRouter()
+        self.ledger = ledger or MemoryLedger()
+        self.journal = KeptJournal(self.ledger)
+        self.told = told or MemoryRouter()
+        self.router = LedgerRouter(self.ledger, self.told, now=self.now)
         self.counters_by_endpoint: dict[Endpoint, EndpointCounters] = {}
         self.requests_per_tick = 100
         self.error_rate = {"stable": 0.0, "candidate": 0.0}
@@ -183,6 +188,7 @@ class World:
                 self.pods.look()
             if self.controller_is_up:
                 self.controller.tick()
+                self.router.settle()
                 self.actions += filter(None, [self.controller.actions.get(RELEASE)])
         return self
 

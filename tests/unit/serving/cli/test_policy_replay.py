@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,29 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store.installation import ROOT as REPOSITORY
+from serving import composition
 from serving.cli.app import app
 from serving.control.rollout.plan import Phase
 from serving.home import Home
+from tests.ledgers import ledger_of
 from tests.unit.serving.world import RELEASE, World
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rows_in_memory() -> Iterator[None]:
+    """There is no controller to be asked."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(composition, "rows_of", ledger_of)
+        yield
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An installation in which a release failed a fifth of its requests at 50 % and was taken back."""
     root = tmp_path_factory.mktemp("home")
-    world = World(Home(root, ports=Home.locate({"SLIPWAY_HOME": str(root)}).ports).journal)
+    world = World(ledger=ledger_of(Home.locate({"SLIPWAY_HOME": str(root)})))
     world.until(Phase.PROGRESSING, step=1).candidate_errors(0.2)
     world.until(Phase.ROLLED_BACK)
     return root
@@ -109,6 +120,6 @@ def test_unknown_releases_and_files_are_told_with_what_there_is(place: Path) -> 
 
 
 def test_a_release_that_nobody_watched_cannot_be_replayed(tmp_path: Path) -> None:
-    World(Home(tmp_path, ports=Home.locate({"SLIPWAY_HOME": str(tmp_path)}).ports).journal)
+    World(ledger=ledger_of(Home.locate({"SLIPWAY_HOME": str(tmp_path)})))
     status, _, err = replay(tmp_path, SPEC)
     assert (status, "nothing was observed" in err) == (1, True)

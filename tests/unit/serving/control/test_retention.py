@@ -13,19 +13,26 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store.errors import Permanent
+from serving import composition
 from serving.cli.app import app
 from serving.composition import wire
 from serving.control.analysis.policy import AnalysisPolicy
+from serving.control.controller_link import ControllerDown
 from serving.control.retention import Retention, needed, reclaimable, tidy
-from serving.control.rollout.journal import Journal, TimelineEvent, release_id
+from serving.control.rollout.journal import KeptJournal, TimelineEvent, release_id
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
-from serving.gateway.router.base import UnreadableRoute
-from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.control.routes_client import RoutesClient
+from serving.gateway.router.kept import LedgerRouter
+from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home
 from serving.local_stack.prepare import prepare
 from serving.platforms.pods import PodRecord, write_record
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
+from tests.ledgers import ledger_in_memory, ledger_of
+
+__all__ = ["ledger_in_memory"]
+pytestmark = pytest.mark.usefixtures("ledger_in_memory")
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POLICY = AnalysisPolicy(
@@ -85,7 +92,7 @@ def released(home: Home, number: int, phase: Phase) -> None:
         started_at=at,
         route_revision=1,
     )
-    Journal(home.journal).create(state, TimelineEvent(at, "test", "it", 0))
+    KeptJournal(ledger_of(home)).create(state, TimelineEvent(at, "test", "it", 0))
 
 
 def left(home: Home, kind: str = "bundles") -> set[int]:
@@ -93,7 +100,7 @@ def left(home: Home, kind: str = "bundles") -> set[int]:
 
 
 def test_what_serves_and_what_is_warm_stays(home: Home) -> None:
-    router = EnvoyFileRouter(home)
+    router = LedgerRouter(ledger_of(home), MemoryRouter())
     stable, candidate = deployment(1), deployment(2, Slot.GREEN)
     router.write("credit-risk", TrafficSplit(95, 5), stable=stable, candidate=candidate, at=0)
     router.write("fraud", ALL_STABLE, stable=deployment(4, service="fraud"), candidate=None, at=0)
@@ -119,7 +126,7 @@ def test_the_versions_promoted_last_stay_to_go_back_to(home: Home) -> None:
 def test_a_version_released_again_and_again_counts_once(home: Home) -> None:
     for number in (1, 2):
         released(home, number, Phase.DONE)
-    journal = Journal(home.journal)
+    journal = KeptJournal(ledger_of(home))
     again = journal.releases("credit-risk")[1]
     for hours in (5, 6, 7):
         at = NOON + timedelta(hours=hours)
@@ -199,7 +206,7 @@ def test_what_waits_for_its_turn_again_stays(home: Home) -> None:
         name = asked(home, number)
         ended(home, name, APPROVAL + timedelta(hours=1))
         if claims != "neither":
-            ReleaseLock(home.journal).acquire("credit-risk", Claim(NOON + timedelta(hours=number), name))
+            ReleaseLock(ledger_of(home)).acquire("credit-risk", Claim(NOON + timedelta(hours=number), name))
     tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == {7, 8}
 
@@ -211,11 +218,11 @@ def test_a_release_that_cannot_be_read_stops_everything(home: Home) -> None:
     assert left(home) == set(range(20))
 
 
-def test_a_route_that_cannot_be_read_stops_everything(home: Home) -> None:
-    router = EnvoyFileRouter(home)
-    router.write("credit-risk", ALL_STABLE, stable=deployment(1), candidate=None, at=0)
-    router.file("credit-risk").write_text("{")
-    with pytest.raises(UnreadableRoute, match="put a backup in its place"):
+def test_a_controller_that_does_not_answer_stops_everything(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composition, "router_of", RoutesClient)
+    with pytest.raises(ControllerDown):
         tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == set(range(20))
 

@@ -17,8 +17,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.control.controller.tick import Controller
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
+from serving.ledger.memory import MemoryLedger
 from serving.metrics.envoy import EnvoyAdmin
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RouteSettings, Slot, TrafficSplit
 from tests.bundles import make_bundle
@@ -44,7 +45,7 @@ class Release:
         self, gateway: Gateway, root: Path, name: str, tables: tuple[int, int], stack: ExitStack
     ) -> None:
         self.gateway, self.name, self.id = gateway, name, f"{name}-v2-20261121T120000Z"
-        self.journal, self.statuses = Journal(root / "releases"), Counter[int]()
+        self.journal, self.statuses = KeptJournal(MemoryLedger()), Counter[int]()
         arms = []
         for version, (rows, slot) in enumerate(zip(tables, Slot, strict=True), 1):
             bundle = make_bundle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from datetime import UTC, datetime, timedelta
@@ -61,15 +62,17 @@ def test_the_canary_stands_where_it_stood(imported: Ledger) -> None:
 def test_it_says_what_those_say_who_wrote_the_files(imported: Ledger, home: Path) -> None:
     from serving.control.audit import AuditTrail
     from serving.control.releases import Releases
-    from serving.control.rollout.journal import Journal
+    from serving.control.rollout.journal import KeptJournal
     from serving.gateway.router.envoy_file import EnvoyFileRouter
+    from serving.gateway.router.kept import LedgerRouter
     from serving.home import Home, Ports
 
-    journal, router = Journal(home / "journal"), EnvoyFileRouter(Home(home, Ports()))
-    assert imported.get(Rollout, RELEASE).generation == journal.load(RELEASE).generation + 1
-    assert imported.get(Route, "fraud").generation == router.read("fraud").revision
-    records = list(journal.records(RELEASE))
-    assert [one.at for one in imported.find(Observation)] == [record.at for record in records]
+    journal, told = KeptJournal(imported), EnvoyFileRouter(Home(home, Ports()))
+    saved = json.loads((home / "journal" / "fraud" / f"{RELEASE}.json").read_bytes())["state"]
+    assert imported.get(Rollout, RELEASE).generation == saved["generation"] + 1
+    assert journal.load(RELEASE).generation == saved["generation"]
+    assert LedgerRouter(imported, told).read("fraud") == told.read("fraud"), "no weight changes"
+    assert [one.at for one in imported.find(Observation)] == [one.at for one in journal.records(RELEASE)]
     releases = {one.id: one.request.at for one in Releases(home / "releases").of_model("fraud")}
     assert {one.id: one.requested_at for one in imported.find(Release)} == releases
     told = [(one.at, one.who, one.reason) for one in AuditTrail(home / "audit").entries()]

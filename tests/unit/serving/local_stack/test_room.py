@@ -16,7 +16,7 @@ from serving.home import Home, Ports
 from serving.local_stack.prepare import prepare
 from tests.mounts import small_disk
 
-FOLDERS = ("airflow", "mlflow", "store", "journal", "logs", "run", "envoy", "pods", "audit", "releases")
+FOLDERS = ("airflow", "mlflow", "store", "logs", "run", "envoy", "pods", "audit", "releases")
 
 
 @pytest.mark.parametrize("name", FOLDERS)

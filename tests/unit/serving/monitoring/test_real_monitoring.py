@@ -17,9 +17,10 @@ import httpx
 import pytest
 
 from serving.control.controller.tick import Controller
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.credentials import credentials_of
 from serving.home import Home, Ports
+from serving.ledger.memory import MemoryLedger
 from serving.metrics.envoy import EnvoyAdmin
 from serving.monitoring.config import ALERTS_PATH, Options, write
 from serving.monitoring.incidents import Incident, incidents, is_authentic
@@ -82,8 +83,7 @@ class Observatory:
         stack.enter_context(_running(*_prometheus(folder, prometheus), cwd=folder))
 
     def _controller(self) -> Controller:
-        self.home.journal.mkdir(parents=True, exist_ok=True)
-        journal, router = Journal(self.home.journal), self.gateway.router
+        journal, router = KeptJournal(MemoryLedger()), self.gateway.router
         return Controller(
             journal, router, self.metrics, now=lambda: datetime.now(UTC), monotonic=time.monotonic
         )

@@ -12,9 +12,10 @@ import yaml
 from model_store.installation import ROOT as REPOSITORY
 from serving.control.controller.exposition import ControllerCollector
 from serving.control.controller.tick import Controller
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
+from serving.ledger.memory import MemoryLedger
 from serving.monitoring.config import Options, dashboards, rules, write
 from tests.tools import AMTOOL, PROMTOOL, require
 
@@ -96,7 +97,7 @@ def test_what_asks_for_a_rollback_names_the_model_it_is_about() -> None:
 def exposed(tmp_path: Path) -> set[str]:
     """What the controller and the pods say under which names, and what the gateway's scrape is renamed to."""
     router = MemoryRouter()
-    controller = Controller(Journal(tmp_path), router, None, now=None, monotonic=None)  # type: ignore[arg-type]
+    controller = Controller(KeptJournal(MemoryLedger()), router, None, now=None, monotonic=None)  # type: ignore[arg-type]
     controller_names = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in ControllerCollector(controller).collect()

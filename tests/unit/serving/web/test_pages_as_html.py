@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from benchmarks.page.home import ModelFiles, write
@@ -16,6 +16,7 @@ from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.freezes import Frozen
 from serving.control.queries.runs import Question
 from serving.control.queries.views import HistoryEvent
+from serving.ledger.rows import Observation
 from serving.types import ALL_STABLE
 from serving.web import charts
 from serving.web.access import Right
@@ -166,12 +167,13 @@ def test_what_an_older_controller_did_not_record_is_said_not_drawn_as_zero(
     world: World, fraud: ModelFiles
 ) -> None:
     name = fraud.release(2, "rolled_back")
-    path = world.home.journal / "fraud" / f"{name}.counts.jsonl"
-    kept = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    for line in kept:
-        for added in ("rejected", "raw_rejected", "latency"):
-            line.pop(added, None)
-    path.write_bytes(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in kept))
+    ledger = ledger_of(world.home)
+    kept = ledger.find(Observation, release_id=name)
+    ledger.prune(NOW + timedelta(days=1))
+    added = ("rejected", "raw_rejected", "latency")
+    for one in kept:
+        document = {key: value for key, value in one.document.items() if key not in added}
+        ledger.observe(replace(one, number=0, document=document))
     drawn = figures(release_page(world, name))
     assert "not recorded" in words(drawn["Latency, p50 and p99"])
     assert "2xx and 4xx not recorded" in words(drawn["Answers of candidate (2xx and 4xx not recorded)"])

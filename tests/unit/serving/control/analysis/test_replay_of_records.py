@@ -1,5 +1,6 @@
 """The controller's own records are what a replay is fed with."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 from serving.control.analysis import AnalysisPolicy
@@ -33,8 +34,8 @@ def record(second: int) -> Record:
 
 
 def test_records_written_and_read_again_are_judged_as_they_were_seen() -> None:
-    lines = [record(second).to_line() for second in range(1, 30)]
-    records = [Record.from_line(line) for line in lines]
+    lines = [json.loads(json.dumps(record(second).to_json())) for second in range(1, 30)]
+    records = [Record.from_json(line) for line in lines]
     befores = [None, *records]
     seen = [(after.at, between(before, after)) for before, after in zip(befores, records, strict=False)]
     strict = replay(STRICT, seen)

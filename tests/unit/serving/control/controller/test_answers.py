@@ -14,9 +14,10 @@ import pytest
 
 from serving.control.controller.tick import Controller
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase, RolloutState, RolloutStep
 from serving.control.shadow import AnswerComparison, Shadow, agree
+from serving.ledger.memory import MemoryLedger
 from serving.metrics.envoy import EnvoyAdmin
 from serving.types import (
     ALL_STABLE,
@@ -65,7 +66,7 @@ class Scene:
         stable.stop()  # which writes its log; it comes back on the same port, as a supervised pod does
         again = running_pod(make_bundle(folder / "again", mlp(seed=1), serving=LOGGED), port=stable.port)
         stack.enter_context(again)
-        self.journal = Journal(gateway.home.journal)
+        self.journal = KeptJournal(MemoryLedger())
         self.rollouts = Rollouts(self.journal, gateway.router, now=lambda: datetime.now(UTC))
         self.rollouts.start(RELEASE, PREVIEW, deployed(candidate, 2, Slot.GREEN), RouteSettings())
         self.shadow = Shadow(self.log, lambda *which: AnswerComparison(*which, per_second=200))

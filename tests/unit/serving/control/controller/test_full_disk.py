@@ -10,13 +10,17 @@ import httpx
 import pytest
 
 from model_store.errors import Retryable
+from model_store.unwritable import DiskFull
 from serving.control.rollout.plan import Phase
 from serving.controller import _problem
 from serving.gateway.bootstrap import prepare
 from serving.gateway.delivery.base import Nobody
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
-from serving.types import ALL_STABLE, RouteSettings, TrafficSplit
+from serving.ledger.base import Change, Fence
+from serving.ledger.memory import MemoryLedger
+from serving.ledger.rows import Row
+from serving.types import ALL_STABLE, TrafficSplit
 from tests.unit.serving.controller_port import serve
 from tests.unit.serving.full_disk import Disk
 from tests.unit.serving.gateway_process import free_ports
@@ -37,22 +41,24 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def world(tmp_path: Path, disk: Disk) -> World:
-    """At 50 %, its routes in Envoy's files."""
-    world, home = World(tmp_path / "journal"), Home(tmp_path, Ports())
+    """At 50 %, told to Envoy by files, its ledger on the same disk."""
+    home = Home(tmp_path, Ports())
     prepare(home)
-    router = EnvoyFileRouter(home, now=world.now)
-    router.write(SERVICE, ALL_STABLE, stable=world.stable, candidate=None, at=0)
-    router.write(
-        SERVICE,
-        ALL_STABLE,
-        stable=world.stable,
-        candidate=world.candidate,
-        at=1,
-        settings=RouteSettings(),
-    )
-    world.router = router  # type: ignore[assignment]
-    world.restart_controller().until(Phase.PROGRESSING, step=1)
-    return world
+    world = World(ledger=LedgerOnDisk(disk), told=EnvoyFileRouter(home))
+    return world.until(Phase.PROGRESSING, step=1)
+
+
+class LedgerOnDisk(MemoryLedger):
+    """One that cannot be written while the disk is full."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__()
+        self._disk = disk
+
+    def save(self, *changes: Change, fence: Fence | None = None) -> tuple[Row, ...]:
+        if self._disk.full:
+            raise DiskFull("ledger.db: No space left on device", remedy="make space")
+        return super().save(*changes, fence=fence)
 
 
 def test_a_failing_candidate_loses_its_traffic_and_the_state_follows(world: World, disk: Disk) -> None:
@@ -149,7 +155,7 @@ def test_a_shift_half_done_when_the_disk_got_full_does_not_come_back(world: Worl
         replace(state, step=2, route_revision=route.revision), world.journal.timeline(RELEASE)[0]
     )
     disk.full = True
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match="No space"):
         world.rollouts.mend(RELEASE)
     world.candidate_errors(1.0).tick(4)
     assert (world.split, world.state) == (ALL_STABLE, half_done)
@@ -159,7 +165,7 @@ def test_a_shift_half_done_when_the_disk_got_full_does_not_come_back(world: Worl
 
 
 def test_without_a_way_back_a_full_disk_keeps_the_controller_trying(world: World, disk: Disk) -> None:
-    way_back = EnvoyFileRouter.file(world.router, SERVICE).with_name("all-stable.json")  # type: ignore[arg-type]
+    way_back = EnvoyFileRouter.file(world.told, SERVICE).with_name("all-stable.json")  # type: ignore[arg-type]
     way_back.unlink()
     disk.full = True
     world.candidate_errors(1.0).tick(4)

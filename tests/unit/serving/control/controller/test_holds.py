@@ -18,7 +18,7 @@ from serving.control.controller.holds import MOST_AT_ONCE, Holds
 from serving.control.controller.tick import Controller
 from serving.control.freeze_enforcement import freezes_of
 from serving.control.releases import Request
-from serving.control.rollout.lock import Claim
+from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.control.rollout.plan import Hold, Phase
 from serving.control.wiring import Services
 from serving.home import Home, Ports
@@ -37,7 +37,7 @@ class HeldWorld(World):
     """A world whose controller asks what holds a release."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root / "journal")
+        super().__init__()
         self.home = Home(root, Ports())
         at = datetime(2026, 11, 21, 12, tzinfo=UTC)
         request = Request(f"release_{SERVICE}", "run-1", at, "2", "", "ada", dry_run=False)
@@ -48,7 +48,8 @@ class HeldWorld(World):
 
     @property
     def services(self) -> Services:
-        ports: Any = {"journal": self.journal, "router": self.router}
+        lock = ReleaseLock(self.ledger)
+        ports: Any = {"journal": self.journal, "router": self.router, "rows": self.ledger, "lock": lock}
         return replace(composition.wire(self.home), **ports)
 
     def restart_controller(self) -> HeldWorld:

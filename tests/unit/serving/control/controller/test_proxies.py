@@ -25,7 +25,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_next_step_is_not_taken_while_a_proxy_has_not_taken_this_one(
     tmp_path: Path, lacking: list[str]
 ) -> None:
-    world = World(tmp_path).until(Phase.PROGRESSING, step=0)
+    world = World().until(Phase.PROGRESSING, step=0)
     lacking.append(LACKING)
     world.tick(2000)
     assert world.state.step == 0
@@ -39,7 +39,7 @@ def test_the_next_step_is_not_taken_while_a_proxy_has_not_taken_this_one(
 def test_a_failing_candidate_is_taken_out_whoever_has_not_acknowledged(
     tmp_path: Path, lacking: list[str]
 ) -> None:
-    world = World(tmp_path).until(Phase.PROGRESSING, step=0)
+    world = World().until(Phase.PROGRESSING, step=0)
     lacking.append(LACKING)
     world.candidate_errors(1.0).until(Phase.ROLLED_BACK)
     assert world.split == ALL_STABLE
@@ -48,7 +48,7 @@ def test_a_failing_candidate_is_taken_out_whoever_has_not_acknowledged(
 def test_a_step_that_is_never_taken_ends_the_release_with_the_proxys_name(
     tmp_path: Path, lacking: list[str]
 ) -> None:
-    world = World(tmp_path).until(Phase.PROGRESSING, step=0)
+    world = World().until(Phase.PROGRESSING, step=0)
     lacking.append(LACKING)
     world.until(Phase.ROLLED_BACK, ticks=20_000)
     assert LACKING in world.state.reason
@@ -57,7 +57,7 @@ def test_a_step_that_is_never_taken_ends_the_release_with_the_proxys_name(
 def test_proxies_are_asked_about_the_route_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Route] = []
     monkeypatch.setattr(MemoryRouter, "unacknowledged", lambda self, route: tuple(asked.append(route) or ()))
-    world = World(tmp_path).until(Phase.PROGRESSING, step=0)
+    world = World().until(Phase.PROGRESSING, step=0)
     before = len(asked)
     route = world.route
     world.until(Phase.PROGRESSING, step=1)

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
-import orjson
 import pytest
 
 from serving.control.controller.tick import Controller
 from serving.control.controller.watch import ReleaseWatch
 from serving.control.rollout.control import Control, ControlRequest
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Hold, Phase
+from serving.control.rollout.record import Record
 from serving.control.shadow import Shadow
+from serving.ledger.base import Unreachable
+from serving.ledger.rows import Observation, Rollout
 from serving.types import ALL_STABLE, Outcome, RouteSettings, Slot
 from tests.unit.serving.world import PLAN, RELEASE, World, deployed
 
@@ -135,34 +141,47 @@ def test_trouble_with_one_release_does_not_keep_it_from_another(
     world.until(Phase.PROGRESSING, step=1)
     other = "credit-v2-20261121T120000Z"
     world.rollouts.start(other, PLAN, deployed(2, Slot.GREEN, "credit"), RouteSettings())
-    world.journal.path(other).write_text("{ torn")
+    spoil(world, other)
     with caplog.at_level(logging.CRITICAL):
-        world.candidate_errors(1.0).tick(4)
+        world.restart_controller().candidate_errors(1.0).tick(4)
     assert world.phase is Phase.ROLLED_BACK
 
 
+def spoil(world: World, release: str) -> None:
+    """Let the ledger say of a rollout what no Slipway ever wrote, and the controller begin with that."""
+    known = world.ledger.find(Rollout, release_id=release)
+    row = known[0] if known else replace(world.ledger.get(Rollout, RELEASE), release_id=release, generation=0)
+    world.ledger.save(replace(row, document={"torn": True}))
+    world.journal = KeptJournal(world.ledger)
+
+
 def test_counts_that_cannot_be_read_do_not_keep_other_releases_from_being_looked_at(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.until(Phase.PROGRESSING, step=1)
     other = "credit-v2-20261121T120000Z"
     world.rollouts.start(other, PLAN, deployed(2, Slot.GREEN, "credit"), RouteSettings())
-    world.journal.counts_path(other).mkdir()
+    records = world.journal.records
+
+    def unreadable(release: str) -> Iterator[Record]:
+        if release == other:
+            raise Unreachable("the ledger is gone", remedy="start it")
+        return records(release)
+
+    monkeypatch.setattr(world.journal, "records", unreadable)
     with caplog.at_level(logging.CRITICAL):
         world.restart_controller().candidate_errors(1.0).tick(4)
     assert world.phase is Phase.ROLLED_BACK
     assert world.controller.done.errors > 0
-    world.journal.counts_path(other).rmdir()
+    monkeypatch.undo()
     world.tick()
     assert other in world.controller.watches
 
 
 def test_an_observation_that_is_no_observation_is_skipped(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1)
-    line = world.journal.counts_path(RELEASE).read_bytes().splitlines()[-1]
-    strange = orjson.dumps({**orjson.loads(line), "raw": []})
-    with world.journal.counts_path(RELEASE).open("ab") as file:
-        file.write(strange + b"\n")
+    [last] = world.ledger.find(Observation, release_id=RELEASE, newest=1)
+    world.ledger.observe(replace(last, number=0, document={**last.document, "raw": []}))
     world.restart_controller().candidate_errors(1.0).tick(4)
     assert world.phase is Phase.ROLLED_BACK
 
@@ -171,14 +190,14 @@ def test_an_old_release_that_cannot_be_read_does_not_hide_the_one_under_way(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.until(Phase.PROGRESSING, step=1)
-    world.journal.path("fraud-v1-20261120T120000Z").write_text("{ torn")
+    spoil(world, "fraud-v1-20261120T120000Z")
     with caplog.at_level(logging.CRITICAL):
-        world.candidate_errors(1.0).tick(4)
+        world.restart_controller().candidate_errors(1.0).tick(4)
     assert world.controller.rollbacks == {"fraud": 1}
 
 
 def test_a_comparison_that_cannot_begin_does_not_keep_the_traffic_from_being_judged(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     world.until(Phase.PROGRESSING, step=1)
 
@@ -192,7 +211,7 @@ def test_a_comparison_that_cannot_begin_does_not_keep_the_traffic_from_being_jud
         world,
         now=world.now,
         monotonic=world.monotonic,
-        shadow=NoThreads(world.journal.root),
+        shadow=NoThreads(tmp_path),
     )
     with caplog.at_level(logging.CRITICAL):
         world.candidate_errors(1.0).tick(4)

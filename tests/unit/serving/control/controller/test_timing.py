@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from benchmarks.page.home import PLAN
 from serving.control.controller.timing import EVERY_SECONDS, MOST_AT_ONCE, Timing
 from serving.control.controller.watch import ReleaseWatch
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase, RolloutState
+from serving.ledger.memory import MemoryLedger
 from serving.metrics.envoy import MetricsUnavailable
 from serving.metrics.latency import Buckets
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot, Verdict
@@ -108,13 +108,10 @@ def test_a_silent_proxy_is_asked_again_later_and_nothing_is_lost() -> None:
     assert scene.watch.latencies.stable == {15: 10}
 
 
-def test_records_have_it_where_more_is_known_than_before_and_a_new_controller_goes_on_from_there(
-    tmp_path: Path,
-) -> None:
+def test_records_have_it_where_more_is_known_than_before_and_a_new_controller_goes_on_from_there() -> None:
     scene = Scene()
     state, route = scene.active[0]
-    journal = Journal(tmp_path)
-    (tmp_path / state.service).mkdir()
+    journal = KeptJournal(MemoryLedger())
     scene.watch.verdict = Verdict.of([], at=NOW)
     told = []
     for second in range(8):

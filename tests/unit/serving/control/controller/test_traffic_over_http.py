@@ -32,7 +32,7 @@ from serving.control.client import ControllerClient, ControllerDown
 from serving.control.controller.api import LONGEST_BODY
 from serving.control.releases import Release, Request
 from serving.control.rollbacks import AlreadyRolledBack, RollbackRequest
-from serving.control.rollout.journal import Journal, UnknownRelease
+from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.traffic import RollbackPhase, RolloutPhase
 from serving.control.wiring import Services
@@ -147,11 +147,11 @@ class Installation:
         self, release: str, phase: Phase, *, step: int | None = None, seconds: float = 60
     ) -> RolloutState:
         def there() -> bool:
-            state = Journal(self.home.journal).load(release)
+            state = self.services.journal.load(release)
             return state.phase is phase and step in (None, state.step)
 
         self.gateway.wait(there, seconds=seconds)
-        return Journal(self.home.journal).load(release)
+        return self.services.journal.load(release)
 
     def released(self, version: int) -> RolloutState:
         return self.wait_for(self.roll_out(version).release_id, Phase.DONE)
@@ -227,7 +227,7 @@ def test_a_rollout_is_started_followed_finished_and_rolled_back_with_airflow_now
     installation.start()
     installation.wait_for(second.release_id, Phase.DONE)
     assert installation.serving == 2
-    kinds = [event.kind for event in Journal(installation.home.journal).timeline(second.release_id)]
+    kinds = [event.kind for event in installation.services.journal.timeline(second.release_id)]
     assert kinds == ["started", "shift", "shift", "promoted", "done"]
 
     # One that fails goes back by itself.

@@ -27,6 +27,7 @@ from serving.control.queries.runs import ModelDag, Question, RunSnapshot, Situat
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.home import Home, Ports
+from serving.ledger.rows import Turn
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint
 from tests.ledgers import ledger_of
@@ -63,10 +64,9 @@ class Airflow:
 
 
 def _by_locks(home: Home) -> Iterator[tuple[str, str]]:
-    for path in home.journal.glob("*/lock.json"):
-        claims = orjson.loads(path.read_bytes())
-        for claim in filter(None, (claims["holder"], claims["waiting"])):
-            asked = home.releases / path.parent.name / f"{claim['release_id']}.json"
+    for turn in ledger_of(home).find(Turn):
+        for name in filter(None, (turn.holder, turn.waiting)):
+            asked = home.releases / turn.service / f"{name}.json"
             if asked.exists():
                 request = orjson.loads(asked.read_bytes())["request"]
                 yield request["dag_id"], request["run_id"]
@@ -95,7 +95,9 @@ class World:
 
     def snapshot(self, model: str) -> ModelFiles:
         chance = random.Random(0)
-        return ModelFiles(self.home, model, {**SPEC, "model": model}, chance, NOW - timedelta(hours=4))
+        return ModelFiles(
+            self.home, ledger_of(self.home), model, {**SPEC, "model": model}, chance, NOW - timedelta(hours=4)
+        )
 
     def history(self, **wanted: str) -> list[tuple[str, str]]:
         found = self.catalog.history(HistoryFilter(**wanted))  # type: ignore[arg-type]
@@ -159,7 +161,7 @@ def test_one_that_waits_for_its_turn_says_for_whom(world: World, fraud: ModelFil
     first = fraud.release(2, "rolling_out")
     fraud.at += timedelta(minutes=1)
     second = fraud.release(3, "asked")
-    lock = ReleaseLock(world.home.journal)
+    lock = ReleaseLock(ledger_of(world.home))
     assert lock.acquire("fraud", Claim(fraud.at, second)) == "waiting"
     row = world.catalog.release(second).row
     assert (row.status, row.why) == (ReleaseStatus.QUEUED, f"waits for {first}")
@@ -245,7 +247,7 @@ def test_what_changes_is_seen_at_the_next_look(world: World, fraud: ModelFiles) 
     assert world.catalog.releases(model="fraud").matching == 2
     ended = ReleaseOutcome(name, "blocked", "gate: nothing passed", NOW)
     outcomes.save(world.home.releases, "fraud", ended)
-    ReleaseLock(world.home.journal).release("fraud", name)
+    ReleaseLock(ledger_of(world.home)).release("fraud", name)
     row = world.catalog.releases(model="fraud").releases[0]
     assert (row.status, row.why) == (ReleaseStatus.BLOCKED, "gate: nothing passed")
 
@@ -272,7 +274,7 @@ def test_the_verdict_that_ended_it_is_told_in_words(world: World, fraud: ModelFi
     assert verdict.outcome == "fail"
     assert verdict.rules[0].reason.startswith("candidate failed 5 of 9 requests")
     assert verdict.exposure == 9
-    (world.home.journal / "fraud" / f"{name}.counts.jsonl").unlink()
+    ledger_of(world.home).prune(NOW + timedelta(days=1))
     left = world.catalog.release(name).verdict
     assert left is not None
     assert left.exposure is None, "the controller's records are gone"
@@ -466,7 +468,7 @@ def test_one_that_waits_and_whose_run_is_over_is_not_queued(world: World, fraud:
     holding = list(_by_locks(world.home))
     fraud.at += timedelta(minutes=1)
     second = fraud.release(3, "asked")
-    ReleaseLock(world.home.journal).acquire("fraud", Claim(fraud.at, second))
+    ReleaseLock(ledger_of(world.home)).acquire("fraud", Claim(fraud.at, second))
     assert world.catalog.release(second).row.status is ReleaseStatus.QUEUED
     world.airflow.at_work = set(holding)
     assert world.catalog.release(second).row.status is ReleaseStatus.BLOCKED

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page.home import ModelFiles
-from serving.composition import wire
 from serving.control import freeze_enforcement
 from serving.control.freezes import Freezes
 from serving.control.queries.statuses import ReleaseStatus
-from serving.control.rollout.control import ControlRequest
+from serving.control.rollout.control import Control, ControlRequest
+from serving.control.rollout.journal import KeptJournal
+from serving.control.wiring import now
 from tests.ledgers import ledger_of
 from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
 
@@ -30,7 +31,7 @@ def fraud(world: World) -> ModelFiles:
 
 
 def pause(world: World, release: str, by: str, reason: str) -> None:
-    freeze_enforcement.control_of(wire(world.home)).pause(release, ControlRequest(by, reason))
+    Control(KeptJournal(ledger_of(world.home)), now=now).pause(release, ControlRequest(by, reason))
 
 
 def test_a_rollout_that_a_freeze_holds_is_frozen_and_not_paused(world: World, fraud: ModelFiles) -> None:
@@ -55,7 +56,7 @@ def test_the_history_tells_when_a_freeze_held_a_rollout_and_let_it_go(
 ) -> None:
     name = fraud.release(2, "rolling_out")
     pause(world, name, freeze_enforcement.FREEZE, WORDS)
-    freeze_enforcement.control_of(wire(world.home)).resume(
+    Control(KeptJournal(ledger_of(world.home)), now=now).resume(
         name, ControlRequest(freeze_enforcement.FREEZE, "it is over")
     )
     told = [(m.who, m.action, m.reason) for m in world.catalog.release(name).moments[:2]]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from serving.control.rollout.control import Control, ControlRequest
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase
+from serving.ledger.rows import Rollout
 from tests.unit.serving.world import RELEASE, World
 
 JUMPS = [-7200.0, 7200.0]
@@ -60,10 +61,9 @@ def test_after_a_restart_of_the_machine_the_rollout_goes_on() -> None:
     world.restart_controller().until(Phase.DONE)
 
 
-def test_a_state_that_says_when_its_step_began_by_uptime_is_read(tmp_path: Path) -> None:
-    world = World(tmp_path).until(Phase.PROGRESSING, step=1)
-    path = world.journal.path(RELEASE)
-    saved = json.loads(path.read_text())
-    saved["state"] |= {"step_uptime": 1000.0, "boot": "b0"}
-    path.write_text(json.dumps(saved))
-    world.until(Phase.DONE)
+def test_a_state_that_says_when_its_step_began_by_uptime_is_read() -> None:
+    world = World().until(Phase.PROGRESSING, step=1)
+    row = world.ledger.get(Rollout, RELEASE)
+    world.ledger.save(replace(row, document={**row.document, "step_uptime": 1000.0, "boot": "b0"}))
+    world.journal = KeptJournal(world.ledger)
+    world.restart_controller().until(Phase.DONE)

@@ -13,10 +13,12 @@ import pytest
 
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.decide import Observation
-from serving.control.rollout.journal import Journal, StaleState
+from serving.control.rollout.journal import KeptJournal, StaleState
 from serving.control.rollout.plan import Phase, RolloutStep
 from serving.gateway.router.base import StaleRoute
+from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.router.memory import MemoryRouter
+from serving.ledger.memory import MemoryLedger
 from serving.types import ALL_STABLE, Finding, Outcome, RouteSettings, TrafficSplit, Verdict
 from tests.unit.serving.world import PLAN, RELEASE, SERVICE, World
 
@@ -121,10 +123,11 @@ def test_a_rollback_killed_at_any_point_still_ends_at_stable(phase: Phase) -> No
 def test_a_start_killed_at_any_point_can_be_repeated(has_stable: bool) -> None:
     for at in count():
         world = World(has_stable=has_stable)
-        fresh = MemoryRouter()
+        ledger = MemoryLedger()
+        fresh = LedgerRouter(ledger, MemoryRouter())
         if has_stable:
             fresh.write(SERVICE, ALL_STABLE, stable=world.stable, candidate=None, at=0)
-        world.router, world.journal = fresh, Journal(world.journal.root / "again")
+        world.router, world.journal = fresh, KeptJournal(ledger)
         hook, _ = killer(at)
         try:
             interrupted(world, hook).start(RELEASE, SHORT, world.candidate, RouteSettings())

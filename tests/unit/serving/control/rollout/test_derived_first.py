@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from serving.control.rollout.advance import Rollouts
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase
 from serving.gateway.bootstrap import prepare
 from serving.gateway.paths import clusters_file
 from serving.gateway.router import derived
 from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.home import Home, Ports
+from serving.ledger.memory import MemoryLedger
 from serving.types import ALL_STABLE, RouteSettings, Slot
 from tests.unit.serving.control.rollout.test_crashes_and_races import SHORT
 from tests.unit.serving.world import RELEASE, SERVICE, World, deployed
@@ -26,9 +28,8 @@ class Scene:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.home = Home(root, Ports())
         prepare(self.home)
-        self.router = EnvoyFileRouter(self.home)
-        self.world = World(root / "simulated")
-        self.journal = Journal(self.home.journal)
+        self.world, ledger = World(), MemoryLedger()
+        self.router, self.journal = LedgerRouter(ledger, EnvoyFileRouter(self.home)), KeptJournal(ledger)
         self.rollouts = Rollouts(self.journal, self.router, now=self.world.now)
         self.stable, self.candidate = deployed(1, Slot.BLUE), deployed(2, Slot.GREEN)
         self.router.write(SERVICE, ALL_STABLE, stable=self.stable, candidate=None, at=0)

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.control.rollout.lock import Claim, LockOutcome, LockState, ReleaseLock
+from serving.ledger.memory import MemoryLedger
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -19,8 +18,13 @@ def claim(minute: int) -> Claim:
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> ReleaseLock:
-    return ReleaseLock(tmp_path)
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+@pytest.fixture
+def lock(ledger: MemoryLedger) -> ReleaseLock:
+    return ReleaseLock(ledger)
 
 
 def test_the_first_release_holds_the_lock_however_often_it_asks(lock: ReleaseLock) -> None:
@@ -70,9 +74,9 @@ def test_models_do_not_wait_for_each_other(lock: ReleaseLock) -> None:
     assert lock.acquire("fraud", claim(1)) is lock.acquire("credit", claim(2)) is LockOutcome.HELD
 
 
-def test_the_lock_outlives_the_process_that_took_it(lock: ReleaseLock, tmp_path: Path) -> None:
+def test_the_lock_outlives_the_process_that_took_it(lock: ReleaseLock, ledger: MemoryLedger) -> None:
     lock.acquire("fraud", claim(1))
-    assert ReleaseLock(tmp_path).acquire("fraud", claim(2)) is LockOutcome.WAITING
+    assert ReleaseLock(ledger).acquire("fraud", claim(2)) is LockOutcome.WAITING
 
 
 def test_of_many_at_once_one_holds_and_the_newest_waits(lock: ReleaseLock) -> None:
@@ -89,13 +93,12 @@ def test_of_many_at_once_one_holds_and_the_newest_waits(lock: ReleaseLock) -> No
 @settings(max_examples=60, deadline=None)
 @given(moves=st.lists(st.tuples(st.sampled_from(["ask", "end"]), st.integers(0, 5)), max_size=40))
 def test_two_never_hold_it_at_once(moves: list[tuple[str, int]]) -> None:
-    with TemporaryDirectory() as folder:
-        lock = ReleaseLock(Path(folder))
-        holding: set[int] = set()
-        for move, number in moves:
-            if move == "end":
-                lock.release("fraud", claim(number).release_id)
-                holding.discard(number)
-            elif lock.acquire("fraud", claim(number)) is LockOutcome.HELD:
-                holding.add(number)
-            assert len(holding) <= 1
+    lock = ReleaseLock(MemoryLedger())
+    holding: set[int] = set()
+    for move, number in moves:
+        if move == "end":
+            lock.release("fraud", claim(number).release_id)
+            holding.discard(number)
+        elif lock.acquire("fraud", claim(number)) is LockOutcome.HELD:
+            holding.add(number)
+        assert len(holding) <= 1

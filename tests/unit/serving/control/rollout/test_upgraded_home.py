@@ -17,11 +17,15 @@ from model_store.types import Bundle, GateReport, ModelRef
 from serving.control.controller.pods import PodWatch
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.decide import Observation
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase
 from serving.gateway.bootstrap import prepare
 from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.home import Home, Ports
+from serving.ledger.home_files import MOVED
+from serving.ledger.importing import import_home
+from serving.ledger.memory import MemoryLedger
 from serving.platforms.base import DeploymentSpec
 from serving.platforms.local import LocalPlatform
 from serving.types import (
@@ -50,7 +54,10 @@ class Upgraded:
         shutil.copytree(Path(__file__).with_name("home_before_refs"), root)
         self.home = Home(root, Ports())
         prepare(self.home)
-        self.journal, self.router = Journal(self.home.journal), EnvoyFileRouter(self.home)
+        ledger = MemoryLedger()
+        import_home(root, ledger, at=BEGAN, kinds=MOVED)
+        self.told = EnvoyFileRouter(self.home)
+        self.journal, self.router = KeptJournal(ledger), LedgerRouter(ledger, self.told)
         self.at = BEGAN + timedelta(seconds=10)
         self.rollouts = Rollouts(self.journal, self.router, now=lambda: self.at)
 
@@ -90,7 +97,7 @@ def test_it_is_rolled_back_to_where_stables_pods_are_now(upgraded: Upgraded) -> 
 
 def test_the_slipway_of_before_reads_what_this_one_writes(upgraded: Upgraded) -> None:
     upgraded.router.write("fraud", ALL_STABLE, stable=STABLE, candidate=CANDIDATE, at=3)
-    saved = json.loads(upgraded.router.file("fraud").read_bytes())
+    saved = json.loads(upgraded.told.file("fraud").read_bytes())
     locality = saved["resources"][0]["endpoints"][0]
     record = locality["metadata"]["filter_metadata"]["slipway"]["stable"]
     assert record == {

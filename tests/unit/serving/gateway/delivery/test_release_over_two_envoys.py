@@ -13,9 +13,10 @@ import pytest
 
 from serving import composition
 from serving.control.controller.tick import Controller
-from serving.control.rollout.journal import Journal
+from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Hold, Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.home import Home, Ports
+from serving.ledger.memory import MemoryLedger
 from serving.types import RouteSettings, Slot, TrafficSplit
 from tests.unit.serving.gateway.delivery.test_two_envoys import SERVICE, Load, World
 from tests.unit.serving.gateway_process import free_ports
@@ -40,7 +41,7 @@ class Release:
     """Of another version, beside what serves in both Envoys."""
 
     def __init__(self, world: World, root: Path) -> None:
-        self.world, self.journal = world, Journal(root / "journal")
+        self.world, self.journal = world, KeptJournal(MemoryLedger())
         revision = world.router.read(SERVICE).revision
         world.router.write(SERVICE, TrafficSplit(100, 0), stable=world.stable, candidate=None, at=revision)
         self.source = composition.metrics_of(world.home)

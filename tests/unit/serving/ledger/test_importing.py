@@ -75,7 +75,11 @@ def test_it_says_what_those_say_who_wrote_the_files(imported: Ledger, home: Path
     assert [one.at for one in imported.find(Observation)] == [one.at for one in journal.records(RELEASE)]
     releases = {one.id: one.request.at for one in Releases(home / "releases").of_model("fraud")}
     assert {one.id: one.requested_at for one in imported.find(Release)} == releases
-    told = [(one.at, one.who, one.reason) for one in AuditTrail(home / "audit").entries()]
+    told = [
+        (one.at, one.who, one.reason)
+        for one in AuditTrail(imported, home / "late").entries()
+        if one.action != "import"
+    ]
     kept = [(one.at, one.who, one.reason) for one in imported.find(Entry) if one.action != "import"]
     assert kept == told[::-1]
 

@@ -49,6 +49,7 @@ class Port:
             nobody,
             nobody,
             self.ledger,
+            nobody,
             token=token,
             find_problem=lambda: "",
             is_alive=lambda: True,

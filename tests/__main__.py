@@ -33,7 +33,7 @@ WORKERS = min((os.cpu_count() or 1) + 1, 8)
 # Fast ones first; a failure in the code shows before the stack is started. Airflow has processes of its own:
 # once imported, it is in every module that a library walks through, and it reads its settings only once.
 TESTS = (
-    ("tests/unit", "tests/contract", "tests/zoo", f"-n{WORKERS}", "--dist=worksteal"),
+    ("tests/unit", "tests/contract", "tests/zoo", "tests/attacks", f"-n{WORKERS}", "--dist=worksteal"),
     ("tests/airflow", f"-n{WORKERS}", "--dist=worksteal"),
     # What pip installs, with what is here already; from the package index it is CI's.
     ("tests/packaging", "-m", "not empty_environment"),

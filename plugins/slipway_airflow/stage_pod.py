@@ -60,9 +60,7 @@ class StagePod(BaseOperator):
         target: Any = None,
         **kwargs: Any,
     ) -> None:
-        kwargs = {"retry_policy": RetryByKind(), "retries": RETRIES, "map_index_template": BY_LABEL, **kwargs}
-        # Limits are the pod's own (`active_deadline_seconds`) and the trigger's (`schedule_timeout_seconds`).
-        super().__init__(execution_timeout=None, **kwargs)
+        super().__init__(**kwargs)
         self.stage = stage
         self._pod: dict[str, Any] | None = None
         self.release, self.exported, self.quantized, self.compiled = release, exported, quantized, compiled
@@ -208,7 +206,14 @@ class PodStage:
     """A stage in a DAG, called as `@step` tasks are."""
 
     def __init__(self, stage: str, **kwargs: Any) -> None:
-        self._kwargs = {"task_id": stage, "stage": stage, **kwargs}
+        usual = {
+            "task_id": stage,
+            "retry_policy": RetryByKind(),
+            "retries": RETRIES,
+            # Limits are the pod's (`active_deadline_seconds`) and the trigger's (`schedule_timeout_seconds`).
+            "execution_timeout": None,
+        }
+        self._kwargs = {"stage": stage, **usual, **kwargs}
 
     def __call__(self, release: Any) -> Any:
         return StagePod(release=release, **self._kwargs).output
@@ -217,7 +222,7 @@ class PodStage:
         return PodStage(**{**self._kwargs, **kwargs})
 
     def expand(self, **kwargs: Any) -> Any:
-        return StagePod.partial(**self._kwargs).expand(**kwargs).output
+        return StagePod.partial(map_index_template=BY_LABEL, **self._kwargs).expand(**kwargs).output
 
 
 def _work(release: Release, asked: AskedStage, keys: str) -> StageWork:

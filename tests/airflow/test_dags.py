@@ -60,6 +60,12 @@ def test_stages_in_a_cluster_stand_where_those_of_workers_do(bag: DagBag) -> Non
     assert there.task_ids == here.task_ids
     for task in here.tasks:
         assert there.task_dict[task.task_id].upstream_task_ids == task.upstream_task_ids, task.task_id
+    # As a worker makes one of them; the DAG's own defaults are for tasks that work where they are.
+    one = there.task_dict["candidates.quantize"].unmap(
+        {"variant": {"precision": "fp32", "layout": "onnxruntime"}}
+    )
+    assert (one.variant["precision"], one.retries, one.execution_timeout) == ("fp32", 8, None)
+    assert there.task_dict["intake.export"].retries == 8
     in_pods = {task.task_id for task in there.tasks if task.task_type == "StagePod"}
     assert in_pods == {"intake.export", "candidates.quantize", "candidates.compile", "candidates.gate"}
 

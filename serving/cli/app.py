@@ -73,7 +73,7 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
-def preview(
+def preview_token(
     model: Model,
     minutes: Annotated[float, typer.Option(help="How long it is good.", min=1, max=24 * 60)] = 60,
     as_json: Json = False,

@@ -32,7 +32,7 @@ _REPLAYABLE_BYTES = 64 * 1024 * 1024
 _NAMES_SHOWN = 20
 _NO_RIGHT = (
     "only who has a right to it asks a candidate past its weight: send the header"
-    f" {preview.TOKEN_HEADER} with what `slipway preview MODEL` prints"
+    f" {preview.TOKEN_HEADER} with what `slipway preview-token MODEL` prints"
 )
 _IDLE_STREAM = "300s"
 # Of what a client may listen to for as long as it lives: nothing has to come on it.

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from model_store.installation import ROOT as REPOSITORY
@@ -55,6 +56,21 @@ def test_without_arguments_it_says_what_it_can_do() -> None:
         "bench",
     ):
         assert command in out
+
+
+def test_no_command_hides_another_of_the_same_name() -> None:
+    group = typer.main.get_group(app)
+    written = [each.name or str(each.callback and each.callback.__name__) for each in app.registered_commands]
+    written += [str(each.name) for each in app.registered_groups]
+    assert len(written) == len(set(written)) == len(group.commands)
+
+
+def test_a_preview_is_asked_for_with_the_headers_that_are_printed(home: Home) -> None:
+    code, out, _ = run("preview-token", "credit_risk")
+    assert code == 0
+    arm, token = out.splitlines()
+    assert arm == "x-slipway-arm: candidate"
+    assert token.startswith("x-slipway-preview: ey")
 
 
 @pytest.mark.parametrize("command", [["status"], ["release", "m"], ["rollback", "m"]])

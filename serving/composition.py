@@ -194,7 +194,8 @@ def wire_controller(
 
     journal = KeptJournal(rows)
     router = LedgerRouter(rows, told_of(home), now=now, require_last=require_last)
-    acts = Acts(Rollouts(journal, router, now=now), lambda: services, candidate_of)
+    rollouts = Rollouts(journal, router, now=now)
+    acts = Acts(rollouts, lambda: services, candidate_of, take_what_runs=router.adopt)
     services = _services(home, acts, rows, journal, router)
     return services, acts
 

@@ -131,6 +131,17 @@ def rollback(
         releases.rollback(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
 
 
+@app.command()
+def adopt(
+    model: Model,
+    reason: Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit trail.")],
+    as_json: Json = False,
+) -> None:
+    """Take what the gateway was told of a model for what was decided: after an older ledger was restored."""
+    with telling_failures(as_json=as_json):
+        releases.adopt(Home.locate(), model, reason, as_json=as_json)
+
+
 # Shown in this order by `./slipway --help`.
 app.add_typer(webhooks, name="webhooks")
 app.add_typer(store_app, name="store")

@@ -59,6 +59,25 @@ def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: 
         rollback_progress.report(home, said, wait=wait, as_json=as_json)
 
 
+def adopt(home: Home, model: str, reason: str, *, as_json: bool) -> None:
+    """Ask the controller itself: it is needed where the ledger came back older than the traffic."""
+    route = ControllerClient(home).adopt(model, by=_who(), reason=reason)
+    if as_json:
+        print_json({"model": model, "route": route.to_json()})
+        return
+    arms = [
+        f"{weight:g} % to version {arm.version}"
+        for arm, weight in ((route.stable, route.split.stable), (route.candidate, route.split.candidate))
+        if arm
+    ]
+    console.print(f"The ledger has what runs for {model} now: {', '.join(arms) or 'no version'}.")
+    if route.candidate:
+        console.print(
+            f"Where it knows no rollout of version {route.candidate.version} at this weight, nobody judges "
+            "it: release a version again, which begins at 0 %."
+        )
+
+
 def validate(path: Path, *, as_json: bool) -> None:
     """Check a spec file. Raises `InvalidSpec` with file, line, field and the allowed values."""
     if not path.is_file():

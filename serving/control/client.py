@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from serving.control.controller_link import ControllerDown, ControllerLink
 from serving.control.rollbacks import RollbackRequest
@@ -17,6 +18,7 @@ from serving.control.rollout.journal import state_from_json
 from serving.control.rollout.plan import RolloutState
 from serving.control.traffic import RollbackPhase, RollbackProgress, RolloutPhase, RolloutProgress
 from serving.home import Home
+from serving.types import Route
 
 __all__ = ["ControllerClient", "ControllerDown"]
 
@@ -65,6 +67,10 @@ class ControllerClient:
 
     def rollback(self, rollback_id: str) -> RollbackProgress:
         return _progress(self._asked("GET", f"/v1/rollbacks/{rollback_id}"))
+
+    def adopt(self, model: str, *, by: str, reason: str) -> Route:
+        path = f"/v1/routes/{quote(model, safe='')}/adopt"
+        return Route.from_json(self._asked("POST", path, {"by": by, "reason": reason}))
 
     def back_up(self, target: Path) -> dict[str, Any]:
         """Let the controller write a copy of its ledger there, on its machine. Returns the trail's head."""

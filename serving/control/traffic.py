@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from serving.control.rollbacks import RollbackRequest
     from serving.control.rollout.control import ControlRequest
     from serving.control.rollout.plan import RolloutState
+    from serving.types import Route
 
 
 class RollbackPhase(StrEnum):
@@ -130,4 +131,9 @@ class TrafficControl(Protocol):
 
     def rollback(self, rollback_id: str) -> RollbackProgress:
         """How far it has come. Raises `Permanent` when no rollback has this id."""
+        ...
+
+    def adopt(self, model: str, *, by: str, reason: str) -> Route:
+        """Take what the gateway was told of the model for what was decided, where the ledger knows otherwise:
+        it was restored from a backup. No weight changes. Raises `UnknownService`. May be repeated."""
         ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from serving.control import cooldowns, freeze_enforcement, rollbacks
+from serving.control import audit_entries, cooldowns, freeze_enforcement, reasons, rollbacks
+from serving.control.audit import AuditEntry
 from serving.control.controller.rollback_jobs import LINGER_SECONDS, RollbackJobs
 from serving.control.controller.rollout_jobs import CandidateOf, RolloutJobs, progress_of
 from serving.control.controller.settlement import Settlement
@@ -15,11 +16,15 @@ from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.traffic import RollbackProgress, RolloutProgress
-from serving.control.wiring import Services
+from serving.control.wiring import Services, now
+from serving.types import Route
 
 
 class Acts:
-    """`TrafficControl` in the process that moves traffic. `services` have these acts among them."""
+    """`TrafficControl` in the process that moves traffic. `services` have these acts among them.
+
+    `take_what_runs`: `LedgerRouter.adopt`, where routes are in a ledger.
+    """
 
     def __init__(
         self,
@@ -28,8 +33,10 @@ class Acts:
         candidate_of: CandidateOf,
         *,
         linger_seconds: float = LINGER_SECONDS,
+        take_what_runs: Callable[[str], Route] | None = None,
     ) -> None:
         self._rollouts, self._services = rollouts, services
+        self._take_what_runs = take_what_runs
         self.settlement = Settlement(services, linger_seconds=linger_seconds)
         self.starts = RolloutJobs(services, rollouts, candidate_of, self.settlement)
         self.jobs = RollbackJobs(services, linger_seconds=linger_seconds)
@@ -88,3 +95,12 @@ class Acts:
 
     def rollback(self, rollback_id: str) -> RollbackProgress:
         return rollbacks.progress_of(self._services(), rollback_id)
+
+    def adopt(self, model: str, *, by: str, reason: str) -> Route:
+        services = self._services()
+        if self._take_what_runs is None:
+            return services.router.read(model)
+        # Written down first: without its entry nothing is adopted.
+        entry = AuditEntry(now(), by, "adopt", model, reason=reasons.cleaned(reason), detail={"via": "cli"})
+        audit_entries.trail_of(services).append(entry)
+        return self._take_what_runs(model)

@@ -71,10 +71,12 @@ def build(
     find_problem: Callable[[], str],
     is_alive: Callable[[], bool],
     targets: Callable[[], object],
+    require_last: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The app. `/health` is 503 with what `find_problem` says; `/targets` are pods to scrape.
 
-    `/live` is 503 where another start would help: it does not tick.
+    `/live` is 503 where another start would help: it does not tick. `require_last` raises, naming it, where
+    another controller moves traffic: no act begins here then, for pods would be started and never used.
     """
     registry = CollectorRegistry()
     registry.register(ControllerCollector(controller))
@@ -94,8 +96,13 @@ def build(
 
     doors = _Doors(token)
 
-    def act(method: str, path: str, done: Act, *, limit: str = "acts") -> Route:
-        return doors.route(method, path, partial(done, acts), limit=limit)
+    def act(method: str, path: str, done: Act) -> Route:
+        def acted(request: Request, said: Said) -> Any:
+            if method != "GET":
+                require_last()
+            return done(acts, request, said)
+
+        return doors.route(method, path, acted, limit="acts")
 
     def row(method: str, path: str, done: Callable[[Ledger, Request, Said], Any]) -> Route:
         return doors.route(method, path, partial(done, ledger), limit="rows", longest=LONGEST_ROWS)
@@ -118,6 +125,7 @@ def build(
             act("POST", "/v1/rollouts/{release}/skip", _skip),
             act("POST", "/v1/models/{model}/rollbacks", _roll_model_back),
             act("GET", "/v1/rollbacks/{rollback}", _rollback),
+            act("POST", "/v1/routes/{service}/adopt", _adopt),
             doors.route("GET", "/v1/routes", partial(_routes, router), limit="rows"),
             doors.route("GET", "/v1/routes/{service}", partial(_route, router), limit="rows"),
             *(row(*one) for one in (*rows_api.ROUTES, *rows_api.LEDGER_ROUTES)),
@@ -205,6 +213,11 @@ def _roll_model_back(acts: TrafficControl, request: Request, said: dict[str, Any
 
 def _rollback(acts: TrafficControl, request: Request, _: dict[str, Any]) -> Any:
     return acts.rollback(request.path_params["rollback"])
+
+
+def _adopt(acts: TrafficControl, request: Request, said: dict[str, Any]) -> Any:
+    by, reason = _text(said, "by"), _text(said, "reason")
+    return acts.adopt(request.path_params["service"], by=by, reason=reason).to_json()
 
 
 class _Doors:

@@ -74,10 +74,13 @@ class Leadership:
         """What a write has to show. Raises `NotLeading`."""
         lease = self._lease
         if lease is None or self._monotonic() >= self._until:
-            has = f"{self._known} has the lease" if self._known and lease is None else self.problem
+            is_other = bool(self._known) and lease is None
+            has = f"{self._known} has the lease" if is_other else self.problem
             raise NotLeading(
                 f"this controller does not write now: {has or 'it has no lease yet'}",
-                remedy="it goes on by itself; ask the one that has the lease, or again in a moment",
+                remedy="ask that one; where it has ended, this one takes over within seconds"
+                if is_other
+                else "it goes on by itself; ask again in a moment",
                 delay_seconds=1,
             )
         return lease.fence
@@ -131,7 +134,7 @@ class Leadership:
 
     def _lose(self, lost: Fenced) -> None:
         log.error("%s", lost.problem)
-        self._lease, self.problem = None, lost.problem
+        self._lease, self.problem, self._known = None, lost.problem, ""
         with suppress(SlipwayError):
             other = self._leases.lease(NAME)
             self._known = other.holder if other else ""

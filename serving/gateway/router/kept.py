@@ -64,7 +64,7 @@ class LedgerRouter:
         told = self._told_of(service)
         if told is None or told.revision < decided.revision:
             return decided.placed_as_in(told) if told else decided
-        if told.revision == decided.revision and _decision(told) == _decision(decided):
+        if _is_same(decided, told):
             return told
         return self._taken_back(service)
 
@@ -138,10 +138,13 @@ class LedgerRouter:
                 self._owed.discard(service)
 
     def adopt(self, service: str) -> Route:
-        """Take what the gateway was told for what was decided, whatever it is."""
+        """Take what the gateway was told for what was decided, whatever it is. May be repeated."""
         with self._locks[service]:
-            told = self._told.read(service)
-            return self._write_down(told)
+            told, decided = self._told.read(service), self._routes.get(service)
+            if decided and (decided.revision > told.revision or _is_same(decided, told)):
+                return self.read(service)
+            # Of a ledger that was restored: it may have missed any number.
+            return self._write_down(told, most=max(_MOST_MISSING, told.revision))
 
     def _decided(self, service: str) -> Route:
         try:
@@ -168,13 +171,14 @@ class LedgerRouter:
             told, decided = self._told.read(service), self._decided(service)
             if told.revision < decided.revision:
                 return decided.placed_as_in(told)
-            if told.revision == decided.revision and _decision(told) == _decision(decided):
+            if _is_same(decided, told):
                 return told
             if not _is_way_back(decided, told):
                 raise DifferentRoute(
                     f"the gateway was told revision {told.revision} of {service}, and the ledger has "
                     f"{decided.revision} with another split or other versions; nothing is moved",
-                    remedy="is it an older backup? Look at both; `./slipway adopt` takes what runs",
+                    remedy="is it an older backup? Look at both; "
+                    f"`./slipway adopt {service} --reason WHY` takes what runs for what was decided",
                 )
             try:
                 return self._write_down(told)
@@ -183,9 +187,9 @@ class LedgerRouter:
                 self._owed.add(service)
                 return told
 
-    def _write_down(self, told: Route) -> Route:
+    def _write_down(self, told: Route, *, most: int = _MOST_MISSING) -> Route:
         """With a revision for each that is missing: they grow by one."""
-        for _ in range(_MOST_MISSING):
+        for _ in range(most):
             decided = self._routes.get(told.service)
             generation = decided.revision if decided else 0
             if generation >= told.revision:
@@ -246,6 +250,11 @@ def _decision(route: Route) -> tuple[object, ...]:
         route.candidate.ref if route.candidate else None,
         route.settings,
     )
+
+
+def _is_same(decided: Route, told: Route) -> bool:
+    """Whether the gateway was told what was decided last."""
+    return told.revision == decided.revision and _decision(told) == _decision(decided)
 
 
 def _is_way_back(before: Route, after: Route) -> bool:

@@ -36,8 +36,9 @@ from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.gateway.router.kept import LedgerRouter
 from serving.home import Home
+from serving.ledger import identity
 from serving.ledger.base import Leases, Ledger
-from serving.ledger.home_files import MOVED
+from serving.ledger.home_files import MOVED, MOVED_FOR_GOOD
 from serving.ledger.importing import import_home
 from serving.monitoring.targets import targets
 
@@ -56,17 +57,23 @@ def main(home: Home) -> None:
     Of several controllers of one ledger the one that has the lease writes; the others answer what they are
     asked, tell their machine's gateway what was decided, and take over.
     """
-    with (
-        _only_controller(home),
-        closing(composition.ledger_of(home, patience_seconds=PATIENCE_SECONDS)) as ledger,
-    ):
-        take_over(home, ledger)
-        _watch(home, ledger)
+    with _only_controller(home):
+        identity.require_there(home.root, os.environ)
+        with closing(composition.ledger_of(home, patience_seconds=PATIENCE_SECONDS)) as ledger:
+            identity.require_same(home.root, os.environ, ledger)
+            take_over(home, ledger)
+            identity.remember(home.root, os.environ, ledger)
+            _watch(home, ledger)
 
 
 def take_over(home: Home, ledger: Ledger) -> None:
-    """What this home's files say that are no files any more, once."""
-    imported = import_home(home.root, ledger, at=_utc(), kinds=MOVED, only_new=True)
+    """What this home's files say that are no files any more, once.
+
+    Files of routes are what the gateway is told since: only before the first start do they say what was
+    decided.
+    """
+    kinds = MOVED if identity.known_to(home.root) is None else MOVED_FOR_GOOD
+    imported = import_home(home.root, ledger, at=_utc(), kinds=kinds, only_new=True)
     if imported.files:
         log.info("took over %d files into the ledger: %s", imported.files, dict(imported.rows))
     for name, why in imported.unreadable:
@@ -121,6 +128,7 @@ def _watch(home: Home, ledger: Ledger) -> None:
         find_problem=lambda: _problem(controller, envoys),
         is_alive=lambda: _is_alive(controller),
         targets=lambda: targets(router),
+        require_last=leadership.require_last,
     )
     host, port = _listen(home)
     leadership.look()
@@ -131,8 +139,9 @@ def _watch(home: Home, ledger: Ledger) -> None:
         # An Envoy that is told over gRPC listens once it knows its clients, too.
         authentication.publish(home)
     envoys.start()
-    with controller.apart("late entries"):
-        take_late(rows, home.late)
+    if leadership.is_leading:
+        with controller.apart("late entries"):
+            take_late(rows, home.late)
     beside = {
         "pods": lambda: pods.run(ending),
         "lease": lambda: leadership.run(ending),
@@ -205,14 +214,17 @@ def _run(
         if leadership.is_leading and not was_leading:
             with controller.apart("rollbacks of before"):
                 acts.jobs.resume()
-        was_leading = leadership.is_leading
+                was_leading = True
+        # Where that failed, it is tried again: nobody else would go on with them.
+        was_leading = was_leading and leadership.is_leading
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             _reconcile(controller, router)
-            with controller.apart("late entries"):
-                take_late(ledger, home.late)
-            with controller.apart("what is forgotten"):
-                ledger.prune(_utc() - REMEMBER, only=("deliveries", "letters"))
+            if leadership.is_leading:
+                with controller.apart("late entries"):
+                    take_late(ledger, home.late)
+                with controller.apart("what is forgotten"):
+                    ledger.prune(_utc() - REMEMBER, only=("deliveries", "letters"))
             with controller.apart("access log"):
                 access_log.turn_over(home)
 

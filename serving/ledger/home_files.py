@@ -331,3 +331,5 @@ _MOVED: frozenset[Read] = frozenset(
     }
 )
 MOVED = tuple(kind for kind in KINDS if kind.read in _MOVED)
+# But for those that are written still, as what Envoy is told.
+MOVED_FOR_GOOD = tuple(kind for kind in MOVED if kind.read is not _routes)

@@ -17,9 +17,10 @@ from serving.control.outbox import Outbox
 from serving.control.release_attempts import ReleaseAttempts
 from serving.controller import take_over
 from serving.home import Home, Ports
+from serving.ledger import identity
 from serving.ledger.base import Ledger
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import KINDS, Rollout, Route
+from serving.ledger.rows import KINDS, Entry, Release, Rollout, Route
 
 FILES = Path(__file__).parents[1] / "ledger" / "home"
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
@@ -52,8 +53,27 @@ def test_every_store_reads_what_was_in_its_files(home: Home, ledger: Ledger) -> 
     assert attempts.of(ModelRef("fraud", 3))
 
 
-def test_what_is_files_still_is_not_in_two_places(ledger: Ledger) -> None:
-    assert ledger.find(Rollout) == ledger.find(Route) == []
+def test_the_rollout_under_way_and_its_route_are_there_and_requests_of_releases_stay_files(
+    ledger: Ledger,
+) -> None:
+    assert [(one.phase, one.version) for one in ledger.find(Rollout) if not one.is_over] == [
+        ("progressing", 2)
+    ]
+    assert [(one.service, one.candidate_weight) for one in ledger.find(Route)] == [("fraud", 50)]
+    assert ledger.find(Release) == []
+
+
+def test_a_route_that_this_slipway_wrote_is_no_file_of_before(home: Home, ledger: Ledger) -> None:
+    identity.remember(home.root, {}, ledger)
+    written = home.routes / "churn" / "endpoints.json"
+    written.parent.mkdir()
+    written.write_bytes(
+        (home.routes / "fraud" / "endpoints.json").read_bytes().replace(b'"fraud"', b'"churn"')
+    )
+    before = ledger.find(Entry)
+    take_over(home, ledger)
+    assert ledger.find(Entry) == before, "an act that nobody did"
+    assert [one.service for one in ledger.find(Route)] == ["fraud"]
 
 
 def test_a_second_start_takes_nothing_over_and_brings_back_nothing_that_ended(

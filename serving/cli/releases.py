@@ -74,7 +74,8 @@ def adopt(home: Home, model: str, reason: str, *, as_json: bool) -> None:
     if route.candidate:
         console.print(
             f"Where it knows no rollout of version {route.candidate.version} at this weight, nobody judges "
-            "it: release a version again, which begins at 0 %."
+            "it: release a version again, which begins at 0 %, or return its traffic: "
+            f"`./slipway rollback {model}`."
         )
 
 

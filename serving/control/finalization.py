@@ -65,17 +65,26 @@ def retire_unrouted(services: Services, release: Release) -> list[str]:
     holder = services.lock.read(release.model).holder
     if holder not in (None, claim) or services.lock.acquire(release.model, claim) is not LockOutcome.HELD:
         return []
-    return retire_unnamed(services, release.model)
+    return retire_unnamed(services, release.model, release.id)
 
 
-def retire_unnamed(services: Services, model: str) -> list[str]:
-    """End the pods of this model that no route names; returns their ids. Only for who has the lock."""
+def retire_unnamed(services: Services, model: str, holder: str) -> list[str]:
+    """End the pods of this model that no route names; returns their ids. Only for who has the lock.
+
+    A rollback takes the lock from a release that is over: what it makes ready from then on stays.
+    """
     route = route_of(services, model)
     named = {arm.id for arm in (route.stable, route.candidate) if arm} if route else set()
-    left = [pods for pods in services.platform.deployments(model) if pods.id not in named]
-    for pods in left:
+    retired = []
+    for pods in services.platform.deployments(model):
+        if pods.id in named:
+            continue
+        now = services.lock.read(model).holder
+        if now is None or now.release_id != holder:
+            break
         services.platform.retire(pods)
-    return [pods.id for pods in left]
+        retired.append(pods.id)
+    return retired
 
 
 def record_in_registry(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from model_store.bundle.publishing import open_bundle
 from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
@@ -30,8 +32,13 @@ class PodsFail(Permanent):
     """The platform has given up on a deployment's pods; their last words are in the message."""
 
 
-def deploy(services: Services, release: Release, bundle_id: str) -> DeploymentRef:
+def deploy(
+    services: Services, release: Release, bundle_id: str, *, require_turn: Callable[[], None] = lambda: None
+) -> DeploymentRef:
     """Start pods of the bundle where no traffic is; they may not be ready yet.
+
+    `require_turn` raises where the release lost its turn while the bundle was fetched, which takes minutes
+    where it is large: its pods would take the place of those that somebody makes ready there.
 
     Ends what else still claims that place: the watch of the release before (its candidate becomes stable),
     and a rollout whose run is gone, which is rolled back.
@@ -39,6 +46,7 @@ def deploy(services: Services, release: Release, bundle_id: str) -> DeploymentRe
     bundle = open_bundle(services.store, bundle_id)
     if state := state_of(services, release):
         return _replace(services, release, bundle, state)
+    require_turn()
     retire_slot_beside_stable(services, release.model, release.id)
     route = route_of(services, release.model)
     slot = route.stable.slot.other if route and route.stable else Slot.BLUE

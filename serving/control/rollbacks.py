@@ -27,7 +27,7 @@ from serving.control.rollout.lock import Claim, LockOutcome
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.control.wiring import Services
-from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Slot
+from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Route, Slot
 
 DAG_ID = "model_rollback"
 # What the runs of alerts, and those of what the controller did by itself, are named by; no person's run is.
@@ -94,7 +94,27 @@ def begin(services: Services, request: RollbackRequest) -> RequestedRollback:
         # Not what began since: this may be an old run, cleared by somebody.
         if state.started_at <= request.at:
             services.rollouts.roll_back(state.release_id, reason=describe_reason(request))
+    _return_unjudged(services, rollback)
     return rollback
+
+
+def _return_unjudged(services: Services, rollback: RequestedRollback) -> None:
+    """From a candidate of which no rollout is known: what ran was adopted beside an older ledger."""
+    route = route_of(services, rollback.model)
+    if route and rollback.leaves == _unjudged(services, route) and rollback.returns == _version(route.stable):
+        services.router.write(
+            rollback.model, ALL_STABLE, stable=route.stable, candidate=route.candidate, at=route.revision
+        )
+
+
+def _unjudged(services: Services, route: Route) -> int | None:
+    """The candidate's version, where it has traffic and no rollout under way is of it."""
+    has_traffic = route.split.candidate > 0 and route.stable is not None
+    return _version(route.candidate) if has_traffic and not _active(services, route.service) else None
+
+
+def _version(arm: Deployment | None) -> int | None:
+    return arm.version if arm else None
 
 
 def resolve(services: Services, request: RollbackRequest) -> RequestedRollback:
@@ -397,6 +417,8 @@ def serving_versions(services: Services, model: str) -> tuple[int, int | None]:
         return active[-1].version, active[-1].previous_version
     if route.stable is None:
         raise Permanent(f"no version of {model} serves", remedy="release one")
+    if unjudged := _unjudged(services, route):
+        return unjudged, route.stable.version
     releases = services.journal.releases(model)
     of_stable = [s for s in releases if s.version == route.stable.version and s.phase is Phase.DONE]
     return route.stable.version, of_stable[-1].previous_version if of_stable else None

@@ -157,7 +157,9 @@ class RolloutJobs:
         has_begun = release_deployment.state_of(services, release) is not None
         if not has_begun and not self._may_begin(services, job):
             return
-        ref = release_deployment.deploy(services, release, job.bundle)
+        ref = release_deployment.deploy(
+            services, release, job.bundle, require_turn=lambda: require_lock(services, release)
+        )
         deployment = self._ready(services, job, ref.id)
         if deployment is None:
             # It may have come to stand after its run had everything cleared away.

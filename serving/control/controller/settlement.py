@@ -134,7 +134,7 @@ def settle(services: Services, state: RolloutState) -> bool:
         return False
     if state.phase is Phase.ROLLED_BACK:
         services.rollouts.withdraw(state.release_id)
-    for gone in finalization.retire_unnamed(services, state.service):
+    for gone in finalization.retire_unnamed(services, state.service, state.release_id):
         log.info("%s: the pods of %s are retired", state.release_id, gone)
     services.lock.release(state.service, state.release_id)
     return True

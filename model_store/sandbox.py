@@ -44,6 +44,12 @@ _GPUS = ("nvidia*", "dri", "kfd")
 _LOOK_SECONDS = 0.2
 _APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _ALLOWED = Path("/proc/sys/user/max_user_namespaces")
+_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_BY_APPARMOR = (
+    "sudo apt-get install bubblewrap apparmor-profiles && sudo ln -sf"
+    " /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && sudo"
+    " apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict"
+)
 
 
 class NoSandbox(Permanent):
@@ -123,16 +129,19 @@ def _bwrap() -> str | None:
 
 
 def _refused(found: str, words: str) -> NoSandbox:
-    if _said(_APPARMOR) == "1":
-        why = "AppArmor allows user namespaces to programs that it knows alone (Ubuntu since 24.04)"
-        remedy = (
-            "sudo apt-get install bubblewrap apparmor-profiles && sudo ln -sf"
-            " /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && sudo"
-            " apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict"
+    if any(mark.exists() for mark in _CONTAINER):
+        why = "the container's seccomp or AppArmor profile, or its masked /proc, refuses namespaces"
+        remedy = "start it with " + " ".join(
+            f"--security-opt {each}=unconfined" for each in ("seccomp", "apparmor", "systempaths")
         )
-    elif Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
-        why = "the container's seccomp profile or its masked /proc refuses namespaces"
-        remedy = "start it with --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+        if _said(_APPARMOR) == "1":
+            # The kernel is the host's, and so are its rules.
+            remedy += f"; and on its host: {_BY_APPARMOR}"
+    elif _said(_APPARMOR) == "1":
+        why, remedy = (
+            "AppArmor allows user namespaces to programs that it knows alone (Ubuntu since 24.04)",
+            _BY_APPARMOR,
+        )
     elif _said(_ALLOWED) == "0":
         why = "user namespaces are switched off"
         remedy = "sudo sysctl user.max_user_namespaces=15000"

@@ -199,8 +199,17 @@ tell([libc.mount(b"none", b"/tmp", b"tmpfs", 0, None), libc.unshare(0x20000)])""
     assert attack.told() == [-1, -1]
 
 
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ((), r"AppArmor allows(?s:.*)uid map(?s:.*)remedy: sudo apt(?s:.*)bwrap-userns-restrict(?s:.*)=off"),
+        # Its own apt-get would change nothing of the host's kernel.
+        ((Path("/"),), r"container's(?s:.*)apparmor=unconfined(?s:.*)on its host: sudo apt(?s:.*)=off"),
+    ],
+    ids=["machine", "container"],
+)
 def test_where_there_is_no_sandbox_nothing_runs_and_the_way_to_have_one_is_said(
-    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marks: tuple[Path, ...], said: str
 ) -> None:
     refusing = tmp_path / "bwrap"
     refusing.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
@@ -209,9 +218,10 @@ def test_where_there_is_no_sandbox_nothing_runs_and_the_way_to_have_one_is_said(
     restricted = tmp_path / "restricted"
     restricted.write_text("1\n")
     monkeypatch.setattr(sandbox, "_APPARMOR", restricted)
+    monkeypatch.setattr(sandbox, "_CONTAINER", marks)
     sandbox.require.cache_clear()
     try:
-        with pytest.raises(NoSandbox, match=r"AppArmor(?s:.*)uid map(?s:.*)bwrap-userns-restrict(?s:.*)=off"):
+        with pytest.raises(NoSandbox, match=said):
             attack.run("open('ran', 'w')")
     finally:
         sandbox.require.cache_clear()

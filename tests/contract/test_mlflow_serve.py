@@ -232,8 +232,10 @@ def test_what_mlflows_server_answers_is_answered(
 
 
 def test_csv_is_a_table_too(pod: RunningPod, theirs: dict[str, TestClient]) -> None:
-    for name, rows in (("iris", FLOWERS.head(3)), ("churn", PEOPLE.head(3))):
-        sent = {"content": rows.to_csv(index=False), "headers": {"content-type": "text/csv"}}
+    plain, excel = b"", b"\xef\xbb\xbf"
+    for name, rows, mark in (("iris", FLOWERS.head(3), excel), ("churn", PEOPLE.head(3), plain)):
+        content = mark + rows.to_csv(index=False).encode()
+        sent: dict[str, Any] = {"content": content, "headers": {"content-type": "text/csv"}}
         expected = theirs[name].post("/invocations", **sent)
         assert expected.status_code == 200, expected.text
         ours = pod.http.post(f"/v2/models/{name}/invocations", **sent)

@@ -116,7 +116,7 @@ class Custom:
         request["path"] = list(map(str, importable()))
         (work / "request.json").write_text(json.dumps(request))
         try:
-            readable = [*importable(), *([Path(source)] if source.endswith(".py") else [])]
+            readable = [*importable(), *(_modules(Path(source)) if source.endswith(".py") else ())]
             status = run_child(CHILD, work, self._limits, readable=readable)
         except subprocess.TimeoutExpired as error:
             problem = f"the metric {self.name} took longer than {self._limits.seconds:g} s"
@@ -125,6 +125,12 @@ class Custom:
             last = (work / "log").read_text(errors="replace").strip().splitlines()[-1:] or [""]
             problem = f"the metric {self.name} died with status {status}: {last[0][:200]}"
             raise Permanent(problem, remedy="correct the function")
+
+
+def _modules(source: Path) -> Iterator[Path]:
+    """The file and the modules beside it, which it may import. Nothing else that lies there."""
+    yield from source.parent.glob("*.py")
+    yield from (package.parent for package in source.parent.glob("*/__init__.py"))
 
 
 @contextmanager

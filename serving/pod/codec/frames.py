@@ -66,7 +66,8 @@ def read_json(body: bytes) -> Sent:
 def read_csv(body: bytes) -> Frame:
     """As `DataFrame.to_csv(index=False)` writes it. Raises `Refused`."""
     try:
-        lines = [line for line in csv.reader(io.StringIO(body.decode())) if line]
+        # Excel writes a byte order mark, which pandas takes off.
+        lines = [line for line in csv.reader(io.StringIO(body.decode("utf-8-sig"))) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refused(f"the body is not CSV: {error}", remedy="send UTF-8, with a header") from error
     if not lines:

@@ -47,6 +47,23 @@ def test_two_models_are_compared_row_by_row(tmp_path: Path) -> None:
     assert same.lower < 0 < same.upper
 
 
+def test_it_imports_the_modules_beside_it_and_reads_nothing_else_there(tmp_path: Path) -> None:
+    (tmp_path / "prices.py").write_text("RIGHT = 5.0\n")
+    (tmp_path / "house").mkdir()
+    (tmp_path / "house" / "__init__.py").write_text("WRONG = -1.0\n")
+    (tmp_path / "keys.json").write_text("{}")
+    code = """
+from pathlib import Path
+from prices import RIGHT
+from house import WRONG
+def profit(truth, said):
+    assert not Path(__file__).with_name("keys.json").exists()
+    return [RIGHT if row else WRONG for row in truth.classes == said.decisions]
+"""
+    profit = metric(written(tmp_path, code), trusted=True)
+    assert profit.value(TRUTH, SAID) == pytest.approx((3 * 5 - 1) / 4)
+
+
 def test_a_function_of_an_installed_module_is_found() -> None:
     assert metric("operator:eq", trusted=True).name == "operator:eq"
     with pytest.raises(Permanent, match="operator:eq answers \\[\\] for 200 rows"):

@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 # Of rows that a restart or an outage left behind; each missing revision is one save.
 _MOST_MISSING = 20
+_ADOPT = (
+    "is it an older backup? Look at both; `./slipway adopt {service} --reason WHY` takes what runs for what "
+    "was decided"
+)
 
 
 class LedgerRouter:
@@ -113,6 +117,8 @@ class LedgerRouter:
             told = self._told_of(service)
             if told is None or told.revision < route.revision:
                 self._told.put(route)
+        if unknown := set(self._told.services()) - self._routes.keys():
+            log.error("the ledger knows nothing of %s, which serve: `./slipway adopt`", ", ".join(unknown))
         self._told.reconcile()
 
     def refresh(self) -> None:
@@ -150,7 +156,16 @@ class LedgerRouter:
         try:
             return self._routes[service]
         except KeyError:
+            self._refuse_if_it_runs(service)
             raise UnknownService(service, known=self.services()) from None
+
+    def _refuse_if_it_runs(self, service: str) -> None:
+        """Who took it for a service that is new would start pods where those that serve are."""
+        if self._told_of(service) is not None:
+            raise DifferentRoute(
+                f"the gateway was told of {service}, and the ledger knows nothing of it; nothing is moved",
+                remedy=_ADOPT.format(service=service),
+            )
 
     def _before(self, service: str) -> Route:
         try:
@@ -177,8 +192,7 @@ class LedgerRouter:
                 raise DifferentRoute(
                     f"the gateway was told revision {told.revision} of {service}, and the ledger has "
                     f"{decided.revision} with another split or other versions; nothing is moved",
-                    remedy="is it an older backup? Look at both; "
-                    f"`./slipway adopt {service} --reason WHY` takes what runs for what was decided",
+                    remedy=_ADOPT.format(service=service),
                 )
             try:
                 return self._write_down(told)

@@ -135,6 +135,19 @@ def test_beside_an_older_ledger_nothing_moves_until_somebody_takes_what_runs(sce
     assert older.get(rows.Route, "m").candidate_weight == 50
 
 
+def test_a_service_that_an_older_ledger_does_not_know_is_no_new_one(scene: Scene) -> None:
+    router = LedgerRouter(older := MemoryLedger(), scene.told)
+    with pytest.raises(DifferentRoute, match="knows nothing of it"):
+        router.read("m")
+    with pytest.raises(DifferentRoute):
+        router.write("m", ALL_STABLE, stable=None, candidate=BLUE, at=0)
+    assert older.find(rows.Route) == []
+    router.reconcile()
+    assert scene.told.read("m").split == HALF
+    assert router.adopt("m") == router.read("m") == scene.told.read("m")
+    assert older.get(rows.Route, "m").generation == 2
+
+
 def test_another_controllers_steps_are_learned_and_told_here_too(scene: Scene) -> None:
     follower = LedgerRouter(scene.ledger, told := MemoryRouter())
     follower.reconcile()

@@ -150,8 +150,12 @@ class Controller:
         return True
 
     def stand_by(self) -> None:
-        """What a look is while another controller has the lease."""
+        """What a look is while another controller has the lease.
+
+        Rollbacks that were owed here are its to decide: what failed then may have all traffic by now.
+        """
         self.active, self.latest = [], {}
+        self.pending.clear()
         self.done.ticks += 1
         self.done.last_tick_at = self._monotonic()
 

@@ -124,6 +124,16 @@ def test_a_process_that_is_killed_at_any_write_of_the_ledger_leaves_what_the_nex
             return
 
 
+def test_a_rollback_that_is_owed_is_left_to_who_has_the_lease_by_now() -> None:
+    ledger = Cut()
+    world = World(ledger=ledger).until(Phase.PROGRESSING, step=1)
+    ledger.is_gone = True
+    world.candidate_errors(1.0).tick(3)
+    assert list(world.controller.pending) == [RELEASE]
+    world.controller.stand_by()
+    assert world.controller.pending == {}, "it would be carried out over what the other one decided"
+
+
 def test_who_asks_a_ledger_that_is_gone_is_told_at_once_and_one_a_second_tries_again() -> None:
     ledger, now = Cut(), [100.0]
     fenced = FencedLedger(ledger, lambda: None, monotonic=lambda: now[0])

@@ -80,6 +80,7 @@ class Served:
                 max_batch_size=ctx.spec.serving.max_batch_size,
                 threads=ctx.spec.serving.threads,
                 timeout_ms=ctx.spec.serving.timeout_ms,
+                max_memory_mb=ctx.spec.serving.max_memory_mb or 0,
             ),
             session_config=session_config(artifact.precision) if platform == "onnxruntime" else {},
             serving={},

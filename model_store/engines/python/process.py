@@ -166,13 +166,13 @@ class ModelProcess:
     """A worker that is there again soon after it ended. `ask` from one thread at a time.
 
     `restarts`: how often it ended by itself, or was ended for hanging or for having more than
-    `max_memory_bytes` (0: any).
+    `max_memory_bytes` (0: any). Raises `Permanent` when it has more than that as soon as it is loaded.
     """
 
     def __init__(self, start: Callable[[], Worker], *, max_memory_bytes: int = 0) -> None:
         self._start, self._closed, self._most = start, threading.Event(), max_memory_bytes
         self.restarts = 0
-        self._worker: Worker | None = start()
+        self._worker: Worker | None = self._within_limit(start())
         threading.Thread(target=self._watch, args=(self._worker,), name="model", daemon=True).start()
 
     @property
@@ -227,6 +227,18 @@ class ModelProcess:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
+
+    def _within_limit(self, worker: Worker) -> Worker:
+        """Else it would be ended and started again for ever."""
+        held = worker.memory_bytes()
+        if not self._most or held <= self._most:
+            return worker
+        worker.close()
+        raise Permanent(
+            f"the model's process has {held // 1_000_000} MB as soon as it is loaded, and"
+            f" serving.max_memory_mb allows {self._most // 1_000_000}",
+            remedy="raise serving.max_memory_mb in the spec, or leave it out, and release the version again",
+        )
 
     def _watch(self, worker: Worker) -> None:
         """On a thread of its own: wait for the end, and begin again."""

@@ -113,6 +113,13 @@ def test_a_process_that_leaks_is_ended_and_counted(troubled: Path) -> None:
         assert engine.memory_bytes() < 800e6
 
 
+def test_a_limit_below_what_the_loaded_model_has_is_refused_at_once(troubled: Path) -> None:
+    manifest = read_manifest(troubled)
+    small = replace(manifest, settings=replace(manifest.settings, max_memory_mb=64))
+    with pytest.raises(Permanent, match=r"has \d+ MB as soon as it is loaded, and serving.max_memory_mb"):
+        open_engine(small)
+
+
 # As in a pod: the bundle, this code, and neither a network nor an installer.
 ALONE = """
 import sys

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from model_store.errors import Permanent, Retryable, SlipwayError
+from model_store.unwritable import Unwritable
 from serving import composition
 from serving.control.audit import take_late
 from serving.control.controller import api
@@ -62,8 +63,16 @@ def main(home: Home) -> None:
         with closing(composition.ledger_of(home, patience_seconds=PATIENCE_SECONDS)) as ledger:
             identity.require_same(home.root, os.environ, ledger)
             take_over(home, ledger)
-            identity.remember(home.root, os.environ, ledger)
+            note_ledger(home, ledger)
             _watch(home, ledger)
+
+
+def note_ledger(home: Home, ledger: Ledger) -> None:
+    """Which one this home has. A full disk keeps nobody from returning traffic: the next start notes it."""
+    try:
+        identity.remember(home.root, os.environ, ledger)
+    except (OSError, Unwritable) as problem:
+        log.warning("which ledger this home has is noted with the next start: %s", problem)
 
 
 def take_over(home: Home, ledger: Ledger) -> None:

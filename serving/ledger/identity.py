@@ -83,9 +83,11 @@ def _where(root: Path, environ: Mapping[str, str]) -> str:
 
 
 def _other(root: Path, known: Known, environ: Mapping[str, str], how: str) -> OtherLedger:
-    said = URL_VARIABLE if environ.get(URL_VARIABLE) else f"{URL_VARIABLE} is not set, so that"
+    said = (
+        f"{URL_VARIABLE} names" if environ.get(URL_VARIABLE) else f"{URL_VARIABLE} is not set, and so it is"
+    )
     return OtherLedger(
-        f"this home's ledger was {known.where}; {said} names {_where(root, environ)}, which {how}: with it "
+        f"this home's ledger was {known.where}; {said} {_where(root, environ)}, which {how}: with it "
         "nothing of what runs would be known",
         remedy=f"set {URL_VARIABLE} as it was, or restore a backup (docs/ledger.md); to begin anew on "
         f"purpose, move {root / NOTE} away",

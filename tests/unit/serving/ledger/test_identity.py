@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,3 +74,14 @@ def test_several_homes_of_one_ledger_note_the_same(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         identity.remember(tmp_path / name, ELSEWHERE, ledger)
     assert identity.known_to(tmp_path / "a") == identity.known_to(tmp_path / "b")
+
+
+def test_a_disk_that_takes_no_note_keeps_no_controller_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(identity, "write_file", full)
+    controller.note_ledger(Home(tmp_path, Ports()), MemoryLedger())
+    assert identity.known_to(tmp_path) is None

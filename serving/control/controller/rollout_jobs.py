@@ -111,8 +111,12 @@ class RolloutJobs:
         """Of rollouts under way, ask the first versions that nobody asks what the gates asked."""
         for state in states:
             if state.unproven and state.release_id not in self._jobs:
-                release = self._services().releases.load(state.release_id)
-                self._start(release, DeploymentId.parse(state.deployment_id).bundle_id, self._prove)
+                try:
+                    release = self._services().releases.load(state.release_id)
+                    self._start(release, DeploymentId.parse(state.deployment_id).bundle_id, self._prove)
+                except Exception:
+                    # Its file may be torn, which is nobody else's trouble.
+                    log.exception("%s is not asked what the gates asked", state.release_id)
 
     def join(self, timeout_seconds: float) -> None:
         """Wait for those under way."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,19 @@ def test_a_first_version_is_asked_by_the_controller_also_by_one_that_was_restart
     state = scene.world.journal.load(release.id)
     assert state.unproven
     again.acts.starts.resume([state])
+    until(lambda: not scene.world.journal.load(release.id).unproven)
+
+
+def test_a_release_whose_file_is_torn_keeps_no_other_first_version_from_being_asked(scene: Scene) -> None:
+    kept = scene.world.store.put_bytes(Sample({"x": SCORES}, {"score": SCORES}, NOISE["fp32"]).to_bytes())
+    release, bundle = scene.asked_for(sample=kept)
+    scene.acts.begin(release.id, bundle)
+    until(lambda: scene.candidate.asked > 0)
+    scene.acts.starts.stop(release.id)
+    again = Scene(scene.world, Candidate())
+    again.candidate.there.set()
+    state = scene.world.journal.load(release.id)
+    again.acts.starts.resume([replace(state, release_id=f"{MODEL}-v9-20261121T120000Z"), state])
     until(lambda: not scene.world.journal.load(release.id).unproven)
 
 

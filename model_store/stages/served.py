@@ -16,7 +16,7 @@ from model_store.bundle.publishing import ARCHIVE
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest, Settings, read_manifest
 from model_store.engines.python import SERVE_FILE
-from model_store.engines.registry import open_engine
+from model_store.engines.registry import ON_GPUS, open_engine
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
@@ -101,7 +101,8 @@ class Served:
     @property
     def gpu_memory_bytes(self) -> int:
         """What it takes of the GPU by now; 0 where it takes none."""
-        return self._engine.memory_bytes()
+        # A process of its own counts the machine's memory.
+        return self._engine.memory_bytes() if self._engine.platform in ON_GPUS else 0
 
     def encoded(self, rows: Rows) -> dict[str, Array]:
         """The rows as engines take them: text as bytes."""

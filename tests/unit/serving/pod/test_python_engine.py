@@ -27,6 +27,7 @@ from model_store.engines.manifest import read_manifest
 from model_store.engines.python.engine import PythonEngine, open_engine
 from model_store.errors import Permanent
 from model_store.sandbox import descendants, resident_bytes
+from model_store.stages.served import Served
 from tests.contract.engine_contract import EngineContract
 from tests.pyfunc_models import bundle_of, saved_pyfunc
 
@@ -111,6 +112,11 @@ def test_a_process_that_leaks_is_ended_and_counted(troubled: Path) -> None:
         assert asked(engine, "one") == [3]
         assert engine.restarts == 1
         assert engine.memory_bytes() < 800e6
+
+
+def test_its_memory_is_not_counted_as_a_gpus(doubling: Path) -> None:
+    with closing(Served.of_bundle(doubling)) as served:
+        assert served.gpu_memory_bytes == 0
 
 
 def test_a_limit_below_what_the_loaded_model_has_is_refused_at_once(troubled: Path) -> None:

@@ -173,8 +173,11 @@ class RolloutJobs:
 
     def _may_begin(self, services: Services, job: _Job) -> bool:
         """It is what the release published, signed, passed and approved, whatever tasks hand on, and nobody
-        took its turn. False where nobody wants it any more.
+        took its turn or ended it, whose run may still have to hear of that. False where nobody wants it any
+        more.
         """
+        if said := audit_entries.ended_by(services, job.release):
+            raise Permanent(f"{job.release.id} is over: {said}", remedy="release the version again")
         require_releasable(services, job.release, job.bundle)
         require_lock(services, job.release)
         if words := aliases.superseded_by(services, job.release):

@@ -16,6 +16,8 @@ import pytest
 from model_store.errors import Permanent, Retryable
 from model_store.noise import NOISE
 from model_store.stages.sample import Sample
+from serving.control import audit_entries
+from serving.control.audit import AuditEntry
 from serving.control.controller.acts import Acts
 from serving.control.release_queue import acquire
 from serving.control.releases import Release
@@ -118,6 +120,20 @@ def test_a_first_version_is_asked_by_the_controller_also_by_one_that_was_restart
     assert state.unproven
     again.acts.starts.resume([state])
     until(lambda: not scene.world.journal.load(release.id).unproven)
+
+
+def test_one_that_somebody_aborts_while_its_pods_start_begins_no_rollout(scene: Scene) -> None:
+    release, bundle = scene.asked_for()
+    scene.world.platform.hold_back(bundle)
+    scene.acts.begin(release.id, bundle)
+    until(lambda: "held back" in scene.progress(release).words)
+    # As the page writes it down; that the run is over reaches the controller by a task, which may take long.
+    entry = AuditEntry(now(), "ann", "abort", MODEL, release.version, release.id, "wrong data")
+    audit_entries.trail_of(scene.world.services).append(entry)
+    scene.world.platform.release(bundle)
+    until(lambda: scene.progress(release).phase is RolloutPhase.FAILED)
+    assert "aborted by ann" in scene.progress(release).words
+    assert scene.world.journal.releases(MODEL) == []
 
 
 def test_a_release_whose_file_is_torn_keeps_no_other_first_version_from_being_asked(scene: Scene) -> None:

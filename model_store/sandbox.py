@@ -209,13 +209,21 @@ def _readable(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def _interpreter(python: Path) -> list[Path]:
-    """The environment, and each that its interpreter is a link to."""
-    found, link = [], python.absolute()
+    """The environment, and each that its interpreter is a link to or, where it is a copy, was made of."""
+    found, link = _made_of(python.absolute().parent.parent), python.absolute()
     while True:
         found.append(link.parent.parent)
         if not link.is_symlink():
             return [each for each in found if each not in (Path("/"), Path("/usr"))]
         link = link.parent / link.readlink()
+
+
+def _made_of(environment: Path) -> list[Path]:
+    lines = _said(environment / "pyvenv.cfg").splitlines()
+    homes = [
+        value.strip() for name, _, value in (line.partition("=") for line in lines) if name.strip() == "home"
+    ]
+    return [Path(home).parent for home in homes if Path(home).is_absolute()]
 
 
 def importable(path: Iterable[str] = sys.path) -> list[Path]:

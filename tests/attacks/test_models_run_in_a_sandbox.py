@@ -228,6 +228,18 @@ def test_where_there_is_no_sandbox_nothing_runs_and_the_way_to_have_one_is_said(
     assert not list(tmp_path.rglob("ran"))
 
 
+def test_an_environment_of_copies_sees_the_python_that_it_was_made_of(tmp_path: Path) -> None:
+    """Else it took the system's library for its own, or found none."""
+    environment, made_of = tmp_path / "environment", tmp_path / "python"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    python.touch()
+    (environment / "pyvenv.cfg").write_text(f"home = {made_of / 'bin'}\nversion = 3.11.7\n")
+    (made_of / "bin").mkdir(parents=True)
+    boxed = sandbox.command(["true"], sandbox.Room(tmp_path, (), python), {})
+    assert str(made_of) in boxed
+
+
 def _all() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 

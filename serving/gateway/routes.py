@@ -27,6 +27,8 @@ from serving.types import Route, RouteSettings
 
 NAME = "models"
 
+# A host that is called as the service, with a domain or a port behind.
+_HOST_BEGINS, _HOST_ENDS = "(?i)", "([.:].*)?"
 # A request body up to this size is kept so that it can be sent again.
 _REPLAYABLE_BYTES = 64 * 1024 * 1024
 _NAMES_SHOWN = 20
@@ -211,9 +213,19 @@ def _rest(service: str, header: str = "", value: str = "") -> Message:
     return match
 
 
+def service_of_host(match: Message) -> str:
+    """The service whose name a route asks for as the host; "" where it asks for none."""
+    for header in match.get("headers", ()):
+        pattern = str(header.get("string_match", {}).get("safe_regex", {}).get("regex", ""))
+        if header["name"] == ":authority" and pattern.startswith(_HOST_BEGINS):
+            escaped = pattern.removeprefix(_HOST_BEGINS).removesuffix(_HOST_ENDS)
+            return re.sub(r"\\(.)", r"\1", escaped)
+    return ""
+
+
 def _hosted(service: str, header: str = "", value: str = "") -> Message:
     """Names of hosts are the same in capitals and without."""
-    host = {"safe_regex": {"regex": rf"(?i){re.escape(service)}([.:].*)?"}}
+    host = {"safe_regex": {"regex": f"{_HOST_BEGINS}{re.escape(service)}{_HOST_ENDS}"}}
     named = [{"name": ":authority", "string_match": host}]
     headers = [*named, _header(header, value)] if header else named
     return {"path": methods.INVOCATIONS, "headers": headers}

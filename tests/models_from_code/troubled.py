@@ -27,8 +27,6 @@ class Troubled(mlflow.pyfunc.PythonModel):
                 "print": lambda: sys.stdout.write("words of the model" + "x" * 100_000),
                 "raise": lambda: model_input["no such column"],
             }.get(todo, lambda: None)()
-        if "pid" in set(model_input["todo"]):
-            return [os.getpid()] * len(model_input)
         return model_input["todo"].map(len)
 
 

@@ -177,7 +177,12 @@ KINDS = [
         "column `city` has .* missing values[^$]*data.columns.city.nullable: true",
     ),
     Kind("a forest as it is", as_pyfunc, "published"),
-    Kind("a pyfunc that nobody trusts", untrusted, "refused", "nothing was loaded[^$]*source.trusted: true"),
+    Kind(
+        "a pyfunc that nobody trusts",
+        untrusted,
+        "refused",
+        r"nothing was loaded[^$]*source.allow: \[pyfunc\]",
+    ),
     Kind(
         "a pyfunc without a signature",
         lambda f: as_pyfunc(f, signature=None),

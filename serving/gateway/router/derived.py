@@ -115,6 +115,8 @@ def service_of_route(route: Message) -> str:
     match = route["match"]
     if path := match.get("path_separated_prefix"):
         return str(path).removeprefix(_PATH)
+    if service := routes.service_of_host(match):
+        return service
     named = (header for header in match.get("headers", ()) if header["name"] == grpc.MODEL_HEADER)
     return next((str(header["string_match"]["exact"]) for header in named if "string_match" in header), "")
 

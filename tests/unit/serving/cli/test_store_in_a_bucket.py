@@ -14,7 +14,10 @@ from model_store.durable import digest_bytes
 from serving import composition
 from serving.cli.app import app
 from serving.control import retention
+from serving.gateway.router.envoy_file import EnvoyFileRouter
+from serving.gateway.router.kept import LedgerRouter
 from serving.home import Home
+from serving.ledger.memory import MemoryLedger
 from tests import s3
 
 
@@ -33,6 +36,9 @@ def home(tmp_path: Path, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) 
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    ledger = MemoryLedger()
+    monkeypatch.setattr(composition, "rows_of", lambda _: ledger)
+    monkeypatch.setattr(composition, "router_of", lambda home: LedgerRouter(ledger, EnvoyFileRouter(home)))
     return Home.locate()
 
 

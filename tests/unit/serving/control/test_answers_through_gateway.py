@@ -182,4 +182,4 @@ def test_what_was_kept_survives_until_the_release_has_ended(world: World) -> Non
     from serving.control.unfinished_releases import needed_by_unfinished
 
     release = begun(world)
-    assert release.bundles[-1].sample in needed_by_unfinished(world.services.home).blobs
+    assert release.bundles[-1].sample in needed_by_unfinished(world.services).blobs

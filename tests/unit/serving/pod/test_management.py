@@ -124,7 +124,7 @@ def test_an_address_that_is_taken_is_named(
         other.bind(str(path) if form == "unix" else ("127.0.0.1", 0))
         other.listen()
         address = f"unix:{path}" if form == "unix" else f"127.0.0.1:{other.getsockname()[1]}"
-        arguments = ["--bundle", str(mlp_bundle), "--port", "0", "--management", address]
+        arguments = ["--bundle", str(mlp_bundle), "--unverified", "--port", "0", "--management", address]
         assert pod_command.main(arguments) == 2
         assert path.exists() is (form == "unix")
     assert f"and {address}" in capsys.readouterr().err

@@ -145,8 +145,9 @@ def _watch(home: Home, ledger: Ledger) -> None:
     # What is told is what the routes say now.
     _reconcile(controller, router)
     with controller.apart("API keys"):
-        # An Envoy that is told over gRPC listens once it knows its clients, too.
+        # An Envoy that is told over gRPC listens once it knows its clients and who may preview, too.
         authentication.publish(home)
+        preview.publish(home)
     envoys.start()
     if leadership.is_leading:
         with controller.apart("late entries"):

@@ -32,7 +32,7 @@ from serving.control.outbox import REMEMBER
 from serving.control.rollout.journal import KeptJournal
 from serving.control.shadow import Shadow
 from serving.credentials import controller_token
-from serving.gateway import access_log, authentication
+from serving.gateway import access_log, authentication, preview
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.gateway.router.kept import LedgerRouter

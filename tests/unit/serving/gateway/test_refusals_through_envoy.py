@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.control.rollout.observe import share_in_force
+from serving.gateway import preview
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
 from serving.pod.grpc import frames
@@ -272,8 +273,9 @@ def test_who_names_a_version_gets_it_and_never_by_lot(shop: Shop, weight: float,
 
 def test_the_headers_name_model_and_version_of_what_the_gateway_cannot_read(shop: Shop) -> None:
     shop.route(50)
+    right = preview.token(shop.gateway.home, NAME, seconds=60)
     for version in ("1", "2"):
-        named = (("x-slipway-model", NAME), ("x-slipway-version", version))
+        named = (("x-slipway-model", NAME), ("x-slipway-version", version), (preview.TOKEN_HEADER, right))
         assert {shop.call(1, version, named).model_version for _ in range(20)} == {version}
 
 

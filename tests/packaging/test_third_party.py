@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from model_store.storage.place import keys_file
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
 from serving.platforms.base import Platform
@@ -78,7 +79,8 @@ def test_an_installed_metric_is_found_by_its_name(extended: Installation) -> Non
 @pytest.fixture
 def bundles(tmp_path: Path) -> Bundles:
     def make(service: str, version: int) -> Bundle:
-        path = make_bundle(tmp_path, mlp(), name=service, version=version)
+        keys = keys_file(Home(tmp_path / "home", Ports()).store)
+        path = make_bundle(tmp_path, mlp(), name=service, version=version, keys=keys)
         return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
 
     return make

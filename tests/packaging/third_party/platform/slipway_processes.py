@@ -13,7 +13,10 @@ from typing import Any
 from urllib.request import urlopen
 
 import psutil
+from slipway.model_store import attestation
+from slipway.model_store.bundle.signing import Keyring
 from slipway.model_store.installation import python_path
+from slipway.model_store.storage.place import keys_file
 from slipway.serving import pod
 from slipway.serving.home import Home
 from slipway.serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
@@ -26,7 +29,7 @@ class Processes:
     """`Platform`. What runs is written down in `<home>/processes/<service>-<slot>.json`."""
 
     def __init__(self, home: Home) -> None:
-        self._folder = home.root / "processes"
+        self._home, self._folder = home, home.root / "processes"
         # Python warns of a child that is forgotten while it runs.
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -70,7 +73,9 @@ class Processes:
             port = int(free.getsockname()[1])
         log = self._folder / f"{ref.service}-{ref.slot}-{number}.log"
         command = [sys.executable, "-m", pod.__name__, "--bundle", str(bundle), "--port", str(port)]
-        environ = {**os.environ, **python_path()}
+        # Pods verify what they load, by the keys that whoever starts them names.
+        trusted = Keyring.of(keys_file(self._home.store)).trust
+        environ = {**os.environ, **python_path(), attestation.VARIABLE: trusted.written()}
         with log.open("wb") as file:
             started = subprocess.Popen(command, env=environ, stdout=file, stderr=file, start_new_session=True)
         self._children.append(started)

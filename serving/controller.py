@@ -32,7 +32,8 @@ from serving.control.outbox import REMEMBER
 from serving.control.rollout.journal import KeptJournal
 from serving.control.shadow import Shadow
 from serving.credentials import controller_token
-from serving.gateway import access_log, authentication, preview
+from serving.gateway import access_log
+from serving.gateway.bootstrap import publish_filters
 from serving.gateway.delivery.base import Server as GatewayServer
 from serving.gateway.router.base import TrafficRouter
 from serving.gateway.router.kept import LedgerRouter
@@ -146,8 +147,7 @@ def _watch(home: Home, ledger: Ledger) -> None:
     _reconcile(controller, router)
     with controller.apart("API keys"):
         # An Envoy that is told over gRPC listens once it knows its clients and who may preview, too.
-        authentication.publish(home)
-        preview.publish(home)
+        publish_filters(home)
     envoys.start()
     if leadership.is_leading:
         with controller.apart("late entries"):

@@ -54,14 +54,22 @@ def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
     keys.
     """
     home.logs.mkdir(parents=True, exist_ok=True)
-    authentication.publish(home)
-    preview.publish(home)
+    publish_filters(home)
     delivery = delivery_of(home)
     # Who delivers may be another than before, and then sources are.
     EnvoyFileRouter(home, delivery=delivery).reconcile()
     content = orjson.dumps(bootstrap(home, delivery, environ), option=orjson.OPT_INDENT_2)
     # It may hold what Envoy shows to be let in.
     write_secret(bootstrap_file(home), content.decode())
+
+
+def publish_filters(home: Home) -> None:
+    """Tell Envoy who has API keys and who may preview: it listens once it knows. Safe to repeat.
+
+    Raises `Permanent` for a file of keys that is none.
+    """
+    authentication.publish(home)
+    preview.publish(home)
 
 
 def command(home: Home, *, concurrency: int = 2, config: Path | None = None) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from model_store.installation import ROOT
 from serving import composition
-from serving.gateway import authentication, preview
+from serving.gateway.bootstrap import publish_filters
 from serving.gateway.delivery.ads.source import Ads
 from serving.home import Home, Ports
 from serving.types import ALL_STABLE
@@ -42,8 +42,7 @@ def environment(home: Home, root: Path) -> dict[str, str]:
 @pytest.fixture
 def gateway(home: Home, tmp_path: Path) -> Iterator[Gateway]:
     home.logs.mkdir(parents=True)
-    authentication.publish(home)
-    preview.publish(home)
+    publish_filters(home)
     with ExitStack() as running:
         running.enter_context(ads_running(home))
         client = running.enter_context(httpx.Client(base_url=home.gateway_url, timeout=20))

@@ -6,19 +6,16 @@ It needs no CUDA context. Source: NVML API reference.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def free_bytes() -> int:
     """Of the first GPU this process sees, as its driver counts; 0 where there is none to ask."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(_handle()).free)
-    except Exception:
-        return 0
+    return _asked(lambda nvml, handle: int(nvml.nvmlDeviceGetMemoryInfo(handle).free), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +45,39 @@ _SLOWED_BY = {
 
 def reading() -> Reading | None:
     """Of the first GPU this process sees; None where there is none, or it does not answer any more."""
+    return _asked(_reading, None)
+
+
+def architecture() -> str:
+    """The first GPU's compute capability as "SM90"; "" where there is none to ask."""
+    return _asked(lambda nvml, handle: "SM{}{}".format(*nvml.nvmlDeviceGetCudaComputeCapability(handle)), "")
+
+
+def _asked(question: Callable[[Any, Any], T], otherwise: T) -> T:
+    """What NVML says of the first GPU that CUDA shows this process; `otherwise` where it says nothing."""
     try:
         import pynvml as nvml
 
         nvml.nvmlInit()
-        handle = _handle()
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        slowed = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-        return Reading(
-            uuid=str(nvml.nvmlDeviceGetUUID(handle)),
-            name=str(nvml.nvmlDeviceGetName(handle)),
-            used=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-            memory_used_bytes=int(memory.used),
-            memory_total_bytes=int(memory.total),
-            celsius=int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            watts=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-            slowed_by=tuple(why for bit, why in _SLOWED_BY.items() if slowed & bit),
-            uncorrected_errors=_uncorrected_errors(nvml, handle),
-        )
+        return question(nvml, _handle(nvml))
     except Exception:
-        return None
+        return otherwise
+
+
+def _reading(nvml: Any, handle: Any) -> Reading | None:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    slowed = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    return Reading(
+        uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+        name=str(nvml.nvmlDeviceGetName(handle)),
+        used=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+        memory_used_bytes=int(memory.used),
+        memory_total_bytes=int(memory.total),
+        celsius=int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        watts=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        slowed_by=tuple(why for bit, why in _SLOWED_BY.items() if slowed & bit),
+        uncorrected_errors=_uncorrected_errors(nvml, handle),
+    )
 
 
 def _uncorrected_errors(nvml: Any, handle: Any) -> int:
@@ -79,23 +89,8 @@ def _uncorrected_errors(nvml: Any, handle: Any) -> int:
         return 0
 
 
-def architecture() -> str:
-    """The first GPU's compute capability as "SM90"; "" where there is none to ask."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(_handle())
-        return f"SM{major}{minor}"
-    except Exception:
-        return ""
-
-
-def _handle() -> Any:
-    """NVML's handle of the first GPU that CUDA shows this process."""
-    import pynvml
-
+def _handle(nvml: Any) -> Any:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if first.isdecimal() or not first:
-        return pynvml.nvmlDeviceGetHandleByIndex(int(first or 0))
-    return pynvml.nvmlDeviceGetHandleByUUID(first)
+        return nvml.nvmlDeviceGetHandleByIndex(int(first or 0))
+    return nvml.nvmlDeviceGetHandleByUUID(first)

@@ -116,6 +116,26 @@ def _cnn(head: Array | None) -> onnx.ModelProto:
     return model_of(nodes, [image], [output], weights)
 
 
+def save_churn(folder: Path) -> None:
+    """A classifier as somebody saves it (`model/`), and the rows to judge it by: evaluation and calibration
+    as parquet, with the label `bad`.
+    """
+    import mlflow.sklearn
+    import pandas as pd
+    from mlflow.models import infer_signature
+    from sklearn.linear_model import LogisticRegression
+
+    features = ["age", "income", "debt"]
+    random = np.random.default_rng(7)
+    frame = pd.DataFrame(random.normal(size=(1500, 3)), columns=features)
+    frame["bad"] = (frame.age + 0.4 * random.normal(size=1500) > 0).astype(int)
+    model = LogisticRegression().fit(frame[features], frame.bad)
+    signature = infer_signature(frame[features], model.predict(frame[features]))
+    mlflow.sklearn.save_model(model, str(folder / "model"), signature=signature, pip_requirements=[])
+    frame.iloc[:1000].to_parquet(folder / "evaluation.parquet")
+    frame.iloc[1000:].to_parquet(folder / "calibration.parquet")
+
+
 def keep(store: Store, content: bytes, precision: Precision = "fp32") -> Artifact:
     """An artifact as an export leaves it."""
     toolchain = Toolchain("test", "1")

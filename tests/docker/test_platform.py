@@ -14,17 +14,15 @@ from typing import Any
 
 import docker
 import httpx
-import numpy as np
 import pytest
 
 from model_store.errors import Permanent, Retryable
 from model_store.installation import ROOT as REPOSITORY
-from model_store.types import Bundle, GateReport, ModelRef
+from model_store.types import Bundle
 from serving.home import Home, Ports
 from serving.platforms.base import DeploymentPhase
 from serving.platforms.docker.__main__ import PORT
 from serving.platforms.docker.platform import DockerPlatform
-from tests.bundles import make_bundle, mlp
 from tests.contract.platform_contract import (
     Bundles,
     PlatformContract,
@@ -34,6 +32,7 @@ from tests.contract.platform_contract import (
     wait_until_ready,
 )
 from tests.docker.conftest import missing, pod_image
+from tests.servable import servable_bundle
 
 pytestmark = pytest.mark.docker
 
@@ -139,17 +138,8 @@ def platform(installation: Installation, tmp_path: Path) -> Iterator[DockerPlatf
 @pytest.fixture
 def bundles(installation: Installation, tmp_path: Path) -> Bundles:
     def make(service: str, version: int = 1, **serving: Any) -> Bundle:
-        rows = {"input": np.ones((3, 4), np.float32)}
-        path = make_bundle(
-            installation.bundles,
-            mlp(seed=version),
-            name=service,
-            version=version,
-            serving=serving,
-            warmup=rows,
-            keys=tmp_path / "bundle_keys.json",
-        )
-        return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
+        keys = tmp_path / "bundle_keys.json"
+        return servable_bundle(installation.bundles, service, version, keys=keys, **serving)
 
     return make
 

@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from model_store.storage.opening import open_storage
 from model_store.storage.place import KEYS_VARIABLE
 from model_store.storage.shared import Shared
-from model_store.types import Bundle, GateReport, ModelRef
+from model_store.types import Bundle
 from serving.home import Home, Ports
 from serving.platforms.kubernetes.platform import KubernetesPlatform
 from tests import s3
-from tests.bundles import make_bundle, mlp
 from tests.contract.platform_contract import Bundles
 from tests.kubernetes import cluster as clusters
 from tests.kubernetes.cluster import Cluster
+from tests.servable import servable_bundle
 
 # Small enough that several fit on a machine of two processors.
 RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "384Mi"}}
@@ -88,18 +87,10 @@ def make_servable(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Bu
     made: list[Path] = []
 
     def make(service: str, version: int = 1, **serving: Any) -> Bundle:
-        rows = {"input": np.ones((3, 4), np.float32)}
-        path = make_bundle(
-            cluster.shared,
-            mlp(seed=version),
-            name=service,
-            version=version,
-            serving=serving,
-            warmup=rows,
-            keys=tmp_path / "bundle_keys.json",
-        )
-        made.append(path)
-        return Bundle(path.name, ModelRef(service, version), (), GateReport("", ()), path)
+        keys = tmp_path / "bundle_keys.json"
+        bundle = servable_bundle(cluster.shared, service, version, keys=keys, **serving)
+        made.append(bundle.path)
+        return bundle
 
     yield make
     for path in made:

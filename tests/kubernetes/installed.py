@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
-from model_store.bundle.publishing import Contents, publish
 from model_store.errors import Retryable
 from model_store.installation import ROOT
 from model_store.release_spec import load
 from model_store.storage.store import open_store
-from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from model_store.types import Bundle, ModelRef
 from serving import composition
 from serving.control.releases import Release, Request
 from serving.control.rollout.plan import Phase, RolloutState
@@ -37,9 +35,9 @@ from serving.home import Home, Ports
 from serving.metrics.base import EndpointCounters
 from serving.metrics.envoy import EnvoyAdmin
 from serving.types import Endpoint
-from tests.bundles import mlp
 from tests.kubernetes import cluster as clusters
 from tests.kubernetes.cluster import Cluster
+from tests.servable import publish_mlp
 
 USER = 10001
 SPEC = ROOT / "dags" / "releases" / "credit_risk.yaml"
@@ -100,29 +98,8 @@ class Installed:
 
     def bundle(self, model: str, version: int, **serving: Any) -> Bundle:
         """Published into the bucket, as a build does it."""
-        store = open_store(self.home.store)
-        served = store.put(
-            mlp(seed=version).SerializeToString(),
-            format="onnx",
-            precision="fp32",
-            parent_digest=None,
-            toolchain=Toolchain("onnxruntime", "1"),
-        )
-        outputs = (TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 2)))
         said = {"replicas": 1, "target": "kubernetes", "ready_timeout_seconds": 180, **serving}
-        return publish(
-            store,
-            Contents(
-                model=ModelRef(model, version),
-                served=served,
-                inputs=(TensorSpec("input", "FP32", (-1, 4)),),
-                outputs=outputs,
-                serving=load(SPEC).serving.model_dump(mode="json") | said,
-                session_config={},
-                warmup={"input": np.zeros((1, 4), "f")},
-                report=GateReport("sha256:0", (Check("accuracy", 0.0, -0.01, passed=True),)),
-            ),
-        )
+        return publish_mlp(open_store(self.home.store), ModelRef(model, version), said)
 
     def release(
         self, model: str, version: int, *, steps: tuple[int, ...], hold_seconds: float, replicas: int

@@ -14,14 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlflow.sklearn
-import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from mlflow.models import infer_signature
-from sklearn.linear_model import LogisticRegression
 from slipway_airflow.stage_pod import StagePod
 from slipway_airflow.triggers import CooldownTrigger, StageTrigger
 
@@ -37,12 +32,12 @@ from serving.home import Home, Ports
 from tests import s3
 from tests.kubernetes import cluster as clusters
 from tests.kubernetes.cluster import Cluster
+from tests.small_models import save_churn
 
 # Somebody asks every module that is imported for a name, and Airflow tells of its old ones.
 OLD_NAMES = pytest.mark.filterwarnings("ignore:The `airflow")
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900), OLD_NAMES]
 
-FEATURES = ["age", "income", "debt"]
 SMALL = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
 FP32 = {"precision": "fp32", "layout": "onnxruntime"}
 PATIENCE_SECONDS = 300
@@ -140,14 +135,7 @@ class Bench:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that somebody saved, rows, and a spec of both."""
     folder = tmp_path_factory.mktemp("place")
-    random = np.random.default_rng(7)
-    frame = pd.DataFrame(random.normal(size=(1500, 3)), columns=FEATURES)
-    frame["bad"] = (frame.age + 0.4 * random.normal(size=1500) > 0).astype(int)
-    model = LogisticRegression().fit(frame[FEATURES], frame.bad)
-    signature = infer_signature(frame[FEATURES], model.predict(frame[FEATURES]))
-    mlflow.sklearn.save_model(model, str(folder / "model"), signature=signature, pip_requirements=[])
-    frame.iloc[:1000].to_parquet(folder / "evaluation.parquet")
-    frame.iloc[1000:].to_parquet(folder / "calibration.parquet")
+    save_churn(folder)
     spec = {
         "model": "churn",
         "source": {"flavor": "sklearn", "trusted": True},

@@ -13,13 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import mlflow.sklearn
-import numpy as np
-import pandas as pd
 import pytest
 import yaml
-from mlflow.models import infer_signature
-from sklearn.linear_model import LogisticRegression
 
 from model_store.build import BuildContext, build_bundle
 from model_store.bundle.publishing import open_bundle
@@ -30,9 +25,9 @@ from model_store.storage.opening import open_storage
 from model_store.storage.store import Store, open_store
 from model_store.types import ModelRef
 from tests import s3
+from tests.small_models import save_churn
 
 REPOSITORY = Path(__file__).resolve().parents[4]
-FEATURES = ["age", "income", "debt"]
 METRIC = "def cost(truth, said):\n    return -1.0 * (said.decisions != truth.classes)\n"
 FP32 = {"precision": "fp32", "layout": "onnxruntime"}
 
@@ -41,14 +36,7 @@ FP32 = {"precision": "fp32", "layout": "onnxruntime"}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that somebody saved, rows, a metric of the user's own, and a spec of all that."""
     folder = tmp_path_factory.mktemp("stage")
-    random = np.random.default_rng(7)
-    frame = pd.DataFrame(random.normal(size=(1500, 3)), columns=FEATURES)
-    frame["bad"] = (frame.age + 0.4 * random.normal(size=1500) > 0).astype(int)
-    model = LogisticRegression().fit(frame[FEATURES], frame.bad)
-    signature = infer_signature(frame[FEATURES], model.predict(frame[FEATURES]))
-    mlflow.sklearn.save_model(model, str(folder / "model"), signature=signature, pip_requirements=[])
-    frame.iloc[:1000].to_parquet(folder / "evaluation.parquet")
-    frame.iloc[1000:].to_parquet(folder / "calibration.parquet")
+    save_churn(folder)
     (folder / "cost.py").write_text(METRIC)
     spec = {
         "model": "churn",

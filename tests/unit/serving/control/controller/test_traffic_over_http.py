@@ -17,14 +17,12 @@ from threading import Event
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
-from model_store.bundle.publishing import Contents, publish
 from model_store.errors import Permanent
 from model_store.release_spec import load
 from model_store.storage.store import Store
-from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
+from model_store.types import Bundle, ModelRef
 from serving import composition
 from serving.cli import releases as command_line
 from serving.control import rollbacks
@@ -39,7 +37,7 @@ from serving.control.wiring import Services
 from serving.home import Home, Ports
 from serving.local_stack.lifecycle import down
 from serving.types import ALL_STABLE, DeploymentId
-from tests.bundles import mlp
+from tests.servable import publish_mlp
 from tests.unit.serving.gateway_process import Gateway, free_ports, gateway_running
 from tests.unit.serving.platforms.test_local_platform import start_supervisord
 
@@ -84,29 +82,7 @@ class Installation:
         return self.home.controller_url + path
 
     def bundle(self, version: int) -> Bundle:
-        store = Store(self.home.store)
-        served = store.put(
-            mlp(seed=version).SerializeToString(),
-            format="onnx",
-            precision="fp32",
-            parent_digest=None,
-            toolchain=Toolchain("onnxruntime", "1"),
-        )
-        tensor = TensorSpec("input", "FP32", (-1, 4))
-        outputs = (TensorSpec("label", "INT64", (-1,)), TensorSpec("probabilities", "FP32", (-1, 2)))
-        return publish(
-            store,
-            Contents(
-                model=ModelRef(MODEL, version),
-                served=served,
-                inputs=(tensor,),
-                outputs=outputs,
-                serving=load(SPEC).serving.model_dump(mode="json") | {"replicas": 1},
-                session_config={},
-                warmup={"input": np.zeros((1, 4), "f")},
-                report=GateReport("sha256:0", (Check("accuracy", 0.0, -0.01, passed=True),)),
-            ),
-        )
+        return publish_mlp(Store(self.home.store), ModelRef(MODEL, version), {"replicas": 1})
 
     def release(self, version: int, *, hold_seconds: float = 1.0) -> Release:
         self._number += 1

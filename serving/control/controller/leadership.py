@@ -102,10 +102,9 @@ class Leadership:
             log.warning("the lease could not be asked for: %s", problem.problem)
 
     def run(self, ending: threading.Event, *, every_seconds: float = EVERY_SECONDS) -> None:
-        """Look again and again until the event is set, then give the lease back."""
+        """Look again and again until the event is set; the lease stays, for what is still to be written."""
         while not ending.wait(every_seconds):
             self.look()
-        self.resign()
 
     def resign(self) -> None:
         """Give it back, so that the other one has not to wait for its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -95,6 +96,17 @@ def test_who_gives_it_back_keeps_nobody_waiting(machine: Machine) -> None:
     first.resign()
     second.look()
     assert second.is_leading
+
+
+def test_when_it_is_to_end_the_last_lines_are_written_before_the_lease_is_given_back(
+    machine: Machine,
+) -> None:
+    first, ending = machine.controller("a"), threading.Event()
+    first.look()
+    ending.set()
+    first.run(ending)
+    machine.write(first, "seen last")
+    assert machine.written == ["seen last"]
 
 
 def test_while_the_store_is_gone_the_last_holder_may_only_return_traffic(

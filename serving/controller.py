@@ -149,9 +149,6 @@ def _watch(home: Home, ledger: Ledger) -> None:
         # An Envoy that is told over gRPC listens once it knows its clients and who may preview, too.
         publish_filters(home)
     envoys.start()
-    if leadership.is_leading:
-        with controller.apart("late entries"):
-            take_late(rows, home.late)
     beside = {
         "pods": lambda: pods.run(ending),
         "lease": lambda: leadership.run(ending),
@@ -216,8 +213,6 @@ def _run(
                 controller.tick()
         else:
             controller.stand_by()
-            with controller.apart("following"):
-                router.refresh()
         acts.settlement.latest = controller.latest
         with controller.apart("first versions"):
             acts.starts.resume(state for state, _ in controller.active)

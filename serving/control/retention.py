@@ -42,36 +42,37 @@ class Retention:
         return made
 
 
-def needed(services: Services, retention: Retention) -> set[str]:
-    """Ids of the bundles that stay, whatever their age."""
-    return {
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """What stays in the store at any age (`bundles` by id, `blobs` by digest), and for how long the rest."""
+
+    bundles: frozenset[str]
+    blobs: frozenset[str]
+    grace: timedelta
+
+
+def needed(services: Services, retention: Retention) -> Stays:
+    """Raises what a route or a release that cannot be read raises: then nothing may be removed."""
+    unfinished = unfinished_releases.needed_by_unfinished(services)
+    bundles = {
         *_in_routes(services),
         *(ref.bundle_id for ref in services.platform.deployments()),
         *_in_releases(services, retention),
-        *unfinished_releases.needed_by_unfinished(services).bundles,
+        *unfinished.bundles,
     }
+    return Stays(frozenset(bundles), unfinished.blobs, timedelta(days=retention.days))
 
 
 def reclaimable(services: Services, *, now: datetime) -> Garbage:
     """What `tidy` would remove now."""
-    retention = Retention.of(services.home)
-    grace, blobs = (
-        timedelta(days=retention.days),
-        unfinished_releases.needed_by_unfinished(services).blobs,
-    )
-    return find_garbage(services.store, keep=needed(services, retention), blobs=blobs, now=now, grace=grace)
+    stays = needed(services, Retention.of(services.home))
+    return find_garbage(services.store, keep=stays.bundles, blobs=stays.blobs, now=now, grace=stays.grace)
 
 
 def tidy(services: Services, *, now: datetime) -> Collected:
     """Remove from the store what is neither needed nor young. May be repeated, and run beside releases."""
-    retention = Retention.of(services.home)
-    grace, blobs = (
-        timedelta(days=retention.days),
-        unfinished_releases.needed_by_unfinished(services).blobs,
-    )
-    return collect_garbage(
-        services.store, keep=needed(services, retention), blobs=blobs, now=now, grace=grace
-    )
+    stays = needed(services, Retention.of(services.home))
+    return collect_garbage(services.store, keep=stays.bundles, blobs=stays.blobs, now=now, grace=stays.grace)
 
 
 def _in_routes(services: Services) -> Iterator[str]:

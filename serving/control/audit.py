@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import orjson
 from model_store.durable import write_file
 from model_store.errors import SlipwayError
 from serving.ledger import wire
-from serving.ledger.base import Change, Rows, Wanted
+from serving.ledger.base import Rows, Wanted
 from serving.ledger.rows import Entry
 
 LONGEST_REASON = 1000
@@ -60,12 +61,9 @@ class AuditTrail:
     def __init__(self, rows: Rows, late: Path) -> None:
         self._rows, self._late = rows, late
 
-    def append(self, entry: AuditEntry, *acts: Change) -> None:
-        """Write the entry down; when this returns, it is on the disk, and if this raises, nothing is.
-
-        `acts` are written with it: all or nothing.
-        """
-        self._rows.save(*acts, to_row(entry))
+    def append(self, entry: AuditEntry) -> None:
+        """Write the entry down; when this returns, it is on the disk, and if this raises, nothing is."""
+        self._rows.save(to_row(entry))
 
     def append_once(self, entry: AuditEntry, *, same: str, since: datetime) -> None:
         """Unless there is an entry of this act since then: of the same release or model, with the same `same`
@@ -189,11 +187,11 @@ class _Queue:
 
 
 _SHARED = ("at", "who", "action", "model", "version", "release_id", "reason")
-_queues: dict[Path, _Queue] = {}
 
 
+@cache
 def _queue_of(late: Path) -> _Queue:
-    return _queues.setdefault(late, _Queue(late)) if late not in _queues else _queues[late]
+    return _Queue(late)
 
 
 def _late_rows(late: Path) -> list[Entry]:

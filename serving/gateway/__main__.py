@@ -18,7 +18,7 @@ from serving.credentials import write_secret
 from serving.gateway.bootstrap import ADDRESS, ID, bootstrap, command
 from serving.gateway.delivery.ads.source import SERVERS, TOKEN, Ads
 from serving.gateway.paths import bootstrap_file
-from serving.home import ADS, Home
+from serving.home import ADS, DELIVERY, Home
 
 # Together longer than Envoy takes to close what it keeps open (`--drain-time-s`), and what answers last.
 _LEAST_SECONDS, _MOST_SECONDS = 6.0, 20.0
@@ -52,9 +52,7 @@ def drain(home: Home, *, least: float = _LEAST_SECONDS, most: float = _MOST_SECO
 
 
 def _connections(home: Home) -> int:
-    counted = orjson.loads(
-        _admin(home, "GET", "/stats?format=json&filter=^http.gateway.downstream_cx_active$")
-    )
+    counted = orjson.loads(_admin(home, "GET", f"/stats?format=json&filter=^{_OPEN}$"))
     return sum(int(each.get("value", 0)) for each in counted["stats"])
 
 
@@ -68,7 +66,7 @@ def _admin(home: Home, method: str, path: str) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    home = Home.locate({**os.environ, "SLIPWAY_GATEWAY_DELIVERY": ADS})
+    home = Home.locate({**os.environ, DELIVERY: ADS})
     try:
         drain(home) if arguments == ["drain"] else become(home)
     except SlipwayError as problem:

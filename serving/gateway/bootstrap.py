@@ -34,8 +34,6 @@ ID, ADDRESS = "SLIPWAY_ENVOY_ID", "SLIPWAY_ENVOY_ADDRESS"
 
 _HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
-# Every failure, every retry, and one in a hundred of the rest: enough to see what happens, too little to
-# fill a disk.
 # A client is who has a key, and a preview is for who has a token, not for who says so; a warm row skips what
 # a pod does to others.
 _NOT_FOR_CALLERS = (
@@ -44,6 +42,8 @@ _NOT_FOR_CALLERS = (
     "x-slipway-warmup",
     *attempts.HEADERS,
 )
+# Every failure, every retry, and one in a hundred of the rest: enough to see what happens, too little to
+# fill a disk.
 _LOGGED_SHARE = {"numerator": 1, "denominator": "HUNDRED"}
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from model_store.durable import write_file
 from model_store.errors import Permanent, SlipwayError
-from serving.credentials import credentials_of
+from serving.credentials import credentials_of, write_secret
 from serving.home import Home
 from serving.inbound.secrets import secrets_of
 from serving.local_stack.components import common_environment
@@ -63,9 +63,7 @@ def _made(path: Path) -> Values:
     found: Values = json.loads(path.read_text()) if path.exists() else {}
     if missing := [name for name in _VALUES if name not in found]:
         found |= {name: secrets.token_urlsafe(24) for name in missing}
-        os.umask(0o077)
-        write_file(path, json.dumps(found, indent=1).encode())
-        os.umask(0o022)
+        write_secret(path, json.dumps(found, indent=1))
     return found
 
 

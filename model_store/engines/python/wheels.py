@@ -7,13 +7,13 @@ Source: https://packaging.python.org/en/latest/specifications/binary-distributio
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from model_store.durable import digest_file
 from model_store.errors import Permanent
 
 WHEELS_FOLDER = "wheels"
@@ -29,11 +29,11 @@ def install_wheels(wheels: Path, lock: Path, prefix: Path) -> None:
     text = lock.read_text()
     known = set(_HASH.findall(text))
     found = sorted(wheels.glob("*.whl"))
-    if len(found) != len(_PINNED.findall(text)):
-        raise _wrong(f"{wheels} holds {len(found)} wheels, the lock names {len(_PINNED.findall(text))}")
+    if len(found) != (named := len(_PINNED.findall(text))):
+        raise _wrong(f"{wheels} holds {len(found)} wheels, the lock names {named}")
     (site,) = prefix.glob("lib/python*/site-packages")
     for wheel in found:
-        if _digest(wheel) not in known:
+        if digest_file(wheel).removeprefix("sha256:") not in known:
             raise _wrong(f"{wheel.name} is not the file that was locked")
         _unpack(wheel, site, prefix)
 
@@ -63,11 +63,6 @@ def _placed(
             yield entry, site.joinpath(*parts[2:])
         elif len(parts) > 2 and parts[1] == "data":
             yield entry, prefix.joinpath(*parts[2:])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _wrong(problem: str) -> Permanent:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Set
 
 from serving.platforms.base import DeploymentPhase, DeploymentStatus
-from serving.platforms.docker.wanted import Death, Pod, Standing
+from serving.platforms.docker.wanted import POD_PORT, Death, Pod, Standing
 from serving.types import Endpoint
 
-POD_PORT = 8080
 # Of `python -m serving.pod`: another start would end the same way.
 _FINAL_EXITS = (1, 2)
 # Starts that failed one after the other, whatever of, are no chance any more.

@@ -16,9 +16,8 @@ from docker.types import EndpointConfig, LogConfig, Mount
 
 from model_store import attestation
 from model_store.errors import Permanent, Retryable
-from serving.platforms.docker.wanted import Wanted
+from serving.platforms.docker.wanted import POD_PORT, Wanted
 
-PORT = 8080
 DRAIN_SECONDS = 15
 # Of deploy/pod.Dockerfile.
 _USER = "10001:10001"
@@ -226,7 +225,7 @@ def client() -> docker.DockerClient:
 def _arguments(wanted: Wanted, options: Options) -> list[str]:
     recording = ["--request-log", "/requests"] if wanted.request_log and options.requests else []
     return [
-        *("--bundle", _bundle(wanted, options), "--host", "0.0.0.0", "--port", str(PORT)),
+        *("--bundle", _bundle(wanted, options), "--host", "0.0.0.0", "--port", str(POD_PORT)),
         *("--slot", wanted.ref.slot.value, "--drain-seconds", str(DRAIN_SECONDS), "--answer-warm-rows"),
         *recording,
     ]

@@ -17,12 +17,11 @@ from model_store.storage.place import keys_file
 from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.docker.diagnosis import status_of
-from serving.platforms.docker.wanted import Listing, Pod, Ref, Served, Standing, Wanted
+from serving.platforms.docker.wanted import POD_PORT, Listing, Pod, Ref, Served, Standing, Wanted
 from serving.types import DeploymentRef
 
 URL, TOKEN_FILE = "SLIPWAY_LAUNCHER_URL", "SLIPWAY_LAUNCHER_TOKEN_FILE"
 # Of the image (`serving.platforms.docker.engine`).
-POD_PORT = 8080
 _TIMEOUT = httpx.Timeout(20.0, connect=3.0)
 _READY_SECONDS = 2.0
 _MEBI_LIMIT = 2**40

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.types import DeploymentRef, Slot
 
+# Where a pod listens, at the address of its container.
+POD_PORT = 8080
 _MEBI = 2**20
 # What a pod needs beside its model: the interpreter, numpy and onnxruntime.
 _BASE_MEBI = 512

@@ -35,7 +35,8 @@ def _require_judged(ctx: BuildContext, exported: Exported, gated: Sequence[Gated
     failed. Returns the digest of the data check. Raises `Permanent`.
     """
     checked = check_data_stage(ctx, exported)
-    if strangers := [one for one in gated if one.get("judged") != judged_of(ctx, exported)]:
+    judged = judged_of(ctx, exported)
+    if strangers := [one for one in gated if one.get("judged") != judged]:
         raise Permanent(
             f"{len(strangers)} of {len(gated)} verdicts that were handed on are not about this export of"
             f" {ctx.ref} by this spec: {strangers[0].get('judged')}",

@@ -112,11 +112,12 @@ class Custom:
 
     def _ask(self, work: Path, models: int) -> None:
         source = str(Path(self._source).resolve()) if self._source.endswith(".py") else self._source
+        path = importable()
         request = {"source": source, "function": self._function, "models": models}
-        request["path"] = list(map(str, importable()))
+        request["path"] = list(map(str, path))
         (work / "request.json").write_text(json.dumps(request))
         try:
-            readable = [*importable(), *(_modules(Path(source)) if source.endswith(".py") else ())]
+            readable = [*path, *(_modules(Path(source)) if source.endswith(".py") else ())]
             status = run_child(CHILD, work, self._limits, readable=readable)
         except subprocess.TimeoutExpired as error:
             problem = f"the metric {self.name} took longer than {self._limits.seconds:g} s"

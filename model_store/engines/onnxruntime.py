@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -100,11 +102,13 @@ def open_session(
     config: Mapping[str, str] = MappingProxyType({}),
     *,
     devices: Sequence[Any] = (),
+    file: Path | None = None,
 ) -> ort.InferenceSession:
     """A session with the bundle's settings and `config`, checked against the manifest's tensor names.
 
     With a provider that is a plugin: on `devices` of it, and `providers` is its options. Never with another
-    provider than was asked for, which onnxruntime would try by itself.
+    provider than was asked for, which onnxruntime would try by itself. `file`: what `manifest.loading` gave
+    whoever opens several sessions of it, so that its bytes are verified once.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = manifest.settings.threads
@@ -117,8 +121,8 @@ def open_session(
     if devices:
         options.add_provider_for_devices(list(devices), providers[0])
     asked = {} if devices else {"providers": list(providers)}
-    with manifest.loading() as file:
-        session = ort.InferenceSession(str(file), options, enable_fallback=0, **asked)
+    with nullcontext(file) if file else manifest.loading() as path:
+        session = ort.InferenceSession(str(path), options, enable_fallback=0, **asked)
     _expect_names(manifest, session)
     return session
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,9 @@ class RecordedBatch:
     the process; MobileNet on an H200).
     """
 
-    def __init__(self, manifest: Manifest, setup: GpuSetup, rows: int) -> None:
+    def __init__(self, manifest: Manifest, setup: GpuSetup, rows: int, file: Path) -> None:
         signature, device = manifest.signature, setup.device
-        self._session = open_session(manifest, setup.recording, devices=setup.devices)
+        self._session = open_session(manifest, setup.recording, devices=setup.devices, file=file)
         self._binding = self._session.io_binding()
         self._inputs = [_buffer(spec, rows, device) for spec in signature.inputs]
         self._outputs = [_buffer(spec, rows, device) for spec in signature.outputs]
@@ -177,8 +178,12 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
 
     def _load(self, sizes: Sequence[int]) -> None:
         """Open a session for batches of these sizes, or of those of them that the GPU has room for."""
+        with self._manifest.loading() as file:
+            self._load_from(file, sizes)
+
+    def _load_from(self, file: Path, sizes: Sequence[int]) -> None:
         self._sizes: tuple[int, ...] = tuple(sorted(sizes))
-        while (too_many := self._opened(self._sizes)) is not None:
+        while (too_many := self._opened(file, self._sizes)) is not None:
             log.warning("batches of %d are not served: the GPU has no room for them", too_many)
             self._sizes = tuple(size for size in self._sizes if size < too_many)
             if not self._sizes:
@@ -188,17 +193,17 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
                 )
         self.profiles = self._sizes if self._is_batched else ()
 
-    def _opened(self, sizes: Sequence[int]) -> int | None:
+    def _opened(self, file: Path, sizes: Sequence[int]) -> int | None:
         """The batch size there is no room for; None if all are."""
         self._recorded.clear()
         self._session = None
         computing, devices = self._setup.computing, self._setup.devices
-        session = open_session(self._manifest, computing, gpu.RECORD_PLACEMENT, devices=devices)
+        session = open_session(self._manifest, computing, gpu.RECORD_PLACEMENT, devices=devices, file=file)
         super().__init__(self._manifest, session)
         samples = _Samples(self._manifest)
         for rows in sorted(sizes):
             try:
-                self._record(rows, samples)
+                self._record(file, rows, samples)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -209,9 +214,9 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
                 raise RuntimeError(f"recorded batches of {rows} were changed by those recorded after them")
         return None
 
-    def _record(self, rows: int, samples: _Samples) -> None:
+    def _record(self, file: Path, rows: int, samples: _Samples) -> None:
         """If it is right and pays."""
-        batch = RecordedBatch(self._manifest, self._setup, rows)
+        batch = RecordedBatch(self._manifest, self._setup, rows, file)
         for _ in range(_RUNS_UNTIL_RECORDED):
             batch.run(samples.batch(rows, 0))
         if self._replays_rightly(batch, samples, rows) and self._pays(batch, samples, rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from model_store.attestation import unchanged
+from model_store.bundle.signing import Keyring
 from model_store.compile import CompileSpec
 from model_store.compile.tensorrt import TensorRTCompiler
 from model_store.engines import nvml
@@ -130,6 +133,26 @@ def test_what_is_slower_recorded_is_computed(doubling: Path, monkeypatch: pytest
     engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (4, 8))
     assert (engine.recorded, engine.profiles) == ((8,), (4, 8))
     assert engine.staging(4) is None
+
+
+@pytest.mark.usefixtures("recording_pays")
+def test_a_models_bytes_are_verified_once_for_all_sizes(
+    doubling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing a file of gigabytes takes a second for each."""
+    manifest = read_manifest(doubling)
+    verified: list[Path] = []
+
+    @contextmanager
+    def counted(path: Path, digest: str) -> Iterator[Path]:
+        verified.append(path)
+        with unchanged(path, digest) as same:
+            yield same
+
+    monkeypatch.setattr("model_store.engines.manifest.unchanged", counted)
+    trusted = replace(manifest, trusted=Keyring.of(tmp_path / "keys.json").trust)
+    assert OnnxRuntimeCudaEngine(trusted, ON_THE_HOST, (1, 4, 8)).recorded == (1, 4, 8)
+    assert verified == [manifest.file]
 
 
 def test_large_models_are_recorded_for_fewer_sizes(doubling: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,9 @@ class MemoryPlatform:
         self._held_back.add(bundle_id)
 
     def release(self, bundle_id: str) -> None:
+        """Pods of this bundle become ready from now on, whatever kept them from it."""
         self._held_back.discard(bundle_id)
+        self._failing.pop(bundle_id, None)
 
     def fail(self, bundle_id: str, reason: str) -> None:
         """Pods of this bundle end at start, and will not do otherwise."""

@@ -157,7 +157,12 @@ def test_pods_that_fail_are_told_once_and_the_next_try_begins_anew(scene: Scene)
     with pytest.raises(Permanent, match="no such image"):
         scene.acts.begin(release.id, bundle)
     assert scene.progress(release).phase is RolloutPhase.UNKNOWN
+    # Neither ready nor failed again before it is looked at.
+    scene.world.platform.release(bundle)
+    scene.world.platform.hold_back(bundle)
     assert scene.acts.begin(release.id, bundle).phase is RolloutPhase.STARTING
+    scene.world.platform.release(bundle)
+    until(lambda: scene.progress(release).phase is not RolloutPhase.STARTING)
 
 
 def test_a_run_that_ends_while_pods_start_begins_no_rollout_and_leaves_no_pods(scene: Scene) -> None:

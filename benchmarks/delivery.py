@@ -136,7 +136,7 @@ def _envoy(home: Home, number: int) -> Iterator[None]:
     own = home
     if number:
         ports = free_ports()
-        ports = replace(home.ports, gateway=ports.gateway, envoy_admin=ports.envoy_admin)
+        ports = replace(home.ports, gateway=ports.gateway, envoy_stats=ports.envoy_stats)
         own = replace(home, ports=ports)
     prepare(own, {ID: f"envoy-{number}"})
     config = home.envoy / f"envoy-{number}.json"
@@ -147,7 +147,7 @@ def _envoy(home: Home, number: int) -> Iterator[None]:
 
 
 def _is_ready(home: Home) -> Callable[[], bool]:
-    return lambda: httpx.get(f"{home.envoy_admin_url}/ready").status_code == httpx.codes.OK
+    return lambda: httpx.get(f"{home.envoy_stats_url}/ready").status_code == httpx.codes.OK
 
 
 @contextmanager

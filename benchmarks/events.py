@@ -35,7 +35,7 @@ from serving.home import Home
 from serving.inbound.registration import ENDPOINT
 from serving.inbound.secrets import secrets_of
 from serving.inbound.signature import sign
-from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
+from serving.local_stack.apis import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
 
 LIMIT = 2.0

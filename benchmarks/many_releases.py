@@ -48,7 +48,7 @@ from model_store.installation import ROOT as REPOSITORY
 from model_store.registry import Registry
 from model_store.types import ModelRef
 from serving.home import Home
-from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
+from serving.local_stack.apis import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
 from serving.supervision.supervisor import Supervisor
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model_store.gates.metrics import Prediction, TooFewRows, Truth, known, metric
+from model_store.metrics import Prediction, TooFewRows, Truth, known, metric
 
 Array = np.ndarray[Any, Any]
 Drawn = tuple[Truth, Prediction, Prediction]

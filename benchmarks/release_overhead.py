@@ -36,7 +36,7 @@ from model_store.release_spec import load
 from model_store.types import ModelRef
 from serving import composition
 from serving.home import Home
-from serving.local_stack.airflow_api import AirflowApi, DagRun, airflow_api
+from serving.local_stack.apis import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
 
 LIMIT = 1.3

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.home import Home
-from serving.local_stack.airflow_api import AirflowApi, airflow_api
+from serving.local_stack.apis import AirflowApi, airflow_api
 from serving.local_stack.lifecycle import down, up
 from serving.supervision.processes import Owned, owned_by, proportional_memory_bytes
 

@@ -26,8 +26,9 @@ from slipway_airflow.notifications import DeliverNotifications, Late
 from slipway_airflow.operators import AcquireReleaseLock, RollOut
 from slipway_airflow.step import BY_LABEL, DecoratedStep, step
 
-from model_store.build import Variant, variants
+from model_store.build import variants
 from model_store.release_spec import InvalidSpec, ReleaseSpec
+from model_store.stages.base import Variant
 from model_store.types import TargetName
 from serving.control import specs
 

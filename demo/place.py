@@ -8,35 +8,75 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from model_store.durable import write_file
-from model_store.errors import Permanent
+from demo.command import slipway
+from model_store.errors import Permanent, Retryable
 from model_store.installation import DAG_FILES
-from serving.home import Home, default_root
-from serving.supervision.supervisor import Supervisor
 
 MARK = "made-by-slipway-demo"
 CACHE = "cache"
 
 
-def fresh_home(environ: os._Environ[str] | dict[str, str] = os.environ, *, spec: Path | None = None) -> Home:
-    """An empty home in `SLIPWAY_HOME` (default `var/demo`), marked as the demo's; sets `SLIPWAY_HOME` to it.
+@dataclass(frozen=True, slots=True)
+class DemoHome:
+    """A Slipway home, and where its stack answers once it is up; `page` is for people's browsers."""
+
+    root: Path
+    airflow_url: str
+    mlflow_url: str
+    gateway_url: str
+    page: str = ""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str] = os.environ) -> DemoHome:
+        """The installation of this environment, as `slipway addresses` says it, running or not."""
+        said = slipway("addresses", environ=environ)
+        return cls(Path(said["home"]), said["airflow"], said["mlflow"], said["gateway"], said["page"])
+
+    @property
+    def data(self) -> Path:
+        """What specs read as `${SLIPWAY_HOME}/data`."""
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def cache(self) -> Path:
+        """What was fetched from package registries, and stays for the next demo."""
+        return self.root / CACHE
+
+
+def fresh_home(environ: MutableMapping[str, str] = os.environ, *, spec: Path | None = None) -> DemoHome:
+    """An empty home in `SLIPWAY_HOME` (default: `demo` in the usual one), marked as the demo's; sets
+    `SLIPWAY_HOME` to it.
 
     What was fetched from package registries stays. With `spec`, the home has a DAG folder of its own, whose
     only release spec that is.
     Raises `Permanent` when the directory holds anything but an earlier demo, or that demo's stack still runs.
     """
-    environ["SLIPWAY_HOME"] = environ.get("SLIPWAY_HOME") or str(default_root(environ) / "demo")
-    home = Home.locate(environ)
-    if home.root.exists() and any(home.root.iterdir()):
-        _require_own(home)
-        _require_stopped(home)
-        _empty(home.root)
-    write_file(home.root / MARK, b"The demo empties this directory each time it starts.\n")
+    root = default_root(environ)
+    environ["SLIPWAY_HOME"] = str(root)
+    if root.exists() and any(root.iterdir()):
+        _require_own(root)
+        _require_stopped(root, environ)
+        _empty(root)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / MARK).write_text("The demo empties this directory each time it starts.\n")
     if spec is not None:
-        _own_dags(home.root / "dags", spec)
-    return Home.locate(environ)
+        _own_dags(root / "dags", spec)
+    return DemoHome.of(environ)
+
+
+def default_root(environ: Mapping[str, str]) -> Path:
+    """`SLIPWAY_HOME`, or a folder in the usual one."""
+    if said := environ.get("SLIPWAY_HOME"):
+        return Path(said)
+    return DemoHome.of(environ).root / "demo"
 
 
 def _own_dags(folder: Path, spec: Path) -> None:
@@ -47,20 +87,28 @@ def _own_dags(folder: Path, spec: Path) -> None:
     shutil.copyfile(spec, folder / "releases" / spec.name)
 
 
-def _require_own(home: Home) -> None:
-    if not (home.root / MARK).exists():
+def _require_own(root: Path) -> None:
+    if not (root / MARK).exists():
         raise Permanent(
-            f"{home.root} is not empty, and the demo did not make it",
+            f"{root} is not empty, and the demo did not make it",
             remedy="Unset SLIPWAY_HOME, or set it to a directory that does not exist yet.",
         )
 
 
-def _require_stopped(home: Home) -> None:
-    if Supervisor(home).is_running():
+def _require_stopped(root: Path, environ: Mapping[str, str]) -> None:
+    if is_running(environ):
         raise Permanent(
-            f"an earlier demo still runs in {home.root}",
-            remedy=f"End it first: SLIPWAY_HOME={home.root} ./slipway down",
+            f"an earlier demo still runs in {root}",
+            remedy=f"End it first: SLIPWAY_HOME={root} ./slipway down",
         )
+
+
+def is_running(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the stack of this environment is up, healthy or not."""
+    try:
+        return bool(slipway("status", environ=environ)["programs"])
+    except Retryable:
+        return False
 
 
 def _empty(root: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import onnx
 
+from demo.place import DemoHome
 from model_store.errors import Permanent, Retryable
-from serving.home import Home
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def describe(model: str, wanted: int, number: int, story: str) -> None:
     MlflowClient().update_model_version(model, str(number), description=story)
 
 
-def wait_for_registry(home: Home, *, seconds: float = 400) -> None:
+def wait_for_registry(home: DemoHome, *, seconds: float = 400) -> None:
     """Until MLflow answers. Raises `Retryable` when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from demo.traffic_log import Tally, percentile
-from demo.view import STORY, ActView, Step, View, in_words, weights
+from demo.view import STORY, ActView, Step, View, in_words
 
 BAR_CELLS = 50
 NEWS_EVERY_SECONDS = 15.0
@@ -75,8 +75,8 @@ class News:
             self._of_act(view, act)
         if view.doing and self._is_new("doing", view.doing):
             self._say(view, view.doing)
-        if weights(view.route) and self._is_new("route", in_words(view.route)):
-            self._say(view, f"traffic: {in_words(view.route)}")
+        if view.shares and self._is_new("shares", in_words(view.shares)):
+            self._say(view, f"traffic: {in_words(view.shares)}")
         if view.tally and view.tally.total and view.now >= self._traffic_at + NEWS_EVERY_SECONDS:
             self._traffic_at = view.now
             self._say(view, f"{view.tally.total:,} requests sent, {view.tally.failed} failed")
@@ -108,7 +108,7 @@ def draw(view: View) -> RenderableType:
         lines.append(_act_line(view, act))
         if act is view.current:
             lines += _steps_lines(act)
-    lines += [Text(), *_traffic(view)] if weights(view.route) else []
+    lines += [Text(), *_traffic(view)] if view.shares else []
     return Group(*lines, Text(), Text(view.doing, style="dim"))
 
 
@@ -157,10 +157,10 @@ def _traffic(view: View) -> list[RenderableType]:
 
 def _split_line(view: View) -> Text:
     line = Text("  traffic   ")
-    for version, weight in weights(view.route):
+    for version, weight in view.shares.items():
         # A candidate at 1 % still gets a cell of the bar.
         line.append("█" * max(1, round(weight / 100 * BAR_CELLS)), style=COLOURS.get(version, ""))
-    return line.append("  ").append(in_words(view.route), style="bold")
+    return line.append("  ").append(in_words(view.shares), style="bold")
 
 
 def _requests_line(tally: Tally) -> Text:

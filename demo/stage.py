@@ -15,17 +15,15 @@ from pathlib import Path
 import httpx
 
 from demo.acts import Scenario
+from demo.command import COMMAND, environment, slipway
 from demo.fetch import fetch
 from demo.packages import PACKAGES
+from demo.place import DemoHome
 from demo.traffic import TIMEOUT_SECONDS
 from model_store.errors import Permanent
-from model_store.installation import python_path
-from serving.home import Home
-from serving.local_stack import lifecycle
-from serving.local_stack.lifecycle import ProgramStatus
 
 FAULTS = "SLIPWAY_FAULTS"
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.5
 # A cold start takes half a minute; on a machine busy with other things it may take much longer.
 START_SECONDS = 400
 TRAINING_SECONDS = 400
@@ -34,11 +32,11 @@ READY_SECONDS = 60
 Tell = Callable[[str], None]
 
 
-@dataclass(slots=True)
+@dataclass
 class Stage:
     """`tell` hears what is being waited for. Start the traffic once a version serves."""
 
-    home: Home
+    home: DemoHome
     scenario: Scenario
     tell: Tell
     _traffic: subprocess.Popen[bytes] | None = None
@@ -60,10 +58,9 @@ class Stage:
         self.home.logs.mkdir(parents=True, exist_ok=True)
         for package in PACKAGES[self.scenario.name]:
             fetch(package, self.home.cache, self.tell)
-        # Pods take it from supervisord, which takes it from here.
-        os.environ[FAULTS] = self.scenario.faults
+        self._let_pods_fail()
         training = self._start(self.scenario.training, *(str(act.version) for act in self.scenario.acts))
-        lifecycle.up(self.home, self._tell_standings, timeout_seconds=START_SECONDS)
+        self._bring_up()
         deadline = time.monotonic() + TRAINING_SECONDS
         while training.poll() is None:
             self.tell("training and registering the versions")
@@ -73,6 +70,10 @@ class Stage:
         if training.returncode != 0:
             raise Permanent("the versions could not be trained", remedy=f"Read {self._log(training)}.")
 
+    def _let_pods_fail(self) -> None:
+        # Pods take it from supervisord, which takes it from here.
+        os.environ[FAULTS] = self.scenario.faults
+
     def start_traffic(self) -> None:
         """Begin sending, as soon as the gateway says that the model is ready."""
         url = f"{self.home.gateway_url}/v2/models/{self.scenario.model}/ready"
@@ -80,8 +81,9 @@ class Stage:
         while not _is_ok(url):
             self.tell("waiting until the first version answers through Envoy")
             _wait(deadline, f"{url} is not ready", self.home.logs / "envoy.log")
-        of_scenario = ("--scenario", self.scenario.name, "--rate", str(self.scenario.rate))
-        self._traffic = self._start(f"{__package__}.traffic", "--log", str(self.traffic_log), *of_scenario)
+        places = ("--gateway", self.home.gateway_url, "--data", self.home.data, "--log", self.traffic_log)
+        asked = (*places, "--scenario", self.scenario.name, "--rate", self.scenario.rate)
+        self._traffic = self._start(f"{__package__}.traffic", *map(str, asked))
 
     def require_traffic(self) -> None:
         """Raises `Permanent` when the traffic ended by itself."""
@@ -99,14 +101,41 @@ class Stage:
         _end(self._started)
         if not keep:
             self.tell("stopping the stack")
-            lifecycle.down(self.home)
+            self._take_down()
+
+    def _take_down(self) -> None:
+        slipway("down")
+
+    def _bring_up(self) -> None:
+        """`slipway up`, each line of which says what is up. Raises `Permanent` in its own words."""
+        process = subprocess.Popen(
+            [*COMMAND, "up", "--timeout", str(START_SECONDS)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        said = list[str]()
+        assert process.stderr is not None
+        with process.stderr as lines:
+            for line in lines:
+                said.append(line.decode().rstrip())
+                self.tell(f"starting the stack: {said[-1].strip()}")
+        if process.wait() != 0:
+            told = [line for line in said if not line.endswith((": healthy", ": backoff", ": fatal"))]
+            problem, _, remedy = "\n".join(told).rpartition("\n  remedy: ")
+            raise Permanent(
+                f"the stack does not start: {problem.strip()}", remedy=remedy or f"Read {self.home.logs}."
+            )
 
     def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         # In a session of its own: an interrupt in the terminal is for the demo, which then ends the rest.
         with (self.home.logs / f"{module}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env={**os.environ, **python_path()},
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -119,17 +148,27 @@ class Stage:
         arguments: Sequence[object] = process.args  # type: ignore[assignment]
         return self.home.logs / f"{arguments[2]}.log"
 
-    def _tell_standings(self, standings: list[ProgramStatus]) -> None:
-        waiting = [standing.name for standing in standings if standing.problem]
-        healthy = len(standings) - len(waiting)
-        names = f", waiting for {', '.join(waiting)}" if waiting else ""
-        self.tell(f"starting the stack: {healthy} of {len(standings)} healthy{names}")
+
+class StandingStack(Stage):
+    """The stack is up, somebody else's, and stays: docker-compose.yaml's."""
+
+    def _let_pods_fail(self) -> None:
+        # Where pods are containers, this file says what SLIPWAY_FAULTS would.
+        (self.home.root / "faults").write_text(self.scenario.faults)
+
+    def _bring_up(self) -> None:
+        return
+
+    def _take_down(self) -> None:
+        return
 
 
 @contextmanager
-def stage(home: Home, scenario: Scenario, tell: Tell, *, keep: bool) -> Iterator[Stage]:
+def stage(
+    home: DemoHome, scenario: Scenario, tell: Tell, *, keep: bool, kind: type[Stage] = Stage
+) -> Iterator[Stage]:
     """A stage that is torn down whatever happens on it, also when the demo is interrupted or told to end."""
-    made = Stage(home, scenario, tell)
+    made = kind(home, scenario, tell)
     with _interruptible():
         try:
             yield made

@@ -1,7 +1,7 @@
 """The users of the demo: held-out rows, sent through Envoy one by one at a steady rate until told to stop.
 
-Run as a process (`python -m demo.traffic --log FILE`); SIGTERM ends it after the last answer. Every request
-sent becomes one line of the log, whatever came of it. The rate does not bend to the answers (an open loop):
+Run as a process (`python -m demo.traffic`); SIGTERM ends it after the last answer. Every request sent becomes
+one line of the log, whatever came of it. The rate does not bend to the answers (an open loop):
 a slow service meets more waiting requests, as it would with real users. Nothing is retried here, so what the
 log calls failed, a user would have seen fail.
 """
@@ -25,7 +25,6 @@ import pandas as pd
 from demo.acts import RISK, scenario
 from demo.data import FEATURES, LABEL, Parts
 from demo.traffic_log import HEADER, Entry
-from serving.home import Home
 
 RATE_PER_SECOND = RISK.rate
 TIMEOUT_SECONDS = 5.0
@@ -188,13 +187,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Send until SIGTERM; the log's last line says how many requests were sent."""
     parser = argparse.ArgumentParser(prog="python -m demo.traffic", description=__doc__)
     parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--gateway", required=True, help="its URL")
+    parser.add_argument("--data", type=Path, required=True, help="the folder with a folder for each model")
     parser.add_argument("--scenario", choices=sorted(READERS), default="risk")
     parser.add_argument("--rate", type=float, default=RATE_PER_SECOND, help="requests a second")
     asked = parser.parse_args(arguments)
-    home = Home.locate()
     model = scenario(asked.scenario).model
-    rows = READERS[asked.scenario](Parts.under(home.data / model).traffic)
-    url = f"{home.gateway_url}/v2/models/{model}/infer"
+    rows = READERS[asked.scenario](Parts.under(asked.data / model).traffic)
+    url = f"{asked.gateway}/v2/models/{model}/infer"
     # Line by line, so that the demo can show progress and a kill loses nothing already answered.
     with asked.log.open("w", buffering=1) as log:
         log.write(HEADER)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from demo.acts import Act
 from demo.traffic_log import Tally
-from serving.local_stack.airflow_api import TaskRun
-from serving.types import Route
 
 # The tasks of a release as the story tells them: the last part of the task id, and a word for it.
 STORY = {
@@ -41,11 +40,16 @@ _SKIPPED = {"skipped", "upstream_failed", "removed"}
 _ACTIVE = {"running", "deferred", "queued", "scheduled", "up_for_retry", "restarting", "up_for_reschedule"}
 
 
-def steps_of(tasks: Iterable[TaskRun]) -> dict[str, Step]:
+def name_of(task: Mapping[str, Any]) -> str:
+    """A task instance's name, without its group."""
+    return str(task["task_id"]).rpartition(".")[2]
+
+
+def steps_of(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Step]:
     """Task name (without its group) -> how far it is; a mapped task is as far as its instances together."""
     states: dict[str, list[str | None]] = {}
     for task in tasks:
-        states.setdefault(task.task_id.rpartition(".")[2], []).append(task.state)
+        states.setdefault(name_of(task), []).append(task["state"])
     return {name: _together(found) for name, found in states.items()}
 
 
@@ -77,13 +81,16 @@ class ActView:
 
 @dataclass(slots=True)
 class View:
-    """Everything on the screen. `now` is seconds since the demo began; `doing` what is being waited for."""
+    """Everything on the screen. `now` is seconds since the demo began; `doing` what is being waited for.
+
+    `shares`: version -> percent of the traffic, stable first; empty before the first release.
+    """
 
     title: str
     acts: list[ActView]
     doing: str = ""
     now: float = 0.0
-    route: Route | None = None
+    shares: Mapping[int, float] = field(default_factory=dict)
     tally: Tally | None = None
 
     @property
@@ -92,14 +99,6 @@ class View:
         return next((act for act in self.acts if act.began is not None and act.ended is None), None)
 
 
-def weights(route: Route | None) -> list[tuple[int, float]]:
-    """(version, percent of the traffic) of each arm that has any, stable first."""
-    if route is None:
-        return []
-    arms = ((route.stable, route.split.stable), (route.candidate, route.split.candidate))
-    return [(arm.version, weight) for arm, weight in arms if arm is not None and weight > 0]
-
-
-def in_words(route: Route | None) -> str:
+def in_words(shares: Mapping[int, float]) -> str:
     """`v1 95 %, v2 5 %`; empty before the first release."""
-    return ", ".join(f"v{version} {weight:g} %" for version, weight in weights(route))
+    return ", ".join(f"v{version} {weight:g} %" for version, weight in shares.items())

@@ -1,11 +1,14 @@
 # The image of a pod: the server, and what fetches its bundle. Neither Airflow nor anything that builds versions.
 #   docker build --file deploy/pod.Dockerfile --tag slipway-pod .
 # BASE: another image with Python 3.11 to 3.13, such as a mirror's or your company's.
+# REQUIREMENTS=requirements-gpu.txt: for pods on NVIDIA's GPUs (docs/gpu.md).
+# --target lean: without PyArrow, which only pods that write down requests need (`request_log`), 150 MB less.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS whole
 ARG VERSION=unreleased
-COPY serving/pod/requirements.txt /tmp/requirements.txt
+ARG REQUIREMENTS=requirements.txt
+COPY serving/pod/${REQUIREMENTS} /tmp/requirements.txt
 RUN pip install --no-cache-dir --require-hashes --no-compile --target /opt/packages --requirement /tmp/requirements.txt
 # Of PyArrow a pod uses tables and Parquet alone (`serving.pod.recording`); sources and tests are for who changes
 # them. What makes a system (pip, apt, perl, manuals) goes too: the next stage starts from what is left, and nobody
@@ -23,8 +26,7 @@ RUN cd /opt/packages \
  && cd /usr/local/lib/python3* \
  && rm -rf ensurepip idlelib lib2to3 pydoc_data tkinter turtledemo lib-dynload/_test* lib-dynload/_ctypes_test*
 COPY deploy/sbom.py /tmp/sbom.py
-RUN mkdir /opt/slipway && python /tmp/sbom.py slipway-pod "${VERSION}" /opt/packages > /opt/slipway/sbom.cdx.json \
- && rm /tmp/sbom.py
+RUN mkdir /opt/slipway && python /tmp/sbom.py slipway-pod "${VERSION}" /opt/packages > /opt/slipway/sbom.cdx.json
 COPY model_store /opt/slipway/model_store
 COPY serving/__init__.py /opt/slipway/serving/__init__.py
 COPY serving/pod /opt/slipway/serving/pod
@@ -33,8 +35,19 @@ RUN printf '#!/bin/sh\nexec python -m model_store.storage fetch "$@"\n' > /usr/l
 # Nobody may write here later, and every start would compile it all again.
 RUN python -m compileall -q /opt && PYTHONPATH=/opt/slipway:/opt/packages python -c 'import pyarrow.parquet, serving.pod.pod'
 
-FROM scratch
-COPY --from=whole / /
+FROM whole AS with-recording
+RUN mkdir -p /with/opt/packages /with/opt/slipway \
+ && cp -a /opt/packages/pyarrow /opt/packages/pyarrow-*.dist-info /with/opt/packages \
+ && cp -a /opt/slipway/sbom.cdx.json /with/opt/slipway
+
+FROM whole AS without-recording
+ARG VERSION=unreleased
+RUN rm -rf /opt/packages/pyarrow /opt/packages/pyarrow-*.dist-info \
+ && PYTHONDONTWRITEBYTECODE=1 python /tmp/sbom.py slipway-pod "${VERSION}" /opt/packages > /opt/slipway/sbom.cdx.json \
+ && rm /tmp/sbom.py && PYTHONPATH=/opt/slipway:/opt/packages python -c 'import serving.pod.pod'
+
+FROM scratch AS lean
+COPY --from=without-recording / /
 ARG VERSION=unreleased
 # /opt/slipway/sbom.cdx.json says what is in it.
 LABEL org.opencontainers.image.title="slipway-pod" \
@@ -50,3 +63,6 @@ ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
 USER 10001:10001
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "serving.pod"]
+
+FROM lean
+COPY --from=with-recording /with /

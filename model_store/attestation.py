@@ -2,7 +2,7 @@
 
 A manifest is signed with Ed25519 (RFC 8032) and vouches for every file by its digest; what is signed also
 says where the model came from and what its gates measured. Pods verify it by this module, so it imports
-nothing of ours but what a pod has. Who signs is `model_store.bundle.signing`.
+nothing of ours but what a pod has. Who signs is `model_store.signing`.
 """
 
 from __future__ import annotations
@@ -111,11 +111,16 @@ def attest(bundle: Path, trusted: Trusted) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not files or manifest.get("file") not in files:
         raise _not_attested(f"the manifest of {bundle} does not vouch for the model that it names")
-    there = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()} - {MANIFEST}
-    changed = {name for name in there & set(files) if digest_file(bundle / name) != files[name]}
-    if strange := sorted(changed | (there ^ set(files))):
+    if strange := strange_files(bundle, files):
         raise _not_attested(f"{bundle}: {', '.join(strange[:5])} is not what was signed")
     return manifest
+
+
+def strange_files(bundle: Path, files: Mapping[str, str]) -> list[str]:
+    """What in the folder, besides its manifest, is not as `files` says: changed, missing, or not listed."""
+    there = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()} - {MANIFEST}
+    changed = {name for name in there & set(files) if digest_file(bundle / name) != files[name]}
+    return sorted(changed | (there ^ set(files)))
 
 
 @contextmanager

@@ -13,164 +13,48 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from model_store.release_spec import ReleaseSpec
-from model_store.storage.store import Store
-from model_store.types import Bundle, ModelRef, Precision, TargetName
-
-if TYPE_CHECKING:
-    from model_store.registry import Downloaded, ModelVersion
+from model_store.stages.base import (
+    BuildContext,
+    Chosen,
+    Compiled,
+    DataChecked,
+    Exported,
+    Gated,
+    Layout,
+    Published,
+    Quantized,
+    Variant,
+)
+from model_store.types import Bundle, Precision, TargetName
 
 log = logging.getLogger("slipway.build")
 
-Json = dict[str, Any]
-Layout = Literal["onnxruntime", "tensorrt", "as logged"]
-
-
-class Versions(Protocol):
-    """What a build asks of the registry; `model_store.registry.Registry` is one."""
-
-    def describe(self, ref: ModelRef) -> ModelVersion: ...
-
-    def download(self, ref: ModelRef, folder: Path, *, max_size_mb: float) -> Downloaded: ...
-
-    def aliases(self, name: str) -> dict[str, int]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class BuildContext:
-    """Everything a stage needs besides what earlier stages made. `home` is where `${SLIPWAY_HOME}` points;
-    `docs_folder` is another place for Data Docs than the home's. `files`: where a file is that the spec
-    names, by what it writes, if that is not where the spec says.
-    """
-
-    store: Store
-    registry: Versions
-    spec: ReleaseSpec
-    ref: ModelRef
-    home: Path
-    docs_folder: Path | None = None
-    files: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def docs(self) -> Path:
-        """Where this version's Data Docs are written: its data and its gates, with an index.html."""
-        return self.docs_folder or self.home / "data_docs" / self.ref.name / f"v{self.ref.version}"
-
-
-class Variant(TypedDict):
-    """One form of the model to try. fp32 and fp16 are the same for every layout."""
-
-    precision: Precision
-    layout: Layout
-
-
-class Exported(TypedDict):
-    """The model as ONNX. `answers`: the original's own answers to the evaluation rows, kept in the store.
-    `says`: what the model says of itself, nothing of it guessed (see `model_store.export.says`).
-    `notes`: what a person should know of the export, in sentences. `invocations`: how MLflow's
-    clients ask it.
-    """
-
-    artifact: Json
-    answers: Json
-    inputs: list[Json]
-    outputs: list[Json]
-    columns: dict[str, Any]
-    agreement: Json
-    dataset_digest: str
-    says: Json
-    notes: list[str]
-    invocations: Json
-    lineage: dict[str, str]
-
-
-class DataChecked(TypedDict):
-    """Every expectation about the rows, all met. `docs`: the index of the Data Docs."""
-
-    evaluation_digest: str
-    calibration_digest: str
-    checks: list[Json]
-    docs: str
-
-
-class Quantized(TypedDict):
-    """One variant, or the reason there is none. `how`: method, excluded nodes, changes on calibration."""
-
-    variant: Variant
-    artifact: Json | None
-    reason: str
-    how: Json
-
-
-class Compiled(TypedDict):
-    """A variant built for one target, or the reason there is none."""
-
-    variant: Variant
-    target: TargetName
-    artifact: Json | None
-    reason: str
-
-
-class Gated(TypedDict):
-    """A variant's verdict. `served`: the artifact for the spec's runtime, None if this variant has none.
-    `sample`: the blob of a few rows with the answers that were judged (`model_store.stages.sample`).
-    `judged`: of which version, export and spec this is the verdict, so that another's is taken for none.
-    """
-
-    variant: Variant
-    report: Json
-    profile: Json | None
-    served: Json | None
-    sample: Json | None
-    engines: list[Json]
-    quantized: Json | None
-    reasons: list[str]
-    judged: Json
-
-
-class Chosen(TypedDict):
-    """The variant that will be served, and why."""
-
-    precision: Precision
-    reason: str
-
-
-class Published(TypedDict):
-    """The id of the bundle, and what a person wants to know of it."""
-
-    bundle: str
-    precision: Precision
-    reason: str
-    size_bytes: int
-
 
 def variants(spec: ReleaseSpec) -> list[Variant]:
-    """What the spec asks to try, in its order; int8 once for each layout its targets need. A model that is
-    served as it is has one: itself.
+    """What the spec asks to try, in its order; int8 once for each layout its targets need. The model as it
+    was logged is one: itself.
     """
-    if spec.is_served_as_logged:
-        return [{"precision": "original", "layout": "as logged"}]
-    layouts: list[Layout] = ["onnxruntime"]
+    quantized: list[Layout] = ["onnxruntime"]
     if set(spec.targets) & {"tensorrt", "tensorrt_rtx"}:
-        layouts.append("tensorrt")
+        quantized.append("tensorrt")
+    layouts: dict[Precision, list[Layout]] = {"int8": quantized, "original": ["as logged"]}
     return [
         {"precision": precision, "layout": layout}
         for precision in spec.precisions
-        for layout in (layouts if precision == "int8" else layouts[:1])
+        for layout in layouts.get(precision, quantized[:1])
     ]
 
 
 def export_stage(ctx: BuildContext) -> Exported:
-    """The registered version as one checked ONNX file that agrees with the original; of the flavour pyfunc,
-    as one archive of the model and what its environment is made of.
+    """The registered version as one checked ONNX file that agrees with the original; where the spec wants it
+    as it was logged, as one archive of the model and what its environment is made of. Where it wants both,
+    both.
 
-    Raises `Permanent` for what can never be exported, `Retryable` while MLflow does not answer.
+    Raises `Permanent` for what can be had in no form, `Retryable` while MLflow does not answer.
     """
     from model_store.stages.export import run
 
@@ -253,5 +137,6 @@ def _told(stage: str) -> Iterator[None]:
 
 def _gated(ctx: BuildContext, exported: Exported, variant: Variant) -> Gated:
     quantized = quantize_stage(ctx, exported, variant)
-    compiled = [compile_stage(ctx, quantized, target) for target in ctx.spec.targets]
+    targets = ctx.spec.targets_of(variant["precision"])
+    compiled = [compile_stage(ctx, quantized, target) for target in targets]
     return gate_stage(ctx, exported, quantized, compiled)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from model_store.build import (
-    BuildContext,
-    Exported,
-    Gated,
     check_data_stage,
     choose_stage,
     compile_stage,
@@ -32,8 +29,9 @@ from model_store.records import read_report, report_record
 from model_store.registry import Downloaded, ModelVersion
 from model_store.registry.artifacts import describe
 from model_store.release_spec import ReleaseSpec
+from model_store.stages.base import BuildContext, Exported, Gated
 from model_store.stages.gate import judged_of
-from model_store.types import Check, GateReport, ModelRef, Precision
+from model_store.types import Check, GateReport, ModelRef, Precision, TargetName
 
 Json = dict[str, Any]
 Ending = Literal["published", "blocked", "refused"]
@@ -54,13 +52,13 @@ class FolderVersions:
         self._bundles = {version: bundle_id}
 
     def describe(self, ref: ModelRef) -> ModelVersion:
-        """See `model_store.build.Versions`. A folder has no run; its content is its source."""
+        """See `Versions`. A folder has no run; its content is its source."""
         digest = describe(self._folder(ref)).digest
         tags = {"slipway.bundle": self._bundles[ref.version]} if ref.version in self._bundles else {}
         return ModelVersion(ref, "", digest, "", datetime.fromtimestamp(0, UTC), tags, ())
 
     def download(self, ref: ModelRef, folder: Path, *, max_size_mb: float) -> Downloaded:
-        """See `model_store.build.Versions`. Raises `Permanent` above the limit."""
+        """See `Versions`. Raises `Permanent` above the limit."""
         source = self._folder(ref)
         found = describe(source)
         if found.size_bytes > max_size_mb * 1e6:
@@ -86,7 +84,7 @@ class FolderVersions:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateReport:
     """One precision and layout. `reasons`: why it does not exist; `checks`: what its gates said."""
 
     name: str
@@ -109,7 +107,7 @@ class Result:
     remedy: str = ""
     agreement: Check | None = None
     data: tuple[Check, ...] = ()
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[CandidateReport] = field(default_factory=list)
     precision: str = ""
     reason: str = ""
 
@@ -146,7 +144,8 @@ def _run(ctx: BuildContext, result: Result, tell: Tell) -> None:
         begin(f"quantize {name}")
         quantized = quantize_stage(ctx, exported, variant)
         begin(f"compile {name}")
-        compiled = [compile_stage(ctx, quantized, target) for target in ctx.spec.targets]
+        targets = ctx.spec.targets_of(variant["precision"])
+        compiled = [compile_stage(ctx, quantized, target) for target in targets]
         begin(f"gate {name}")
         gated.append(gate_stage(ctx, exported, quantized, compiled))
         result.candidates.append(_candidate(name, gated[-1]))
@@ -155,9 +154,9 @@ def _run(ctx: BuildContext, result: Result, tell: Tell) -> None:
     result.ending, result.precision, result.reason = "published", chosen["precision"], chosen["reason"]
 
 
-def _candidate(name: str, gated: Gated) -> Candidate:
+def _candidate(name: str, gated: Gated) -> CandidateReport:
     report, served, profile = read_report(gated["report"]), gated["served"], gated["profile"]
-    return Candidate(
+    return CandidateReport(
         name,
         gated["variant"]["precision"],
         passed=served is not None and report.passed,
@@ -169,22 +168,29 @@ def _candidate(name: str, gated: Gated) -> Candidate:
 
 
 def release_champion(ctx: BuildContext, versions: FolderVersions) -> None:
-    """Make the folder of `ctx.ref` the champion, as fp32: it is given, so no gate judges it.
+    """Make the folder of `ctx.ref` the champion, as fp32, or as it was logged where the spec wants that
+    and it is not exported: it is given, so no gate judges it.
 
-    Raises `Permanent` when it cannot be exported.
+    Raises `Permanent` when it can be had in neither form.
     """
-    spec = ctx.spec if ctx.spec.is_served_as_logged else _as_fp32(ctx.spec)
-    champion = BuildContext(ctx.store, versions, spec, ctx.ref, ctx.home, ctx.docs_folder)
-    exported = export_stage(champion)
+    spec = ctx.spec if ctx.spec.is_served_as_logged else _alone(ctx.spec, "fp32", "onnxruntime")
+    champion = replace(ctx, registry=versions, spec=spec)
+    try:
+        exported = export_stage(champion)
+    except Permanent:
+        if ctx.spec.is_served_as_logged or "original" not in ctx.spec.precisions:
+            raise
+        champion = replace(champion, spec=_alone(ctx.spec, "original", "python"))
+        exported = export_stage(champion)
     gated = _taken(champion, exported)
     chosen = {"precision": gated["variant"]["precision"], "reason": "named as the champion"}
     published = publish_stage(champion, exported, [gated], cast(Any, chosen))
     versions.serve(ctx.ref.version, published["bundle"])
 
 
-def _as_fp32(spec: ReleaseSpec) -> ReleaseSpec:
-    serving = spec.serving.model_copy(update={"runtime": "onnxruntime"})
-    return spec.model_copy(update={"precisions": ("fp32",), "targets": ("onnxruntime",), "serving": serving})
+def _alone(spec: ReleaseSpec, precision: Precision, target: TargetName) -> ReleaseSpec:
+    serving = spec.serving.model_copy(update={"runtime": target})
+    return spec.model_copy(update={"precisions": (precision,), "targets": (target,), "serving": serving})
 
 
 def _taken(ctx: BuildContext, exported: Exported) -> Gated:

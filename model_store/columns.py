@@ -28,7 +28,7 @@ _FLOAT64_NOISE = 1e-14
 _DECIMAL_COMMA = re.compile(r"[-+]?[\d.]*,\d+(?:[eE][-+]?\d+)?")
 
 
-class Unusable(ValueError):  # noqa: N818 - a column, not an error, is unusable
+class UnusableColumn(ValueError):  # noqa: N818 - a column, not an error, is unusable
     """What is wrong with a column, before anyone says in which file."""
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -45,7 +45,9 @@ def to_tensor(
     else:
         cells = [_cells(table, name, spec, name in nullable) for name in columns]
         if not cells:
-            raise Unusable(f"no column is left for input {spec}", "correct data.inputs, slices or ignore")
+            raise UnusableColumn(
+                f"no column is left for input {spec}", "correct data.inputs, slices or ignore"
+            )
         array = np.stack(cells, axis=1)
     return _shaped(array, spec, columns)
 
@@ -64,24 +66,26 @@ def group_numbers(table: pa.Table, name: str) -> Array:
     """[N] int64: rows of one number are ranked together."""
     values = np.array(_column(table, name, "the groups").to_pylist(), dtype=object)
     if empty := sum(value is None for value in values):
-        raise Unusable(f"{empty} of {len(values)} rows belong to no group `{name}`", "fill or drop them")
+        raise UnusableColumn(
+            f"{empty} of {len(values)} rows belong to no group `{name}`", "fill or drop them"
+        )
     return np.unique(values.astype(str), return_inverse=True)[1].astype(np.int64)
 
 
 def _labels(table: pa.Table, name: str) -> Array:
     column = _column(table, name, "the label").combine_chunks()
     if empty := column.null_count:
-        raise Unusable(f"{empty} of {len(column)} rows have no label `{name}`", "label or drop them")
+        raise UnusableColumn(f"{empty} of {len(column)} rows have no label `{name}`", "label or drop them")
     kind = _kind(column)
     if kind not in ("text", "number"):
-        raise Unusable(f"the label `{name}` is {kind}", "a label is text, a number, or true and false")
+        raise UnusableColumn(f"the label `{name}` is {kind}", "a label is text, a number, or true and false")
     values: Array = column.to_numpy(zero_copy_only=False)
     if kind == "text" or values.dtype.kind == "b":
         return values
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
     if not np.isfinite(values).all():
-        raise Unusable(f"the label `{name}` holds NaN or infinity", "label or drop these rows")
+        raise UnusableColumn(f"the label `{name}` holds NaN or infinity", "label or drop these rows")
     is_whole = bool((values == np.floor(values)).all())
     # A column of whole numbers that once had a gap is float in pandas.
     return values.astype(np.int64) if is_whole and np.abs(values).max() < 2**53 else values.astype(np.float64)
@@ -91,7 +95,7 @@ def _indicator(values: Array, name: str) -> Array:
     if values.dtype.kind not in "bi" or not np.isin(values, (0, 1)).all():
         present = ", ".join(map(repr, sorted({str(value) for value in values[:1000].tolist()})[:10]))
         wrong = f"the label `{name}` holds {present}"
-        raise Unusable(wrong, "each label of a multilabel task is a column of 0 and 1")
+        raise UnusableColumn(wrong, "each label of a multilabel task is a column of 0 and 1")
     return values.astype(np.int64)
 
 
@@ -99,7 +103,7 @@ def slice_values(table: pa.Table, name: str, *, most: int) -> Array:
     """[N] text; missing values are a slice of their own. At most `most` different ones."""
     values = _column(table, name, "a slice").to_pylist()
     if (count := len(set(map(str, values)))) > most:
-        raise Unusable(
+        raise UnusableColumn(
             f"the slice column `{name}` holds {count:,} different values, and the limit is {most:,}",
             "slice by something coarser (a region, not a postcode; bins, not an amount), put the column under"
             " data.ignore, or raise data.max_slice_values",
@@ -110,7 +114,7 @@ def slice_values(table: pa.Table, name: str, *, most: int) -> Array:
 def _column(table: pa.Table, name: str, purpose: str) -> pa.ChunkedArray:
     if name not in table.column_names:
         known = ", ".join(table.column_names[:60])
-        raise Unusable(f"has no column `{name}` ({purpose})", f"the columns are: {known}")
+        raise UnusableColumn(f"has no column `{name}` ({purpose})", f"the columns are: {known}")
     return table.column(name)
 
 
@@ -122,11 +126,11 @@ def _cells(table: pa.Table, name: str, spec: TensorSpec, nullable: bool) -> Arra
     if not _is_list(column):
         return _typed(column, name, spec, nullable)
     if column.null_count:
-        raise Unusable(f"column `{name}` has {column.null_count} missing values", "fill or drop them")
+        raise UnusableColumn(f"column `{name}` has {column.null_count} missing values", "fill or drop them")
     lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
     if lengths.min() != lengths.max() or lengths.min() < 1:
         wrong = f"column `{name}` has lists of {lengths.min()} to {lengths.max()} values"
-        raise Unusable(wrong, "pad or cut them to one length")
+        raise UnusableColumn(wrong, "pad or cut them to one length")
     return _typed(column.flatten(), name, spec, nullable).reshape(len(lengths), -1)
 
 
@@ -139,12 +143,12 @@ def _typed(column: pa.Array, name: str, spec: TensorSpec, nullable: bool) -> Arr
     wanted = np.dtype(NUMPY[spec.datatype])
     if _kind(column) != ("text" if spec.datatype == "BYTES" else "number"):
         example = next((value for value in column.to_pylist()[:1000] if value is not None), None)
-        raise Unusable(
+        raise UnusableColumn(
             f"column `{name}` holds {column.type} like {example!r}, input {spec.name} takes {spec.datatype}",
             _remedy_for_text(example),
         )
     if column.null_count and not (nullable and wanted.kind == "f"):
-        raise Unusable(
+        raise UnusableColumn(
             f"column `{name}` has {column.null_count} missing values", missing_remedy(name, wanted)
         )
     values: Array = column.to_numpy(zero_copy_only=False)
@@ -190,12 +194,14 @@ def _allows(nullable: bool) -> Callable[[Array], Array]:
 def _cast(values: Array, wanted: np.dtype[Any], name: str, is_fine: Callable[[Array], Array]) -> Array:
     if values.dtype.kind == "f" and not (fine := is_fine(values)).all():
         wrong = f"column `{name}` has {np.count_nonzero(~fine)} values that are NaN or infinite"
-        raise Unusable(wrong, missing_remedy(name, wanted))
+        raise UnusableColumn(wrong, missing_remedy(name, wanted))
     with np.errstate(over="ignore"):
         cast = values.astype(wanted)
     exact = not np.isinf(cast).any() if wanted.kind == "f" else np.array_equal(cast, values)
     if not exact:
-        raise Unusable(f"column `{name}` has values beyond {wanted}", "scale them, or correct data.inputs")
+        raise UnusableColumn(
+            f"column `{name}` has values beyond {wanted}", "scale them, or correct data.inputs"
+        )
     if wanted.kind == "f":
         _refuse_rounded_away(values, cast, name)
     return cast
@@ -212,7 +218,7 @@ def _refuse_rounded_away(values: Array, cast: Array, name: str) -> None:
     noise = _FLOAT64_NOISE * float(np.abs(exact).max()) if values.dtype.kind == "f" else 0.0
     if lost <= _TOLERATED_LOSS * spread or spread <= noise:
         return
-    raise Unusable(
+    raise UnusableColumn(
         f"column `{name}` differs between rows by {spread:.3g} or so, at values like {exact[0]:.10g}, where"
         f" {cast.dtype} has steps of {np.spacing(np.abs(cast[known][0])):.3g}",
         "subtract an offset from it before the model, or give the model a float64 or int64 input",
@@ -232,4 +238,4 @@ def _shaped(array: Array, spec: TensorSpec, columns: tuple[str, ...] | str) -> A
             f"`{columns}`" if isinstance(columns, str) else f"{len(columns)} columns ({', '.join(columns)})"
         )
         wrong = f"{given} with {array[0].size} values a row do not fill input {spec}"
-        raise Unusable(wrong, "correct data.inputs, data.slices or data.ignore") from error
+        raise UnusableColumn(wrong, "correct data.inputs, data.slices or data.ignore") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_store.columns import Unusable, group_numbers, label_values, slice_values, to_tensor
+from model_store.columns import UnusableColumn, group_numbers, label_values, slice_values, to_tensor
 from model_store.errors import Permanent
 from model_store.release_spec import Data
 from model_store.tables import read_table
@@ -95,7 +95,7 @@ def read_dataset(
         groups = group_numbers(table, data.group) if labelled and data.group else None
         most = data.max_slice_values
         slices = {name: slice_values(table, name, most=most) for name in data.slices} if labelled else {}
-    except Unusable as error:
+    except UnusableColumn as error:
         raise UnusableData(f"{path}: {error}", remedy=error.remedy) from error
     return Dataset(path, digest, tensors, bound, labels, groups, slices, hash_rows(tensors))
 

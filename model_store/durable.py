@@ -110,6 +110,14 @@ def settle(directory: Path, final: Path) -> bool:
     return True
 
 
+def let_everybody_read(directory: Path) -> None:
+    """Whatever the umask is: pods read a bundle as another user than the one who made it. Who may come near
+    the directory is said by those above it.
+    """
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def supersede(directory: Path, final: Path) -> bool:
     """As `settle`, in place of what has the name now, which goes only when the new one is on the disk.
 

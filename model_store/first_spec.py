@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from model_store.errors import Permanent
+from model_store.export.allowed import code_format
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
+from model_store.release_spec.before_traffic import Flavor
 from model_store.tables import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# What a release can start from, the safest first: ONNX is read, the others run their author's code, and what
-# no other fits is served as it is.
-FLAVORS = ("onnx", "sklearn", "xgboost", "lightgbm", "catboost", "pyfunc")
+FLAVORS: tuple[str, ...] = get_args(Flavor)
 _LOGGED_AS = {"pyfunc": "python_function"}
 CALIBRATION_SHARE = 0.2
 MAX_CALIBRATION_ROWS = 2000
@@ -73,8 +73,9 @@ def first_spec(
     found = [f"flavor {flavor}{_others(logged, flavor)}", said.found]
     found += [f"columns fed to the model, by its signature: {_listed(fed)}"] if fed is not None else []
     found += [f"rows divided: {files[0]} judges, {files[1]} calibrates int8"] if calibration is None else []
-    text = _yaml(name, flavor, files, column, said, slices, ignored)
-    asks = said.asks if flavor == "onnx" else (*said.asks, _trust(flavor))
+    formats = _formats(logged, flavor)
+    text = _yaml(name, flavor, formats, files, column, said, slices, ignored)
+    asks = (*said.asks, *_trust(formats))
     return FirstSpec(text, tuple(found), asks)
 
 
@@ -94,11 +95,23 @@ def _others(logged: LoggedModel, flavor: str) -> str:
     return f" (the model also has {', '.join(others)})" if others else ""
 
 
-def _trust(flavor: str) -> str:
-    how = "served" if flavor == "pyfunc" else "exported"
+def _formats(logged: LoggedModel, flavor: str) -> tuple[str, ...]:
+    """What the spec has to allow: for an export, and to serve it as it was logged beside that."""
+    exported = code_format(logged, flavor)
+    has_code = exported is not None and "python_function" in logged.flavors
+    return tuple(dict.fromkeys(filter(None, (exported, "pyfunc" if has_code else None))))
+
+
+def _trust(formats: tuple[str, ...]) -> tuple[str, ...]:
+    if not formats:
+        return ()
+    each = [
+        f"{one}: {'the model as it was logged, in pods' if one == 'pyfunc' else 'to export it'}"
+        for one in formats
+    ]
     return (
-        f"source.trusted: a model of flavor {flavor} is {how} by running its author's code; write true if"
-        " only people you trust can register versions"
+        "source.allow: the model's author's code is run, and only in the formats that this names"
+        f" ({'; '.join(each)}): write [{', '.join(formats)}] if only people you trust can register versions",
     )
 
 
@@ -190,6 +203,7 @@ def _divided(table: pa.Table, data: Path, fed: Any) -> tuple[Path, Path]:
 def _yaml(
     name: str,
     flavor: str,
+    formats: tuple[str, ...],
     files: tuple[Path, Path],
     label: str,
     said: _Label,
@@ -201,9 +215,7 @@ def _yaml(
         f"model: {_quoted(name)}",
         f"task: {said.task}" if said.task else "task:                  # binary, multiclass, regression, ...",
         "",
-        "source:",
-        f"  flavor: {flavor}",
-        *([] if flavor == "onnx" else ["  trusted: false        # true runs the model's own code"]),
+        *_source(flavor, formats),
         "",
         "data:                   # labelled rows nobody trained on",
         f"  evaluation: {_quoted(str(files[0]))}",
@@ -220,6 +232,15 @@ def _yaml(
         *(f"    - {{weight: {weight}, hold_seconds: {hold}}}" for weight, hold in STEPS),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _source(flavor: str, formats: tuple[str, ...]) -> list[str]:
+    if not formats:
+        return [f"source: {{flavor: {flavor}}}"]
+    return [
+        "source:                 # formats whose loading runs their author's code; this model's are:",
+        f"  allow:                # [{', '.join(formats)}]",
+    ]
 
 
 def _quoted(text: str) -> str:

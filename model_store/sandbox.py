@@ -10,6 +10,7 @@ Where the machine refuses namespaces nothing runs, unless the operator says `SLI
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -279,12 +280,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    said = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            said += task.read_text().split()
-        except OSError:
-            continue
+    """None once it has ended, at whatever moment that is."""
+    said: list[str] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                said += (task / "children").read_text().split()
     return [int(one) for one in said]
 
 

@@ -30,7 +30,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_store import steps
-from model_store.build import BuildContext, Variant, Versions
 from model_store.durable import digest_file
 from model_store.errors import Permanent, Retryable, SlipwayError, first_line
 from model_store.gates.choose import NothingPassed
@@ -38,11 +37,11 @@ from model_store.registry import Downloaded, ModelVersion, Registry
 from model_store.registry.artifacts import describe
 from model_store.release_spec import ReleaseSpec, load
 from model_store.release_spec.freeze import STORED
+from model_store.stages.base import BuildContext, Variant, Versions
 from model_store.stages.inputs import located
 from model_store.steps import StepResult
 from model_store.storage.base import Corrupt
-from model_store.storage.folders import pack, unpack
-from model_store.storage.store import Store
+from model_store.storage.store import Store, pack, unpack
 from model_store.storage.transfer import local_copy
 from model_store.types import ModelRef, TargetName
 from model_store.unwritable import unwritable
@@ -57,7 +56,7 @@ class _Said(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Named(_Said):
+class NamedVersion(_Said):
     """A version."""
 
     name: str
@@ -90,7 +89,7 @@ class StageRequest(_Said):
     """See above."""
 
     spec: str | Json
-    model: Named
+    model: NamedVersion
     registered: Registered | None = None
     source: str | None = None
     champion: Champion | None = None
@@ -247,7 +246,7 @@ class _Told:
         self._asked, self._store = asked, store
 
     def describe(self, ref: ModelRef) -> ModelVersion:
-        """See `model_store.build.Versions`."""
+        """See `Versions`."""
         champion, registered = self._asked.champion, self._asked.registered
         if champion is not None and ref.version == champion.version:
             return _version(ref, Registered(), {"slipway.bundle": champion.bundle})
@@ -256,7 +255,7 @@ class _Told:
         return self._mlflow().describe(ref)
 
     def download(self, ref: ModelRef, folder: Path, *, max_size_mb: float) -> Downloaded:
-        """See `model_store.build.Versions`."""
+        """See `Versions`."""
         if self._asked.source is None:
             return self._mlflow().download(ref, folder, max_size_mb=max_size_mb)
         unpack(self._store, self._asked.source, folder)

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 from model_store import build
-from model_store.build import BuildContext, Compiled, Gated, Quantized, Variant
 from model_store.durable import canonical_json
 from model_store.gates.choose import shortfalls
 from model_store.records import read_report
+from model_store.stages.base import BuildContext, Compiled, Exported, Gated, Quantized, Variant
+from model_store.stages.forms import is_as_logged
 from model_store.storage.store import Store
 from model_store.types import TargetName
 
@@ -40,9 +41,14 @@ def load_result(store: Store, digest: str) -> Any:
 def export(ctx: BuildContext) -> StepResult:
     """The value is the digest of an `Exported`."""
     exported = build.export_stage(ctx)
-    size = exported["artifact"]["size_bytes"] / 1e6
-    words = "; ".join([f"{ctx.ref} as ONNX, {size:.2f} MB", *exported["notes"]])
-    return StepResult(store_result(ctx.store, exported), words)
+    made = [form for form in (exported, exported.get("rival")) if form]
+    told = [f"{ctx.ref} {_form(form)}, {form['artifact']['size_bytes'] / 1e6:.2f} MB" for form in made]
+    notes = dict.fromkeys(note for form in made for note in form["notes"])
+    return StepResult(store_result(ctx.store, exported), "; ".join([*told, *notes]))
+
+
+def _form(exported: Exported) -> str:
+    return "as it was logged" if is_as_logged(exported) else "as ONNX"
 
 
 def check_data(ctx: BuildContext, exported: str) -> StepResult:

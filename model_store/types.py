@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -44,16 +43,6 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.datatype}{list(self.shape)}"
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryEvent:
-    """Something the registry said. `delivery_id` is the idempotency key."""
-
-    delivery_id: str
-    kind: str
-    model: ModelRef
-    occurred_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,11 @@ def router_of(home: Home) -> TrafficRouter:
     return RoutesClient(home)
 
 
-def gateway_server_of(home: Home) -> Server:
-    """What tells the gateway's proxies, for the process that moves traffic."""
+def gateway_server_of(home: Home, *, serves: Callable[[], bool] = lambda: True) -> Server:
+    """What tells the gateway's proxies, for the process that moves traffic; only while `serves` says so."""
     from serving.gateway.delivery.choice import delivery_of
 
-    return delivery_of(home).server()
+    return delivery_of(home).server(serves)
 
 
 def proxies_of(home: Home) -> list[Proxy]:
@@ -103,7 +103,7 @@ def latencies_of(home: Home, *, timeout_seconds: float) -> LatencySource:
         return Proxies(lambda: _admins_of(home), timeout_seconds=timeout_seconds)
     from serving.metrics.envoy import EnvoyAdmin
 
-    return EnvoyAdmin(home.envoy_admin_url, timeout_seconds=timeout_seconds)
+    return EnvoyAdmin(home.envoy_admin, timeout_seconds=timeout_seconds)
 
 
 def candidate_of(home: Home, route: Route) -> Candidate:
@@ -179,9 +179,17 @@ def restore_ledger(home: Home, backup: Path, environ: Mapping[str, str] = os.env
     return path
 
 
-def leases_of(home: Home, ledger: Ledger) -> Leases:
-    """Who says which of several controllers writes."""
-    return ledger
+def leases_of(home: Home, ledger: Ledger, environ: Mapping[str, str] = os.environ) -> Leases:
+    """Who says which of several controllers writes: the ledger, or the cluster that they run in, where
+    `SLIPWAY_KUBERNETES_LEASE` names the namespace of its Lease.
+
+    Raises `Permanent` where the cluster's settings cannot be read.
+    """
+    from serving.platforms.kubernetes import leases
+
+    if not (namespace := environ.get(leases.NAMESPACE)):
+        return ledger
+    return leases.leases_of(home, namespace, environ)
 
 
 def wire_controller(
@@ -209,7 +217,7 @@ def _services(
 
     return Services(
         home=home,
-        releases=Releases(home.releases),
+        releases=Releases(rows),
         store=open_store(home.store),
         registry=Registry(home.mlflow_url),
         router=router,

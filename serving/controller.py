@@ -23,9 +23,9 @@ from serving.control.controller import api
 from serving.control.controller.acts import Acts
 from serving.control.controller.fenced import PATIENCE_SECONDS, FencedLedger
 from serving.control.controller.holds import Holds
-from serving.control.controller.leadership import NAME, Leadership
+from serving.control.controller.leadership import NAME, Leadership, named
 from serving.control.controller.pods import PodWatch
-from serving.control.controller.server import Server
+from serving.control.controller.server import ControllerServer
 from serving.control.controller.tick import Controller
 from serving.control.controller.timing import Timing
 from serving.control.outbox import REMEMBER
@@ -46,6 +46,8 @@ from serving.monitoring.targets import targets
 
 # Where it listens, if that is not this machine alone.
 LISTEN = "SLIPWAY_CONTROLLER_LISTEN"
+# Where others ask it, if that does not follow from where it listens: who stands by names it.
+ADDRESS = "SLIPWAY_CONTROLLER_ADDRESS"
 TICK_SECONDS = 0.225
 SILENT_SECONDS = 2.0
 RECONCILE_SECONDS = 10.0
@@ -128,7 +130,8 @@ def _watch(home: Home, ledger: Ledger) -> None:
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
-    envoys = composition.gateway_server_of(home)
+    # Who stands by tells Envoys nothing: whoever judges has to see and to be acknowledged by all of them.
+    envoys = composition.gateway_server_of(home, serves=lambda: leadership.may_return)
     app = api.build(
         controller,
         acts,
@@ -142,7 +145,7 @@ def _watch(home: Home, ledger: Ledger) -> None:
     )
     host, port = _listen(home)
     leadership.look()
-    server = Server(app, port, host=host).start()
+    server = ControllerServer(app, port, host=host).start()
     # What is told is what the routes say now.
     _reconcile(controller, router)
     with controller.apart("API keys"):
@@ -175,7 +178,7 @@ def _this_process(home: Home, leases: Leases) -> str:
         before = leases.lease(NAME)
         if before is not None and before.holder.startswith(here):
             leases.release(before)
-    return f"{here}{os.getpid()}:{uuid4().hex[:8]}"
+    return named(f"{here}{os.getpid()}:{uuid4().hex[:8]}", _asked_at(home))
 
 
 def _write_beside(
@@ -217,15 +220,15 @@ def _run(
         with controller.apart("first versions"):
             acts.starts.resume(state for state, _ in controller.active)
         if leadership.is_leading and not was_leading:
-            with controller.apart("rollbacks of before"):
-                acts.jobs.resume()
-                was_leading = True
-        # Where that failed, it is tried again: nobody else would go on with them.
-        was_leading = was_leading and leadership.is_leading
+            # What a controller before began goes on at once.
+            reconcile_due = time.monotonic()
+        was_leading = leadership.is_leading
         if time.monotonic() >= reconcile_due:
             reconcile_due = time.monotonic() + RECONCILE_SECONDS
             _reconcile(controller, router)
             if leadership.is_leading:
+                with controller.apart("rollbacks that go on"):
+                    acts.jobs.resume()
                 with controller.apart("late entries"):
                     take_late(ledger, home.late)
                 with controller.apart("what is forgotten"):
@@ -264,6 +267,15 @@ def _listen(home: Home, environ: Mapping[str, str] = os.environ) -> tuple[str, i
     if not host or not port.isdecimal():
         raise Permanent(f"{LISTEN}: {given!r} is no address", remedy="give host:port, as 0.0.0.0:8484")
     return host.strip("[]"), int(port)
+
+
+def _asked_at(home: Home, environ: Mapping[str, str] = os.environ) -> str:
+    """The URL by which others ask it. A name for all addresses is none: then the machine's."""
+    if given := environ.get(ADDRESS, "").strip().rstrip("/"):
+        return given if "://" in given else f"http://{given}"
+    host, port = _listen(home, environ)
+    host = platform.node() if host in ("0.0.0.0", "::") else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from model_store.errors import Permanent
 from model_store.installation import DAG_FILES, ROOT, is_clone
+from serving.sockets import private_socket
 
 # The variable that says how Envoys are told what the routes say, and its name in config.json.
 DELIVERY, DELIVERY_KEY = "SLIPWAY_GATEWAY_DELIVERY", "gateway_delivery"
@@ -34,15 +35,13 @@ FILES, ADS = "files", "ads"
 class Ports:
     """Every fixed port, all on 127.0.0.1. Pods take free ports from `pods_from` upwards.
 
-    `envoy_stats`: what others may ask of an Envoy that is not on their machine (`serving.gateway.stats`).
+    `envoy_stats`: what anybody may read of an Envoy, whose admin interface is a socket.
     """
 
     airflow: int = 8480
     mlflow: int = 8481
     gateway: int = 8482
-    envoy_admin: int = 8483
     controller: int = 8484
-    redis: int = 8485
     ads: int = 8486
     envoy_stats: int = 8487
     pods_from: int = 8500
@@ -72,6 +71,12 @@ def _url(name: str, environ: os._Environ[str] | dict[str, str]) -> str:
     if url and not url.startswith(("http://", "https://")):
         raise Permanent(f"{name}={url!r} is no address", remedy="Give http://HOST:PORT, or leave it out.")
     return url
+
+
+def _urls(name: str, environ: os._Environ[str] | dict[str, str]) -> str:
+    """Several with commas, as of controllers of which one leads."""
+    given = [each.strip() for each in (environ.get(name) or "").split(",")]
+    return ",".join(_url(name, {name: each}) for each in given if each)
 
 
 def _renamed(name: str) -> str:
@@ -108,7 +113,7 @@ class Home:
     ports: Ports
     # How Envoys are told what the routes say (`serving.gateway.delivery.choice`).
     delivery: str = FILES
-    # Where these are, if not on this machine.
+    # Where these are, if not on this machine; of several controllers, with commas between.
     controller_at: str = ""
     gateway_at: str = ""
     mlflow_at: str = ""
@@ -129,8 +134,8 @@ class Home:
             if value := environ.get(name):
                 ports[field.name] = _port(name, value)
         delivery = environ.get(DELIVERY) or _saved(root / "config.json").get(DELIVERY_KEY) or FILES
-        elsewhere = (_url(name, environ) for name in (CONTROLLER_URL, GATEWAY_URL, MLFLOW_URL, AIRFLOW_URL))
-        return cls(root, Ports(**ports), str(delivery), *elsewhere)
+        elsewhere = (_url(name, environ) for name in (GATEWAY_URL, MLFLOW_URL, AIRFLOW_URL))
+        return cls(root, Ports(**ports), str(delivery), _urls(CONTROLLER_URL, environ), *elsewhere)
 
     @property
     def airflow(self) -> Path:
@@ -153,11 +158,6 @@ class Home:
     @property
     def envoy(self) -> Path:
         return self.root / "envoy"
-
-    @property
-    def releases(self) -> Path:
-        """What each release is about: version, spec, who asked (`serving.control.releases`)."""
-        return self.root / "releases"
 
     @property
     def late(self) -> Path:
@@ -235,7 +235,7 @@ class Home:
 
     @property
     def bundle_keys(self) -> Path:
-        """What bundles are signed with, made once, mode 0600 (`model_store.bundle.signing`)."""
+        """What bundles are signed with, made once, mode 0600 (`model_store.signing`)."""
         return self.root / "bundle_keys.json"
 
     @property
@@ -247,13 +247,32 @@ class Home:
         return self.airflow_at or f"http://127.0.0.1:{self.ports.airflow}"
 
     @property
+    def controller_urls(self) -> tuple[str, ...]:
+        """Each controller's: one of them leads, and the others say which."""
+        here = f"http://127.0.0.1:{self.ports.controller}"
+        return tuple((self.controller_at or here).split(","))
+
+    @property
     def controller_url(self) -> str:
-        return self.controller_at or f"http://127.0.0.1:{self.ports.controller}"
+        """The first one's."""
+        return self.controller_urls[0]
 
     @property
     def gateway_url(self) -> str:
         return self.gateway_at or f"http://127.0.0.1:{self.ports.gateway}"
 
     @property
-    def envoy_admin_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.envoy_admin}"
+    def envoy_admin(self) -> Path:
+        """The socket of Envoy's admin interface, for its owner alone; of each Envoy here another."""
+        usual = self.envoy / f"{self.ports.gateway}.sock"
+        return private_socket(usual, named_after=usual)
+
+    @property
+    def redis(self) -> Path:
+        """The socket of the stack's Redis, for its owner alone."""
+        usual = self.run / "redis.sock"
+        return private_socket(usual, named_after=usual)
+
+    @property
+    def envoy_stats_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.envoy_stats}"

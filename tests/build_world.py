@@ -13,12 +13,13 @@ import onnx
 import pytest
 
 from model_store import build
-from model_store.build import BuildContext, variants
+from model_store.build import variants
 from model_store.bundle.publishing import load_bundle
 from model_store.errors import Retryable
 from model_store.gates import profile
 from model_store.registry import Downloaded, ModelVersion
 from model_store.release_spec import ReleaseSpec
+from model_store.stages.base import BuildContext, Gated
 from model_store.storage.store import Store
 from model_store.types import Bundle, ModelRef
 from tests.small_models import Credit
@@ -112,7 +113,7 @@ def with_spec(ctx: BuildContext, **changes: Any) -> BuildContext:
     return replace(ctx, spec=ReleaseSpec.model_validate({**SPEC, **changes}))
 
 
-def gated(ctx: BuildContext) -> list[build.Gated]:
+def gated(ctx: BuildContext) -> list[Gated]:
     exported = build.export_stage(ctx)
     return [build._gated(ctx, exported, variant) for variant in variants(ctx.spec)]
 
@@ -124,7 +125,7 @@ def built(ctx: BuildContext) -> Bundle:
     return load_bundle(ctx.store.bundle_path(published["bundle"]))
 
 
-def failed(gated: build.Gated) -> list[str]:
+def failed(gated: Gated) -> list[str]:
     return [check["name"] for check in gated["report"]["checks"] if not check["passed"]]
 
 

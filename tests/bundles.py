@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model_store.bundle.signing import Keyring
+from model_store.signing import Keyring
 
 _OIP: dict[int, str] = {
     TensorProto.FLOAT: "FP32",

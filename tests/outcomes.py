@@ -24,6 +24,9 @@ from tests.tools import command_for
 # One process that did not start in time fails all tests that share it: MLflow's in the demo's, 13.
 MOST_REPEATED = 20
 
+# So many files are named as those that took longest.
+SLOWEST = 20
+
 # pytest's exit status. With any other it did not come to its tests.
 _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
 
@@ -34,7 +37,8 @@ Run = Callable[[tuple[str, ...]], int]
 class Outcomes:
     """Of tests by their ids. `skipped`: why. `flaky`: failed, then passed. `stories`: failed as part of one.
 
-    `broken`: a module that could not be collected, an interruption, no test at all.
+    `broken`: a module that could not be collected, an interruption, no test at all. `seconds`: of tests and
+    what they set up, by file; several run at once, so that together they are more than the clock's.
     """
 
     passed: set[str] = field(default_factory=set)
@@ -42,6 +46,7 @@ class Outcomes:
     skipped: dict[str, str] = field(default_factory=dict)
     stories: set[str] = field(default_factory=set)
     flaky: set[str] = field(default_factory=set)
+    seconds: Counter[str] = field(default_factory=Counter)
     broken: bool = False
     interrupted: bool = False
 
@@ -55,6 +60,7 @@ class Outcomes:
         self.failed |= other.failed
         self.skipped |= other.skipped
         self.flaky |= other.flaky
+        self.seconds.update(other.seconds)
         self.broken |= other.broken
         self.interrupted |= other.interrupted
 
@@ -99,6 +105,8 @@ def _read(log: Path) -> Outcomes:
     outcomes = Outcomes()
     for entry in _entries(log):
         is_test = entry["$report_type"] == "TestReport"
+        if is_test:
+            outcomes.seconds[entry["nodeid"].partition("::")[0]] += entry["duration"]
         if entry["outcome"] == "failed":
             if is_test:
                 outcomes.failed.add(entry["nodeid"])
@@ -129,6 +137,12 @@ def _entries(log: Path) -> Iterator[dict[str, Any]]:
 def _reason(longrepr: Any) -> str:
     words = longrepr[2] if isinstance(longrepr, list) else str(longrepr)
     return str(words).removeprefix("Skipped: ")
+
+
+def slowest_lines(outcomes: Outcomes) -> list[str]:
+    """The files that tests wait for longest."""
+    slowest = outcomes.seconds.most_common(SLOWEST)
+    return [f"{seconds:5.0f} s in {file}" for file, seconds in slowest if seconds >= 1]
 
 
 def closing_lines(outcomes: Outcomes) -> list[str]:

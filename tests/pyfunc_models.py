@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from model_store.bundle.publishing import Contents, publish
+from model_store.bundle.publishing import BundleContents, publish
 from model_store.export import export
 from model_store.export.as_logged import export_as_logged
 from model_store.release_spec import ReleaseSpec
@@ -76,7 +76,7 @@ def bundle_of(home: Path, saved: Path, rows: pd.DataFrame, *, name: str = "odd",
     )
     report = GateReport("sha256:none", (Check("taken", 0.0, 0.0, passed=True),))
     warmup: Mapping[str, np.ndarray[Any, Any]] = _warmup(exported, spec)
-    contents = Contents(
+    contents = BundleContents(
         ModelRef(name, 1), served, exported.inputs, exported.outputs,
         spec.serving.model_dump(mode="json"), {}, warmup, report, invocations=exported.invocations,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model_store.bundle.publishing import Contents, publish
+from model_store.bundle.publishing import BundleContents, publish
 from model_store.installation import ROOT
 from model_store.release_spec import load
 from model_store.storage.store import Store
@@ -42,7 +42,7 @@ def publish_mlp(store: Store, model: ModelRef, serving: Mapping[str, Any]) -> Bu
     spec = load(ROOT / "dags" / "releases" / "credit_risk.yaml")
     return publish(
         store,
-        Contents(
+        BundleContents(
             model=model,
             served=served,
             inputs=(TensorSpec("input", "FP32", (-1, 4)),),

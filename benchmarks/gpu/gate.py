@@ -15,17 +15,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
-import pandas as pd
-from sklearn.datasets import load_digits
-from sklearn.neural_network import MLPClassifier
 
-from model_store.build import BuildContext
+from benchmarks.gpu.digits import digits, saved, trained, write_data
 from model_store.check import CANDIDATE, CHAMPION, FolderVersions, Result, check, release_champion
 from model_store.release_spec import load
+from model_store.stages.base import BuildContext
 from model_store.storage.store import Store
 from model_store.types import ModelRef
-from tests.bundles import mlp
 
 SPEC = """
 model: digits
@@ -48,7 +44,7 @@ def main(runtime: str = "onnxruntime") -> int:
     os.environ.setdefault("SLIPWAY_DEVICE", "cuda")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        _write_data(work, runtime)
+        write_data(work, SPEC.replace("RUNTIME", runtime).replace("PRECISIONS", PRECISIONS[runtime]))
         serving, noise, alike = (
             _version(work, wrong=wrong, seed=seed) for wrong, seed in ((0.0, 0), (0.6, 0), (0.0, 1))
         )
@@ -87,38 +83,12 @@ def _summary(result: Result) -> dict[str, object]:
     return {"ending": result.ending, "accuracy": accuracy}
 
 
-def _write_data(work: Path, runtime: str) -> None:
-    pixels, labels = _digits()
-    table = pd.DataFrame(pixels[1::2], columns=[f"p{n}" for n in range(pixels.shape[1])])
-    table["label"] = labels[1::2]
-    for role, rows in (("calibration", table[:300]), ("evaluation", table[300:])):
-        rows.to_csv(work / f"{role}.csv", index=False)
-    spec = SPEC.replace("RUNTIME", runtime).replace("PRECISIONS", PRECISIONS[runtime])
-    spec = spec.replace("EVALUATION", str(work / "evaluation.csv"))
-    (work / "spec.yaml").write_text(spec.replace("CALIBRATION", str(work / "calibration.csv")))
-
-
 def _version(work: Path, *, wrong: float, seed: int) -> Path:
     """A model folder as MLflow lays it out; `wrong`: the share of its training labels that are random."""
-    pixels, labels = _digits()
+    pixels, labels = digits()
     random = np.random.default_rng(0)
     labels = np.where(random.random(len(labels)) < wrong, random.integers(0, 10, len(labels)), labels)
-    trained = MLPClassifier((64, 32), random_state=seed, max_iter=300).fit(pixels[::2], labels[::2])
-    model = mlp((64, 64, 32, 10))
-    found = {f"w{n}": weight for n, weight in enumerate(trained.coefs_)}
-    found |= {f"b{n}": bias for n, bias in enumerate(trained.intercepts_)}
-    for weight in model.graph.initializer:
-        weight.CopyFrom(onnx.numpy_helper.from_array(found[weight.name].astype(np.float32), weight.name))
-    folder = work / f"{wrong:.0%} wrong labels, seed {seed}"
-    folder.mkdir()
-    onnx.save(model, folder / "model.onnx")
-    (folder / "MLmodel").write_text("flavors:\n  onnx:\n    data: model.onnx\n")
-    return folder
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    pixels, labels = load_digits(return_X_y=True)
-    return (pixels / 16).astype(np.float32), labels
+    return saved(work / f"{wrong:.0%} wrong labels, seed {seed}", trained(pixels, labels, seed))
 
 
 if __name__ == "__main__":

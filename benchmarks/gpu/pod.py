@@ -1,8 +1,10 @@
-"""`python -m benchmarks.gpu.pod`: a GPU pod under load, beside its bare engine.
+"""`python -m benchmarks.gpu.pod [cuda] [tensorrt]`: a GPU pod under load, beside its bare engine.
 
 ResNet-50 in fp16, photographs as bytes, one a request, 64 connections, each sending its next request when the
 last is answered: REST with binary tensors, then gRPC. Beside it the rows a second of the engine alone in
-batches of 32. Last a JSON line. Needs onnxruntime-gpu and a GPU; clients are processes of this machine.
+batches of 32, and the milliseconds of the first request that the pod is asked beside those of the next
+ninety-nine. By CUDA graphs, and by an engine that TensorRT builds here first. Last a JSON line. Needs
+onnxruntime-gpu and a GPU; clients are processes of this machine.
 """
 
 from __future__ import annotations
@@ -15,60 +17,155 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.engine import measure_rate
-from benchmarks.gpu.models import build
+from benchmarks.gpu.engine import measure_rate, staged
+from benchmarks.gpu.models import Built, build
 from benchmarks.serving.models import REPOSITORY, binary_body
 from benchmarks.serving.protocols import grpc_frame
 from benchmarks.serving.servers import free_port
-from model_store.engines.manifest import read_manifest
+from model_store.bundle.publishing import BundleContents, publish
+from model_store.compile import CompileSpec, NotCompiled
+from model_store.compile.tensorrt import TensorRTCompiler
+from model_store.engines.manifest import Manifest, read_manifest
 from model_store.engines.registry import open_engine
+from model_store.storage.store import Store
+from model_store.types import Artifact, GateReport, ModelRef
+from model_store.types import TensorSpec as Tensor
+from tests.small_models import keep
 
 _PROCESSES, _THREADS, _SECONDS = 8, 8, 6.0
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
-def main() -> int:
+def main(kinds: Sequence[str]) -> int:
     built = build("resnet50_of_bytes", "fp16")
-    bare = _bare(built.bundle, built.rows["input"][:32])
-    print(f"engine alone, batches of 32: {bare:,.0f} rows/s")
-    row = {"input": built.rows["input"][:1]}
-    body, length = binary_body(row)
-    found: dict[str, Any] = {"engine": round(bare)}
-    port, log = free_port(), Path(tempfile.mkdtemp()) / "pod.log"
-    command = [sys.executable, "-m", "serving.pod", "--unverified", "--bundle", str(built.bundle)]
-    command += ["--port", str(port)]
-    environ = {**os.environ, "SLIPWAY_DEVICE": "cuda"}
-    with log.open("wb") as out:
-        pod = subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdout=out, stderr=out)
-    try:
-        began = time.monotonic()
-        _wait(port, pod, log)
-        print(f"pod ready after {time.monotonic() - began:.1f} s")
-        head = (
-            f"POST /v2/models/m/infer HTTP/1.1\r\nHost: pod\r\nContent-Type: application/octet-stream\r\n"
-            f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode()
-        # A gRPC frame is the message behind five bytes.
-        for name, client, payload in (("REST", _rest, head + body), ("gRPC", _grpc, grpc_frame(row)[5:])):
-            found[name] = _loaded(client, port, payload, bare)
-            print(f"{name:5}{found[name]}", flush=True)
-    finally:
-        pod.terminate()
-        pod.wait(30)
+    found: dict[str, Any] = {}
+    for kind in kinds or ("cuda", "tensorrt"):
+        bundle = built.bundle if kind == "cuda" else engine_bundle(built)
+        found[kind] = _measured(kind, bundle, built)
     print(json.dumps(found))
     return 0
 
 
+def engine_bundle(built: Built) -> Path:
+    """The same model as a published bundle whose file is an engine that TensorRT builds here and now."""
+    manifest = read_manifest(built.bundle)
+    store = Store(Path(tempfile.mkdtemp(prefix="gpu-engine-")))
+    source = keep(store, manifest.file.read_bytes())
+    made = TensorRTCompiler(store).compile(source, CompileSpec(manifest.settings.max_batch_size))
+    if isinstance(made, NotCompiled):
+        raise SystemExit(f"TensorRT builds nothing here: {made.reason}")
+    print(
+        f"engine built in {store.provenance(made.digest)['build_seconds']:.1f} s, {made.size_bytes >> 20} MB"
+    )
+    inputs, outputs = (
+        tuple(Tensor(one.name, one.datatype.name, tuple(one.shape)) for one in tensors)
+        for tensors in (manifest.signature.inputs, manifest.signature.outputs)
+    )
+    serving = {"runtime": "tensorrt", "max_queue_delay_ms": 2, "replicas": 1, **manifest.serving}
+    contents = BundleContents(
+        model=ModelRef(manifest.name, int(manifest.version)),
+        served=made,
+        inputs=inputs,
+        outputs=outputs,
+        serving=serving,
+        session_config={},
+        warmup=built.rows,
+        report=GateReport("", ()),
+        ancestors=(source,),
+        evidence={"gpu_memory_bytes": _memory_bytes(manifest, made)},
+    )
+    return publish(store, contents).path
+
+
+def _memory_bytes(manifest: Manifest, made: Artifact) -> int:
+    """As the gate measures it."""
+    engine = open_engine(_of_engine(manifest, made))
+    try:
+        return engine.memory_bytes()
+    finally:
+        engine.close()
+
+
+def _of_engine(manifest: Manifest, made: Artifact) -> Manifest:
+    toolchain = asdict(made.toolchain)
+    return replace(manifest, platform="tensorrt", file=made.path, digest=made.digest, toolchain=toolchain)
+
+
+@contextmanager
+def pod_of(*bundles: Path, environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[int]:
+    """A pod with these bundles, ready; its port."""
+    port, log = free_port(), Path(tempfile.mkdtemp()) / "pod.log"
+    pod = started(bundles, port, log, environ)
+    try:
+        began = time.monotonic()
+        _wait(port, pod, log)
+        print(f"pod ready after {time.monotonic() - began:.1f} s", flush=True)
+        yield port
+    finally:
+        pod.terminate()
+        pod.wait(30)
+
+
+def started(
+    bundles: Sequence[Path], port: int, log: Path, environ: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "serving.pod", "--unverified", "--port", str(port)]
+    for bundle in bundles:
+        command += ["--bundle", str(bundle)]
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "SLIPWAY_DEVICE": "cuda", **environ},
+            stdout=out,
+            stderr=out,
+        )
+
+
+def _measured(kind: str, bundle: Path, built: Built) -> dict[str, Any]:
+    bare = _bare(bundle, built.rows["input"][:32])
+    print(f"{kind}: engine alone, batches of 32: {bare:,.0f} rows/s")
+    row = {"input": built.rows["input"][:1]}
+    body, length = binary_body(row)
+    found: dict[str, Any] = {"engine": round(bare)}
+    with pod_of(bundle) as port:
+        head = (
+            f"POST /v2/models/m/infer HTTP/1.1\r\nHost: pod\r\nContent-Type: application/octet-stream\r\n"
+            f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        found["first_ms"] = _first(_rest(port, head + body))
+        print(f"{kind} first requests, ms: {found['first_ms']}")
+        # A gRPC frame is the message behind five bytes.
+        for name, client, payload in (("REST", _rest, head + body), ("gRPC", _grpc, grpc_frame(row)[5:])):
+            found[name] = _loaded(client, port, payload, bare)
+            print(f"{kind} {name:5}{found[name]}", flush=True)
+    return found
+
+
+def _first(ask: Callable[[], bool]) -> dict[str, float]:
+    times = []
+    for _ in range(100):
+        began = time.perf_counter()
+        ask()
+        times.append(1000 * (time.perf_counter() - began))
+    others = np.percentile(times[1:], [50, 99])
+    return {"first": round(times[0], 2), "p50": round(float(others[0]), 2), "p99": round(float(others[1]), 2)}
+
+
 def _bare(bundle: Path, batch: np.ndarray) -> float:
     engine = open_engine(read_manifest(bundle), environ={"SLIPWAY_DEVICE": "cuda"})
-    rate = max(measure_rate(lambda: engine.run([batch]))[0] for _ in range(4)) * len(batch)
+    inputs = staged(engine, [batch])
+    rate = max(measure_rate(lambda: engine.run(inputs))[0] for _ in range(4)) * len(batch)
     engine.close()
     return rate
 
@@ -176,4 +273,4 @@ def _wait(port: int, pod: subprocess.Popen[bytes], log: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

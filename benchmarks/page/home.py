@@ -8,12 +8,12 @@ from __future__ import annotations
 import random
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-
-import orjson
+from typing import Any
 
 from model_store.release_spec import ReleaseSpec
 from serving.control.analysis import AnalysisPolicy
+from serving.control.queries import outcomes
+from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.rollout.journal import TimelineEvent, row_of_state
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
@@ -108,7 +108,7 @@ class ModelFiles:
         return route
 
     def _ask(self, name: str, version: int) -> None:
-        request = {
+        request: dict[str, Any] = {
             "dag_id": f"release_{self.model}",
             "run_id": f"manual__{self.at.isoformat()}",
             "at": self.at.isoformat(),
@@ -118,7 +118,17 @@ class ModelFiles:
             "dry_run": self.dry_run,
         }
         saved = {"schema": 1, "id": name, "model": self.model, "version": version, "request": request}
-        write(self.home.releases / self.model / f"{name}.json", {**saved, "spec": self.spec})
+        put(
+            self.ledger,
+            rows.Release(
+                id=name,
+                model=self.model,
+                version=version,
+                requested_at=self.at,
+                requested_by=request["by"],
+                document={**saved, "spec": self.spec},
+            ),
+        )
 
     def _roll(self, name: str, version: int, end: str) -> None:
         state, events = self._state(name, version, end)
@@ -247,18 +257,9 @@ class ModelFiles:
             "superseded": f"superseded by a newer release of {self.model}",
             "blocked": "gate: no candidate kept every limit: int8 missed accuracy non-inferiority",
         }
-        outcome = {
-            "schema": 1,
-            "release_id": name,
-            "status": end,
-            "reason": reasons[end],
-            "at": self.at + timedelta(seconds=400),
-            "bundle_id": "",
-            "gated": [],
-            "evidence_url": "http://127.0.0.1:8481/#/experiments/1/runs/1",
-            "data_docs_url": "",
-        }
-        write(self.home.releases / self.model / "outcomes" / f"{name}.json", outcome)
+        at = self.at + timedelta(seconds=400)
+        url = "http://127.0.0.1:8481/#/experiments/1/runs/1"
+        outcomes.save(self.ledger, ReleaseOutcome(name, end, reasons[end], at, evidence_url=url))
 
     def _lock(self, name: str) -> None:
         lock = ReleaseLock(self.ledger)
@@ -301,9 +302,10 @@ def hash_of(text: str) -> int:
     return int(sum(ord(letter) * 31**place for place, letter in enumerate(text))) % 1_000_003
 
 
-def write(path: Path, content: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(orjson.dumps(content))
+def put(ledger: Ledger, row: rows.Kept) -> None:
+    """Over whatever there is with its key."""
+    known = ledger.find(type(row), **{row.KEY: row.key})
+    ledger.save(replace(row, generation=known[0].generation if known else 0))
 
 
 def _where(events: list[TimelineEvent], at: datetime) -> tuple[int, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -39,10 +39,12 @@ class Load:
 
 
 @contextmanager
-def load(port: int, paths: list[str], *, per_second: float) -> Iterator[Load]:
-    """Send `per_second` requests to each of `paths` until stopped."""
+def load(
+    port: int, paths: list[str], *, per_second: float, bodies: Sequence[bytes] = (BODY,)
+) -> Iterator[Load]:
+    """Send `per_second` requests to each of `paths` until stopped, with each of the bodies in turn."""
     here, there = multiprocessing.Pipe()
-    arguments = (there, port, paths, per_second)
+    arguments = (there, port, paths, per_second, bodies)
     process = multiprocessing.get_context("spawn").Process(target=_run, args=arguments, daemon=True)
     process.start()
     try:
@@ -53,8 +55,8 @@ def load(port: int, paths: list[str], *, per_second: float) -> Iterator[Load]:
         process.join(5)
 
 
-def _run(told: Connection, port: int, paths: list[str], per_second: float) -> None:
-    asyncio.run(_Client(port).drive(told, paths, per_second))
+def _run(told: Connection, port: int, paths: list[str], per_second: float, bodies: Sequence[bytes]) -> None:
+    asyncio.run(_Client(port).drive(told, paths, per_second, bodies))
 
 
 class _Client:
@@ -63,12 +65,15 @@ class _Client:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._result = Result()
 
-    async def drive(self, told: Connection, paths: list[str], per_second: float) -> None:
+    async def drive(
+        self, told: Connection, paths: list[str], per_second: float, bodies: Sequence[bytes]
+    ) -> None:
         stopping = asyncio.Event()
         asyncio.get_running_loop().add_reader(told.fileno(), stopping.set)
         told.send("started")
         requests = [
-            b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(BODY), BODY)
+            b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
+            for body in bodies
             for path in paths
         ]
         gap = 1 / (per_second * len(paths))

@@ -28,12 +28,17 @@ def gateway_and_controller(*, controller: bool = True) -> Iterator[Home]:
         if controller:
             running.append(_start(home, [sys.executable, "-m", "serving.controller"], "controller"))
         try:
-            wait_until(lambda: httpx.get(home.gateway_url + "/v2/health/live").status_code == 200)
+            wait_until(lambda: httpx.get(home.gateway_url + "/v2/health/live").status_code == 200, seconds=90)
             if controller:
                 wait_until(
-                    lambda: httpx.get(f"http://127.0.0.1:{home.ports.controller}/health").status_code == 200
+                    lambda: httpx.get(f"http://127.0.0.1:{home.ports.controller}/health").status_code == 200,
+                    seconds=90,
                 )
             yield home
+        except TimeoutError as late:
+            for log in sorted(home.logs.glob("*.log")):
+                late.add_note(f"{log.name}: {log.read_text(errors='replace')[-2000:]}")
+            raise
         finally:
             for process in running:
                 process.terminate()
@@ -66,4 +71,4 @@ def free_ports() -> Ports:
     gateway, admin, controller, ads = (each.getsockname()[1] for each in sockets)
     for each in sockets:
         each.close()
-    return replace(Ports(), gateway=gateway, envoy_admin=admin, controller=controller, ads=ads)
+    return replace(Ports(), gateway=gateway, envoy_stats=admin, controller=controller, ads=ads)

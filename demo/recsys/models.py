@@ -17,10 +17,10 @@ import pandas as pd
 
 from demo.acts import scenario
 from demo.data import Parts
+from demo.place import DemoHome
 from demo.recsys.ratings import FIELDS, LABEL, MODEL, SHAPE, prepare
 from demo.registry import Version, be_quiet, register, wait_for_registry
 from examples.recsys.deepfm import Recipe, predict, to_onnx, train
-from serving.home import Home
 
 Array = np.ndarray[Any, Any]
 
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     stories = {act.version: act.story for act in scenario("recsys").acts}
     be_quiet()
-    home = Home.locate()
+    home = DemoHome.of()
     parts = Parts.under(home.data / MODEL)
     if not parts.traffic.exists():
         prepare(home.data / MODEL, home.cache)

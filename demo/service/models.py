@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +21,10 @@ import pandas as pd
 
 from demo.acts import scenario
 from demo.data import Parts
+from demo.place import DemoHome
 from demo.registry import Version, be_quiet, register, wait_for_registry
 from demo.service.mails import CONFIG, LABEL, MODEL, WEIGHTS, model_file, prepare
 from examples.service.minilm import Config, Head, Weights, classifier, encoder, read_safetensors
-from model_store.inference import answer, open_session
-from serving.home import Home
 
 Array = np.ndarray[Any, Any]
 BATCH = 64
@@ -71,8 +69,17 @@ def rows_of(path: Path) -> tuple[dict[str, Array], Array]:
 def embedded(path: Path, encoder_onnx: bytes) -> Mails:
     """The part with its embeddings: about 8 ms a mail on one core."""
     rows, labels = rows_of(path)
-    session = open_session(encoder_onnx, threads=os.cpu_count() or 1)
-    return Mails(rows, labels, answer(session, rows, batch_size=BATCH)["embedding"])
+    return Mails(rows, labels, answers(encoder_onnx, rows, "embedding"))
+
+
+def answers(model: bytes, rows: dict[str, Array], output: str) -> Array:
+    """One output [N, ...] of an ONNX model for all rows."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    starts = range(0, len(next(iter(rows.values()))), BATCH)
+    batches = ({name: array[start : start + BATCH] for name, array in rows.items()} for start in starts)
+    return np.concatenate([session.run([output], batch)[0] for batch in batches])
 
 
 def fit_head(recipe: Recipe, train: Mails) -> Head:
@@ -96,8 +103,7 @@ def version_of(
     params = {"mails": recipe.mails, "C": recipe.freedom, "quantized by hand": recipe.is_quantized_by_hand}
     if recipe.is_quantized_by_hand:
         model = quantized_by_hand(model, train.rows)
-        said = answer(open_session(model, threads=os.cpu_count() or 1), judged.rows, batch_size=BATCH)
-        spam = said["probabilities"][:, 1]
+        spam = answers(model, judged.rows, "probabilities")[:, 1]
     else:
         logits = judged.embeddings @ head.weights + head.bias
         spam = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
@@ -158,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     stories = {act.version: act.story for act in scenario("service").acts}
     be_quiet()
-    home = Home.locate()
+    home = DemoHome.of()
     parts = Parts.under(home.data / MODEL)
     if not parts.traffic.exists():
         prepare(home.data / MODEL, home.cache)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from model_store.storage.base import Missing
-from model_store.storage.shared import Kept, Kind
+from model_store.storage.shared import Kind, StoredItem
 from model_store.storage.store import Store
 
 
@@ -19,9 +19,9 @@ class Garbage:
     Memos are not counted: they are small, and which are void shows when the rest is gone.
     """
 
-    bundles: tuple[Kept, ...]
-    artifacts: tuple[Kept, ...]
-    blobs: tuple[Kept, ...]
+    bundles: tuple[StoredItem, ...]
+    artifacts: tuple[StoredItem, ...]
+    blobs: tuple[StoredItem, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -74,7 +74,7 @@ def collect_garbage(
     return Collected(bundles, artifacts, len(unneeded), len(memos), found.size_bytes)
 
 
-def _aged(store: Store, kind: Kind, oldest: float) -> list[Kept]:
+def _aged(store: Store, kind: Kind, oldest: float) -> list[StoredItem]:
     return [one for one in store.kept(kind) if one.used_at < oldest]
 
 
@@ -90,5 +90,5 @@ def _needed(store: Store, *, without: Collection[str]) -> Iterator[str]:
         yield from (artifact["digest"].removeprefix("sha256:") for artifact in artifacts)
 
 
-def _removed(store: Store, those: Iterable[Kept], oldest: float) -> tuple[str, ...]:
+def _removed(store: Store, those: Iterable[StoredItem], oldest: float) -> tuple[str, ...]:
     return tuple(one.name for one in those if store.remove(one.kind, one.name, oldest))

@@ -5,7 +5,8 @@
     <id>/<model>/config.pbtxt
     <id>/<model>/1/model.onnx
     <id>/<model>/1/serve.json         or this, beside `model` and requirements.lock, of one served as it is
-    <id>/engines/<precision>-<compiler>.onnx    built ahead of time, for runtimes that want them
+    <id>/engines/<precision>-<compiler>-<GPU>.onnx    built ahead of time, for runtimes that want them
+    <id>/engines/source.onnx          what the served engine was built from, for pods on another kind of GPU
 
 See docs/bundles.md for the manifest, field by field.
 """
@@ -24,27 +25,29 @@ from typing import Any
 import numpy as np
 
 from model_store.archives import unpack
-from model_store.bundle.signing import Keyring
+from model_store.attestation import MANIFEST, strange_files
 from model_store.bundle.triton import model_config
 from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.engines.python import SERVE_FILE
 from model_store.errors import Permanent
-from model_store.gates.signature import Signature
+from model_store.gates.signature import VersionSignature
 from model_store.records import artifact_record, read_report, read_tensors, report_record, tensor_records
+from model_store.signing import Keyring
 from model_store.storage.base import Corrupt, Missing
-from model_store.storage.fetch import MANIFEST, SCHEMA, read_manifest
+from model_store.storage.fetch import SCHEMA, read_manifest
 from model_store.storage.store import Store
 from model_store.types import Artifact, Bundle, GateReport, ModelRef, TensorSpec, Toolchain
 
 # Of an artifact that is a folder.
 ARCHIVE = "mlflow"
 WARMUP_ROWS = 32
+SOURCE_FILE = "engines/source.onnx"
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class BundleContents:
     """Everything that goes into a bundle.
 
     `served` is the model file; `engines` are further builds of the same candidate; `ancestors` the artifacts
@@ -68,7 +71,7 @@ class Contents:
     invocations: Mapping[str, Any] = field(default_factory=dict)
 
 
-def publish(store: Store, contents: Contents) -> Bundle:
+def publish(store: Store, contents: BundleContents) -> Bundle:
     """Write the bundle, or find that it is there already. Identical contents have an identical id."""
     warmup = warmup_file(contents.warmup)
     config = model_config(contents.model.name, contents.inputs, contents.outputs, contents.serving).encode()
@@ -93,13 +96,13 @@ def open_bundle(store: Store, bundle_id: str) -> Bundle:
     return bundle
 
 
-def open_signature(store: Store, bundle_id: str) -> Signature:
+def open_signature(store: Store, bundle_id: str) -> VersionSignature:
     """What the bundle's model takes and answers, by its signed manifest. Its files are not read, so this is
     quick however large the model is. Raises `Permanent` as `open_bundle` does of a manifest.
     """
     manifest = signed_manifest(store, bundle_id)
     inputs, outputs = (read_tensors(manifest[role]) for role in ("inputs", "outputs"))
-    return Signature(int(manifest["model"]["version"]), inputs, outputs)
+    return VersionSignature(int(manifest["model"]["version"]), inputs, outputs)
 
 
 def sign_again(store: Store, bundle_id: str, *, vouched_for: bool = False) -> bool:
@@ -133,7 +136,7 @@ def signed_manifest(store: Store, bundle_id: str) -> Json:
     """What was signed of this bundle; its files are not read. Raises `Permanent` as `open_bundle`."""
     path = store.bundle_path(bundle_id)
     manifest = read_manifest(store.manifest(bundle_id), f"{path}/{MANIFEST}")
-    store.keyring().require(manifest, path)
+    store.trusted().require(manifest, path)
     if manifest["id"] != bundle_id:
         raise _another(path, manifest["id"])
     return manifest
@@ -158,7 +161,7 @@ def _is_untrusted(store: Store, bundle_id: str, keys: Keyring) -> bool:
     return False
 
 
-def identity(contents: Contents, config: bytes, warmup: bytes) -> str:
+def identity(contents: BundleContents, config: bytes, warmup: bytes) -> str:
     """24 hex digits of what decides how the bundle behaves; measured times and reports are left out.
 
     An engine counts by what it was built from and with: its bytes differ from build to build.
@@ -193,7 +196,7 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _write(
-    folder: Path, contents: Contents, bundle_id: str, config: bytes, warmup: bytes, keys: Keyring
+    folder: Path, contents: BundleContents, bundle_id: str, config: bytes, warmup: bytes, keys: Keyring
 ) -> None:
     files = _lay_out(folder, contents, config, warmup)
     digests = {relative: digest_file(folder / relative) for relative in sorted(files)}
@@ -207,11 +210,13 @@ def _write_manifest(folder: Path, manifest: Json) -> None:
     (folder / MANIFEST).write_text(text + "\n")
 
 
-def _lay_out(folder: Path, contents: Contents, config: bytes, warmup: bytes) -> list[str]:
+def _lay_out(folder: Path, contents: BundleContents, config: bytes, warmup: bytes) -> list[str]:
     """Write every file but the manifest; returns their paths inside the bundle."""
     served = served_file(contents)
     written = {f"{contents.model.name}/config.pbtxt": config, "warmup.npz": warmup}
     copied = {engine_file(e): e.path for e in contents.engines}
+    if onnx := source_of(contents):
+        copied[SOURCE_FILE] = onnx.path
     unpacked: list[str] = []
     if contents.served.format == ARCHIVE:
         within = str(Path(served).parent)
@@ -227,7 +232,7 @@ def _lay_out(folder: Path, contents: Contents, config: bytes, warmup: bytes) -> 
     return [*written, *copied, *unpacked]
 
 
-def served_file(contents: Contents) -> str:
+def served_file(contents: BundleContents) -> str:
     """The served model's path in the bundle: Triton's version directory is always 1, a bundle has one. Of an
     archive it is unpacked there, and this is what tells how to serve it.
     """
@@ -236,13 +241,24 @@ def served_file(contents: Contents) -> str:
 
 
 def engine_file(engine: Artifact) -> str:
-    """An ahead-of-time engine's path in the bundle."""
-    return f"engines/{engine.precision}-{engine.toolchain.compiler}.onnx"
+    """An ahead-of-time engine's path in the bundle, another for each kind of GPU."""
+    named = [engine.precision, engine.toolchain.compiler, engine.toolchain.gpu_arch]
+    return f"engines/{'-'.join(filter(None, named))}.onnx"
 
 
-def _manifest(contents: Contents, bundle_id: str, files: Mapping[str, str]) -> Json:
+def source_of(contents: BundleContents) -> Artifact | None:
+    """The ONNX file that the served engine was built from: a pod on another kind of GPU builds its own."""
+    if contents.served.toolchain.compiler != "tensorrt":
+        return None
+    parent = contents.served.parent_digest
+    return next((one for one in contents.ancestors if one.digest == parent), None)
+
+
+def _manifest(contents: BundleContents, bundle_id: str, files: Mapping[str, str]) -> Json:
     served = served_file(contents)
     paths = {contents.served.digest: served, **{e.digest: engine_file(e) for e in contents.engines}}
+    if source := source_of(contents):
+        paths[source.digest] = SOURCE_FILE
     return {
         "schema": SCHEMA,
         "id": bundle_id,
@@ -304,11 +320,10 @@ def _read_manifest(path: Path) -> Json:
 
 
 def _verify(path: Path, files: Mapping[str, str]) -> None:
-    there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"manifest.json"}
-    if missing := sorted(set(files) - there):
+    strange = strange_files(path, files)
+    if missing := [name for name in strange if not (path / name).exists()]:
         raise Missing(f"{path} lacks {', '.join(missing)}", remedy="publish the bundle again")
-    changed = [name for name in sorted(files) if digest_file(path / name) != files[name]]
-    if strange := changed + sorted(there - set(files)):
+    if strange:
         raise Corrupt(
             f"{path}: {', '.join(strange)} is not what the manifest says",
             remedy=f"remove {path} and publish the bundle again; check who writes there",

@@ -2,7 +2,7 @@
 
 The request names the bindings (`tensorrt_bindings` or `tensorrt_rtx_bindings`: one API), the ONNX file, where
 engine and result go, the largest batch, GPU architectures, and the file of the timing cache. The result is
-JSON: `reason`, or timings.
+JSON: `reason`, or timings. With `wrapped`, a path, the engine is also written there as an ONNX model.
 """
 
 from __future__ import annotations
@@ -50,13 +50,25 @@ def build(request: Json) -> Json:
         raise CannotBuild(f"the build failed: {_sentence(log.messages)}")
     Path(request["engine"]).write_bytes(engine)
     timings.keep()
-    return {
+    result = {
         "version": str(trt.__version__),
         "build_seconds": time.perf_counter() - started,
         "batch_profile": profile,
         "warnings": log.messages,
         "gpu_arch": None if hasattr(config, "num_compute_capabilities") else _gpu_arch(),
     }
+    if "wrapped" in request:
+        _wrap(request, result)
+    return result
+
+
+def _wrap(request: Json, result: Json) -> None:
+    from model_store.compile.engine_context import wrapped
+    from model_store.types import Toolchain
+
+    built_by = Toolchain(request["compiler"], result["version"], result["gpu_arch"])
+    engine, source = Path(request["engine"]), Path(request["model"])
+    Path(request["wrapped"]).write_bytes(wrapped(engine.read_bytes(), source, built_by))
 
 
 class _TimingCache:

@@ -7,11 +7,6 @@ like model most of its time.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,7 +15,7 @@ from typing import Any
 
 from model_store.compile.base import CompileSpec, NotCompiled
 from model_store.compile.engine_context import MOST_BYTES, wrapped
-from model_store.installation import python_path
+from model_store.engines.building import built_apart
 from model_store.storage.store import Store
 from model_store.types import Artifact, Toolchain
 
@@ -69,13 +64,8 @@ class EngineCompiler:
             "max_batch_size": spec.max_batch_size,
             "gpu_archs": list(spec.gpu_archs),
         }
-        (folder / "request.json").write_text(json.dumps(request))
         self._timing_cache(spec).parent.mkdir(exist_ok=True)
-        failure = _run_child([self._builder, str(folder / "request.json")], folder, spec.time_limit_seconds)
-        if failure:
-            return {"reason": failure}
-        result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
-        return result
+        return built_apart(self._builder, request, folder, spec.time_limit_seconds)
 
     def _timing_cache(self, spec: CompileSpec) -> Path:
         toolchain = self.toolchain(spec)
@@ -103,43 +93,3 @@ class EngineCompiler:
                 "warnings": result["warnings"],
             },
         )
-
-
-def _run_child(command: list[str], folder: Path, time_limit_seconds: float) -> str | None:
-    """Run `python -m command`; None if it ended well, else what happened in words."""
-    with (folder / "log.txt").open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={**os.environ, **python_path(*_python_path())},
-            start_new_session=True,
-        )
-        try:
-            status = child.wait(time_limit_seconds)
-        except subprocess.TimeoutExpired:
-            return f"the build took longer than {time_limit_seconds:g} s and was ended"
-        finally:
-            _end(child)
-    return None if status == 0 else f"the builder {_ending(status)}: {_last_lines(folder / 'log.txt')}"
-
-
-def _python_path() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def _ending(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
-
-
-def _last_lines(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:]) or "it said nothing"

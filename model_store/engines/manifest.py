@@ -58,10 +58,21 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltFile:
+    """A build of the model: its file, the digest of its bytes, and what it was built with and for."""
+
+    file: Path
+    digest: str
+    toolchain: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """One bundle. `file` is the model file, `warmup` an npz of real rows or None. `trusted`: by whose keys
     its bytes are verified when they are loaded; None where somebody said that they need not be.
     `toolchain`: what built the file (compiler, version, gpu_arch), as far as it was written down.
+    `engines`: the builds for GPUs that the bundle has of what it serves, the served one first; `source`: the
+    ONNX file that they were built from. Both only where the platform is a GPU's.
     `gpu_memory_bytes`: what the model took of a GPU at its gate; 0 where none was counted.
     `invocations`: how MLflow's clients ask it (`model_store.export.invocations`), empty in older ones.
     """
@@ -81,6 +92,8 @@ class Manifest:
     bundle: Path = Path()
     trusted: Trusted | None = None
     toolchain: Mapping[str, Any] = field(default_factory=dict)
+    engines: tuple[BuiltFile, ...] = ()
+    source: BuiltFile | None = None
     gpu_memory_bytes: int = 0
     invocations: dict[str, Any] = field(default_factory=dict)
 
@@ -125,6 +138,7 @@ def _parsed(bundle: Path, read: Callable[[], dict[str, Any]]) -> Manifest:
 def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
     if found["schema"] != 1:
         raise ValueError(f"schema {found['schema']}, this pod reads schema 1")
+    engines, source = _builds(bundle, found)
     return Manifest(
         id=found["id"],
         name=found["model"]["name"],
@@ -140,6 +154,8 @@ def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
         serving=dict(found.get("serving", {})),
         bundle=bundle,
         toolchain=_toolchain(found),
+        engines=engines,
+        source=source,
         gpu_memory_bytes=int((found.get("evidence") or {}).get("gpu_memory_bytes", 0)),
         invocations=dict(found.get("invocations") or {}),
     )
@@ -148,6 +164,22 @@ def _manifest(bundle: Path, found: dict[str, Any]) -> Manifest:
 def _toolchain(found: dict[str, Any]) -> dict[str, Any]:
     artifacts = found.get("artifacts", [])
     return next((dict(one["toolchain"]) for one in artifacts if one["digest"] == found["digest"]), {})
+
+
+def _builds(bundle: Path, found: dict[str, Any]) -> tuple[tuple[BuiltFile, ...], BuiltFile | None]:
+    """The engines of the served platform, and the file that the served one was built from, if it is here."""
+    here = [one for one in found.get("artifacts", []) if one.get("path")]
+    served = next((one for one in here if one["digest"] == found["digest"]), None)
+    if served is None or served["format"] == "onnx":
+        return (), None
+    same = [one for one in here if one["toolchain"]["compiler"] == found["platform"]]
+    same.sort(key=lambda one: one is not served)
+    parent = next((one for one in here if one["digest"] == served["parent_digest"]), None)
+    return tuple(_built(bundle, one) for one in same), _built(bundle, parent) if parent else None
+
+
+def _built(bundle: Path, record: dict[str, Any]) -> BuiltFile:
+    return BuiltFile(_inside(bundle, record["path"]), record["digest"], dict(record["toolchain"]))
 
 
 def _inside(bundle: Path, relative: str) -> Path:

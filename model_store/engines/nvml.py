@@ -19,7 +19,7 @@ def free_bytes() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class GpuReading:
     """One GPU now. `used`: share of time with a kernel, 0 to 1. `slowed_by`: what holds its clock down."""
 
     uuid: str
@@ -43,9 +43,28 @@ _SLOWED_BY = {
 }
 
 
-def reading() -> Reading | None:
+def reading() -> GpuReading | None:
     """Of the first GPU this process sees; None where there is none, or it does not answer any more."""
     return _asked(_reading, None)
+
+
+def lost() -> str:
+    """Why the first GPU this process sees computes no more, in the driver's words; "" while it does, and
+    where there is no NVML to ask.
+
+    Of a container whose devices were taken from it NVML says "Unknown Error": only a new one helps.
+    """
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return ""
+    gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_UNKNOWN)
+    try:
+        nvml.nvmlInit()
+        nvml.nvmlDeviceGetMemoryInfo(_handle(nvml))
+    except nvml.NVMLError as error:
+        return f"NVML says {error}" if error.value in gone else ""
+    return ""
 
 
 def architecture() -> str:
@@ -64,10 +83,10 @@ def _asked(question: Callable[[Any, Any], T], otherwise: T) -> T:
         return otherwise
 
 
-def _reading(nvml: Any, handle: Any) -> Reading | None:
+def _reading(nvml: Any, handle: Any) -> GpuReading | None:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     slowed = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-    return Reading(
+    return GpuReading(
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
         name=str(nvml.nvmlDeviceGetName(handle)),
         used=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,

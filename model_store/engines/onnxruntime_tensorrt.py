@@ -12,16 +12,20 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from model_store.durable import digest_file
-from model_store.engines import nvml
+from model_store.engines import nvml, rebuilding
 from model_store.engines.base import Engine
-from model_store.engines.manifest import Manifest
-from model_store.engines.onnxruntime_cuda import GpuSetup, open_on_gpu
+from model_store.engines.manifest import BuiltFile, Manifest
+from model_store.engines.noise import noise_of, rows_that_differ
+from model_store.engines.onnxruntime_cuda import SWITCH, GpuSetup, open_on_gpu
 from model_store.errors import Permanent
 
 TENSORRT = "TensorrtExecutionProvider"
@@ -32,14 +36,23 @@ _REBUILD = "release the version again where pods run, or serve the onnxruntime c
 
 
 def open_engine(manifest: Manifest, environ: Mapping[str, str] = os.environ) -> Engine:
-    """Raises `Permanent` without the library or a GPU, and for an engine that was built for others."""
+    """The bundle's engine for this GPU, or one that is built here and now where it has none.
+
+    Raises `Permanent` without the library or a GPU, and where it has no engine for this GPU and none can be
+    built.
+    """
     if manifest.trusted is None:  # else each session verifies the file that it opens
         expect_whole(manifest)
     setup = _tensorrt() if manifest.platform == "tensorrt" else _tensorrt_rtx()
-    expect_built_for(manifest, arch=nvml.architecture(), library=_library_version(manifest.platform))
+    arch, library = nvml.architecture(), _library_version(manifest.platform)
+    fitting = engine_for(manifest, arch=arch, library=library)
+    if fitting is None:
+        fitting = rebuilding.rebuilt(manifest, misfit(manifest, arch, library), environ, expect_as_source)
+    if fitting.file != manifest.file and manifest.trusted is None:
+        expect_whole(fitting)
     # The provider warns at each load that an engine inside the model is slower to load than one beside it.
     ort.set_default_logger_severity(_ERRORS)
-    return open_on_gpu(manifest, setup, environ)
+    return open_on_gpu(fitting, setup, environ)
 
 
 def expect_whole(manifest: Manifest) -> None:
@@ -51,20 +64,74 @@ def expect_whole(manifest: Manifest) -> None:
         )
 
 
-def expect_built_for(manifest: Manifest, *, arch: str, library: str) -> None:
-    """Refuse an engine of another GPU (`arch`: "SM90") or another release of the library ("10.15.1").
+def engine_for(manifest: Manifest, *, arch: str, library: str) -> Manifest | None:
+    """The manifest with that of its engines that runs on this GPU (`arch`: "SM90") with this release of the
+    library ("10.15.1"); None if none does.
 
     What is not known on either side ("") is left to the library itself, which refuses as well.
     """
-    built = manifest.toolchain
+    for built in _engines(manifest):
+        if not _misfit(manifest.platform, built.toolchain, arch, library):
+            return replace(manifest, file=built.file, digest=built.digest, toolchain=built.toolchain)
+    return None
+
+
+def misfit(manifest: Manifest, arch: str, library: str) -> str:
+    """Why no engine of the bundle runs here, both sides of it, in words."""
+    engines = _engines(manifest)
+    told = [" and ".join(_misfit(manifest.platform, one.toolchain, arch, library)) for one in engines]
+    of = "the engine" if len(told) == 1 else f"each of the {len(told)} engines"
+    return f"{of} of {manifest.name} was built for {'; '.join(told)}"
+
+
+def expect_as_source(manifest: Manifest) -> None:
+    """Judge an engine that was built here as it runs: by the rows of the bundle, beside the ONNX file that it
+    was built from, which was judged. Raises `Permanent` where it answers otherwise.
+    """
+    assert manifest.source is not None
+    setup = _tensorrt()
+    plain = replace(
+        manifest, platform="onnxruntime", file=manifest.source.file, digest=manifest.source.digest
+    )
+    off = {SWITCH: "0"}
+    answers = []
+    for each, how in ((manifest, setup), (plain, GpuSetup.cuda())):
+        with closing(open_on_gpu(each, how, off)) as engine:
+            answers.append(_answers(each, engine))
+    # Both sides have it.
+    noise = 2 * noise_of(manifest.precision, manifest.platform)
+    ours, theirs = answers
+    if differ := rows_that_differ(theirs, ours, noise):
+        raise Permanent(
+            f"the engine of {manifest.name} that was built for this GPU answers {differ} of"
+            f" {len(next(iter(ours.values())))} rows otherwise than the ONNX file it was built from",
+            remedy=_REBUILD,
+        )
+
+
+def _answers(manifest: Manifest, engine: Engine) -> dict[str, np.ndarray]:
+    if manifest.warmup is None:
+        raise Permanent(f"{manifest.name} has no rows to judge an engine by", remedy=_REBUILD)
+    with np.load(manifest.warmup) as kept:
+        rows = [np.ascontiguousarray(kept[one.name], one.datatype.dtype) for one in manifest.signature.inputs]
+    if manifest.signature.is_batched:
+        rows = [array[: manifest.settings.max_batch_size] for array in rows]
+    names = [spec.name for spec in manifest.signature.outputs]
+    return dict(zip(names, engine.run(rows), strict=True))
+
+
+def _engines(manifest: Manifest) -> tuple[BuiltFile, ...]:
+    return manifest.engines or (BuiltFile(manifest.file, manifest.digest, manifest.toolchain),)
+
+
+def _misfit(platform: str, built: Mapping[str, Any], arch: str, library: str) -> list[str]:
     archs, version = str(built.get("gpu_arch") or ""), _release(str(built.get("version") or ""))
     wrong = []
     if arch and archs and not _runs_on(archs, arch):
         wrong.append(f"GPU {archs}, this one is {arch}")
     if library and version and version != _release(library):
-        wrong.append(f"{manifest.platform} {version}, here is {_release(library)}")
-    if wrong:
-        raise Permanent(f"the engine of {manifest.name} was built for {' and '.join(wrong)}", remedy=_REBUILD)
+        wrong.append(f"{platform} {version}, here is {_release(library)}")
+    return wrong
 
 
 def _tensorrt() -> GpuSetup:

@@ -1,6 +1,7 @@
 """From an MLflow model folder to one checked ONNX file that says what the original says.
 
-One module per flavour: `onnx` is read; `sklearn` and `boosters` are converted in a child, if trusted.
+One module per flavour: `onnx` is read; `sklearn`, `boosters` and `pytorch` are converted in a child, if
+allowed.
 `as_logged` is for the rest, which is served as it is.
 """
 
@@ -8,13 +9,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model_store.durable import digest_bytes
-from model_store.export import boosters, onnx, sklearn
+from model_store.export import boosters, onnx, pytorch, sklearn
+from model_store.export.allowed import code_format, told_of_trust
 from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable
-from model_store.export.batches import Asked, require_answers_row_by_row
+from model_store.export.batches import BatchedModel, require_answers_row_by_row
 from model_store.export.invocations import invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
@@ -30,6 +33,7 @@ CONVERTERS: dict[str, Callable[[LoggedModel, ReleaseSpec, Path, Path], Original]
     "onnx": onnx.convert,
     "sklearn": sklearn.convert,
     **boosters.CONVERTERS,
+    "pytorch": pytorch.convert,
 }
 
 
@@ -45,10 +49,11 @@ def export(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     # Beside the result, so that what a killed export leaves is swept with it.
     with tempfile.TemporaryDirectory(prefix="export-", dir=out_dir.parent) as work:
-        original = CONVERTERS[spec.source.flavor](logged, spec, evaluation, Path(work))
+        flavor = spec.source.flavor or exportable_flavor(logged)
+        original = CONVERTERS[flavor](logged, spec, evaluation, Path(work))
     model = parse(original.onnx, out_dir / MODEL_FILE)
     require_answers_row_by_row(
-        Asked.graph(open_session(original.onnx), model),
+        BatchedModel.graph(open_session(original.onnx), model),
         original.rows.inputs,
         max_batch_size=spec.serving.max_batch_size,
         probabilities=frozenset(name for name, are in original.says["probabilities"].items() if are),
@@ -57,7 +62,23 @@ def export(
     inputs, outputs = tensor_specs(model)
     outputs = as_answered(outputs, original.answers)
     asked = invocations(logged, inputs, outputs, original.rows.columns, original.answer, spec.data)
+    told = told_of_trust(spec, code_format(logged, flavor))
+    original = replace(original, notes=(*original.notes, *told))
     return _written(ref, out_dir, original, inputs, outputs, asked)
+
+
+def exportable_flavor(logged: LoggedModel) -> str:
+    """Of the flavours that a model was logged with, the first that can be exported: the safest comes first.
+
+    Raises `Permanent` (NotExportable) when there is none.
+    """
+    if flavor := next((one for one in CONVERTERS if one in logged.flavors), None):
+        return flavor
+    raise NotExportable(
+        f"nothing exports its flavours, {', '.join(sorted(logged.flavors))}",
+        remedy="serve it as it was logged, with the same gates: if only people you trust can register"
+        " versions, write source.allow: [pyfunc]",
+    )
 
 
 def _written(

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from model_store.engines.noise import tied
 from model_store.export.base import NotExportable
-from model_store.noise import tied
 from model_store.types import Check
 
 Array = np.ndarray[Any, Any]

@@ -27,10 +27,10 @@ from model_store.engines.python.environment import LOCK_FILE, MODEL_FOLDER
 from model_store.engines.python.process import LOAD_SECONDS, ModelProcess
 from model_store.engines.python.wheels import WHEELS_FOLDER
 from model_store.export.agreement import agree
-from model_store.export.allowed import refuse_unless_allowed
+from model_store.export.allowed import refuse_unless_allowed, told_of_trust
 from model_store.export.as_logged_inputs import Takes, takes
 from model_store.export.base import ANSWERS_FILE, ARCHIVE_FILE, ExportedModel, NotExportable
-from model_store.export.batches import Asked, require_answers_row_by_row
+from model_store.export.batches import BatchedModel, require_answers_row_by_row
 from model_store.export.invocations import answered_values, invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.requirements import locked, logged_python, wheels_of
@@ -87,7 +87,10 @@ def export_as_logged(
         agreement=agreement,
         dataset_digest=rows.digest,
         says=nothing_said(),
-        notes=(f"served as it was logged, by Python {python} and {_count(folder)} libraries of its own",),
+        notes=(
+            f"served as it was logged, by Python {python} and {_count(folder)} libraries of its own",
+            *told_of_trust(spec, "pyfunc"),
+        ),
         invocations=invocations(
             logged, taken.inputs, outputs, rows.columns, _answer(form, outputs), spec.data
         ),
@@ -154,7 +157,7 @@ def _agreement(
         asking.in_batches(outputs, rows.inputs, size)
         return Check("export agreement", 0.0, spec.gates.export_tolerance, passed=True, detail="by chance")
     require_answers_row_by_row(
-        Asked(lambda few, each: asking.in_batches(outputs, few, each), by="something in its code"),
+        BatchedModel(lambda few, each: asking.in_batches(outputs, few, each), by="something in its code"),
         rows.inputs,
         max_batch_size=size,
     )

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from model_store.engines.noise import NOISE, are_shares
 from model_store.export.agreement import Differences, examples
 from model_store.export.base import NotExportable
 from model_store.inference import answer, count_rows, spread
-from model_store.noise import NOISE, are_shares
 
 Array = np.ndarray[Any, Any]
 Rows = Mapping[str, Array]
@@ -39,7 +39,7 @@ _MAY_BE_RANDOM = {"Dropout"}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BatchedModel:
     """A model to be asked: `ask(rows, batch_size)` gives all outputs for all rows, by name. `noise`: so far
     its numbers may be apart; `by`: what in it may be random, in words.
     """
@@ -49,7 +49,7 @@ class Asked:
     by: str = "something in it"
 
     @classmethod
-    def graph(cls, session: ort.InferenceSession, model: onnx.ModelProto) -> Asked:
+    def graph(cls, session: ort.InferenceSession, model: onnx.ModelProto) -> BatchedModel:
         """An ONNX model, as onnxruntime runs it."""
         operators = {node.op_type for node in model.graph.node}
         random = operators & _RANDOM or operators & _MAY_BE_RANDOM
@@ -61,7 +61,7 @@ class Asked:
 
 
 def require_answers_row_by_row(
-    asked: Asked,
+    asked: BatchedModel,
     rows: Rows,
     *,
     max_batch_size: int,
@@ -84,7 +84,9 @@ def require_answers_row_by_row(
         _refuse_company(alone, together, how, asked.noise, shares)
 
 
-def _in_batches(asked: Asked, rows: Rows, few: Rows, chosen: Array, full: int) -> Iterator[tuple[str, Rows]]:
+def _in_batches(
+    asked: BatchedModel, rows: Rows, few: Rows, chosen: Array, full: int
+) -> Iterator[tuple[str, Rows]]:
     yield f"in batches of {_SMALL}", asked.ask(few, _SMALL)
     yield f"in batches of {full}", asked.ask(few, full)
     places, order = _other_company(chosen, count_rows(rows), full)

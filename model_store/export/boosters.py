@@ -16,7 +16,6 @@ import onnx
 from onnx import helper
 
 from model_store.dataset import Dataset, read_dataset
-from model_store.engines.python.environment import interpreter
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.base import NotExportable
@@ -27,7 +26,7 @@ from model_store.export.onnx_file import parse, read_onnx
 from model_store.export.original import Original
 from model_store.export.outputs import without_outputs
 from model_store.export.pairing import Paired, pair
-from model_store.export.requirements import locked, logged_python
+from model_store.export.requirements import own_interpreter
 from model_store.export.says import Says
 from model_store.export.signature import Plan, plan
 from model_store.foreign_code import Limits
@@ -71,11 +70,8 @@ def convert_with(
     _refuse_texts(planned)
     typed = read_dataset(evaluation, spec.data, planned.typed, columns=planned.typed_columns, labelled=False)
     rows = read_dataset(evaluation, spec.data, planned.attempts[0].inputs, columns=planned.columns)
-    python = logged_python(logged)
-    lock = work / "requirements.lock"
-    lock.write_bytes(locked(logged, python, more=_CONVERTERS[flavor]))
     _write_request(work, flavor, logged, planned, typed)
-    own = interpreter(lock, python, beside=logged.folder)
+    own = own_interpreter(logged, _CONVERTERS[flavor], work)
     told = run_converter(CHILD, work, LIMITS, readable=(logged.folder,), python=own)
     if step := told.get("step"):
         raise _refusal(flavor, step, told)

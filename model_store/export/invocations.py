@@ -53,6 +53,11 @@ def answered_values(output: str, kind: str, shape: Sequence[int], *, column: int
     return {"form": "values", "output": output, "kind": kind, "shape": list(shape), "column": column}
 
 
+def answered_numbered(output: str) -> Json:
+    """A DataFrame made of an array, whose columns have numbers for names."""
+    return {"form": "numbered", "output": output}
+
+
 def _all_of(outputs: Sequence[TensorSpec], takes: str) -> Json:
     form = "records" if takes == "table" else "columns"
     return {"form": form, "outputs": [spec.name for spec in outputs]}

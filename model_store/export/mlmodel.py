@@ -38,7 +38,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class LoggedSignature:
     """What the model's author said it takes and gives."""
 
     inputs: tuple[Field, ...]
@@ -51,7 +51,7 @@ class LoggedModel:
 
     folder: Path
     flavors: dict[str, dict[str, Any]]
-    signature: Signature | None
+    signature: LoggedSignature | None
     # The whole of MLmodel.
     written: dict[str, Any] = field(default_factory=dict)
 
@@ -91,10 +91,10 @@ def read_mlmodel(folder: Path) -> LoggedModel:
     return LoggedModel(folder, flavors, signature, content)
 
 
-def _signature(written: dict[str, Any] | None) -> Signature | None:
+def _signature(written: dict[str, Any] | None) -> LoggedSignature | None:
     if not written or not written.get("inputs"):
         return None
-    return Signature(_fields(written["inputs"]), _fields(written.get("outputs") or "[]"))
+    return LoggedSignature(_fields(written["inputs"]), _fields(written.get("outputs") or "[]"))
 
 
 def _fields(text: str) -> tuple[Field, ...]:

@@ -12,7 +12,13 @@ from typing import Any
 
 import yaml
 
-from model_store.engines.python.environment import NoEnvironment, environments, find_python, run_uv
+from model_store.engines.python.environment import (
+    NoEnvironment,
+    environments,
+    find_python,
+    interpreter,
+    run_uv,
+)
 from model_store.export.base import NotExportable
 from model_store.export.mlmodel import LoggedModel
 from model_store.locks import locked as locking
@@ -64,6 +70,17 @@ def locked(logged: LoggedModel, python: str, *, more: Sequence[str] = ()) -> byt
     finally:
         source.unlink()
     return lock.encode()
+
+
+def own_interpreter(logged: LoggedModel, more: Sequence[str], work: Path) -> Path:
+    """A Python with what the model was logged with and `more` beside it; its lock is written into `work`.
+
+    Raises as `locked` does, and as `interpreter`.
+    """
+    python = logged_python(logged)
+    lock = work / "requirements.lock"
+    lock.write_bytes(locked(logged, python, more=more))
+    return interpreter(lock, python, beside=logged.folder)
 
 
 def wheels_of(lock: bytes, python: str, *, beside: Path) -> Path:

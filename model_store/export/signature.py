@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model_store.export.base import Columns, NotExportable
-from model_store.export.mlmodel import Field, LoggedModel, Signature
+from model_store.export.mlmodel import Field, LoggedModel, LoggedSignature
 from model_store.release_spec import Data
 from model_store.types import Datatype, TensorSpec
 
@@ -20,7 +20,7 @@ _WHOLE: frozenset[Datatype] = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class InputsToTry:
     """Inputs that an ONNX model may have. `narrowed`: where it rounds them to float32 itself, as trees of
     scikit-learn do, so that clients and data files need not; before the last step of a pipeline, whose first
     steps compute with float64.
@@ -45,12 +45,12 @@ class Plan:
     typed: tuple[TensorSpec, ...]
     typed_columns: Columns | None
     is_table: bool
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[InputsToTry, ...]
     columns: Columns | None
 
 
 def match(
-    signature: Signature,
+    signature: LoggedSignature,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     left_out: Collection[str] = (),
@@ -102,12 +102,12 @@ def _plan_table(fields: Sequence[Field], data: Data) -> Plan:
     return Plan(typed, {name: name for name in by_name}, True, _attempts(inputs), columns)
 
 
-def _attempts(inputs: Sequence[tuple[TensorSpec, ...]]) -> tuple[Attempt, ...]:
+def _attempts(inputs: Sequence[tuple[TensorSpec, ...]]) -> tuple[InputsToTry, ...]:
     """FP32, FP64, INT64 where that may help, and FP64 that is rounded inside."""
     if len(inputs) == 1:
-        return (Attempt(inputs[0]),)
-    wide = (Attempt(inputs[1], "before the last step"), Attempt(inputs[1], "at once"))
-    return (*map(Attempt, inputs), *wide)
+        return (InputsToTry(inputs[0]),)
+    wide = (InputsToTry(inputs[1], "before the last step"), InputsToTry(inputs[1], "at once"))
+    return (*map(InputsToTry, inputs), *wide)
 
 
 def _types(typed: Sequence[TensorSpec]) -> Iterator[Mapping[Datatype, Datatype]]:

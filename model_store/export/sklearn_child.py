@@ -39,7 +39,7 @@ def main(folder: Path, memory_mb: int) -> None:
     sys.path.extend(entry for entry in request["path"] if entry not in sys.path)
     try:
         result = _convert(request, folder)
-    except graphs.Refused as refused:
+    except graphs.GraphRefused as refused:
         result = {
             "problem": str(refused),
             "remedy": refused.remedy,
@@ -69,7 +69,7 @@ def _convert(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     # Last: what was told is wanted also where this fails.
     try:
         onnx = graphs.to_onnx(model, request)
-    except graphs.Refused as refused:
+    except graphs.GraphRefused as refused:
         return {
             **told,
             "problem": str(refused),
@@ -117,11 +117,11 @@ def _load(request: dict[str, Any]) -> Any:
                 return _load_skops(request["model"], request["trusted_types"])
             with Path(request["model"]).open("rb") as file:
                 return pickle.load(file)  # only for sources the spec trusts
-    except (graphs.Refused, MemoryError):
+    except (graphs.GraphRefused, MemoryError):
         raise
     except Exception as error:
         differing = request["differing"]
-        raise graphs.Refused(
+        raise graphs.GraphRefused(
             f"the model cannot be loaded: {type(error).__name__}: {error}"
             + (f"; it was logged with {differing}" if differing else ""),
             "log it again with the libraries installed here, or install here what it was logged with"
@@ -137,15 +137,17 @@ def _refusing_other_versions() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     import sklearn
-    from sklearn.exceptions import InconsistentVersionWarning
+    from sklearn import exceptions
 
     here = sklearn.__version__
+    # Since 1.3; an older one is there because the model was logged with it.
+    InconsistentVersionWarning = getattr(exceptions, "InconsistentVersionWarning", ())  # noqa: N806
     for warning in caught:
         if not isinstance(warning.message, InconsistentVersionWarning):
             continue
         saved, minor = warning.message.original_sklearn_version, ".".join(here.split(".")[:2])
         if ".".join(saved.split(".")[:2]) != minor:
-            raise graphs.Refused(
+            raise graphs.GraphRefused(
                 f"{warning.message.estimator_name} was saved by scikit-learn {saved}, and scikit-learn"
                 f" {here} is installed here: what it loads may be another model",
                 f"log it with scikit-learn {minor}, or install scikit-learn {saved} here",
@@ -156,7 +158,7 @@ def _load_skops(path: str, trusted: list[str]) -> Any:
     import skops.io
 
     if unknown := sorted(set(skops.io.get_untrusted_types(file=path)) - set(trusted)):
-        raise graphs.Refused(
+        raise graphs.GraphRefused(
             f"the model contains types that the spec does not trust: {', '.join(unknown)}",
             "if they are harmless, add them to source.skops_trusted_types in the spec",
         )
@@ -168,7 +170,7 @@ def _predict(model: Any, rows: Any) -> dict[str, Any]:
     import numpy as np
 
     if not hasattr(model, "predict"):
-        raise graphs.Refused(
+        raise graphs.GraphRefused(
             f"what was loaded is {type(model).__name__}, which has no predict",
             "log the estimator that predicts, with its preprocessing in one pipeline",
         )
@@ -182,7 +184,7 @@ def _predict(model: Any, rows: Any) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:
-        raise graphs.Refused(
+        raise graphs.GraphRefused(
             f"the model cannot predict the evaluation rows: {type(error).__name__}: {error}",
             "check the signature, data.inputs and the order of the columns against how the model was trained",
         ) from error
@@ -234,7 +236,7 @@ def _rows(model: Any, named: dict[str, Any], request: dict[str, Any]) -> Any:
         # A vectorizer of texts goes through what it is given: through a table's column names, that is.
         return pd.Series(*named.values()) if _takes_texts(model, named) else pd.DataFrame(named)
     if len(named) > 1:
-        raise graphs.Refused(
+        raise graphs.GraphRefused(
             "the model takes one array, and its signature has several", "log it with one input"
         )
     ((name, array),) = named.items()

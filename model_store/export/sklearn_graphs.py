@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Refused(Exception):  # noqa: N818
+class GraphRefused(Exception):  # noqa: N818
     """Becomes a `Permanent` in the parent."""
 
     def __init__(self, problem: str, remedy: str, *, may_convert: bool = False) -> None:
@@ -38,10 +38,10 @@ def to_onnx(model: Any, request: dict[str, Any]) -> Any:
         onnx = _with_all_letters(_in_any_locale(_in_order(onnx)))
         onnx = decides.in_graph(onnx) if decides else onnx
         return _narrowing(onnx) if request["narrowed"] == "at once" else onnx
-    except (MemoryError, Refused):
+    except (MemoryError, GraphRefused):
         raise
     except Exception as error:
-        raise Refused(
+        raise GraphRefused(
             f"skl2onnx cannot convert {type(model).__name__}: {_told(error)}",
             "use estimators that skl2onnx supports (sklearn-onnx documentation), or log the model as ONNX;"
             " source.flavor: pyfunc serves it as it is, without export",
@@ -161,7 +161,7 @@ def _in_two(model: Any, initial: list[tuple[str, Any]], columns: dict[str, Any])
     from sklearn.pipeline import Pipeline
 
     if not isinstance(model, Pipeline) or len(model.steps) < 2:
-        raise Refused("it is no pipeline", "", may_convert=True)
+        raise GraphRefused("it is no pipeline", "", may_convert=True)
     opset = {"": get_latest_tested_opset_version(), "ai.onnx.ml": 3}
     width = getattr(model.steps[-1][1], "n_features_in_", None)
     before = _asked_by_name(Pipeline(model.steps[:-1]), initial, columns, opset=opset)

@@ -17,8 +17,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from model_store.export.base import NotExportable
-
 Recorded = Mapping[str, SpecifierSet]
 
 _PICKLES = ("pickle", "cloudpickle")
@@ -34,13 +32,15 @@ def recorded_versions(folder: Path, flavor: Mapping[str, Any]) -> dict[str, Spec
     return said
 
 
-def refuse_other_versions(recorded: Recorded, saved_as: str) -> None:
-    """Raises `Permanent` (NotExportable) where the scikit-learn here is of another minor version than the one
-    recorded, or numpy of another major version than what pickled the model.
+def other_versions(recorded: Recorded, saved_as: str) -> str:
+    """What the model was logged with that is here in too different a version to load it, such as
+    `scikit-learn 1.3.2`: scikit-learn of another minor version, or numpy of another major version than what
+    pickled it. Empty where it can be loaded here.
     """
-    _refuse("scikit-learn", recorded, parts=2)
-    if saved_as in _PICKLES:
-        _refuse("numpy", recorded, parts=1)
+    needed = {"scikit-learn": 2, **({"numpy": 1} if saved_as in _PICKLES else {})}
+    return ", ".join(
+        f"{name} {_plain(recorded[name])}" for name in needed if _is_far(name, recorded, needed[name])
+    )
 
 
 def differing(recorded: Recorded) -> str:
@@ -61,15 +61,9 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def _refuse(name: str, recorded: Recorded, *, parts: int) -> None:
+def _is_far(name: str, recorded: Recorded, parts: int) -> bool:
     said, here = recorded.get(name), installed(name)
-    if not said or here is None or _is_close(said, Version(here), parts):
-        return
-    raise NotExportable(
-        f"the model was logged with {name} {_plain(said)}, and {name} {here} is installed here: what it loads"
-        " may be another model",
-        remedy=f"log it with {name} {_shortened(here, parts)}, or install {name} {_plain(said)} here",
-    )
+    return bool(said) and here is not None and not _is_close(said or SpecifierSet(), Version(here), parts)
 
 
 def _is_close(said: SpecifierSet, here: Version, parts: int) -> bool:
@@ -90,10 +84,6 @@ def _version(text: str) -> Version | None:
 def _plain(said: SpecifierSet) -> str:
     """`1.4.2` for `==1.4.2`, else as it was written."""
     return str(said).removeprefix("==")
-
-
-def _shortened(here: str, parts: int) -> str:
-    return ".".join(map(str, Version(here).release[:parts]))
 
 
 def _parsed(lines: Iterable[str]) -> dict[str, SpecifierSet]:

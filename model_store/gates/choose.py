@@ -12,6 +12,9 @@ from model_store.types import Check, GateReport, Precision
 
 Prefer = Literal["latency", "size", "order"]
 
+# How many rows are decided otherwise than by the model as it was logged, beside which a candidate stands.
+UNLIKE = "decisions unlike the model's as it was logged"
+
 # The way back when nothing else decides: the smallest first.
 FALLBACK: tuple[Precision, ...] = ("int8", "fp16", "fp32", "original")
 
@@ -74,16 +77,38 @@ def choose(
     passed = [contender for contender in contenders if contender.report.passed]
     if not passed:
         raise NothingPassed(contenders, unavailable)
-    if order == ("original",):
-        return Choice(passed[0], "served as it was logged, so there is nothing to choose from")
+    if {contender.precision for contender in passed} == {"original"}:
+        return Choice(passed[0], _alone(contenders, unavailable))
     match prefer:
         case "latency":
-            return _fastest(passed, order)
+            choice = _fastest(passed, order)
         case "size":
             best = min(passed, key=lambda c: (c.size_bytes, FALLBACK.index(c.precision)))
-            return Choice(best, f"smallest of {len(passed)} that passed: {best.size_bytes / 1e6:.2f} MB")
+            choice = Choice(best, f"smallest of {len(passed)} that passed: {best.size_bytes / 1e6:.2f} MB")
         case "order":
-            return _first(passed, order)
+            choice = _first(passed, order)
+    return Choice(choice.contender, choice.reason + _beside_as_logged(choice.contender, contenders))
+
+
+def _alone(contenders: Sequence[Contender], unavailable: Sequence[str]) -> str:
+    """Why the model is served as it was logged, where that is all that can be served."""
+    failed = [f"{c.precision}: {shortfalls(c.report)}" for c in contenders if c.precision != "original"]
+    others = [*failed, *unavailable]
+    return "served as it was logged: " + (others[0] if others else "there is nothing to choose from")
+
+
+def _beside_as_logged(best: Contender, contenders: Sequence[Contender]) -> str:
+    """What the export is worth: how much faster, and whether it decides otherwise."""
+    logged = next((one for one in contenders if one.precision == "original"), None)
+    if logged is None or logged is best or not (math.isfinite(logged.speed) and best.latency_ratio):
+        return ""
+    times = logged.speed / best.speed
+    said = f"; {times:,.0f}" if times >= 10 else f"; {times:.2g}"
+    said += " times the speed of the model as it was logged"
+    unlike = next((one for one in best.report.checks if one.name == UNLIKE), None)
+    if unlike is None:
+        return said
+    return f"{said}, {unlike.observed:.2%} other decisions" if unlike.observed else f"{said}, same decisions"
 
 
 def _first(passed: Sequence[Contender], order: Sequence[Precision], why: str = "") -> Choice:

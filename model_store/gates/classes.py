@@ -9,10 +9,9 @@ import numpy as np
 
 from model_store.gates.matching import Matched, match
 from model_store.gates.outputs import Scores, find_label, possible_scores, scores_alone
-from model_store.gates.questions import Asked, Question, either
+from model_store.gates.questions import OpenQuestion, OpenQuestions, Seen, either
 from model_store.gates.reading import Reading, told_of_classes
 from model_store.gates.score_columns import columns_of, single_column, winners
-from model_store.gates.seen import Seen
 from model_store.gates.words import Vocabulary, different, shown, written
 from model_store.release_spec import Word, words_of
 
@@ -21,12 +20,12 @@ Array = np.ndarray[Any, Any]
 
 def classifier(seen: Seen) -> Reading:
     """The reading of a binary or multiclass model. Raises `Unsaid` with all that must be said."""
-    asked = Asked()
+    asked = OpenQuestions()
     label = asked.attempt(lambda: find_label(seen), None)
     scores = asked.attempt(lambda: _find_scores(seen, label), None)
     asked.settle()
     if label is None and scores is None:
-        raise Question(
+        raise OpenQuestion(
             f"no output looks like a class or scores: {seen.described()}",
             "outputs: {label: THE OUTPUT WITH THE CLASS, scores: THE OUTPUT WITH A COLUMN FOR EACH CLASS}",
         )
@@ -46,7 +45,7 @@ def _reading(
     matched: Matched,
     classes: Sequence[Word],
     columns: Sequence[int],
-    asked: Asked,
+    asked: OpenQuestions,
 ) -> Reading:
     own = Vocabulary(matched.words)
     at = [own.place(word) for word in classes]
@@ -116,14 +115,14 @@ def _order(seen: Seen, words: Sequence[Word]) -> tuple[int, ...]:
     wanted: Literal["binary", "multiclass"] = "binary" if len(words) == 2 else "multiclass"
     task = seen.task or seen.spec.task
     if task is not None and task != wanted:
-        raise Question(
+        raise OpenQuestion(
             f"the task is {task}, and there are {len(words)} classes: {shown(words)}", f"task: {wanted}"
         )
     if wanted == "multiclass":
         return tuple(range(len(words)))
     positive = Vocabulary(words).place(seen.spec.data.positive)
     if positive is None:
-        raise Question(
+        raise OpenQuestion(
             f"data.positive is {seen.spec.data.positive!r}, and the classes are {shown(words)}: nothing says"
             " which of the two is looked for",
             *either(*(f"data: {{positive: {written(word)}, ...}}" for word in words)),

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from model_store.errors import Permanent
 from model_store.gates.exam import Answered
-from model_store.gates.metrics.base import Comparison, Metric, TooFewRows, Truth
 from model_store.gates.task import Unfit
+from model_store.metrics.base import Comparison, Metric, TooFewRows, Truth
 from model_store.release_spec import Margin
 from model_store.types import Check
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from model_store.gates.metrics.base import Metric, Prediction, Truth
-from model_store.gates.metrics.registry import metric
+from model_store.engines.noise import tied
 from model_store.gates.reading import Outputs, Reading, rows_not_finite
 from model_store.gates.task import Unfit
-from model_store.noise import tied
+from model_store.metrics.base import Metric, Prediction, Truth
+from model_store.metrics.registry import metric
 from model_store.release_spec import Gates, Margin
 
 Array = np.ndarray[Any, Any]

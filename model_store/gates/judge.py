@@ -10,9 +10,9 @@ import numpy as np
 from model_store.errors import Permanent
 from model_store.gates.comparison import checks_of, gate, guarded
 from model_store.gates.exam import Answered, Exam
-from model_store.gates.metrics.base import Metric, TooFewRows, Truth
-from model_store.gates.metrics.registry import metric
 from model_store.gates.task import Unfit
+from model_store.metrics.base import Metric, TooFewRows, Truth
+from model_store.metrics.registry import metric
 from model_store.release_spec import Margin, MarginByMetric
 from model_store.types import Check
 

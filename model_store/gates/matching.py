@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model_store.gates.outputs import Scores
-from model_store.gates.questions import Question
-from model_store.gates.seen import Seen
+from model_store.gates.questions import OpenQuestion, Seen
 from model_store.gates.words import Vocabulary, different, shown, written
 from model_store.release_spec import Word
 
@@ -25,7 +24,7 @@ class Matched:
 
 
 def match(seen: Seen, label: str | None, scores: Scores | None) -> Matched:
-    """The model's classes in the file's words. Raises `Question` with both sides where it is not certain."""
+    """The model's classes in the file's words. Raises `OpenQuestion` with both sides if uncertain."""
     said, is_complete, is_ordered = _own_words(seen, label, scores)
     written_down = seen.spec.classes
     if isinstance(written_down, Mapping):
@@ -64,7 +63,7 @@ def _numbers(answered: Sequence[Word], seen: Seen, count: int) -> tuple[Word, ..
 def _by_name(said: Sequence[Word], classes: Mapping[str, Word], label: str | None) -> Matched:
     missing = [word for word in said if str(word) not in classes]
     if missing:
-        raise Question(
+        raise OpenQuestion(
             f"the model answers {shown(said)}, and classes says nothing of {shown(missing)}",
             f"classes: {written({**classes, **{str(word): 'ITS WORD IN THE FILE' for word in missing}})}",
         )
@@ -79,14 +78,14 @@ def _by_list(
     """One by one: the model's first class is the first of the list, its number 0 as well."""
     file = Vocabulary(seen.file_words)
     if not any(file.place(word) is not None for word in classes):
-        raise Question(
+        raise OpenQuestion(
             f"classes lists {shown(classes)}, and the file holds {shown(seen.file_words)}",
             f"classes: {written(_filled(classes, seen.file_words))}   # the file's words as the model counts",
         )
     wanted, are_names = Vocabulary(classes), seen.model_words is not None or label is not None
     if are_names and all(wanted.place(word) is not None for word in said):
         if is_complete and [wanted.place(word) for word in said] != list(range(len(classes))):
-            raise Question(
+            raise OpenQuestion(
                 f"the model counts its classes {shown(said)}, and classes says {shown(classes)}",
                 f"classes: {written(list(said))}",
             )
@@ -96,12 +95,12 @@ def _by_list(
     if not is_complete and _are_places(said, len(classes)):
         return Matched(tuple(range(len(classes))), tuple(classes), True)
     if is_complete:
-        raise Question(
+        raise OpenQuestion(
             f"the model has {len(said)} classes {shown(said)}, and classes lists {len(classes)}",
             f"classes: {written(_filled(said, seen.file_words))}",
         )
     pairs = {str(own): other for own, other in zip(said, classes, strict=False)}
-    raise Question(
+    raise OpenQuestion(
         f"the model answers {shown(said)}, and classes lists {shown(classes)}: which is which is not said",
         f"classes: {written(pairs)}   # the model's word: the file's word",
     )
@@ -121,7 +120,7 @@ def _in_the_files_words(said: Sequence[Word], file: Sequence[Word]) -> tuple[Wor
     return tuple(word if place is None else theirs.words[place] for word, place in places)
 
 
-def _both_sides(said: Sequence[Word], file: Sequence[Word]) -> Question:
+def _both_sides(said: Sequence[Word], file: Sequence[Word]) -> OpenQuestion:
     are_numbers = list(said) == list(range(len(said)))
     filled = _filled(said, file)
     if are_numbers:
@@ -130,7 +129,7 @@ def _both_sides(said: Sequence[Word], file: Sequence[Word]) -> Question:
     else:
         pairs = {str(word): other for word, other in zip(said, filled, strict=True)}
         line = f"classes: {written(pairs)}   # the model's word: the file's word"
-    return Question(
+    return OpenQuestion(
         f"the model answers {shown(said)}, the file holds {shown(file)}: which is which is not said", line
     )
 

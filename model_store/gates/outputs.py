@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model_store.gates.questions import Question, either
-from model_store.gates.seen import Seen, is_column, width
+from model_store.gates.questions import OpenQuestion, Seen, either, is_column, width
 from model_store.gates.words import written
 
 Array = np.ndarray[Any, Any]
@@ -30,11 +29,11 @@ class Scores:
         return width(self.values) or 0
 
     def decides(self, seen: Seen) -> float:
-        """The threshold. Raises `Question` where it is neither said nor certain."""
+        """The threshold. Raises `OpenQuestion` where it is neither said nor certain."""
         if self.threshold is not None:
             return self.threshold
         low, high = float(np.nanmin(self.values)), float(np.nanmax(self.values))
-        raise Question(
+        raise OpenQuestion(
             f"output `{self.name}` is one score a row, between {low:.3g} and {high:.3g}, and nothing says"
             " above which the answer is yes",
             f"outputs: {{scores: {written(self.name)}, threshold: 0.5}}   # probabilities",
@@ -50,7 +49,7 @@ def find_label(seen: Seen) -> str | None:
         name for name, values in seen.answers.items() if is_column(values) and values.dtype.kind in "iubOUS"
     ]
     if len(fits) > 1:
-        raise Question(
+        raise OpenQuestion(
             f"several outputs could be the decided class: {seen.described()}",
             *either(*(f"outputs: {{label: {written(name)}}}" for name in fits)),
         )
@@ -58,7 +57,7 @@ def find_label(seen: Seen) -> str | None:
 
 
 def find_value(seen: Seen, what: Literal["value", "scores"]) -> str:
-    """The one output with a number for each row. Raises `Question` where several could be it."""
+    """The one output with a number for each row. Raises `OpenQuestion` where several could be it."""
     said = seen.named(what) or seen.role(what) or seen.role("value") or seen.role("label")
     if said is not None:
         return said
@@ -66,7 +65,7 @@ def find_value(seen: Seen, what: Literal["value", "scores"]) -> str:
     if len(fits) == 1:
         return fits[0]
     several = "several outputs hold" if fits else "no output holds"
-    raise Question(
+    raise OpenQuestion(
         f"{several} one number for each row: {seen.described()}",
         *either(
             *(f"outputs: {{{what}: {written(name)}}}" for name in fits or ["THE OUTPUT, exported as [N, 1]"])
@@ -85,7 +84,7 @@ def possible_scores(seen: Seen, widths: set[int]) -> dict[str, Array]:
 
 def scores_alone(seen: Seen, fits: Mapping[str, Array]) -> Scores | None:
     """The scores among those that fit: said, the only ones, or the only ones that call themselves
-    probabilities. Raises `Question` where that leaves several.
+    probabilities. Raises `OpenQuestion` where that leaves several.
     """
     said = seen.named("scores") or seen.role("scores") or seen.role("decision_function")
     if said is not None:
@@ -93,7 +92,7 @@ def scores_alone(seen: Seen, fits: Mapping[str, Array]) -> Scores | None:
     if len(fits) > 1:
         fits = _named_probabilities(fits) or fits
     if len(fits) > 1:
-        raise Question(
+        raise OpenQuestion(
             f"several outputs could be the scores: {seen.described()}",
             *either(*(f"outputs: {{scores: {written(name)}}}" for name in fits)),
         )

@@ -56,6 +56,7 @@ def measure(
     baseline: Run,
     rows: Rows,
     *,
+    baseline_rows: Rows | None = None,
     artifact: Artifact,
     max_batch_size: int,
     single: int = 1,
@@ -64,12 +65,14 @@ def measure(
 ) -> Profile:
     """Time both models on real rows for about `budget_seconds`, two thirds of it on single rows.
 
-    `candidate` and `baseline` take feeds by input name. Fewer rows than a full batch are repeated. `single`
-    is the smallest batch, more than one row only for a model that takes no other.
+    `candidate` and `baseline` take feeds by input name, `baseline_rows` where the second takes the same rows
+    in another form. Fewer rows than a full batch are repeated. `single` is the smallest batch, more than one
+    row only for a model that takes no other.
     """
     started = clock()
-    whole, share = _feeds(rows, max_batch_size), budget_seconds / 3
-    singles = _take_turns(candidate, baseline, _feeds(rows, single), 2 * share, clock)
+    share, forms = budget_seconds / 3, (rows, rows if baseline_rows is None else baseline_rows)
+    one, whole = ([_feeds(form, size) for form in forms] for size in (single, max_batch_size))
+    singles = _take_turns(candidate, baseline, one, 2 * share, clock)
     batches = _take_turns(candidate, baseline, whole, share, clock, least_calls=LEAST_BATCHES)
     own, other = (np.concatenate(side) * 1e3 for side in singles)
     per_batch = float(np.median(np.concatenate(batches[0])))
@@ -121,18 +124,21 @@ Times = list[np.ndarray[Any, Any]]
 def _take_turns(
     candidate: Run,
     baseline: Run,
-    feeds: list[dict[str, Any]],
+    feeds: Sequence[list[dict[str, Any]]],
     budget_seconds: float,
     clock: Clock,
     *,
     least_calls: int = BLOCK_CALLS,
 ) -> tuple[Times, Times]:
-    """Seconds per call, in blocks; the k-th block of one ran just before or after the k-th of the other.
+    """Seconds per call, in blocks, of `feeds` for each; the k-th block of one ran just before or after the
+    k-th of the other.
 
     A block has `BLOCK_CALLS` calls, or as few as `least_calls` where more would overrun the budget, and fewer
     yet where that would take longer than `LONGEST_SECONDS`: fp16 on a CPU takes seconds a row.
     """
-    warm = [_block(run, feeds, clock, LEAST_BATCHES) for run in (candidate, baseline)]
+    warm = [
+        _block(run, fed, clock, LEAST_BATCHES) for run, fed in zip((candidate, baseline), feeds, strict=True)
+    ]
     of_each_block = MIN_BLOCKS * sum(float(np.median(times)) for times in warm)
     least = min(least_calls, max(LEAST_BATCHES, int(LONGEST_SECONDS / of_each_block)))
     calls = int(np.clip(budget_seconds / of_each_block, least, BLOCK_CALLS))
@@ -141,8 +147,9 @@ def _take_turns(
     ends = clock() + budget_seconds
     while clock() < ends or len(own) < MIN_BLOCKS:
         # Who goes first alternates: the second finds warmer caches.
-        for run, times in ((candidate, own), (baseline, other))[:: 1 if len(own) % 2 == 0 else -1]:
-            times.append(_block(run, feeds, clock, calls))
+        turns = ((candidate, feeds[0], own), (baseline, feeds[1], other))
+        for run, fed, times in turns[:: 1 if len(own) % 2 == 0 else -1]:
+            times.append(_block(run, fed, clock, calls))
     return own, other
 
 

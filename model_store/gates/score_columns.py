@@ -9,8 +9,7 @@ import numpy as np
 
 from model_store.gates.matching import Matched
 from model_store.gates.outputs import Scores
-from model_store.gates.questions import Question
-from model_store.gates.seen import Seen
+from model_store.gates.questions import OpenQuestion, Seen
 from model_store.gates.words import Vocabulary, different, shown, written
 from model_store.release_spec import Word
 
@@ -18,11 +17,11 @@ Array = np.ndarray[Any, Any]
 
 
 def columns_of(seen: Seen, matched: Matched, label: str | None, scores: Scores | None) -> tuple[int, ...]:
-    """For each class of the model its column among the scores. Raises `Question`."""
+    """For each class of the model its column among the scores. Raises `OpenQuestion`."""
     if scores is None or scores.width == 1:
         return ()
     if scores.width < len(matched.words):
-        raise Question(
+        raise OpenQuestion(
             f"output `{scores.name}` has {scores.width} columns for the {len(matched.words)} classes"
             f" {shown(matched.words)}",
             "outputs: {scores: ANOTHER OUTPUT, ...}",
@@ -49,7 +48,7 @@ def _confirmed(seen: Seen, matched: Matched, label: str, scores: Scores) -> tupl
     if len(left_classes) == len(left_columns) <= 1:
         placed.update(zip(left_classes, left_columns, strict=True))
         return tuple(placed[at] for at in range(len(matched.said)))
-    raise Question(
+    raise OpenQuestion(
         f"nothing says which column of output `{scores.name}` is which of {shown(matched.words)}",
         f"classes: {written(list(matched.words))}   # in the order of the columns",
     )

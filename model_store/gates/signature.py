@@ -15,7 +15,7 @@ Fits = Callable[[TensorSpec, TensorSpec], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class VersionSignature:
     """What a version takes and what it answers."""
 
     version: int
@@ -24,7 +24,7 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class SignatureChanges:
     """A sentence for each input and output whose change breaks callers."""
 
     inputs: tuple[str, ...]
@@ -37,7 +37,7 @@ class Changes:
         return "; ".join(self.inputs + self.outputs)
 
 
-def changes(serving: Signature, candidate: Signature) -> Changes:
+def changes(serving: VersionSignature, candidate: VersionSignature) -> SignatureChanges:
     """What callers of `serving` would stumble over in `candidate`.
 
     Inputs: each is still taken, in every size it was taken in, and no other is required. Outputs: each is
@@ -48,10 +48,12 @@ def changes(serving: Signature, candidate: Signature) -> Changes:
     inputs = _missed("input", serving.inputs, candidate.inputs, _takes_as_much)
     inputs += tuple(f"input {tensor} is new, and nobody sends it" for tensor in new)
     outputs = _missed("output", serving.outputs, candidate.outputs, _answers_alike(serving, candidate))
-    return Changes(inputs, outputs)
+    return SignatureChanges(inputs, outputs)
 
 
-def judge_signature(serving: Signature, candidate: Signature, *, may_break: int | None) -> Check:
+def judge_signature(
+    serving: VersionSignature, candidate: VersionSignature, *, may_break: int | None
+) -> Check:
     """`observed` is the number of changes that break callers, `limit` how many may: none, unless the spec
     says that callers of this very version (`may_break`) are ready for them.
     """
@@ -88,7 +90,7 @@ def _takes_as_much(old: TensorSpec, new: TensorSpec) -> bool:
     return _is_alike(old, new) and all(now in (was, -1) for was, now in sizes)
 
 
-def _answers_alike(serving: Signature, candidate: Signature) -> Fits:
+def _answers_alike(serving: VersionSignature, candidate: VersionSignature) -> Fits:
     # Who sends the old size gets the old size, where both became free together.
     may_be_free = _became_free(serving.inputs, candidate.inputs)
 
@@ -110,7 +112,7 @@ def _became_free(before: Iterable[TensorSpec], after: Iterable[TensorSpec]) -> b
     )
 
 
-def _in_words(found: Changes, version: int, may_break: int | None) -> str:
+def _in_words(found: SignatureChanges, version: int, may_break: int | None) -> str:
     if not found:
         return f"takes what callers of v{version} send, answers what they read"
     if may_break == version:

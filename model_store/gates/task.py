@@ -11,12 +11,11 @@ from typing import Literal
 
 from model_store.errors import Permanent
 from model_store.gates.classes import classifier
-from model_store.gates.metrics.registry import known
 from model_store.gates.outputs import find_value, scores_alone
-from model_store.gates.questions import Asked, Question, Unsaid
+from model_store.gates.questions import OpenQuestion, OpenQuestions, Seen, Unsaid, is_column, width
 from model_store.gates.reading import Reading
-from model_store.gates.seen import Seen, is_column, width
 from model_store.gates.words import shown, written
+from model_store.metrics.registry import known
 from model_store.release_spec import USUAL
 from model_store.release_spec.fits_task import unfit
 from model_store.types import Task
@@ -38,7 +37,7 @@ def resolve(seen: Seen) -> Reading:
     try:
         kind = _kind(seen)
         reading = _find(seen, kind)
-    except Question as question:
+    except OpenQuestion as question:
         raise Unsaid([question]) from None
     refuse_unfit(seen, reading)
     return reading
@@ -80,7 +79,7 @@ def _kind(seen: Seen) -> Kind:
     if seen.spec.data.group is not None:
         return "ranking"
     if kind == "ranker":
-        raise Question(
+        raise OpenQuestion(
             "the model is a ranker, and nothing says which rows are ranked together",
             "task: ranking", "data: {group: THE COLUMN, ...}",
         )  # fmt: skip
@@ -104,7 +103,7 @@ def _by_shape(seen: Seen) -> Kind:
     if speaks_classes or has_columns or is_word or _is_yes_or_no(seen):
         return "classes"
     name = next(iter(seen.answers))
-    raise Question(
+    raise OpenQuestion(
         f"the model answers one number a row ({seen.described()}), the file holds {shown(seen.file_words)}:"
         " nothing says whether the label is a number or a class",
         "task: regression           # the label is a number, such as days or an amount",
@@ -132,7 +131,7 @@ def _multilabel(seen: Seen) -> Reading:
             "the model answers several labels for each row, and data.label is one column",
             remedy="list the columns of 0 and 1 in the order of the model's labels: `data: {label: [a, b]}`",
         )
-    count, asked = seen.labels.shape[1], Asked()
+    count, asked = seen.labels.shape[1], OpenQuestions()
     fits = {name: v for name, v in seen.answers.items() if v.ndim == 2 and v.shape[1] == count}
     names = [name for name, values in fits.items() if values.dtype.kind in "iub"]
     label = seen.spec.outputs.label or seen.role("label") or (names[0] if len(names) == 1 else None)

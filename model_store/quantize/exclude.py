@@ -19,7 +19,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class QuantizedModel:
     """The file of a quantized model and what it changed on the calibration rows.
 
     `changed` is the share of rows with another decision; `lost` the share expected to be wrong because of it,
@@ -85,10 +85,10 @@ class Units:
         return tuple(name for name in self.nodes if name not in unit)
 
 
-Run = Callable[[Recipe, tuple[str, ...]], Found]
+Run = Callable[[Recipe, tuple[str, ...]], QuantizedModel]
 
 
-def search_exclusions(run: Run, start: Found, units: Units, max_changed: float) -> Found:
+def search_exclusions(run: Run, start: QuantizedModel, units: Units, max_changed: float) -> QuantizedModel:
     """The fewest units in fp32 that keep the changed decisions within `max_changed` (`Found.keeps`).
 
     Those without weights go first, for the file is no smaller for them; then the most harmful. Costs one
@@ -114,7 +114,7 @@ def _by_harm(run: Run, recipe: Recipe, units: Units) -> list[tuple[str, ...]]:
     return [*units.weightless, *sorted(weighty, key=lambda unit: alone[unit], reverse=True)]
 
 
-def _harm(found: Found) -> tuple[float, float, float]:
+def _harm(found: QuantizedModel) -> tuple[float, float, float]:
     # One file for each node of a large model would fill the disk.
     found.model.unlink(missing_ok=True)
     return found.loss

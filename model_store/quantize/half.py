@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model_store.inference import Rows, batches, fixed_batch, open_session
-from model_store.quantize.spread import CALIBRATION_BATCH, filled, spread
+from model_store.quantize.prepare import CALIBRATION_BATCH, filled, spread
 
 # Half of fp16's largest value: rows unlike the calibration rows need room above what was seen.
 LARGEST = float(np.finfo(np.float16).max) / 2
@@ -41,6 +41,7 @@ def convert(model: ModelProto, calibration: Rows) -> tuple[bytes, dict[str, Any]
         op_block_list=list(DEFAULT_OP_BLOCK_LIST),
         node_block_list=kept,
     )
+    _drop_repeated_casts(converted.graph)
     _skip_round_trips(converted)
     OnnxModel.graph_topological_sort(converted.graph, is_deterministic=True)
     onnx.checker.check_model(converted)
@@ -103,6 +104,19 @@ def _type_the_rest(model: ModelProto, floats: Iterable[str]) -> None:
 def _absolute_maximum(values: np.ndarray[Any, Any]) -> float:
     finite = values[np.isfinite(values)]
     return float(np.abs(finite).max()) if finite.size else 0.0
+
+
+def _drop_repeated_casts(graph: GraphProto) -> None:
+    """The converter adds the same cast once for each node in fp32 that reads a tensor, under one name."""
+    made: set[str] = set()
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.output[0] in made:
+            continue
+        made.update(node.output)
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _skip_round_trips(model: ModelProto) -> None:

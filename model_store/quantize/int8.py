@@ -24,10 +24,9 @@ from model_store.inference import (
     open_session,
     session_config,
 )
-from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
-from model_store.quantize.prepare import raised
+from model_store.quantize.exclude import QuantizedModel, Recipe, Units, search_exclusions
+from model_store.quantize.prepare import CALIBRATION_BATCH, raised, spread
 from model_store.quantize.readout import Readout
-from model_store.quantize.spread import CALIBRATION_BATCH, spread
 
 Array = np.ndarray[Any, Any]
 
@@ -86,9 +85,9 @@ def convert(
     return found.model.read_bytes(), {"layout": layout, "calibration_rows": rows, **found.described()}
 
 
-def _find(trial: Trial, layout: str, units: Units, max_changed: float) -> Found:
+def _find(trial: Trial, layout: str, units: Units, max_changed: float) -> QuantizedModel:
     """The first recipe that changes few enough decisions; else exclusions on the best recipe."""
-    tried: list[Found] = []
+    tried: list[QuantizedModel] = []
     for method in METHODS:
         recipe = Recipe(layout, method)
         found = trial.run(recipe, excluded=())
@@ -118,11 +117,11 @@ class Trial:
         self._decisions = self._readout.decisions(self._expected)
         self._probabilities = _probabilities(self._readout, self._expected)
 
-    def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> Found:
+    def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> QuantizedModel:
         """Quantize all heavy nodes but `excluded`, and measure what changed on the calibration rows."""
         made = self._quantized(recipe, excluded)
         got = answer(open_session(made, config=session_config("int8")), self.rows)
-        return Found(made, recipe, excluded, *self._changed(got))
+        return QuantizedModel(made, recipe, excluded, *self._changed(got))
 
     def _changed(self, got: dict[str, Array]) -> tuple[float, float, float]:
         """Shares of decisions that changed and that are expected to be lost, and the scores' distance."""

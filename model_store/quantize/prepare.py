@@ -1,15 +1,18 @@
-"""What every conversion starts from: core operators, constants folded, shapes inferred, nodes named."""
+"""What every conversion starts from: core operators, folded constants, shapes, names; and its rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
 from model_store.errors import Permanent, first_line
 from model_store.explained import explain
+from model_store.inference import Rows, count_rows
 from model_store.quantize.lower import lower_in_place
 
 IR_WITH_PLAIN_CONSTANTS = 4
@@ -90,3 +93,23 @@ def _named(model: ModelProto) -> ModelProto:
             node.name = f"{node.op_type}_{index}"
         taken.add(node.name)
     return model
+
+
+CALIBRATION_BATCH = 32
+
+
+def spread(rows: Rows, limit: int, batch: int = CALIBRATION_BATCH) -> dict[str, np.ndarray[Any, Any]]:
+    """At most `limit` rows in whole batches, evenly spaced: in sorted files the first are unlike the rest."""
+    count = count_rows(rows)
+    wanted = min(limit, count)
+    if wanted > batch:  # onnxruntime's histograms take batches of one size only
+        wanted -= wanted % batch
+    chosen = np.linspace(0, count - 1, wanted).round().astype(np.int64)
+    return {name: array[chosen] for name, array in rows.items()}
+
+
+def filled(rows: Rows, size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The rows, and the last again until they are whole batches of this size."""
+    count = count_rows(rows)
+    chosen = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    return {name: array[chosen] for name, array in rows.items()}

@@ -127,12 +127,12 @@ class Registry:
 
     def version_url(self, ref: ModelRef) -> str:
         """The version's page for people."""
-        return f"{self.url}/#/models/{quote(ref.name)}/versions/{ref.version}"
+        return f"{self._rest.page_url}/#/models/{quote(ref.name)}/versions/{ref.version}"
 
     def run_url(self, run_id: str) -> str:
         """A run's page for people."""
         experiment = self._rest.get("/runs/get", run_id=run_id)["run"]["info"]["experiment_id"]
-        return f"{self.url}/#/experiments/{experiment}/runs/{run_id}"
+        return f"{self._rest.page_url}/#/experiments/{experiment}/runs/{run_id}"
 
     def is_up(self) -> bool:
         """Whether the server answers now."""

@@ -58,7 +58,7 @@ def log_evidence(rest: Rest, ref: ModelRef, evidence: Evidence) -> EvidenceRun:
         upload(rest, source, f"{root}/{path}")
     # Last, so that a run that is not RUNNING any more is complete.
     rest.post("/runs/update", run_id=run_id, status=evidence.status, end_time=_ms(evidence.ended_at))
-    return EvidenceRun(run_id, f"{rest.url}/#/experiments/{experiment}/runs/{run_id}")
+    return EvidenceRun(run_id, f"{rest.page_url}/#/experiments/{experiment}/runs/{run_id}")
 
 
 def _experiment(rest: Rest, name: str) -> str:

@@ -23,6 +23,9 @@ from model_store.errors import Permanent, Retryable
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
+# What people's browsers find MLflow at, where that is not what programs ask.
+MLFLOW_BASE_URL = "SLIPWAY_MLFLOW_BASE_URL"
+
 # Long enough for SQLite under load, short enough that a release says "MLflow is down" in seconds.
 TIMEOUT = httpx.Timeout(15.0, connect=3.0)
 RETRY_AFTER_SECONDS = 5.0
@@ -48,6 +51,11 @@ class Rest:
     def __init__(self, url: str, *, timeout: httpx.Timeout = TIMEOUT) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout
+
+    @property
+    def page_url(self) -> str:
+        """What links to its pages begin with."""
+        return (os.environ.get(MLFLOW_BASE_URL) or self.url).rstrip("/")
 
     @cached_property
     def _client(self) -> httpx.Client:

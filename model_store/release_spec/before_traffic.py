@@ -8,24 +8,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.freeze import STORED
 from model_store.release_spec.kubernetes import BuildKubernetes
-from model_store.release_spec.section import Section, Share
+from model_store.release_spec.section import Found, Section, Share, repeated
 
 ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+# What a release can start from, the safest first: ONNX is read, the others run their author's code,
+# and what no other fits is served as it is.
+Flavor = Literal["onnx", "sklearn", "xgboost", "lightgbm", "catboost", "pytorch", "pyfunc"]
 # What runs code when it is loaded: scikit-learn's three forms, and flavours that bring libraries or code.
-CodeFormat = Literal["pickle", "cloudpickle", "skops", "xgboost", "lightgbm", "catboost", "pyfunc"]
+CodeFormat = Literal["pickle", "cloudpickle", "skops", "xgboost", "lightgbm", "catboost", "pytorch", "pyfunc"]
 
 
 class Source(Section):
     """Where the model comes from. Any flavour but ONNX is converted by executing the model's own code; pyfunc
-    is not converted, and runs that code in the pods. `allow`: formats that may do that; `trusted`: all of
-    them, and metrics of one's own.
+    is not converted, and runs that code in the pods.
+
+    `flavor`: which of those that the model was logged with; None: whichever can be exported, and where
+    `allow` names pyfunc, the model as it was logged beside it. `allow`: formats whose loading may run code.
+    `trusted`: metrics of one's own may; and, as long as `allow` is empty, every format.
     """
 
-    flavor: Literal["onnx", "sklearn", "xgboost", "lightgbm", "catboost", "pyfunc"]
+    flavor: Flavor | None = None
     trusted: bool = False
     allow: tuple[CodeFormat, ...] = ()
     skops_trusted_types: tuple[str, ...] = ()
@@ -34,7 +39,12 @@ class Source(Section):
 
     def allows(self, format: str) -> bool:
         """Whether a model in this format may be loaded, which runs its author's code."""
-        return self.trusted or format in self.allow
+        return format in self.allow or self.allows_every_format
+
+    @property
+    def allows_every_format(self) -> bool:
+        """By `trusted` alone, as specs did before there was `allow`: whoever is released so is told."""
+        return self.trusted and not self.allow
 
     def contradictions(self) -> list[Found]:
         return repeated("allow", self.allow)
@@ -147,31 +157,3 @@ class Data(Section):
         """Columns that are never fed to the model."""
         grouped = {self.group} if self.group else set()
         return frozenset({*self.labels, *grouped, *self.slices, *self.ignore})
-
-
-class Cache(Section):
-    """Answers kept by the pods. `shared`: also in the Redis the pods are told of, for all replicas."""
-
-    max_mb: Annotated[float, Field(gt=0, le=65_536)] = 64
-    ttl_seconds: Annotated[float, Field(gt=0)] = 3600
-    shared: bool = False
-
-
-class RequestLog(Section):
-    """What share of requests the pods write down, for warmup and shadow comparison, and for how long."""
-
-    share: Annotated[float, Field(gt=0, le=1)] = 0.01
-    max_mb: Annotated[float, Field(gt=0)] = 256
-    keep_days: Annotated[float, Field(gt=0)] = 7
-
-
-class Fallback(Section):
-    """What the pod answers when the model cannot: an old answer, one constant row, or another model's."""
-
-    stale: Literal[True] | None = None
-    constant: dict[str, float | int | str | tuple[float | int | str, ...]] | None = None
-    model: str | None = None
-
-    def contradictions(self) -> list[Found]:
-        named = [name for name in ("stale", "constant", "model") if getattr(self, name) is not None]
-        return [] if len(named) == 1 else [((), f"name exactly one of stale, constant, model; found {named}")]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from model_store.errors import Permanent
 from model_store.release_spec.before_traffic import Data
-from model_store.release_spec.contradictions import Found
 from model_store.release_spec.gates import Gates
+from model_store.release_spec.section import Found
 from model_store.types import Task
 
 
@@ -29,7 +29,7 @@ def contradictions_of_the_task(task: Task | None, data: Data, gates: Gates) -> l
 
 def unfit(task: Task, gates: Gates) -> dict[str, str]:
     """The metrics written under `gates` that a model of this task cannot be judged by, and why not."""
-    from model_store.gates.metrics.registry import known, metric
+    from model_store.metrics.registry import known, metric
 
     found = {}
     for name, margin in gates.written.items():

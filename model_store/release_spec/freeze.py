@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from model_store.release_spec.contradictions import Found, repeated
-from model_store.release_spec.section import Section
+from model_store.release_spec.section import Found, Section, repeated
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 # Validation context of what was taken once: rules that are stricter by now must not take history away.

@@ -14,9 +14,8 @@ from pydantic import (
     model_serializer,
 )
 
-from model_store.release_spec.contradictions import Found
-from model_store.release_spec.metric_names import Named, misnamed
-from model_store.release_spec.section import Section
+from model_store.release_spec.metric_names import NamedMetric, misnamed
+from model_store.release_spec.section import Found, Section
 from model_store.types import Task
 
 # By metric: the keys of a section are the fields it has and the names of metrics.
@@ -217,10 +216,12 @@ class Gates(Section):
 
     def contradictions(self) -> list[Found]:
         fields = frozenset(type(self).model_fields)
-        found = misnamed([Named((name,), name, margin) for name, margin in self.written.items()], fields)
+        found = misnamed(
+            [NamedMetric((name,), name, margin) for name, margin in self.written.items()], fields
+        )
         for section in ("champion", "slices"):
             margins = getattr(self, section)
-            named = [Named((section, n), n, m) for n, m in margins.by_metric.items()] if margins else []
+            named = [NamedMetric((section, n), n, m) for n, m in margins.by_metric.items()] if margins else []
             found += misnamed(named, frozenset(type(margins).model_fields) if margins else frozenset())
         titles = [one.title for one in self.custom]
         for place, title in enumerate(titles):

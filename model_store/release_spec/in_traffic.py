@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from model_store.extensions import PLATFORMS
-from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.freeze import STORED
 from model_store.release_spec.kubernetes import Kubernetes
-from model_store.release_spec.section import Seconds, Section
+from model_store.release_spec.section import Found, Seconds, Section, repeated
 from model_store.types import TargetName
 
 

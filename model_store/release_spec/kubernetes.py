@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from model_store.release_spec.contradictions import Found
-from model_store.release_spec.section import Section
+from model_store.release_spec.section import Found, Section
 
 _UNITS: dict[str, int | Decimal] = {
     "": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,

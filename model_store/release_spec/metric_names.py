@@ -7,10 +7,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 from model_store.errors import Permanent
-from model_store.release_spec.contradictions import Found
+from model_store.release_spec.section import Found
 
 if TYPE_CHECKING:
-    from model_store.gates.metrics.base import Metric
+    from model_store.metrics.base import Metric
     from model_store.release_spec.gates import Margin
 
 # Judged by default, so that most specs are read without numpy: Airflow reads all of them again and again.
@@ -18,7 +18,7 @@ _HIGHER_IS_BETTER = frozenset({"accuracy", "auc"})
 _NO_SHARES = frozenset({"r2"})
 
 
-class Named(NamedTuple):
+class NamedMetric(NamedTuple):
     """A metric's name at a field of the spec, with its margin; None where the metric is left out."""
 
     field: tuple[str | int, ...]
@@ -26,15 +26,15 @@ class Named(NamedTuple):
     margin: Margin | None
 
 
-def misnamed(named: Sequence[Named], fields: frozenset[str]) -> list[Found]:
+def misnamed(named: Sequence[NamedMetric], fields: frozenset[str]) -> list[Found]:
     """What is wrong with each. `fields`: what else the section knows, for whoever mistyped one of those."""
     return [found for one in named for found in _wrong(one, fields)]
 
 
-def _wrong(named: Named, fields: frozenset[str]) -> list[Found]:
+def _wrong(named: NamedMetric, fields: frozenset[str]) -> list[Found]:
     if named.name in _HIGHER_IS_BETTER:
         return _wrong_side(named, higher_is_better=True, is_share=True)
-    from model_store.gates.metrics.registry import metric
+    from model_store.metrics.registry import metric
 
     try:
         known = metric(named.name)
@@ -48,7 +48,7 @@ def _is_share(metric: Metric) -> bool:
     return metric.higher_is_better and not metric.relative and metric.name not in _NO_SHARES
 
 
-def _wrong_side(named: Named, *, higher_is_better: bool, is_share: bool) -> list[Found]:
+def _wrong_side(named: NamedMetric, *, higher_is_better: bool, is_share: bool) -> list[Found]:
     margin = named.margin
     if margin is None:
         return []
@@ -61,7 +61,7 @@ def _wrong_side(named: Named, *, higher_is_better: bool, is_share: bool) -> list
     return _no_share(named, margin) if is_share else []
 
 
-def _no_share(named: Named, margin: Margin) -> list[Found]:
+def _no_share(named: NamedMetric, margin: Margin) -> list[Found]:
     found: list[Found] = []
     for side in ("min", "max"):
         value = getattr(margin, side)
@@ -72,7 +72,7 @@ def _no_share(named: Named, margin: Margin) -> list[Found]:
 
 
 def _unknown(name: str, fields: frozenset[str], refused: Permanent) -> str:
-    from model_store.gates.metrics.registry import known
+    from model_store.metrics.registry import known
 
     if "there is no metric" not in refused.problem:
         return f"{refused.problem} -> {refused.remedy}"

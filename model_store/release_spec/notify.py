@@ -7,8 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from model_store.release_spec.contradictions import Found, repeated
-from model_store.release_spec.section import Section
+from model_store.release_spec.section import Found, Section, repeated
 
 Occasion = Literal["promoted", "rolled_back", "blocked", "held", "approval", "late", "alert"]
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from model_store.release_spec.complaint import Complaint
-from model_store.release_spec.contradictions import Contradictions
 from model_store.release_spec.document import Document, Field
 from model_store.release_spec.gates import Margin
-from model_store.release_spec.metric_names import Named, misnamed
+from model_store.release_spec.metric_names import NamedMetric, misnamed
+from model_store.release_spec.section import Contradictions
 
 _WANTED = {
     "string": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
@@ -94,7 +94,7 @@ def _unknown_metric(at: Field, model: type[BaseModel]) -> str:
     section, name = _section(at[:-1], model), str(at[-1])
     if section.model_config.get("extra") != "allow" or name in section.model_fields:
         return ""
-    found = misnamed([Named(at, name, None)], frozenset(section.model_fields))
+    found = misnamed([NamedMetric(at, name, None)], frozenset(section.model_fields))
     return found[0][1] if found else ""
 
 

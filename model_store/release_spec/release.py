@@ -12,14 +12,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from model_store.release_spec.answers import Classes, Outputs, words_of
 from model_store.release_spec.as_logged import contradictions_as_logged, filled_in
 from model_store.release_spec.before_traffic import Build, Data, Source
-from model_store.release_spec.contradictions import Found, repeated
 from model_store.release_spec.fits_task import contradictions_of_the_task
 from model_store.release_spec.freeze import STORED, Freeze
 from model_store.release_spec.gates import Gates
 from model_store.release_spec.in_traffic import Approval, Rollout, Serving
 from model_store.release_spec.notify import Notify
 from model_store.release_spec.schedule import refuse_bad_schedule
-from model_store.release_spec.section import Section
+from model_store.release_spec.section import Found, Section, repeated
 from model_store.types import Precision, TargetName, Task
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -80,8 +79,8 @@ class ReleaseSpec(Section):
         if self.is_served_as_logged and self.gates.latency.max_ratio is not None:
             wrong = "flavor pyfunc has no fp32 model to be compared with: limit max_p99_ms"
             found.append((("gates", "latency", "max_ratio"), wrong))
-        if self.serving.max_memory_mb and not self.is_served_as_logged:
-            wrong = "only a model of flavor pyfunc has a process of its own"
+        if self.serving.max_memory_mb and "original" not in self.precisions:
+            wrong = "only a model that is served as it was logged has a process of its own"
             found.append((("serving", "max_memory_mb"), wrong))
         if self.gates.slices and not self.data.slices:
             found.append((("gates", "slices"), "data.slices names no column to slice by"))
@@ -94,8 +93,17 @@ class ReleaseSpec(Section):
 
     @property
     def is_served_as_logged(self) -> bool:
-        """Without export and quantization, by a process of its own Python."""
-        return self.source.flavor == "pyfunc"
+        """In no other way: without export and quantization, by a process of its own Python."""
+        return self.precisions == ("original",)
+
+    def runtime_of(self, precision: Precision) -> TargetName:
+        """Which of the targets pods run where this candidate is served."""
+        return "python" if precision == "original" else self.serving.runtime
+
+    def targets_of(self, precision: Precision) -> tuple[TargetName, ...]:
+        """For which of the targets this candidate is built."""
+        is_original = precision == "original"
+        return tuple(one for one in self.targets if (one == "python") == is_original)
 
     @property
     def digest(self) -> str:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model_store.release_spec.contradictions import Contradictions, Found
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
+# A field, and what is wrong there: values that are fine alone and impossible together.
+Found = tuple[tuple[str | int, ...], str]
+
+
+class Contradictions(ValueError):  # noqa: N818 - they are several
+    """Raised inside a pydantic validator; carries every contradiction of a section, not just the first."""
+
+    def __init__(self, found: list[Found]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, field))}: {problem}" for field, problem in found))
+        self.found = found
+
+
+def repeated(field: str, values: Sequence[str]) -> list[Found]:
+    """A complaint for each value that stands twice in `values`."""
+    return [
+        ((field, place), f"`{value}` is already in the list")
+        for place, value in enumerate(values)
+        if value in values[:place]
+    ]
 
 
 class Section(BaseModel):

@@ -12,13 +12,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
-from model_store.build import BuildContext, Compiled, Exported, Json, Quantized
-from model_store.bundle.publishing import ARCHIVE
 from model_store.dataset import Dataset
 from model_store.gates.profile import Profile, judge_profile, judge_size, measure
 from model_store.gates.reading import Outputs
+from model_store.stages.base import BuildContext, Compiled, Exported, Json, Quantized
+from model_store.stages.forms import is_as_logged
+from model_store.stages.inputs import evaluation_rows
 from model_store.stages.reasons import attempt
-from model_store.stages.served import EngineNotHere, Served
+from model_store.stages.served import EngineNotHere, JudgedModel
 from model_store.types import Artifact, Check
 
 ONNX = "onnxruntime"
@@ -30,7 +31,7 @@ REMEDY = "leave this precision out of `precisions`, or export the model with oth
 class Ran:
     """What came of it. `outputs`: by name, for every evaluation row, or None where the engine cannot run.
     `note`: what is to be known of every number that is taken from them. `noise`: what of their digits is
-    (`model_store.noise`).
+    (`model_store.engines.noise`).
     """
 
     outputs: Outputs | None
@@ -47,17 +48,26 @@ class Ran:
 
 
 def run_candidate(
-    ctx: BuildContext, exported: Exported, quantized: Quantized, built: Sequence[Compiled], rows: Dataset
+    ctx: BuildContext,
+    exported: Exported,
+    quantized: Quantized,
+    built: Sequence[Compiled],
+    rows: Dataset,
+    *,
+    beside: Exported | None = None,
 ) -> Ran:
-    """Answers, latency and size. Raises `CandidateFailed` with the reason when the candidate cannot do it."""
-    runtime, gates = ctx.spec.serving.runtime, ctx.spec.gates
+    """Answers, latency and size. `beside`: the export that a model as it was logged is measured against.
+
+    Raises `CandidateFailed` with the reason when the candidate cannot do it.
+    """
+    runtime, gates = ctx.spec.runtime_of(quantized["variant"]["precision"]), ctx.spec.gates
     served = next((one["artifact"] for one in built if one["target"] == runtime), None)
     with attempt(f"running {quantized['variant']['precision']}", otherwise=REMEDY):
         if served is None:
             return _ran_as_onnx(ctx, exported, quantized, built, rows)
         artifact = ctx.store.open(served)
         try:
-            return _ran(ctx, exported, artifact, rows, platform=runtime)
+            return _ran(ctx, exported, artifact, rows, platform=runtime, beside=beside)
         except EngineNotHere as why:
             if not gates.may_judge_as_onnx:
                 return Ran(None, _not_run(why), None)
@@ -65,13 +75,21 @@ def run_candidate(
             return replace(ran, checks=(*_unmeasured(ctx, why), *judge_size(artifact.size_bytes, gates)))
 
 
-def _ran(ctx: BuildContext, exported: Exported, artifact: Artifact, rows: Dataset, *, platform: str) -> Ran:
+def _ran(
+    ctx: BuildContext,
+    exported: Exported,
+    artifact: Artifact,
+    rows: Dataset,
+    *,
+    platform: str,
+    beside: Exported | None,
+) -> Ran:
     with _open(ctx, exported, artifact, platform) as served:
         outputs = served.answer(rows.inputs)
         checks = () if ctx.spec.serving.stochastic else (served.alone_as_in_company(rows.inputs),)
         # Before another engine is opened beside it, whose memory nobody could tell from this one's.
         memory = served.gpu_memory_bytes
-        profile = _profile(ctx, exported, artifact, served, rows)
+        profile = _profile(ctx, exported, artifact, served, rows, beside)
         profile = replace(profile, gpu_memory_bytes=memory)
     checked = (*checks, *judge_profile(profile, ctx.spec.gates))
     return Ran(outputs, checked, profile, noise=served.noise)
@@ -88,20 +106,26 @@ def _ran_as_onnx(
 
 
 @contextmanager
-def _open(ctx: BuildContext, exported: Exported, artifact: Artifact, platform: str) -> Iterator[Served]:
-    with closing(Served.of_artifact(ctx, exported, artifact, platform=platform)) as served:
+def _open(ctx: BuildContext, exported: Exported, artifact: Artifact, platform: str) -> Iterator[JudgedModel]:
+    with closing(JudgedModel.of_artifact(ctx, exported, artifact, platform=platform)) as served:
         yield served
 
 
 def _profile(
-    ctx: BuildContext, exported: Exported, artifact: Artifact, served: Served, rows: Dataset
+    ctx: BuildContext,
+    exported: Exported,
+    artifact: Artifact,
+    served: JudgedModel,
+    rows: Dataset,
+    beside: Exported | None,
 ) -> Profile:
     """Beside the fp32 ONNX model, which the same pods would serve with the same settings."""
-    source = ctx.store.open(exported["artifact"])
-    if source.digest == artifact.digest and source.format == ARCHIVE:
-        return _beside_itself(_measured(served, served, artifact, rows))
-    with _open(ctx, exported, source, ONNX) as baseline:
-        return _measured(served, baseline, artifact, rows)
+    compared = beside or exported
+    if is_as_logged(compared):
+        return _beside_itself(_measured(served, served, artifact, rows, rows))
+    same = evaluation_rows(ctx, beside) if beside else rows
+    with _open(ctx, compared, ctx.store.open(compared["artifact"]), ONNX) as baseline:
+        return _measured(served, baseline, artifact, rows, same)
 
 
 def _beside_itself(profile: Profile) -> Profile:
@@ -115,11 +139,15 @@ def _beside_itself(profile: Profile) -> Profile:
     )
 
 
-def _measured(served: Served, baseline: Served, artifact: Artifact, rows: Dataset) -> Profile:
+def _measured(
+    served: JudgedModel, baseline: JudgedModel, artifact: Artifact, rows: Dataset, same: Dataset
+) -> Profile:
+    """`same`: the rows as the baseline takes them."""
     return measure(
         served.run,
         baseline.run,
         served.encoded(rows.inputs),
+        baseline_rows=baseline.encoded(same.inputs),
         artifact=artifact,
         max_batch_size=served.largest_batch,
     )

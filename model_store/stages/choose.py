@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from model_store.build import BuildContext, Chosen, Gated, Json
 from model_store.gates.choose import Contender, choose
 from model_store.records import read_report
+from model_store.stages.base import BuildContext, Chosen, Gated, Json
 from model_store.stages.inputs import tools
 
 

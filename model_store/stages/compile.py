@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from model_store.build import BuildContext, Compiled, Json, Quantized
 from model_store.compile import Compiler, CompileSpec, NotCompiled, compiler
 from model_store.records import artifact_record
+from model_store.stages.base import BuildContext, Compiled, Json, Quantized
 from model_store.stages.inputs import tools
 from model_store.stages.reasons import CandidateFailed, attempt
 from model_store.types import TargetName
@@ -17,6 +17,8 @@ def run(ctx: BuildContext, quantized: Quantized, target: TargetName) -> Compiled
     """See `model_store.build.compile_stage`."""
     if quantized["artifact"] is None:
         return _none(quantized, target, quantized["reason"])
+    if target not in ctx.spec.targets_of(quantized["variant"]["precision"]):
+        return _none(quantized, target, f"{quantized['variant']['precision']} is not for {target}")
     if not _takes(target, quantized):
         layout = quantized["variant"]["layout"]
         return _none(quantized, target, f"int8 in the layout of {layout} is not for {target}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from model_store.build import BuildContext, DataChecked, Exported, Json
 from model_store.durable import digest_file
 from model_store.records import read_tensors
+from model_store.stages.base import BuildContext, DataChecked, Exported, Json
+from model_store.stages.forms import is_as_logged
 from model_store.stages.inputs import calibration_path, evaluation_path, tools
 
 
@@ -19,6 +20,7 @@ def run(ctx: BuildContext, exported: Exported) -> DataChecked:
         "calibration": digest_file(calibration_path(ctx)),
         "data": ctx.spec.data.model_dump(mode="json"),
         "columns": exported["columns"],
+        "is_as_logged": is_as_logged(exported),
         "tools": tools("great-expectations"),
     }
     checked = ctx.store.memo("check_data", key, lambda: _check(ctx, exported))
@@ -43,7 +45,15 @@ def _check(ctx: BuildContext, exported: Exported) -> Json:
 
     evaluation, calibration = evaluation_path(ctx), calibration_path(ctx)
     inputs, columns = read_tensors(exported["inputs"]), exported["columns"]
-    report = check_data(ctx.spec, evaluation, calibration, inputs, columns=columns, docs_dir=ctx.docs)
+    report = check_data(
+        ctx.spec,
+        evaluation,
+        calibration,
+        inputs,
+        columns=columns,
+        docs_dir=ctx.docs,
+        as_logged=is_as_logged(exported),
+    )
     report.require()
     return {
         "evaluation_digest": digest_file(evaluation),

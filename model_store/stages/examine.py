@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from model_store.build import BuildContext, Exported
 from model_store.dataset import Dataset
 from model_store.errors import Permanent
 from model_store.gates.classes import classifier
 from model_store.gates.exam import Answered, Exam, Own
-from model_store.gates.metrics.custom import Custom
-from model_store.gates.questions import Question, Unsaid
+from model_store.gates.questions import OpenQuestion, Seen, Unsaid
 from model_store.gates.reading import Outputs, Reading
 from model_store.gates.sanity import refuse_mirrored
-from model_store.gates.seen import Seen
 from model_store.gates.task import resolve
+from model_store.metrics.custom import Custom
 from model_store.release_spec import ReleaseSpec
+from model_store.stages.base import BuildContext, Exported
+from model_store.stages.forms import in_words_of
 from model_store.stages.inputs import evaluation_rows, function_path
 from model_store.types import Task
 
@@ -36,6 +36,7 @@ class Examined:
 
 def examine(ctx: BuildContext, exported: Exported) -> Examined:
     """Raises `Permanent`: what spec, model and file leave open is asked for in one message."""
+    ctx = in_words_of(ctx, exported)
     rows = evaluation_rows(ctx, exported)
     if rows.labels is None:
         raise Permanent("evaluation rows have no labels", remedy="name the label column in data.label")
@@ -96,7 +97,7 @@ def _of_fewer_classes(
         left = labels[known]
         task: Task = "binary" if len(np.unique(left.astype(str))) == 2 else own.task
         reading = classifier(Seen(_positive(ctx.spec, left), few, left, task=task))
-    except (Permanent, Question) as error:
+    except (Permanent, OpenQuestion) as error:
         raise Permanent(
             f"{name} answers other classes than {', '.join(map(str, own.classes))}, so its scores cannot be"
             " held against this version's",

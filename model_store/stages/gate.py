@@ -8,24 +8,28 @@ from dataclasses import asdict
 from functools import partial
 from typing import cast
 
-from model_store.build import BuildContext, Compiled, Exported, Gated, Json, Quantized
+import numpy as np
+
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.durable import canonical_json, digest_bytes, digest_file
+from model_store.engines.noise import NOISE
+from model_store.gates.choose import UNLIKE
 from model_store.gates.exam import Answered
 from model_store.gates.judge import judge
 from model_store.gates.profile import Profile
 from model_store.gates.reading import Outputs
 from model_store.gates.sanity import NoBetterThanTrivial, refuse_trivial
-from model_store.gates.signature import Signature, changes, judge_signature
+from model_store.gates.signature import VersionSignature, changes, judge_signature
 from model_store.inference import saved_answers, session_config
-from model_store.noise import NOISE
 from model_store.records import read_tensors, report_record
+from model_store.stages.base import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.stages.candidate import REMEDY, run_candidate
 from model_store.stages.examine import Examined, examine, read_answers, read_champion
+from model_store.stages.forms import form_of, is_as_logged
 from model_store.stages.inputs import data_key, evaluation_path, reading_key, tools
 from model_store.stages.reasons import CandidateFailed, attempt
 from model_store.stages.sample import Sample, sample_of
-from model_store.stages.served import EngineNotHere, Served
+from model_store.stages.served import EngineNotHere, JudgedModel
 from model_store.types import Check, GateReport, ModelRef, Precision
 
 # Of the spec's serving section, what decides how a candidate is run here.
@@ -34,33 +38,38 @@ SERVED_BY = ("runtime", "max_batch_size", "threads", "stochastic")
 
 def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: Sequence[Compiled]) -> Gated:
     """See `model_store.build.gate_stage`."""
-    built = [one for one in compiled if one["artifact"] is not None]
+    form = form_of(exported, quantized["variant"]) or exported
+    targets = ctx.spec.targets_of(quantized["variant"]["precision"])
+    mine = [one for one in compiled if one["target"] in targets]
+    built = [one for one in mine if one["artifact"] is not None]
     reasons = (
-        [quantized["reason"]] if quantized["reason"] else [one["reason"] for one in compiled if one["reason"]]
+        [quantized["reason"]] if quantized["reason"] else [one["reason"] for one in mine if one["reason"]]
     )
     champion = champion_bundle(ctx)
     key = {
         "variant": dict(quantized["variant"]),
-        "original": exported["answers"]["blob"],
+        "original": form["answers"]["blob"],
+        "has_rival": bool(exported.get("rival")),
         "baseline": exported["artifact"]["digest"],
         "candidate": quantized["artifact"] and quantized["artifact"]["digest"],
         "built": [one["artifact"] for one in built],
         "reasons": reasons,
         "evaluation": digest_file(evaluation_path(ctx)),
         "data": data_key(ctx),
-        "reading": reading_key(ctx, exported),
+        "reading": reading_key(ctx, form),
         "gates": ctx.spec.gates.model_dump(mode="json"),
         "serving": ctx.spec.serving.model_dump(mode="json", include=set(SERVED_BY)),
         "champion": champion,
         "session": session_config("int8"),
         "tools": tools("onnxruntime"),
     }
-    judge = partial(_judge, ctx, exported, quantized, built, reasons, champion)
+    beside = exported if form is not exported and not is_as_logged(exported) else None
+    judge = partial(_judge, ctx, form, beside, quantized, built, reasons, champion)
     try:
         # A failed report is not remembered: latency may have been disturbed, and is then measured again.
         value = ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value))
     except CandidateFailed as why:
-        value = _failed(exported, quantized, [*reasons, str(why)])
+        value = _failed(form, quantized, [*reasons, str(why)])
     return cast(Gated, {**value, "judged": judged_of(ctx, exported)})
 
 
@@ -91,21 +100,23 @@ def _passed(value: Json) -> bool:
 def _judge(
     ctx: BuildContext,
     exported: Exported,
+    beside: Exported | None,
     quantized: Quantized,
     built: Sequence[Compiled],
     reasons: list[str],
     champion: str | None,
 ) -> Json:
-    runtime = ctx.spec.serving.runtime
+    """`beside`: the export that the model as it was logged is a rival of."""
+    runtime = ctx.spec.runtime_of(quantized["variant"]["precision"])
     served = next((one["artifact"] for one in built if one["target"] == runtime), None)
     checks: tuple[Check, ...] = ()
     profile: Profile | None = None
     sample: Sample | None = None
-    examined = examine(ctx, exported)
+    examined = _examined(ctx, exported, is_rival=beside is not None)
     rows = examined.rows
     if built and quantized["artifact"] is not None:
         refuse_trivial(examined.original, examined.exam)
-        ran = run_candidate(ctx, exported, quantized, built, rows)
+        ran = run_candidate(ctx, exported, quantized, built, rows, beside=beside)
         # Read and its signature checked once: between two looks it could become another one.
         serving = open_signature(ctx.store, champion) if champion else None
         checks = signature_checks(ctx, exported, serving) if serving else ()
@@ -114,6 +125,8 @@ def _judge(
             precision = quantized["variant"]["precision"]
             checks += ran.noted(_judged_answers(ctx, examined, precision, ran.outputs, yardstick))
             sample = sample_of(rows.inputs, ran.outputs, ran.noise)
+            if exported.get("rival"):
+                checks += _unlike(examined, precision, ran.outputs)
         checks += ran.checks
         profile = ran.profile
     return {
@@ -128,6 +141,14 @@ def _judge(
     }
 
 
+def _examined(ctx: BuildContext, exported: Exported, *, is_rival: bool) -> Examined:
+    """A rival that cannot be read leaves the export to be judged alone."""
+    if not is_rival:
+        return examine(ctx, exported)
+    with attempt("reading the answers of the model as it was logged", otherwise=REMEDY):
+        return examine(ctx, exported)
+
+
 def _judged_answers(
     ctx: BuildContext, examined: Examined, precision: Precision, outputs: Outputs, champion: str | None
 ) -> tuple[Check, ...]:
@@ -138,6 +159,19 @@ def _judged_answers(
         candidate = candidate.deciding_ties_as(examined.original, tie=tie, noise=NOISE[precision])
     yardstick, told = _yardstick(ctx, champion, examined) if champion else (None, ())
     return judge(examined.original, candidate, examined.exam, yardstick) + told
+
+
+def _unlike(examined: Examined, precision: Precision, outputs: Outputs) -> tuple[Check, ...]:
+    """Told, not judged: what the export is worth is said beside it (`model_store.gates.choose`)."""
+    own, other = (
+        Answered.read(precision, outputs, examined.exam.reading, len(examined.rows)).said.decisions,
+        examined.original.said.decisions,
+    )
+    if own is None or other is None:
+        return ()
+    rows = (np.asarray(own) != np.asarray(other)).reshape(len(examined.rows), -1).any(axis=1)
+    detail = f"{int(rows.sum())} of {len(rows)} rows are decided otherwise"
+    return (Check(UNLIKE, float(rows.mean()), 1.0, passed=True, detail=detail, direction="at_most"),)
 
 
 def _yardstick(
@@ -155,7 +189,7 @@ def _yardstick(
         return None, (Check("champion", 0.0, 0.0, passed=True, detail=detail, direction="at_most"),)
 
 
-def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) -> tuple[Check, ...]:
+def signature_checks(ctx: BuildContext, exported: Exported, serving: VersionSignature) -> tuple[Check, ...]:
     """Whether callers of the champion can call this version as they do now, and a limit that cannot be
     measured because they cannot.
     """
@@ -172,14 +206,14 @@ def signature_checks(ctx: BuildContext, exported: Exported, serving: Signature) 
     return check, Check(name, 0.0, 1.0, passed=False, detail=why, direction="at_least")
 
 
-def _is_comparable(ctx: BuildContext, exported: Exported, serving: Signature) -> bool:
+def _is_comparable(ctx: BuildContext, exported: Exported, serving: VersionSignature) -> bool:
     """Whether the champion is to be asked, and can answer the rows."""
     return ctx.spec.gates.looks_at_champion and not changes(serving, _signature(ctx, exported)).inputs
 
 
-def _signature(ctx: BuildContext, exported: Exported) -> Signature:
+def _signature(ctx: BuildContext, exported: Exported) -> VersionSignature:
     inputs, outputs = (read_tensors(exported[role]) for role in ("inputs", "outputs"))
-    return Signature(ctx.ref.version, inputs, outputs)
+    return VersionSignature(ctx.ref.version, inputs, outputs)
 
 
 def champion_bundle(ctx: BuildContext) -> str | None:
@@ -211,7 +245,7 @@ def _champion(ctx: BuildContext, bundle_id: str, examined: Examined) -> Answered
     }
 
     def ask() -> Json:
-        with closing(Served.of_bundle(bundle.path)) as served:
+        with closing(JudgedModel.of_bundle(bundle.path)) as served:
             outputs = served.answer(rows.inputs)
         return {"answers": {"blob": ctx.store.put_bytes(saved_answers(outputs))}}
 

@@ -7,11 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_store.build import BuildContext, Exported, Json
 from model_store.durable import digest_file
 from model_store.errors import Permanent
 from model_store.records import read_tensors
 from model_store.release_spec import expand
+from model_store.stages.base import BuildContext, Exported, Json
+from model_store.stages.forms import is_as_logged
 from model_store.storage.opening import is_url
 from model_store.storage.transfer import local_copy
 
@@ -71,7 +72,7 @@ def evaluation_rows(ctx: BuildContext, exported: Exported) -> Dataset:
         ctx.spec.data,
         inputs,
         columns=exported["columns"],
-        as_logged=ctx.spec.is_served_as_logged,
+        as_logged=is_as_logged(exported),
     )
 
 
@@ -86,7 +87,7 @@ def calibration_rows(ctx: BuildContext, exported: Exported) -> Dataset:
         inputs,
         columns=exported["columns"],
         labelled=False,
-        as_logged=ctx.spec.is_served_as_logged,
+        as_logged=is_as_logged(exported),
     )
 
 

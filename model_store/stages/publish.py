@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from model_store.build import BuildContext, Chosen, Exported, Gated, Json, Published, check_data_stage
-from model_store.bundle.publishing import Contents, publish
+from model_store.bundle.publishing import BundleContents, publish
 from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.errors import Permanent
 from model_store.inference import session_config
 from model_store.records import read_report, read_tensors
+from model_store.stages import data
+from model_store.stages.base import BuildContext, Chosen, Exported, Gated, Json, Published
+from model_store.stages.export import require_unchanged
+from model_store.stages.forms import form_of
 from model_store.stages.gate import judged_of
 from model_store.stages.inputs import calibration_path, evaluation_rows
 from model_store.types import Artifact
@@ -34,7 +37,8 @@ def _require_judged(ctx: BuildContext, exported: Exported, gated: Sequence[Gated
     What tasks hand on are hints: who may run tasks may hand on another's results, or mark one successful that
     failed. Returns the digest of the data check. Raises `Permanent`.
     """
-    checked = check_data_stage(ctx, exported)
+    require_unchanged(ctx, ctx.registry.describe(ctx.ref), str(exported["lineage"]["source_digest"]))
+    checked = data.run(ctx, exported)
     judged = judged_of(ctx, exported)
     if strangers := [one for one in gated if one.get("judged") != judged]:
         raise Permanent(
@@ -53,19 +57,19 @@ def _require_judged(ctx: BuildContext, exported: Exported, gated: Sequence[Gated
 
 def _contents(
     ctx: BuildContext, exported: Exported, gated: Sequence[Gated], chosen: Chosen, checked: str
-) -> Contents:
+) -> BundleContents:
     same = [one for one in gated if one["variant"]["precision"] == chosen["precision"]]
     winner = next(one for one in same if one["served"] is not None and read_report(one["report"]).passed)
+    exported = form_of(exported, winner["variant"]) or exported
+    runtime = ctx.spec.runtime_of(chosen["precision"])
     assert winner["served"] is not None
-    return Contents(
+    return BundleContents(
         model=ctx.ref,
         served=ctx.store.open(winner["served"]),
         inputs=read_tensors(exported["inputs"]),
         outputs=read_tensors(exported["outputs"]),
-        serving=_serving(ctx),
-        session_config=session_config(chosen["precision"])
-        if ctx.spec.serving.runtime == "onnxruntime"
-        else {},
+        serving=_serving(ctx, runtime),
+        session_config=session_config(chosen["precision"]) if runtime == "onnxruntime" else {},
         warmup=evaluation_rows(ctx, exported).inputs,
         report=read_report(winner["report"]),
         engines=_engines(ctx, same, winner),
@@ -76,10 +80,11 @@ def _contents(
     )
 
 
-def _serving(ctx: BuildContext) -> Json:
+def _serving(ctx: BuildContext, runtime: str) -> Json:
     """The spec's section, and what else the pod must know of this model's promises."""
     objective = ctx.spec.rollout.analysis.latency_objective_ms
-    return {**ctx.spec.serving.model_dump(mode="json"), "latency_objective_ms": objective}
+    said = ctx.spec.serving.model_dump(mode="json")
+    return {**said, "runtime": runtime, "latency_objective_ms": objective}
 
 
 def _engines(ctx: BuildContext, same: Sequence[Gated], winner: Gated) -> tuple[Artifact, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from model_store.build import BuildContext, Exported, Json, Quantized, Variant
 from model_store.durable import digest_file
 from model_store.quantize import NotQuantized, Search, quantize
 from model_store.records import artifact_record
+from model_store.stages.base import BuildContext, Exported, Json, Quantized, Variant
+from model_store.stages.forms import form_of, why_not
 from model_store.stages.inputs import calibration_path, calibration_rows, data_key, tools
 from model_store.stages.reasons import CandidateFailed, attempt
 
@@ -21,8 +22,11 @@ REMEDY = "leave this precision out of `precisions`, or export the model with oth
 
 def run(ctx: BuildContext, exported: Exported, variant: Variant) -> Quantized:
     """See `model_store.build.quantize_stage`."""
+    form = form_of(exported, variant)
+    if form is None:
+        return {"variant": variant, "artifact": None, "reason": why_not(exported, variant), "how": {}}
     if variant["layout"] == "as logged":
-        return {"variant": variant, "artifact": exported["artifact"], "reason": "", "how": {}}
+        return {"variant": variant, "artifact": form["artifact"], "reason": "", "how": {}}
     search = _search(ctx, exported)
     key = {
         "source": exported["artifact"]["digest"],

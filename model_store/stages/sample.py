@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_store.engines.noise import rows_that_differ
 from model_store.inference import Rows, saved_answers, spread
-from model_store.noise import rows_that_differ
 
 MOST_ROWS = 64
 # Of a model of pictures as many rows would be a hundred megabytes.
@@ -23,7 +23,7 @@ _INPUT, _OUTPUT, _NOISE = "input:", "output:", "noise"
 class Sample:
     """Rows [n, ...] by input name and their answers [n, ...] by output name; text as numpy's own type.
 
-    `noise`: what of the answers' digits is (`model_store.noise`), by the engine that the gates ran.
+    `noise`: what of the answers' digits is (`model_store.engines.noise`), by the engine that the gates ran.
     """
 
     inputs: Rows

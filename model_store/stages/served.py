@@ -11,17 +11,17 @@ from typing import Any, Self
 import numpy as np
 
 from model_store.archives import unpack
-from model_store.build import BuildContext, Exported
 from model_store.bundle.publishing import ARCHIVE
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest, Settings, read_manifest
+from model_store.engines.noise import noise_of, rows_that_differ
 from model_store.engines.python import SERVE_FILE
 from model_store.engines.registry import ON_GPUS, open_engine
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
 from model_store.inference import Rows, batches, count_rows, session_config, spread
-from model_store.noise import noise_of, rows_that_differ
+from model_store.stages.base import BuildContext, Exported
 from model_store.texts import as_bytes, as_text
 from model_store.types import Artifact, Check
 
@@ -35,7 +35,7 @@ class EngineNotHere(Permanent):
     """The engine cannot be opened on this machine: nothing is known of what it would answer."""
 
 
-class Served:
+class JudgedModel:
     """One loaded model. `answer` may be called from one thread at a time."""
 
     def __init__(self, engine: Engine, manifest: Manifest, kept: ExitStack | None = None) -> None:
@@ -95,7 +95,7 @@ class Served:
 
     @property
     def noise(self) -> float:
-        """What of its answers' digits is (`model_store.noise`)."""
+        """What of its answers' digits is (`model_store.engines.noise`)."""
         return noise_of(self.precision, self._engine.platform)
 
     @property

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from model_store.durable import settle, staging, supersede
+from model_store.attestation import MANIFEST
+from model_store.durable import let_everybody_read, settle, staging, supersede
 from model_store.errors import Retryable
 from model_store.storage.base import Missing
-from model_store.storage.fetch import MANIFEST, cached
+from model_store.storage.fetch import cached
 from model_store.storage.place import Place, plain
 from model_store.storage.shared import Shared
 from model_store.storage.transfer import only_one
@@ -76,6 +77,7 @@ class Bundles(Place):
         if replacing or not final.is_dir():
             with staging(self._tmp) as staged:
                 write(staged)
+                let_everybody_read(staged)
                 place = supersede if replacing else settle
                 place(staged, final)
         try:
@@ -92,6 +94,7 @@ class Bundles(Place):
         if replacing or not shared.has_bundle(bundle_id):
             with staging(self._tmp) as staged:
                 write(staged)
+                let_everybody_read(staged)
                 if shared.put_bundle(bundle_id, staged, replacing=replacing):
                     with only_one(self._lock(bundle_id)):
                         supersede(staged, self.bundle_path(bundle_id))

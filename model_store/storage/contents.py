@@ -37,7 +37,7 @@ class Contents(Place):
 
     def put(
         self,
-        content: bytes,
+        content: bytes | Path,
         *,
         format: str,
         precision: str,
@@ -45,8 +45,10 @@ class Contents(Place):
         toolchain: Toolchain,
         provenance: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Keep a model file. The same bytes are kept once; `provenance` (JSON) goes into meta.json."""
-        digest = digest_bytes(content)
+        """Keep a model file, which may be gigabytes: then name it. The same bytes are kept once; `provenance`
+        (JSON) goes into meta.json.
+        """
+        digest = digest_file(content) if isinstance(content, Path) else digest_bytes(content)
         directory = self._artifact_directory(digest)
         record = {
             "digest": digest,
@@ -58,13 +60,16 @@ class Contents(Place):
                 "version": toolchain.version,
                 "gpu_arch": toolchain.gpu_arch,
             },
-            "size_bytes": len(content),
+            "size_bytes": content.stat().st_size if isinstance(content, Path) else len(content),
         }
         if directory.is_dir() and not _is_sound(directory / _file_name(format), digest):
             discard(directory, self._tmp)
         if not directory.is_dir():
             with staging(self._tmp) as staged:
-                (staged / _file_name(format)).write_bytes(content)
+                if isinstance(content, Path):
+                    shutil.copyfile(content, staged / _file_name(format))
+                else:
+                    (staged / _file_name(format)).write_bytes(content)
                 meta = {**record, "provenance": dict(provenance or {})}
                 (staged / META).write_bytes(canonical_json(meta))
                 settle(staged, directory)

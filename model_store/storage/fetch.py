@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_store.durable import digest_bytes, digest_file, discard, settle, staging, sweep
+from model_store.attestation import MANIFEST, strange_files
+from model_store.durable import digest_bytes, digest_file, discard, let_everybody_read, settle, staging, sweep
 from model_store.errors import Permanent
 from model_store.storage.base import Corrupt, ObjectStorage, checked
 from model_store.storage.opening import open_storage, split
@@ -29,7 +30,6 @@ from model_store.storage.transfer import corrupt, download, only_one
 Json = dict[str, Any]
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
 # What is being written or removed now; a store's own folder has the same.
 WRITING = "tmp"
 
@@ -104,10 +104,9 @@ def fill(source: BundleSource, manifest: bytes, folder: Path) -> None:
 
 def faults(folder: Path, manifest: bytes) -> list[str]:
     """What in the folder is not as the manifest says: nothing for a whole bundle."""
-    expected = {**_files(manifest), MANIFEST: digest_bytes(manifest)}
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    changed = {name for name in there & set(expected) if digest_file(folder / name) != expected[name]}
-    return sorted(changed | (there ^ set(expected)))
+    kept = folder / MANIFEST
+    is_same = kept.is_file() and kept.read_bytes() == manifest
+    return [*([] if is_same else [MANIFEST]), *strange_files(folder, _files(manifest))]
 
 
 def fetch(url: str, into: Path, *, digest: str = "", cache: Path | None = None, cache_bytes: int = 0) -> str:
@@ -143,6 +142,7 @@ def cached(source: BundleSource, manifest: bytes, cache: Path) -> Path:
     if not kept.exists():
         draft = cache / "partial" / source.bundle_id
         fill(source, manifest, draft)
+        let_everybody_read(draft)
         settle(draft, kept)
     os.utime(kept)
     return kept

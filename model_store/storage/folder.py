@@ -56,17 +56,17 @@ class FolderStorage:
     def put(self, key: str, content: bytes) -> None:
         with self._written(key) as draft:
             draft.write_bytes(content)
-            publish_file(draft, self._path(key))
+            self._publish(draft, key)
 
     def create(self, key: str, content: bytes) -> bool:
         with self._written(key) as draft:
             draft.write_bytes(content)
-            return publish_file(draft, self._path(key), replacing=False)
+            return self._publish(draft, key, replacing=False)
 
     def put_file(self, key: str, source: Path) -> None:
         with self._written(key) as draft:
             shutil.copyfile(source, draft)
-            publish_file(draft, self._path(key))
+            self._publish(draft, key)
 
     def touch(self, key: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -79,8 +79,26 @@ class FolderStorage:
     def _path(self, key: str) -> Path:
         return self.root / checked(key)
 
+    def _publish(self, draft: Path, key: str, *, replacing: bool = True) -> bool:
+        """Who may read the folder may read what is in it, whatever our umask is: other machines' pods run as
+        other users.
+        """
+        readers = self.root.stat().st_mode & 0o777
+        path = self._path(key)
+        for folder in reversed(path.relative_to(self.root).parents[:-1]):
+            place = self.root / folder
+            if not place.is_dir():
+                with suppress(FileExistsError):
+                    place.mkdir()
+                    place.chmod(readers)
+        draft.chmod(readers & 0o666)
+        return publish_file(draft, path, replacing=replacing)
+
     @contextmanager
     def _written(self, key: str) -> Iterator[Path]:
+        if not self.root.is_dir():
+            self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.root.chmod(0o755)
         with naming(self._path(key)), staging(self.root / WRITING) as folder:
             yield folder / "object"
 

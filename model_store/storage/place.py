@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from model_store.bundle.signing import Keyring
+from model_store.attestation import VARIABLE as TRUSTED_VARIABLE
+from model_store.attestation import Trusted
 from model_store.errors import Permanent
+from model_store.signing import Keyring
 from model_store.storage import store_folder as folder
 from model_store.storage.shared import Shared
 
@@ -20,19 +22,35 @@ def keys_file(folder: Path, environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(KEYS_VARIABLE) or folder.with_name("bundle_keys.json"))
 
 
+def trusted_in(folder: Path, environ: Mapping[str, str] = os.environ) -> Trusted:
+    """Whose signatures are good for a store: the public keys that the environment holds, where it does (a
+    controller that signs nothing), else those of its file of keys. Raises `Permanent` for what are none.
+    """
+    if said := environ.get(TRUSTED_VARIABLE):
+        return Trusted.parse(said)
+    return Keyring.of(keys_file(folder, environ)).trust
+
+
 class Place:
     """What all parts of a store stand on.
 
     `root`: a folder on one file system. `keys`: the file of the keys that sign bundles; beside the store, not
     in it, so that writing to the store is not enough. `makes_keys`: whether this is the installation itself.
+    `trusted`: public keys that count instead of those, for who signs nothing.
     """
 
     def __init__(
-        self, root: Path, *, shared: Shared | None = None, keys: Path | None = None, makes_keys: bool = True
+        self,
+        root: Path,
+        *,
+        shared: Shared | None = None,
+        keys: Path | None = None,
+        makes_keys: bool = True,
+        trusted: Trusted | None = None,
     ) -> None:
         self.root = root
         self.keys = keys or root.with_name("bundle_keys.json")
-        self._makes_keys = makes_keys
+        self._makes_keys, self._trusted = makes_keys, trusted
         self.shared = shared
         self._tmp = root / folder.TMP
 
@@ -50,6 +68,10 @@ class Place:
                 remedy=f"set {KEYS_VARIABLE} to a copy of the installation's bundle_keys.json",
             )
         return Keyring.of(self.keys)
+
+    def trusted(self) -> Trusted:
+        """Whose signatures are good here. Raises `Permanent` as `keyring`."""
+        return self._trusted or self.keyring().trust
 
     def _lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from model_store.attestation import MANIFEST
 from model_store.storage.base import Missing, ObjectStorage, StoredObject
-from model_store.storage.fetch import MANIFEST, BundleSource
+from model_store.storage.fetch import BundleSource
 from model_store.storage.transfer import download, get_verified
 
 # `data` are copies in a folder alone.
@@ -27,7 +28,7 @@ META = "meta.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredItem:
     """One thing in a store. `used_at`: made or used last, in seconds since 1970."""
 
     kind: Kind
@@ -134,7 +135,7 @@ class Shared:
 
     # upkeep
 
-    def kept(self, kind: Kind, name: str = "") -> Iterator[Kept]:
+    def kept(self, kind: Kind, name: str = "") -> Iterator[StoredItem]:
         """Everything of a kind (or what has one name), and what killed writers left of it."""
         found: dict[str, list[StoredObject]] = {}
         for one in self.storage.list(f"{kind}/{name}" if name else kind):
@@ -142,7 +143,7 @@ class Shared:
             found.setdefault("/".join(parts) if kind == "memo" else parts[0], []).append(one)
         for each, objects in found.items():
             size, used_at = sum(one.size_bytes for one in objects), max(one.used_at for one in objects)
-            yield Kept(kind, each, size, used_at)
+            yield StoredItem(kind, each, size, used_at)
 
     def remove(self, kind: Kind, name: str) -> None:
         """What was written last goes first: from then on nobody finds it."""

@@ -18,23 +18,40 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from model_store.bundle.signing import Keyring
+from model_store.attestation import VARIABLE as TRUSTED_VARIABLE
+from model_store.attestation import Trusted
 from model_store.durable import canonical_json, digest_bytes, staging, sweep, write_file
 from model_store.errors import Permanent
+from model_store.signing import Keyring
 from model_store.storage import store_folder as folder
+from model_store.storage.base import Missing, checked
 from model_store.storage.bundles import Bundles
 from model_store.storage.contents import Contents
 from model_store.storage.folder import FolderStorage
 from model_store.storage.opening import URL_VARIABLE, open_storage
 from model_store.storage.place import keys_file
-from model_store.storage.references import references
-from model_store.storage.shared import Kept, Kind, Shared
+from model_store.storage.shared import Kind, Shared, StoredItem
+
+
+def references(value: Any) -> Iterable[tuple[str, str]]:
+    """Every stored thing a memo's value names: artifact records, `{"blob": digest}` and `{"bundle": id}`."""
+    if isinstance(value, dict):
+        if "digest" in value and "toolchain" in value:
+            yield "digest", value["digest"]
+        yield from ((kind, value[kind]) for kind in ("blob", "bundle") if isinstance(value.get(kind), str))
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
 
 Json = dict[str, Any]
 
@@ -51,13 +68,15 @@ def open_store(folder: Path, environ: Mapping[str, str] = os.environ, *, makes_k
     Raises `Permanent` for a URL that is none.
     """
     keys = keys_file(folder, environ)
+    said = environ.get(TRUSTED_VARIABLE)
+    trusted = Trusted.parse(said) if said else None
     if not (url := environ.get(URL_VARIABLE)):
-        return Store(folder, keys=keys, makes_keys=makes_keys)
+        return Store(folder, keys=keys, makes_keys=makes_keys, trusted=trusted)
     storage = open_storage(url, environ)
     if isinstance(storage, FolderStorage):
         # Engines can read there.
-        return Store(storage.root, keys=keys, makes_keys=makes_keys)
-    return Store(folder, shared=Shared(storage), keys=keys, makes_keys=makes_keys)
+        return Store(storage.root, keys=keys, makes_keys=makes_keys, trusted=trusted)
+    return Store(folder, shared=Shared(storage), keys=keys, makes_keys=makes_keys, trusted=trusted)
 
 
 def _sealed_content(name: str, memo: Mapping[str, Any]) -> bytes:
@@ -155,7 +174,7 @@ class Store(Contents, Bundles):
             folder.shrink(self.root, CACHE_BYTES, unused_since=time.time() - IN_USE_SECONDS)
         return sweep(self._tmp)
 
-    def kept(self, kind: Kind) -> Iterator[Kept]:
+    def kept(self, kind: Kind) -> Iterator[StoredItem]:
         """Everything of one kind."""
         return self.shared.kept(kind) if self.shared else folder.kept(self.root, kind)
 
@@ -180,3 +199,36 @@ class Store(Contents, Bundles):
                 return False
             self.shared.remove(kind, name)
         return folder.remove(self.root, kind, name, math.inf if self.shared else oldest)
+
+
+def pack(store: Store, folder: Path) -> str:
+    """Keep a folder's files; returns the digest of their list."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {path.relative_to(folder).as_posix(): store.put_file(path) for path in files}
+    return store.put_bytes(canonical_json({"files": listed}))
+
+
+def unpack(store: Store, digest: str, folder: Path) -> None:
+    """Bring what `pack` kept to a folder. Raises `Permanent` (Missing, Corrupt)."""
+    listed: Mapping[str, str] = json.loads(store.get_bytes(digest))["files"]
+    for name, content in listed.items():
+        path = folder / checked(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store.file(content, path.name), path)
+
+
+def share(store: Store, name: str, folder: Path) -> None:
+    """Let other machines find the folder as it is now. Does nothing where there are none."""
+    if store.shared and folder.is_dir():
+        store.shared.storage.put(f"names/{checked(name)}", pack(store, folder).encode())
+
+
+def bring(store: Store, name: str, folder: Path) -> None:
+    """The folder as a machine shared it last, unless there is one here. Does nothing where nobody has."""
+    if store.shared is None or folder.is_dir():
+        return
+    try:
+        unpack(store, store.shared.storage.get(f"names/{checked(name)}").decode(), folder)
+    except Missing:
+        # Nobody made it, or it was too old to be kept.
+        shutil.rmtree(folder, ignore_errors=True)

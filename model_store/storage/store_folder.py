@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model_store.durable import discard
-from model_store.storage.shared import Kept, Kind
+from model_store.storage.shared import Kind, StoredItem
 
 # What is being written now, below the store's folder.
 TMP = "tmp"
@@ -17,12 +17,12 @@ TMP = "tmp"
 FETCHED: tuple[Kind, ...] = ("artifacts", "blobs", "data")
 
 
-def kept(root: Path, kind: Kind) -> Iterator[Kept]:
+def kept(root: Path, kind: Kind) -> Iterator[StoredItem]:
     """Everything of one kind that is here."""
     for path in sorted((root / kind).glob("*/*.json" if kind == "memo" else "*")):
         with suppress(FileNotFoundError):
             name = path.relative_to(root / kind).as_posix()
-            yield Kept(kind, name, _size(path), path.stat().st_mtime)
+            yield StoredItem(kind, name, _size(path), path.stat().st_mtime)
 
 
 def remove(root: Path, kind: Kind, name: str, oldest: float = math.inf) -> bool:

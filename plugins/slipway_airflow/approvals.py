@@ -28,7 +28,7 @@ from slipway_airflow.failures import RetryByKind, translating_failures
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from model_store.build import Gated
+    from model_store.stages.base import Gated
     from serving.control.bundle_comparison import BundleComparison
     from serving.control.releases import Release
     from serving.control.wiring import Services

@@ -108,7 +108,7 @@ def end_orphaned_pods(specs: Path) -> list[str]:
 
 def _is_recorded(services: Services, release: Release) -> bool:
     """Whether `promote` has told MLflow everything."""
-    known = outcomes.of(services.releases.root, release.model, release.id)
+    known = outcomes.of(services.rows, release.id)
     return known is not None and known.status == VersionStatus.PROMOTED and bool(known.evidence_url)
 
 
@@ -125,7 +125,7 @@ def _end_dry_run(
     """Nothing was moved, so there is nothing to settle; but that it ended well is nobody's to guess."""
     words = f"a dry run: bundle {bundle} is published, traffic is not touched"
     ended = ReleaseOutcome(release.id, "dry_run", words, wiring.now(), bundle or "", tuple(gated or ()))
-    outcomes.save(services.releases.root, release.model, ended)
+    outcomes.save(services.rows, ended)
     return StepResult(release.id, words)
 
 
@@ -150,7 +150,7 @@ def record_rollback(context: Context, rollback_id: str) -> StepResult:
 def _correct_record(services: Services, state: RolloutState) -> None:
     """Of a release that was promoted and taken back within its watch: its own evidence and tags say so."""
     release = services.releases.load(state.release_id)
-    known = outcomes.of(services.releases.root, release.model, release.id)
+    known = outcomes.of(services.rows, release.id)
     if known is None or (known.status != VersionStatus.PROMOTED and known.evidence_url):
         return
     ending, bundle = ReleaseEnd(VersionStatus.ROLLED_BACK, state.reason), known.bundle_id

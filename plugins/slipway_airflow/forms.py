@@ -91,7 +91,9 @@ def release_page(spec: ReleaseSpec) -> str:
 def _export(spec: ReleaseSpec) -> str:
     if spec.is_served_as_logged:
         return "packs the model as it was logged with its own locked libraries"
-    return f"exports it from `{spec.source.flavor}` to ONNX"
+    how = f"from `{spec.source.flavor}`" if spec.source.flavor else "as MLflow says it was logged"
+    beside = " and packs it as it was logged, to be compared" if "original" in spec.precisions else ""
+    return f"exports it {how} to ONNX{beside}"
 
 
 _TITLES = {"auc": "AUC"}

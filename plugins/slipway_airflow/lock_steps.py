@@ -57,4 +57,4 @@ def _is_last_attempt(ti: Any, error: BaseException) -> bool:
 
 
 def _save(services: Services, release: Release, status: ReleaseStatus, why: str) -> None:
-    outcomes.save(services.releases.root, release.model, ReleaseOutcome(release.id, status.value, why, now()))
+    outcomes.save(services.rows, ReleaseOutcome(release.id, status.value, why, now()))

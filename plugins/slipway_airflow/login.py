@@ -6,14 +6,19 @@ Airflow; `user` may both release and approve. The two roles of ours part that, i
 
 from __future__ import annotations
 
+import configparser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.configuration import AIRFLOW_CONFIG, conf
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
+    from fastapi import FastAPI, Request, Response
+    from starlette.middleware.base import RequestResponseEndpoint
 
 RELEASER, APPROVER = "releaser", "approver"
 # What they are apart from releasing and approving.
@@ -23,11 +28,19 @@ _AIRFLOWS = {RELEASER: "user", APPROVER: "viewer"}
 class SlipwayLogin(SimpleAuthManager):
     """SimpleAuthManager, and the roles `releaser` and `approver`.
 
-    A login counts for as long as its account exists, with the role that it has now.
+    A login counts for as long as its account exists, with the role that it has now. Accounts are those that
+    airflow.cfg names now, not those of when the API server began: nothing is restarted for one.
     """
+
+    def get_fastapi_app(self) -> FastAPI | None:
+        app = super().get_fastapi_app()
+        if app is not None:
+            app.middleware("http")(_knowing_accounts)
+        return app
 
     def deserialize_user(self, token: dict[str, Any]) -> SimpleAuthManagerUser:
         """Who the token was made for. Raises ValueError, which Airflow takes for an invalid token."""
+        _ACCOUNTS.read()
         user = super().deserialize_user(token)
         for known in self.get_users():
             if known.username == user.username:
@@ -61,3 +74,34 @@ class SlipwayLogin(SimpleAuthManager):
     @staticmethod
     def _is_admin(user: SimpleAuthManagerUser) -> bool:
         return user.role not in _AIRFLOWS and bool(SimpleAuthManager._is_admin(user))
+
+
+class Accounts:
+    """Who has one and as what, of a file that may change (`slipway users` writes it)."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen: tuple[int, int] | None = None
+
+    def read(self) -> None:
+        """Costs a look at the file's time where nothing changed."""
+        try:
+            stat = self._file.stat()
+            if (seen := (stat.st_mtime_ns, stat.st_ino)) == self._seen:
+                return
+            written = configparser.RawConfigParser()
+            written.read_string(self._file.read_text())
+        except (OSError, configparser.Error):
+            return
+        self._seen = seen
+        if named := written.get("core", _USERS, fallback=None):
+            conf.set("core", _USERS, named)
+
+
+_USERS = "simple_auth_manager_users"
+_ACCOUNTS = Accounts(Path(AIRFLOW_CONFIG))
+
+
+async def _knowing_accounts(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    _ACCOUNTS.read()
+    return await call_next(request)

@@ -9,8 +9,10 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from slipway_airflow import links
+from serving.web.bodies import BoundedBodies
+from slipway_airflow import bodies, links
 from slipway_airflow.approval_renewal import RenewApprovalRequests
+from slipway_airflow.login_brake import LoginBrake
 from slipway_airflow.page import LazyApp, PreparePages
 from slipway_airflow.preloading import PreloadListener
 
@@ -29,6 +31,13 @@ class SlipwayPlugin(AirflowPlugin):
     ]
     # A task that was cleared and asks people again would show them what it asked before.
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
+        {
+            "middleware": BoundedBodies,
+            "args": [],
+            "kwargs": {"limit": bodies.limit},
+            "name": "Slipway: bounded bodies",
+        },
+        {"middleware": LoginBrake, "args": [], "kwargs": {}, "name": "Slipway: a brake on guesses"},
         {
             "middleware": RenewApprovalRequests,
             "args": [],

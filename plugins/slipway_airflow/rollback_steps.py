@@ -28,13 +28,13 @@ def ask_for_rollback(services: Services, context: Context) -> RollbackProgress:
     try:
         progress = services.rollouts.roll_model_back(request)
     except rollbacks.AlreadyRolledBack as overtaken:
-        if rollbacks.is_from_alert(request):
+        if request.is_from_alert:
             # What the alert asked for is done, and no person waits for an answer.
             raise AirflowSkipException(str(overtaken)) from overtaken
         raise
     try:
         _tell(services, progress)
-    except (OSError, Retryable) as problem:
+    except (OSError, Retryable, rollbacks.UnknownRollback) as problem:
         # Users do not wait for it. `record_rollback` writes it when they are back.
         log.warning("who asked for %s is not written down yet: %s", progress.id, problem)
     return progress
@@ -58,7 +58,7 @@ def note_and_notify(services: Services, rollback: rollbacks.RequestedRollback) -
 
     What the controller did by itself is no person's act, and it told people of it.
     """
-    if rollbacks.is_from_controller(rollback.request):
+    if rollback.request.is_from_controller:
         return
     audit_entries.note_rollback(services, rollback)
     notifications.notify_of_rollback(services, rollback, at=wiring.now())

@@ -21,7 +21,7 @@ from airflow.sdk import BaseOperator
 from model_store.errors import Permanent, Retryable, SlipwayError
 from slipway_airflow import links, triggers
 from slipway_airflow.failures import RetryByKind, translating_failures
-from slipway_airflow.step import BY_LABEL, LABEL, SECONDS, working_time
+from slipway_airflow.step import BY_LABEL, SECONDS, label, working_time
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -197,8 +197,7 @@ class StagePod(BaseOperator):
 
     def _told(self, context: Context, made: StepResult) -> str:
         self.log.info("%s", made.words)
-        labelled: Any = context
-        labelled[LABEL] = made.words
+        label(context, made.words)
         return made.value
 
 

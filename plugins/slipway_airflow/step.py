@@ -22,6 +22,8 @@ SECONDS = "seconds"
 LABEL = "label"
 # Names a mapped instance by what came of it; until then by its number.
 BY_LABEL = "{{ label | default('') }}"
+# PostgreSQL refuses more (`task_instance.rendered_map_index`), and Airflow fails the task; SQLite takes any.
+LONGEST_LABEL = 250
 
 
 class StepOperator(DecoratedOperator):
@@ -45,8 +47,14 @@ class StepOperator(DecoratedOperator):
         if words is None:
             return result
         self.log.info("%s", words)
-        cast("dict[str, Any]", context)[LABEL] = words
+        label(context, words)
         return result.value
+
+
+def label(context: Context, words: str) -> None:
+    """Name a mapped instance by these words, as many of them as Airflow keeps."""
+    kept = words if len(words) <= LONGEST_LABEL else f"{words[: LONGEST_LABEL - 1]}…"
+    cast("dict[str, Any]", context)[LABEL] = kept
 
 
 class working_time:  # noqa: N801 - a context manager, read as a phrase

@@ -268,6 +268,7 @@ class MissedVersionsTrigger(BaseEventTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder = folder
         self.seconds = seconds
+        self._services: Services | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         path = f"{PACKAGE}.{type(self).__name__}"
@@ -291,7 +292,8 @@ class MissedVersionsTrigger(BaseEventTrigger):
 
         try:
             specs = load_all(Path(self.folder)).specs
-            services = composition.wire()
+            # Kept: a connection to MLflow anew each time is most of what a look costs.
+            self._services = services = self._services or composition.wire()
             found = reconciliation.missed(services, specs, at=wiring.now())
             missed = [reconciliation.run_id_of(ref, services.attempts.withdrawn(ref)) for ref in found]
             back = reconciliation.unrecorded_rollbacks(services, at=wiring.now())

@@ -1,4 +1,6 @@
-"""The commands and their arguments. What they do is in the modules beside this one."""
+"""The commands and their arguments. What they do is in the modules beside this one, which are imported by the
+command that runs: `slipway --help` needs neither numpy nor the release domain.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,13 @@ import typer
 
 from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
-from serving.cli import gateway, keys, ledger, releases, stack, stage
+from serving.cli import acts, gateway, ledger, stage
 from serving.cli import spec as specs
-from serving.cli.act_commands import commands as people
-from serving.cli.doctor import doctor as examine
-from serving.cli.options import Json, Model, Version
-from serving.cli.output import telling_failures
-from serving.cli.store_commands import store_app, webhooks
-from serving.cli.user_commands import accounts
+from serving.cli.accounts import accounts, webhooks
+from serving.cli.output import Json, Model, Version, telling_failures
+from serving.cli.store import store_app
 from serving.home import Home, default_root
+from serving.supervision.component import START_SECONDS
 
 app = typer.Typer(
     name="slipway",
@@ -51,16 +51,25 @@ def options(
 
 
 @app.command()
-def up(as_json: Json = False) -> None:
+def up(
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that a component may take to become healthy.", min=1)
+    ] = START_SECONDS,
+    as_json: Json = False,
+) -> None:
     """Start the local stack and wait until it is healthy. Starting twice is safe."""
+    from serving.cli import stack
+
     with telling_failures(as_json=as_json):
         _require_installed("airflow", "envoy", "supervisor")
-        stack.up(Home.locate(), as_json=as_json)
+        stack.up(Home.locate(), timeout_seconds=timeout, as_json=as_json)
 
 
 @app.command()
 def down(as_json: Json = False) -> None:
     """End the local stack: pods are drained, and no process is left."""
+    from serving.cli import stack
+
     with telling_failures(as_json=as_json):
         stack.down(Home.locate(), as_json=as_json)
 
@@ -68,8 +77,19 @@ def down(as_json: Json = False) -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show every process, its health and its memory."""
+    from serving.cli import stack
+
     with telling_failures(as_json=as_json):
         stack.status(Home.locate(), as_json=as_json)
+
+
+@app.command()
+def addresses(as_json: Json = False) -> None:
+    """Say where everything answers when it is up, and where its data is. Nothing has to run."""
+    from serving.cli import stack
+
+    with telling_failures(as_json=as_json):
+        stack.tell_addresses(Home.locate(), as_json=as_json)
 
 
 @app.command()
@@ -93,8 +113,10 @@ def proxies(as_json: Json = False) -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look for what could keep Slipway from working on this machine."""
+    from serving.cli import stack
+
     with telling_failures(as_json=as_json):
-        examine(Home.locate(), as_json=as_json)
+        stack.doctor(Home.locate(), as_json=as_json)
 
 
 Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it fails.")]
@@ -112,6 +134,8 @@ def release(
     as_json: Json = False,
 ) -> None:
     """Release a version of a model: build, gate, roll out."""
+    from serving.cli import releases
+
     with telling_failures(as_json=as_json):
         releases.release(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
 
@@ -127,6 +151,8 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Send all users back to the previous version, or to the named one."""
+    from serving.cli import releases
+
     with telling_failures(as_json=as_json):
         releases.rollback(Home.locate(), model, version, reason, wait=wait, as_json=as_json)
 
@@ -138,6 +164,8 @@ def adopt(
     as_json: Json = False,
 ) -> None:
     """Take what the gateway was told of a model for what was decided: after an older ledger was restored."""
+    from serving.cli import releases
+
     with telling_failures(as_json=as_json):
         releases.adopt(Home.locate(), model, reason, as_json=as_json)
 
@@ -146,11 +174,11 @@ def adopt(
 app.add_typer(webhooks, name="webhooks")
 app.add_typer(store_app, name="store")
 app.add_typer(ledger.commands, name="ledger")
-app.registered_commands += people.registered_commands
+app.registered_commands += acts.commands.registered_commands
 
 
 app.add_typer(accounts, name="users")
-app.add_typer(keys.commands, name="keys")
+app.add_typer(gateway.key_commands, name="keys")
 app.add_typer(specs.commands, name="spec")
 app.add_typer(stage.commands, name="stage")
 
@@ -160,6 +188,8 @@ def validate(
     spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")], as_json: Json = False
 ) -> None:
     """Check a release spec without running anything."""
+    from serving.cli import releases
+
     with telling_failures(as_json=as_json):
         releases.validate(spec, as_json=as_json)
 

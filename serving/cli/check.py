@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from model_store.build import BuildContext, Versions
 from model_store.check import (
     CANDIDATE,
     CHAMPION,
-    Candidate,
+    CandidateReport,
     Ending,
     FolderVersions,
     Result,
@@ -31,17 +31,20 @@ from model_store.errors import Permanent, Retryable
 from model_store.registry import Registry
 from model_store.release_spec import ReleaseSpec, load
 from model_store.stage_request import Origin, request_of
+from model_store.stages.base import BuildContext, Versions
 from model_store.storage.store import Store, open_store
 from model_store.types import ModelRef
 from serving.cli.output import console, errors, print_json
+from serving.composition import platform_of
 from serving.home import Home
+from serving.platforms.base import refusal_of
 
 EXIT: dict[Ending, int] = {"published": 0, "blocked": 1, "refused": 2}
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VersionToCheck:
     """The version to judge and the registry that knows it."""
 
     ref: ModelRef
@@ -76,7 +79,8 @@ def _checked(home: Home, spec_file: Path, model: str | None, champion: str | Non
     spec = _spec(spec_file)
     asked = _asked(home, spec, model, champion)
     with _workplace(home, is_own=asked.is_folder) as (store, docs):
-        ctx = BuildContext(store, asked.versions, spec, asked.ref, home.root, docs)
+        refusal = partial(refusal_of, platform_of(home), spec)
+        ctx = BuildContext(store, asked.versions, spec, asked.ref, home.root, docs, refusal=refusal)
         with console.status("reading the model") if not quiet else _silence() as status:
 
             def tell(stage: str) -> None:
@@ -126,7 +130,7 @@ def _spec(path: Path) -> ReleaseSpec:
     return load(path)
 
 
-def _asked(home: Home, spec: ReleaseSpec, model: str | None, champion: str | None) -> Asked:
+def _asked(home: Home, spec: ReleaseSpec, model: str | None, champion: str | None) -> VersionToCheck:
     if model is None or model.startswith("models:"):
         if champion is not None:
             raise Permanent(
@@ -134,9 +138,9 @@ def _asked(home: Home, spec: ReleaseSpec, model: str | None, champion: str | Non
                 remedy="leave out --champion, or name folders for both",
             )
         registry = registry_of(home)
-        return Asked(_registered(registry, spec, model), registry, is_folder=False)
+        return VersionToCheck(_registered(registry, spec, model), registry, is_folder=False)
     folders = {CANDIDATE: model_folder(model)} | ({CHAMPION: model_folder(champion)} if champion else {})
-    return Asked(ModelRef(spec.model, CANDIDATE), FolderVersions(folders), is_folder=True)
+    return VersionToCheck(ModelRef(spec.model, CANDIDATE), FolderVersions(folders), is_folder=True)
 
 
 def _registered(registry: Registry, spec: ReleaseSpec, model: str | None) -> ModelRef:
@@ -226,7 +230,7 @@ def _table(result: Result) -> Table:
     return table
 
 
-def _verdict(candidate: Candidate, *, is_chosen: bool) -> str:
+def _verdict(candidate: CandidateReport, *, is_chosen: bool) -> str:
     if not candidate.checks:
         return "[yellow]none[/]"
     if not candidate.passed:
@@ -238,7 +242,7 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:,.1f} kB"
 
 
-def _show_candidate(candidate: Candidate) -> None:
+def _show_candidate(candidate: CandidateReport) -> None:
     console.print(f"\n[bold]{escape(candidate.name)}[/]")
     for reason in candidate.reasons:
         console.print(Text.assemble(("  --    ", "yellow"), reason), soft_wrap=True)

@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 
 from model_store.errors import Permanent
-from serving import composition
-from serving.cli.options import Json
-from serving.cli.output import console, print_json, telling_failures
-from serving.control.client import ControllerClient, ControllerDown
+from serving.cli.output import Json, console, print_json, telling_failures
 from serving.home import Home
 
 commands = typer.Typer(help="The ledger: what Slipway knows, and who did what.", no_args_is_help=True)
@@ -23,6 +20,8 @@ def back_up(
     as_json: Json = False,
 ) -> None:
     """Copy all of it, as of one moment, while everything goes on. The controller writes the copy."""
+    from serving.control.client import ControllerClient
+
     with telling_failures(as_json=as_json):
         head = ControllerClient(Home.locate()).back_up(target.absolute())
         if as_json:
@@ -38,6 +37,8 @@ def restore(
 ) -> None:
     """Put a backup of SQLite where the ledger is to be. The controller has to be stopped, and the file of
     before moved away. Of PostgreSQL: docs/ledger.md."""
+    from serving import composition
+
     with telling_failures(as_json=as_json):
         home = Home.locate()
         _refuse_beside_a_controller(home)
@@ -55,6 +56,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compute the trail's hashes anew, and say the last one: keep it elsewhere, and give it here later."""
+    from serving.control.client import ControllerClient
+
     with telling_failures(as_json=as_json):
         head = ControllerClient(Home.locate()).verify_audit(number, hash)
         if as_json:
@@ -64,6 +67,8 @@ def verify(
 
 
 def _refuse_beside_a_controller(home: Home) -> None:
+    from serving.control.client import ControllerClient, ControllerDown
+
     try:
         ControllerClient(home).is_there()
     except ControllerDown:

@@ -1,4 +1,4 @@
-"""How the commands speak: text for people, JSON on standard output for machines, errors on standard error."""
+"""How the commands speak: their arguments, text for people, JSON for machines, and failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -67,3 +67,15 @@ def _unexpected(error: Exception) -> Permanent:
         f"unexpected {type(error).__name__}: {error}",
         remedy=f"This is a fault in Slipway. Please report it with the end of {log}.",
     )
+
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
+Model = Annotated[str, typer.Argument(help="The model's name in the registry.")]
+Version = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A model folder as MLflow saves it, or models:/NAME/VERSION.",
+        show_default="the spec's alias",
+    ),
+]

@@ -14,16 +14,14 @@ from rich.text import Text
 from model_store.errors import Permanent, Retryable
 from model_store.release_spec import load
 from serving import composition
-from serving.cli import rollback_progress
 from serving.cli.output import console, errors, print_json
-from serving.cli.run_progress import POLL_SECONDS, RunFailed, follow, why
+from serving.cli.progress import POLL_SECONDS, RunFailed, follow, report_rollback, why
 from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.client import ControllerClient, ControllerDown
 from serving.control.rollbacks import RollbackRequest
 from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.home import Home
-from serving.local_stack.airflow_api import DagRun
-from serving.local_stack.slipway_api import ConflictAnswer, slipway_api
+from serving.local_stack.apis import ConflictAnswer, DagRun, slipway_api
 from serving.types import ALL_STABLE, Route
 
 NEW_DAG_SECONDS = 60.0
@@ -56,7 +54,7 @@ def rollback(home: Home, model: str, version: str | None, reason: str, *, wait: 
         else:
             _say_progress(progress, as_json=as_json)
     else:
-        rollback_progress.report(home, said, wait=wait, as_json=as_json)
+        report_rollback(home, said, wait=wait, as_json=as_json)
 
 
 def adopt(home: Home, model: str, reason: str, *, as_json: bool) -> None:

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
-from serving.cli.options import Json
-from serving.cli.output import console, print_json, telling_failures
+from serving.cli.output import Json, console, print_json, telling_failures
 from serving.home import Home
 
 if TYPE_CHECKING:

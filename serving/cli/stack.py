@@ -1,10 +1,11 @@
-"""up, down, status: the local stack."""
+"""up, down, status, addresses, doctor: the local stack, and what is wrong with it or with this machine."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -12,31 +13,33 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from model_store.errors import Retryable, SlipwayError
-from serving.cli.arm_counts import counts_by_release
-from serving.cli.arm_counts import table as table_of_releases
+from model_store.errors import Permanent, Retryable, SlipwayError
+from serving import composition
 from serving.cli.output import console, errors, print_json
+from serving.control.page_url import people_urls, releases_page
 from serving.credentials import credentials_of
 from serving.home import Home
-from serving.local_stack import lifecycle
+from serving.local_stack import elsewhere, lifecycle
+from serving.local_stack.apis import slipway_api
+from serving.local_stack.doctor import Diagnosis, Level, examine
 from serving.local_stack.lifecycle import ProgramStatus, Watcher
-from serving.local_stack.slipway_api import slipway_api
 from serving.supervision.processes import owned_by, proportional_memory_bytes
+from serving.types import Arm, Counts
 
 _API_SERVER = "airflow-api-server"
 
 
-def up(home: Home, *, as_json: bool) -> None:
+def up(home: Home, *, timeout_seconds: float, as_json: bool) -> None:
     """Start the stack, show each component come up, and say where everything is."""
     started = time.monotonic()
     with _progress("starting", quiet=as_json) as watch:
-        was_started = lifecycle.up(home, watch)
+        was_started = lifecycle.up(home, watch, timeout_seconds=timeout_seconds)
     seconds = time.monotonic() - started
     if as_json:
         print_json({"started": was_started, "seconds": round(seconds, 1), **addresses(home)})
         return
     console.print(f"Slipway is up ({seconds:.0f} s)." if was_started else "Slipway was up already.")
-    _print_addresses(home)
+    _print_addresses(home, _login(home))
 
 
 def down(home: Home, *, as_json: bool) -> None:
@@ -54,7 +57,9 @@ def status(home: Home, *, as_json: bool) -> None:
 
     Raises `Retryable` (in JSON: exits 1) if a program is unhealthy.
     """
-    standings, memory = lifecycle.program_statuses(home), _memory_by_program(home)
+    is_here = not elsewhere.are_elsewhere()
+    standings = lifecycle.program_statuses(home) if is_here else elsewhere.statuses(home)
+    memory = _memory_by_program(home) if is_here else {}
     unwell = [standing.name for standing in standings if standing.problem]
     # One that does not answer is not waited for again.
     still = None if _API_SERVER in unwell else _blockers(home)
@@ -64,39 +69,53 @@ def status(home: Home, *, as_json: bool) -> None:
         told = {"healthy": not unwell, "programs": programs, "releases": releases, "standing_still": still}
         print_json({**told, **addresses(home)})
         raise typer.Exit(1 if unwell else 0)
-    console.print(_table(standings, memory))
-    _print_addresses(home)
+    console.print(_table(standings, memory) if is_here else _table_elsewhere(standings))
+    _print_addresses(home, _login(home))
     if releases:
-        console.print(table_of_releases(releases))
+        console.print(releases_table(releases))
     _print_blockers(still)
     if unwell:
-        raise Retryable(
-            f"not healthy: {', '.join(unwell)}", remedy=f"Wait a moment, or read {home.logs}/<name>.log."
-        )
+        log = f"{home.logs}/<name>.log" if is_here else "its log: docker compose logs NAME"
+        raise Retryable(f"not healthy: {', '.join(unwell)}", remedy=f"Wait a moment, or read {log}.")
+
+
+def tell_addresses(home: Home, *, as_json: bool) -> None:
+    """Where everything answers when it is up: in JSON for programs of this machine, else for people. Nothing
+    has to run, and no password is told."""
+    if as_json:
+        urls = {"airflow": home.airflow_url, "mlflow": home.mlflow_url, "gateway": home.gateway_url}
+        print_json({**urls, "page": releases_page(home), "home": str(home.root)})
+    else:
+        _print_addresses(home)
 
 
 def addresses(home: Home) -> dict[str, object]:
     """Where people and programs reach the stack, and the login of Airflow."""
     credentials = credentials_of(home)
+    stats = {} if elsewhere.are_elsewhere() else {"envoy_stats": home.envoy_stats_url}
     return {
-        "airflow": home.airflow_url,
-        "mlflow": home.mlflow_url,
-        "gateway": home.gateway_url,
-        "envoy_admin": home.envoy_admin_url,
+        **people_urls(home),
+        **stats,
         "home": str(home.root),
         "login": {"user": credentials.airflow_user, "password": credentials.airflow_password},
     }
 
 
-def _print_addresses(home: Home) -> None:
-    credentials = credentials_of(home)
+def _print_addresses(home: Home, login: str = "") -> None:
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("Airflow", home.airflow_url, f"{credentials.airflow_user} / {credentials.airflow_password}")
-    rows.add_row("MLflow", home.mlflow_url)
-    rows.add_row("Gateway", home.gateway_url, "POST /v2/models/<model>/infer")
-    rows.add_row("Envoy admin", home.envoy_admin_url)
+    urls = people_urls(home)
+    rows.add_row("Airflow", urls["airflow"], login)
+    rows.add_row("MLflow", urls["mlflow"])
+    rows.add_row("Gateway", urls["gateway"], "POST /v2/models/<model>/infer")
+    if not elsewhere.are_elsewhere():
+        rows.add_row("Envoy's counters", f"{home.envoy_stats_url}/stats/prometheus")
     rows.add_row("Data and logs", str(home.root))
     console.print(rows)
+
+
+def _login(home: Home) -> str:
+    credentials = credentials_of(home)
+    return f"{credentials.airflow_user} / {credentials.airflow_password}"
 
 
 def _blockers(home: Home) -> list[dict[str, Any]] | None:
@@ -152,6 +171,14 @@ def _table(standings: list[ProgramStatus], memory: dict[str, int]) -> Table:
     return table
 
 
+def _table_elsewhere(standings: list[ProgramStatus]) -> Table:
+    """Processes, ages and memory are known to whoever keeps them alive."""
+    table = Table("component", "health", box=None, header_style="bold")
+    for standing in standings:
+        table.add_row(standing.name, _health(standing))
+    return table
+
+
 def _health(standing: ProgramStatus) -> Text:
     return Text(standing.problem, style="red") if standing.problem else Text("healthy", style="green")
 
@@ -191,3 +218,61 @@ def _print_changes(standings: list[ProgramStatus], goal: str, said: set[tuple[st
         if now in (goal, "backoff", "fatal") and (standing.name, now) not in said:
             said.add((standing.name, now))
             errors.print(f"  {standing.name}: {now}")
+
+
+OUTCOMES = ("answered", "refused", "malformed", "failed")
+
+
+def counts_by_release(home: Home) -> Iterator[dict[str, Any]]:
+    """By release: its phase, and counts by arm since it began. What cannot be read is left out, and all of
+    it while the controller does not answer."""
+    journal = composition.journal_of(home)
+    with suppress(SlipwayError):
+        for state in journal.active():
+            record = journal.latest_record(state.release_id)
+            arms = {Arm.STABLE: record.stable, Arm.CANDIDATE: record.candidate} if record else {}
+            counts = {arm.value: _outcomes(each) for arm, each in arms.items()}
+            yield {"release_id": state.release_id, "phase": state.phase.value, **counts}
+
+
+def releases_table(releases: Iterable[dict[str, Any]]) -> Table:
+    """A row for each arm of each release."""
+    rows = Table("release", "phase", "arm", *OUTCOMES, box=None, header_style="bold")
+    for release in releases:
+        for arm in (arm.value for arm in Arm if arm.value in release):
+            counts = [f"{release[arm][outcome]:,}" for outcome in OUTCOMES]
+            rows.add_row(release["release_id"], release["phase"], arm, *counts)
+    return rows
+
+
+def _outcomes(counts: Counts) -> dict[str, int]:
+    found = (counts.answered, counts.refused, counts.malformed, counts.errors)
+    return dict(zip(OUTCOMES, found, strict=True))
+
+
+_LEVEL_STYLES = {Level.FINE: "green", Level.WARNING: "yellow", Level.BROKEN: "bold red"}
+
+
+def doctor(home: Home, *, as_json: bool) -> None:
+    """Print every diagnosis with its remedy. Raises `Permanent` (in JSON: exits 1) if something is broken."""
+    diagnoses = examine(home)
+    broken = [diagnosis for diagnosis in diagnoses if diagnosis.level is Level.BROKEN]
+    if as_json:
+        print_json({"healthy": not broken, "diagnoses": [asdict(diagnosis) for diagnosis in diagnoses]})
+        raise typer.Exit(1 if broken else 0)
+    console.print(_diagnoses_table(diagnoses))
+    if broken:
+        subjects = ", ".join(dict.fromkeys(diagnosis.subject for diagnosis in broken))
+        raise Permanent(f"broken: {subjects}", remedy="Each line above says its own.")
+
+
+def _diagnoses_table(diagnoses: list[Diagnosis]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for diagnosis in diagnoses:
+        words = Text(diagnosis.found)
+        if diagnosis.remedy:
+            words.append(f"\nremedy: {diagnosis.remedy}", style="bold")
+        table.add_row(
+            Text(diagnosis.level.value, style=_LEVEL_STYLES[diagnosis.level]), diagnosis.subject, words
+        )
+    return table

@@ -16,10 +16,7 @@ import typer
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
-from model_store.storage.opening import is_url, open_storage, split
-from model_store.storage.store import open_store
-from serving.cli.options import Version
-from serving.cli.output import telling_failures
+from serving.cli.output import Version, telling_failures
 from serving.home import Home
 
 commands = typer.Typer(
@@ -47,6 +44,7 @@ def request(
 def _add(stage: str) -> None:
     def run(input: Input = "-", output: Output = "-") -> None:
         from model_store import stage_request
+        from model_store.storage.store import open_store
 
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("slipway").setLevel(logging.INFO)
@@ -83,6 +81,8 @@ def _only_the_answer() -> Iterator[Callable[[str, dict[str, Any]], None]]:
     os.dup2(2, 1)
 
     def write(target: str, answer: dict[str, Any]) -> None:
+        from model_store.storage.opening import is_url, open_storage, split
+
         content = json.dumps(answer, indent=1, ensure_ascii=False).encode() + b"\n"
         if target == "-":
             with open(descriptor, "wb", closefd=False) as standard_output:
@@ -102,6 +102,8 @@ def _only_the_answer() -> Iterator[Callable[[str, dict[str, Any]], None]]:
 
 
 def _read(source: str) -> bytes:
+    from model_store.storage.opening import is_url, open_storage, split
+
     if source == "-":
         return sys.stdin.buffer.read()
     if is_url(source):

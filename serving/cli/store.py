@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
-from model_store.bundle import signing
-from model_store.bundle.publishing import sign_again
+import typer
+
 from model_store.errors import Permanent
-from model_store.storage.store import Store, open_store
-from serving import composition
-from serving.cli.output import console, print_json
-from serving.control import retention
+from serving.cli.output import Json, console, print_json, telling_failures
 from serving.home import Home
+
+if TYPE_CHECKING:
+    from model_store.storage.store import Store
 
 MEGABYTE = 1_000_000
 
 
-def show(home: Home, *, as_json: bool) -> None:
+def _show(home: Home, *, as_json: bool) -> None:
     """What could be removed now."""
+    from serving import composition
+    from serving.control import retention
+
     policy = retention.Retention.of(home)
     services = composition.wire(home)
     garbage = retention.reclaimable(services, now=datetime.now(UTC))
@@ -37,8 +41,11 @@ def show(home: Home, *, as_json: bool) -> None:
     )
 
 
-def tidy(home: Home, *, as_json: bool) -> None:
+def _tidy(home: Home, *, as_json: bool) -> None:
     """Remove what nothing needs. The DAG `store_upkeep` does the same every night."""
+    from serving import composition
+    from serving.control import retention
+
     done = retention.tidy(composition.wire(home), now=datetime.now(UTC))
     if as_json:
         print_json(
@@ -49,8 +56,11 @@ def tidy(home: Home, *, as_json: bool) -> None:
     console.print(removed if done.size_bytes else "There was nothing to remove.")
 
 
-def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
+def _rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
     """Sign with a new key from now on."""
+    from model_store import signing
+    from model_store.storage.store import open_store
+
     path = open_store(home.store).keys
     key = signing.rotate(path)
     distrusted = signing.distrust_older(path) if distrust_older else []
@@ -69,8 +79,11 @@ def rotate_key(home: Home, *, distrust_older: bool, as_json: bool) -> None:
         console.print("What older keys signed stays good; `--distrust-older` ends that.")
 
 
-def sign(home: Home, bundles: list[str], *, vouched_for: bool, as_json: bool) -> None:
+def _sign(home: Home, bundles: list[str], *, vouched_for: bool, as_json: bool) -> None:
     """Sign bundles with the newest key: all that a trusted key signed, or the ones that are named."""
+    from model_store.bundle.publishing import sign_again
+    from model_store.storage.store import open_store
+
     if vouched_for and not bundles:
         raise Permanent("no bundle is named", remedy="name each bundle that you vouch for by its id")
     store = open_store(home.store)
@@ -94,8 +107,11 @@ def sign(home: Home, bundles: list[str], *, vouched_for: bool, as_json: bool) ->
         console.print("Look where they come from. `store sign ID --vouched-for` signs one that is yours.")
 
 
-def public_keys(home: Home) -> None:
+def _public_keys(home: Home) -> None:
     """Print the file of keys for machines that verify bundles and sign none."""
+    from model_store import signing
+    from model_store.storage.store import open_store
+
     console.print(signing.public_part(open_store(home.store).keys).decode(), soft_wrap=True)
 
 
@@ -107,3 +123,52 @@ def _place(store: Store) -> str:
 def words(size_bytes: int, bundles: int) -> str:
     """`12.3 MB (4 bundles)`"""
     return f"{size_bytes / MEGABYTE:,.1f} MB ({bundles} {'bundle' if bundles == 1 else 'bundles'})"
+
+
+store_app = typer.Typer(help="What is in the store, and who signs it.", no_args_is_help=True)
+
+
+@store_app.command("show")
+def show_store(as_json: Json = False) -> None:
+    """Say how much of the store nothing needs any more."""
+    with telling_failures(as_json=as_json):
+        _show(Home.locate(), as_json=as_json)
+
+
+@store_app.command("tidy")
+def tidy_store(as_json: Json = False) -> None:
+    """Remove what nothing needs. The DAG `store_upkeep` does it every night."""
+    with telling_failures(as_json=as_json):
+        _tidy(Home.locate(), as_json=as_json)
+
+
+@store_app.command("rotate-key")
+def rotate_key(
+    distrust_older: Annotated[
+        bool, typer.Option("--distrust-older", help="Refuse what older keys signed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign bundles with a new key from now on."""
+    with telling_failures(as_json=as_json):
+        _rotate_key(Home.locate(), distrust_older=distrust_older, as_json=as_json)
+
+
+@store_app.command("sign")
+def sign(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Ids; left out: all.")] = None,
+    vouched_for: Annotated[
+        bool, typer.Option("--vouched-for", help="Sign the named ones whoever made them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign again, with the newest key, what a trusted key signed: do it before --distrust-older."""
+    with telling_failures(as_json=as_json):
+        _sign(Home.locate(), bundles or [], vouched_for=vouched_for, as_json=as_json)
+
+
+@store_app.command("public-keys")
+def public_keys() -> None:
+    """Print the keys that verify bundles, as a file for machines that sign none (SLIPWAY_BUNDLE_KEYS)."""
+    with telling_failures(as_json=False):
+        _public_keys(Home.locate())

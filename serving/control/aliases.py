@@ -173,7 +173,7 @@ def _ending(services: Services, release: Release) -> Iterator[EndedRelease]:
     if state and state.phase.is_final:
         status = VersionStatus.PROMOTED if state.phase is Phase.DONE else VersionStatus.ROLLED_BACK
         yield EndedRelease(status, state.reason, state.step_started_at)
-    outcome = None if state else outcomes.of(services.releases.root, release.model, release.id)
+    outcome = None if state else outcomes.of(services.rows, release.id)
     if outcome and outcome.status == VersionStatus.BLOCKED:
         yield EndedRelease(outcome.status, outcome.reason, outcome.at)
 

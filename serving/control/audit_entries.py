@@ -6,25 +6,32 @@ that finds none writes it for those who used Airflow's own pages. A task that is
 
 from __future__ import annotations
 
-import fcntl
-import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from model_store.errors import Permanent
+from model_store.errors import Permanent, Retryable, SlipwayError
 from serving.control import reasons
 from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.wiring import Services, now
+from serving.ledger.base import Rows, StaleGeneration
+from serving.ledger.changing import change
+from serving.ledger.rows import Note
 
 if TYPE_CHECKING:
     from model_store.release_spec import Approval
     from serving.control.releases import Release
     from serving.control.rollbacks import RequestedRollback
 
-# Airflow's words for a run that no person started begin so (`operators._request`, `booking._wish`).
+# Airflow's words for a run that no person started begin so.
 _NOBODY = "airflow ("
+# How long one act on a model may keep the next one waiting; so often that one looks.
+ACT_SECONDS, _LOOK_SECONDS = 30.0, 0.05
+_ACTING = "acting"
 
 
 def trail_of(services: Services) -> AuditTrail:
@@ -53,8 +60,6 @@ def note_rollback(services: Services, rollback: RequestedRollback) -> None:
 
     Raises as `AuditTrail.append` where none is taken now.
     """
-    from serving.control import rollbacks
-
     request = rollback.request
     entry = AuditEntry(
         now(),
@@ -66,7 +71,7 @@ def note_rollback(services: Services, rollback: RequestedRollback) -> None:
         reasons.cleaned(request.reason),
         {"via": "airflow", "run_id": request.run_id, "leaves": str(rollback.leaves)},
     )
-    if not (rollbacks.is_from_alert(request) or request.by.startswith(_NOBODY)):
+    if not (request.is_from_alert or request.by.startswith(_NOBODY)):
         trail_of(services).append_once(entry, same="run_id", since=request.at)
 
 
@@ -171,20 +176,55 @@ def ended_by(services: Services, release: Release) -> str:
     return ""
 
 
+class ActedOn(Retryable):
+    """Somebody else acts on the model at this moment."""
+
+
 @contextmanager
 def exclusively(services: Services, model: str) -> Iterator[None]:
-    """Of two people who act on a model at once, the second sees what the first did.
+    """Of two people who act on a model at once, the second sees what the first did, on whatever machine.
 
-    The folder itself is locked, not a file in it, which a full disk would not take.
+    Who dies meanwhile lets the next one in after `ACT_SECONDS`. Raises `ActedOn` where somebody acts on it
+    for longer than anybody waits. Where nothing can be written nobody is kept out: then traffic can be given
+    back and nothing else be done.
     """
-    folder = services.home.releases / model
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        mine = _begin_act(services.rows, model)
+    except ActedOn:
+        raise
+    except (Retryable, OSError):
+        yield
+        return
+    try:
         yield
     finally:
-        os.close(descriptor)
+        with suppress(SlipwayError):
+            _end_act(services.rows, model, mine)
+
+
+def _begin_act(rows: Rows, model: str) -> str:
+    mine, until = uuid4().hex, time.monotonic() + ACT_SECONDS
+    while True:
+        known = next(iter(rows.find(Note, id=f"{model}/{_ACTING}")), None)
+        is_taken = known and known.ended_at is None and now() < known.at + timedelta(seconds=ACT_SECONDS)
+        if not is_taken:
+            empty = Note(id=f"{model}/{_ACTING}", model=model, kind=_ACTING, at=now())
+            try:
+                rows.save(replace(known or empty, at=now(), ended_at=None, document={"by": mine}))
+                return mine
+            except StaleGeneration:
+                continue
+        if time.monotonic() > until:
+            raise ActedOn(f"somebody acts on {model} at this moment", remedy="try again", delay_seconds=1)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _end_act(rows: Rows, model: str, mine: str) -> None:
+    def ended(note: Note) -> Note | None:
+        is_mine = note.document.get("by") == mine and note.ended_at is None
+        return replace(note, ended_at=now()) if is_mine else None
+
+    change(rows, Note, f"{model}/{_ACTING}", ended)
 
 
 def _last_answer(services: Services, entry: AuditEntry) -> str:

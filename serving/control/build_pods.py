@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_store.bundle.signing import public_part
+from model_store.signing import public_part
 from model_store.stage_exchange import AskedStage, ask
 from model_store.stage_request import Origin, request_of
 from serving.control.releases import Release

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from model_store import steps
-from model_store.build import BuildContext, Gated, Variant
+from model_store.stages.base import BuildContext, Gated, Variant
 from model_store.steps import StepResult, load_result
-from model_store.storage.folders import bring, share
+from model_store.storage.store import bring, share
 from model_store.types import TargetName
 from serving.control import bundle_comparison, wiring
 from serving.control.releases import Release
 from serving.control.wiring import Services
+from serving.platforms.base import refusal_of
 
 
 def build_context(services: Services, release: Release) -> BuildContext:
@@ -21,6 +23,7 @@ def build_context(services: Services, release: Release) -> BuildContext:
         spec=release.spec,
         ref=release.ref,
         home=services.home.root,
+        refusal=partial(refusal_of, services.platform, release.spec),
     )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from model_store.build import BuildContext, Gated
 from model_store.errors import Permanent
 from model_store.records import read_report
 from model_store.registry import Registry
+from model_store.stages.base import BuildContext, Gated
 from model_store.types import Check, ModelRef, Precision
 
 # A form that nobody reads to its end informs nobody.

@@ -5,11 +5,9 @@ A person may always ask; asking is what ends a hold.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 
 from model_store.errors import Permanent
 from model_store.release_spec import ReleaseSpec
@@ -21,6 +19,7 @@ from serving.control.releases import Cause, Release, Request
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import Services, now
 from serving.ledger.rows import Note
+from serving.ledger.rows import Request as RequestRow
 
 # Of a model whose spec is gone.
 DEFAULT_COOLDOWN = timedelta(minutes=10)
@@ -125,8 +124,7 @@ def last_rollback_at(services: Services, model: str) -> datetime | None:
         for state in services.journal.releases(model)
         if state.phase is Phase.ROLLED_BACK and state.previous_version is not None
     ]
-    folder = services.home.releases / model / "rollbacks"
-    asked_for = [_requested_at(path) for path in folder.glob("*.json")]
+    asked_for = [row.at for row in services.rows.find(RequestRow, action="rollback", service=model)]
     return max([*by_release, *asked_for, *_requested_rollbacks(services, model)], default=None)
 
 
@@ -196,11 +194,6 @@ def _require_reason(services: Services, ref: ModelRef, request: Request) -> None
 def _requested_rollbacks(services: Services, model: str) -> list[datetime]:
     found = services.notes.find(model, NoteKind.ASKED_BACK)
     return [found.at] if found else []
-
-
-def _requested_at(path: Path) -> datetime:
-    at: datetime = datetime.fromisoformat(json.loads(path.read_bytes())["wish"]["at"])
-    return at
 
 
 def _formatted(at: datetime) -> str:

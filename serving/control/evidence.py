@@ -15,11 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from model_store.build import Gated
 from model_store.errors import SlipwayError
 from model_store.registry import Evidence, EvidenceRun
+from model_store.stages.base import Gated
 from model_store.steps import load_result, name_of
-from model_store.storage.folders import bring
+from model_store.storage.store import bring
 from model_store.types import Check
 from serving.control.analysis.plot import Point, plot_rollout
 from serving.control.build_stages import build_context, docs_name
@@ -60,7 +60,7 @@ def write(
         release.id, ending.status.value, ending.reason, at, bundle_id=bundle_id or "", gated=tuple(gated)
     )
     # Before MLflow, which may be what failed: the page tells how it ended all the same.
-    outcomes.save(services.releases.root, release.model, outcome)
+    outcomes.save(services.rows, outcome)
     variants: list[Gated] = [load_result(services.store, digest) for digest in gated]
     with _files(services, release, variants) as artifacts:
         found = Evidence(
@@ -78,7 +78,7 @@ def write(
         _link_back(services, release, run)
     docs = data_docs_url(run) if data_docs(services, release).is_dir() else ""
     linked = replace(outcome, evidence_url=run.url, data_docs_url=docs)
-    outcomes.save(services.releases.root, release.model, linked)
+    outcomes.save(services.rows, linked)
     return run
 
 

@@ -99,7 +99,7 @@ def record_in_registry(
 
 def is_recorded_as_promoted(services: Services, state: RolloutState) -> bool:
     """Whether the release's run told the world that it was promoted, and nothing else since."""
-    outcome = outcomes.of(services.releases.root, state.service, state.release_id)
+    outcome = outcomes.of(services.rows, state.release_id)
     return outcome is not None and outcome.status == VersionStatus.PROMOTED
 
 

@@ -1,33 +1,39 @@
 """What a release is about, fixed when its DAG run starts: the version, the spec, who asked and why.
 
-One file a release, `<home>/releases/<model>/<id>.json`, so that XCom carries only the id. The id comes
-from the DAG run, so that a cleared run is the same release again.
+One row of the ledger for each, so that XCom carries only the id. The id comes from the DAG run, so that a
+cleared run is the same release again.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
 from model_store.release_spec import STORED, ReleaseSpec
 from model_store.types import ModelRef
-from model_store.unwritable import naming
 from serving.control import bundle_comparison
 from serving.control.bundle_comparison import BundleComparison
 from serving.control.rollout.journal import release_id
+from serving.ledger.base import Rows, Unknown
+from serving.ledger.changing import change
+from serving.ledger.rows import Release as ReleaseRow
 
 log = logging.getLogger(__name__)
+
+# The status of a row whose release never was: rows are not removed.
+FORGOTTEN = "forgotten"
+# What a row that is no release is read in one of these ways.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+_PIECE = 20
+
+
+class NoSuchRelease(Permanent):
+    """Nobody asked for a release of this id."""
 
 
 class Cause(StrEnum):
@@ -96,16 +102,15 @@ class Release:
 
 
 class Releases:
-    """The files under `root`. Many processes may use one folder."""
+    """Those among `rows`. Many processes may use them at once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
 
     def open(self, request: Request, spec: ReleaseSpec, resolve: Callable[[str], int]) -> Release:
         """The release of this DAG run. A run that starts again keeps its version and takes the new spec."""
-        with self._alone(spec.model):
-            if known := self._of_run(spec.model, request):
-                return self._keep(replace(known, spec=spec, request=request))
+        if known := self._of_run(spec.model, request):
+            return self._change(known.id, lambda release: replace(release, spec=spec, request=request))
         return self._create(ModelRef(spec.model, resolve(request.version)), spec, request)
 
     def built(
@@ -122,53 +127,64 @@ class Releases:
 
         `serving.control.retention` keeps what is written here until the release has ended.
         """
-        known = self.load(release)
-        with self._alone(known.model):
-            known = self.load(release)
+        built = Built(bundle_id, at, tuple(gated), sample, compared)
+
+        def published(known: Release) -> Release:
             is_same = bool(known.bundles) and known.bundles[-1].bundle_id == bundle_id
             before = known.bundles[:-1] if is_same else known.bundles
-            built = Built(bundle_id, at, tuple(gated), sample, compared)
-            return self._keep(replace(known, bundles=(*before, built)))
+            return replace(known, bundles=(*before, built))
+
+        self.load(release)
+        return self._change(release, published)
 
     def forget(self, release: Release) -> None:
-        """Of a release whose run was never started."""
-        self._path(release).unlink(missing_ok=True)
+        """Of a release whose run was never started: nobody is told of it any more."""
+        change(self._rows, ReleaseRow, release.id, lambda row: replace(row, status=FORGOTTEN))
 
     def load(self, release: str) -> Release:
         """Raises `Permanent` when no release has this id."""
         try:
-            return _read(self.path(release))
-        except FileNotFoundError:
-            raise Permanent(
-                f"nothing is known of release {release} in {self.root}",
+            row = self._rows.get(ReleaseRow, release)
+        except Unknown:
+            row = None
+        if row is None or row.status == FORGOTTEN:
+            raise NoSuchRelease(
+                f"nothing is known of release {release}",
                 remedy="clear the run from its first task, or trigger a new one",
-            ) from None
-
-    def path(self, release: str) -> Path:
-        """The file of the release with this id."""
-        return self.root / release.rpartition("-v")[0] / f"{release}.json"
+            )
+        return of_row(row)
 
     def of_model(self, model: str) -> list[Release]:
         """Every release ever asked for, oldest first."""
-        found = [_read(path) for path in (self.root / model).glob("*.json")]
-        return sorted(found, key=lambda release: (release.request.at, release.id))
+        rows = self._rows.find(ReleaseRow, model=model)
+        return [of_row(row) for row in rows if row.status != FORGOTTEN]
 
     def spec_of(self, model: str) -> ReleaseSpec | None:
         """As it was at the model's last release that can be read: alerts and rollbacks must not fail by a
-        file that is none of theirs.
+        row that is none of theirs.
         """
-        for path in sorted((self.root / model).glob("*.json"), key=_by_time, reverse=True):
-            try:
-                return _read(path).spec
-            except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
-                log.warning("%s is passed over: it is no release: %r", path, problem)
-        return None
+        for skip in count(0, _PIECE):
+            rows = self._rows.find(ReleaseRow, model=model, newest=_PIECE, skip=skip)
+            for row in rows:
+                try:
+                    return of_row(row).spec
+                except UNREADABLE as problem:
+                    log.warning("%s is passed over: it is no release: %r", row.id, problem)
+            if len(rows) < _PIECE:
+                return None
+        raise AssertionError("counting never ends")
 
     def _of_run(self, model: str, request: Request) -> Release | None:
-        for path in (self.root / model).glob(f"*-{_stamp(request.at)}*.json"):
-            release = _read(path)
-            if (release.request.dag_id, release.request.run_id) == (request.dag_id, request.run_id):
-                return release
+        """By the second in which it was asked for: a cleared run has the time of its first start."""
+        second = request.at.astimezone(UTC).replace(microsecond=0)
+        asked = self._rows.find(ReleaseRow, model=model, since=second, until=second + timedelta(seconds=1))
+        for row in asked:
+            said = row.document["request"]
+            if row.status != FORGOTTEN and (said["dag_id"], said["run_id"]) == (
+                request.dag_id,
+                request.run_id,
+            ):
+                return of_row(row)
         return None
 
     def _create(self, ref: ModelRef, spec: ReleaseSpec, request: Request) -> Release:
@@ -176,23 +192,13 @@ class Releases:
         for again in count():
             name = release_id(ref.name, ref.version, at=request.at.astimezone(UTC), again=again)
             release = Release(name, ref, spec, request)
-            if write_new_file(self._path(release), canonical_json(_to_json(release))):
+            if self._rows.create(to_row(release)):
                 return release
         raise AssertionError("counting never ends")
 
-    @contextmanager
-    def _alone(self, model: str) -> Iterator[None]:
-        """What is read stays as it is until it is written again."""
-        with (_made(self.root / model) / ".requests.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def _keep(self, release: Release) -> Release:
-        write_file(self._path(release), canonical_json(_to_json(release)))
-        return release
-
-    def _path(self, release: Release) -> Path:
-        return self.root / release.model / f"{release.id}.json"
+    def _change(self, release: str, made: Callable[[Release], Release]) -> Release:
+        changed = change(self._rows, ReleaseRow, release, lambda row: to_row(made(of_row(row)), over=row))
+        return of_row(changed)
 
 
 def words_for_another(bundle_id: str, published: Iterable[str]) -> str:
@@ -206,30 +212,24 @@ def words_for_another(bundle_id: str, published: Iterable[str]) -> str:
     )
 
 
-def _stamp(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-
-
-def _by_time(path: Path) -> tuple[str, str]:
-    """When the release in this file was asked for; of those in one second, by name."""
-    return path.stem.rpartition("-v")[2].partition("-")[2], path.stem
-
-
-def write_new_file(path: Path, content: bytes) -> bool:
-    """Create `path` whole, unless it exists. Of several writers at once exactly one gets True."""
-    with naming(path), TemporaryDirectory(dir=_made(path.parent), prefix=".new-") as aside:
-        written = Path(aside) / path.name
-        write_file(written, content)
-        try:
-            path.hardlink_to(written)
-        except FileExistsError:
-            return False
-    return True
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def to_row(release: Release, *, over: ReleaseRow | None = None) -> ReleaseRow:
+    """As the ledger keeps it, in the place of `over`: how it ended stays as it is there."""
+    said = _to_json(release)
+    if over is not None:
+        return replace(
+            over,
+            requested_at=release.request.at,
+            requested_by=release.request.by,
+            document={**over.document, **said},
+        )
+    return ReleaseRow(
+        id=release.id,
+        model=release.model,
+        version=release.version,
+        requested_at=release.request.at,
+        requested_by=release.request.by,
+        document=said,
+    )
 
 
 def _to_json(release: Release) -> dict[str, object]:
@@ -253,8 +253,9 @@ def _to_json(release: Release) -> dict[str, object]:
     }
 
 
-def _read(path: Path) -> Release:
-    saved = json.loads(path.read_bytes())
+def of_row(row: ReleaseRow) -> Release:
+    """The inverse of `to_row`. Raises one of `UNREADABLE` for what is no release."""
+    saved = row.document
     request = saved["request"]
     return Release(
         id=saved["id"],

@@ -7,35 +7,43 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from model_store.bundle.publishing import open_bundle
-from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent, Retryable
 from model_store.storage.base import Missing
 from serving.control.audit_entries import exclusively
 from serving.control.release_deployment import deployment_of, retire_slot_beside_stable, route_of, start_pods
-from serving.control.releases import write_new_file
+from serving.control.rollout.apply import NotRecorded
 from serving.control.rollout.journal import UnknownRelease
 from serving.control.rollout.lock import Claim, LockOutcome
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.control.wiring import Services
+from serving.ledger.base import Unknown
+from serving.ledger.changing import change
+from serving.ledger.rows import Request as RequestRow
+from serving.ledger.rows import Turn
 from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Route, Slot
 
 DAG_ID = "model_rollback"
+# What rollbacks are among the ledger's requests, and how they stand there.
+ROLLBACK, OPEN, DONE, FAILED = "rollback", "open", "done", "failed"
 # What the runs of alerts, and those of what the controller did by itself, are named by; no person's run is.
 ALERT_RUN, WATCH_RUN = "alert__", "watch__"
 CONTROLLER = "the controller"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 log = logging.getLogger(__name__)
+
+
+class UnknownRollback(Permanent):
+    """No rollback has this id, or it could not be written down yet."""
 
 
 class AlreadyRolledBack(Permanent):
@@ -54,6 +62,16 @@ class RollbackRequest:
     run_id: str
     at: datetime
 
+    @property
+    def is_from_alert(self) -> bool:
+        """Whether no person asked."""
+        return self.run_id.startswith(ALERT_RUN)
+
+    @property
+    def is_from_controller(self) -> bool:
+        """Whether it was done before anybody asked: the run of it is for the record alone."""
+        return self.run_id.startswith(WATCH_RUN)
+
 
 @dataclass(frozen=True, slots=True)
 class RequestedRollback:
@@ -67,16 +85,6 @@ class RequestedRollback:
     @property
     def model(self) -> str:
         return self.request.model
-
-
-def is_from_alert(request: RollbackRequest) -> bool:
-    """Whether no person asked."""
-    return request.run_id.startswith(ALERT_RUN)
-
-
-def is_from_controller(request: RollbackRequest) -> bool:
-    """Whether it was done before anybody asked: the run of it is for the record alone."""
-    return request.run_id.startswith(WATCH_RUN)
 
 
 def is_rollback_id(model: str, name: str) -> bool:
@@ -96,6 +104,33 @@ def begin(services: Services, request: RollbackRequest) -> RequestedRollback:
             services.rollouts.roll_back(state.release_id, reason=describe_reason(request))
     _return_unjudged(services, rollback)
     return rollback
+
+
+def return_before_books(services: Services, request: RollbackRequest) -> tuple[int, int] | None:
+    """Where nothing can be written down now: give the candidate's traffic back to stable, where something
+    is. Returns from which version to which, None if nothing could be done yet.
+
+    An older version than stable's is started again once that can be written down; until then stable serves.
+    """
+    route = route_of(services, request.model)
+    active = [state for state in _active(services, request.model) if state.started_at <= request.at]
+    if route is None or route.stable is None or not active:
+        return None
+    leaves = active[-1].version
+    returns = request.version if request.version is not None else route.stable.version
+    if leaves in (returns, route.stable.version):
+        return None
+    for state in active:
+        with suppress(NotRecorded):
+            services.rollouts.roll_back(state.release_id, reason=describe_reason(request))
+    return leaves, returns
+
+
+def write_down(services: Services, request: RollbackRequest, between: tuple[int, int]) -> RequestedRollback:
+    """What `return_before_books` did. May be repeated."""
+    leaves, returns = between
+    known = _resolved_before(services, request)
+    return known or _created(services, request, leaves=leaves, returns=returns)
 
 
 def _return_unjudged(services: Services, rollback: RequestedRollback) -> None:
@@ -130,7 +165,8 @@ def note_way_back(services: Services, state: RolloutState) -> None:
 
     Once, however often it is called. `returns` is 0 where no version served before.
     """
-    known = [rollback for rollback, _ in _kept(services, state.service) if rollback.leaves == state.version]
+    of_model = (rollback for rollback, _ in _kept(services, service=state.service))
+    known = [rollback for rollback in of_model if rollback.leaves == state.version]
     if any(rollback.request.at >= state.started_at for rollback in known):
         return
     run_id = f"{WATCH_RUN}{state.release_id}"
@@ -148,10 +184,7 @@ def taken_back(services: Services, rollback: RequestedRollback) -> list[RolloutS
 
 def load(services: Services, rollback_id: str) -> RequestedRollback:
     """Raises `Permanent` when no rollback has this id."""
-    path = _path(services, rollback_id.rpartition("-rollback-")[0], rollback_id)
-    if not path.is_file():
-        raise Permanent(f"nothing is known of {rollback_id}", remedy="roll back again")
-    return _read(path)
+    return of_row(_row(services, rollback_id))
 
 
 def of_run(services: Services, model: str, run_id: str) -> RequestedRollback:
@@ -172,7 +205,8 @@ class RollbackRecord:
 
 def all_of(services: Services, model: str) -> list[RollbackRecord]:
     """Every rollback of a model that was asked for."""
-    return [RollbackRecord(rollback, _switched_at(saved)) for rollback, saved in _kept(services, model)]
+    kept = _kept(services, service=model)
+    return [RollbackRecord(rollback, _switched_at(row.document)) for rollback, row in kept]
 
 
 def serving_again(services: Services, rollback: RequestedRollback) -> Deployment | None:
@@ -242,12 +276,14 @@ def switch_traffic(services: Services, rollback: RequestedRollback, deployment_i
 
 def note_returned(services: Services, rollback: RequestedRollback) -> None:
     """Write down, once, that the version has all traffic, and since when."""
-    _note(services, rollback, "switched_at", datetime.now(UTC).isoformat())
+    at = datetime.now(UTC)
+    words = f"version {rollback.returns} has all traffic"
+    _note(services, rollback, "switched_at", at.isoformat(), status=DONE, answered_at=at, answer=words)
 
 
 def note_failed(services: Services, rollback: RequestedRollback, why: str) -> None:
     """Write down why requests do not go there."""
-    _note(services, rollback, "failed", why)
+    _note(services, rollback, "failed", why, status=FAILED, answered_at=datetime.now(UTC), answer=why)
 
 
 def note_recorded(services: Services, rollback: RequestedRollback) -> None:
@@ -257,7 +293,8 @@ def note_recorded(services: Services, rollback: RequestedRollback) -> None:
 
 def progress_of(services: Services, rollback_id: str) -> RollbackProgress:
     """How far it has come. Raises `Permanent` when no rollback has this id."""
-    rollback, saved = load(services, rollback_id), _saved(services, rollback_id)
+    row = _row(services, rollback_id)
+    rollback, saved = of_row(row), row.document
     phase, words = RollbackPhase.STARTING, f"version {rollback.returns} is being started again"
     if saved.get("switched_at"):
         phase, words = RollbackPhase.RETURNED, f"version {rollback.returns} has all traffic"
@@ -275,56 +312,60 @@ def is_carried_out(services: Services, rollback_id: str) -> bool:
 
 
 def under_way(services: Services) -> Iterator[RequestedRollback]:
-    """Those that the controller has begun and not ended. Files of before it did are left alone."""
-    for rollback, saved in _kept(services):
-        if saved.get("by_controller") and not saved.get("switched_at") and not saved.get("failed"):
+    """Those that the controller has begun and not ended. Those of before it did are left alone."""
+    for rollback, row in _kept(services, status=OPEN):
+        if not row.document.get("switched_at") and not row.document.get("failed"):
             yield rollback
 
 
 def not_cleared_away(services: Services) -> Iterator[RequestedRollback]:
     """Those that are over and have the lock of their model: their end came before they could give it back."""
-    for rollback, saved in _kept(services):
-        if saved.get("switched_at") or saved.get("failed"):
-            holder = services.lock.read(rollback.model).holder
-            if holder and holder.release_id == rollback.id:
-                yield rollback
+    for turn in services.rows.find(Turn):
+        if turn.holder and is_rollback_id(turn.service, turn.holder):
+            for rollback, row in _kept(services, id=turn.holder):
+                if row.status != OPEN:
+                    yield rollback
 
 
 def unrecorded(services: Services, *, before: datetime) -> Iterator[RequestedRollback]:
     """Those whose traffic is back and which no run of Airflow's has recorded; those of people and alerts if
     they were asked for until then, as who asked starts the run."""
-    for rollback, saved in _kept(services):
+    for rollback, row in _kept(services, status=DONE):
+        saved = row.document
         is_back = saved.get("by_controller") and saved.get("switched_at")
-        is_due = is_from_controller(rollback.request) or rollback.request.at <= before
+        is_due = rollback.request.is_from_controller or rollback.request.at <= before
         if is_back and not saved.get("recorded_at") and is_due:
             yield rollback
 
 
-def _kept(services: Services, model: str = "*") -> Iterator[tuple[RequestedRollback, dict[str, Any]]]:
-    """With what is noted of each. A file that somebody tore is one rollback's trouble, and no other's."""
-    for path in services.home.releases.glob(f"{model}/rollbacks/*.json"):
+def _kept(services: Services, **wanted: Any) -> Iterator[tuple[RequestedRollback, RequestRow]]:
+    """With what is noted of each. One that is not what it should be is no other's trouble."""
+    for row in services.rows.find(RequestRow, action=ROLLBACK, **wanted):
         try:
-            saved = json.loads(path.read_bytes())
-            rollback = _understood(saved)
-        except (OSError, ValueError, LookupError, TypeError) as problem:
-            log.error("%s is passed over: it is no rollback: %r", path, problem)
+            rollback = of_row(row)
+        except (ValueError, LookupError, TypeError, AttributeError) as problem:
+            log.error("%s is passed over: it is no rollback: %r", row.id, problem)
         else:
-            yield rollback, saved
+            yield rollback, row
 
 
-def _note(services: Services, rollback: RequestedRollback, name: str, value: str) -> None:
-    """What is written stays. The file's own time, too, says when traffic went back (`_last_rollback_at`)."""
-    path, saved = _path(services, rollback.model, rollback.id), _saved(services, rollback.id)
-    if name not in saved:
-        stat = path.stat()
-        write_file(path, canonical_json({**saved, name: value}))
-        if name != "switched_at":
-            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+def _note(services: Services, rollback: RequestedRollback, name: str, value: str, **said: Any) -> None:
+    """What is written stays. `said`: of the row itself."""
+
+    def noted(row: RequestRow) -> RequestRow | None:
+        if name in row.document:
+            return None
+        return replace(row, document={**row.document, name: value}, **said)
+
+    change(services.rows, RequestRow, rollback.id, noted)
 
 
-def _saved(services: Services, rollback_id: str) -> dict[str, Any]:
-    path = _path(services, rollback_id.rpartition("-rollback-")[0], rollback_id)
-    return dict(json.loads(path.read_bytes()))
+def _row(services: Services, rollback_id: str) -> RequestRow:
+    """Raises `Permanent` when no rollback has this id."""
+    try:
+        return services.rows.get(RequestRow, rollback_id)
+    except Unknown:
+        raise UnknownRollback(f"nothing is known of {rollback_id}", remedy="roll back again") from None
 
 
 def finalize(services: Services, rollback: RequestedRollback) -> None:
@@ -403,11 +444,16 @@ def _new(services: Services, request: RollbackRequest) -> RequestedRollback:
 
 def _created(services: Services, request: RollbackRequest, *, leaves: int, returns: int) -> RequestedRollback:
     for again in count():
-        stamp = f"{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
-        rollback = RequestedRollback(f"{request.model}-rollback-{stamp}", request, leaves, returns)
-        if write_new_file(_path(services, request.model, rollback.id), _to_json(rollback)):
+        rollback = named(request, leaves=leaves, returns=returns, again=again)
+        if services.rows.create(to_row(rollback)):
             return rollback
     raise AssertionError("counting never ends")
+
+
+def named(request: RollbackRequest, *, leaves: int, returns: int, again: int = 0) -> RequestedRollback:
+    """With the id that it has; `again`: of another within the second."""
+    stamp = f"{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}" + (f"-{again}" if again else "")
+    return RequestedRollback(f"{request.model}-rollback-{stamp}", request, leaves, returns)
 
 
 def serving_versions(services: Services, model: str) -> tuple[int, int | None]:
@@ -427,8 +473,14 @@ def serving_versions(services: Services, model: str) -> tuple[int, int | None]:
 def _last_rollback_at(services: Services, model: str) -> datetime:
     """When traffic was last taken back, by whomever: not when somebody asked for it, which was before."""
     by_release = [s.step_started_at for s in services.journal.releases(model) if s.phase is Phase.ROLLED_BACK]
-    asked_for = [path.stat().st_mtime for path in _folder(services, model).glob("*.json")]
-    return max([*by_release, *(datetime.fromtimestamp(at, UTC) for at in asked_for)], default=_NEVER)
+    asked_for = [_told_at(rollback, row) for rollback, row in _kept(services, service=model)]
+    return max([*by_release, *asked_for], default=_NEVER)
+
+
+def _told_at(rollback: RequestedRollback, row: RequestRow) -> datetime:
+    """When traffic went back, or else when it was known from where to where."""
+    said = row.document.get("switched_at") or row.document.get("resolved_at")
+    return datetime.fromisoformat(said) if said else rollback.request.at
 
 
 def _has_not_begun(services: Services, model: str, holder: Claim) -> bool:
@@ -451,34 +503,36 @@ def _is_over(services: Services, holder: Claim) -> bool:
 
 
 def _resolved_before(services: Services, request: RollbackRequest) -> RequestedRollback | None:
-    of_model = (rollback for rollback, _ in _kept(services, request.model))
+    of_model = (rollback for rollback, _ in _kept(services, service=request.model))
     return next((one for one in of_model if one.request.run_id == request.run_id), None)
 
 
-def _folder(services: Services, model: str) -> Path:
-    return services.home.releases / model / "rollbacks"
-
-
-def _path(services: Services, model: str, rollback_id: str) -> Path:
-    return _folder(services, model) / f"{rollback_id}.json"
-
-
-def _to_json(rollback: RequestedRollback) -> bytes:
-    request = {**asdict(rollback.request), "at": rollback.request.at.isoformat()}
+def to_row(rollback: RequestedRollback) -> RequestRow:
+    """As the ledger keeps it from the beginning."""
+    request = rollback.request
     kept = {name: value for name, value in asdict(rollback).items() if name != "request"}
-    return canonical_json({"schema": 1, "by_controller": True, **kept, "wish": request})
+    said = {**asdict(request), "at": request.at.isoformat()}
+    document = {"schema": 1, "by_controller": True, **kept, "wish": said}
+    return RequestRow(
+        id=rollback.id,
+        service=request.model,
+        action=ROLLBACK,
+        by=request.by,
+        reason=request.reason,
+        at=request.at,
+        status=OPEN,
+        document={**document, "resolved_at": datetime.now(UTC).isoformat()},
+    )
 
 
-def _read(path: Path) -> RequestedRollback:
-    return _understood(json.loads(path.read_bytes()))
-
-
-def _understood(saved: dict[str, Any]) -> RequestedRollback:
+def of_row(row: RequestRow) -> RequestedRollback:
+    """The inverse. Raises ValueError, KeyError or TypeError for what is no rollback."""
+    saved = row.document
     request = RollbackRequest(**{**saved["wish"], "at": datetime.fromisoformat(saved["wish"]["at"])})
     return RequestedRollback(saved["id"], request, saved["leaves"], saved["returns"])
 
 
-def _switched_at(saved: dict[str, Any]) -> datetime | None:
+def _switched_at(saved: Mapping[str, Any]) -> datetime | None:
     at = saved.get("switched_at")
     return datetime.fromisoformat(at) if at else None
 

@@ -11,11 +11,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from model_store.errors import Retryable
+
 if TYPE_CHECKING:
     from serving.control.rollbacks import RollbackRequest
     from serving.control.rollout.control import ControlRequest
     from serving.control.rollout.plan import RolloutState
     from serving.types import Route
+
+
+class NotLeading(Retryable):
+    """Another controller has the lease, or nobody knows who has it: here nothing is written.
+
+    `leader`: where the one that has it is asked, as it said itself; "" if nobody knows.
+    """
+
+    leader: str = ""
+
+    @classmethod
+    def of(cls, problem: str, *, remedy: str, leader: str) -> NotLeading:
+        made = cls(problem, remedy=remedy, delay_seconds=1)
+        made.leader = leader
+        return made
 
 
 class RollbackPhase(StrEnum):

@@ -7,15 +7,18 @@ turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from itertools import count
 from typing import Any
 
-import orjson
-
+from serving.control.releases import FORGOTTEN
 from serving.control.wiring import Services
+from serving.ledger.rows import Release, Turn
+
+# So many rows are asked for at once.
+_PIECE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,10 @@ class Needed:
 
 
 def needed_by_unfinished(services: Services) -> Needed:
-    """Of all releases that have not ended. Raises ValueError, KeyError or TypeError for unreadable files."""
-    folders = _folders(services.home.releases)
-    published = [built for folder in folders for built in _unfinished(services, folder)]
+    """Of all releases that have not ended. Raises ValueError, KeyError or TypeError for unreadable rows."""
+    turns = services.rows.find(Turn)
+    in_line = {name for turn in turns for name in (turn.holder, turn.waiting) if name}
+    published = [built for row in _rows(services) for built in _unfinished(row, in_line)]
     return Needed(
         bundles=frozenset(built["id"] for built in published),
         blobs=frozenset(
@@ -38,27 +42,24 @@ def needed_by_unfinished(services: Services) -> Needed:
     )
 
 
-def _unfinished(services: Services, folder: Path) -> Iterator[dict[str, Any]]:
-    """What the runs of this model's releases published that are not over."""
-    lock = services.lock.read(folder.name)
-    in_line = {claim.release_id for claim in (lock.holder, lock.waiting) if claim}
-    for path in sorted(folder.glob("*.json")):
-        saved = orjson.loads(path.read_bytes())
-        published = saved.get("bundles", [])
-        if published and (saved["id"] in in_line or not _has_ended(folder, saved, published[-1]["at"])):
-            yield from published
+def _rows(services: Services) -> Iterator[Release]:
+    for skip in count(0, _PIECE):
+        rows = services.rows.find(Release, newest=_PIECE, skip=skip)
+        yield from (row for row in rows if row.status != FORGOTTEN)
+        if len(rows) < _PIECE:
+            return
 
 
-def _has_ended(folder: Path, saved: dict[str, Any], published_at: str) -> bool:
+def _unfinished(row: Release, in_line: set[str]) -> Iterator[Mapping[str, Any]]:
+    """What the release's run published, if that is not over."""
+    saved = row.document
+    published = saved.get("bundles", [])
+    if published and (row.id in in_line or not _has_ended(row, published[-1]["at"])):
+        yield from published
+
+
+def _has_ended(row: Release, published_at: str) -> bool:
     """An ending that is older than what was published last ended an earlier run of the release."""
-    if saved["request"]["dry_run"]:
+    if row.document["request"]["dry_run"]:
         return True
-    try:
-        outcome = orjson.loads((folder / "outcomes" / f"{saved['id']}.json").read_bytes())
-    except FileNotFoundError:
-        return False
-    return datetime.fromisoformat(outcome["at"]) >= datetime.fromisoformat(published_at)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*") if path.is_dir())
+    return row.ended_at is not None and row.ended_at >= datetime.fromisoformat(published_at)

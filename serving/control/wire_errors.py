@@ -14,6 +14,7 @@ from serving.control.rollbacks import AlreadyRolledBack
 from serving.control.rollout.apply import NotRecorded
 from serving.control.rollout.control import ActSuperseded
 from serving.control.rollout.journal import StaleState, UnknownRelease
+from serving.control.traffic import NotLeading
 from serving.gateway.router.base import StaleRoute, UnknownService
 from serving.ledger.base import BrokenChain, Fenced, StaleGeneration, Unknown, UnknownField, Unreachable
 from serving.ledger.rows import Unstorable
@@ -24,6 +25,7 @@ _TOLD_APART: tuple[type[SlipwayError], ...] = (
     BrokenChain,
     DiskFull,
     Fenced,
+    NotLeading,
     NotRecorded,
     PodsFail,
     StaleGeneration,
@@ -48,6 +50,8 @@ def to_json(error: SlipwayError) -> dict[str, Any]:
         "problem": error.problem,
         "remedy": error.remedy,
     }
+    if isinstance(error, NotLeading):
+        told["leader"] = error.leader
     return told | ({"delay_seconds": error.delay_seconds} if isinstance(error, Retryable) else {})
 
 
@@ -60,4 +64,6 @@ def from_json(told: dict[str, Any]) -> SlipwayError:
     SlipwayError.__init__(made, str(told["problem"]), remedy=str(told["remedy"]))
     if isinstance(made, Retryable):
         made.delay_seconds = float(told.get("delay_seconds", 5.0))
+    if isinstance(made, NotLeading):
+        made.leader = str(told.get("leader", ""))
     return made

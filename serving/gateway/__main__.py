@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from serving.gateway.bootstrap import ADDRESS, ID, bootstrap, command
 from serving.gateway.delivery.ads.source import SERVERS, TOKEN, Ads
 from serving.gateway.paths import bootstrap_file
 from serving.home import ADS, DELIVERY, Home
+from serving.sockets import UnixConnection, make_private_folder
 
 # Together longer than Envoy takes to close what it keeps open (`--drain-time-s`), and what answers last.
 _LEAST_SECONDS, _MOST_SECONDS = 6.0, 20.0
@@ -36,6 +36,7 @@ def become(home: Home) -> NoReturn:
     # It may hold what Envoy shows to be let in.
     made = orjson.dumps(bootstrap(home, Ads(home), os.environ))
     write_secret(bootstrap_file(home), made.decode())
+    make_private_folder(home.envoy_admin)
     started = command(home)
     os.execv(started[0], started)
 
@@ -57,7 +58,7 @@ def _connections(home: Home) -> int:
 
 
 def _admin(home: Home, method: str, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", home.ports.envoy_admin, timeout=5)
+    connection = UnixConnection(home.envoy_admin, timeout=5)
     try:
         connection.request(method, path)
         return connection.getresponse().read()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 from pathlib import Path
 
 from serving.home import Home
+from serving.sockets import UnixConnection
 
 MOST_BYTES = 50 * 1024 * 1024
 KEPT = 2
@@ -39,7 +39,7 @@ def _older(current: Path, number: int) -> Path:
 
 
 def _reopen(home: Home) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", home.ports.envoy_admin, timeout=2)
+    connection = UnixConnection(home.envoy_admin, timeout=2)
     try:
         connection.request("POST", "/reopen_logs")
         connection.getresponse().read()

@@ -15,6 +15,7 @@ from serving.gateway import (
     authentication,
     grpc,
     limits,
+    overload,
     preview,
     readiness,
     replies,
@@ -28,6 +29,7 @@ from serving.gateway.paths import bootstrap_file, clusters_file, routes_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.gateway.xds import Message, extension, typed
 from serving.home import Home
+from serving.sockets import make_private_folder
 
 # Which of several Envoys one is; the address at which others reach it, where that is not this machine's own.
 ID, ADDRESS = "SLIPWAY_ENVOY_ID", "SLIPWAY_ENVOY_ADDRESS"
@@ -58,6 +60,7 @@ def prepare(home: Home, environ: Mapping[str, str] = os.environ) -> None:
     delivery = delivery_of(home)
     # Who delivers may be another than before, and then sources are.
     EnvoyFileRouter(home, delivery=delivery).reconcile()
+    make_private_folder(home.envoy_admin)
     content = orjson.dumps(bootstrap(home, delivery, environ), option=orjson.OPT_INDENT_2)
     # It may hold what Envoy shows to be let in.
     write_secret(bootstrap_file(home), content.decode())
@@ -102,7 +105,8 @@ def bootstrap(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Mes
     asked = stats.asked_at(home, environ.get(ADDRESS, ""))
     return {
         "node": {**node, "metadata": asked.metadata},
-        "admin": {"address": _local(home.ports.envoy_admin)},
+        "admin": {"address": stats.private(home.envoy_admin)},
+        **overload.of_bootstrap(environ),
         "dynamic_resources": {**resources, "cds_config": delivery.source(clusters_file(home))},
         "static_resources": {
             "listeners": [_listener(home, delivery, environ), *asked.listeners],
@@ -112,10 +116,11 @@ def bootstrap(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Mes
 
 
 def _listener(home: Home, delivery: Delivery, environ: Mapping[str, str]) -> Message:
-    port, apart = home.ports.gateway, environ.get(ADDRESS, "")
+    address = stats.listening(environ.get(ADDRESS, ""), home.ports.gateway)
     return {
         "name": "gateway",
-        "address": stats.everywhere(apart, port) if apart else _local(port),
+        "address": address,
+        "per_connection_buffer_limit_bytes": overload.BUFFER_BYTES,
         "filter_chains": [{"filters": [extension("http", _connection_manager(home, delivery, environ))]}],
     }
 
@@ -139,6 +144,8 @@ def _connection_manager(home: Home, delivery: Delivery, environ: Mapping[str, st
         local_reply_config=replies.formats(),
         # Health checks of older load balancers.
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "slipway"},
+        http2_protocol_options=overload.HTTP2,
+        request_headers_timeout=overload.HEADERS_WITHIN,
         access_log=[_access_log(home, environ)],
         early_header_mutation_extensions=_without_claims(),
         http_filters=[
@@ -208,7 +215,3 @@ _ACCESS_LOG_FIELDS = {
 
 def _constant(value: int, key: str) -> Message:
     return {"default_value": value, "runtime_key": f"slipway.{key}"}
-
-
-def _local(port: int) -> Message:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

@@ -16,10 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from model_store.bundle.signing import Keyring, key_id
 from model_store.durable import write_file
+from model_store.signing import Keyring, key_id
 from serving.gateway.xds import Message, discovered_filter, discovery, named_extension, typed
 from serving.home import Home
 
@@ -64,6 +62,9 @@ def token(
     home: Home, service: str, *, seconds: float, who: str = ISSUER, now: Callable[[], float] = time.time
 ) -> str:
     """What lets `who` ask the candidate of `service` for so long."""
+    # Not where Envoys are: there nothing is signed, and the library is not installed.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     seed = _keys(home).private[0]
     head = {"alg": "EdDSA", "typ": "JWT", "kid": key_id(seed)}
     begun = int(now())

@@ -30,7 +30,8 @@ NAME = "models"
 # A host that is called as the service, with a domain or a port behind.
 _HOST_BEGINS, _HOST_ENDS = "(?i)", "([.:].*)?"
 # A request body up to this size is kept so that it can be sent again.
-_REPLAYABLE_BYTES = 64 * 1024 * 1024
+# Of one request, to be asked again; who sends more is answered by the first attempt.
+REPLAYABLE_BYTES = 16 * 1024 * 1024
 _NAMES_SHOWN = 20
 _NO_RIGHT = (
     "only who has a right to it asks a candidate past its weight: send the header"
@@ -47,13 +48,13 @@ _UNREACHED = "reset-before-request,connect-failure,refused-stream"
 
 def render(routes: Iterable[Route]) -> bytes:
     """The RDS file for `routes`."""
-    known = list(routes)
+    known = sorted(routes, key=lambda route: in_order_asked(route.service))
     buckets = limits.buckets(known)
     host: Message = {
         "name": "all",
         "domains": ["*"],
         "include_attempt_count_in_response": True,
-        "request_body_buffer_limit": _REPLAYABLE_BYTES,
+        "request_body_buffer_limit": REPLAYABLE_BYTES,
         "response_headers_to_add": [_ANSWERED_BY],
         "response_headers_to_remove": list(attempts.HEADERS),
         **({"typed_per_filter_config": buckets} if buckets else {}),
@@ -64,6 +65,13 @@ def render(routes: Iterable[Route]) -> bytes:
         ],
     }
     return discovery([typed("envoy.config.route.v3.RouteConfiguration", name=NAME, virtual_hosts=[host])])
+
+
+def in_order_asked(service: str) -> tuple[int, str]:
+    """Where a service's routes stand. A host `a.b` would be that of a model `a` in a domain `b`, too: a model
+    that is called so comes first.
+    """
+    return -service.count("."), service
 
 
 def _of_service(route: Route) -> list[Message]:
@@ -329,3 +337,14 @@ _ANSWERED_BY: Message = {
     "header": {"key": "x-slipway-arm", "value": "%UPSTREAM_METADATA(slipway:arm)%"},
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
+
+
+def service_of_route(route: Message) -> str:
+    """The service that a route is of; "" if it is the gateway's own."""
+    match = route["match"]
+    if path := match.get("path_separated_prefix"):
+        return str(path).removeprefix("/v2/models/")
+    if service := service_of_host(match):
+        return service
+    named = (header for header in match.get("headers", ()) if header["name"] == grpc.MODEL_HEADER)
+    return next((str(header["string_match"]["exact"]) for header in named if "string_match" in header), "")

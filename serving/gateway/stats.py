@@ -1,12 +1,14 @@
-"""What others may ask of an Envoy that is not on their machine: counters and whether it is ready, by GET.
+"""What others may ask of an Envoy: counters and whether it is ready, by GET, on a port.
 
-Its admin port ends Envoy for whoever asks, and shows the keys of clients: it stays on loopback.
+Its admin interface ends Envoy for whoever asks, and shows the keys of clients: it is a Unix socket of its
+user's alone (docs/decisions/0150).
 Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/operations/admin
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from serving.gateway.xds import Message, extension, typed
@@ -17,7 +19,7 @@ _ANSWERED = ("/clusters", "/stats", "/stats/prometheus", "/ready")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AdminResources:
     """What a bootstrap says of it. `metadata`: what Envoy tells whoever tells it."""
 
     metadata: dict[str, Any]
@@ -25,18 +27,24 @@ class Asked:
     clusters: list[Message]
 
 
-def asked_at(home: Home, address: str) -> Asked:
-    """An Envoy that is reached at `address`; "": on this machine, where its admin port is asked."""
-    ports = home.ports
-    if not address:
-        return Asked({"admin_port": ports.envoy_admin}, [], [])
-    metadata = {"admin_host": _in_url(address), "admin_port": ports.envoy_stats}
-    return Asked(metadata, [_listener(address, ports.envoy_stats)], [_cluster(ports.envoy_admin)])
+def asked_at(home: Home, address: str) -> AdminResources:
+    """An Envoy that is reached at `address`; "": on this machine."""
+    port = home.ports.envoy_stats
+    host = {"admin_host": _in_url(address)} if address else {}
+    return AdminResources(
+        {**host, "admin_port": port}, [_listener(address, port)], [_cluster(home.envoy_admin)]
+    )
 
 
-def everywhere(address: str, port: int) -> Message:
-    """On all interfaces, for the kind of address that this Envoy has."""
-    return {"socket_address": {"address": "::" if ":" in address else "0.0.0.0", "port_value": port}}
+def listening(address: str, port: int) -> Message:
+    """On all interfaces where others reach this Envoy, at `address`; else on the machine's own."""
+    everywhere = "::" if ":" in address else "0.0.0.0"
+    return {"socket_address": {"address": everywhere if address else "127.0.0.1", "port_value": port}}
+
+
+def private(socket: Path) -> Message:
+    """For the user who runs this Envoy, and for nobody else."""
+    return {"pipe": {"path": str(socket), "mode": 0o600}}
 
 
 def _in_url(address: str) -> str:
@@ -55,7 +63,7 @@ def _listener(address: str, port: int) -> Message:
     )
     return {
         "name": "stats",
-        "address": everywhere(address, port),
+        "address": listening(address, port),
         "filter_chains": [{"filters": [extension("http", manager)]}],
         # It is asked while the gateway drains, too.
         "drain_type": "MODIFY_ONLY",
@@ -67,9 +75,8 @@ def _route(path: str) -> Message:
     return {"match": {"path": path, "headers": [only_read]}, "route": {"cluster": _CLUSTER, "timeout": "5s"}}
 
 
-def _cluster(port: int) -> Message:
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    member = {"endpoint": {"address": address}}
+def _cluster(socket: Path) -> Message:
+    member = {"endpoint": {"address": {"pipe": {"path": str(socket)}}}}
     return {
         "name": _CLUSTER,
         "type": "STATIC",

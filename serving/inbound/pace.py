@@ -19,10 +19,14 @@ class Pace:
 
     def allows(self, *, at: float) -> bool:
         """Whether one more is taken now; if so, it counts."""
-        since = max(0.0, at - self._at) if self._at is not None else 0.0
-        self._at = at
-        self._left = min(self.burst, self._left + since * self.per_second)
-        if self._left < 1:
+        if not self.has_room(at=at):
             return False
         self._left -= 1
         return True
+
+    def has_room(self, *, at: float) -> bool:
+        """Whether one more would be taken now; none is counted."""
+        since = max(0.0, at - self._at) if self._at is not None else 0.0
+        self._at = at
+        self._left = min(self.burst, self._left + since * self.per_second)
+        return self._left >= 1

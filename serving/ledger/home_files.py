@@ -196,6 +196,7 @@ def _rollbacks(path: Path) -> Iterator[Row]:
     saved = _json(path)
     wish = saved["wish"]
     switched = saved.get("switched_at")
+    is_open = bool(saved.get("by_controller")) and not switched and not saved.get("failed")
     yield Request(
         id=saved["id"],
         service=wish["model"],
@@ -203,9 +204,9 @@ def _rollbacks(path: Path) -> Iterator[Row]:
         by=wish["by"],
         reason=wish["reason"],
         at=_time(wish["at"]),
-        # Never open: nothing that was asked of another Slipway is carried out because it is read here.
-        status="done",
-        answer="asked for before there was a ledger",
+        # Open is only what a controller had begun and not ended, which goes on with it.
+        status="failed" if saved.get("failed") else "open" if is_open else "done",
+        answer=saved.get("failed") or ("" if is_open else "asked for before there was a ledger"),
         answered_at=_time(switched) if switched else None,
         document=saved,
         generation=1,
@@ -317,6 +318,8 @@ KINDS = (
 # Those that nobody writes or reads as files any more, which the controller takes over when it starts.
 _MOVED: frozenset[Read] = frozenset(
     {
+        _releases,
+        _rollbacks,
         _audit,
         _freezes,
         _overrides,

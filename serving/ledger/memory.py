@@ -34,6 +34,9 @@ from serving.ledger.rows import (
     Letter,
     Observation,
     R,
+    Release,
+    ReleaseChange,
+    Request,
     Rollout,
     Route,
     RouteChange,
@@ -195,8 +198,10 @@ class MemoryLedger:
             for row in ready:
                 if isinstance(row, Appended):
                     _append(kept, row)
-                else:
-                    kept.rows[type(row)].setdefault(row.key, row)
+                elif row.key not in kept.rows[type(row)]:
+                    kept.rows[type(row)][row.key] = row
+                    if isinstance(row, Release | Request):
+                        _append(kept, ReleaseChange.of(row))
             return True
 
     def adopted(self) -> Mapping[str, str]:
@@ -240,6 +245,8 @@ def _put(kept: _Kept, row: Row) -> Row:
     kept.rows[type(row)][row.key] = row
     if isinstance(row, Route):
         _append(kept, RouteChange.of(row))
+    elif isinstance(row, Release | Request):
+        _append(kept, ReleaseChange.of(row))
     return row
 
 

@@ -220,7 +220,7 @@ class Note(Kept):
 class Request(Kept):
     """What a person or an alert wants done (rollback, pause, resume, skip ...).
 
-    `status`: open, done, refused. `id` is the asker's: the same order sent twice is one.
+    `status`: open, done, failed. `id` is the asker's: the same order sent twice is one.
     """
 
     KEY: ClassVar[str] = "id"
@@ -300,6 +300,26 @@ class RouteChange(Appended):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseChange(Appended):
+    """A release or a request was saved, so that whoever knows them all asks only for those again.
+
+    `id` is the row's. Of two that are saved at once the later number may be seen first.
+    """
+
+    kind: str
+    id: str
+    model: str
+    at: datetime
+
+    @classmethod
+    def of(cls, row: Release | Request) -> ReleaseChange:
+        """What a row that was just saved leaves. `at` is when it was asked for."""
+        if isinstance(row, Release):
+            return cls(kind="Release", id=row.id, model=row.model, at=row.requested_at)
+        return cls(kind="Request", id=row.id, model=row.service, at=row.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation(Appended):
     """What was seen of a rollout in one look. `place` numbers what is judged apart."""
 
@@ -344,7 +364,7 @@ KEPT: tuple[type[Kept], ...] = (
     Delivery,
     Letter,
 )
-APPENDED: tuple[type[Appended], ...] = (Event, RouteChange, Observation, Entry)
+APPENDED: tuple[type[Appended], ...] = (Event, RouteChange, ReleaseChange, Observation, Entry)
 KINDS: tuple[type[Row], ...] = (*KEPT, *APPENDED)
 _RANK = {kind: place for place, kind in enumerate(KINDS)}
 # Text for people, as long as they like; all other text is searched for.

@@ -233,6 +233,7 @@ ROUTE_CHANGES = _appended(
     Index("route_history_of_service", "service", "revision"),
     Index("route_history_by_time", "at"),
 )
+RELEASE_CHANGES = _appended("release_changes", _name("kind"), _name("id"), _name("model"), _time())
 OBSERVATIONS = _appended(
     "observations",
     _name("release_id"),
@@ -301,6 +302,7 @@ TABLES: dict[type[Row], Table] = {
     rows.Letter: LETTERS,
     rows.Event: EVENTS,
     rows.RouteChange: ROUTE_CHANGES,
+    rows.ReleaseChange: RELEASE_CHANGES,
     rows.Observation: OBSERVATIONS,
     rows.Entry: AUDIT,
 }

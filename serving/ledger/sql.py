@@ -40,6 +40,8 @@ from serving.ledger.rows import (
     Letter,
     Observation,
     R,
+    Release,
+    Request,
     Row,
     as_text,
     in_turn,
@@ -247,7 +249,10 @@ class SqlLedger:
             if not connection.execute(insert_of(connection, ADOPTED).values(entry)).rowcount:
                 return False
             for row in ready:
-                append_entry(connection, row) if isinstance(row, Entry) else insert(connection, row)
+                if isinstance(row, Entry):
+                    append_entry(connection, row)
+                elif insert(connection, row) and isinstance(row, Release | Request):
+                    follow(connection, row)
             return True
 
     def adopted(self) -> Mapping[str, str]:

@@ -23,7 +23,21 @@ from serving.ledger.base import (
     UnknownField,
     Wanted,
 )
-from serving.ledger.rows import Appended, Entry, Kept, R, Route, RouteChange, Row, normalised, saved, searched
+from serving.ledger.rows import (
+    Appended,
+    Entry,
+    Kept,
+    R,
+    Release,
+    ReleaseChange,
+    Request,
+    Route,
+    RouteChange,
+    Row,
+    normalised,
+    saved,
+    searched,
+)
 from serving.ledger.schema import AUDIT_HEAD, LEASES, TABLES
 
 # Made once: this one goes before every write.
@@ -73,6 +87,8 @@ def follow(connection: Connection, row: Kept) -> bool:
     """What a saved row leaves elsewhere."""
     if isinstance(row, Route):
         _append(connection, RouteChange.of(row))
+    elif isinstance(row, Release | Request):
+        _append(connection, ReleaseChange.of(row))
     return True
 
 

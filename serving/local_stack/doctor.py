@@ -29,7 +29,7 @@ from serving.control.controller_link import ControllerDown
 from serving.control.retention import reclaimable
 from serving.gateway.watches import instance_limit, require_all, require_spare, watched_services
 from serving.home import FILES, Home
-from serving.local_stack.airflow_api import airflow_api
+from serving.local_stack.apis import airflow_api
 from serving.local_stack.lifecycle import fixed_ports, program_statuses, require_plain_paths
 from serving.supervision.ports import is_free, owner_of
 from serving.supervision.processes import owned_by

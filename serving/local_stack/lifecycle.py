@@ -15,18 +15,16 @@ from model_store.locks import locked
 from serving.gateway.watches import require_all
 from serving.home import Home
 from serving.inbound import registration
-from serving.local_stack.components import supervised
-from serving.local_stack.health import shortcomings
+from serving.local_stack.components import shortcomings, supervised
 from serving.local_stack.prepare import prepare
 from serving.platforms import pods, redis
 from serving.platforms.pods import records
 from serving.supervision import supervisor
+from serving.supervision.component import START_SECONDS
 from serving.supervision.ports import require_free
 from serving.supervision.processes import end, owned_by, wait_for_end
 from serving.supervision.supervisor import ENDED, RUNNING, ProgramState, Supervisor
 
-# supervisord starts a dying program again and again; after this long it will not come up by itself.
-START_SECONDS = 300
 POLL_SECONDS = 0.25
 
 # supervisord's format strings and comments, and the database URLs, would read them as something else.

@@ -13,6 +13,10 @@ import os
 from mlflow.server.fastapi_app import app
 from mlflow.server.handlers import initialize_backend_stores
 
+from serving.local_stack import mlflow_webhooks
+
+# One whom nobody tells of one has none.
+mlflow_webhooks.allow_only(os.environ.get(mlflow_webhooks.VARIABLE, ""))
 initialize_backend_stores(
     os.environ["_MLFLOW_SERVER_FILE_STORE"],
     os.environ["_MLFLOW_SERVER_REGISTRY_STORE"],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from serving.credentials import Credentials
 from serving.home import Home
+from serving.inbound.registration import ENDPOINT
 
 
 def database(home: Home) -> Path:
@@ -41,6 +42,8 @@ def environment(home: Home, credentials: Credentials) -> dict[str, str]:
         # The receiver is Airflow on this machine: MLflow by default only calls public https addresses.
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        # And no other (`serving.local_stack.mlflow_webhooks`).
+        "SLIPWAY_MLFLOW_WEBHOOK": home.airflow_url + ENDPOINT,
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": credentials.webhook_fernet_key,
         # A webhook that was registered or got a new secret counts after so long (default 60 s).
         "MLFLOW_WEBHOOK_CACHE_TTL": "5",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -42,6 +43,9 @@ def prepare(home: Home, supervised: Iterable[Component]) -> None:
     and `Permanent` where the file of API keys cannot be read: Envoy would not start.
     """
     _require_room(home)
+    if home.root.stat().st_uid == os.getuid():
+        # All of it is one user's, whatever the umask was when each file was made.
+        home.root.chmod(0o700)
     api_keys.clients_of(home)
     for folder in (home.run, home.logs, home.pods, home.store, home.data, home.routes):
         folder.mkdir(parents=True, exist_ok=True)

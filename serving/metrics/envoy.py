@@ -8,18 +8,21 @@ of attempts keeps (`serving.gateway.attempts`).
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
 
 from model_store.errors import Retryable
 from serving.envoy_names import (
     ABANDONED,
+    ANSWERED,
     BROKEN,
     MALFORMED,
     NOTED,
@@ -29,13 +32,45 @@ from serving.envoy_names import (
     RESERVED_SUFFIXES,
     SLOW,
     STABLE_SUFFIX,
+    UNANSWERED,
     UNINFORMATIVE,
 )
 from serving.home import Home
-from serving.metrics import envoy_latency
 from serving.metrics.base import EndpointCounters
-from serving.metrics.latency import Buckets
+from serving.metrics.latency import Buckets, added, bucket_of
+from serving.sockets import UnixConnection
 from serving.types import Endpoint
+
+_KINDS = {ANSWERED: 0.001, UNANSWERED: 1.0}  # ms in a unit
+# As `slipway.answered.service.fraud.host.127.0.0.1:8500`.
+_NAME = re.compile(r"slipway\.(\w+)\.service\.(.+)\.host\.(.+):(\d+)")
+
+
+def path_of(services: Iterable[str]) -> str:
+    """What to ask Envoy's admin port for. Without the names it would look through every service's."""
+    names = "|".join(re.escape(name) for name in services)
+    wanted = rf"^slipway\.({'|'.join(_KINDS)})\.service\.({names})({re.escape(STABLE_SUFFIX)})?\.host\."
+    return f"/stats?format=json&type=Histograms&histogram_buckets=detailed&filter={quote(wanted)}"
+
+
+def parsed(content: bytes) -> dict[str, dict[Endpoint, Buckets]]:
+    """By service and endpoint. Raises ValueError, KeyError or TypeError for what Envoy never says."""
+    found: dict[str, dict[Endpoint, Buckets]] = {}
+    for part in orjson.loads(content)["stats"]:
+        for one in part.get("histograms", {}).get("details", ()):
+            if named := _NAME.fullmatch(one["name"]):
+                kind, service, host, port = named.groups()
+                mine = found.setdefault(service.removesuffix(STABLE_SUFFIX), {})
+                endpoint = Endpoint(host, int(port))
+                mine[endpoint] = added(mine.get(endpoint, {}), _buckets(one["totals"], _KINDS[kind]))
+    return found
+
+
+def _buckets(totals: Iterable[dict[str, float]], unit_ms: float) -> Buckets:
+    """Envoy's buckets are of two digits: each falls into ours by its middle."""
+    middles = ((bucket_of(unit_ms * (one["lower_bound"] + one["width"] / 2)), one["count"]) for one in totals)
+    return added(*({number: int(count)} for number, count in middles))
+
 
 _CLUSTERS = "/clusters?format=json"
 _NOTED = "/stats?type=Counters&filter=^slipway\\."
@@ -53,10 +88,13 @@ class MetricsUnavailable(Retryable):
 
 
 class EnvoyAdmin:
-    """`MetricsSource` over one kept-alive connection. Not for use by several threads."""
+    """`MetricsSource` over one kept-alive connection. Not for use by several threads.
 
-    def __init__(self, url: str, *, timeout_seconds: float = 1.0) -> None:
-        self._url = url
+    `address`: what may be read of it, as a URL, or its admin interface's socket.
+    """
+
+    def __init__(self, address: str | Path, *, timeout_seconds: float = 1.0) -> None:
+        self._address = address
         self._timeout_seconds = timeout_seconds
         self._connection: http.client.HTTPConnection | None = None
         self._clusters: dict[bytes, list[tuple[str, _Hosts]]] = {}
@@ -65,7 +103,7 @@ class EnvoyAdmin:
     @classmethod
     def of_home(cls, home: Home) -> EnvoyAdmin:
         """As the group `slipway.metrics_sources` makes one."""
-        return cls(home.envoy_admin_url)
+        return cls(home.envoy_admin)
 
     def counters(self) -> dict[str, dict[Endpoint, EndpointCounters]]:
         """All services' endpoints. Raises `MetricsUnavailable`.
@@ -80,7 +118,7 @@ class EnvoyAdmin:
     def latencies(self, services: Iterable[str]) -> dict[str, dict[Endpoint, Buckets]]:
         """How long answers took, by service and endpoint (`LatencySource`). Raises `MetricsUnavailable`."""
         with self._understood("latencies"):
-            return envoy_latency.parsed(self._get(envoy_latency.path_of(services)))
+            return parsed(self._get(path_of(services)))
 
     @contextmanager
     def _understood(self, what: str) -> Iterator[None]:
@@ -89,7 +127,7 @@ class EnvoyAdmin:
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
             self.close()
             raise MetricsUnavailable(
-                f"Envoy's admin port {self._url} gave no {what}: {problem!r}",
+                f"Envoy at {self._address} gave no {what}: {problem!r}",
                 remedy="check that Envoy runs: slipway status",
                 delay_seconds=1,
             ) from problem
@@ -132,16 +170,21 @@ class EnvoyAdmin:
 
     def _ask(self, path: str) -> bytes:
         if self._connection is None:
-            address = urlsplit(self._url)
-            self._connection = http.client.HTTPConnection(
-                address.hostname or "127.0.0.1", address.port, timeout=self._timeout_seconds
-            )
+            self._connection = self._connected()
         self._connection.request("GET", path)
         answer = self._connection.getresponse()
         body = answer.read()
         if answer.status != 200:
             raise http.client.HTTPException(f"{path}: status {answer.status}")
         return body
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if isinstance(self._address, Path):
+            return UnixConnection(self._address, timeout=self._timeout_seconds)
+        url = urlsplit(self._address)
+        return http.client.HTTPConnection(
+            url.hostname or "127.0.0.1", url.port, timeout=self._timeout_seconds
+        )
 
 
 def _noted(text: bytes) -> dict[str, _Noted]:
@@ -176,7 +219,12 @@ def _cluster(text: bytes) -> list[tuple[str, _Hosts]]:
     """Name and endpoints of each cluster in a part; none for those that hold no endpoints."""
     content = dict(orjson.loads(text))
     clusters = content.get("cluster_statuses", [content])
-    return [(cluster["name"], dict(map(_counters, cluster.get("host_statuses", ())))) for cluster in clusters]
+    return [(cluster["name"], dict(map(_counters, _pods(cluster)))) for cluster in clusters]
+
+
+def _pods(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Envoy's way to its own admin interface is a socket's path, and no pod."""
+    return (host for host in cluster.get("host_statuses", ()) if "socket_address" in host["address"])
 
 
 def _combined(attempts: _Hosts, repeats: _Hosts, candidates: frozenset[Endpoint], noted: _Noted) -> _Hosts:

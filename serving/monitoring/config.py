@@ -70,7 +70,7 @@ def dashboards() -> dict[str, str]:
 def prometheus(home: Home, options: Options) -> Message:
     """Scrapes the gateway, the controller, every pod in a route, and the machine's exporters."""
     controller = options.controller or f"127.0.0.1:{home.ports.controller}"
-    envoys = options.envoys or (f"127.0.0.1:{home.ports.envoy_admin}",)
+    envoys = options.envoys or (f"127.0.0.1:{home.ports.envoy_stats}",)
     return {
         "global": {
             "scrape_interval": f"{options.interval_seconds}s",
@@ -107,7 +107,7 @@ def _gateway(admins: tuple[str, ...]) -> Message:
             _relabel(
                 "model", "$2.$1", rf"envoy_cluster_(.+)_{_REQUESTS};(.+)", "__name__", "envoy_cluster_name"
             ),
-            {"source_labels": ["model"], "regex": PREVIEW, "action": "drop"},
+            {"source_labels": ["model"], "regex": rf"{PREVIEW}|\(admin\)", "action": "drop"},
             _relabel("class", "$1", "(.+)", "envoy_response_code_class"),
             _relabel(
                 "__name__", "slipway_gateway_requests_total", rf"envoy_cluster_(.+_)?{_REQUESTS}", "__name__"

@@ -38,7 +38,7 @@ class Alert(BaseModel):
     fingerprint: Annotated[str, Field(max_length=64)] = ""
 
 
-class Delivery(BaseModel):
+class AlertDelivery(BaseModel):
     """https://prometheus.io/docs/alerting/latest/configuration/#webhook_config"""
 
     version: Literal["4"]
@@ -84,7 +84,7 @@ def incidents(body: bytes, *, models: Collection[str]) -> ReportedIncidents:
     if len(body) > MOST_BYTES:
         raise RefusedAlert(f"{len(body)} bytes of alerts", remedy=f"send at most {MOST_BYTES}")
     try:
-        delivery = Delivery.model_validate_json(body)
+        delivery = AlertDelivery.model_validate_json(body)
     except ValidationError as error:
         what = f"{error.error_count()} mistakes, the first: {error.errors(include_input=False)[0]['msg']}"
         raise RefusedAlert(

@@ -8,12 +8,14 @@ promises an address: whoever needs pods looks at `status` again and again, and f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from model_store.types import Bundle
+from model_store.errors import Permanent
+from model_store.release_spec import ReleaseSpec
+from model_store.types import Bundle, TargetName
 from serving.types import DeploymentRef, Endpoint
 
 
@@ -81,6 +83,15 @@ class Platform(Protocol):
 
 
 @runtime_checkable
+class Refusing(Protocol):
+    """A platform whose pods cannot run every engine: what none would serve is no candidate of a build."""
+
+    def refusal(self, serving: Mapping[str, Any]) -> Permanent | None:
+        """Why a bundle that says so of how it is served can never run here; None where it can."""
+        ...
+
+
+@runtime_checkable
 class Followed(Protocol):
     """A platform that can say at once that something happened. One that cannot is looked at as often."""
 
@@ -88,3 +99,10 @@ class Followed(Protocol):
         """Call `changed` with a service of which something may be otherwise now, from threads of the
         platform's own, until the event is set. Returns at once."""
         ...
+
+
+def refusal_of(platform: Platform, spec: ReleaseSpec, engine: TargetName) -> Permanent | None:
+    """Why pods where the spec wants them can run nothing by this engine, where the platform knows."""
+    if not isinstance(platform, Refusing):
+        return None
+    return platform.refusal({**spec.serving.model_dump(mode="json"), "runtime": engine})

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from model_store.durable import write_file
 from model_store.errors import Permanent, SlipwayError
@@ -20,7 +21,14 @@ from model_store.extensions import PLATFORMS
 from model_store.locks import locked
 from model_store.types import Bundle
 from serving.home import Home
-from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus, Followed, Platform
+from serving.platforms.base import (
+    DeploymentPhase,
+    DeploymentSpec,
+    DeploymentStatus,
+    Followed,
+    Platform,
+    Refusing,
+)
 from serving.types import DeploymentRef
 
 # So often it is asked which platforms there are to be followed.
@@ -75,6 +83,11 @@ class PlatformBySpec:
         with self._locked(ref.service):
             used = {name for name in self._names(ref.service) if self._stands(ref.service, name)}
             self._write(ref.service, used)
+
+    def refusal(self, serving: Mapping[str, Any]) -> Permanent | None:
+        """Of the platform that `serving` names."""
+        platform = self._platform(self._here(str(serving.get("target", USUAL))))
+        return platform.refusal(serving) if isinstance(platform, Refusing) else None
 
     def deployments(self, service: str | None = None) -> list[DeploymentRef]:
         names = self._names(service) if service else self._all_names()

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from model_store import attestation
-from model_store.bundle.signing import Keyring
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from model_store.installation import name_here
-from model_store.storage.place import keys_file
+from model_store.storage.place import trusted_in
 from serving.home import Home
 from serving.platforms import redis
+from serving.sockets import make_private_folder, private_socket
 from serving.supervision.component import Component
-from serving.supervision.supervisor import ProgramState, launch_command, private_socket, program_section
+from serving.supervision.supervisor import ProgramState, launch_command, program_section
 from serving.types import Deployment, Endpoint, Slot
 
 # A pod goes on answering what it has accepted for this long after SIGTERM.
@@ -170,11 +170,12 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
         *("--management", f"unix:{_management_socket(home, f'{record.group}-{number}')}"),
         *("--slot", slot.value, "--drain-seconds", str(DRAIN_SECONDS)),
         *("--request-log", str(home.requests)),
-        *(("--redis", redis.url_of(home)) if wishes.shared_cache else ()),
     )
     faults = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
-    trusted = Keyring.of(keys_file(home.store)).trust
-    env = {attestation.VARIABLE: trusted.written(), **faults}
+    # It may hold a password, which arguments would show to everybody.
+    shared = {redis.VARIABLE: redis.url_of(home) if wishes.shared_cache else ""}
+    trusted = trusted_in(home.store)
+    env = {attestation.VARIABLE: trusted.written(), **faults, **shared}
     return Component(f"{record.group}-{number}", argv, env=env)
 
 
@@ -194,7 +195,7 @@ def _management_socket(home: Home, name: str) -> Path:
     """The pod's own, for whoever may read the home."""
     usual = home.run / f"{name}.sock"
     path = private_socket(usual, named_after=usual)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(path)
     return path
 
 

@@ -11,32 +11,32 @@ import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
 from serving.home import Home
+from serving.sockets import make_private_folder
 from serving.supervision.component import Component
-from serving.supervision.ports import LOCALHOST, require_free
 from serving.supervision.supervisor import Supervisor, launch_command, program_section
 
+# What pods and whoever invalidates read, too.
+VARIABLE = "SLIPWAY_REDIS"
 PROGRAM = "redis"
 _MOST_MEMORY = "256mb"
 
 
 def url_of(home: Home, environ: Mapping[str, str] = os.environ) -> str:
     """Where pods and whoever invalidates find it."""
-    return environ.get("SLIPWAY_REDIS") or f"redis://{LOCALHOST}:{home.ports.redis}/0"
+    return environ.get(VARIABLE) or f"unix://{quote(str(home.redis))}?db=0"
 
 
 def ensure(home: Home, environ: Mapping[str, str] = os.environ) -> None:
-    """Have one running, also after every restart of the stack. Raises `Permanent` if the port is taken."""
-    if environ.get("SLIPWAY_REDIS"):
+    """Have one running, also after every restart of the stack."""
+    if environ.get(VARIABLE):
         return
-    supervisor = Supervisor(home)
-    if not any(program.group == PROGRAM for program in supervisor.programs()):
-        require_free({"redis": home.ports.redis})
     _write_program(home)
-    supervisor.add_group(PROGRAM)
+    Supervisor(home).add_group(PROGRAM)
 
 
 def renew_program(home: Home) -> None:
@@ -55,9 +55,11 @@ def _program_path(home: Home) -> Path:
 
 
 def component(home: Home) -> Component:
-    """Keeps nothing on disk, listens on this machine alone, and forgets first what is asked for least."""
+    """Keeps nothing on disk, listens to this user alone, and forgets first what is asked for least."""
+    make_private_folder(home.redis)
     argv = (
-        *(server(), "--port", str(home.ports.redis), "--bind", LOCALHOST, "--dir", str(home.run)),
+        *(server(), "--port", "0", "--unixsocket", str(home.redis), "--unixsocketperm", "700"),
+        *("--dir", str(home.run)),
         *("--save", "", "--appendonly", "no"),
         # A title of its own would overwrite the marks by which the stack finds its processes.
         *("--set-proc-title", "no"),

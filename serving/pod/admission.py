@@ -30,7 +30,7 @@ _LEAST_ROW_SECONDS = 0.00005
 _SHARES = {Priority.HIGH: 2.0, Priority.NORMAL: 1.0, Priority.LOW: 0.7}
 
 
-class LatencyLimit:
+class ConcurrencyLimit:
     """`floor` and `ceiling` are requests; `target_seconds` the waiting time to hold; `row_seconds` what a row
     takes at best."""
 

@@ -10,7 +10,7 @@ import orjson
 from model_store.engines.manifest import Manifest
 from model_store.errors import SlipwayError
 from serving.pod.cache.memory import BodyMemory, MemoryCache
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.flights import Fail, Flights
 from serving.pod.telemetry import ModelMetrics
 
@@ -78,7 +78,7 @@ class Answers:
             return True
         return self.shared is not None and self.shared.look_up(call, self._looked_up)
 
-    def answered(self, call: Call, outputs: Outputs, first: int, now: float) -> None:
+    def answered(self, call: Call, outputs: BatchOutputs, first: int, now: float) -> None:
         """The engine answered a leader: followers get the same, the caches keep it."""
         self._metrics.shared_in_flight += self._flights.answered(call, outputs, first, now)
         if self.memory is not None:
@@ -91,11 +91,11 @@ class Answers:
         """A leader failed; what its followers get depends on why."""
         self._flights.failed(call, error)
 
-    def stale(self, call: Call) -> Outputs | None:
+    def stale(self, call: Call) -> BatchOutputs | None:
         """A kept answer however old."""
         return self.memory.stale(call.identify(self._signature)) if self.memory is not None else None
 
-    def fill(self, kept: Iterable[tuple[Call, Outputs]]) -> None:
+    def fill(self, kept: Iterable[tuple[Call, BatchOutputs]]) -> None:
         """Answers that warmup computed."""
         now = self._clock()
         for call, outputs in kept:
@@ -117,7 +117,7 @@ class Answers:
             self.memory.clear()
         self.shared.epoch = epoch
 
-    def _looked_up(self, call: Call, outputs: Outputs | None) -> None:
+    def _looked_up(self, call: Call, outputs: BatchOutputs | None) -> None:
         if outputs is None:
             self._compute(call)
             return

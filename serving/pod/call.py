@@ -75,7 +75,7 @@ class Call:
         """Whether nobody waits for the answer any more."""
         return False
 
-    def answered(self, outputs: Outputs, first: int) -> None:
+    def answered(self, outputs: BatchOutputs, first: int) -> None:
         """The answer is rows `first` to `first + rows` of `outputs`."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class Call:
         raise NotImplementedError
 
 
-class Outputs:
+class BatchOutputs:
     """A batch's results, kept whole; each form they are asked for in is made once for the whole batch.
 
     `templates` is the fronts' memory of response skeletons for this batch's shapes; `remember` adds to it.
@@ -121,12 +121,12 @@ class Outputs:
         row = len(whole) // len(self.arrays[position])
         return whole[first * row : (first + rows) * row]
 
-    def alone(self, first: int, rows: int) -> Outputs:
+    def alone(self, first: int, rows: int) -> BatchOutputs:
         """One call's part, copied: keeping it must not keep the whole batch."""
         if self.is_batched and len(self.arrays[0]) == rows:
             return self
         parts = [self.slice(i, first, rows) for i in range(len(self.arrays))]
-        return Outputs([part.copy() for part in parts], self.signature)
+        return BatchOutputs([part.copy() for part in parts], self.signature)
 
     def size_bytes(self) -> int:
         """What keeping this costs, roughly."""
@@ -155,12 +155,12 @@ class Outputs:
         return printed[2:-2].split(b"],[")
 
 
-def nothing(signature: Signature) -> Outputs:
+def nothing(signature: Signature) -> BatchOutputs:
     """The outputs of no rows, which are the same whatever the model; a free dimension has no size either."""
     shapes = [(0, *(max(size, 0) for size in spec.shape[1:])) for spec in signature.outputs]
     specs = signature.outputs
     arrays = [np.empty(shape, spec.datatype.dtype) for shape, spec in zip(shapes, specs, strict=True)]
-    return Outputs(arrays, signature)
+    return BatchOutputs(arrays, signature)
 
 
 def _size_bytes(array: np.ndarray) -> int:

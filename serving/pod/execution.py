@@ -18,7 +18,7 @@ from model_store.engines.errors import ModelFault, RefusedByModel
 from model_store.engines.manifest import Settings
 from model_store.engines.signature import Shape, Signature, TensorSpec
 from model_store.errors import SlipwayError
-from serving.pod.call import Call, Data, Outputs
+from serving.pod.call import BatchOutputs, Call, Data
 
 EXIT_ENGINE_LOST = 3
 log = logging.getLogger("slipway.pod")
@@ -36,7 +36,7 @@ class Executed:
     """Some calls of a batch and what became of them: outputs (rows in the calls' order) or an error."""
 
     calls: Sequence[Call]
-    outcome: Outputs | SlipwayError
+    outcome: BatchOutputs | SlipwayError
 
 
 class Executor:
@@ -55,6 +55,8 @@ class Executor:
         self._signature = signature
         self._settings = settings
         self._most_rows = engine.profiles[-1] if engine.profiles else settings.max_batch_size
+        # Batches that did not fit the device's memory.
+        self.out_of_memory = 0
 
     def execute(self, calls: Sequence[Call]) -> list[Executed]:
         """Compute a batch. A failure is tried again in halves, so it stays with the calls that cause it."""
@@ -93,6 +95,7 @@ class Executor:
         try:
             outputs = self._engine.run(inputs)
         except EngineOutOfMemory:
+            self.out_of_memory += 1
             if rows == 1 or not self._signature.is_batched:
                 raise
             # For good: what did not fit once would not fit the next time either.
@@ -140,7 +143,7 @@ class Executor:
         arrays = [np.ascontiguousarray(a) if not a.flags.c_contiguous else a for a in arrays]
         if self._settings.finite_outputs and not all(map(_is_finite, arrays, self._signature.outputs)):
             return self._split_off_broken(calls, arrays)
-        return [Executed(calls, Outputs(arrays, self._signature))]
+        return [Executed(calls, BatchOutputs(arrays, self._signature))]
 
     def _split_off_broken(self, calls: Sequence[Call], arrays: list[np.ndarray]) -> list[Executed]:
         """Only the calls whose own rows hold NaN or infinity fail."""
@@ -150,7 +153,7 @@ class Executor:
             first += call.rows
             healthy = all(map(_is_finite, part, self._signature.outputs))
             fault = ModelFault("the model gave NaN or infinity")
-            executed.append(Executed([call], Outputs(part, self._signature) if healthy else fault))
+            executed.append(Executed([call], BatchOutputs(part, self._signature) if healthy else fault))
         return executed
 
 

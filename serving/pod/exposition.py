@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from model_store.engines import nvml
 from model_store.engines.registry import ON_GPUS
+from serving.pod.measuring import Measured
 from serving.pod.model import ServedModel
-from serving.pod.repository import Entry, Repository
+from serving.pod.repository import Repository, RepositoryEntry
 from serving.pod.telemetry import Exposition, label
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 Named = list[tuple[str, ServedModel]]
 
 
-def exposition(repository: Repository, *, connections: int, is_ready: bool, link: RedisLink | None) -> bytes:
+def exposition(
+    repository: Repository, measured: Measured, *, connections: int, is_ready: bool, link: RedisLink | None
+) -> bytes:
     """Prometheus text, version 0.0.4."""
     page = Exposition()
     named = [(_labels(model), model) for model in repository.models]
@@ -36,7 +39,7 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
     page.family(
         "slipway_queue_rows", "gauge", "Rows waiting", [(at, m.batcher.queued_rows) for at, m in named]
     )
-    engine = [(at, m.engine.memory_bytes()) for at, m in named]
+    engine = [(at, measured.engine_bytes.get((m.name, m.version), 0)) for at, m in named]
     page.family("slipway_engine_memory_bytes", "gauge", "Device memory of the engine", engine)
     restarts = [(at, m.restarts) for at, m in named]
     page.family(
@@ -45,6 +48,8 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
         "Times the model's own process was started again",
         restarts,
     )
+    cut = [(at, m.out_of_memory) for at, m in named]
+    page.family("slipway_out_of_memory_total", "counter", "Batches that did not fit the device's memory", cut)
     page.family("slipway_dropped_total", "counter", "Requests not computed, by reason", _dropped(named))
     page.family(
         "slipway_fallbacks_total",
@@ -71,7 +76,7 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
             "slipway_redis_resting", "gauge", "1 while answering without Redis", [("", int(link.is_resting))]
         )
     if any(model.engine.platform in ON_GPUS for model in repository.models):
-        _add_gpu(page, nvml.reading())
+        _add_gpu(page, measured.gpu)
     page.family("slipway_connections", "gauge", "Open HTTP connections", [("", connections)])
     page.family("slipway_ready", "gauge", "1 when the pod wants traffic", [("", int(is_ready))])
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -80,7 +85,7 @@ def exposition(repository: Repository, *, connections: int, is_ready: bool, link
     return page.text()
 
 
-def _add_gpu(page: Exposition, found: nvml.Reading | None) -> None:
+def _add_gpu(page: Exposition, found: nvml.GpuReading | None) -> None:
     """Nothing but `slipway_gpu_up 0` of a GPU whose driver does not answer: then nothing is known of it."""
     page.family("slipway_gpu_up", "gauge", "1 while the GPU's driver answers", [("", int(found is not None))])
     if found is None:
@@ -142,7 +147,7 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _labels(model: ServedModel | Entry) -> str:
+def _labels(model: ServedModel | RepositoryEntry) -> str:
     return f'model="{label(model.name)}",version="{label(model.version)}"'
 
 

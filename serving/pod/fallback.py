@@ -14,7 +14,7 @@ import numpy as np
 from model_store.engines.errors import Expired, ModelFault, Unavailable, status_of
 from model_store.engines.signature import Signature, TensorSpec
 from model_store.errors import Permanent, SlipwayError
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.telemetry import ModelMetrics
 
 # Only what the model or the load did; a client's own mistake is answered as such.
@@ -22,7 +22,7 @@ COVERED = (Unavailable, ModelFault, Expired)
 KINDS = ("stale", "constant", "model")
 
 
-class Fallback:
+class FallbackAnswers:
     """`stale` looks an answer up however old; `relay` sends the call to another model of this pod."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Fallback:
         signature: Signature,
         metrics: ModelMetrics,
         *,
-        stale: Callable[[Call], Outputs | None],
+        stale: Callable[[Call], BatchOutputs | None],
         relay: Callable[[str, Call], None],
     ) -> None:
         unknown = set(wish) - set(KINDS)
@@ -49,7 +49,7 @@ class Fallback:
         elif self._constant is not None:
             call.source = b"x-slipway-fallback: constant\r\n"
             repeated = [np.repeat(row, call.rows, axis=0) for row in self._constant]
-            call.answered(Outputs(repeated, self._signature), 0)
+            call.answered(BatchOutputs(repeated, self._signature), 0)
         else:
             outputs = self._stale(call)
             if outputs is None:
@@ -66,7 +66,10 @@ class RelayedCall(Call):
     __slots__ = ("_original", "_record")
 
     def __init__(
-        self, original: Call, signature: Signature, record: Callable[[Call, int, Outputs | None, int], None]
+        self,
+        original: Call,
+        signature: Signature,
+        record: Callable[[Call, int, BatchOutputs | None, int], None],
     ) -> None:
         super().__init__(original.data, original.shapes, signature)
         self._original, self._record = original, record
@@ -76,7 +79,7 @@ class RelayedCall(Call):
     def is_abandoned(self) -> bool:
         return self._original.is_abandoned
 
-    def answered(self, outputs: Outputs, first: int) -> None:
+    def answered(self, outputs: BatchOutputs, first: int) -> None:
         try:
             self._record(self, 200, outputs, first)
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 from model_store.engines.errors import Abandoned, Expired
 from model_store.errors import SlipwayError
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 
 log = logging.getLogger("slipway.pod")
 
@@ -41,7 +41,7 @@ class Flights:
             del self._leaders[leader.identity]
         return self._followers.pop(leader, []) if self._followers else _NOBODY
 
-    def answered(self, leader: Call, outputs: Outputs, first: int, now: float) -> int:
+    def answered(self, leader: Call, outputs: BatchOutputs, first: int, now: float) -> int:
         """Give the leader's answer to all who waited for it in time; how many did. Never raises."""
         in_time = 0
         for call in self.landed(leader):

@@ -13,7 +13,7 @@ import numpy as np
 from model_store.engines.errors import Abandoned, TooLarge, Unavailable
 from model_store.engines.signature import Signature
 from model_store.errors import SlipwayError
-from serving.pod.call import Call, Data, Outputs
+from serving.pod.call import BatchOutputs, Call, Data
 from serving.pod.execution import Executed
 from serving.pod.sizes import Sizes
 
@@ -25,7 +25,7 @@ _TELLS_AFTER = 0.2
 # Others can wait for twice as long.
 _QUICK_SECONDS = 0.0003
 
-Done = Callable[[Call, Outputs | SlipwayError, float], None]
+Done = Callable[[Call, BatchOutputs | SlipwayError, float], None]
 
 
 class Piece(Call):
@@ -95,7 +95,7 @@ class LargeCalls:
         elif large.computed == large.call.rows:
             self._end(large.outputs(self._signature))
 
-    def _end(self, outcome: Outputs | SlipwayError) -> None:
+    def _end(self, outcome: BatchOutputs | SlipwayError) -> None:
         large = self._waiting.popleft()
         self.rows -= large.weight
         self._done(large.call, outcome, large.seconds)
@@ -110,7 +110,7 @@ class _Large:
         self.computed, self.seconds = 0, 0.0
         self._row_weight = weight / call.rows
         self._stops = call.arrived + _STOPS_AT * call.timeout
-        self._parts: list[Outputs] = []
+        self._parts: list[BatchOutputs] = []
 
     def ending(self, now: float) -> SlipwayError | None:
         """Why not to go on."""
@@ -139,7 +139,7 @@ class _Large:
         piece.is_short = weight <= self._most
         return piece
 
-    def add(self, piece: Piece, outcome: Outputs | SlipwayError, seconds: float) -> int:
+    def add(self, piece: Piece, outcome: BatchOutputs | SlipwayError, seconds: float) -> int:
         """The weight that has been computed."""
         self.computed += piece.rows
         self.weight -= piece.weight
@@ -149,15 +149,15 @@ class _Large:
             self._most *= 2
         elif seconds > 2 * _QUICK_SECONDS:
             self._most = max(self._most // 2, self._least)
-        if isinstance(outcome, Outputs):
+        if isinstance(outcome, BatchOutputs):
             self._parts.append(outcome)
         return piece.weight
 
-    def outputs(self, signature: Signature) -> Outputs:
+    def outputs(self, signature: Signature) -> BatchOutputs:
         if len(self._parts) == 1:
             return self._parts[0]
         columns = zip(*[part.arrays for part in self._parts], strict=True)
-        return Outputs([np.concatenate(column) for column in columns], signature)
+        return BatchOutputs([np.concatenate(column) for column in columns], signature)
 
 
 def _no_turn() -> Unavailable:

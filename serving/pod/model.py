@@ -13,13 +13,13 @@ from model_store.engines.signature import Signature
 from model_store.errors import SlipwayError
 from serving.pod.answers import Answers
 from serving.pod.batching import Batcher
-from serving.pod.call import Call, Outputs, nothing
+from serving.pod.call import BatchOutputs, Call, nothing
 from serving.pod.call_queue import CallQueue
 from serving.pod.codec.invocations import Invocations
 from serving.pod.codec.plans import Plans
 from serving.pod.codec.response import ResponseWriter
 from serving.pod.execution import Executed
-from serving.pod.fallback import COVERED, Fallback, RelayedCall
+from serving.pod.fallback import COVERED, FallbackAnswers, RelayedCall
 from serving.pod.faults import WARMUP_HEADER, Faults, faults_for
 from serving.pod.large import LargeCalls
 from serving.pod.logs import FailureLog
@@ -32,7 +32,7 @@ from serving.pod.telemetry import ModelMetrics
 from serving.pod.urgency import Priority
 
 if TYPE_CHECKING:
-    from serving.pod.recording.writer import RequestLog
+    from serving.pod.recording.writer import RequestLogWriter
 
 log = logging.getLogger("slipway.pod")
 
@@ -54,6 +54,7 @@ class ServedModel:
         self.plans = Plans()
         self.invocations = Invocations(self.signature, manifest.invocations)
         self.headers = response_headers(manifest, around.slot)
+        self._executor = opened.executor
         self.in_flight = 0
         # By priority.
         self.computing = [0] * len(Priority)
@@ -82,6 +83,11 @@ class ServedModel:
     def is_up(self) -> bool:
         """Whether its engine would answer now: one in a process of its own may be starting again."""
         return self.engine.is_up if isinstance(self.engine, Supervised) else True
+
+    @property
+    def out_of_memory(self) -> int:
+        """How many batches did not fit the device's memory, and were cut or failed."""
+        return self._executor.out_of_memory
 
     @property
     def restarts(self) -> int:
@@ -176,9 +182,9 @@ class ServedModel:
             self.metrics.drop("abandoned" if call.is_abandoned else "expired")
             self._fail(call, Abandoned() if call.is_abandoned else Expired())
 
-    def large_done(self, call: Call, outcome: Outputs | SlipwayError, seconds: float) -> None:
+    def large_done(self, call: Call, outcome: BatchOutputs | SlipwayError, seconds: float) -> None:
         """A call that was computed in pieces, or not to its end (`large.Done`). Never raises."""
-        if isinstance(outcome, Outputs):
+        if isinstance(outcome, BatchOutputs):
             self._hand_out([call], outcome)
         else:
             reason = _DROPPED.get(status_of(outcome))
@@ -194,7 +200,7 @@ class ServedModel:
             self.metrics.drop("shed")
             self._fail(call, Unavailable("shed for a request of higher priority", remedy="try again later"))
 
-    def _hand_out(self, calls: Sequence[Call], outputs: Outputs) -> None:
+    def _hand_out(self, calls: Sequence[Call], outputs: BatchOutputs) -> None:
         first = 0
         for call in calls:
             # What one answer breaks on is its own: the rest of the batch and of the queue gets theirs.
@@ -226,7 +232,7 @@ class ServedModel:
         except Exception:
             log.exception(_BROKE)
 
-    def record(self, call: Call, code: int, outputs: Outputs | None = None, first: int = 0) -> None:
+    def record(self, call: Call, code: int, outputs: BatchOutputs | None = None, first: int = 0) -> None:
         """Count a finished request; log and trace it where that is wanted."""
         self.in_flight -= 1
         now, metrics = self._clock(), self.metrics
@@ -264,13 +270,13 @@ class ServedModel:
             return None
         return QuickHits(self.answers.memory, self.writer, self.metrics, self._clock)
 
-    def _make_fallback(self) -> Fallback | None:
+    def _make_fallback(self) -> FallbackAnswers | None:
         wish = self.manifest.settings.fallback
         if wish is None:
             return None
-        return Fallback(wish, self.signature, self.metrics, stale=self._stale, relay=self._relay)
+        return FallbackAnswers(wish, self.signature, self.metrics, stale=self._stale, relay=self._relay)
 
-    def _stale(self, call: Call) -> Outputs | None:
+    def _stale(self, call: Call) -> BatchOutputs | None:
         return self.answers.stale(call) if self.answers is not None else None
 
     def _relay(self, name: str, call: Call) -> None:
@@ -293,14 +299,14 @@ def response_headers(manifest: Manifest, slot: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")
 
 
-def _request_log(manifest: Manifest, around: Surroundings) -> RequestLog | None:
+def _request_log(manifest: Manifest, around: Surroundings) -> RequestLogWriter | None:
     settings = manifest.settings.request_log
     if settings is None or around.request_log is None:
         return None
     # Imported here: pods that log nothing need not load it.
-    from serving.pod.recording.writer import RequestLog, utc_now
+    from serving.pod.recording.writer import RequestLogWriter, utc_now
 
-    return RequestLog(around.request_log, manifest, settings, chance=around.chance, now=utc_now)
+    return RequestLogWriter(around.request_log, manifest, settings, chance=around.chance, now=utc_now)
 
 
 def _too_many() -> Unavailable:

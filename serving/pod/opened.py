@@ -10,7 +10,7 @@ from model_store.attestation import Trusted
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest, read_attested
 from model_store.engines.registry import open_engine
-from serving.pod.admission import LatencyLimit
+from serving.pod.admission import ConcurrencyLimit
 from serving.pod.execution import Executor
 from serving.pod.sizes import Sizes
 from serving.pod.warmup import Warmed, warm
@@ -41,11 +41,11 @@ class OpenedModel:
         )
         self.manifest = replace(self.manifest, signature=signature)
 
-    def limit(self) -> LatencyLimit:
+    def limit(self) -> ConcurrencyLimit:
         """How many requests it may have in flight."""
         settings, warmed = self.manifest.settings, self.warmed
         target = settings.target_queue_ms / 1000 or max(warmed.largest_batch_seconds, _LEAST_TARGET_SECONDS)
-        return LatencyLimit(
+        return ConcurrencyLimit(
             floor=settings.min_concurrency or 2 * settings.max_batch_size,
             ceiling=settings.max_queue_rows,
             target_seconds=target,

@@ -20,11 +20,12 @@ from model_store.attestation import Trusted
 from serving.pod import management
 from serving.pod.answers import Answers, follow_invalidations
 from serving.pod.exposition import exposition
+from serving.pod.front import Front
 from serving.pod.grpc.service import Service
 from serving.pod.http.connection import Connection
-from serving.pod.http.front import Front
 from serving.pod.http.routes import Routes
 from serving.pod.management import Address
+from serving.pod.measuring import Measuring
 from serving.pod.model import ServedModel
 from serving.pod.opened import OpenedModel
 from serving.pod.repository import Repository
@@ -41,6 +42,8 @@ log = logging.getLogger("slipway.pod")
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 20_000
 _FIRST_REQUEST_SECONDS = 0.25
 _LAST_ANSWER_SECONDS = 1.0
+# Between two looks at the GPU.
+_GPU_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Pod:
             request_log=options.request_log,
             trusted=options.trusted,
         )
+        self._measuring = Measuring(lambda: self.repository.models)
         self.front = self._front(managed_at=management.words(options.management))
         self.management = self._front(managed_at=None)
         self._around = self._surroundings()
@@ -121,6 +125,7 @@ class Pod:
         )
         self.port = server.sockets[0].getsockname()[1]
         self._start(self._sweep())
+        self._start(self._watch_gpu())
         try:
             await self._management_listener.open(self._loop, lambda: Connection(self.management))
             if await self._load():
@@ -243,9 +248,23 @@ class Pod:
             tracer=make_tracer(self._clock),
         )
 
-    def _metrics(self) -> bytes:
+    async def _metrics(self) -> bytes:
+        measured = await self._measuring.now()
         connections = self.front.connections
-        return exposition(self.repository, connections=connections, is_ready=self.is_ready, link=self._link)
+        return exposition(
+            self.repository, measured, connections=connections, is_ready=self.is_ready, link=self._link
+        )
+
+    async def _watch_gpu(self) -> None:
+        """A GPU that is lost answers nobody: the pod is not ready, and says why."""
+        while True:
+            await asyncio.sleep(_GPU_SECONDS)
+            if not self._measuring.is_on_gpu:
+                continue
+            lost = (await self._measuring.now()).lost
+            if lost != self.repository.lost_gpu:
+                log.critical("the GPU is lost: %s", lost) if lost else log.warning("the GPU answers again")
+                self.repository.lost_gpu = lost
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

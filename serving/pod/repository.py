@@ -21,7 +21,7 @@ Admit = Callable[[OpenedModel, ModelMetrics], ServedModel]
 
 
 @dataclass(slots=True)
-class Entry:
+class RepositoryEntry:
     """One bundle the pod knows. `reason` says why it is not ready; `metrics` outlive its reloads."""
 
     name: str
@@ -63,13 +63,15 @@ class Repository:
         # Its own, for the event loop's end waits for its default one: a pod told to stop must not load on.
         self._loader = ThreadPoolExecutor(1, "load")
         self.by_target: dict[bytes, ServedModel] = {}
+        # Why the GPU computes no more, in words, and so no model of it, whatever each says of itself.
+        self.lost_gpu = ""
         # Inferences asked of what is not here. Under no name: clients may invent any number of them.
         self.not_found = 0
         # Grows with every model that comes or goes: what was remembered of the models before is void.
         self.generation = 0
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RepositoryEntry]:
         return list(self._entries)
 
     @property
@@ -79,9 +81,17 @@ class Repository:
     @property
     def is_ready(self) -> bool:
         """Whether every bundle that the pod was started with answers, whatever took it away."""
-        return bool(self._entries) and all(entry.is_ready for entry in self._entries)
+        return bool(self._entries) and not self.lost_gpu and all(entry.is_ready for entry in self._entries)
 
-    def find(self, name: str, version: str | None) -> Entry:
+    @property
+    def why_not(self) -> str:
+        """Why not, empty where it is."""
+        missing = [
+            f"{each.name} v{each.version}: {each.why_not}" for each in self._entries if not each.is_ready
+        ]
+        return f"the GPU is lost: {self.lost_gpu}" if self.lost_gpu else "; ".join(missing)
+
+    def find(self, name: str, version: str | None) -> RepositoryEntry:
         """The bundle of a name and version (None: the newest). Raises `Refused` (404) listing what exists."""
         named = [entry for entry in self._entries if entry.name == name]
         if not named:
@@ -97,7 +107,7 @@ class Repository:
             f"{name} has no version {version[:100]!r}", remedy=f"this pod has: {versions}", status=404
         )
 
-    def described(self, name: str, version: str | None) -> list[Entry]:
+    def described(self, name: str, version: str | None) -> list[RepositoryEntry]:
         """The bundles of a name ("": all there are) and version (None: all). Raises `Refused` (404)."""
         if version is not None:
             return [self.find(name, version)]
@@ -154,7 +164,7 @@ class Repository:
                 if model is not None:
                     await _retire(model)
 
-    async def _load(self, entry: Entry) -> None:
+    async def _load(self, entry: RepositoryEntry) -> None:
         async with self._lock:
             try:
                 loop = asyncio.get_running_loop()
@@ -181,12 +191,12 @@ class Repository:
         self.generation += 1
 
 
-def _entry(bundle: Path) -> Entry:
+def _entry(bundle: Path) -> RepositoryEntry:
     manifest = read_manifest(bundle)
-    return Entry(manifest.name, manifest.version, bundle)
+    return RepositoryEntry(manifest.name, manifest.version, bundle)
 
 
-def _not_ready(entry: Entry) -> Unavailable:
+def _not_ready(entry: RepositoryEntry) -> Unavailable:
     return Unavailable(
         f"{entry.name} v{entry.version} is not ready: {entry.why_not}", remedy="wait, or load it"
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.pod.repository import Entry
+from serving.pod.repository import RepositoryEntry
 from serving.pod.telemetry import Histogram, ModelMetrics
 
 _NANOSECONDS = 1_000_000_000
 
 
-def model_statistics(entry: Entry) -> dict[str, Any]:
+def model_statistics(entry: RepositoryEntry) -> dict[str, Any]:
     """As `GET /v2/models/<m>/stats` and `ModelStatistics` answer; of a model not loaded, too."""
     metrics = entry.metrics
     return {

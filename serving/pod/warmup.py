@@ -15,7 +15,7 @@ import numpy as np
 
 from model_store.engines.manifest import Manifest
 from model_store.engines.signature import TensorSpec
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.execution import Executor
 
 log = logging.getLogger("slipway.pod")
@@ -44,7 +44,7 @@ class Warmed:
     seconds_by_rows: tuple[tuple[int, float], ...]
     row_elements: tuple[int, ...]
     row_answers: int
-    answers: tuple[tuple[Call, Outputs], ...] = ()
+    answers: tuple[tuple[Call, BatchOutputs], ...] = ()
 
     @property
     def largest_batch_seconds(self) -> float:
@@ -103,7 +103,7 @@ def warm(
     for size in _sizes(manifest, profiles):
         inputs = [_repeated(array, size) if manifest.signature.is_batched else array for array in rows]
         measured.append((size, _settled_seconds(executor, inputs, clock)))
-    answers: tuple[tuple[Call, Outputs], ...] = ()
+    answers: tuple[tuple[Call, BatchOutputs], ...] = ()
     if request_log is not None and manifest.settings.cache is not None:
         answers = _frequent_answers(executor, manifest, request_log, clock)
     is_told = manifest.warmup is not None or manifest.signature.is_static
@@ -136,19 +136,19 @@ def _timed(executor: Executor, inputs: list[np.ndarray], clock: Callable[[], flo
 
 def _frequent_answers(
     executor: Executor, manifest: Manifest, request_log: Path, clock: Callable[[], float]
-) -> tuple[tuple[Call, Outputs], ...]:
+) -> tuple[tuple[Call, BatchOutputs], ...]:
     """Compute the log's inputs, the most frequent first, until all are, the cache is full, or time is up.
 
     Also what was asked only once is worth it: of a long tail it is a part of every hundred requests to come.
     """
-    from serving.pod.recording.reader import Asked, most_frequent
+    from serving.pod.recording.reader import RecordedInput, most_frequent
 
     settings = manifest.settings
     assert settings.cache is not None
     room = settings.cache.max_mb * 1024 * 1024
     give_up = clock() + _CACHE_SECONDS
-    answers: list[tuple[Call, Outputs]] = []
-    batch: list[Asked] = []
+    answers: list[tuple[Call, BatchOutputs]] = []
+    batch: list[RecordedInput] = []
     for asked in most_frequent(request_log, manifest.name, manifest.signature, limit=1_000_000):
         batch.append(asked)
         if len(batch) < settings.max_batch_size:
@@ -166,19 +166,19 @@ def _frequent_answers(
     return tuple(answers)
 
 
-def _computed(executor: Executor, calls: Sequence[Call]) -> list[tuple[Call, Outputs]]:
-    answers: list[tuple[Call, Outputs]] = []
+def _computed(executor: Executor, calls: Sequence[Call]) -> list[tuple[Call, BatchOutputs]]:
+    answers: list[tuple[Call, BatchOutputs]] = []
     groups: dict[object, list[Call]] = {}
     for call in calls:
         groups.setdefault(call.key, []).append(call)
     for alike in groups.values():
         for part in executor.execute(alike):
-            if isinstance(part.outcome, Outputs):
+            if isinstance(part.outcome, BatchOutputs):
                 answers += _cut(part.calls, part.outcome)
     return answers
 
 
-def _cut(calls: Sequence[Call], outputs: Outputs) -> list[tuple[Call, Outputs]]:
+def _cut(calls: Sequence[Call], outputs: BatchOutputs) -> list[tuple[Call, BatchOutputs]]:
     first, parts = 0, []
     for call in calls:
         parts.append((call, outputs.alone(first, call.rows)))

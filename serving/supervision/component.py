@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+# supervisord starts a dying program again and again; after this long it will not come up by itself.
+START_SECONDS = 300
+
 
 def nothing() -> None:
     """For components that need no preparation."""

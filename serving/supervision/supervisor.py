@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import xmlrpc.client
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,11 +19,9 @@ from model_store.durable import write_file
 from model_store.errors import Permanent, Retryable
 from model_store.installation import name_here, python_path
 from serving.home import Home
+from serving.sockets import make_private_folder, private_socket
 from serving.supervision.component import Component
 from serving.supervision.processes import HOME_MARK, PROGRAM_MARK
-
-# sockaddr_un.sun_path has 108 bytes with its final zero; supervisord first binds "<path>.<pid>".
-LONGEST_SOCKET_PATH = 107 - len(".4194304")
 
 # How supervisord's states read to a person; see "Process States" in its documentation.
 STARTING, RUNNING = "STARTING", "RUNNING"
@@ -51,14 +46,6 @@ class ProgramState:
 
 def socket_path(home: Home) -> Path:
     return private_socket(home.run / "supervisor.sock", named_after=home.root)
-
-
-def private_socket(usual: Path, *, named_after: Path) -> Path:
-    """In the home, or where that is too long for a socket, in a private folder under the machine's /tmp."""
-    if len(os.fsencode(usual)) <= LONGEST_SOCKET_PATH:
-        return usual
-    digest = hashlib.sha256(os.fsencode(named_after)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"slipway-{getpass.getuser()}" / f"{digest}.sock"
 
 
 def configuration_path(home: Home) -> Path:
@@ -93,6 +80,7 @@ startretries={start_retries}
 stopsignal=TERM
 stopwaitsecs={stop_seconds}
 killasgroup=true
+umask=077
 redirect_stderr=true
 stdout_logfile={log}
 stdout_logfile_maxbytes=10MB
@@ -108,7 +96,7 @@ def launch_command(*arguments: str) -> str:
 def configure(home: Home, programs: Iterable[Component]) -> None:
     """Write supervisord.conf. Pods have files of their own in `Home.pods`, which it includes."""
     socket = socket_path(home)
-    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(socket)
     sections = [
         program_section(
             program.name,
@@ -134,7 +122,7 @@ logfile_backups=2
 pidfile={home.run / "supervisord.pid"}
 childlogdir={home.logs}
 directory={home.run}
-umask=022
+umask=077
 
 [supervisorctl]
 serverurl=unix://{socket}

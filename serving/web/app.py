@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from serving.web import control_api, pages, read_api, release_api, webhooks
 from serving.web.access import signed_in
+from serving.web.bodies import BoundedBodies, of_ours
 from serving.web.events import AssetEventQueue, announce_if_new
 from serving.web.fields import API
 from serving.web.ports import Host
@@ -49,6 +50,7 @@ def make_app(host: Host) -> FastAPI:
     )
     app.state.host = host
     app.state.asset_events = AssetEventQueue(partial(announce_if_new, host.dags))
+    app.add_middleware(BoundedBodies, limit=of_ours)
     answer_with_problems(app, database=host.database, database_errors=host.database_errors)
     # Nobody gets past these two, whatever an endpoint itself asks for.
     login = [Depends(host.authenticate), Depends(signed_in)]

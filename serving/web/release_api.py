@@ -11,7 +11,7 @@ from pydantic import Field
 
 from serving import composition
 from serving.control.audit_entries import trail_of
-from serving.control.releases import Release
+from serving.control.releases import NoSuchRelease, Release
 from serving.control.wiring import Services
 from serving.web import interventions, release_requests
 from serving.web.access import Approver, Right, SignedIn, Viewer
@@ -182,7 +182,7 @@ def audit(
 
 def release_of(release_id: str) -> tuple[Services, Release]:
     services = composition.wire()
-    path = services.releases.root / release_id.rpartition("-v")[0] / f"{release_id}.json"
-    if not path.is_file():
-        raise NotFound(f"there is no release {release_id}", remedy="look at the list of releases")
-    return services, services.releases.load(release_id)
+    try:
+        return services, services.releases.load(release_id)
+    except NoSuchRelease:
+        raise NotFound(f"there is no release {release_id}", remedy="look at the list of releases") from None

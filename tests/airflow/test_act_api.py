@@ -19,6 +19,7 @@ from serving.control.client import ControllerClient
 from serving.control.release_queue import acquire
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import now
+from serving.ledger import rows
 from serving.types import ALL_STABLE, Outcome
 from serving.web import interventions
 from tests.airflow.desk import (
@@ -548,7 +549,7 @@ def test_a_rollback_to_nowhere_is_refused(
 def test_a_name_somebody_made_up_leaves_nothing_behind(world: World, post: Any) -> None:
     status, problem = post("rita", "/models/made-up/rollback")
     assert (status, problem["detail"]) == (404, "no version of made-up serves")
-    assert not (world.home.releases / "made-up").exists()
+    assert world.rows.find(rows.Note, model="made-up") == []
 
 
 # freezes

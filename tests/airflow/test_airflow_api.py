@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving.home import Home
-from serving.local_stack import airflow_api
+from serving.local_stack import apis
 from tests.airflow.people import api_server
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def test_every_dag_is_found_however_many_there_are(
 ) -> None:
     releases = sorted(dag_id for dag_id, dag in bag.dags.items() if "release" in dag.tags)
     assert len(releases) > 2
-    monkeypatch.setattr(airflow_api, "PAGE", 2)
+    monkeypatch.setattr(apis, "PAGE", 2)
     home = Home.locate({"SLIPWAY_HOME": str(tmp_path)})
     with api_server(tmp_path, {"ada": "admin"}) as server:
-        api = airflow_api.AirflowApi(server.of("ada"), home)
+        api = apis.AirflowApi(server.of("ada"), home)
         assert api.dag_ids("release") == releases

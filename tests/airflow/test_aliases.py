@@ -47,7 +47,7 @@ def building(world: World, cause: Cause) -> Release:
     world.registry.aliases_by_model[MODEL]["candidate"] = 2
     asked = world.release(2)
     release = replace(asked, request=replace(asked.request, cause=cause, version="candidate"))
-    world.releases._keep(release)
+    world.keep(release)
     world.services.attempts.claim(release.ref, cooldowns.run_of(release.request), at=NOW)
     acquire(world.services, release)
     finalization.mark_releasing(world.services, release)
@@ -79,7 +79,7 @@ def test_a_version_that_the_alias_left_while_it_was_built_gets_no_traffic(
     monkeypatch.setattr("slipway_airflow.links.point", lambda *_: None)
     context: Any = {"ti": said}
     final_steps.finalize(context, release.id, world.bundle(2).id, [])
-    ended = outcomes.of(world.releases.root, MODEL, release.id)
+    ended = outcomes.of(world.rows, release.id)
     assert ended is not None
     assert (ended.status, ended.reason) == ("superseded", words)
     assert world.lock.read(MODEL).holder is None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from model_store.errors import Permanent
+from serving.control.releases import Releases
 from tests.airflow.desk import BUNDLE, OTHER_BUNDLE, under_way
 from tests.airflow.world import World
 
@@ -362,14 +363,14 @@ def test_names_need_no_registry_to_tell_the_author(world: World, release: Any) -
 
 
 def test_an_answer_in_airflows_page_by_the_author_ends_the_release_and_is_no_approval(
-    world: World, release: Any, asking: Asking
+    world: World, release: Any, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     from serving.control import audit_entries
 
     object.__setattr__(release.spec.approval, "approvers", ["7", "8"])
-    world.releases.load = lambda _: release  # type: ignore[method-assign]
+    monkeypatch.setattr(Releases, "load", lambda _, release_id: release)
     with pytest.raises(AirflowFailException, match="linus made the version"):
         asking.about(BUNDLE).hears("linus", BUNDLE, account="7")
     assert audit_entries.approvers_of(world.services, release, BUNDLE) == []

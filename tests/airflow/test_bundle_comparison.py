@@ -35,7 +35,7 @@ def served(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """Version 1 serves, as a bundle whose evidence says how fast it was."""
     contents = world._contents(1)
     evidence = {"variants": [variant(p50_ms=1.0, p99_ms=4.0, rows_per_second=5_000.0)]}
-    made = bundles.publish(world.store, bundles.Contents(**{**_fields(contents), "evidence": evidence}))
+    made = bundles.publish(world.store, bundles.BundleContents(**{**_fields(contents), "evidence": evidence}))
     world.serve(1)
     world.registry.set_tags(made.model, {"slipway.bundle": made.id})
     return world

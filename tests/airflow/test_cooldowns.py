@@ -117,7 +117,7 @@ def test_a_release_that_newer_news_overtook_may_come_back_unless_a_person_decide
         mine = replace(overtaken, request=replace(overtaken.request, cause=Cause.EVENT))
         winner = world.release(3, second=2, run_id=f"winner-{cause}")
         saved = replace(winner, request=replace(winner.request, cause=cause))
-        world.releases._keep(saved)
+        world.keep(saved)
         world.services.attempts.claim(mine.ref, run, at=datetime.now(UTC))
         cooldowns.withdraw_superseded(world.services, mine, saved.id)
         assert (world.services.attempts.of(mine.ref) is None) is may_come_back

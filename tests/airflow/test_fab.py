@@ -16,6 +16,7 @@ from serving.control import wiring
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.freeze_enforcement import freezes_of
+from serving.control.releases import Releases
 from serving.ledger.rows import RouteChange
 from serving.web import shared
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
@@ -351,7 +352,7 @@ def test_the_author_named_by_id_does_not_approve_nor_anybody_twice(
     account = str(account_of("anna"))
     release = waiting_for_approval(world, allowed=(account,))
     object.__setattr__(release.spec.approval, "approvers", [account])
-    monkeypatch.setattr(world.releases, "load", lambda release_id: release)
+    monkeypatch.setattr(Releases, "load", lambda _, release_id: release)
     monkeypatch.setattr(world.registry, "authors", lambda ref: ("anna",))
     answer = server.of("anna").post(f"{API}/releases/{release.id}/approve", json=WHY)
     assert (answer.status_code, answer.json()["detail"]) == (403, "anna made the version")

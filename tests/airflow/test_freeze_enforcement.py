@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
-import orjson
 import pytest
 from slipway_airflow import triggers
 
@@ -14,6 +14,7 @@ from serving.control.release_queue import QueueState, acquire
 from serving.control.releases import Release
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import now
+from serving.ledger import rows
 from serving.types import Outcome
 from tests.airflow.world import MODEL, World
 
@@ -168,11 +169,10 @@ def test_a_rollback_takes_its_turn_from_a_release_that_waits_for_a_freeze(world:
 def test_a_release_whose_window_never_comes_is_read_and_held_by_nothing(world: World) -> None:
     """Specs took such windows and schedules once; nobody can write them any more."""
     release = world.release(2)
-    path = world.releases.root / MODEL / f"{release.id}.json"
-    saved = orjson.loads(path.read_bytes())
-    saved["spec"]["freezes"] = [{"reason": "never", "cron": "0 0 31 2 *", "hours": 1}]
-    saved["spec"]["schedule"] = "0 0 30 2 *"
-    path.write_bytes(orjson.dumps(saved))
+    row = world.rows.get(rows.Release, release.id)
+    windows = [{"reason": "never", "cron": "0 0 31 2 *", "hours": 1}]
+    spec = {**row.document["spec"], "freezes": windows, "schedule": "0 0 30 2 *"}
+    world.rows.save(replace(row, document={**row.document, "spec": spec}))
     again = world.releases.load(release.id)
     assert (again.ref, again.spec.freezes[0].reason) == (release.ref, "never")
     assert acquire(world.services, again).turn is QueueState.TAKEN

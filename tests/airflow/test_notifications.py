@@ -349,7 +349,7 @@ def test_a_rollout_that_stands_still_is_told_once_and_one_that_holds_is_not(worl
     assert blockers.reason_to_hold(state, evidence, at=late) == evidence.reason
     assert blockers.reason_to_hold(state, Hold("paused: ada looks at it"), at=soon)
     told = load(SPEC).model_copy(update={"notify": (WEBHOOK,)})
-    world.releases._keep(_with_spec(world.releases.load(state.release_id), told))
+    world.keep(_with_spec(world.releases.load(state.release_id), told))
     for _ in range(2):
         notify_of_hold(world.services, state, "paused", at=late)
     (entry,) = outbox_of(world.services).due(at=late)
@@ -365,7 +365,7 @@ def _with_spec(release: Any, spec: Any) -> Any:
 async def test_a_missed_deadline_is_told_as_airflow_calls_it(world: World) -> None:
     release = world.release(2)
     told = _with_spec(release, load(SPEC).model_copy(update={"notify": (WEBHOOK,)}))
-    world.releases._keep(told)
+    world.keep(told)
     context: Any = {"dag_run": {"dag_run_id": release.request.run_id, "dag_id": f"release_{MODEL}"}}
     await Late(model=MODEL, seconds=60.0, context=context)
     (entry,) = outbox_of(world.services).due(at=datetime.now(UTC))

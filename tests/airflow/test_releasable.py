@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from model_store.bundle import publishing as bundles
-from model_store.bundle.signing import NotSigned, distrust_older, rotate
+from model_store.signing import NotSigned, distrust_older, rotate
 from model_store.types import Check, GateReport
 from serving.control.releasable import NotReleasable, require_releasable
 from serving.control.release_queue import acquire

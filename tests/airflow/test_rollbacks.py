@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -29,7 +31,9 @@ from serving.control.rollbacks import AlreadyRolledBack, RequestedRollback, Roll
 from serving.control.rollout.lock import Claim, LockState
 from serving.control.rollout.plan import Phase
 from serving.control.traffic import RollbackPhase, RollbackProgress
-from serving.types import Slot, TrafficSplit
+from serving.ledger import rows
+from serving.ledger.base import Unreachable
+from serving.types import ALL_STABLE, Slot, TrafficSplit
 from tests.airflow.world import MODEL, World
 
 
@@ -99,19 +103,22 @@ def test_a_version_that_stands_no_more_is_started_from_its_bundle(world: World) 
     assert world.built == []
 
 
+def shown(world: World, rollback: RequestedRollback) -> snapshots.RollbackSnapshot:
+    return snapshots.rollback_snapshot(world.rows.get(rows.Request, rollback.id))
+
+
 def test_a_rollback_keeps_when_the_traffic_went_back(world: World) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
     rollback = rollbacks.begin(world.services, request())
-    path = world.releases.root / MODEL / "rollbacks" / f"{rollback.id}.json"
-    assert snapshots.parse_rollback(path.read_bytes()).switched_at is None
+    assert shown(world, rollback).switched_at is None
     rollbacks.acquire_lock(world.services, rollback)
     deployment = rollbacks.deploy(world.services, rollback)
     rollbacks.switch_traffic(world.services, rollback, deployment.id)
-    switched = snapshots.parse_rollback(path.read_bytes()).switched_at
+    switched = shown(world, rollback).switched_at
     assert switched is not None
     rollbacks.switch_traffic(world.services, rollback, deployment.id)
-    assert snapshots.parse_rollback(path.read_bytes()).switched_at == switched
+    assert shown(world, rollback).switched_at == switched
     assert rollbacks.load(world.services, rollback.id) == rollback
 
 
@@ -444,17 +451,15 @@ def test_what_nobody_recorded_is_found_until_it_is(world: World) -> None:
 
 
 def test_rollbacks_of_before_the_controller_carried_them_out_are_left_alone(world: World) -> None:
-    import json
-
     for version in (1, 2):
         released(world, version, steps=4)
     rollback = rollbacks.begin(world.services, request())
-    path = world.home.releases / MODEL / "rollbacks" / f"{rollback.id}.json"
-    saved = json.loads(path.read_bytes())
-    del saved["by_controller"]
-    path.write_text(json.dumps(saved))
+    row = world.rows.get(rows.Request, rollback.id)
+    saved = {name: value for name, value in row.document.items() if name != "by_controller"}
+    # As `serving.ledger.home_files` takes it over.
+    (row,) = world.rows.save(replace(row, status="done", document=saved))
     assert list(rollbacks.under_way(world.services)) == []
-    path.write_text(json.dumps({**saved, "switched_at": "2026-11-22T08:00:00+00:00"}))
+    world.rows.save(replace(row, document={**saved, "switched_at": "2026-11-22T08:00:00+00:00"}))
     assert list(rollbacks.unrecorded(world.services, before=datetime.now(UTC))) == []
 
 
@@ -528,12 +533,13 @@ def test_a_controller_that_was_killed_before_it_returned_traffic_does_so_at_once
     assert world.platform.deployments(MODEL) == pods, "nothing had to be started again"
 
 
-def test_one_torn_file_keeps_no_other_rollback_from_going_on(world: World) -> None:
+def test_one_that_is_none_keeps_no_other_rollback_from_going_on(world: World) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
     rollback = rollbacks.begin(world.services, request())
-    for number, content in enumerate((b"", b"{", b"[]", b'{"by_controller": true}')):
-        (world.home.releases / MODEL / "rollbacks" / f"{number}.json").write_bytes(content)
+    row = world.rows.get(rows.Request, rollback.id)
+    for number, content in enumerate(({}, {"wish": []}, {"wish": {}}, {"by_controller": True})):
+        world.rows.create(replace(row, id=str(number), document=content, generation=0))
     world.rollouts.jobs.resume()
     world.rollouts.jobs.join(20)
     later = datetime.now(UTC) + timedelta(seconds=60)
@@ -618,7 +624,8 @@ def test_people_are_told_what_became_of_a_rollback_and_not_before(
     assert outbox.due(at=datetime.now(UTC)) == []
     if fails:
         world.platform.fail(world.bundle(1).id, fails)
-    world.platform.release(world.bundle(1).id)
+    else:
+        world.platform.release(world.bundle(1).id)
     world.rollouts.jobs.join(20)
     for _ in range(2):
         rollback_steps.ask_for_rollback(world.services, {})
@@ -626,10 +633,12 @@ def test_people_are_told_what_became_of_a_rollback_and_not_before(
     assert (letter.message.title, fails in letter.message.text) == (title, True)
 
 
-def test_a_torn_file_of_some_release_keeps_no_rollback(world: World) -> None:
+def test_a_release_that_cannot_be_read_keeps_no_rollback(world: World) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
-    (world.home.releases / MODEL / f"{MODEL}-v1-20261101T000000Z.json").write_bytes(b"{")
+    row = world.rows.find(rows.Release, model=MODEL)[0]
+    torn = replace(row, id=f"{MODEL}-v1-20261101T000000Z", document={}, generation=0)
+    world.rows.create(torn)
     progress = carried_out(world, request())
     assert (progress.phase, progress.words) == (RollbackPhase.RETURNED, "version 1 has all traffic")
 
@@ -642,7 +651,95 @@ def test_the_spec_of_a_model_is_that_of_its_last_release_that_can_be_read(world:
     last = world.releases.spec_of(MODEL)
     assert last
     assert last.description == "of 1"
-    world.releases.path(f"{MODEL}-v1-20261121T200009Z").write_bytes(b"{}")
+    row = world.rows.get(rows.Release, f"{MODEL}-v1-20261121T200009Z")
+    world.rows.save(replace(row, document={}))
     last = world.releases.spec_of(MODEL)
     assert last
     assert last.description == "of 3"
+
+
+@pytest.fixture
+def outage(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """In which the ledger cannot be reached."""
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unreachable("the ledger is away", remedy="wait", delay_seconds=0)
+
+    @contextmanager
+    def gone() -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            for name in ("save", "create", "find", "get", "observe"):
+                patched.setattr(world.rows, name, away)
+            yield
+
+    return gone
+
+
+def after_outage(world: World) -> None:
+    """What the controller does once in a while, and with each look."""
+    world.router.settle()
+    world.rollouts.jobs.resume()
+    world.rollouts.jobs.join(20)
+
+
+def test_a_rollback_asked_for_while_the_ledger_is_away_moves_traffic_and_is_written_down_later(
+    world: World, outage: Any
+) -> None:
+    world.serve(1)
+    release = released(world, 2, steps=1)
+    asked = request()
+    with outage():
+        told = world.rollouts.roll_model_back(asked)
+        assert (told.phase, world.router.read(MODEL).split) == (RollbackPhase.STARTING, ALL_STABLE)
+        assert "version 1 has all traffic" in told.words
+        assert world.rollouts.rollback(told.id) == told
+    after_outage(world)
+    assert world.journal.load(release).phase is Phase.ROLLED_BACK
+    (known,) = rollbacks.all_of(world.services, MODEL)
+    assert (known.rollback.request, known.rollback.leaves, known.rollback.returns) == (asked, 2, 1)
+    assert known.switched_at
+    assert world.rollouts.rollback(told.id).phase is RollbackPhase.RETURNED
+    assert world.rollouts.roll_model_back(asked).id == told.id == known.rollback.id
+
+
+def test_a_rollback_to_an_older_version_takes_the_candidates_traffic_first_and_goes_there_later(
+    world: World, outage: Any
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    released(world, 3, steps=1)
+    with outage():
+        told = world.rollouts.roll_model_back(request(1))
+    assert (told.phase, told.leaves, told.returns) == (RollbackPhase.STARTING, 3, 1)
+    route = world.router.read(MODEL)
+    assert (route.split, route.stable and route.stable.version) == (ALL_STABLE, 2)
+    after_outage(world)
+    route = world.router.read(MODEL)
+    assert (route.split, route.stable and route.stable.version) == (ALL_STABLE, 1)
+    (known,) = rollbacks.all_of(world.services, MODEL)
+    assert (known.rollback.leaves, known.rollback.returns) == (3, 1)
+
+
+def test_a_models_only_version_keeps_its_traffic_while_the_ledger_is_away(world: World, outage: Any) -> None:
+    released(world, 1, steps=1)
+    before = world.router.read(MODEL)
+    for asked in (request(), request(1)):
+        with outage(), pytest.raises(Unreachable):
+            world.rollouts.roll_model_back(asked)
+    assert world.router.read(MODEL) == before
+    after_outage(world)
+    assert world.router.read(MODEL) == before, "there is nothing to go back to"
+    assert rollbacks.all_of(world.services, MODEL) == []
+
+
+def test_a_rollback_that_was_written_down_just_before_the_ledger_went_away_is_carried_out(
+    world: World, outage: Any
+) -> None:
+    for version in (1, 2):
+        released(world, version, steps=4)
+    rollback = rollbacks.resolve(world.services, request())
+    with outage(), pytest.raises(Unreachable):
+        world.rollouts.jobs.carry_out(rollback)
+    after_outage(world)
+    assert rollbacks.serving_again(world.services, rollback)
+    assert rollbacks.progress_of(world.services, rollback.id).phase is RollbackPhase.RETURNED

@@ -43,7 +43,7 @@ def watched(world: World) -> Release:
         continue
     world.lock.release(MODEL, release.id)
     ended = ReleaseOutcome(release.id, "promoted", "passed every step", wiring.now())
-    outcomes.save(world.releases.root, MODEL, ended)
+    outcomes.save(world.rows, ended)
     return release
 
 
@@ -123,7 +123,7 @@ def test_the_run_that_records_a_way_back_corrects_all_that_said_promoted(world: 
     assert "candidate is fail" in world.registry.tags[2]["slipway.reason"]
     evidence = world.registry.evidence[release.id]
     assert (evidence.status, evidence.tags["slipway.status"]) == ("FAILED", "rolled_back")
-    known = outcomes.of(world.releases.root, MODEL, release.id)
+    known = outcomes.of(world.rows, release.id)
     assert known is not None
     assert (known.status, bool(known.evidence_url)) == ("rolled_back", True)
     assert reconciliation.unrecorded_rollbacks(world.services, at=wiring.now()) == []

@@ -12,13 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from model_store.build import BuildContext, Chosen, Compiled, Exported, Gated, Published, Quantized, Variant
 from model_store.bundle import publishing as bundles
 from model_store.bundle.publishing import open_signature
 from model_store.gates.choose import NothingPassed, shortfalls
 from model_store.records import read_report, tensor_records
 from model_store.registry import Evidence, EvidenceRun, ModelVersion, RegistryUnavailable, UnknownVersion
 from model_store.release_spec import ReleaseSpec, load
+from model_store.stages.base import (
+    BuildContext,
+    Chosen,
+    Compiled,
+    Exported,
+    Gated,
+    Published,
+    Quantized,
+    Variant,
+)
 from model_store.stages.gate import champion_bundle, signature_checks
 from model_store.storage.store import Store
 from model_store.types import Bundle, Check, GateReport, ModelRef, TensorSpec, Toolchain
@@ -27,7 +36,7 @@ from serving.control.controller import rollout_jobs
 from serving.control.controller.acts import Acts
 from serving.control.controller.holds import Holds
 from serving.control.release_deployment import deployment_of
-from serving.control.releases import Release, Releases, Request
+from serving.control.releases import Release, Releases, Request, to_row
 from serving.control.rollout.advance import Rollouts
 from serving.control.rollout.decide import Observation
 from serving.control.rollout.journal import KeptJournal, StaleState
@@ -41,6 +50,7 @@ from serving.gateway.router.history import LedgerHistory
 from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home, Ports
+from serving.ledger import rows
 from serving.ledger.base import Ledger
 from serving.ledger.memory import MemoryLedger
 from serving.platforms.base import DeploymentSpec
@@ -237,10 +247,18 @@ class World:
         self.journal = WatchedJournal(self.rows)
         self.router = LedgerRouter(self.rows, MemoryRouter())
         self.lock = ReleaseLock(self.rows)
-        self.releases = Releases(self.home.releases)
         self._rollouts = Rollouts(self.journal, self.router, now=now)
         self.rollouts = ActsAtOnce(self)
         self.rollouts.read = self.tick  # type: ignore[method-assign]
+
+    @property
+    def releases(self) -> Releases:
+        return Releases(self.rows)
+
+    def keep(self, release: Release) -> None:
+        """As if it had been asked for so."""
+        known = self.rows.get(rows.Release, release.id)
+        self.rows.save(to_row(release, over=known))
 
     def settle(self) -> None:
         """What the controller clears away after rollouts that are over."""
@@ -280,7 +298,7 @@ class World:
         self.registry.describe(ctx.ref)
         inputs = tensor_records([self.inputs.get(ctx.ref.version, INPUT)])
         return {
-            "artifact": {"size_bytes": 1000},
+            "artifact": {"format": "onnx", "size_bytes": 1000},
             "inputs": inputs,
             "outputs": tensor_records(OUTPUTS),
             "notes": [],
@@ -395,7 +413,7 @@ class World:
         stable = self.router.read(MODEL).stable
         return stable.slot.other if stable else Slot.BLUE
 
-    def _contents(self, version: int) -> bundles.Contents:
+    def _contents(self, version: int) -> bundles.BundleContents:
         served = self.store.put(
             mlp(seed=version).SerializeToString(),
             format="onnx",
@@ -403,7 +421,7 @@ class World:
             parent_digest=None,
             toolchain=Toolchain("onnxruntime", "1"),
         )
-        return bundles.Contents(
+        return bundles.BundleContents(
             model=ModelRef(MODEL, version),
             served=served,
             inputs=(self.inputs.get(version, INPUT),),

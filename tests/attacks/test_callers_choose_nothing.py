@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from model_store.bundle.signing import Keyring
+from model_store.signing import Keyring
 from serving.gateway import preview
 from serving.home import Home
 from serving.types import Slot, TrafficSplit

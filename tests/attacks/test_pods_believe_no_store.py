@@ -19,8 +19,8 @@ import pytest
 from onnx import numpy_helper
 
 from model_store.attestation import VARIABLE
-from model_store.bundle.signing import Keyring, distrust_older, rotate
 from model_store.durable import digest_file
+from model_store.signing import Keyring, distrust_older, rotate
 from serving.supervision.ports import LOCALHOST, free_ports
 from tests.bundles import make_bundle, mlp
 from tests.unit.serving.pod.held_engine import eventually

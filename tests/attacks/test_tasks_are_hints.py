@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from model_store import build
-from model_store.build import BuildContext, Gated
 from model_store.errors import Permanent
+from model_store.stages.base import BuildContext, Gated
+from model_store.stages.gate import judged_of
 from model_store.storage.store import Store
 from model_store.types import ModelRef
 from tests.build_world import Registry, a_world, gated, hurry, with_spec
@@ -69,6 +70,15 @@ def test_another_versions_verdicts_are_not_signed(world: BuildContext, credit: C
     other = replace(world, registry=Registry({3: credit.onnx}), ref=ModelRef("credit_risk", 3))
     with pytest.raises(Permanent, match="are not about this export of credit_risk v3"):
         published(other, gated(world))
+
+
+def test_an_export_of_other_files_is_not_signed_whatever_its_verdicts_say(world: BuildContext) -> None:
+    """Verdicts name the export that they are about, and who hands on both can make them fit."""
+    exported, verdicts = build.export_stage(world), gated(world)
+    other = {**exported, "lineage": {**exported["lineage"], "source_digest": "sha256:other"}}
+    fitting = [{**one, "judged": judged_of(world, cast(Any, other))} for one in verdicts]
+    with pytest.raises(Permanent, match="are not those that it had when Slipway first saw it"):
+        build.publish_stage(world, cast(Any, other), cast(Any, fitting), cast(Any, {"precision": "fp32"}))
 
 
 def test_a_variant_that_its_gates_refused_is_not_signed(world: BuildContext) -> None:

@@ -50,8 +50,8 @@ from tests.contract.ledger_process import AT, parts_of, rollout, whole_change
 # Opens the same ledger, by a clock of the test's own.
 Ledgers = Callable[[Callable[[], datetime]], Ledger]
 SECOND = timedelta(seconds=1)
-WHOLE = [1] * 8
-NOTHING = [0] * 8
+WHOLE = [1] * 12
+NOTHING = [0] * 12
 
 
 class Clock:

@@ -20,7 +20,20 @@ from sqlalchemy import event
 
 from serving.ledger.base import Fenced, Once, StaleGeneration
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Attempt, Entry, Event, Letter, Note, Observation, Rollout, Route, RouteChange
+from serving.ledger.rows import (
+    Attempt,
+    Entry,
+    Event,
+    Letter,
+    Note,
+    Observation,
+    Release,
+    ReleaseChange,
+    Request,
+    Rollout,
+    Route,
+    RouteChange,
+)
 from serving.ledger.sql import SqlLedger
 
 AT = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -51,6 +64,8 @@ def whole_change(name: str) -> tuple[Any, ...]:
         Event(release_id=name, at=AT, kind="rolled back", detail="too slow", candidate_weight=0),
         Once(Letter(id=f"{name}.0", model="fraud", at=AT, next_at=AT)),
         Note(id=f"{name}/hold", model=name, kind="hold", at=AT),
+        Release(id=name, model=name, version=3, requested_at=AT, requested_by="ann", status="rolled_back"),
+        Request(id=f"{name}-rollback", service=name, action="rollback", by="ann", reason="slow", at=AT),
         Observation(release_id=name, at=AT, place=1, document={}),
     )
 
@@ -65,6 +80,10 @@ def parts_of(ledger: SqlLedger, name: str) -> list[int]:
         len(ledger.find(Event, release_id=name)),
         len(ledger.find(Letter, id=f"{name}.0")),
         len(ledger.find(Note, model=name)),
+        len(ledger.find(Release, id=name)),
+        len(ledger.find(Request, service=name)),
+        len(ledger.find(ReleaseChange, model=name, kind="Release")),
+        len(ledger.find(ReleaseChange, model=name, kind="Request")),
         len(ledger.find(Observation, release_id=name)),
     ]
 

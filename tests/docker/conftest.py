@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -12,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from model_store.installation import ROOT as REPOSITORY
 from serving.home import Ports
 from tests.e2e.stack import free_port_base
+from tests.images import base_image
 
-# What the image is built on, where python:3.12-slim cannot be pulled and is not there.
-BASE_IMAGE = "SLIPWAY_TEST_BASE_IMAGE"
-# What pods are started from, built before: saves a build.
-POD_IMAGE = "SLIPWAY_TEST_POD_IMAGE"
+# A project that is up with the demo, on the usual ports, and stays; its images are named in the environment.
+UP = "SLIPWAY_TEST_COMPOSE_PROJECT"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Project:
     name: str
     ports: Ports
     environ: dict[str, str] = field(repr=False)
+    is_ours: bool = True
 
     def compose(self, *arguments: str, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         """`docker compose ...`, to its end."""
@@ -72,7 +74,7 @@ class Project:
         """What MLflow says, asked with the installation's own account."""
         code = (
             "import json\nfrom model_store.registry.rest import Rest\nfrom serving.home import Home\n"
-            f"print(json.dumps(Rest(Home.locate().mlflow_url){call}))"
+            f"rest = Rest(Home.locate().mlflow_url)\nprint(json.dumps(rest{call}))"
         )
         run = ("python", "-m", "serving.local_stack.containers", "run", "python", "-c", code)
         return self.inside("airflow-api-server", *run)
@@ -94,6 +96,35 @@ class Project:
         """Of its first process, as this machine calls it."""
         return int(_docker("inspect", "--format", "{{.State.Pid}}", container))
 
+    def health_of(self, container: str) -> str:
+        return _docker("inspect", "--format", "{{.State.Health.Status}}", container).strip()
+
+    def login(self) -> tuple[str, str]:
+        """To Airflow: name and password, as people are told them."""
+        told = self.inside("airflow-api-server", "cat", "/run/slipway/login")
+        _, name, password = next(line for line in told.splitlines() if line.startswith("Airflow")).split()
+        return name, password
+
+    def releases(self) -> list[dict[str, Any]]:
+        """Those that have traffic to split, as `slipway status` tells them."""
+        ended = self.compose("exec", "--no-TTY", "airflow-api-server", "slipway", "status", "--json")
+        found: list[dict[str, Any]] = json.loads(ended.stdout)["releases"]
+        return found
+
+    def register_again(self, model: str, version: int) -> None:
+        """The same bytes as another version."""
+        self._rest(
+            f".post('/model-versions/create', name={model!r}, **{{key: value for key, value in "
+            f"rest.get('/model-versions/get', name={model!r}, version='{version}')['model_version'].items() "
+            "if key in ('source', 'run_id')})"
+        )
+
+    def beside(self) -> Project:
+        """Another project of the same images, on other ports and in other networks. Not up."""
+        name, ports = f"{self.name}-b", Ports.from_base(free_port_base())
+        environ = {**self.environ, **_own(name, ports, pods="10.213.32")}
+        return Project(name, ports, environ)
+
     def restarts_of(self, container: str) -> int:
         """How often Docker started it again."""
         return int(_docker("inspect", "--format", "{{.RestartCount}}", container))
@@ -105,6 +136,10 @@ class Project:
     @property
     def airflow_url(self) -> str:
         return f"http://127.0.0.1:{self.ports.airflow}"
+
+    @property
+    def prometheus_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.pods_from}"
 
     @property
     def mlflow_url(self) -> str:
@@ -134,14 +169,22 @@ def missing(*, compose: bool = True) -> str:
 
 # Of docker-compose.yaml: what is built of this repository, as the variables begin, and what is pulled.
 _OURS = ("", "pod_", "gateway_")
-_PULLED = ("postgres", "redis", "store")
+_PULLED = ("postgres", "redis", "store", "prometheus", "alertmanager")
 
 
 def _make_stand_ins() -> None:
     """What cannot be pulled here, of Debian's packages; kept, as Docker keeps what it pulls."""
-    base = os.environ.get(BASE_IMAGE) or "python:3.12-slim"
     for kind in _PULLED:
-        build = ["docker", "buildx", "build", "--quiet", "--build-arg", f"BASE={base}", "--target", kind]
+        build = [
+            "docker",
+            "buildx",
+            "build",
+            "--quiet",
+            "--build-arg",
+            f"BASE={base_image()}",
+            "--target",
+            kind,
+        ]
         subprocess.run(
             [*build, "--tag", f"slipway-stand-in-{kind}", str(Path(__file__).parent / "stand_ins")],
             check=True,
@@ -150,48 +193,78 @@ def _make_stand_ins() -> None:
         )
 
 
-def pod_image() -> str:
-    """The image of deploy/pod.Dockerfile, or the one that somebody made before."""
-    if known := os.environ.get(POD_IMAGE):
-        return known
-    name = "slipway-pod:test"
-    base = os.environ.get(BASE_IMAGE) or "python:3.12-slim"
-    build = ["docker", "build", "--quiet", "--build-arg", f"BASE={base}", "--file", "deploy/pod.Dockerfile"]
-    subprocess.run(
-        [*build, "--tag", name, "."], cwd=REPOSITORY, check=True, capture_output=True, timeout=1200
-    )
-    return name
-
-
-@pytest.fixture(scope="session")
-def project() -> Iterator[Project]:
-    """Built, and not up yet. Nothing of it is left afterwards, but what Docker keeps of the build."""
-    if why := missing():
-        pytest.skip(why)
-    base, name = free_port_base(), f"slipway-test-{uuid.uuid4().hex[:8]}"
-    ours, ports = ("SLIPWAY_", "COMPOSE_"), Ports.from_base(base)
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    environ |= {
+def _own(name: str, ports: Ports, *, pods: str) -> dict[str, str]:
+    """What two projects on one host may not have in common."""
+    return {
         "COMPOSE_PROJECT_NAME": name,
         "SLIPWAY_PORT_AIRFLOW": str(ports.airflow),
         "SLIPWAY_PORT_MLFLOW": str(ports.mlflow),
         "SLIPWAY_PORT_GATEWAY": str(ports.gateway),
-        "SLIPWAY_PODS_SUBNET": "10.213.16.0/20",
-        "SLIPWAY_PODS_RANGE": "10.213.16.0/24",
+        # Of what is in no container here.
+        "SLIPWAY_PORT_PROMETHEUS": str(ports.pods_from),
+        "SLIPWAY_PORT_ALERTMANAGER": str(ports.pods_from + 1),
+        "SLIPWAY_PODS_SUBNET": f"{pods}.0/20",
+        "SLIPWAY_PODS_RANGE": f"{pods}.0/24",
+    }
+
+
+def _overriding(folder: Path) -> str:
+    """A file of one's own, as people change what is not theirs. Here: DAGs whose spec asks for two pods."""
+    dags = folder / "dags"
+    shutil.copytree(REPOSITORY / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
+    spec = dags / "releases" / "credit_risk.yaml"
+    text = spec.read_text()
+    assert "\nserving:\n" in text
+    spec.write_text(text.replace("\nserving:\n", "\nserving:\n  replicas: 2\n"))
+    for path in (folder, *folder.parents[:2], dags, *dags.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yaml").read_text())["services"]
+    mounting = [
+        name for name, one in services.items() if "./dags:/opt/slipway/dags:ro" in one.get("volumes", ())
+    ]
+    changed = {name: {"volumes": [f"{dags}:/opt/slipway/dags:ro"]} for name in mounting}
+    file = folder / "override.yaml"
+    file.write_text(yaml.safe_dump({"services": changed}))
+    return f"{REPOSITORY / 'docker-compose.yaml'}:{file}"
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Built, and not up yet. Nothing of it is left afterwards, but what Docker keeps of the build."""
+    if why := missing():
+        pytest.skip(why)
+    if known := os.environ.get(UP):
+        yield Project(known, Ports(), {**os.environ, "COMPOSE_PROJECT_NAME": known}, is_ours=False)
+        return
+    base, name = free_port_base(), f"slipway-test-{uuid.uuid4().hex[:8]}"
+    ours, ports = ("SLIPWAY_", "COMPOSE_"), Ports.from_base(base)
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    environ |= {
+        **_own(name, ports, pods="10.213.16"),
+        "COMPOSE_FILE": _overriding(tmp_path_factory.mktemp("compose")),
+        "SLIPWAY_BASE_IMAGE": base_image(),
         # Engines before 25 know no `start_interval`, and each service would wait for its first check.
-        "SLIPWAY_CHECK_INTERVAL": "3s",
+        "SLIPWAY_CHECK_INTERVAL": "10s",
         **{f"SLIPWAY_{kind.upper()}IMAGE": f"{name}-{kind.strip('_') or 'slipway'}" for kind in _OURS},
         **{f"SLIPWAY_{kind.upper()}_IMAGE": f"slipway-stand-in-{kind}" for kind in _PULLED},
     }
-    if known := os.environ.get(BASE_IMAGE):
-        environ["SLIPWAY_BASE_IMAGE"] = known
     project = Project(name, ports, environ)
     try:
         _make_stand_ins()
         project.done("build", "--quiet", seconds=1800)
         yield project
     finally:
-        project.compose("down", "--volumes", "--timeout", "30")
+        project.compose("--profile", "*", "down", "--volumes", "--timeout", "30")
+        left = {kind: _left(kind, name) for kind in ("container", "volume", "network")}
         # Not by `down --rmi`, which looks at no image where no container is left.
         images = [value for key, value in environ.items() if value.startswith(f"{name}-") and "IMAGE" in key]
         subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)
+    assert left == {"container": [], "volume": [], "network": []}
+
+
+def _left(kind: str, name: str) -> list[str]:
+    """What Docker still has of a project, pods too."""
+    listing = ["ls", "--quiet", *(("--all",) if kind == "container" else ())]
+    of_compose = _docker(kind, *listing, "--filter", f"label=com.docker.compose.project={name}").split()
+    pods = _docker(kind, *listing, "--filter", f"label=slipway.installation={name}").split()
+    return [*of_compose, *pods]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ from tests.contract.platform_contract import (
     wait_until_gone,
     wait_until_ready,
 )
-from tests.docker.conftest import missing, pod_image
+from tests.docker.conftest import missing
+from tests.images import image_of
 from tests.servable import servable_bundle
 
 pytestmark = pytest.mark.docker
@@ -74,6 +77,35 @@ class Installation:
         self.process.kill()
         self.process.wait(30)
 
+    @contextmanager
+    def started_with(self, **changed: str) -> Iterator[None]:
+        """For a while, with other variables."""
+        self.kill()
+        self.start(**changed)
+        try:
+            yield
+        finally:
+            self.kill()
+            self.start()
+
+    @contextmanager
+    def having(self, service: str) -> Iterator[None]:
+        """Another service of the Compose project, which runs meanwhile."""
+        labels = {"com.docker.compose.project": self.name, "com.docker.compose.service": service}
+        code = ["-c", "import time; time.sleep(600)"]
+        container = docker.from_env().containers.run(
+            self.environ["SLIPWAY_POD_IMAGE"],
+            code,
+            entrypoint="python",
+            labels=labels,
+            network_mode="none",
+            detach=True,
+        )
+        try:
+            yield
+        finally:
+            container.remove(force=True)
+
     def containers(self) -> list[Any]:
         labelled = {"label": f"slipway.installation={self.name}"}
         return list(docker.from_env().containers.list(all=True, filters=labelled, ignore_removed=True))
@@ -106,7 +138,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     network = client.networks.create(name, ipam=docker.types.IPAMConfig(pool_configs=pools))
     environ = {
         "SLIPWAY_INSTALLATION": name,
-        "SLIPWAY_POD_IMAGE": pod_image(),
+        "SLIPWAY_POD_IMAGE": image_of("pod"),
         "SLIPWAY_POD_NETWORK": name,
         "SLIPWAY_POD_BUNDLES": str(folder / "bundles"),
         "SLIPWAY_LAUNCHER_TOKEN_FILE": str(folder / "token"),
@@ -223,35 +255,54 @@ def test_the_last_one_out_takes_the_pods_along_and_brings_them_back_at_their_add
     assert wait_until_ready(platform, ref).endpoints == before
 
 
+@pytest.mark.parametrize(("service", "stay"), [("envoy", True), ("database", False)])
+def test_pods_stay_as_long_as_somebody_asks_them(
+    installation: Installation, platform: DockerPlatform, bundles: Bundles, service: str, stay: bool
+) -> None:
+    ref = applied(platform, bundles(f"beside_{service}", 1))
+    with installation.started_with(SLIPWAY_ROUTERS="envoy other"), installation.having(service):
+        endpoints = wait_until_ready(platform, ref).endpoints
+        assert installation.process is not None
+        installation.process.terminate()
+        installation.process.wait(60)
+        assert bool(installation.containers()) == stay
+        installation.start()
+        assert wait_until_ready(platform, ref).endpoints == endpoints
+        platform.retire(ref)
+        wait_until_gone(platform, ref)
+
+
 def test_what_keeps_pods_from_being_made_is_said(
     installation: Installation, platform: DockerPlatform, bundles: Bundles
 ) -> None:
-    installation.kill()
-    installation.start(SLIPWAY_POD_IMAGE="slipway-no-such-image")
-    try:
+    with installation.started_with(SLIPWAY_POD_IMAGE="slipway-no-such-image"):
         ref = applied(platform, bundles("no_image", 1))
         status = wait_for(platform, ref, lambda status: status.phase is DeploymentPhase.FAILED)
         assert "there is no image slipway-no-such-image here" in status.reason
         assert "SLIPWAY_POD_IMAGE" in status.remedy
         platform.retire(ref)
-    finally:
-        installation.kill()
-        installation.start()
+
+
+def test_a_host_without_gpus_is_told_in_dockers_words(
+    installation: Installation, platform: DockerPlatform, bundles: Bundles
+) -> None:
+    if shutil.which("nvidia-container-cli"):
+        pytest.skip("this host has NVIDIA's container toolkit")
+    with installation.started_with(SLIPWAY_POD_GPUS="all"):
+        ref = applied(platform, bundles("no_gpu", 1))
+        status = wait_for(platform, ref, lambda status: status.phase is DeploymentPhase.FAILED)
+        assert "could not select device driver" in status.reason
+        platform.retire(ref)
 
 
 def test_a_pod_without_enough_memory_fails_with_its_limit(
     installation: Installation, platform: DockerPlatform, bundles: Bundles
 ) -> None:
-    installation.kill()
-    installation.start(SLIPWAY_POD_MEMORY_MB="24")
-    try:
+    with installation.started_with(SLIPWAY_POD_MEMORY_MB="24"):
         ref = applied(platform, bundles("no_memory", 1))
         status = wait_for(platform, ref, lambda status: status.phase is DeploymentPhase.FAILED)
         assert "it needed more memory than its limit, 24 MiB" in status.reason
         platform.retire(ref)
-    finally:
-        installation.kill()
-        installation.start()
 
 
 def test_nothing_is_done_for_another_token_or_a_name_that_leaves_its_folder(

@@ -17,16 +17,18 @@ from typing import Any
 
 import psutil
 
+from demo.clients import DagRun, Platform, Registry
 from demo.data import Parts
 from demo.models import MODEL as TRAINED
 from demo.traffic import Application, applications
-from tests.e2e.client import DagRun, Platform, Registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHER = REPOSITORY / "slipway"
 TEST_DAGS = Path(__file__).parent / "dags"
 # How processes of a stack are marked (docs/decisions/0050).
 MARK = "SLIPWAY_SUPERVISED"
+# Seconds between commands that are waited on: each takes a second of the processor that the stack starts on.
+COMMANDS = 3.0
 
 
 @dataclass
@@ -135,7 +137,8 @@ class Stack:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def wait_until_healthy(self, *, seconds: float = 300) -> None:
-        wait_until(lambda: self.slipway("status").returncode == 0, seconds=seconds, what="a healthy stack")
+        what = "a healthy stack"
+        wait_until(lambda: self.slipway("status").returncode == 0, seconds=seconds, what=what, every=COMMANDS)
 
     def wait_for_dag(self, dag_id: str) -> None:
         wait_until(lambda: dag_id in self.platform.dag_ids(), seconds=120, what=f"the DAG {dag_id}")
@@ -240,8 +243,8 @@ def free_port_base() -> int:
     raise AssertionError("no free ports")
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str, every: float = 0.5) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.5)
+        time.sleep(every)

@@ -49,6 +49,7 @@ def test_every_claim_of_the_demo_holds(demo: Demo) -> None:
     process = demo.start("--json")
     out, err = process.communicate(timeout=SECONDS)
     report: dict[str, Any] = json.loads(out)
+    assert "error" not in report, report["error"]
     assert [claim for claim in report["claims"] if not claim["holds"]] == []
     assert (process.returncode, report["holds"]) == (0, True)
     # Not through the claims: the figures themselves.

@@ -20,11 +20,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.client import DagRun, Platform, Registry, Users, asking
+from demo.clients import DagRun, Platform, Registry
+from tests.e2e.client import Users, asking
 from tests.e2e.stack import REPOSITORY, Stack, free_port, run, wait_until
 from tests.tools import ALERTMANAGER, require
 
-pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.at_length, pytest.mark.story, pytest.mark.timeout(900)]
 
 MODEL = "parcels"
 RELEASE = f"release_{MODEL}"

@@ -19,6 +19,7 @@ from tests.tools import CHROMIUM, needs
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.at_length,
     pytest.mark.story,
     pytest.mark.timeout(900),
     needs(CHROMIUM),

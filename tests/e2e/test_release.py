@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.client import DagRun, Platform, Registry, Users, asking
-from tests.e2e.stack import Stack, wait_until
+from demo.clients import DagRun, Platform, Registry
+from tests.e2e.client import Users, asking
+from tests.e2e.stack import COMMANDS, Stack, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(900)]
 
@@ -54,8 +55,8 @@ class Loans:
     def wait_for_status(self, version: int, status: str) -> None:
         self.wait_until(lambda: self.status(version) == status, f"v{version} to be {status}")
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        wait_until(condition, seconds=PATIENCE_SECONDS, what=what)
+    def wait_until(self, condition: Callable[[], bool], what: str, *, every: float = 0.5) -> None:
+        wait_until(condition, seconds=PATIENCE_SECONDS, what=what, every=every)
 
     def status(self, version: int) -> str:
         """Where the version's last release stands."""
@@ -87,7 +88,8 @@ class Loans:
         def settled() -> bool:
             model = self.platform.model(MODEL)
             is_free = model["active"] is None and model["queued"] is None
-            return is_free and (self.serving, len(self.stack.pods(MODEL))) == (version, 1)
+            # The pods last: asking for them is a command, which takes a second of the stack's processor.
+            return is_free and self.serving == version and len(self.stack.pods(MODEL)) == 1
 
         self.wait_until(settled, f"v{version} alone")
         assert self.champion == version
@@ -170,7 +172,7 @@ def test_a_dag_paused_in_airflow_holds_its_rollout_until_it_is_unpaused(loans: L
     run = loans.platform.trigger(RELEASE, {"version": "4", "reason": "MLflow is back"})
     loans.wait_for_canary(4)
     loans.platform.pause(RELEASE)
-    loans.wait_until(lambda: loans.stands_still() is not None, "the rollout to be held")
+    loans.wait_until(lambda: loans.stands_still() is not None, "the rollout to be held", every=COMMANDS)
     told = loans.stands_still()
     assert told is not None
     assert told["kind"] == "dag_paused"

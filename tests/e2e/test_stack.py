@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.client import DagRun
-from tests.e2e.stack import LAUNCHER, Stack, prepared_stack, run, wait_until
+from demo.clients import DagRun
+from tests.e2e.stack import COMMANDS, LAUNCHER, Stack, prepared_stack, run, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -55,13 +55,19 @@ def _pids(stack: Stack) -> dict[str, int]:
     return {name: program["pid"] for name, program in stack.programs().items()}
 
 
-def test_a_dag_runs_to_its_end(stack: Stack) -> None:
-    assert stack.run_dag("probe_chain").state == "success"
+@pytest.fixture(scope="module")
+def chain(stack: Stack) -> DagRun:
+    """A run of the chain of tasks that has ended."""
+    return stack.run_dag("probe_chain")
+
+
+def test_a_dag_runs_to_its_end(chain: DagRun) -> None:
+    assert chain.state == "success"
 
 
 def test_killed_components_come_back_and_the_stack_works_on(stack: Stack) -> None:
     killed = {name: stack.kill(name) for name in COMPONENTS}
-    wait_until(lambda: _are_others(stack, killed), seconds=120, what="a new process of each")
+    wait_until(lambda: _are_others(stack, killed), seconds=120, what="a new process of each", every=COMMANDS)
     stack.wait_until_healthy()
     assert stack.run_dag("probe_chain").state == "success"
     orphans = [process for process in stack.processes() if process.ppid() == 1]
@@ -102,15 +108,14 @@ def test_a_deferred_task_survives_its_triggerer(stack: Stack) -> None:
     assert stack.wait_for(long, seconds=120).state == "success"
 
 
-def test_a_task_log_can_be_read_without_a_log_server(stack: Stack) -> None:
-    ended = stack.run_dag("probe_chain")
-    task = next(task for task in stack.platform.tasks(ended) if task["task_id"] == "say")
-    assert any("Returned value was: said" in line for line in stack.platform.log(ended, task))
+def test_a_task_log_can_be_read_without_a_log_server(stack: Stack, chain: DagRun) -> None:
+    task = next(task for task in stack.platform.tasks(chain) if task["task_id"] == "say")
+    assert any("Returned value was: said" in line for line in stack.platform.log(chain, task))
 
 
 def test_mlflow_keeps_models_artifacts_and_webhooks(stack: Stack, tmp_path: Path) -> None:
     script = f"""
-import mlflow, mlflow.artifacts, pathlib
+import mlflow, mlflow.artifacts, mlflow.exceptions, pathlib
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 client = MlflowClient()
@@ -121,7 +126,14 @@ client.create_registered_model("probe")
 version = client.create_model_version("probe", run.info.artifact_uri, run.info.run_id)
 client.set_registered_model_alias("probe", "candidate", version.version)
 event = WebhookEvent(WebhookEntity.MODEL_VERSION_ALIAS, WebhookAction.CREATED)
-client.create_webhook("probe", "http://127.0.0.1:9/", [event], secret="hush")
+[ours] = client.list_webhooks()
+assert ours.url.endswith("/slipway/webhooks/mlflow")
+try:
+    client.create_webhook("probe", "http://127.0.0.1:9/", [event], secret="hush")
+except mlflow.exceptions.MlflowException as refused:
+    assert ours.url in str(refused)
+else:
+    raise AssertionError("it would fetch any address")
 pathlib.Path({str(tmp_path / "done")!r}).touch()
 """
     environ = stack.environ | {"MLFLOW_TRACKING_URI": stack.mlflow_url}

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.e2e.client import SLIPWAY, DagRun
+from demo.clients import SLIPWAY, DagRun
 from tests.e2e.conftest import LAME
 from tests.e2e.stack import Stack, wait_until
 from tests.zoo import as_logged, classifiers, graphs, regressors
 from tests.zoo.world import Kind, Made, asked_onnx
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.at_length, pytest.mark.timeout(1500)]
 
 Array = np.ndarray[Any, Any]
 Answers = Mapping[str, Array]

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from model_store.installation import ROOT as REPOSITORY
+from tests import images
 
 # Scripts `up` and `down` that start and end a cluster of this machine's own, and its programs.
 SCRIPTS = Path(os.environ.get("SLIPWAY_KUBERNETES_SCRIPTS") or REPOSITORY.parent / "shared" / "kubernetes")
 PROGRAMS = Path(os.environ.get("SLIPWAY_KUBERNETES_BIN") or "/opt/slipway-kubernetes/bin")
 CLUSTER_HOME = Path("/var/lib/slipway-kubernetes")
 # Of pods that are there already; otherwise Docker builds it and it is copied onto the nodes.
-IMAGE = os.environ.get("SLIPWAY_TEST_POD_IMAGE", "")
+IMAGE = os.environ.get(images.POD_IMAGE, "")
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,10 @@ def pod_image() -> str:
 
 
 def image_of(what: str) -> str:
-    """The image of deploy/<what>.Dockerfile, built and on every node of a cluster of this machine's own.
-
-    Where tests are told the pods' image, its siblings have their names by the same pattern.
-    """
+    """The image of deploy/<what>.Dockerfile, built and on every node of a cluster of this machine's own."""
+    name = images.image_of(what)
     if IMAGE:
-        return IMAGE.replace("slipway-pod", f"slipway-{what}")
-    name = f"slipway-{what}:test"
-    base = os.environ.get("SLIPWAY_TEST_BASE_IMAGE") or "python:3.12-slim"
-    build = ["docker", "build", "--quiet", "--network", "host", "--build-arg", f"BASE={base}"]
-    build += ["--file", f"deploy/{what}.Dockerfile", "--tag", name, "."]
-    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=900)
+        return name
     image, made = f"docker.io/library/{name}", inspected(name)["Id"].removeprefix("sha256:")
     for socket in sorted(Path("/run").glob("slipway-containerd*/containerd.sock")):
         ctr = ["ctr", "-a", str(socket), "-n", "k8s.io", "images"]

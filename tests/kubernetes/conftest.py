@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -138,3 +140,24 @@ def bucket(cluster: Cluster) -> Iterator[Bucket]:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         yield Bucket(server.url(), dict(server.environment))
+
+
+@pytest.fixture
+def lost_node(cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """Ends the second node without a word: its kubelet, its containers and what runs them. It comes back."""
+    if not cluster.is_ours:
+        pytest.skip("a node of somebody else's cluster is not ours to end")
+    home = clusters.CLUSTER_HOME
+    if not (home / "pid" / "kubelet-2").exists():
+        pytest.skip("the cluster was started with one node")
+
+    def lose() -> None:
+        os.kill(int((home / "pid" / "kubelet-2").read_text()), signal.SIGKILL)
+        in_containerd = ["ctr", "-a", "/run/slipway-containerd-2/containerd.sock", "-n", "k8s.io", "tasks"]
+        listed = subprocess.run([*in_containerd, "ls"], capture_output=True, text=True, check=True).stdout
+        for line in listed.splitlines()[1:]:
+            os.kill(int(line.split()[1]), signal.SIGKILL)
+        os.kill(int((home / "pid" / "containerd-2").read_text()), signal.SIGKILL)
+
+    yield lose
+    clusters.start(nodes=2)

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -245,8 +245,10 @@ def overlay(
     bucket: httpx.URL,
     images: dict[str, str],
     node: dict[str, str],
+    *,
+    pinned: Collection[str] = (CONTROLLER,),
 ) -> Path:
-    """What somebody adds to deploy/kubernetes for their cluster."""
+    """What somebody adds to deploy/kubernetes for their cluster. `pinned`: Deployments on that node."""
     shutil.copytree(ROOT / "deploy" / "kubernetes", folder / "base")
     # Kustomize keeps to folders below it; the base's namespace and images are this one's to say.
     (folder / "extra.yaml").write_text(json.dumps(_extra(namespace, volume, bucket)))
@@ -259,7 +261,8 @@ def overlay(
     here = {"op": "add", "path": "/spec/template/spec/nodeSelector", "value": node}
     patches = [
         {"target": {"kind": "Deployment"}, "patch": json.dumps(little)},
-        {"target": {"kind": "Deployment", "name": CONTROLLER}, "patch": json.dumps([here, failing])},
+        {"target": {"kind": "Deployment", "name": CONTROLLER}, "patch": json.dumps([failing])},
+        *({"target": {"kind": "Deployment", "name": name}, "patch": json.dumps([here])} for name in pinned),
     ]
     said = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -347,13 +350,23 @@ def _extra(namespace: str, volume: Path, bucket: httpx.URL) -> dict[str, Any]:
 
 @contextmanager
 def installed(
-    cluster: Cluster, namespace: str, folder: Path, bucket_url: str, environment: dict[str, str]
+    cluster: Cluster,
+    namespace: str,
+    folder: Path,
+    bucket_url: str,
+    environment: dict[str, str],
+    *,
+    models_on_all_nodes: bool = False,
 ) -> Iterator[Installed]:
-    """All of it, ready. The bucket's address is among `environment`, as the AWS libraries read it."""
+    """All of it, ready. The bucket's address is among `environment`, as the AWS libraries read it.
+
+    Models' pods are on the first node, where policies are enforced, and Envoys on any; or the reverse.
+    """
     found = images()
     volume = folder / "home"
     volume.mkdir()
     owned(volume)
+    node = {"kubernetes.io/hostname": _first_node(cluster)}
     said = {
         "namespaces": [namespace],
         "bundles": {"url": bucket_url, "secret": "slipway-storage"},
@@ -361,8 +374,7 @@ def installed(
             "image": found["pod"],
             "image_pull_policy": "Never",
             "resources": _POD,
-            # Where policies are enforced.
-            "node_selector": {"kubernetes.io/hostname": _first_node(cluster)},
+            **({} if models_on_all_nodes else {"node_selector": node}),
         },
     }
     address = httpx.URL(environment["AWS_ENDPOINT_URL"])
@@ -377,7 +389,8 @@ def installed(
         ),
         _named("ConfigMap", "slipway", namespace, data={"kubernetes.yaml": json.dumps(said)}),
     )
-    made = overlay(folder / "overlay", namespace, volume, address, found, said["defaults"]["node_selector"])
+    pinned = (CONTROLLER, GATEWAY) if models_on_all_nodes else (CONTROLLER,)
+    made = overlay(folder / "overlay", namespace, volume, address, found, node, pinned=pinned)
     cluster.kubectl("apply", "-k", str(made))
     # A worker reads the same settings, and has its own way to the cluster.
     (volume / "kubernetes.yaml").write_text(json.dumps({**said, "kubeconfig": str(cluster.kubeconfig)}))

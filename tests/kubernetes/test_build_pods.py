@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+from demo.clients import DagRun
 from model_store.storage.opening import open_storage
 from tests import s3
-from tests.e2e.client import DagRun
 from tests.e2e.stack import REPOSITORY, Stack, run, running_stack, wait_until
 from tests.kubernetes import cluster as clusters
 from tests.kubernetes.cluster import Cluster

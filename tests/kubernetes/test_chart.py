@@ -14,7 +14,7 @@ import yaml
 from model_store.installation import ROOT as REPOSITORY
 from serving.platforms.kubernetes.api import GROUPS
 from serving.platforms.kubernetes.installation import Installation
-from serving.platforms.kubernetes.rights import FOR_STAGES, NEEDED
+from serving.platforms.kubernetes.rights import FOR_LEASES, FOR_STAGES, NEEDED
 from tests.kubernetes.cluster import PROGRAMS, Cluster
 
 pytestmark = [pytest.mark.kubernetes]
@@ -36,6 +36,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "controller.home.existingClaim=ours",
         "storage.secret=s3",
     ),
+    "keys of those who sign": ("trustedKeysSecret=theirs",),
     "a gpu for gates": ("builds.stages.gate.resources.limits.nvidia\\.com/gpu=1",),
     "a public address": ("gateway.service.type=LoadBalancer", "gateway.service.annotations.a=b"),
 }
@@ -111,6 +112,7 @@ def test_without_a_bucket_it_says_how_to_name_one() -> None:
 def test_rights_are_those_that_the_code_asks_for_and_no_others() -> None:
     roles = of(template(*AIRFLOW), "Role")
     assert rights(roles["slipway-models"]) == asked(NEEDED) | {("events", "list"), ("pods", "watch")}
+    assert rights(roles["slipway-lease"]) == asked(FOR_LEASES)
     assert rights(roles["slipway-stages"]) == asked(FOR_STAGES) | {("events", "list")}
     assert not of(template(*AIRFLOW), "ClusterRole")
     assert not of(template(), "Role").keys() & {"slipway-stages"}

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,27 +122,6 @@ def test_a_pod_whose_engine_does_not_answer_is_out_and_then_started_anew(
         "restartCount"
     ]
     assert restarts == 1
-
-
-@pytest.fixture
-def lost_node(cluster: Cluster) -> Iterator[Callable[[], None]]:
-    """Ends the second node without a word: its kubelet, its containers and what runs them. It comes back."""
-    if not cluster.is_ours:
-        pytest.skip("a node of somebody else's cluster is not ours to end")
-    home = clusters.CLUSTER_HOME
-    if not (home / "pid" / "kubelet-2").exists():
-        pytest.skip("the cluster was started with one node")
-
-    def lose() -> None:
-        os.kill(int((home / "pid" / "kubelet-2").read_text()), signal.SIGKILL)
-        in_containerd = ["ctr", "-a", "/run/slipway-containerd-2/containerd.sock", "-n", "k8s.io", "tasks"]
-        listed = subprocess.run([*in_containerd, "ls"], capture_output=True, text=True, check=True).stdout
-        for line in listed.splitlines()[1:]:
-            os.kill(int(line.split()[1]), signal.SIGKILL)
-        os.kill(int((home / "pid" / "containerd-2").read_text()), signal.SIGKILL)
-
-    yield lose
-    clusters.start(nodes=2)
 
 
 def test_pods_of_a_node_that_is_lost_are_replaced_and_the_node_is_named(

@@ -13,7 +13,7 @@ import pytest
 from model_store.types import Bundle
 from serving.platforms.base import DeploymentPhase, DeploymentStatus
 from serving.platforms.kubernetes.platform import KubernetesPlatform
-from serving.types import DeploymentRef
+from serving.types import DeploymentRef, Slot
 from tests.contract.platform_contract import applied, wait_for, wait_until_ready
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.conftest import MakePlatform
@@ -54,6 +54,19 @@ def test_a_gpu_that_no_node_has_is_waited_for_and_named(
     status = says(platform, ref, "lack", "nvidia.com/gpu (it asks for 64)")
     assert status.phase is IN_PROGRESS
     assert "0 of 1 pods are ready: none of" in status.reason
+
+
+def test_gpus_that_two_versions_need_at_once_are_counted(
+    retired: MakePlatform, make_servable: MakeBundle
+) -> None:
+    """Nothing of the version that serves is taken away for it: it waits, as long as a start may."""
+    platform = retired()
+    asked = {"resources": {"limits": {"nvidia.com/gpu": 64, "memory": "128Mi"}}}
+    applied(platform, make_servable("twice", kubernetes=asked), replicas=2)
+    ref = applied(platform, make_servable("twice", 2, kubernetes=asked), Slot.GREEN)
+    status = says(platform, ref, "it needs 64 nvidia.com/gpu beside the 128 of v1 while both stand")
+    assert status.phase is IN_PROGRESS
+    assert len(platform.deployments("twice")) == 2
 
 
 def test_nodes_without_the_labels_that_are_asked_for_are_named(

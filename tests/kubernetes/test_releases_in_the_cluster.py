@@ -44,6 +44,19 @@ def test_every_envoy_is_there_and_counted_under_its_own_address(slipway: Install
     assert {each.id: each.admin for each in found} == {name: f"{ip}:8487" for name, ip in pods.items()}
 
 
+def test_the_cluster_says_which_controller_writes(slipway: Installed) -> None:
+    (pod,) = slipway.pods("controller")
+    lease = slipway.cluster.get("lease", "slipway-controller", "-n", slipway.namespace)["spec"]
+    assert lease["holderIdentity"].startswith(f"{pod}:")
+    renewed = lease["renewTime"]
+
+    def is_renewed() -> bool:
+        now = slipway.cluster.get("lease", "slipway-controller", "-n", slipway.namespace)["spec"]
+        return bool(now["renewTime"] > renewed and now["leaseTransitions"] == lease["leaseTransitions"])
+
+    wait(is_renewed)
+
+
 def test_a_first_version_and_the_next_one_reach_every_caller(slipway: Installed) -> None:
     # Whether a first version may stay is known by what its first callers were answered.
     with slipway.callers(MODEL):

@@ -15,6 +15,7 @@ from model_store.errors import Permanent, Retryable
 from model_store.types import Bundle
 from serving.home import Home, Ports
 from serving.platforms.base import DeploymentPhase
+from serving.platforms.kubernetes import platform as kubernetes_platform
 from serving.platforms.kubernetes.platform import KubernetesPlatform
 from serving.types import Slot
 from tests.contract.platform_contract import applied, ref_of, wait_for, wait_until_ready
@@ -102,6 +103,13 @@ def test_an_autoscalers_number_outlives_every_further_apply_and_the_next_version
     assert least_by_slot(cluster, namespace, "scaled_by_others") == {"blue": 2, "green": 2}
     applied(platform, following, Slot.GREEN)
     assert least_by_slot(cluster, namespace, "scaled_by_others") == {"blue": 2, "green": 2}
+    # What an autoscaler adds later is held as well, and the other version gets as many.
+    cluster.kubectl("scale", "deployment", name, "-n", namespace, "--replicas=3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_platform, "HELD_EVERY_SECONDS", 0.0)
+        wait_for(platform, ref, lambda status: len(status.endpoints) == 3)
+        platform.status(ref_of(following, Slot.GREEN))
+    assert least_by_slot(cluster, namespace, "scaled_by_others") == {"blue": 3, "green": 3}
     platform.retire(ref_of(following, Slot.GREEN))
     assert least_by_slot(cluster, namespace, "scaled_by_others")["blue"] == 1
 

@@ -48,16 +48,16 @@ class Installation:
             "SLIPWAY_HOME": str(self.airflow_home / "slipway"),
         }
 
-    def run(self, *command: str | Path, expect: int = 0) -> str:
-        """What the command prints. It runs where the user happens to be."""
+    def run(self, *command: str | Path, expect: int = 0, seconds: float = 600, **own: str) -> str:
+        """What the command prints. It runs where the user happens to be, with `own` in its environment."""
         done = subprocess.run(
             command,
             cwd=self.airflow_home,
-            env=self.environ,
+            env={**self.environ, **own},
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=seconds,
         )
         assert done.returncode == expect, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout if expect == 0 else done.stdout + done.stderr

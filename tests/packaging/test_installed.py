@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.stack import free_port_base, processes_of
 from tests.packaging.conftest import Installation
 
 SPEC = "dags/releases/credit_risk.yaml"
@@ -75,6 +77,17 @@ def test_the_page_answers_in_the_teams_airflow(empty: Installation) -> None:
         assert "<svg" in client.get("/slipway/static/mark/mark.svg").text
         # Nobody is signed in: Airflow's login comes first.
         assert client.get("/slipway/").status_code in (302, 303, 307, 401)
+
+
+@pytest.mark.empty_environment
+@pytest.mark.timeout(1200)
+def test_the_demo_runs_to_its_end_where_there_is_no_clone(empty: Installation, tmp_path: Path) -> None:
+    own = {"SLIPWAY_HOME": str(tmp_path / "demo"), "SLIPWAY_PORT_BASE": str(free_port_base())}
+    report = json.loads(empty.run("slipway", "demo", "--json", seconds=1000, **own))
+    assert [claim for claim in report["claims"] if not claim["holds"]] == []
+    endings = [release["ending"] for release in report["releases"]]
+    assert endings == ["promoted", "promoted", "blocked", "rolled_back"]
+    assert processes_of(tmp_path / "demo") == []
 
 
 @contextmanager

@@ -24,8 +24,8 @@ THIRD_PARTY = Path(__file__).parent / "third_party"
 
 MEASURE = """\
 import numpy as np
-from slipway.model_store.gates.metrics import Prediction, known, metric
-from slipway.model_store.gates.metrics.base import Truth
+from slipway.model_store.metrics import Prediction, known, metric
+from slipway.model_store.metrics.base import Truth
 found = metric("specificity")
 assert "specificity" in known("binary") and "specificity" not in known("regression")
 truth = Truth(classes=np.array([0, 0, 0, 0, 1]), class_count=2)

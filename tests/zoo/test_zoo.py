@@ -8,20 +8,29 @@ from pathlib import Path
 import pytest
 
 from tests.build_world import hurry
-from tests.zoo import as_logged, boosters, classifiers, graphs, regressors, tables
+from tests.zoo import as_logged, boosters, classifiers, graphs, older, regressors, tables
 from tests.zoo.world import Kind, checked
 
+# Their libraries are downloaded first.
+DOWNLOADED = [*boosters.KINDS, *older.KINDS]
 KINDS = [
     *classifiers.KINDS,
     *regressors.KINDS,
     *graphs.KINDS,
     *tables.KINDS,
     *as_logged.KINDS,
-    *boosters.KINDS,
+    *DOWNLOADED,
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+# Each library is a download and an environment of its own.
+PARAMETERS = [
+    pytest.param(kind, id=kind.name, marks=[pytest.mark.at_length] if kind in DOWNLOADED else [])
+    for kind in KINDS
+]
+
+
+@pytest.mark.parametrize("kind", PARAMETERS)
 @pytest.mark.usefixtures("lasting_environments")
 def test_it_ends_as_it_must(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)

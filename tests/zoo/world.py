@@ -27,12 +27,13 @@ ROWS = 700
 class Made:
     """One model on disk. `numbers`: by metric, what the framework itself says on the evaluation rows.
 
-    `model`: the folder that MLflow wrote. `spec`: what differs from `spec_of`'s. `champion`: the folder of
+    `model`: the folder that MLflow wrote. `flavor`: None where
+    the spec leaves that to MLflow. `spec`: what differs from `spec_of`'s. `champion`: the folder of
     the version that serves.
     """
 
     model: Path
-    flavor: str
+    flavor: str | None
     evaluation: pd.DataFrame
     calibration: pd.DataFrame
     label: str | list[str]
@@ -80,9 +81,9 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Spec:
 
 def checked(made: Made, home: Path) -> Result:
     """Through the stages of the build, as `slipway check` runs them."""
-    from model_store.build import BuildContext
     from model_store.check import CANDIDATE, CHAMPION, FolderVersions, check, release_champion
     from model_store.release_spec import ReleaseSpec
+    from model_store.stages.base import BuildContext
     from model_store.storage.store import Store
     from model_store.types import ModelRef
 

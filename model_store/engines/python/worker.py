@@ -25,11 +25,11 @@ _NUMPY = {
 }  # fmt: skip
 
 
-class Refused(Exception):  # noqa: N818
+class ValuesRefused(Exception):  # noqa: N818
     """The values, and not the model, are at fault."""
 
 
-class Unusable(Exception):  # noqa: N818
+class UnusableAnswer(Exception):  # noqa: N818
     """The model answered something that is no answer for each row."""
 
 
@@ -93,9 +93,9 @@ def _answered(model: Any, serves: dict[str, Any], request: dict[str, Any], array
             said = {wanted[0][0]: next(iter(said.values()))}
         arrays = [_as_wanted(said, *each) for each in wanted]
         return {"outputs": [name for name, *_ in wanted]}, arrays
-    except Refused as error:
+    except ValuesRefused as error:
         return {"refused": str(error)}, []
-    except Unusable as error:
+    except UnusableAnswer as error:
         return {"failed": str(error)}, []
     except Exception as error:
         traceback.print_exc()
@@ -115,7 +115,7 @@ def _predicted(model: Any, rows: Any) -> Any:
     except MlflowException as error:
         # What the signature refuses. Anything else that a model raises is its own fault.
         if "schema" in str(error).lower():
-            raise Refused(_told(error)) from error
+            raise ValuesRefused(_told(error)) from error
         raise
 
 
@@ -158,7 +158,7 @@ def _texts(column: dict[str, Any], values: Any) -> list[Any]:
     try:
         return [None if column["nullable"] and not value else value.decode() for value in values.tolist()]
     except UnicodeDecodeError as error:
-        raise Refused(f"column `{column['name']}` is not UTF-8: {error}") from error
+        raise ValuesRefused(f"column `{column['name']}` is not UTF-8: {error}") from error
 
 
 def _times(name: str, texts: list[Any]) -> Any:
@@ -167,7 +167,7 @@ def _times(name: str, texts: list[Any]) -> Any:
     try:
         return pd.Series(pd.to_datetime(pd.Series(texts, dtype=object), format="ISO8601"))
     except (ValueError, TypeError) as error:
-        raise Refused(f"column `{name}` takes times as 2026-01-31T12:00:00: {_told(error)}") from error
+        raise ValuesRefused(f"column `{name}` takes times as 2026-01-31T12:00:00: {_told(error)}") from error
 
 
 # What the model says
@@ -186,7 +186,7 @@ def _named(answer: Any, names: list[str], count: int) -> dict[str, Any]:
     else:
         parts = _of_array(answer, names)
     if not parts:
-        raise Unusable("the model answered nothing")
+        raise UnusableAnswer("the model answered nothing")
     return {name: _checked(name, value, count) for name, value in parts.items()}
 
 
@@ -220,10 +220,12 @@ def _checked(name: str, value: Any, count: int) -> Any:
     try:
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
     except ValueError as error:
-        raise Unusable(f"output `{name}` is no array: {_told(error)}") from error
+        raise UnusableAnswer(f"output `{name}` is no array: {_told(error)}") from error
     if array.shape[:1] != (count,):
         found = f"{len(array)} rows" if array.ndim else f"one {type(value).__name__}"
-        raise Unusable(f"output `{name}` has {found} for {count} rows, and must answer each row for itself")
+        raise UnusableAnswer(
+            f"output `{name}` has {found} for {count} rows, and must answer each row for itself"
+        )
     if array.dtype == object:
         array = _of_objects(name, array)
     if array.dtype.kind == "M":
@@ -233,7 +235,7 @@ def _checked(name: str, value: Any, count: int) -> Any:
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     if array.dtype.kind not in "biufO":
-        raise Unusable(f"output `{name}` is {array.dtype}, which no tensor can hold")
+        raise UnusableAnswer(f"output `{name}` is {array.dtype}, which no tensor can hold")
     return array
 
 
@@ -246,7 +248,7 @@ def _of_objects(name: str, array: Any) -> Any:
         try:
             stacked = np.stack([np.asarray(row) for row in array])
         except ValueError as error:
-            raise Unusable(f"output `{name}` has rows of different lengths") from error
+            raise UnusableAnswer(f"output `{name}` has rows of different lengths") from error
         return _of_objects(name, stacked) if stacked.dtype == object else stacked
     values = [None if value is None or value is pd.NA else value for value in array.ravel()]
     known = [value for value in values if value is not None and value == value]
@@ -261,7 +263,7 @@ def _of_objects(name: str, array: Any) -> Any:
         flat = np.array([np.nan if value is None else value for value in values])
         return flat.astype(np.int64 if whole else np.float64).reshape(array.shape)
     kinds = ", ".join(sorted({type(value).__name__ for value in known})[:4])
-    raise Unusable(f"output `{name}` holds {kinds}, which no tensor can hold: answer numbers or text")
+    raise UnusableAnswer(f"output `{name}` holds {kinds}, which no tensor can hold: answer numbers or text")
 
 
 def _bytes(array: Any) -> Any:
@@ -277,17 +279,17 @@ def _as_wanted(said: dict[str, Any], name: str, datatype: str, shape: list[int])
     import numpy as np
 
     if name not in said:
-        raise Unusable(f"output `{name}` is missing: the model answered {', '.join(said)}")
+        raise UnusableAnswer(f"output `{name}` is missing: the model answered {', '.join(said)}")
     array, wanted = said[name], np.dtype(_NUMPY[datatype])
     if array.ndim < len(shape) and array.size == len(array):
         array = array.reshape([len(array), *[1] * (len(shape) - 1)])
     if array.dtype == wanted:
         return array
     if "O" in (array.dtype.kind, wanted.kind):
-        raise Unusable(f"output `{name}` is {array.dtype}, and {datatype} was promised")
+        raise UnusableAnswer(f"output `{name}` is {array.dtype}, and {datatype} was promised")
     cast = array.astype(wanted)
     if not (np.can_cast(array.dtype, wanted, "same_kind") or np.array_equal(cast, array)):
-        raise Unusable(f"output `{name}` is {array.dtype}, and {datatype} does not hold these values")
+        raise UnusableAnswer(f"output `{name}` is {array.dtype}, and {datatype} does not hold these values")
     return cast
 
 

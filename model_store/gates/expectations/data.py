@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +72,17 @@ def check_data(
     *,
     columns: Columns,
     docs_dir: Path,
+    as_logged: bool = False,
 ) -> DataReport:
     """Check both files and write Data Docs into `docs_dir`.
 
-    `inputs` and `columns` are those of the `ExportedModel`. Of both files: schema, types, missing values,
-    ranges and allowed values; of the evaluation rows also their number, label balance and calibration rows
-    among them. Raises `Permanent` for files that are no tables; all else that is wrong is in the report.
+    `inputs` and `columns` are those of the `ExportedModel`, `as_logged` whether it is served as it is. Of
+    both files: schema, types, missing values, ranges and allowed values; of the evaluation rows also their
+    number, label balance and calibration rows among them. Raises `Permanent` for files that are no tables;
+    all else that is wrong is in the report.
     """
-    judged = _read(evaluation, spec, inputs, columns, labelled=True)
-    tuned = _read(calibration, spec, inputs, columns, labelled=False)
+    read = partial(_read, spec=spec, inputs=inputs, columns=columns, as_logged=as_logged)
+    judged, tuned = read(evaluation, labelled=True), read(calibration, labelled=False)
     features = [name for fed in columns.values() for name in ((fed,) if isinstance(fed, str) else fed)]
     extra = _judge(judged, tuned, spec.data)
     checks = [
@@ -90,7 +93,13 @@ def check_data(
 
 
 def _read(
-    path: Path, spec: ReleaseSpec, inputs: Sequence[TensorSpec], columns: Columns, *, labelled: bool
+    path: Path,
+    *,
+    spec: ReleaseSpec,
+    inputs: Sequence[TensorSpec],
+    columns: Columns,
+    as_logged: bool,
+    labelled: bool,
 ) -> _Rows:
     data = spec.data
     table, digest = read_table(path)
@@ -99,7 +108,6 @@ def _read(
         if column.values is not None and name in frame:
             frame[name] = frame[name].map(str, na_action="ignore")
     try:
-        as_logged = spec.is_served_as_logged
         rows = read_dataset(path, data, inputs, columns=columns, labelled=labelled, as_logged=as_logged)
     except UnusableData as error:
         return _Rows(path, digest, frame, None, error.problem)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ExpectationResult:
     """What one expectation found; `result` in the words of Great Expectations (observed_value, ...)."""
 
     success: bool
@@ -26,7 +26,7 @@ class Finding:
 class Validated:
     """`findings` in the order of the expectations; `document` is the whole result as JSON."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ExpectationResult, ...]
     document: dict[str, Any]
 
 
@@ -61,9 +61,9 @@ def _numbered(expectation: Expectation, place: int) -> Expectation:
     return expectation
 
 
-def _finding(result: dict[str, Any]) -> Finding:
+def _finding(result: dict[str, Any]) -> ExpectationResult:
     raised = result.get("exception_info") or {}
     # One entry per failed metric, or the entry itself.
     entries = [raised] if "raised_exception" in raised else list(raised.values())
     message = next((str(e["exception_message"]) for e in entries if e.get("exception_message")), "")
-    return Finding(bool(result["success"]), dict(result.get("result") or {}), message)
+    return ExpectationResult(bool(result["success"]), dict(result.get("result") or {}), message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_store.columns import missing_remedy
 from model_store.errors import bounded
-from model_store.gates.expectations.great import Finding, great_expectations
+from model_store.gates.expectations.great import ExpectationResult, great_expectations
 from model_store.release_spec import Column, Data
 from model_store.types import Check
 
@@ -116,7 +116,7 @@ def readable(problem: str) -> Iterator[Rule]:
     yield Rule("rows can be fed to the model", 1, share)
 
 
-def to_check(role: str, rule: Rule, finding: Finding) -> Check:
+def to_check(role: str, rule: Rule, finding: ExpectationResult) -> Check:
     """What was found, as the gates report it. `observed`: a mean or a count, or how many values are wrong."""
     observed = _observed(finding)
     remedy = rule.remedy(observed) if rule.remedy and math.isfinite(observed) else ""
@@ -125,7 +125,7 @@ def to_check(role: str, rule: Rule, finding: Finding) -> Check:
     return Check(f"{role}: {rule.says}", observed, rule.limit, finding.success, detail)
 
 
-def _observed(finding: Finding) -> float:
+def _observed(finding: ExpectationResult) -> float:
     if finding.exception:
         return math.nan
     result = finding.result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from model_store.errors import Retryable
 from serving.control import audit_entries, cooldowns, freeze_enforcement, reasons, rollbacks
 from serving.control.audit import AuditEntry
 from serving.control.controller.rollback_jobs import LINGER_SECONDS, RollbackJobs
@@ -86,14 +87,22 @@ class Acts:
         services = self._services()
         with self._resolving:
             # The same asked twice at once would be two.
-            rollbacks.resolve(services, request)
+            try:
+                rollbacks.resolve(services, request)
+            except Retryable:
+                # Traffic waits for no ledger. What was asked for is written down when it can be.
+                if between := rollbacks.return_before_books(services, request):
+                    return self.jobs.owe(request, between)
+                raise
         rollback = rollbacks.begin(services, request)
         # A run that somebody clears long after it was over says nothing of a hold that began since.
-        if not rollbacks.is_from_alert(request) and not rollbacks.is_carried_out(services, rollback.id):
+        if not request.is_from_alert and not rollbacks.is_carried_out(services, rollback.id):
             cooldowns.end_hold(services, request.model)
         return self.jobs.carry_out(rollback)
 
     def rollback(self, rollback_id: str) -> RollbackProgress:
+        if owed := self.jobs.owed(rollback_id):
+            return owed
         return rollbacks.progress_of(self._services(), rollback_id)
 
     def adopt(self, model: str, *, by: str, reason: str) -> Route:

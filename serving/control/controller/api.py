@@ -33,7 +33,7 @@ from serving.control.controller.tick import Controller
 from serving.control.rollbacks import RollbackRequest
 from serving.control.rollout.control import ControlRequest
 from serving.control.rollout.journal import state_to_json
-from serving.control.traffic import TrafficControl
+from serving.control.traffic import NotLeading, TrafficControl
 from serving.gateway.router.base import TrafficRouter
 from serving.ledger.base import Ledger
 from serving.types import Route as ServiceRoute
@@ -53,11 +53,11 @@ Act = Callable[[TrafficControl, Request, Said], Any]
 Answer = Callable[[Request, Said], Any]
 
 
-class TooLarge(Permanent):
+class BodyTooLarge(Permanent):
     """The body is longer than any that makes sense."""
 
 
-class Refused(Permanent):
+class Unauthorized(Permanent):
     """Who asks does not have the token."""
 
 
@@ -77,6 +77,7 @@ def build(
 
     `/live` is 503 where another start would help: it does not tick. `require_last` raises, naming it, where
     another controller moves traffic: no act begins here then, for pods would be started and never used.
+    `/ready` is 503 there, for whoever asks where to send callers: the others are told whom to ask.
     """
     registry = CollectorRegistry()
     registry.register(ControllerCollector(controller))
@@ -85,8 +86,21 @@ def build(
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
     def health(_: Request) -> Response:
-        problem = find_problem()
-        return Response(f"{problem or 'ok'}\n", 503 if problem else 200, media_type="text/plain")
+        if problem := find_problem():
+            return Response(f"{problem}\n", 503, media_type="text/plain")
+        other = stands_by_for()
+        return Response(f"ok{other and ': '}{other}\n", media_type="text/plain")
+
+    def ready(_: Request) -> Response:
+        other = stands_by_for()
+        return Response(f"{other or 'ok'}\n", 503 if other else 200, media_type="text/plain")
+
+    def stands_by_for() -> str:
+        try:
+            require_last()
+        except NotLeading as standby:
+            return standby.problem
+        return ""
 
     def live(_: Request) -> Response:
         return Response("ok\n" if is_alive() else "no tick lately\n", 200 if is_alive() else 503)
@@ -112,6 +126,7 @@ def build(
             Route("/metrics", metrics),
             Route("/health", health),
             Route("/live", live),
+            Route("/ready", ready),
             Route("/targets", pods),
             act("POST", "/v1/rollouts", _begin),
             act("GET", "/v1/rollouts/{release}", _read),
@@ -245,7 +260,9 @@ class _Doors:
     def _authorize(self, request: Request) -> None:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token):
-            raise Refused("the controller does not know this token", remedy="send the one of its token file")
+            raise Unauthorized(
+                "the controller does not know this token", remedy="send the one of its token file"
+            )
 
     def _limiter(self, name: str) -> anyio.CapacityLimiter:
         """Made inside the loop that uses it."""
@@ -257,7 +274,7 @@ async def _body(request: Request, longest: int) -> Said:
     async for chunk in request.stream():
         content += chunk
         if len(content) > longest:
-            raise TooLarge(f"the body is longer than {longest} bytes", remedy="send what was asked for")
+            raise BodyTooLarge(f"the body is longer than {longest} bytes", remedy="send what was asked for")
     if not content:
         return {}
     try:
@@ -299,9 +316,9 @@ def _told(request: Request, problem: Exception) -> Response:
 
 def _status_of(error: SlipwayError) -> int:
     match error:
-        case TooLarge():
+        case BodyTooLarge():
             return 413
-        case Refused():
+        case Unauthorized():
             return 401
         case Retryable():
             return 503

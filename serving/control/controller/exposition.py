@@ -43,8 +43,10 @@ class ControllerCollector(Collector):
         family = CounterMetricFamily(
             "slipway_controller_rollbacks", "Rollbacks by the controller", labels=["service"]
         )
-        for service, count in sorted(self._controller.rollbacks.items()):
-            family.add_metric([service], count)
+        counted = self._controller.rollbacks
+        # Of a counter that begins at 1, Prometheus sees no increase: 0 has to be told before.
+        for service in sorted({*self._controller.latest, *counted}):
+            family.add_metric([service], counted.get(service, 0))
         return family
 
     def _arms(self) -> Iterator[Metric]:

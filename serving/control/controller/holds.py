@@ -12,16 +12,16 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 from serving.control import blockers, freeze_enforcement, notifications
-from serving.control.releases import Release
+from serving.control.changed_releases import ChangedReleases
+from serving.control.releases import NoSuchRelease, Release
 from serving.control.rollout.plan import Action, RolloutState
 from serving.control.wiring import Services
 
 EVERY_SECONDS = 0.5
-# So many in one tick: each is a few files to be looked at.
+# So many in one tick: each is a few rows to be looked at.
 MOST_AT_ONCE = 10
 
 Apart = Callable[[str], AbstractContextManager[None]]
-_Stamp = tuple[int, int]
 
 
 class Holds:
@@ -33,7 +33,8 @@ class Holds:
         self._services, self._now, self._monotonic = services, now, monotonic
         self._looked: dict[str, float] = {}
         self._told: dict[str, int] = {}
-        self._read: dict[str, tuple[_Stamp, Release]] = {}
+        self._read: dict[str, Release | None] = {}
+        self._changes = ChangedReleases(services.rows)
 
     def look(self, active: Sequence[RolloutState], actions: Mapping[str, Action], apart: Apart) -> None:
         """Hold and let go those that were not looked at for longest; tell people what is held."""
@@ -77,13 +78,12 @@ class Holds:
             self._told[state.release_id] = state.place
 
     def _release(self, release_id: str) -> Release | None:
-        """None where nobody wrote down what it is about. Read again only when its file changed."""
-        path = self._services.releases.path(release_id)
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return None
-        stamp, known = (stat.st_mtime_ns, stat.st_ino), self._read.get(release_id)
-        if known is None or known[0] != stamp:
-            known = self._read[release_id] = (stamp, self._services.releases.load(release_id))
-        return known[1]
+        """None where nobody wrote down what it is about. Read again only when it was saved."""
+        for each in self._changes.take():
+            self._read.pop(each.id, None)
+        if release_id not in self._read:
+            try:
+                self._read[release_id] = self._services.releases.load(release_id)
+            except NoSuchRelease:
+                self._read[release_id] = None
+        return self._read[release_id]

@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from model_store.errors import Retryable, SlipwayError
+from model_store.errors import SlipwayError
+from serving.control.traffic import NotLeading
 from serving.ledger.base import Fence, Fenced, Lease, Leases
 
 NAME = "controller"
@@ -23,12 +24,20 @@ NAME = "controller"
 LEASE_SECONDS = 6.0
 # So often it is renewed, or asked for.
 EVERY_SECONDS = 1.5
+# After the lease's store was away its last holder comes first: it alone knows what it did meanwhile.
+GIVES_WAY_SECONDS = 2 * EVERY_SECONDS
 
 log = logging.getLogger("slipway.controller")
 
 
-class NotLeading(Retryable):
-    """Another controller has the lease, or nobody knows who has it: here nothing is written."""
+def named(process: str, address: str) -> str:
+    """A holder's name, by which those who stand by know where it is asked, too."""
+    return f"{process} at {address}"
+
+
+def address_in(holder: str) -> str:
+    """Where this holder is asked; "" where its name does not say it."""
+    return holder.rpartition(" at ")[2] if " at " in holder else ""
 
 
 class Leadership:
@@ -53,6 +62,7 @@ class Leadership:
         self._lease: Lease | None = None
         self._until = float("-inf")
         self._known = ""
+        self._gives_way_until = float("-inf")
         self.problem = ""
 
     @property
@@ -76,12 +86,12 @@ class Leadership:
         if lease is None or self._monotonic() >= self._until:
             is_other = bool(self._known) and lease is None
             has = f"{self._known} has the lease" if is_other else self.problem
-            raise NotLeading(
+            raise NotLeading.of(
                 f"this controller does not write now: {has or 'it has no lease yet'}",
                 remedy="ask that one; where it has ended, this one takes over within seconds"
                 if is_other
                 else "it goes on by itself; ask again in a moment",
-                delay_seconds=1,
+                leader=address_in(self._known) if is_other else "",
             )
         return lease.fence
 
@@ -99,6 +109,7 @@ class Leadership:
             self._lose(lost)
         except SlipwayError as problem:
             self.problem = problem.problem
+            self._gives_way_until = float("inf")
             log.warning("the lease could not be asked for: %s", problem.problem)
 
     def run(self, ending: threading.Event, *, every_seconds: float = EVERY_SECONDS) -> None:
@@ -115,16 +126,30 @@ class Leadership:
 
     def _ask(self) -> None:
         asked_at = self._monotonic()
+        if self._gives_way(asked_at):
+            return
         lease = self._leases.acquire(NAME, self._holder, seconds=self._seconds)
         if lease is None:
-            other = self._leases.lease(NAME)
-            self._known = other.holder if other else ""
+            self._read()
             return
         self._respect(lease)
         self._begin()
         # From before it was asked for: so it is over here before it is anywhere else.
         self._lease, self._until, self._known = lease, asked_at + self._seconds, self._holder
         log.info("%s has the lease under token %d", self._holder, lease.token)
+
+    def _gives_way(self, now: float) -> bool:
+        """Whether somebody else had it before the store was away, and has not had the time to renew it."""
+        if now >= self._gives_way_until:
+            return False
+        self._read()
+        if self._gives_way_until == float("inf"):
+            self._gives_way_until = now + GIVES_WAY_SECONDS
+        return bool(self._known)
+
+    def _read(self) -> None:
+        other = self._leases.lease(NAME)
+        self._known = other.holder if other else ""
 
     def _renew(self, lease: Lease) -> None:
         asked_at = self._monotonic()
@@ -135,5 +160,4 @@ class Leadership:
         log.error("%s", lost.problem)
         self._lease, self.problem, self._known = None, lost.problem, ""
         with suppress(SlipwayError):
-            other = self._leases.lease(NAME)
-            self._known = other.holder if other else ""
+            self._read()

@@ -1,7 +1,8 @@
 """Rollbacks of models, carried out: traffic that is back already is noted, other versions are started again.
 
 Each has a thread of its own while it lasts, so that a platform that takes its time keeps no other waiting.
-How far it has come is in the rollback's file, from which a controller that was restarted goes on.
+How far it has come is in the rollback's row, from which a controller that was restarted goes on. What was
+asked for while the ledger could not be reached is written down, and carried out, when it can be.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from model_store.errors import Permanent, Retryable
 from serving.control import rollbacks
 from serving.control.release_deployment import status_of
-from serving.control.rollbacks import RequestedRollback
-from serving.control.traffic import RollbackProgress
+from serving.control.rollbacks import RequestedRollback, RollbackRequest
+from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.control.wiring import Services
 
 log = logging.getLogger("slipway.controller")
@@ -35,6 +36,7 @@ class RollbackJobs:
     def __init__(self, services: Callable[[], Services], *, linger_seconds: float = LINGER_SECONDS) -> None:
         self._services, self._linger_seconds = services, linger_seconds
         self._running: dict[str, threading.Thread] = {}
+        self._owed: dict[str, tuple[RollbackRequest, tuple[int, int]]] = {}
         self._one_at_a_time = threading.Lock()
 
     def carry_out(self, rollback: RequestedRollback) -> RollbackProgress:
@@ -47,11 +49,43 @@ class RollbackJobs:
         self._begin(rollback)
         return rollbacks.progress_of(services, rollback.id)
 
+    def owe(self, request: RollbackRequest, between: tuple[int, int]) -> RollbackProgress:
+        """It could not be written down; `between`: from which version to which it goes all the same."""
+        self._owed.setdefault(request.run_id, (request, between))
+        return self._progress(request, between)
+
+    def owed(self, rollback_id: str) -> RollbackProgress | None:
+        """How far one has come that is not written down; None of all others."""
+        found = (self._progress(*each) for each in list(self._owed.values()))
+        return next((one for one in found if one.id == rollback_id), None)
+
+    def _progress(self, request: RollbackRequest, between: tuple[int, int]) -> RollbackProgress:
+        services, (leaves, returns) = self._services(), between
+        rollback = rollbacks.named(request, leaves=leaves, returns=returns)
+        is_back = rollbacks.serving_again(services, rollback) is not None
+        words = (
+            f"version {returns} has all traffic, which is written down when the ledger can be written"
+            if is_back
+            else f"version {leaves} has no traffic any more; version {returns} is started again when the "
+            "ledger can be written"
+        )
+        # Whoever waits for its end reads it in the ledger afterwards.
+        starting = RollbackPhase.STARTING
+        return RollbackProgress(rollback.id, request.model, leaves, returns, starting, words)
+
     def resume(self) -> None:
-        """What a controller before began and did not end, or ended and did not clear away."""
+        """What a controller before, or this one, began and did not end, or ended and did not clear away.
+
+        To be called once in a while: a ledger that is away for a moment leaves things like that behind.
+        """
         services = self._services()
+        for request, between in list(self._owed.values()):
+            try:
+                self._begin(rollbacks.write_down(services, request, between))
+            except Permanent as problem:
+                log.warning("%s of %s is not carried out: %s", request.run_id, request.model, problem)
+            self._owed.pop(request.run_id, None)
         for rollback in [*rollbacks.under_way(services), *rollbacks.not_cleared_away(services)]:
-            log.info("%s goes on", rollback.id)
             self._begin(rollback)
 
     def _begin(self, rollback: RequestedRollback) -> None:
@@ -60,6 +94,7 @@ class RollbackJobs:
                 name = f"rollback {rollback.id}"
                 job = threading.Thread(target=self._run, args=(rollback,), daemon=True, name=name)
                 self._running[rollback.id] = job
+                log.info("%s is carried out", rollback.id)
                 job.start()
 
     def join(self, timeout_seconds: float) -> None:
@@ -141,7 +176,8 @@ class RollbackJobs:
     def _fail(self, services: Services, rollback: RequestedRollback, why: str) -> None:
         try:
             rollbacks.note_failed(services, rollback, why)
-        except OSError:
+        except (OSError, Retryable):
+            # It stays open, and is tried again by `resume`.
             log.exception("%s failed, and that cannot be written down: %s", rollback.id, why)
 
     def _let_go(self, services: Services, rollback: RequestedRollback) -> None:

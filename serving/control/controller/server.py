@@ -14,7 +14,7 @@ from model_store.errors import Permanent
 _START_SECONDS = 10.0
 
 
-class Server:
+class ControllerServer:
     """Answers until `shutdown`. Only on loopback: whoever is beyond has a proxy that knows who may ask."""
 
     def __init__(self, app: Starlette, port: int, *, host: str = "127.0.0.1") -> None:
@@ -25,7 +25,7 @@ class Server:
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True, name="controller-http"
         )
 
-    def start(self) -> Server:
+    def start(self) -> ControllerServer:
         """Returns when it answers."""
         self._thread.start()
         until = time.monotonic() + _START_SECONDS

@@ -34,6 +34,8 @@ log = logging.getLogger("slipway.controller")
 _SECONDS_PER_RELEASE = 0.004
 # Steps of the plan are written to the disk, and so many at once would keep the next look waiting.
 _STEPS_SECONDS = 0.1
+# Read with every look, counters that nobody judges were most of what controller and Envoys take at rest.
+_IDLE_READ_SECONDS = 2.0
 
 Counters = Mapping[str, dict[Endpoint, EndpointCounters]]
 _Seen = tuple[RolloutState, Route, ReleaseWatch, Increment]
@@ -108,6 +110,7 @@ class Controller:
         self.pending: dict[str, PendingRollback] = {}
         self.actions: dict[str, Action] = {}
         self._steps: list[tuple[RolloutState, Route, Action]] = []
+        self._read_at = -_IDLE_READ_SECONDS
         self.done = ControllerCounters()
 
     def tick(self) -> None:
@@ -117,7 +120,7 @@ class Controller:
         self.latest = {service: states[-1] for service, states in every.items() if states}
         self.active = self._active(every)
         self._forget_others()
-        problem, counters = self._read()
+        problem, counters = self._read() if self._is_to_be_read() else ("", {})
         self._steps = []
         self._look_at_all(problem, counters)
         self._roll_back_all()
@@ -185,7 +188,12 @@ class Controller:
         # Without what was counted before there is nothing to go on from: it is tried again with every look.
         self.active = [(state, route) for state, route in self.active if state.release_id in self.watches]
 
+    def _is_to_be_read(self) -> bool:
+        """With no release under way counters are read now and then, so that Envoys' restarts are noticed."""
+        return bool(self.active) or self._monotonic() - self._read_at >= _IDLE_READ_SECONDS
+
     def _read(self) -> tuple[str, Counters]:
+        self._read_at = self._monotonic()
         try:
             return "", self._metrics.counters()
         except SlipwayError as problem:

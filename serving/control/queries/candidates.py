@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from model_store.build import Gated
 from model_store.gates.choose import shortfalls
 from model_store.records import read_report
+from model_store.stages.base import Gated
 from model_store.types import Check
 from serving.control.bundle_comparison import accuracy_of
 from serving.control.queries.views import CandidateRow, CheckRow
@@ -15,7 +15,9 @@ CHOSEN, PASSED, MISSED, NONE = "chosen", "passed", "missed", "none"
 
 
 def candidate_rows(gated: Iterable[Gated], *, runtime: str, chosen: str | None) -> tuple[CandidateRow, ...]:
-    """`runtime`: the target that serves; `chosen`: the precision of the bundle, None while there is none."""
+    """`runtime`: the target that serves what was exported; `chosen`: the precision of the bundle, None
+    while there is none.
+    """
     rows = [row for one in gated for row in _rows(one, runtime, chosen)]
     # int8 is made once for each layout, and each is no use to the other's targets: nobody needs to know.
     made = {(row.precision, row.target) for row in rows if row.status != NONE}
@@ -26,6 +28,7 @@ def candidate_rows(gated: Iterable[Gated], *, runtime: str, chosen: str | None) 
 def _rows(gated: Gated, runtime: str, chosen: str | None) -> list[CandidateRow]:
     report = read_report(gated["report"])
     precision = gated["variant"]["precision"]
+    runtime = "python" if precision == "original" else runtime
     verdict = PASSED if report.passed else MISSED if report.checks else NONE
     words = "every limit kept" if report.passed else f"missed {shortfalls(report)}" if report.checks else ""
     checks = tuple(CheckRow(check.name, _in_words(check), check.passed) for check in report.checks)
@@ -47,7 +50,7 @@ def _rows(gated: Gated, runtime: str, chosen: str | None) -> list[CandidateRow]:
                 checks=checks,
             )
         )
-    for engine in gated["engines"]:
+    for engine in [one for one in gated["engines"] if one != served]:
         engine_words = f"{words}; built, its speed shows only on its GPU".removeprefix("; ")
         target, size = engine["format"], engine["size_bytes"] / 1e6
         shown = () if served else checks

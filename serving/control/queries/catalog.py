@@ -19,6 +19,7 @@ from serving.control.queries.cached import Cached, Refresher
 from serving.control.queries.health import HealthMonitor
 from serving.control.queries.index import Index
 from serving.control.queries.models import ModelRows, Models, has_bundle
+from serving.control.queries.requests import RequestFeed
 from serving.control.queries.rollouts import RolloutFeed
 from serving.control.queries.rows import Rows
 from serving.control.queries.runs import Runs
@@ -80,8 +81,8 @@ class Catalog:
         self._sees: Callable[[str], bool] | None = None
         self._refresher = refresher
         self._index = Index(
-            services.home,
             services.notes,
+            RequestFeed(services.rows),
             RolloutFeed(services.rows, monotonic=monotonic),
             monotonic=monotonic,
             refresher=refresher,
@@ -104,7 +105,7 @@ class Catalog:
         self._moments = Cached(self._every_moment, seconds=0.5, monotonic=monotonic, refresher=refresher)
 
     def warm(self) -> None:
-        """Read every file, so that whoever comes first does not wait for it."""
+        """Read everything, so that whoever comes first does not wait for it."""
         self._models.get()
         self._moments.get()
 

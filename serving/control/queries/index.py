@@ -1,32 +1,27 @@
-"""Every model and release of an installation, kept in memory and looked at again when folders changed."""
+"""Every model and release of an installation, kept in memory and looked at again where rows changed."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from model_store.errors import Retryable
 from serving.control import aliases, cooldowns
 from serving.control.aliases import AliasNote
 from serving.control.cooldowns import ModelHold
 from serving.control.notes import NoteKind, Notes
-from serving.control.queries import outcomes, snapshots
+from serving.control.queries import snapshots
 from serving.control.queries.cached import Cached, Refresher
-from serving.control.queries.folders import Folder
-from serving.control.queries.outcomes import ReleaseOutcome
+from serving.control.queries.requests import RequestFeed
 from serving.control.queries.rollouts import RolloutFeed
-from serving.control.queries.snapshots import ReleaseEntry, RequestSnapshot, RollbackSnapshot
+from serving.control.queries.snapshots import ReleaseEntry, RollbackSnapshot
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
-from serving.home import Home
 from serving.ledger.rows import Note
 
-# So often the folders are looked at, at most, however many people look at pages.
+# So often it is asked what changed, at most, however many people look at pages.
 LOOK_SECONDS = 0.2
 # Models that are looked at between two breaths.
 _PIECE = 16
@@ -100,14 +95,14 @@ class Index:
 
     def __init__(
         self,
-        home: Home,
         notes: Notes,
+        requests: RequestFeed,
         rollouts: RolloutFeed,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         refresher: Refresher | None = None,
     ) -> None:
-        self._home, self._notes, self._rollouts = home, notes, rollouts
+        self._notes, self._requests, self._rollouts = notes, requests, rollouts
         self._noted: Mapping[str, dict[str, Note]] = {}
         self._refresher = refresher
         self._models: dict[str, _Model] = {}
@@ -115,7 +110,7 @@ class Index:
         self._looked = Cached(self._look, seconds=LOOK_SECONDS, monotonic=monotonic, refresher=refresher)
 
     def by_model(self) -> Mapping[str, ModelSnapshot]:
-        """By model, every model of which there is a file."""
+        """By model, every model of which anything is known."""
         return self._looked.get().by_model
 
     def snapshot(self, model: str) -> ModelSnapshot:
@@ -140,16 +135,16 @@ class Index:
         return None if place is None else found.newest[place]
 
     def _look(self) -> Snapshots:
-        changed, rolled = [], self._rollouts.refresh()
+        changed, rolled = [], self._rollouts.refresh() | self._requests.refresh()
         with suppress(Retryable):
             # As of before, while the controller is away.
             self._noted = _by_model(self._notes.standing(NoteKind.HOLD, NoteKind.ALIAS))
         for number, name in enumerate(self._names()):
             model = self._models.get(name)
-            is_rolled = name in rolled or model is None
+            is_changed = name in rolled or model is None
             if model is None:
-                model = self._models[name] = _Model(self._home, name, self._rollouts)
-            is_different = model.refresh(self._noted.get(name, {}), is_rolled=is_rolled)
+                model = self._models[name] = _Model(name, self._requests, self._rollouts)
+            is_different = model.refresh(self._noted.get(name, {}), is_changed=is_changed)
             if is_different or name not in self._found.by_model:
                 changed.append(name)
             if self._refresher and number % _PIECE == 0:
@@ -160,50 +155,37 @@ class Index:
         return self._found
 
     def _names(self) -> list[str]:
-        return sorted({*self._rollouts.names(), *_folders(self._home.releases), *self._noted})
+        return sorted({*self._rollouts.names(), *self._requests.names(), *self._noted})
 
 
 class _Model:
-    """The folders of one model."""
+    """What is known of one model."""
 
-    def __init__(self, home: Home, name: str, rollouts: RolloutFeed) -> None:
-        self._name, self._rollouts = name, rollouts
-        self._requests: Folder[RequestSnapshot] = Folder(home.releases / name, snapshots.parse_request)
-        self._outcomes: Folder[ReleaseOutcome] = Folder(
-            home.releases / name / outcomes.FOLDER, outcomes.parse
-        )
-        self._back: Folder[RollbackSnapshot] = Folder(
-            home.releases / name / "rollbacks", snapshots.parse_rollback
-        )
+    def __init__(self, name: str, requests: RequestFeed, rollouts: RolloutFeed) -> None:
+        self._name, self._requests, self._rollouts = name, requests, rollouts
         self._noted: dict[str, Note] = {}
         self.snapshot = ModelSnapshot(name)
 
-    def refresh(self, noted: dict[str, Note], *, is_rolled: bool) -> bool:
-        """`is_rolled`: its rollouts or its lock changed."""
-        # Each has to be looked at, hence no `any` over the calls themselves.
-        changed = [folder.refresh() for folder in self._folders()]
-        if not (any(changed) or is_rolled) and noted == self._noted:
+    def refresh(self, noted: dict[str, Note], *, is_changed: bool) -> bool:
+        """`is_changed`: what was asked for, its rollouts or its lock is another than before."""
+        if not is_changed and noted == self._noted:
             return False
         self._noted = noted
         alias, hold = noted.get(NoteKind.ALIAS), noted.get(NoteKind.HOLD)
         held, rollout = self._rollouts.lock(self._name), self._rollouts.of(self._name)
+        asked, back = self._requests.requests(self._name), self._requests.rollbacks(self._name).values()
         made = ModelSnapshot(
             self._name,
-            snapshots.entries(
-                self._requests.files, rollout, self._outcomes.files, held, self._back.files.values()
-            ),
-            tuple(sorted(self._back.files.values(), key=lambda one: one.at, reverse=True)),
+            snapshots.entries(asked, rollout, self._requests.outcomes(self._name), held, back),
+            tuple(sorted(back, key=lambda one: one.at, reverse=True)),
             held,
             aliases.read_note(alias) if alias else None,
             cooldowns.read_hold(hold) if hold else None,
         )
-        # A folder that changed a moment ago is read twice; what is made of shelves need not be made twice.
+        # A row that was saved as it was changes nothing.
         is_different = made != self.snapshot
         self.snapshot = made if is_different else self.snapshot
         return is_different
-
-    def _folders(self) -> tuple[Folder[Any], ...]:
-        return (self._requests, self._outcomes, self._back)
 
 
 def _by_model(notes: Iterable[Note]) -> dict[str, dict[str, Note]]:
@@ -211,11 +193,3 @@ def _by_model(notes: Iterable[Note]) -> dict[str, dict[str, Note]]:
     for note in notes:
         found.setdefault(note.model, {})[note.kind] = note
     return found
-
-
-def _folders(root: Path) -> Iterable[str]:
-    try:
-        with os.scandir(root) as entries:
-            return [entry.name for entry in entries if entry.is_dir()]
-    except FileNotFoundError:
-        return []

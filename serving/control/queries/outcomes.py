@@ -1,21 +1,21 @@
-"""How each release ended and what was measured of it, kept beside its request.
+"""How each release ended and what was measured of it, in the release's row of the ledger.
 
-`<home>/releases/<model>/outcomes/<id>.json`. The evidence is in MLflow too, but a page that lists ten
-thousand releases can ask neither MLflow nor Airflow for each, and both forget what is deleted there.
+The evidence is in MLflow too, but a page that lists ten thousand releases can ask neither MLflow nor Airflow
+for each, and both forget what is deleted there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
-import orjson
+from serving.ledger.base import Rows, Unknown
+from serving.ledger.changing import change
+from serving.ledger.rows import Release
 
-from model_store.durable import write_file
-
-FOLDER = "outcomes"
+_OUTCOME = "outcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +36,31 @@ class ReleaseOutcome:
     data_docs_url: str = ""
 
 
-def path_of(root: Path, model: str, release_id: str) -> Path:
-    """Where the outcome of a release is. `root`: Home.releases."""
-    return root / model / FOLDER / f"{release_id}.json"
+def save(rows: Rows, outcome: ReleaseOutcome) -> None:
+    """Write it, over what an earlier try wrote. Raises `Unknown` where nobody asked for the release."""
+    said = {"schema": 1, **asdict(outcome), "at": outcome.at.isoformat()}
+
+    def ended(row: Release) -> Release:
+        document = {**row.document, _OUTCOME: said}
+        return replace(row, status=outcome.status, ended_at=outcome.at, document=document)
+
+    change(rows, Release, outcome.release_id, ended)
 
 
-def save(root: Path, model: str, outcome: ReleaseOutcome) -> None:
-    """Write it, over what an earlier try wrote."""
-    content = orjson.dumps({"schema": 1, **asdict(outcome)}, option=orjson.OPT_INDENT_2)
-    write_file(path_of(root, model, outcome.release_id), content)
-
-
-def of(root: Path, model: str, release_id: str) -> ReleaseOutcome | None:
+def of(rows: Rows, release_id: str) -> ReleaseOutcome | None:
     """The outcome of a release, None while it has none."""
     try:
-        return parse(path_of(root, model, release_id).read_bytes())
-    except FileNotFoundError:
+        return of_row(rows.get(Release, release_id))
+    except Unknown:
         return None
 
 
-def parse(content: bytes) -> ReleaseOutcome:
-    """What `keep` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    saved = orjson.loads(content)
-    del saved["schema"]
-    gated: Sequence[str] = saved["gated"]
-    return ReleaseOutcome(**{**saved, "at": datetime.fromisoformat(saved["at"]), "gated": tuple(gated)})
+def of_row(row: Release) -> ReleaseOutcome | None:
+    """The same, of a row that was read already. Raises ValueError, KeyError or TypeError for what is none."""
+    saved: Mapping[str, Any] | None = row.document.get(_OUTCOME)
+    if not saved:
+        return None
+    kept = {name: value for name, value in saved.items() if name != "schema"}
+    return ReleaseOutcome(
+        **{**kept, "at": datetime.fromisoformat(saved["at"]), "gated": tuple(saved["gated"])}
+    )

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import orjson
 
-from model_store.build import Gated
 from model_store.errors import SlipwayError
+from model_store.stages.base import Gated
 from model_store.steps import load_result
 from serving.control import bundle_comparison
 from serving.control.bundle_comparison import BundleComparison
@@ -31,6 +31,7 @@ from serving.control.queries.views import (
     VerdictNow,
 )
 from serving.control.wiring import Services
+from serving.ledger.rows import Release
 from serving.types import Finding, Outcome, Route, Verdict
 
 
@@ -138,18 +139,18 @@ def _comparison(services: Services, entry: ReleaseEntry) -> BundleComparison | N
             if built and built[-1].get("compared")
             else None
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (SlipwayError, ValueError, KeyError, TypeError):
         return None
 
 
 def _saved(services: Services, entry: ReleaseEntry) -> Any:
-    return orjson.loads((services.home.releases / entry.model / f"{entry.id}.json").read_bytes())
+    return services.rows.get(Release, entry.id).document
 
 
 def _runtime(services: Services, entry: ReleaseEntry) -> str:
     try:
         return str(_saved(services, entry)["spec"]["serving"]["runtime"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (SlipwayError, ValueError, KeyError, TypeError):
         return "onnxruntime"
 
 

@@ -12,7 +12,7 @@ from serving.control.queries.snapshots import RollbackSnapshot
 from serving.control.queries.statuses import RollbackStatus
 from serving.control.queries.views import RollbackRow
 from serving.control.rollbacks import DAG_ID
-from serving.gateway.router.base import RouteChange, Served
+from serving.gateway.router.base import RouteChange, ServedArm
 from serving.types import Route
 
 # What Airflow said of runs may be older than a request for one.
@@ -64,7 +64,7 @@ def describe(version: int, state: RollbackStatus, since: datetime | None = None)
     return f"its run ended, and requests do not go to version {version}"
 
 
-def sole_version(arms: Iterable[Served | None]) -> int | None:
+def sole_version(arms: Iterable[ServedArm | None]) -> int | None:
     """The version that has all traffic."""
     given = {arm.version for arm in arms if arm and arm.weight > 0}
     return given.pop() if len(given) == 1 else None

@@ -15,7 +15,7 @@ from serving.control.freeze_enforcement import FREEZE, automatic_hold
 from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
-from serving.ledger.rows import Event, Rollout
+from serving.ledger.rows import Event, Release, Request, Rollout
 from serving.types import DeploymentId
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
@@ -102,9 +102,9 @@ class ReleaseEntry:
     outcome: ReleaseOutcome | None
 
 
-def parse_request(content: bytes) -> RequestSnapshot:
+def request_snapshot(row: Release) -> RequestSnapshot:
     """Raises ValueError, KeyError or TypeError for what is no request."""
-    saved = orjson.loads(content)
+    saved = row.document
     request, approval = saved["request"], saved["spec"].get("approval")
     return RequestSnapshot(
         id=saved["id"],
@@ -153,9 +153,9 @@ def rollout_snapshot(row: Rollout, happened: Iterable[Event]) -> RolloutSnapshot
     )
 
 
-def parse_rollback(content: bytes) -> RollbackSnapshot:
+def rollback_snapshot(row: Request) -> RollbackSnapshot:
     """Raises ValueError, KeyError or TypeError for what is no rollback."""
-    saved = orjson.loads(content)
+    saved = row.document
     wish = saved["wish"]
     return RollbackSnapshot(
         id=saved["id"],

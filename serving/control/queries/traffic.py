@@ -11,7 +11,7 @@ from itertools import chain
 from operator import attrgetter
 
 from serving.control.queries.views import ModelServing, ServingAt, ServingVersion
-from serving.gateway.router.base import RouteChange, RouteHistory, Served
+from serving.gateway.router.base import RouteChange, RouteHistory, ServedArm
 
 # So often the history is asked for what is new, at most.
 LOOK_SECONDS = 0.2
@@ -122,5 +122,5 @@ def _since(changes: Sequence[RouteChange]) -> dict[int, datetime]:
     return since
 
 
-def _given(change: RouteChange) -> list[Served]:
+def _given(change: RouteChange) -> list[ServedArm]:
     return [arm for arm in chain(change.arms) if arm.weight > 0]

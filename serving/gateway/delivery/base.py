@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -67,6 +67,11 @@ class Server(Protocol):
     def stop(self) -> None: ...
 
 
+def always() -> bool:
+    """Of a server that is the only one."""
+    return True
+
+
 class Nobody:
     """The `Server` of a delivery that needs none."""
 
@@ -99,8 +104,9 @@ class Delivery(Protocol):
         """Raises `Permanent` if what a write adds to a route could not be delivered."""
         ...
 
-    def server(self) -> Server:
-        """For the one process that is to tell Envoys."""
+    def server(self, serves: Callable[[], bool] = always) -> Server:
+        """For the process that is to tell Envoys. Of several, those whose `serves` is false send the Envoys
+        that connect away, to the one that moves traffic."""
         ...
 
     def proxies(self, services: Iterable[str] | None = None) -> list[Proxy]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +14,12 @@ from urllib.parse import quote
 import orjson
 
 from serving.envoy_names import RESERVED_SUFFIXES, STABLE_SUFFIX
-from serving.gateway.delivery.base import Nobody, Proxy, ProxyState, Server, lacking
+from serving.gateway.delivery.base import Nobody, Proxy, ProxyState, Server, always, lacking
 from serving.gateway.paths import assignment_file, clusters_file, routes_file
 from serving.gateway.watches import require_spare
 from serving.gateway.xds import Message, version_of, watched
 from serving.home import Home
+from serving.sockets import UnixConnection
 from serving.types import Route
 
 _ANSWERS_WITHIN_SECONDS = 0.5
@@ -46,7 +47,7 @@ class Files:
     def servers(self) -> tuple[Message, list[Message]]:
         return {}, []
 
-    def server(self) -> Server:
+    def server(self, serves: Callable[[], bool] = always) -> Server:
         return Nobody()
 
     def require_room(self, before: Route, after: Route) -> None:
@@ -62,10 +63,10 @@ class Files:
         """
         try:
             versions = self._versions(services)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return []
         except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as problem:
-            return [self._proxy(ProxyState.STALE, f"its admin port does not answer: {problem}", {})]
+            return [self._proxy(ProxyState.STALE, f"its admin socket does not answer: {problem}", {})]
         behind = [path.name for path, stat in self._derived() if versions.get(stat) != _version_in(path)]
         if not behind:
             return [self._proxy(ProxyState.SYNCED, "", versions)]
@@ -92,20 +93,15 @@ class Files:
             words=words,
             version=version_of(sorted(versions.items())),
             revisions=revisions,
-            admin=f"127.0.0.1:{self._home.ports.envoy_admin}",
+            admin=f"127.0.0.1:{self._home.ports.envoy_stats}",
         )
 
     def _versions(self, services: Iterable[str] | None) -> dict[str, str]:
         """By what is subscribed to. Of clusters only services' own, whose version is the route's revision."""
         named = ".+" if services is None else "|".join(map(re.escape, services))
         wanted = rf"^({re.escape(_CDS)}|{re.escape(_RDS)}|cluster\.({named}))\.{_VERSION}$"
-        connection = http.client.HTTPConnection(
-            "127.0.0.1", self._home.ports.envoy_admin, timeout=_ANSWERS_WITHIN_SECONDS
-        )
+        connection = UnixConnection(self._home.envoy_admin, timeout=_ANSWERS_WITHIN_SECONDS)
         with closing(connection):
-            options = _asked(connection, "/server_info")["command_line_options"]
-            if Path(options["config_path"]).parent.resolve() != self._home.envoy.resolve():
-                raise ConnectionRefusedError("it is another installation's")
             found = _asked(connection, f"/stats?format=json&type=TextReadouts&filter={quote(wanted)}")[
                 "stats"
             ]

@@ -108,7 +108,7 @@ class TrafficRouter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedArm:
     """One arm of a route: the version, its bundle, and the percent of requests it was given."""
 
     version: int
@@ -123,11 +123,11 @@ class RouteChange:
     at: datetime
     service: str
     revision: int
-    stable: Served | None
-    candidate: Served | None
+    stable: ServedArm | None
+    candidate: ServedArm | None
 
     @property
-    def arms(self) -> tuple[Served, ...]:
+    def arms(self) -> tuple[ServedArm, ...]:
         return tuple(arm for arm in (self.stable, self.candidate) if arm)
 
 

@@ -15,13 +15,12 @@ import orjson
 
 from model_store.durable import write_file
 from serving import envoy_names
-from serving.gateway import clusters, endpoints, grpc, methods, readiness, routes
+from serving.gateway import clusters, endpoints, methods, readiness, routes
 from serving.gateway.paths import assignment_file, clusters_file, routes_file
 from serving.gateway.xds import Message, discovery
 from serving.home import Home
 from serving.types import Route
 
-_PATH = "/v2/models/"
 _FILTERS = "typed_per_filter_config"
 
 _Keep = Callable[[bytes, Path, Collection[str]], bytes]
@@ -83,12 +82,13 @@ def _with_routes(made: bytes, path: Path, unread: Collection[str]) -> bytes:
         return made
     tables = orjson.loads(made)["resources"]
     host = tables[0]["virtual_hosts"][0]
-    kept = [route for route in before[0]["routes"] if service_of_route(route) in unread]
+    kept = [route for route in before[0]["routes"] if routes.service_of_route(route) in unread]
     first = len(methods.refusals())
     refusals, rest = host["routes"][:first], host["routes"][first:]
-    ours = [route for route in rest if service_of_route(route)]
-    others = [route for route in rest if not service_of_route(route)]
-    host["routes"] = [*refusals, *sorted([*ours, *kept], key=service_of_route), *others]
+    ours = [route for route in rest if routes.service_of_route(route)]
+    others = [route for route in rest if not routes.service_of_route(route)]
+    known = sorted([*ours, *kept], key=lambda route: routes.in_order_asked(routes.service_of_route(route)))
+    host["routes"] = [*refusals, *known, *others]
     for name, config in before[0].get(_FILTERS, {}).items():
         _keep_buckets(host, name, config, unread)
     return discovery(tables)
@@ -108,17 +108,6 @@ def _keep_buckets(host: Message, name: str, config: Message, unread: Collection[
 
 def _of_cluster(cluster: Message) -> str:
     return envoy_names.service_of(cluster["name"])
-
-
-def service_of_route(route: Message) -> str:
-    """The service that a route is of; "" if it is the gateway's own."""
-    match = route["match"]
-    if path := match.get("path_separated_prefix"):
-        return str(path).removeprefix(_PATH)
-    if service := routes.service_of_host(match):
-        return service
-    named = (header for header in match.get("headers", ()) if header["name"] == grpc.MODEL_HEADER)
-    return next((str(header["string_match"]["exact"]) for header in named if "string_match" in header), "")
 
 
 def _of_bucket(bucket: Message) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.gateway.router.base import RouteChange, Served
+from serving.gateway.router.base import RouteChange, ServedArm
 from serving.ledger import rows as ledger
 from serving.ledger.base import Rows
 
@@ -29,5 +29,5 @@ def _change(row: ledger.RouteChange) -> RouteChange:
     )
 
 
-def _served(version: int | None, bundle_id: str | None, weight: float) -> Served | None:
-    return None if version is None or bundle_id is None else Served(version, bundle_id, weight)
+def _served(version: int | None, bundle_id: str | None, weight: float) -> ServedArm | None:
+    return None if version is None or bundle_id is None else ServedArm(version, bundle_id, weight)

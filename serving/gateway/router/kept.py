@@ -150,7 +150,7 @@ class LedgerRouter:
             if decided and (decided.revision > told.revision or _is_same(decided, told)):
                 return self.read(service)
             # Of a ledger that was restored: it may have missed any number.
-            return self._write_down(told, most=max(_MOST_MISSING, told.revision))
+            return self._write_down(told, most=max(_MOST_MISSING, told.revision), is_adopted=True)
 
     def _decided(self, service: str) -> Route:
         try:
@@ -201,12 +201,17 @@ class LedgerRouter:
                 self._owed.add(service)
                 return told
 
-    def _write_down(self, told: Route, *, most: int = _MOST_MISSING) -> Route:
-        """With a revision for each that is missing: they grow by one."""
+    def _write_down(self, told: Route, *, most: int = _MOST_MISSING, is_adopted: bool = False) -> Route:
+        """With a revision for each that is missing: they grow by one.
+
+        What somebody else has decided meanwhile of other versions stands, unless it `is_adopted`.
+        """
         for _ in range(most):
             decided = self._routes.get(told.service)
             generation = decided.revision if decided else 0
             if generation >= told.revision:
+                if decided and not is_adopted and not _is_way_back(decided, told):
+                    return self._told.put(decided)
                 told = self._told.put(replace(told, revision=generation + 1))
             with suppress(StaleRoute):
                 self._save(replace(told, revision=generation + 1))

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,53 +23,54 @@ from starlette.routing import Route
 
 from model_store.errors import Permanent, SlipwayError
 from serving.platforms.docker import engine
-from serving.platforms.docker.launcher import Launcher, refused
-from serving.platforms.docker.records import Records
-from serving.platforms.docker.wanted import Ref, Served, Wanted
+from serving.platforms.docker.launcher import Launcher
+from serving.platforms.docker.records import DeploymentRecords
+from serving.platforms.docker.wanted import PodsRequest, ReadyPod, Ref
 
 PORT = 8490
+# Which of the Compose project's services send requests to pods.
+ROUTERS = "SLIPWAY_ROUTERS"
 _COMPOSE_PROJECT = "com.docker.compose.project"
 
 Message = TypeVar("Message", bound=BaseModel)
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def build(launcher: Launcher, token: str) -> Starlette:
     """The application. Only its health is told without the token."""
 
-    def asked(kind: type[Message], act: Callable[[Message], None]) -> Callable[[Request], Response]:
-        async def answer(request: Request) -> Response:
-            if not _shows(request, token):
-                return JSONResponse({"problem": "the token is another one"}, 401)
-            try:
-                message = kind.model_validate_json(await request.body())
-            except ValidationError as error:
-                return JSONResponse({"problem": str(error)}, 422)
-            try:
-                status, body = await run_in_threadpool(refused, lambda: act(message))
-            except DockerException as error:
-                return JSONResponse({"problem": f"Docker does not answer: {error}"}, 503)
-            return JSONResponse(body, status)
-
-        return answer  # type: ignore[return-value]
-
-    async def listing(request: Request) -> Response:
+    async def answered(request: Request, act: Callable[[bytes], BaseModel | None]) -> Response:
         if not _shows(request, token):
             return JSONResponse({"problem": "the token is another one"}, 401)
         try:
-            found = await run_in_threadpool(launcher.listing)
+            said = await run_in_threadpool(act, await request.body())
+        except ValidationError as error:
+            return JSONResponse({"problem": str(error)}, 422)
+        except Permanent as error:
+            return JSONResponse({"problem": error.problem, "remedy": error.remedy or ""}, 422)
         except DockerException as error:
             return JSONResponse({"problem": f"Docker does not answer: {error}"}, 503)
-        return Response(found.model_dump_json(), media_type="application/json")
+        return Response(said.model_dump_json() if said else "{}", media_type="application/json")
+
+    def asked(kind: type[Message], act: Callable[[Message], None]) -> Endpoint:
+        # Starlette runs what is no `async def` on a thread, and would take the promise for the answer.
+        async def answer(request: Request) -> Response:
+            return await answered(request, lambda body: act(kind.model_validate_json(body)))
+
+        return answer
+
+    async def listing(request: Request) -> Response:
+        return await answered(request, lambda body: launcher.listing())
 
     return Starlette(
         routes=[
             Route("/health", lambda request: PlainTextResponse("ok")),
             Route("/pods", listing),
-            Route("/apply", asked(Wanted, launcher.apply), methods=["POST"]),
+            Route("/apply", asked(PodsRequest, launcher.apply), methods=["POST"]),
             Route("/retire", asked(Ref, launcher.retire), methods=["POST"]),
             Route(
                 "/served",
-                asked(Served, lambda served: launcher.note_served(served.ref, served.address)),
+                asked(ReadyPod, lambda served: launcher.note_served(served.ref, served.address)),
                 methods=["POST"],
             ),
         ]
@@ -80,11 +81,17 @@ def _shows(request: Request, token: str) -> bool:
     return hmac.compare_digest(request.headers.get("authorization", ""), f"Bearer {token}")
 
 
-def is_alone(options: engine.Options) -> bool:
-    """Whether everything else of the project is down: `docker compose down` ends the launcher last."""
+def is_alone(options: engine.DockerOptions, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether nothing of the project runs any more that asks pods: `docker compose down` ends that first.
+
+    What does, `SLIPWAY_ROUTERS` says, by its services' names; without, all but the launcher. What else is of
+    the project is ended at the same time as the launcher, and may take longer.
+    """
     labelled = {"label": f"{_COMPOSE_PROJECT}={options.installation}", "status": "running"}
     running = engine.client().containers.list(filters=labelled)
-    return not [each for each in running if each.labels.get("com.docker.compose.service") != "launcher"]
+    services = {each.labels.get("com.docker.compose.service") for each in running} - {"launcher"}
+    routers = environ.get(ROUTERS, "").split()
+    return not (services & set(routers) if routers else services)
 
 
 def token_of(path: Path) -> str:
@@ -97,10 +104,10 @@ def token_of(path: Path) -> str:
 
 def main() -> None:
     """Until SIGTERM. Raises `Permanent` for what is missing in the environment."""
-    options = engine.Options.read()
+    options = engine.DockerOptions.read()
     token = token_of(Path(os.environ.get("SLIPWAY_LAUNCHER_TOKEN_FILE", "/run/secrets/launcher-token")))
-    records = Records(Path(os.environ.get("SLIPWAY_LAUNCHER_RECORDS", "/var/lib/slipway-launcher")))
-    launcher = Launcher(engine.Engine(engine.client(), options), records)
+    records = DeploymentRecords(Path(os.environ.get("SLIPWAY_LAUNCHER_RECORDS", "/var/lib/slipway-launcher")))
+    launcher = Launcher(engine.DockerEngine(engine.client(), options), records)
     for work in (launcher.run, launcher.follow_deaths):
         threading.Thread(target=work, daemon=True, name=work.__name__).start()
     for number in (signal.SIGTERM, signal.SIGINT):

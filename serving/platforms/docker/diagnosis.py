@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from serving.platforms.base import DeploymentPhase, DeploymentStatus
-from serving.platforms.docker.wanted import POD_PORT, Death, Pod, Standing
+from serving.platforms.docker.wanted import POD_PORT, Death, PodContainer, Standing
 from serving.types import Endpoint
 
 # Of `python -m serving.pod`: another start would end the same way.
@@ -43,7 +43,7 @@ def _trouble(found: Standing, ready: Set[str]) -> tuple[str, str, bool]:
     )
 
 
-def _died(pod: Pod, death: Death) -> tuple[str, str, bool]:
+def _died(pod: PodContainer, death: Death) -> tuple[str, str, bool]:
     often = "" if death.times < 2 else f" {death.times} times"
     if death.was_out_of_memory:
         return (

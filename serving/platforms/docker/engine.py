@@ -12,11 +12,11 @@ from typing import Any
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import EndpointConfig, LogConfig, Mount
+from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
 from model_store import attestation
 from model_store.errors import Permanent, Retryable
-from serving.platforms.docker.wanted import POD_PORT, Wanted
+from serving.platforms.docker.wanted import POD_PORT, PodsRequest
 
 DRAIN_SECONDS = 15
 # Of deploy/pod.Dockerfile.
@@ -31,11 +31,13 @@ _WHAT, _NUMBER = "slipway.pod", "slipway.number"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DockerOptions:
     """What the installation says once for all pods.
 
     `bundles` and `requests`: where bundles lie and recorded requests go, as a folder of the host or
     `VOLUME:FOLDER IN IT`. `memory_mebi`: of each pod; None is by its bundle. `redis`: for shared caches.
+    `gpus`: how many NVIDIA GPUs each pod sees, "all" or a number; none where it is empty.
+    `recording_image`: of pods that write down requests; empty is `image`.
     """
 
     installation: str
@@ -45,9 +47,11 @@ class Options:
     requests: str = ""
     redis: str = ""
     memory_mebi: int | None = None
+    gpus: str = ""
+    recording_image: str = ""
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] = os.environ) -> Options:
+    def read(cls, environ: Mapping[str, str] = os.environ) -> DockerOptions:
         """From SLIPWAY_POD_*. Raises `Permanent` naming what is missing."""
         variables = {
             "installation": "SLIPWAY_INSTALLATION",
@@ -60,16 +64,21 @@ class Options:
         memory = environ.get("SLIPWAY_POD_MEMORY_MB", "")
         if memory and not memory.isdecimal():
             raise Permanent(f"SLIPWAY_POD_MEMORY_MB={memory!r} is no number", remedy="give whole megabytes")
+        gpus = environ.get("SLIPWAY_POD_GPUS", "")
+        if gpus not in ("", "all") and not gpus.isdecimal():
+            raise Permanent(f"SLIPWAY_POD_GPUS={gpus!r} is no number", remedy="give a number, or all")
         return cls(
             **{field: environ[name] for field, name in variables.items()},
             requests=environ.get("SLIPWAY_POD_REQUESTS", ""),
             redis=environ.get("SLIPWAY_REDIS", ""),
             memory_mebi=int(memory) if memory else None,
+            gpus="" if gpus == "0" else gpus,
+            recording_image=environ.get("SLIPWAY_RECORDING_POD_IMAGE", ""),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundContainer:
     """A container of ours. `what`: the digest of what it was made of; `ended`: exit code, memory."""
 
     id: str
@@ -91,34 +100,38 @@ class NotMadeError(Exception):
         self.problem, self.remedy, self.is_final = problem, remedy, is_final
 
 
-class Engine:
+class DockerEngine:
     """Pods of one installation in a Docker Engine. Raises `Retryable` while it does not answer."""
 
-    def __init__(self, client: docker.DockerClient, options: Options) -> None:
+    def __init__(self, client: docker.DockerClient, options: DockerOptions) -> None:
         self._client, self.options = client, options
 
-    def pods(self) -> list[Found]:
+    def pods(self) -> list[FoundContainer]:
         """All of ours, those that are leaving too."""
         labelled = {"label": f"{_OURS}={self.options.installation}"}
         listed = self._client.containers.list(all=True, filters=labelled, ignore_removed=True)
         return [_found(each) for each in listed]
 
-    def digest(self, wanted: Wanted) -> str:
+    def digest(self, wanted: PodsRequest) -> str:
         """Of all that a container is made of but its number and address: another one is another container."""
         said = wanted.model_copy(update={"replicas": 1}).model_dump_json() + repr(self.options)
         return hashlib.sha256(said.encode()).hexdigest()[:12]
 
-    def memory_mebi(self, wanted: Wanted) -> int:
+    def _image(self, wanted: PodsRequest) -> str:
+        return (self.options.recording_image if wanted.request_log else "") or self.options.image
+
+    def memory_mebi(self, wanted: PodsRequest) -> int:
         return self.options.memory_mebi or wanted.memory_mebi()
 
-    def start(self, wanted: Wanted, number: int, address: str) -> None:
+    def start(self, wanted: PodsRequest, number: int, address: str) -> None:
         """Make the pod with this number and start it. Raises `NotMadeError`."""
         try:
             self._make(wanted, number, address).start()
         except ImageNotFound as error:
             raise NotMadeError(
-                f"there is no image {self.options.image} here",
-                "build it: docker compose build pod-image, or name another in SLIPWAY_POD_IMAGE",
+                f"there is no image {self._image(wanted)} here",
+                "build it: docker compose --profile recording build, or name another in SLIPWAY_POD_IMAGE "
+                "or, for specs with `request_log`, SLIPWAY_RECORDING_POD_IMAGE",
                 is_final=True,
             ) from error
         except APIError as error:
@@ -129,7 +142,7 @@ class Engine:
                 f"Docker cannot start the pod: {said}", "do what it says", is_final=is_final
             ) from error
 
-    def start_again(self, pod: Found) -> None:
+    def start_again(self, pod: FoundContainer) -> None:
         try:
             self._client.api.start(pod.id)
         except NotFound:
@@ -140,7 +153,7 @@ class Engine:
                 f"Docker cannot start the pod: {said}", "do what it says", is_final=False
             ) from error
 
-    def end(self, pod: Found) -> None:
+    def end(self, pod: FoundContainer) -> None:
         """Let it finish what it has, then remove it."""
         try:
             self._client.api.stop(pod.id, timeout=DRAIN_SECONDS + 5)
@@ -148,7 +161,7 @@ class Engine:
         except NotFound:
             pass
 
-    def last_words(self, pod: Found) -> tuple[str, ...]:
+    def last_words(self, pod: FoundContainer) -> tuple[str, ...]:
         try:
             said: bytes = self._client.api.logs(pod.id, tail=_SAID_LINES)
         except APIError:
@@ -180,7 +193,7 @@ class Engine:
             )
         return tuple(free[:count])
 
-    def _make(self, wanted: Wanted, number: int, address: str) -> Container:
+    def _make(self, wanted: PodsRequest, number: int, address: str) -> Container:
         options, ref = self.options, wanted.ref
         memory = self.memory_mebi(wanted) * 2**20
         labels = {_OURS: options.installation, _WHAT: self.digest(wanted), _NUMBER: str(number)}
@@ -189,7 +202,7 @@ class Engine:
             :40
         ]
         return self._client.containers.create(
-            options.image,
+            self._image(wanted),
             _arguments(wanted, options),
             name=f"{options.installation}-pod-{plain}-{ref.slot}-{self.digest(wanted)}-{number}",
             environment=_environment(wanted, options),
@@ -206,6 +219,7 @@ class Engine:
             memswap_limit=memory,
             nano_cpus=min(wanted.threads + 1, os.cpu_count() or 1) * 10**9,
             pids_limit=_PIDS,
+            device_requests=_devices(options),
             init=True,
             restart_policy={"Name": "unless-stopped"},
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
@@ -222,7 +236,7 @@ def client() -> docker.DockerClient:
         ) from error
 
 
-def _arguments(wanted: Wanted, options: Options) -> list[str]:
+def _arguments(wanted: PodsRequest, options: DockerOptions) -> list[str]:
     recording = ["--request-log", "/requests"] if wanted.request_log and options.requests else []
     return [
         *("--bundle", _bundle(wanted, options), "--host", "0.0.0.0", "--port", str(POD_PORT)),
@@ -231,13 +245,21 @@ def _arguments(wanted: Wanted, options: Options) -> list[str]:
     ]
 
 
-def _environment(wanted: Wanted, options: Options) -> dict[str, str]:
+def _devices(options: DockerOptions) -> list[DeviceRequest]:
+    if not options.gpus:
+        return []
+    count = -1 if options.gpus == "all" else int(options.gpus)
+    return [DeviceRequest(driver="nvidia", count=count, capabilities=[["gpu"]])]
+
+
+def _environment(wanted: PodsRequest, options: DockerOptions) -> dict[str, str]:
     found = {"SLIPWAY_FAULTS": wanted.faults} if wanted.faults else {}
+    found |= {"SLIPWAY_DEVICE": "cuda"} if options.gpus else {}
     found |= {attestation.VARIABLE: wanted.trusted} if wanted.trusted else {}
     return {**found, "SLIPWAY_REDIS": options.redis} if wanted.shared_cache and options.redis else found
 
 
-def _mounts(wanted: Wanted, options: Options) -> list[Mount]:
+def _mounts(wanted: PodsRequest, options: DockerOptions) -> list[Mount]:
     """Of a folder its own bundle; of a volume all of it, for engines before 26 mount no part of one."""
     if options.bundles.startswith("/"):
         source = f"{options.bundles}/{wanted.ref.bundle_id}"
@@ -256,18 +278,18 @@ def _whole(target: str, source: str, *, read_only: bool) -> Mount:
     return Mount(target, source.partition(":")[0], "volume", read_only, no_copy=True)
 
 
-def _bundle(wanted: Wanted, options: Options) -> str:
+def _bundle(wanted: PodsRequest, options: DockerOptions) -> str:
     """Where the pod finds it."""
     folder = "" if options.bundles.startswith("/") else options.bundles.partition(":")[2]
     return "/".join(each for each in ("/bundles", folder, wanted.ref.bundle_id) if each)
 
 
-def _found(container: Container) -> Found:
+def _found(container: Container) -> FoundContainer:
     attrs = container.attrs
     state, labels = attrs["State"], attrs["Config"]["Labels"]
     networks = attrs["NetworkSettings"]["Networks"] or {}
     given = [each.get("IPAMConfig") or {} for each in networks.values()]
-    return Found(
+    return FoundContainer(
         id=attrs["Id"],
         name=attrs["Name"].lstrip("/"),
         what=labels[_WHAT],

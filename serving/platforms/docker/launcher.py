@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from model_store.errors import Permanent
-from serving.platforms.docker.engine import Engine, Found, NotMadeError
-from serving.platforms.docker.records import Record, Records
-from serving.platforms.docker.wanted import Death, Listing, Pod, Ref, Standing, Wanted
+from serving.platforms.docker.engine import DockerEngine, FoundContainer, NotMadeError
+from serving.platforms.docker.records import DeploymentRecord, DeploymentRecords
+from serving.platforms.docker.wanted import Death, Listing, PodContainer, PodsRequest, Ref, Standing
 
 LOOK_SECONDS = 5.0
 
@@ -29,17 +27,18 @@ _STOPPED = ("created", "exited", "dead")
 class Launcher:
     """Asked by several at once. `run` is its loop, until `stop`."""
 
-    def __init__(self, engine: Engine, records: Records) -> None:
+    def __init__(self, engine: DockerEngine, records: DeploymentRecords) -> None:
         self._engine, self._records = engine, records
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._ending: set[str] = set()
         self._troubles: dict[str, NotMadeError] = {}
         self._memory_deaths: set[str] = set()
+        self._words: dict[tuple[str, int], tuple[str, ...]] = {}
         self._last_address = ""
         self._leaving = ThreadPoolExecutor(8, thread_name_prefix="leaving")
         self._is_over = False
 
-    def apply(self, wanted: Wanted) -> None:
+    def apply(self, wanted: PodsRequest) -> None:
         """Raises `Permanent` where the network has no room."""
         with self._lock:
             before = self._records.find(wanted.ref)
@@ -66,6 +65,8 @@ class Launcher:
         with self._lock:
             records = self._records.all()
         pods = self._engine.pods()
+        died = {_nth_death(pod) for pod in pods}
+        self._words = {death: words for death, words in self._words.items() if death in died}
         return Listing(standing=tuple(self._standing(record, pods) for record in records))
 
     def run(self) -> None:
@@ -108,7 +109,7 @@ class Launcher:
                 self._end(pod)
         self._leaving.shutdown(wait=with_pods)
 
-    def _record(self, wanted: Wanted, before: Record | None) -> Record:
+    def _record(self, wanted: PodsRequest, before: DeploymentRecord | None) -> DeploymentRecord:
         """With an address for each pod: those it has, as long as it is the same deployment."""
         own = before.addresses if before and before.wanted.ref == wanted.ref else ()
         kept = own[: wanted.replicas]
@@ -120,9 +121,9 @@ class Launcher:
             kept = (*kept, *new)
         if before and before.wanted.ref == wanted.ref:
             return before.scaled(wanted, kept)
-        return Record(wanted=wanted, addresses=kept)
+        return DeploymentRecord(wanted=wanted, addresses=kept)
 
-    def _bring_about(self, record: Record, there: list[Found]) -> set[str]:
+    def _bring_about(self, record: DeploymentRecord, there: list[FoundContainer]) -> set[str]:
         """The containers that belong to it, of those there were."""
         own = {pod.number: pod for pod in _of(record, there, self._engine)}
         try:
@@ -138,12 +139,12 @@ class Launcher:
             self._troubles[_key(record.wanted.ref)] = trouble
         return {pod.id for pod in own.values()}
 
-    def _end(self, pod: Found) -> None:
+    def _end(self, pod: FoundContainer) -> None:
         if pod.id not in self._ending:
             self._ending.add(pod.id)
             self._leaving.submit(self._ended, pod)
 
-    def _ended(self, pod: Found) -> None:
+    def _ended(self, pod: FoundContainer) -> None:
         try:
             self._engine.end(pod)
         except Exception:
@@ -151,7 +152,7 @@ class Launcher:
         finally:
             self._ending.discard(pod.id)
 
-    def _standing(self, record: Record, there: list[Found]) -> Standing:
+    def _standing(self, record: DeploymentRecord, there: list[FoundContainer]) -> Standing:
         trouble = self._troubles.get(_key(record.wanted.ref))
         pods = sorted(_of(record, there, self._engine), key=lambda pod: pod.number)
         memory = self._engine.memory_mebi(record.wanted)
@@ -165,8 +166,8 @@ class Launcher:
             is_final=bool(trouble and trouble.is_final),
         )
 
-    def _pod(self, pod: Found, memory: int) -> Pod:
-        return Pod(
+    def _pod(self, pod: FoundContainer, memory: int) -> PodContainer:
+        return PodContainer(
             number=pod.number,
             address=pod.address,
             state=pod.state,
@@ -174,34 +175,31 @@ class Launcher:
             death=self._death(pod),
         )
 
-    def _death(self, pod: Found) -> Death | None:
+    def _death(self, pod: FoundContainer) -> Death | None:
         if not pod.restarts and pod.state != "exited":
             return None
         was_memory = pod.was_out_of_memory or pod.id in self._memory_deaths
-        words = self._engine.last_words(pod)
+        # Docker reads a log from its end for it: once for each death.
+        if (death := _nth_death(pod)) not in self._words:
+            self._words[death] = self._engine.last_words(pod)
         return Death(
-            times=max(pod.restarts, 1), exit_code=pod.exit_code, was_out_of_memory=was_memory, words=words
+            times=max(pod.restarts, 1),
+            exit_code=pod.exit_code,
+            was_out_of_memory=was_memory,
+            words=self._words[death],
         )
 
 
-def _of(record: Record, there: list[Found], engine: Engine) -> list[Found]:
+def _of(record: DeploymentRecord, there: list[FoundContainer], engine: DockerEngine) -> list[FoundContainer]:
     digest = engine.digest(record.wanted)
     own = [pod for pod in there if pod.what == digest and pod.number < len(record.addresses)]
     return [pod for pod in own if pod.address == record.addresses[pod.number]]
 
 
+def _nth_death(pod: FoundContainer) -> tuple[str, int]:
+    """Docker counts one that it does not start again with the next."""
+    return pod.id, pod.restarts + (pod.state == "exited")
+
+
 def _key(ref: Ref) -> str:
     return f"{ref.service}/{ref.slot}"
-
-
-# What an ask is answered with where it cannot be: a function for the API and for tests.
-Ask = Callable[[], None]
-
-
-def refused(ask: Ask) -> tuple[int, dict[str, str]]:
-    """Status and body of an ask's answer."""
-    try:
-        ask()
-    except Permanent as error:
-        return 422, {"problem": error.problem, "remedy": error.remedy or ""}
-    return 200, {}

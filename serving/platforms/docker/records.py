@@ -10,19 +10,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
-from serving.platforms.docker.wanted import Ref, Wanted
+from serving.platforms.docker.wanted import PodsRequest, Ref
 
 
-class Record(BaseModel):
+class DeploymentRecord(BaseModel):
     """`addresses`: one for each pod, as long as the record is. `served`: those that were seen ready."""
 
     model_config = ConfigDict(frozen=True)
 
-    wanted: Wanted
+    wanted: PodsRequest
     addresses: tuple[str, ...]
     served: tuple[str, ...] = ()
 
-    def scaled(self, wanted: Wanted, addresses: tuple[str, ...]) -> Self:
+    def scaled(self, wanted: PodsRequest, addresses: tuple[str, ...]) -> Self:
         served = tuple(each for each in self.served if each in addresses)
         return self.model_copy(update={"wanted": wanted, "addresses": addresses, "served": served})
 
@@ -30,24 +30,24 @@ class Record(BaseModel):
         return self.model_copy(update={"served": tuple(sorted({*self.served, address}))})
 
 
-class Records:
+class DeploymentRecords:
     """Of one installation, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def all(self) -> list[Record]:
+    def all(self) -> list[DeploymentRecord]:
         """By service and slot."""
         found = [_read(path) for path in self._folder.glob("*.json")]
         return sorted(found, key=lambda record: (record.wanted.ref.service, record.wanted.ref.slot))
 
-    def find(self, ref: Ref) -> Record | None:
+    def find(self, ref: Ref) -> DeploymentRecord | None:
         """What stands in the slot of `ref`, whatever it is."""
         path = self._path(ref)
         return _read(path) if path.exists() else None
 
-    def write(self, record: Record) -> None:
+    def write(self, record: DeploymentRecord) -> None:
         write_file(self._path(record.wanted.ref), record.model_dump_json(indent=1).encode())
 
     def remove(self, ref: Ref) -> None:
@@ -59,9 +59,9 @@ class Records:
         return self._folder / f"{name}-{ref.slot}.json"
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> DeploymentRecord:
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return DeploymentRecord.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
         raise Permanent(
             f"the launcher's {path} is not readable: {error}",

@@ -47,7 +47,7 @@ class Ref(_Message):
         return DeploymentRef(self.service, self.slot, self.bundle_id, self.version)
 
 
-class Wanted(_Message):
+class PodsRequest(_Message):
     """Pods of one deployment. `faults` is the test switch SLIPWAY_FAULTS. `trusted`: the public key of who
     signed the bundle, for the pod to verify with.
     """
@@ -75,7 +75,7 @@ class Death(_Message):
     words: tuple[str, ...] = ()
 
 
-class Pod(_Message):
+class PodContainer(_Message):
     """One container. `state` is Docker's: created, running, restarting, exited ..."""
 
     number: int
@@ -94,7 +94,7 @@ class Standing(_Message):
     ref: Ref
     replicas: int
     served: tuple[str, ...]
-    pods: tuple[Pod, ...]
+    pods: tuple[PodContainer, ...]
     problem: str = ""
     remedy: str = ""
     is_final: bool = False
@@ -104,7 +104,7 @@ class Listing(_Message):
     standing: tuple[Standing, ...]
 
 
-class Served(_Message):
+class ReadyPod(_Message):
     """A pod that was seen ready."""
 
     ref: Ref

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from serving.platforms.kubernetes.api import Object
-from serving.platforms.kubernetes.installation import Bundles, Installation
-from serving.platforms.kubernetes.wanted import Wanted
+from serving.platforms.kubernetes.installation import BundleLocation, Installation
+from serving.platforms.kubernetes.wanted import DesiredDeployment
 
 FETCHING = "fetch-bundle"
 FOLDER = "/bundles"
 _CACHE = "/cache"
 
 
-def fetching(wanted: Wanted, installation: Installation, confined: Object) -> list[Object]:
+def fetching(wanted: DesiredDeployment, installation: Installation, confined: Object) -> list[Object]:
     """The container that fetches the bundle and verifies every file; none where it lies there already."""
     bundles = _bundles(installation)
     if bundles.url is None:
@@ -48,7 +48,7 @@ def bundle_volumes(installation: Installation) -> list[Object]:
     return found
 
 
-def _arguments(wanted: Wanted, url: str, installation: Installation) -> list[str]:
+def _arguments(wanted: DesiredDeployment, url: str, installation: Installation) -> list[str]:
     """With the manifest's digest: what lies in storage under this id has to be what was released."""
     bundle = wanted.ref.bundle_id
     return [
@@ -64,6 +64,6 @@ def _kept(name: str, host_path: str | None, claim: str | None, *, read_only: boo
     return {"name": name, "hostPath": {"path": host_path, "type": "Directory"}}
 
 
-def _bundles(installation: Installation) -> Bundles:
+def _bundles(installation: Installation) -> BundleLocation:
     assert installation.bundles is not None, "`wanted_of` refuses that"
     return installation.bundles

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.platforms.kubernetes.api import Object
-from serving.platforms.kubernetes.wanted import Wanted
+from serving.platforms.kubernetes.wanted import DesiredDeployment
 
 # One budget for one pod would let no node be drained.
 _LEAST_FOR_A_BUDGET = 2
@@ -13,17 +13,18 @@ _LEAST_FOR_A_BUDGET = 2
 LEAST = "slipway/least-replicas"
 
 
-def held_at(autoscaler: Object, replicas: int) -> Object | None:
-    """The change by which it keeps at least so many; None where it does. It falls by itself as traffic goes
-    to the other version, and would be too little for all of it on the way back."""
-    least = int(autoscaler["spec"]["minReplicas"])
-    if least >= replicas:
+def held_at(autoscaler: Object, replicas: int, wanted: int) -> Object | None:
+    """The change by which it keeps at least its `replicas`, and has as many as are `wanted` of it, as far as
+    its spec allows; None where it does. It falls by itself as traffic goes to the other version, and would be
+    too little for all of it on the way back."""
+    least, most = int(autoscaler["spec"]["minReplicas"]), int(autoscaler["spec"]["maxReplicas"])
+    held = max(replicas, min(wanted, most))
+    if least >= held:
         return None
     annotations = autoscaler["metadata"].get("annotations") or {}
     said = {LEAST: annotations.get(LEAST, str(least))}
-    most = max(replicas, int(autoscaler["spec"]["maxReplicas"]))
     metadata = {"uid": autoscaler["metadata"]["uid"], "annotations": said}
-    return {"metadata": metadata, "spec": {"minReplicas": replicas, "maxReplicas": most}}
+    return {"metadata": metadata, "spec": {"minReplicas": held, "maxReplicas": max(held, most)}}
 
 
 def let_go(autoscaler: Object) -> Object | None:
@@ -35,7 +36,7 @@ def let_go(autoscaler: Object) -> Object | None:
     return {"metadata": metadata, "spec": {"minReplicas": int(said)}}
 
 
-def companions(wanted: Wanted, deployment: Object) -> list[Object]:
+def companions(wanted: DesiredDeployment, deployment: Object) -> list[Object]:
     """Owned by the Deployment as the cluster has it: they go when it goes."""
     found = []
     if wanted.replicas >= _LEAST_FOR_A_BUDGET:
@@ -45,7 +46,7 @@ def companions(wanted: Wanted, deployment: Object) -> list[Object]:
     return found
 
 
-def superfluous(wanted: Wanted) -> list[str]:
+def superfluous(wanted: DesiredDeployment) -> list[str]:
     """Kinds of companions that this deployment has no more."""
     kinds = []
     if wanted.replicas < _LEAST_FOR_A_BUDGET:
@@ -69,7 +70,7 @@ def _budget(deployment: Object) -> Object:
     }
 
 
-def _autoscaler(wanted: Wanted, deployment: Object) -> Object:
+def _autoscaler(wanted: DesiredDeployment, deployment: Object) -> Object:
     asked = wanted.asked.autoscaling
     assert asked is not None
     target = {"type": "Utilization", "averageUtilization": asked.cpu_percent}

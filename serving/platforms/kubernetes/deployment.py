@@ -10,7 +10,7 @@ from serving.platforms.kubernetes import names
 from serving.platforms.kubernetes.api import Object
 from serving.platforms.kubernetes.bundles import bundle_volumes, fetching
 from serving.platforms.kubernetes.installation import Installation
-from serving.platforms.kubernetes.wanted import Wanted
+from serving.platforms.kubernetes.wanted import DesiredDeployment
 
 CONTAINER = "pod"
 PORT = 8080
@@ -31,7 +31,7 @@ _BASE_MEBI = 512
 _TIMES_THE_BUNDLE = 3
 
 
-def deployment(wanted: Wanted, installation: Installation, *, replicas: int) -> Object:
+def deployment(wanted: DesiredDeployment, installation: Installation, *, replicas: int) -> Object:
     """`replicas`: to begin with; an autoscaler may say another number later."""
     labels = names.labels_of(installation.name, wanted.ref)
     spec: Object = {
@@ -55,7 +55,7 @@ def deployment(wanted: Wanted, installation: Installation, *, replicas: int) -> 
     }
 
 
-def pod(wanted: Wanted, installation: Installation, labels: dict[str, str]) -> Object:
+def pod(wanted: DesiredDeployment, installation: Installation, labels: dict[str, str]) -> Object:
     """The pod's own spec, as the "restricted" Pod Security Standard wants it."""
     asked = wanted.asked
     found: Object = {
@@ -101,7 +101,7 @@ CONFINED: Object = {
 }
 
 
-def _container(wanted: Wanted, installation: Installation) -> Object:
+def _container(wanted: DesiredDeployment, installation: Installation) -> Object:
     found: Object = {
         "name": CONTAINER,
         "image": wanted.image,
@@ -124,7 +124,7 @@ def _container(wanted: Wanted, installation: Installation) -> Object:
     return {key: value for key, value in found.items() if value not in (None, [], {})}
 
 
-def _probes(wanted: Wanted) -> Object:
+def _probes(wanted: DesiredDeployment) -> Object:
     """Startup: the model is loaded and has answered its warm rows, for which it has `ready_timeout_seconds`.
     Readiness: the pod takes traffic. Liveness: its event loop answers and no batch is stuck in the engine."""
     seconds = float(wanted.serving.get("ready_timeout_seconds", 60))
@@ -137,7 +137,7 @@ def _probes(wanted: Wanted) -> Object:
     }
 
 
-def _arguments(wanted: Wanted, installation: Installation) -> list[str]:
+def _arguments(wanted: DesiredDeployment, installation: Installation) -> list[str]:
     return [
         *("--bundle", f"/bundles/{wanted.ref.bundle_id}", "--host", "0.0.0.0", "--port", str(PORT)),
         *("--slot", wanted.ref.slot.value, "--drain-seconds", str(installation.drain_seconds)),
@@ -145,7 +145,7 @@ def _arguments(wanted: Wanted, installation: Installation) -> list[str]:
     ]
 
 
-def _environment(wanted: Wanted, installation: Installation) -> list[Object]:
+def _environment(wanted: DesiredDeployment, installation: Installation) -> list[Object]:
     found: list[Object] = [{"name": attestation.VARIABLE, "value": wanted.trusted}]
     if wanted.serving.get("runtime") == "python":
         # The root is read-only, and the model's own Python is made there.
@@ -158,7 +158,7 @@ def _environment(wanted: Wanted, installation: Installation) -> list[Object]:
     return found
 
 
-def resources(wanted: Wanted) -> Object:
+def resources(wanted: DesiredDeployment) -> Object:
     """As the spec says; what it leaves open is sized by its threads and its bundle.
 
     No limit of processor time by itself: what it takes from a pod is the tail of its latencies.

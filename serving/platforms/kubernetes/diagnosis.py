@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from serving.platforms.base import DeploymentPhase, DeploymentStatus
 from serving.platforms.kubernetes import names, reasons
 from serving.platforms.kubernetes.api import Object
@@ -12,17 +14,41 @@ from serving.platforms.kubernetes.reasons import Trouble
 from serving.types import Endpoint
 
 
-def status_of(seen: Observed) -> DeploymentStatus:
-    """`FAILED` only where no pod is ready: what serves goes on doing so, whatever keeps others from it."""
+def status_of(seen: Observed, beside: Iterable[Object] = ()) -> DeploymentStatus:
+    """`FAILED` only where no pod is ready: what serves goes on doing so, whatever keeps others from it.
+
+    `beside`: the service's other Deployments, read where pods are lacking. What is scarce is needed twice as
+    long as both stand.
+    """
     ready = [pod for pod in seen.pods if is_ready(pod)]
     endpoints = tuple(sorted((Endpoint(pod["status"]["podIP"], PORT) for pod in ready), key=str))
     if is_complete(seen.deployment, seen.pods):
         return DeploymentStatus(DeploymentPhase.READY, endpoints=endpoints)
     trouble = _trouble(seen)
+    reason = trouble.reason + _needed_twice(seen.deployment, beside, trouble.reason)
     wanted = seen.deployment["spec"]["replicas"]
-    reason = f"{len(ready)} of {wanted} pods are ready: {trouble.reason}"
+    reason = f"{len(ready)} of {wanted} pods are ready: {reason}"
     phase = DeploymentPhase.FAILED if trouble.is_final and not ready else DeploymentPhase.IN_PROGRESS
     return DeploymentStatus(phase, reason, endpoints, trouble.remedy)
+
+
+def _needed_twice(deployment: Object, beside: Iterable[Object], said: str) -> str:
+    """Devices (`nvidia.com/gpu`) that the sentence names and that another version of the service has, too."""
+    devices, found = _devices(deployment), ""
+    others = [(names.ref_of(each).version, _devices(each)) for each in beside] if devices else []
+    for resource, count in devices.items():
+        having = {version: theirs.get(resource, 0) for version, theirs in others}
+        taken = " and ".join(f"{number} of v{version}" for version, number in having.items() if number)
+        if taken and resource in said:
+            found += f"; it needs {count} {resource} beside the {taken} while both stand"
+    return found
+
+
+def _devices(deployment: Object) -> dict[str, int]:
+    """Of all its pods together. Only whole ones can be asked for, and their names have a domain."""
+    limits = deployment["spec"]["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
+    replicas = int(deployment["spec"]["replicas"])
+    return {name: int(limits[name]) * replicas for name in limits if "/" in name}
 
 
 def has_served(deployment: Object) -> bool:

@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError
 
 from model_store.errors import Permanent
 from model_store.release_spec.complaint import InvalidSpec
-from model_store.release_spec.contradictions import Found
 from model_store.release_spec.document import read_document
 from model_store.release_spec.kubernetes import (
     BuildKubernetes,
@@ -26,7 +25,7 @@ from model_store.release_spec.kubernetes import (
     Pods,
 )
 from model_store.release_spec.pydantic_complaints import complaints
-from model_store.release_spec.section import Section
+from model_store.release_spec.section import Found, Section
 from model_store.storage.opening import URL_VARIABLE
 from serving.home import Home
 
@@ -43,7 +42,7 @@ class SecretKey(Section):
     key: str
 
 
-class Bundles(Section):
+class BundleLocation(Section):
     """Where pods get their bundle: exactly one of `url`, `host_path` and `claim`.
 
     `url`: object storage, as `SLIPWAY_STORAGE_URL` names it; `secret`: a Secret whose entries are the
@@ -95,7 +94,7 @@ class Installation(Section):
     kubeconfig: str | None = None
     context: str | None = None
     namespaces: tuple[Namespace, ...] = Field(default=("slipway",), min_length=1)
-    bundles: Bundles | None = None
+    bundles: BundleLocation | None = None
     bundle_cache: BundleCache | None = None
     redis: SecretKey | None = None
     spread_over: LabelKey = "kubernetes.io/hostname"
@@ -125,7 +124,7 @@ def read_installation(home: Home, environ: Mapping[str, str] = os.environ) -> In
     found = _read(path) if named or path.exists() else Installation()
     url = environ.get(URL_VARIABLE, "")
     if found.bundles is None and url.partition("://")[0] in _REACHED_BY_PODS:
-        return found.model_copy(update={"bundles": Bundles(url=url)})
+        return found.model_copy(update={"bundles": BundleLocation(url=url)})
     return found
 
 

@@ -10,15 +10,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from serving.home import Home
 from serving.ledger.base import Fenced, Lease
 from serving.platforms.kubernetes.api import ClusterApi, Object
+from serving.platforms.kubernetes.installation import read_installation
 
 # The namespace in which the Lease is, where it decides.
 NAMESPACE = "SLIPWAY_KUBERNETES_LEASE"
+
+
+def leases_of(home: Home, namespace: str, environ: Mapping[str, str]) -> KubernetesLeases:
+    """Of the cluster and under the name that kubernetes.yaml says. Asks nobody yet."""
+    installation = read_installation(home, environ)
+    api = ClusterApi(installation)
+    return KubernetesLeases(api, namespace, prefix=installation.name, monotonic=time.monotonic)
 
 
 class KubernetesLeases:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from model_store.bundle.signing import Keyring
-from model_store.storage.place import keys_file
+from model_store.errors import SlipwayError
+from model_store.storage.place import trusted_in
 from serving.home import Home
 from serving.platforms.base import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from serving.platforms.kubernetes import diagnosis, following, names
@@ -18,8 +19,13 @@ from serving.platforms.kubernetes.deployment import deployment
 from serving.platforms.kubernetes.installation import Installation, read_installation
 from serving.platforms.kubernetes.observation import Observer, is_complete
 from serving.platforms.kubernetes.rights import require_rights
-from serving.platforms.kubernetes.wanted import Wanted, wanted_of
+from serving.platforms.kubernetes.wanted import DesiredDeployment, wanted_of
 from serving.types import DeploymentRef
+
+log = logging.getLogger(__name__)
+
+# Sooner than an autoscaler takes pods away, which is after five minutes unless somebody said otherwise.
+HELD_EVERY_SECONDS = 10.0
 
 
 class KubernetesPlatform:
@@ -36,7 +42,7 @@ class KubernetesPlatform:
     def apply(self, ref: DeploymentRef, want: DeploymentSpec) -> None:
         cluster = self._cluster()
         faults = self._environ.get("SLIPWAY_FAULTS", "")
-        trusted = Keyring.of(keys_file(self._home.store, self._environ)).trust
+        trusted = trusted_in(self._home.store, self._environ)
         wanted = wanted_of(ref, want, cluster.installation, faults, trusted)
         others = [each for each in cluster.standing(ref.service) if _is_in_its_way(each, wanted)]
         if others:
@@ -55,7 +61,10 @@ class KubernetesPlatform:
         seen = cluster.observer.observe(found)
         if is_complete(seen.deployment, seen.pods) and not diagnosis.has_served(found):
             cluster.freeze(found)
-        return diagnosis.status_of(seen)
+        cluster.keep_held(ref.service)
+        # Looked for only where something is lacking: it goes through all that stand in the cluster.
+        beside = (each for each in cluster.standing(ref.service) if names.ref_of(each) != ref)
+        return diagnosis.status_of(seen, beside)
 
     def retire(self, ref: DeploymentRef) -> None:
         cluster = self._cluster()
@@ -90,6 +99,8 @@ class _Opened:
     def __init__(self, installation: Installation, api: ClusterApi) -> None:
         self.installation, self._api = installation, api
         self.observer = Observer(api, installation.name, time.monotonic)
+        # When autoscalers of a service were looked at last, by uptime.
+        self._held_at: dict[str, float] = {}
 
     def standing(self, service: str | None) -> Iterator[Object]:
         """Our Deployments, of one service or of all."""
@@ -111,7 +122,7 @@ class _Opened:
     def find(self, ref: DeploymentRef) -> Object | None:
         return next((each for each in self.standing(ref.service) if names.ref_of(each) == ref), None)
 
-    def have(self, wanted: Wanted) -> None:
+    def have(self, wanted: DesiredDeployment) -> None:
         """The Deployment and what stands beside it. Of one that has served, the number of pods at most."""
         before = self.find(wanted.ref)
         if before is not None and diagnosis.has_served(before):
@@ -127,12 +138,26 @@ class _Opened:
         self.observer.forget(wanted.namespace)
 
     def hold(self, service: str) -> None:
-        """While two versions stand, each keeps the pods that it has: all the traffic may come to either."""
+        """While two versions stand, each keeps the pods that it has, and gets as many as the other one: all
+        the traffic may come to either."""
         standing = list(self.standing(service))
-        for each in standing if len(standing) > 1 else ():
+        self._held_at[service] = time.monotonic()
+        if len(standing) < 2:
+            return
+        most = max(int(each["spec"]["replicas"]) for each in standing)
+        for each in standing:
             autoscaler = self._autoscaler_of(each)
-            if autoscaler and (change := held_at(autoscaler, int(each["spec"]["replicas"]))):
+            if autoscaler and (change := held_at(autoscaler, int(each["spec"]["replicas"]), most)):
                 self._change(autoscaler, change)
+
+    def keep_held(self, service: str) -> None:
+        """Again while it lasts: autoscalers raise what they see traffic of. They take away after minutes."""
+        if time.monotonic() - self._held_at.get(service, float("-inf")) < HELD_EVERY_SECONDS:
+            return
+        try:
+            self.hold(service)
+        except SlipwayError as problem:
+            log.warning("%s: its autoscalers could not be looked at: %s", service, problem.problem)
 
     def let_go(self, service: str) -> None:
         """One that is alone has as many as its own traffic needs."""
@@ -152,7 +177,7 @@ class _Opened:
         metadata = autoscaler["metadata"]
         self._api.merge("HorizontalPodAutoscaler", metadata["namespace"], metadata["name"], change)
 
-    def judge(self, wanted: Wanted) -> None:
+    def judge(self, wanted: DesiredDeployment) -> None:
         """Raises `Denied` for what the cluster would refuse, while all is as it was."""
         self._api.apply(deployment(wanted, self.installation, replicas=wanted.replicas), dry_run=True)
 
@@ -168,7 +193,7 @@ class _Opened:
         self._api.merge("Deployment", metadata["namespace"], metadata["name"], change)
         self.observer.forget(metadata["namespace"])
 
-    def _scale(self, standing: Object, wanted: Wanted) -> None:
+    def _scale(self, standing: Object, wanted: DesiredDeployment) -> None:
         """The number is ours to say only where no autoscaler says it."""
         metadata = standing["metadata"]
         if wanted.asked.autoscaling or standing["spec"]["replicas"] == wanted.replicas:
@@ -176,7 +201,7 @@ class _Opened:
         change = {"metadata": {"uid": metadata["uid"]}, "spec": {"replicas": wanted.replicas}}
         self._api.merge("Deployment", metadata["namespace"], metadata["name"], change)
 
-    def _first_replicas(self, wanted: Wanted) -> int:
+    def _first_replicas(self, wanted: DesiredDeployment) -> int:
         """Of what is autoscaled: as many pods as any of its service has now, for the same traffic."""
         if not wanted.asked.autoscaling:
             return wanted.replicas
@@ -190,7 +215,7 @@ class _Opened:
             self._api.delete(kind, metadata["namespace"], metadata["name"], uid=found["metadata"]["uid"])
 
 
-def _is_in_its_way(standing: Object, wanted: Wanted) -> bool:
+def _is_in_its_way(standing: Object, wanted: DesiredDeployment) -> bool:
     """What else is in its slot, in whatever namespace."""
     ref = names.ref_of(standing)
     is_it = ref == wanted.ref and standing["metadata"]["namespace"] == wanted.namespace

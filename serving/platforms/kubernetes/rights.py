@@ -22,6 +22,9 @@ NEEDED = {
 }
 
 
+# Of controllers that have the cluster say which of them writes.
+FOR_LEASES = {"Lease": ("get", "create", "update")}
+
 # Of whoever runs stages of a build there: Airflow's workers and triggerers.
 FOR_STAGES = {"Pod": ("get", "list", "create", "delete"), "PodLog": ("get",)}
 

@@ -21,7 +21,7 @@ from serving.types import DeploymentRef
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredDeployment:
     """A deployment as the spec and the installation want it.
 
     `asked`: of both together. `serving`: the bundle manifest's section. `manifest_digest`: of that file's
@@ -43,7 +43,7 @@ class Wanted:
 
 def wanted_of(
     ref: DeploymentRef, want: DeploymentSpec, installation: Installation, faults: str, trusted: Trusted
-) -> Wanted:
+) -> DesiredDeployment:
     """`trusted`: who may have signed the bundle. Raises `Permanent` for what can never run here."""
     content = _manifest_of(want.bundle)
     serving = _serving_of(want.bundle, content)
@@ -74,7 +74,9 @@ def wanted_of(
     namespace = installation.namespace(asked)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     signer = trusted.of_signer(str(json.loads(content).get("signature") or "")).written()
-    return Wanted(ref, want.replicas, namespace, asked.image, asked, serving, digest, size, signer, faults)
+    return DesiredDeployment(
+        ref, want.replicas, namespace, asked.image, asked, serving, digest, size, signer, faults
+    )
 
 
 def _manifest_of(bundle: Bundle) -> bytes:

@@ -7,7 +7,10 @@ rests for a while (longer after each), in which every look-up is a miss: the mod
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +22,9 @@ LOOK_UP_SECONDS = 0.03
 _REST_SECONDS = (1.0, 30.0)
 _MOST_UNWRITTEN = 4096
 CHANNEL = "slipway:invalidate"
+_MAC_BYTES = 16
+# Of all pods that share answers; where nobody says one, the address of their Redis is it.
+KEY_VARIABLE = "SLIPWAY_CACHE_KEY"
 
 Found = Callable[[bytes | None], None]
 
@@ -37,6 +43,8 @@ class RedisLink:
     """All methods run on the event loop. `errors` and `is_resting` are for the metrics."""
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        # Who knows neither a key nor the address with its password has no answer taken for a pod's.
+        self._key = hashlib.blake2b((os.environ.get(KEY_VARIABLE) or url).encode()).digest()
         self._client = redis.from_url(url, socket_connect_timeout=0.5, socket_timeout=1.0)
         self._clock = clock
         self._wanted: list[tuple[bytes, Found]] = []
@@ -46,6 +54,21 @@ class RedisLink:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_writing = False
         self.errors = self.dropped_writes = 0
+
+    def seal(self, key: bytes, value: bytes) -> bytes:
+        """The value with a MAC that binds it to its key."""
+        return self._mac(key, value) + value
+
+    def unseal(self, key: bytes, sealed: bytes) -> bytes | None:
+        """None for what no pod of this installation wrote under this key."""
+        mac, value = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
+        return value if hmac.compare_digest(mac, self._mac(key, value)) else None
+
+    def _mac(self, key: bytes, value: bytes) -> bytes:
+        mac = hashlib.blake2b(len(key).to_bytes(4), digest_size=_MAC_BYTES, key=self._key)
+        mac.update(key)
+        mac.update(value)
+        return mac.digest()
 
     @property
     def is_resting(self) -> bool:

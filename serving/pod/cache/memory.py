@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from moka_py import Moka
 
-from serving.pod.call import Outputs
+from serving.pod.call import BatchOutputs
 from serving.pod.codec.request import InferRequest
 from serving.pod.telemetry import LookUps
 
@@ -22,7 +22,7 @@ _ENTRY_BYTES = 700
 class Stored(NamedTuple):
     """An answer, when it was stored (seconds of the pod's clock), and what keeping it costs."""
 
-    outputs: Outputs
+    outputs: BatchOutputs
     at: float
     weight: int
 
@@ -34,14 +34,14 @@ class MemoryCache:
         self._ttl, self.counts = ttl_seconds, counts
         self._entries: Moka[Hashable, Stored] = Moka(capacity_bytes, weigher=_weigh)
 
-    def get(self, identity: Hashable, now: float) -> Outputs | None:
+    def get(self, identity: Hashable, now: float) -> BatchOutputs | None:
         """The fresh answer, if kept; counts a hit or a miss."""
         outputs = self.hit(identity, now)
         if outputs is None:
             self.counts.misses += 1
         return outputs
 
-    def hit(self, identity: Hashable, now: float) -> Outputs | None:
+    def hit(self, identity: Hashable, now: float) -> BatchOutputs | None:
         """The fresh answer, if kept; counts only hits, for a caller who asks again with `get`."""
         stored = self._entries.get(identity)
         if stored is None or now - stored.at > self._ttl:
@@ -49,12 +49,12 @@ class MemoryCache:
         self.counts.hits += 1
         return stored.outputs
 
-    def stale(self, identity: Hashable) -> Outputs | None:
+    def stale(self, identity: Hashable) -> BatchOutputs | None:
         """The answer however old, if still kept."""
         stored = self._entries.get(identity)
         return None if stored is None else stored.outputs
 
-    def put(self, identity: Hashable, outputs: Outputs, now: float) -> None:
+    def put(self, identity: Hashable, outputs: BatchOutputs, now: float) -> None:
         """Keep an answer (already `Outputs.alone`)."""
         weight = _ENTRY_BYTES + _identity_bytes(identity) + outputs.size_bytes()
         self._entries.set(identity, Stored(outputs, now, weight))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from model_store.engines.signature import Signature
 from serving.pod.cache.link import Epoch, RedisLink
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.codec.parcel import unwrap, wrap
 from serving.pod.identity import digest
 from serving.pod.telemetry import LookUps
@@ -27,20 +27,23 @@ class SharedCache:
         self._prefix = f"slipway:answer:{bundle_id}:"
         self.epoch: Epoch | None = None
 
-    def look_up(self, call: Call, found: Callable[[Call, Outputs | None], None]) -> bool:
+    def look_up(self, call: Call, found: Callable[[Call, BatchOutputs | None], None]) -> bool:
         """Ask Redis; `found` follows. False: it will not, compute."""
         if self.epoch is None:
             return False
-        return self._link.look_up(self._key(call), lambda value: self._arrived(call, value, found))
+        key = self._key(call)
+        return self._link.look_up(key, lambda value: self._arrived(call, key, value, found))
 
-    def keep(self, call: Call, outputs: Outputs) -> None:
+    def keep(self, call: Call, outputs: BatchOutputs) -> None:
         """Store a call's own outputs (already `Outputs.alone`)."""
         if self.epoch is not None and not self._link.is_resting:
-            self._link.keep(self._key(call), wrap(outputs), self._ttl)
+            key = self._key(call)
+            self._link.keep(key, self._link.seal(key, wrap(outputs)), self._ttl)
 
     def _arrived(
-        self, call: Call, value: bytes | None, found: Callable[[Call, Outputs | None], None]
+        self, call: Call, key: bytes, sealed: bytes | None, found: Callable[[Call, BatchOutputs | None], None]
     ) -> None:
+        value = self._link.unseal(key, sealed) if sealed is not None else None
         outputs = unwrap(value, self._signature) if value is not None else None
         if outputs is None:
             self.counts.misses += 1

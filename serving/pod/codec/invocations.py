@@ -11,7 +11,7 @@ import orjson
 
 from model_store.engines.errors import ModelFault, Refused
 from model_store.engines.signature import Shape, Signature, TensorSpec
-from serving.pod.call import Data, Outputs
+from serving.pod.call import BatchOutputs, Data
 from serving.pod.codec.frames import Frame, Sent, frame, read_csv, read_json
 from serving.pod.codec.typed import column_array, tensor_array
 
@@ -22,7 +22,7 @@ _JSON, _CSV = b"application/json", b"text/csv"
 _MOST_NAMED = 20
 
 
-class Asked(NamedTuple):
+class InvocationInputs(NamedTuple):
     """What a request asks of the model, in the signature's order."""
 
     data: list[Data]
@@ -44,7 +44,7 @@ class Invocations:
         are_numbers = all(spec.datatype.size for spec in signature.inputs)
         self._most = sum(spec.max_json_elements for spec in signature.inputs) if are_numbers else 0
 
-    def read(self, body: bytes, content_type: bytes) -> Asked:
+    def read(self, body: bytes, content_type: bytes) -> InvocationInputs:
         """Raises `Refused` in the words of the columns."""
         if not self._columns or not self._signature.is_batched:
             raise Refused(
@@ -85,7 +85,7 @@ class Invocations:
             rows = body.count(b",") // max(sum(each.row_elements for each in self._signature.inputs), 1)
             raise spec.too_large((rows, *spec.shape[1:]), as_json=True)
 
-    def _asked(self, arrays: Mapping[str, Array]) -> Asked:
+    def _asked(self, arrays: Mapping[str, Array]) -> InvocationInputs:
         data: list[Data] = []
         shapes = []
         for spec in self._signature.inputs:
@@ -100,7 +100,7 @@ class Invocations:
                 f"inputs have different numbers of rows: {[shape[0] for shape in shapes]}",
                 remedy="give every input the same first dimension",
             )
-        return Asked(data, shapes)
+        return InvocationInputs(data, shapes)
 
     # Tables
 
@@ -164,13 +164,16 @@ class Invocations:
 
     # The answer
 
-    def write(self, outputs: Outputs, first: int, rows: int) -> bytes:
+    def write(self, outputs: BatchOutputs, first: int, rows: int) -> bytes:
         """`{"predictions": ...}`, as MLflow's own server writes it."""
         told = self._told["answer"]
         values = {name: _values(outputs, self._positions[name], first, rows) for name in _named(told)}
         match told["form"]:
             case "values":
                 said: Any = _formed(values[told["output"]], told, rows).tolist()
+            case "numbered":
+                listed = values[told["output"]].reshape(rows, -1).tolist()
+                said = [{str(place): value for place, value in enumerate(row)} for row in listed]
             case "columns":
                 said = {name: array.tolist() for name, array in values.items()}
             case "rows":
@@ -186,10 +189,10 @@ class Invocations:
 
 
 def _named(told: Mapping[str, Any]) -> list[str]:
-    return [told["output"]] if told["form"] == "values" else list(told["outputs"])
+    return [told["output"]] if "output" in told else list(told["outputs"])
 
 
-def _values(outputs: Outputs, position: int, first: int, rows: int) -> Array:
+def _values(outputs: BatchOutputs, position: int, first: int, rows: int) -> Array:
     array = outputs.slice(position, first, rows)
     if array.dtype != object:
         return array

@@ -9,13 +9,13 @@ import orjson
 
 from model_store.engines.errors import Refused
 from model_store.engines.signature import Signature, TensorSpec
-from serving.pod.call import Outputs
+from serving.pod.call import BatchOutputs
 from serving.pod.codec.blob import read_blob, write_blob
 
 _LENGTH = struct.Struct("<L")
 
 
-def wrap(outputs: Outputs) -> bytes:
+def wrap(outputs: BatchOutputs) -> bytes:
     """All of the outputs (use `Outputs.alone` first)."""
     specs = outputs.signature.outputs
     blobs = [write_blob(array, spec.datatype.name) for array, spec in zip(outputs.arrays, specs, strict=True)]
@@ -23,7 +23,7 @@ def wrap(outputs: Outputs) -> bytes:
     return b"".join([_LENGTH.pack(len(head)), head, *blobs])
 
 
-def unwrap(parcel: bytes, signature: Signature) -> Outputs | None:
+def unwrap(parcel: bytes, signature: Signature) -> BatchOutputs | None:
     """The outputs, or None when the bytes are not what `wrap` made for this signature."""
     try:
         (size,) = _LENGTH.unpack_from(parcel)
@@ -33,7 +33,7 @@ def unwrap(parcel: bytes, signature: Signature) -> Outputs | None:
         for spec, (shape, length) in zip(signature.outputs, entries, strict=True):
             arrays.append(_array(spec, rest[:length], spec.accept(shape).shape))
             rest = rest[length:]
-        return Outputs(arrays, signature)
+        return BatchOutputs(arrays, signature)
     except (struct.error, ValueError, TypeError, Refused):
         return None
 

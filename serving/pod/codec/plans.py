@@ -22,7 +22,7 @@ _LAYOUTS = 8
 Cuts = tuple[tuple[int, int], ...]
 
 
-class Plan(NamedTuple):
+class RequestPlan(NamedTuple):
     """`cuts` are the tensors' places, in the signature's order, in a request of `length` bytes; `rest` is
     what the request is without them."""
 
@@ -64,15 +64,15 @@ class Plans:
     """Plans by everything that is not tensor bytes. Bounded: clients choose what is remembered."""
 
     def __init__(self) -> None:
-        self._plans: dict[bytes, Plan] = {}
+        self._plans: dict[bytes, RequestPlan] = {}
         self._shapes: dict[tuple[int, Cuts], None] = {}
 
-    def find(self, rest: bytes, length: int) -> Plan | None:
+    def find(self, rest: bytes, length: int) -> RequestPlan | None:
         """For a front that knows which part is not tensors (REST's JSON head)."""
         plan = self._plans.get(rest)
         return plan if plan is not None and plan.length == length else None
 
-    def find_by_shape(self, body: bytes) -> Plan | None:
+    def find_by_shape(self, body: bytes) -> RequestPlan | None:
         """For a front that does not (gRPC): try the layouts seen before with this length."""
         for length, cuts in self._shapes:
             if length == len(body):
@@ -81,7 +81,7 @@ class Plans:
                     return plan
         return None
 
-    def keep(self, rest: bytes, plan: Plan, *, by_shape: bool = False) -> bool:
+    def keep(self, rest: bytes, plan: RequestPlan, *, by_shape: bool = False) -> bool:
         """Remember a plan; whether it was. Requests with an id are not worth it: the next one has another."""
         # Its own tensors are not needed again, and would keep the whole body.
         plan = plan._replace(request=plan.request._replace(data=[]))

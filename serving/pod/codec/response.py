@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from model_store.engines.signature import Signature, TensorSpec
-from serving.pod.call import Outputs
+from serving.pod.call import BatchOutputs
 from serving.pod.codec.request import WantedOutput
 
 # Clients choose how many rows they ask for.
@@ -23,7 +23,7 @@ class ResponseWriter:
         self._templates: dict[tuple[object, ...], bytes] = {}
         self._start = b'{"model_name":%s,"model_version":%s' % (orjson.dumps(name), orjson.dumps(version))
 
-    def plain(self, outputs: Outputs, first: int, rows: int, request_id: str) -> bytes:
+    def plain(self, outputs: BatchOutputs, first: int, rows: int, request_id: str) -> bytes:
         """All outputs as JSON: the common case."""
         template = outputs.templates.get(rows)
         if template is None:
@@ -38,7 +38,7 @@ class ResponseWriter:
         return b"%s,%s" % (self._start, template % cells)
 
     def chosen(
-        self, outputs: Outputs, first: int, rows: int, request_id: str, wanted: tuple[WantedOutput, ...]
+        self, outputs: BatchOutputs, first: int, rows: int, request_id: str, wanted: tuple[WantedOutput, ...]
     ) -> tuple[bytes, bytes]:
         """The outputs asked for, in that order: the JSON part and the binary part."""
         blobs = [outputs.raw(position, first, rows) for position, is_binary in wanted if is_binary]
@@ -53,7 +53,12 @@ class ResponseWriter:
         return b'%s,"outputs":[%s]}' % (head, entries), b"".join(blobs)
 
     def _entries(
-        self, outputs: Outputs, first: int, rows: int, wanted: tuple[WantedOutput, ...], blobs: list[bytes]
+        self,
+        outputs: BatchOutputs,
+        first: int,
+        rows: int,
+        wanted: tuple[WantedOutput, ...],
+        blobs: list[bytes],
     ) -> bytes:
         entries = []
         sizes = iter(map(len, blobs))
@@ -69,7 +74,7 @@ class ResponseWriter:
     def _with_id(self, request_id: str) -> bytes:
         return b'%s,"id":%s' % (self._start, orjson.dumps(request_id))
 
-    def _template(self, outputs: Outputs, rows: int) -> bytes:
+    def _template(self, outputs: BatchOutputs, rows: int) -> bytes:
         """The response but for its numbers: the same for every batch with these shapes."""
         shapes = (rows, *[array.shape[outputs.is_batched :] for array in outputs.arrays])
         template = self._templates.get(shapes)
@@ -79,7 +84,7 @@ class ResponseWriter:
                 self._templates[shapes] = template
         return template
 
-    def _made_template(self, outputs: Outputs, rows: int) -> bytes:
+    def _made_template(self, outputs: BatchOutputs, rows: int) -> bytes:
         entries = []
         for spec, array in zip(self._signature.outputs, outputs.arrays, strict=True):
             shape = (rows, *array.shape[1:]) if outputs.is_batched else array.shape
@@ -92,7 +97,7 @@ def _entry(spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     return orjson.dumps(fields)[:-1]
 
 
-def _joined(outputs: Outputs, position: int, first: int, rows: int) -> bytes:
+def _joined(outputs: BatchOutputs, position: int, first: int, rows: int) -> bytes:
     printed = outputs.json_rows(position)
     if not outputs.is_batched or not outputs.arrays[position].size:
         # Rows without elements have nothing between them either.

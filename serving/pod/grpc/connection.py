@@ -22,12 +22,16 @@ from serving.pod.grpc.service import Service
 from serving.pod.grpc.stream import Stream, speaks_grpc, with_prefix
 
 if TYPE_CHECKING:
-    from serving.pod.http.front import Front
+    from serving.pod.front import Front
 
 log = logging.getLogger("slipway.pod")
 
 # In one second: more resets or control frames than this is an attack (CVE-2023-44487 and kin).
 _MAX_NUISANCE = 2000
+# How many of them come with an answer: window updates, pings that measure, a frame for the prefix alone.
+_PER_ANSWER = 8
+# Of a frame that is not a call's last.
+_LEAST_DATA = 16
 _HALF_CONNECTION = frames.OUR_CONNECTION_WINDOW // 2
 _HALF_STREAM = frames.OUR_STREAM_WINDOW // 2
 _LEAVING = b"leaving!"
@@ -74,6 +78,7 @@ class GrpcConnection(asyncio.Protocol):
         self._is_closing = True
         for stream in self._streams.values():
             stream.is_abandoned = True
+            self._let_go(stream)
         self._streams.clear()
         self._front.closed(self)
 
@@ -137,9 +142,7 @@ class GrpcConnection(asyncio.Protocol):
             self._on_control(kind, flags, number, payload)
 
     def _on_control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        self._nuisance += 1
-        if self._nuisance > _MAX_NUISANCE:
-            raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, "too many control frames")
+        self._annoyed("control")
         if kind == frames.SETTINGS and not flags & frames.ACK:
             self._outgoing.settings(payload, self._streams.values())
             self._outgoing.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
@@ -151,8 +154,10 @@ class GrpcConnection(asyncio.Protocol):
             stream = self._streams.pop(number, None)
             if stream is not None:
                 stream.is_abandoned = True
+                self._let_go(stream)
 
     def _on_window_update(self, number: int, payload: bytes) -> None:
+        self._annoyed("window update")
         self._outgoing.widen(frames.increment(payload), self._streams.get(number), is_connection=not number)
 
     def _open(self, number: int, flags: int, block: bytes) -> None:
@@ -166,6 +171,7 @@ class GrpcConnection(asyncio.Protocol):
             self._ask_to_leave()
         self._last_id, self.is_new = number, False
         if len(self._streams) >= frames.OUR_MAX_STREAMS:
+            self._annoyed("refused HEADERS")
             self._outgoing.write(frames.reset(number, frames.REFUSED_STREAM))
             return
         stream = self._stream(number, headers)
@@ -182,6 +188,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
+        if size < _LEAST_DATA and not flags & frames.END_STREAM:
+            self._annoyed("almost empty DATA")
         self._received += size
         if self._received > _HALF_CONNECTION:
             self._outgoing.write(frames.window_update(0, self._received))
@@ -212,19 +220,44 @@ class GrpcConnection(asyncio.Protocol):
                 stream.method.message(stream, message)
             if stream.held_bytes and not stream.receiving_since:
                 stream.receiving_since = self._front.clock()
+            self._count(stream)
         except SlipwayError as error:
             stream.refuse(error)
         except Exception as error:
             log.exception("a gRPC request broke the pod's own code")
             stream.refuse(ModelFault(f"internal error: {type(error).__name__}"))
 
+    def _count(self, stream: Stream) -> None:
+        """Into what the pod holds; a message of a call that has one stays there until its answer."""
+        size, held = stream.held_bytes, self._front.held
+        if size == stream.counted or (size < stream.counted and stream.method.expects_a_message):
+            return
+        held.now += size - stream.counted
+        stream.counted = size
+        if held.now > held.limit:
+            stream.refuse(held.refusal())
+            self._let_go(stream)
+
+    def _let_go(self, stream: Stream) -> None:
+        if stream.counted:
+            self._front.held.now -= stream.counted
+            stream.counted = 0
+            stream.drop()
+
+    def _annoyed(self, what: str) -> None:
+        """One more frame that brings nobody anything. Raises `ConnectionBroken` for too many of them."""
+        self._nuisance += 1
+        if self._nuisance > _MAX_NUISANCE:
+            raise ConnectionBroken(frames.ENHANCE_YOUR_CALM, f"too many {what} frames")
+
+    def _forgive(self) -> None:
+        """Control frames in proportion to answers are how HTTP/2 works."""
+        if self._nuisance:
+            self._nuisance = max(0, self._nuisance - _PER_ANSWER)
+
     def _account(self, stream: Stream, size: int) -> None:
         stream.consumed += size
         if stream.consumed <= _HALF_STREAM:
-            return
-        held = sum(other.held_bytes for other in self._streams.values())
-        if held > 4 * self._front.max_body_bytes:
-            stream.refuse(Refused("too many large messages at once", remedy="send fewer", status=429))
             return
         self._outgoing.write(frames.window_update(stream.id, stream.consumed))
         stream.consumed = 0
@@ -236,6 +269,8 @@ class GrpcConnection(asyncio.Protocol):
         if stream.is_abandoned or self._is_closing:
             return
         self._outgoing.send(stream, headers, with_prefix(message), trailers)
+        if trailers is None:
+            self._forgive()
 
     def send_body(self, stream: Stream, headers: bytes, body: bytes) -> None:
         """A whole answer to what is no gRPC."""
@@ -256,10 +291,13 @@ class GrpcConnection(asyncio.Protocol):
         """Our own code failed on an answer: end the call, unless it has ended already."""
         if self._streams.pop(stream.id, None) is not None:
             stream.is_abandoned = True
+            self._let_go(stream)
             self._outgoing.write(frames.reset(stream.id, frames.INTERNAL_ERROR))
 
     def _sent_all(self, stream: Stream) -> None:
         self._streams.pop(stream.id, None)
+        self._let_go(stream)
+        self._forgive()
         if not stream.input_ended:
             # RFC 9113, 8.1: the answer is complete, the rest of the request is not wanted.
             stream.is_abandoned = True

@@ -8,9 +8,9 @@ from google.protobuf.message import DecodeError
 
 from model_store.engines.errors import ModelFault, Refused, TooLarge, status_of
 from model_store.errors import SlipwayError
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.codec.early import LARGE_BYTES, expect_shape
-from serving.pod.codec.plans import Plan, Plans, is_plannable, rest_of
+from serving.pod.codec.plans import Plans, RequestPlan, is_plannable, rest_of
 from serving.pod.codec.request import InferRequest
 from serving.pod.grpc.early import beginning
 from serving.pod.grpc.header_blocks import Headers, header_fields, literal_block
@@ -73,7 +73,7 @@ class GrpcCall(Call):
     def is_abandoned(self) -> bool:
         return self.stream.is_abandoned
 
-    def answered(self, outputs: Outputs, first: int) -> None:
+    def answered(self, outputs: BatchOutputs, first: int) -> None:
         try:
             body = self.written.writer.write(outputs, first, self.rows, self.request)
         except Exception as error:
@@ -180,7 +180,7 @@ class InferMethod:
         cuts = cuts_of(payload, found, signature) if is_plannable(signature) else None
         if cuts is not None:
             rest = rest_of(payload, cuts)
-            if self._plans.keep(rest, Plan(cuts, len(payload), request, rest), by_shape=True):
+            if self._plans.keep(rest, RequestPlan(cuts, len(payload), request, rest), by_shape=True):
                 self._planned[rest] = written
 
     def _written_for(self, model: ServedModel) -> Written:

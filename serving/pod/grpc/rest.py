@@ -14,8 +14,8 @@ from serving.pod.grpc.stream import Stream
 from serving.pod.http.exchange import Exchange
 
 if TYPE_CHECKING:
+    from serving.pod.front import Front
     from serving.pod.grpc.connection import GrpcConnection
-    from serving.pod.http.front import Front
 
 
 class BodyMethod:

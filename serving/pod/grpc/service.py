@@ -12,10 +12,9 @@ from google.protobuf.message import DecodeError
 from model_store.engines.errors import ModelFault, Refused
 from model_store.errors import SlipwayError
 from serving.pod.grpc.header_blocks import Headers
-from serving.pod.grpc.health import Health, WatchMethod
 from serving.pod.grpc.infer import InferMethod, StreamInferMethod
 from serving.pod.grpc.messages import HEALTH, PACKAGE, REFLECTIONS, message
-from serving.pod.grpc.reflection import ReflectionMethod
+from serving.pod.grpc.standard import Health, ReflectionMethod, WatchMethod
 from serving.pod.grpc.stream import Stream
 from serving.pod.metadata import VERSION, extensions, model_config, model_metadata, repository_index
 from serving.pod.repository import Repository
@@ -81,7 +80,7 @@ class UnaryMethod:
             stream.reply_error(Refused("no message came", remedy="send one"))
 
 
-class Refusing:
+class RefusedMethod:
     """For what is no method of the service, or not for this caller."""
 
     expects_a_message = True
@@ -117,7 +116,7 @@ class Service:
         managing = self._managing()
         if managed_at is not None:
             elsewhere = Refused("the model repository is not managed here", remedy=managed_at, status=501)
-            managing = dict.fromkeys(managing, Refusing(elsewhere))
+            managing = dict.fromkeys(managing, RefusedMethod(elsewhere))
         inference = {**self._inference(), **managing}
         methods = {f"/{PACKAGE}.GRPCInferenceService/{name}": method for name, method in inference.items()}
         health = Health(repository, is_ready=is_ready)
@@ -157,7 +156,7 @@ class Service:
         if found is not None:
             return found
         asked = path[:100].decode("ascii", "replace")
-        return Refusing(Refused(f"no method {asked}", remedy=f"call one of {self._known}", status=501))
+        return RefusedMethod(Refused(f"no method {asked}", remedy=f"call one of {self._known}", status=501))
 
     def _ready(self, _: Any) -> Any:
         return message("ServerReadyResponse")(ready=self._is_ready())

@@ -30,8 +30,8 @@ class Stream:
     """`open_messages` counts messages not answered yet; `is_answered` when trailers have been queued."""
 
     __slots__ = (
-        "_chunks", "_held", "_needed", "connection", "consumed", "has_sent_headers", "headers", "id",
-        "input_ended", "is_abandoned", "is_answered", "method", "open_messages", "receiving_since",
+        "_chunks", "_held", "_needed", "connection", "consumed", "counted", "has_sent_headers", "headers",
+        "id", "input_ended", "is_abandoned", "is_answered", "method", "open_messages", "receiving_since",
         "send_window", "unsent",
     )  # fmt: skip
 
@@ -41,7 +41,8 @@ class Stream:
         self.connection, self.id, self.headers, self.method = connection, number, headers, method
         self.send_window = send_window
         self.is_abandoned = self.is_answered = self.input_ended = self.has_sent_headers = False
-        self.consumed = self.open_messages = 0
+        # `counted`: in the pod's `HeldBytes`.
+        self.consumed = self.open_messages = self.counted = 0
         # Of the message that is arriving, or is still to come on a unary call; 0 when nothing is owed.
         self.receiving_since = 0.0
         # (bytes left to send, the trailers' block or None when more messages follow)
@@ -84,6 +85,10 @@ class Stream:
     def held_bytes(self) -> int:
         """Of a message that has not arrived whole."""
         return self._held if self._chunks else 0
+
+    def drop(self) -> None:
+        """Keep nothing of what has arrived."""
+        self._chunks, self._held, self._needed = [], 0, 0
 
     def reply(self, message: bytes, headers: bytes = HEADERS_OK) -> None:
         """The one answer of a unary call; `headers` is an encoded block."""

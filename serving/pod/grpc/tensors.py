@@ -8,7 +8,7 @@ import numpy as np
 
 from model_store.engines.errors import Refused
 from model_store.engines.signature import Shape, Signature, TensorSpec
-from serving.pod.call import Data, Outputs
+from serving.pod.call import BatchOutputs, Data
 from serving.pod.codec.blob import read_blob
 from serving.pod.codec.plans import Cuts
 from serving.pod.codec.request import InferRequest, WantedOutput, asked_twice, expect_own_bytes
@@ -158,7 +158,7 @@ class MessageWriter:
         self._name, self._version, self._signature = name, version, signature
         self._all = tuple(WantedOutput(i, True) for i in range(len(signature.outputs)))
 
-    def write(self, outputs: Outputs, first: int, rows: int, request: InferRequest) -> bytes:
+    def write(self, outputs: BatchOutputs, first: int, rows: int, request: InferRequest) -> bytes:
         """A serialised ModelInferResponse."""
         wanted = request.outputs or self._all
         key = ("grpc", rows, wanted)
@@ -175,7 +175,7 @@ class MessageWriter:
             parts += (_RAW_OUTPUT_TAG, _varint(len(blob)), blob)
         return b"".join(parts)
 
-    def _start(self, outputs: Outputs, first: int, rows: int, wanted: tuple[WantedOutput, ...]) -> bytes:
+    def _start(self, outputs: BatchOutputs, first: int, rows: int, wanted: tuple[WantedOutput, ...]) -> bytes:
         response = ModelInferResponse(model_name=self._name, model_version=self._version)
         for position, _ in wanted:
             spec, array = self._signature.outputs[position], outputs.slice(position, first, rows)

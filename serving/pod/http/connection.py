@@ -20,7 +20,7 @@ from serving.pod.http.lenience import origin_form, without_upgrade
 
 if TYPE_CHECKING:
     from model_store.errors import SlipwayError
-    from serving.pod.http.front import Front
+    from serving.pod.front import Front
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
@@ -44,6 +44,8 @@ class Connection(asyncio.Protocol):
         self._last_words: bytes | None = None
         self._is_reading = self._may_write = True
         self._unended = 0
+        # Bytes of bodies in the pod's `HeldBytes`: of all of this connection, and of the one that arrives.
+        self._counted = self._arriving = 0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.receiving_since = 0.0
         self.active_at = 0.0
@@ -61,6 +63,8 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             self._current.is_abandoned = True
         self._waiting.clear()
+        self._front.held.now -= self._counted
+        self._counted = 0
         self._front.closed(self)
 
     def data_received(self, data: bytes) -> None:
@@ -185,12 +189,28 @@ class Connection(asyncio.Protocol):
             self._abort(413, f"a body may have {self._front.max_body_bytes} bytes")
         if self._refusal is not None:
             return
+        self._count(len(body))
         if not self._body:
             self._look_ahead(body)
         elif self._chunks is None:
             self._chunks = bytearray(self._body + body)
         else:
             self._chunks += body
+
+    def _count(self, size: int) -> None:
+        held = self._front.held
+        held.now += size
+        self._counted += size
+        self._arriving += size
+        if held.now > held.limit and size > 0:
+            problem = held.refusal()
+            self._abort(429, f"{problem.problem} ({problem.remedy})")
+
+    def _let_go(self, exchange: Exchange) -> None:
+        """Its body is of no use any more."""
+        self._front.held.now -= exchange.counted
+        self._counted -= exchange.counted
+        exchange.counted = 0
 
     def _let_others_be_heard(self) -> None:
         """libuv reads from a socket up to 32 times in one turn of the loop, which is 8 MB of a large body."""
@@ -208,6 +228,7 @@ class Connection(asyncio.Protocol):
             self._refusal = self._front.refusal(origin_form(self._target), self._headers, start, length)
         if self._refusal is not None:
             self._body = b""
+            self._count(-self._arriving)
 
     def on_message_complete(self) -> None:
         if self._is_discarding:
@@ -219,6 +240,7 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(self, parser.get_method(), target, self._headers, body, keep_alive)
         if self._refusal is not None:
             exchange = RefusedExchange.of(exchange, self._refusal)
+        exchange.counted, self._arriving = self._arriving, 0
         self._parsed = exchange
         self._chunks, self._body = None, b""
         self._arrived(exchange)
@@ -238,6 +260,8 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(b"".join(response(exchange, status, headers, body)))
         self._current = None
+        if exchange.counted:
+            self._let_go(exchange)
         if not exchange.keep_alive:
             self._close_after_writing()
         elif not self._is_starting:
@@ -295,6 +319,9 @@ class Connection(asyncio.Protocol):
         if self._is_discarding:
             return
         self._is_discarding = True
+        # What arrived of it is kept no longer than its connection would be.
+        self._body, self._chunks = b"", None
+        self._count(-self._arriving)
         self._last_words = b"".join(simple_response(status, problem, keep_alive=False))
         if self._current is None:
             self.transport.write(self._last_words)

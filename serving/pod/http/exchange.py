@@ -32,7 +32,7 @@ class Carrier(Protocol):
 class Exchange:
     """A request that has arrived whole. Exactly one reply follows."""
 
-    __slots__ = ("body", "connection", "headers", "is_abandoned", "keep_alive", "method", "target")
+    __slots__ = ("body", "connection", "counted", "headers", "is_abandoned", "keep_alive", "method", "target")
     refusal: SlipwayError | None = None
 
     def __init__(
@@ -51,6 +51,8 @@ class Exchange:
         self.body = body
         self.keep_alive = keep_alive
         self.is_abandoned = False
+        # Of its body, in the pod's `HeldBytes`.
+        self.counted = 0
 
     def reply(self, body: bytes, *, headers: bytes = JSON, status: int = 200) -> None:
         """Answer. `headers` are whole header lines; length, connection and request id are added here.

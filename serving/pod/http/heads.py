@@ -24,7 +24,7 @@ _IS_PLAIN = re.compile(rb"[0-9A-Za-z._-]{1,128}").fullmatch
 _ELSEWHERE = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 
 
-class Head(NamedTuple):
+class RequestHead(NamedTuple):
     """A request without its body, which has `length` bytes."""
 
     method: bytes
@@ -37,9 +37,9 @@ class Heads:
     """Bounded, since clients choose what is remembered: when full it takes no more until `sweep`."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, RequestHead] = {}
 
-    def find(self, data: bytes) -> tuple[Head, bytes] | None:
+    def find(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """The head and the body, if `data` is one whole request with a head seen before."""
         end = data.find(_END, 0, _LONGEST)
         if end < 0:
@@ -65,7 +65,7 @@ class Heads:
         if any(name in key.lower() for name in _CHANGING):
             return
         lasting = {name: value for name, value in headers.items() if name not in changing}
-        self._known[key] = Head(exchange.method, exchange.target, lasting, len(exchange.body))
+        self._known[key] = RequestHead(exchange.method, exchange.target, lasting, len(exchange.body))
 
     def sweep(self) -> None:
         """Now and then: make room for the heads of today."""

@@ -10,9 +10,9 @@ from blake3 import blake3
 from model_store.engines.errors import ModelFault, Refused, TooLarge, status_of
 from model_store.errors import SlipwayError
 from serving.pod.answers import FROM_MEMORY
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.codec.early import LARGE_BYTES, expect_not_too_large
-from serving.pod.codec.plans import Plan, cuts_after, is_plannable
+from serving.pod.codec.plans import RequestPlan, cuts_after, is_plannable
 from serving.pod.codec.request import InferRequest, read_request
 from serving.pod.http.exchange import JSON, Exchange
 from serving.pod.model import ServedModel
@@ -53,7 +53,7 @@ class HttpCall(Call):
     def is_abandoned(self) -> bool:
         return self.exchange.is_abandoned
 
-    def answered(self, outputs: Outputs, first: int) -> None:
+    def answered(self, outputs: BatchOutputs, first: int) -> None:
         try:
             body, headers = self._written(outputs, first)
         except Exception as error:
@@ -77,7 +77,7 @@ class HttpCall(Call):
             self.exchange.connection.broke(self.exchange)
             raise
 
-    def _written(self, outputs: Outputs, first: int) -> tuple[bytes, bytes]:
+    def _written(self, outputs: BatchOutputs, first: int) -> tuple[bytes, bytes]:
         request, model = self.request, self.model
         if request.outputs is None:
             body = model.writer.plain(outputs, first, self.rows, request.id)
@@ -167,7 +167,7 @@ def _read_binary(model: ServedModel, body: bytes, header_length: int) -> InferRe
         return plan.read(body)
     request = read_request(model.signature, body, header_length)
     if is_plannable(model.signature) and all(type(part) is memoryview for part in request.data):
-        model.plans.keep(head, Plan(cuts_after(head, model.signature), len(body), request))
+        model.plans.keep(head, RequestPlan(cuts_after(head, model.signature), len(body), request))
     return request
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from model_store.engines.errors import status_of
 from model_store.errors import SlipwayError
-from serving.pod.call import Outputs
+from serving.pod.call import BatchOutputs
 from serving.pod.codec.request import InferRequest
 from serving.pod.http.exchange import JSON, Exchange
 from serving.pod.http.infer import HttpCall, plain_body
@@ -20,7 +20,7 @@ class Invocation(HttpCall):
 
     __slots__ = ()
 
-    def _written(self, outputs: Outputs, first: int) -> tuple[bytes, bytes]:
+    def _written(self, outputs: BatchOutputs, first: int) -> tuple[bytes, bytes]:
         body = self.model.invocations.write(outputs, first, self.rows)
         return body, JSON + self.model.headers + self.source
 

@@ -41,7 +41,7 @@ class Routes:
         *,
         is_ready: Callable[[], bool],
         is_alive: Callable[[], bool],
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Coroutine[Any, Any, bytes]],
         managed_at: str | None,
         max_body_bytes: int,
     ) -> None:
@@ -57,7 +57,7 @@ class Routes:
             ("v2", "repository", "index"): (b"POST", self._list),
             ("invocations",): (b"POST", self._invoke_the_one),
             ("ping",): (b"GET", self._ping),
-            ("metrics",): (b"GET", lambda exchange: exchange.reply(self._metrics(), headers=TEXT)),
+            ("metrics",): (b"GET", lambda exchange: self._start(_told(exchange, self._metrics()))),
         }
 
     def answer(self, exchange: Exchange) -> None:
@@ -118,10 +118,8 @@ class Routes:
 
     def _expect_ready(self) -> None:
         if not self._is_ready():
-            missing = [
-                f"{e.name} v{e.version}: {e.why_not}" for e in self._repository.entries if not e.is_ready
-            ]
-            raise Unavailable(f"not ready: {'; '.join(missing) or 'draining'}", remedy="wait, or load it")
+            why = self._repository.why_not or "draining"
+            raise Unavailable(f"not ready: {why}", remedy="wait, or load it")
 
     def _list(self, exchange: Exchange) -> None:
         only_ready = False
@@ -181,9 +179,20 @@ class Routes:
     def _change(self, exchange: Exchange, name: str, verb: str) -> None:
         _expect_method(exchange, b"POST")
         change = self._repository.load if verb == "load" else self._repository.unload
-        task = asyncio.get_running_loop().create_task(_changed(exchange, change(name)))
+        self._start(_changed(exchange, change(name)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _told(exchange: Exchange, metrics: Coroutine[Any, Any, bytes]) -> None:
+    try:
+        exchange.reply(await metrics, headers=TEXT)
+    except Exception as error:
+        log.exception("the metrics could not be told")
+        exchange.reply_error(ModelFault(f"{type(error).__name__}: {error}"))
 
 
 async def _changed(exchange: Exchange, change: Coroutine[Any, Any, None]) -> None:

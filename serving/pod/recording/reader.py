@@ -12,7 +12,7 @@ from serving.pod.call import Call, Data
 from serving.pod.codec.blob import read_blob
 
 
-class Asked(NamedTuple):
+class RecordedInput(NamedTuple):
     """An input of the log, how often it was asked for, and how many requests the log holds in all."""
 
     call: Call
@@ -20,7 +20,7 @@ class Asked(NamedTuple):
     total: int
 
 
-def most_frequent(folder: Path, model: str, signature: Signature, limit: int) -> Iterator[Asked]:
+def most_frequent(folder: Path, model: str, signature: Signature, limit: int) -> Iterator[RecordedInput]:
     """Inputs of a model's log, most frequent first, at most `limit`. Files that cannot be read are skipped;
     so are inputs that do not fit this signature (an older version's)."""
     table = _table(folder / model, signature)
@@ -36,7 +36,7 @@ def most_frequent(folder: Path, model: str, signature: Signature, limit: int) ->
         for row in batch.to_pylist():
             call = _call(row, signature)
             if call is not None:
-                yield Asked(call, row["identity_count"], table.num_rows)
+                yield RecordedInput(call, row["identity_count"], table.num_rows)
 
 
 def _table(folder: Path, signature: Signature) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 
 from model_store.engines.manifest import LogSettings, Manifest
 from model_store.engines.signature import Shape
-from serving.pod.call import Call, Data, Outputs
+from serving.pod.call import BatchOutputs, Call, Data
 from serving.pod.codec.blob import write_blob, write_elements
 from serving.pod.identity import digest
 
@@ -30,7 +30,7 @@ _FLUSH_SECONDS = 10.0
 _MOST_WAITING = 20_000
 
 
-class RequestLog:
+class RequestLogWriter:
     """One model version's log. `record` costs a dice roll, and a queue put for what is sampled."""
 
     def __init__(
@@ -50,7 +50,7 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
-    def record(self, call: Call, code: int, seconds: float, outputs: Outputs | None, first: int) -> None:
+    def record(self, call: Call, code: int, seconds: float, outputs: BatchOutputs | None, first: int) -> None:
         """Maybe write this request down; `outputs` rows from `first` are its answer, None when it failed."""
         if self._random() >= self._share:
             return
@@ -65,7 +65,7 @@ class RequestLog:
         self._thread.join(10)
 
     def _row(
-        self, call: Call, code: int, seconds: float, outputs: Outputs | None, first: int
+        self, call: Call, code: int, seconds: float, outputs: BatchOutputs | None, first: int
     ) -> dict[str, Any]:
         signature = self._manifest.signature
         row: dict[str, Any] = {

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from demo.facts import Exposure, Happening, Release, Rollback, Variant
+from demo.facts import Exposure, Happening, Measured, Release, Rollback, Variant
 from demo.traffic_log import Entry, TrafficLog
-from model_store.types import Check, GateReport
 
 RATE = 100.0
 BEGAN = 1_790_000_000.0
 START = datetime.fromtimestamp(BEGAN + 30, UTC)
 
 
-def check(name: str, *, reference: float, value: float, lower: float, limit: float = -0.02) -> Check:
+def check(name: str, *, reference: float, value: float, lower: float, limit: float = -0.02) -> Measured:
     detail = f"{reference:.4f} -> {value:.4f}"
-    return Check(name, lower, limit, lower >= limit, detail, reference=reference, value=value)
+    return Measured(name, lower, limit, lower >= limit, detail, reference=reference, value=value)
 
 
 def variant(precision: str, ratio: float, *, champion: float | None = None) -> Variant:
@@ -34,7 +33,7 @@ def variant(precision: str, ratio: float, *, champion: float | None = None) -> V
                 lower=champion,
             )
         )
-    return Variant(precision, "onnxruntime", GateReport("sha256:0", tuple(checks)), 0.02, 0.02 * ratio, ratio)
+    return Variant(precision, "onnxruntime", checks, 0.02, 0.02 * ratio, ratio)
 
 
 def release(version: int, ending: str, *variants: Variant, chosen: str | None = "fp32") -> Release:

@@ -16,19 +16,22 @@ from mlflow import MlflowClient
 
 from demo.data import FEATURES, LABEL, Parts
 from demo.models import MODEL, RECIPES, TRUSTED_TYPES, learnt_rows, main
+from demo.place import DemoHome
 from demo.registry import wait_for_registry
 from model_store.errors import Permanent, Retryable
-from serving.home import Home
+
+# The demo itself trains them too, and fails where one is not fit for its part.
+pytestmark = pytest.mark.at_length
 
 Metrics = dict[int, dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def registered(home: Home) -> Metrics:
+def registered(home: DemoHome) -> Metrics:
     """What `python -m demo.models 1 2 3 4` printed, by version."""
     environment = os.environ | {
         "SLIPWAY_HOME": str(home.root),
-        "SLIPWAY_PORT_MLFLOW": str(home.ports.mlflow),
+        "SLIPWAY_PORT_MLFLOW": home.mlflow_url.rpartition(":")[2],
     }
     command = [sys.executable, "-m", "demo.models", *map(str, sorted(RECIPES))]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
@@ -37,7 +40,7 @@ def registered(home: Home) -> Metrics:
 
 
 @pytest.fixture
-def client(home: Home, registered: Metrics) -> MlflowClient:
+def client(home: DemoHome, registered: Metrics) -> MlflowClient:
     mlflow.set_tracking_uri(home.mlflow_url)
     return MlflowClient()
 
@@ -60,7 +63,7 @@ def test_the_fourth_version_is_as_good_as_the_second_offline(registered: Metrics
     assert registered[4]["auc"] > registered[2]["auc"] - 0.01
 
 
-def test_a_misjoin_moves_labels_but_neither_adds_nor_loses_any(home: Home) -> None:
+def test_a_misjoin_moves_labels_but_neither_adds_nor_loses_any(home: DemoHome) -> None:
     parts = Parts.under(home.data / MODEL)
     _, right = learnt_rows(RECIPES[2], parts)
     _, wrong = learnt_rows(RECIPES[3], parts)
@@ -87,7 +90,7 @@ def test_the_signature_is_one_float32_tensor_of_every_feature(client: MlflowClie
 
 
 def test_a_registered_model_comes_back_and_answers_as_its_metrics_say(
-    client: MlflowClient, home: Home, registered: Metrics, monkeypatch: pytest.MonkeyPatch
+    client: MlflowClient, home: DemoHome, registered: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = mlflow.sklearn.load_model(f"models:/{MODEL}/2")
     table = pd.read_parquet(Parts.under(home.data / MODEL).evaluation)
@@ -102,15 +105,15 @@ def test_the_model_is_saved_without_pickle_and_names_the_types_it_needs(client: 
 
 
 def test_a_registry_that_already_has_versions_is_refused_with_the_remedy(
-    home: Home, registered: Metrics, monkeypatch: pytest.MonkeyPatch
+    home: DemoHome, registered: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(home.root))
-    monkeypatch.setenv("SLIPWAY_PORT_MLFLOW", str(home.ports.mlflow))
+    monkeypatch.setenv("SLIPWAY_PORT_MLFLOW", home.mlflow_url.rpartition(":")[2])
     with pytest.raises(Permanent, match="fresh SLIPWAY_HOME"):
         main(["1"])
 
 
 def test_a_registry_that_never_answers_is_named_with_its_log(tmp_path: Path) -> None:
-    nowhere = Home.locate({"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_PORT_MLFLOW": "1024"})
+    nowhere = DemoHome(tmp_path, "", "http://127.0.0.1:1024", "")
     with pytest.raises(Retryable, match=r"mlflow\.log"):
         wait_for_registry(nowhere, seconds=0.1)

@@ -40,12 +40,12 @@ def test_what_was_fetched_stays_for_the_next_demo(tmp_path: Path) -> None:
 def test_a_scenario_has_the_repositorys_dags_and_only_its_own_spec(tmp_path: Path) -> None:
     spec = REPOSITORY / "examples" / "service" / "mail_triage.yaml"
     home = fresh_home(environ(tmp_path / "demo"), spec=spec)
-    assert home.dags == home.root / "dags"
-    assert [path.name for path in (home.dags / "releases").iterdir()] == ["mail_triage.yaml"]
+    own = home.root / "dags"
+    assert [path.name for path in (own / "releases").iterdir()] == ["mail_triage.yaml"]
     dags = {path.name for path in (REPOSITORY / "dags").glob("*.py")}
-    assert {path.name for path in home.dags.glob("*.py")} == dags
-    again = fresh_home(environ(home.root))
-    assert again.dags == REPOSITORY / "dags"
+    assert {path.name for path in own.glob("*.py")} == dags
+    fresh_home(environ(home.root))
+    assert not own.exists()
     assert dags == {path.name for path in (REPOSITORY / "dags").glob("*.py")}, (
         "emptying left the repository alone"
     )
@@ -64,7 +64,7 @@ def test_a_demo_that_still_runs_is_left_alone_and_the_remedy_ends_it(
 ) -> None:
     home = fresh_home(environ(tmp_path / "demo"))
     (home.root / "mlflow").mkdir()
-    monkeypatch.setattr("demo.place.Supervisor.is_running", lambda self: True)
+    monkeypatch.setattr(place, "is_running", lambda environ: True)
     with pytest.raises(Permanent, match="slipway down"):
         fresh_home(environ(home.root))
     assert (home.root / "mlflow").exists()
@@ -79,10 +79,12 @@ def test_a_link_inside_is_removed_and_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "precious").exists()
 
 
-def test_without_slipway_home_the_demo_has_a_place_in_var(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(place, "default_root", lambda _environ: tmp_path / "var")
+def test_without_slipway_home_the_demo_has_a_place_in_the_usual_one(tmp_path: Path) -> None:
     variables: dict[str, str] = {}
-    assert fresh_home(variables).root == tmp_path / "var" / "demo"
-    assert variables["SLIPWAY_HOME"] == str(tmp_path / "var" / "demo")
+    usual = place.DemoHome.of(variables).root
+    variables["SLIPWAY_HOME"] = ""
+    assert place.default_root(variables) == usual / "demo"
+
+
+def test_nothing_runs_in_a_home_that_is_empty(tmp_path: Path) -> None:
+    assert not place.is_running(environ(tmp_path))

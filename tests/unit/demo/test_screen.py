@@ -11,7 +11,6 @@ from demo.acts import SCENARIOS
 from demo.screen import Picture, draw, screen
 from demo.traffic_log import HEADER, Entry, Tally
 from demo.view import ActView, Step, View
-from serving.types import Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 ESCAPE = "\x1b"
 
@@ -24,16 +23,13 @@ def view(tmp_path: Path) -> View:
         HEADER + "".join(Entry(t, 2.0, "ok", 1, correct=True).line() for t in range(9))
     )
     return View(
-        "Slipway demo: credit_risk", acts, "waiting", 75.0, route(5), Tally(tmp_path / "log").update()
+        "Slipway demo: credit_risk",
+        acts,
+        "waiting",
+        75.0,
+        {1: 95.0, 2: 5.0},
+        Tally(tmp_path / "log").update(),
     )
-
-
-def route(weight: float) -> Route:
-    blue, green = (
-        Deployment(DeploymentRef("credit_risk", slot, "b", version), (Endpoint("127.0.0.1", version),))
-        for version, slot in ((1, Slot.BLUE), (2, Slot.GREEN))
-    )
-    return Route("credit_risk", 1, TrafficSplit(100 - weight, weight), blue, green)
 
 
 def text_of(seen: View, *, width: int = 100) -> str:
@@ -97,7 +93,7 @@ def test_news_are_said_once(tmp_path: Path) -> None:
         before = file.getvalue()
         shown.show(seen)
         assert file.getvalue() == before
-        seen.route, seen.now = route(25), 80.0
+        seen.shares, seen.now = {1: 75.0, 2: 25.0}, 80.0
         shown.show(seen)
     assert file.getvalue().removeprefix(before).splitlines() == ["[  80 s] traffic: v1 75 %, v2 25 %"]
 

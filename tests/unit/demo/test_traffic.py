@@ -20,9 +20,9 @@ from aiohttp import web
 
 from demo.data import FEATURES, Parts
 from demo.models import MODEL
+from demo.place import DemoHome
 from demo.traffic import Application, applications, label_in, send_until
 from demo.traffic_log import Entry, TrafficLog
-from serving.home import Home
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROW = Application(b'{"inputs": []}', label=1)
@@ -145,7 +145,7 @@ async def test_a_slow_service_meets_the_same_rate() -> None:
     assert 20 <= sent <= 32
 
 
-def test_every_held_out_row_becomes_a_request_of_all_features(home: Home) -> None:
+def test_every_held_out_row_becomes_a_request_of_all_features(home: DemoHome) -> None:
     rows = applications(Parts.under(home.data / MODEL).traffic)
     (tensor,) = json.loads(rows[0].body)["inputs"]
     assert len(rows) == 334
@@ -156,9 +156,10 @@ def test_quantized_probabilities_that_miss_one_by_a_step_are_fine() -> None:
     assert label_in(answer(label=0, probabilities=[0.5, 0.505])) == 0
 
 
-def test_the_process_ends_on_sigterm_with_everything_accounted_for(home: Home, tmp_path: Path) -> None:
+def test_the_process_ends_on_sigterm_with_everything_accounted_for(home: DemoHome, tmp_path: Path) -> None:
     log = tmp_path / "traffic.csv"
-    command = [sys.executable, "-m", "demo.traffic", "--log", str(log), "--rate", "50"]
+    places = ["--gateway", home.gateway_url, "--data", str(home.data)]
+    command = [sys.executable, "-m", "demo.traffic", *places, "--log", str(log), "--rate", "50"]
     # Nobody listens on the gateway's port: every request fails, and none may go missing.
     process = subprocess.Popen(command, env=os.environ | {"SLIPWAY_HOME": str(home.root)})
     deadline = time.monotonic() + 30

@@ -5,28 +5,15 @@ from __future__ import annotations
 import pytest
 
 from demo.acts import SCENARIOS, scenario
+from demo.clients import Json
 from demo.models import RECIPES
-from demo.view import STORY, ActView, Step, View, in_words, steps_of, weights
+from demo.view import STORY, ActView, Step, View, in_words, steps_of
 from model_store.errors import Permanent
 from model_store.installation import ROOT as REPOSITORY
-from serving.local_stack.airflow_api import TaskRun
-from serving.types import Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 
-def task(task_id: str, state: str | None, map_index: int = -1) -> TaskRun:
-    return TaskRun(task_id, map_index, 1, state, None)
-
-
-def deployment(version: int, slot: Slot) -> Deployment:
-    return Deployment(DeploymentRef("credit_risk", slot, "b", version), (Endpoint("127.0.0.1", 1),))
-
-
-def route(stable: int | None, candidate: int | None, weight: float) -> Route:
-    arms = (
-        deployment(stable, Slot.BLUE) if stable else None,
-        deployment(candidate, Slot.GREEN) if candidate else None,
-    )
-    return Route("credit_risk", 1, TrafficSplit(100 - weight, weight), *arms)
+def task(task_id: str, state: str | None, map_index: int = -1) -> Json:
+    return {"task_id": task_id, "map_index": map_index, "state": state}
 
 
 @pytest.mark.parametrize(
@@ -54,16 +41,9 @@ def test_every_step_of_the_story_is_a_task_of_the_release_dag() -> None:
     assert missing == []
 
 
-def test_weights_name_the_versions_that_have_traffic() -> None:
-    assert weights(route(1, 2, 25)) == [(1, 75), (2, 25)]
-    assert weights(route(1, 2, 0)) == [(1, 100)]
-    assert weights(route(None, 1, 100)) == [(1, 100)]
-    assert weights(route(None, 1, 0)) == []
-
-
 def test_the_split_is_said_in_words() -> None:
-    assert in_words(route(1, 2, 5)) == "v1 95 %, v2 5 %"
-    assert in_words(None) == ""
+    assert in_words({1: 95.0, 2: 5.0}) == "v1 95 %, v2 5 %"
+    assert in_words({}) == ""
 
 
 def test_the_current_act_is_the_one_that_began_and_has_not_ended() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from model_store import build
-from model_store.build import BuildContext, build_bundle, variants
+from model_store.build import build_bundle, variants
+from model_store.stages.base import BuildContext
 from model_store.storage.store import Store
 from tests.build_world import a_world, built, gated, hurry, with_engines, with_spec
 from tests.small_models import Credit

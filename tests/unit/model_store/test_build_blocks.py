@@ -13,15 +13,16 @@ import pytest
 from onnx import helper, numpy_helper
 
 from model_store import build
-from model_store.build import BuildContext, variants
+from model_store.build import variants
 from model_store.bundle.publishing import load_bundle, open_bundle
-from model_store.bundle.signing import NotSigned, distrust_older, rotate
 from model_store.errors import Permanent, Retryable
 from model_store.gates.choose import NothingPassed
 from model_store.inference import open_session
 from model_store.quantize import Search
 from model_store.release_spec import Gates, LatencyLimit, Margin, SizeLimit
+from model_store.signing import NotSigned, distrust_older, rotate
 from model_store.stages import served
+from model_store.stages.base import BuildContext
 from model_store.storage.store import Store
 from model_store.types import ModelRef
 from tests.build_world import (

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from model_store import build
-from model_store.build import BuildContext
 from model_store.errors import Permanent
 from model_store.gates.choose import NothingPassed
 from model_store.gates.expectations import validate_checks
-from model_store.gates.signature import Signature, judge_signature
+from model_store.gates.signature import VersionSignature, judge_signature
+from model_store.stages.base import BuildContext
 from model_store.storage.store import Store
 from model_store.types import TensorSpec
 from tests.build_world import a_world, gated, with_spec
@@ -61,7 +61,7 @@ def test_good_data_and_all_variants_are_documented_also_when_none_passes(
 @pytest.mark.parametrize("may_break", [None, 2])
 def test_what_breaks_callers_is_in_the_docs_blocked_or_allowed(may_break: int | None, tmp_path: Path) -> None:
     serving, own = (
-        Signature(n, (TensorSpec(name, "FP32", (-1, 4)),), ()) for n, name in ((2, "a"), (3, "b"))
+        VersionSignature(n, (TensorSpec(name, "FP32", (-1, 4)),), ()) for n, name in ((2, "a"), (3, "b"))
     )
     check = judge_signature(serving, own, may_break=may_break)
     assert validate_checks({"fp32": [check]}, tmp_path).passed == {"fp32": may_break == 2}

@@ -11,12 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from model_store import build
-from model_store.build import BuildContext
 from model_store.bundle.publishing import open_signature
-from model_store.bundle.signing import NotSigned
 from model_store.gates.choose import NothingPassed
-from model_store.gates.signature import Signature
+from model_store.gates.signature import VersionSignature
+from model_store.signing import NotSigned
+from model_store.stages.base import BuildContext, Gated
 from model_store.storage.base import Corrupt, Missing
 from model_store.storage.store import Store
 from model_store.types import Bundle, ModelRef, TensorSpec
@@ -55,7 +54,7 @@ def succeeding(world: BuildContext, credit: Credit, edit: Any, serving: Bundle, 
     return replace(ctx, registry=registry, ref=ModelRef("credit_risk", 3))
 
 
-def check_of(gated: build.Gated) -> dict[str, Any]:
+def check_of(gated: Gated) -> dict[str, Any]:
     return next(check for check in gated["report"]["checks"] if check["name"].startswith("signature"))
 
 
@@ -92,7 +91,7 @@ def test_the_champions_manifest_is_read_once_for_a_variant(
     ctx = succeeding(world, credit, more_answers, built(world), champion={"max_drop": 0.02})
     read: list[str] = []
 
-    def counted(store: Store, bundle_id: str) -> Signature:
+    def counted(store: Store, bundle_id: str) -> VersionSignature:
         read.append(bundle_id)
         return open_signature(store, bundle_id)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store.bundle.publishing import Contents, load_bundle, publish, serving_model
+from model_store.bundle.publishing import BundleContents, load_bundle, publish, serving_model
 from model_store.bundle.triton import model_config
 from model_store.compile import CompileSpec, compiler
 from model_store.errors import Permanent
@@ -34,11 +34,11 @@ REPORT = GateReport("sha256:data", (Check("accuracy", 0.81, 0.8, True, "fine"),)
 
 
 @pytest.fixture
-def contents(store: Store, credit: Credit) -> Contents:
+def contents(store: Store, credit: Credit) -> BundleContents:
     source = keep(store, credit.onnx)
     served = compiler("onnxruntime", store).compile(source, CompileSpec(32))
     assert isinstance(served, Artifact)
-    return Contents(
+    return BundleContents(
         model=ModelRef("credit_risk", 3),
         served=served,
         inputs=INPUTS,
@@ -63,13 +63,13 @@ def engine(store: Store, content: bytes, parent: str = "sha256:11") -> Artifact:
     )
 
 
-def test_a_bundle_is_laid_out_as_a_triton_model_repository(store: Store, contents: Contents) -> None:
+def test_a_bundle_is_laid_out_as_a_triton_model_repository(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, replace(contents, engines=(engine(store, b"plan"),)))
     files = sorted(str(path.relative_to(bundle.path)) for path in bundle.path.rglob("*") if path.is_file())
     assert files == [
         "credit_risk/1/model.onnx",
         "credit_risk/config.pbtxt",
-        "engines/fp32-tensorrt_rtx.onnx",
+        "engines/fp32-tensorrt_rtx-SM80+.onnx",
         "manifest.json",
         "warmup.npz",
     ]
@@ -77,7 +77,7 @@ def test_a_bundle_is_laid_out_as_a_triton_model_repository(store: Store, content
     assert len(bundle.id) == 24
 
 
-def test_the_manifest_says_what_a_pod_must_know(store: Store, contents: Contents) -> None:
+def test_the_manifest_says_what_a_pod_must_know(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     manifest = json.loads((bundle.path / "manifest.json").read_text())
     assert manifest["schema"] == 1
@@ -93,7 +93,7 @@ def test_the_manifest_says_what_a_pod_must_know(store: Store, contents: Contents
     assert chain[contents.ancestors[0].digest] is None
 
 
-def test_the_pod_reads_it(store: Store, contents: Contents) -> None:
+def test_the_pod_reads_it(store: Store, contents: BundleContents) -> None:
     from model_store.engines.manifest import read_manifest
 
     bundle = publish(store, contents)
@@ -102,7 +102,9 @@ def test_the_pod_reads_it(store: Store, contents: Contents) -> None:
     assert manifest.warmup is not None
 
 
-def test_the_served_file_answers_the_warmup_rows(store: Store, contents: Contents, credit: Credit) -> None:
+def test_the_served_file_answers_the_warmup_rows(
+    store: Store, contents: BundleContents, credit: Credit
+) -> None:
     bundle = publish(store, contents)
     with np.load(bundle.path / "warmup.npz", allow_pickle=False) as warmup:
         rows = {name: warmup[name] for name in warmup.files}
@@ -117,7 +119,7 @@ def test_the_served_file_answers_the_warmup_rows(store: Store, contents: Content
 
 
 def test_identical_contents_have_one_id_and_are_written_once(
-    store: Store, contents: Contents, credit: Credit, tmp_path: Path
+    store: Store, contents: BundleContents, credit: Credit, tmp_path: Path
 ) -> None:
     first = publish(store, contents)
     stamp = (first.path / "manifest.json").stat().st_mtime_ns
@@ -127,13 +129,13 @@ def test_identical_contents_have_one_id_and_are_written_once(
     assert publish(elsewhere, contents).id == first.id
 
 
-def test_what_was_measured_is_not_part_of_the_identity(store: Store, contents: Contents) -> None:
+def test_what_was_measured_is_not_part_of_the_identity(store: Store, contents: BundleContents) -> None:
     first = publish(store, contents)
     slower = replace(contents, evidence={"p50_ms": 9.9}, report=GateReport("sha256:data", ()))
     assert publish(store, slower).id == first.id
 
 
-def test_an_engine_counts_by_what_it_was_built_from(store: Store, contents: Contents) -> None:
+def test_an_engine_counts_by_what_it_was_built_from(store: Store, contents: BundleContents) -> None:
     builds = engine(store, b"plan 1"), engine(store, b"plan 2"), engine(store, b"plan 3", "sha256:22")
     ids = [publish(store, replace(contents, engines=(built,))).id for built in builds]
     assert ids[0] == ids[1] != ids[2]
@@ -150,14 +152,16 @@ def test_an_engine_counts_by_what_it_was_built_from(store: Store, contents: Cont
         {"warmup": {"input": np.zeros((2, 29), np.float32)}},
     ],
 )
-def test_whatever_changes_how_it_behaves_changes_the_id(store: Store, contents: Contents, change) -> None:
+def test_whatever_changes_how_it_behaves_changes_the_id(
+    store: Store, contents: BundleContents, change
+) -> None:
     assert publish(store, contents).id != publish(store, replace(contents, **change)).id
 
 
 # verification
 
 
-def test_a_loaded_bundle_is_the_published_one(store: Store, contents: Contents) -> None:
+def test_a_loaded_bundle_is_the_published_one(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     loaded = load_bundle(bundle.path)
     assert loaded == bundle
@@ -168,7 +172,7 @@ def test_a_loaded_bundle_is_the_published_one(store: Store, contents: Contents) 
 
 
 @pytest.mark.parametrize("file", ["credit_risk/1/model.onnx", "credit_risk/config.pbtxt", "warmup.npz"])
-def test_a_changed_file_is_refused_by_name(store: Store, contents: Contents, file: str) -> None:
+def test_a_changed_file_is_refused_by_name(store: Store, contents: BundleContents, file: str) -> None:
     bundle = publish(store, contents)
     content = bytearray((bundle.path / file).read_bytes())
     content[len(content) // 2] ^= 1
@@ -177,21 +181,21 @@ def test_a_changed_file_is_refused_by_name(store: Store, contents: Contents, fil
         load_bundle(bundle.path)
 
 
-def test_a_missing_file_is_refused_by_name(store: Store, contents: Contents) -> None:
+def test_a_missing_file_is_refused_by_name(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     (bundle.path / "credit_risk" / "config.pbtxt").unlink()
     with pytest.raises(Missing, match=r"lacks credit_risk/config\.pbtxt"):
         load_bundle(bundle.path)
 
 
-def test_a_file_somebody_added_is_refused(store: Store, contents: Contents) -> None:
+def test_a_file_somebody_added_is_refused(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     (bundle.path / "credit_risk" / "1" / "extra.so").write_bytes(b"x")
     with pytest.raises(Corrupt, match=r"extra\.so"):
         load_bundle(bundle.path)
 
 
-def test_no_manifest_or_another_schema_is_refused(store: Store, contents: Contents) -> None:
+def test_no_manifest_or_another_schema_is_refused(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     manifest = bundle.path / "manifest.json"
     record = json.loads(manifest.read_text())
@@ -216,7 +220,7 @@ def parsed(text: str):
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def test_triton_reads_the_config(store: Store, contents: Contents) -> None:
+def test_triton_reads_the_config(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     config = parsed((bundle.path / "credit_risk" / "config.pbtxt").read_text())
     assert (config.name, config.backend, config.max_batch_size) == ("credit_risk", "onnxruntime", 32)
@@ -245,7 +249,7 @@ def test_every_datatype_has_tritons_name(datatype) -> None:
     assert config.input[0].data_type > 0
 
 
-def test_text_in_the_warmup_needs_no_pickle(store: Store, contents: Contents) -> None:
+def test_text_in_the_warmup_needs_no_pickle(store: Store, contents: BundleContents) -> None:
     rows = {"input": contents.warmup["input"], "words": np.array([["ab"], ["ç"]], object)}
     bundle = publish(store, replace(contents, warmup=rows))
     with np.load(bundle.path / "warmup.npz", allow_pickle=False) as warmup:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.gates.choose import Contender, NothingPassed, choose, shortfalls
+from model_store.gates.choose import UNLIKE, Contender, NothingPassed, choose, shortfalls
 from model_store.types import Check, GateReport
 
 ORDER = ("int8", "fp16", "fp32")
@@ -136,3 +136,36 @@ def test_whatever_is_chosen_passed_and_nothing_much_faster_did(candidates, prefe
         assert best.latency_ratio == min(one.latency_ratio for one in passed)
     if prefer == "size":
         assert best.size_bytes == min(one.size_bytes for one in passed)
+
+
+def unlike(share: float) -> Check:
+    return Check(UNLIKE, share, 1.0, True, direction="at_most")
+
+
+BESIDE = ("int8", "fp32", "original")
+
+
+@pytest.mark.parametrize(("ratio", "times"), [(14.2, "14"), (4712.3, "4,712"), (1.26, "1.3")])
+def test_an_export_says_what_it_is_worth_beside_the_model_as_it_was_logged(ratio: float, times: str) -> None:
+    logged = contender("original", ratio=ratio, size=60_000_000)
+    exported = contender("fp32", checks=[PASSED, unlike(0.0)])
+    choice = choose([exported, logged], prefer="latency", order=BESIDE)
+    assert choice.contender is exported
+    assert choice.reason.endswith(f"; {times} times the speed of the model as it was logged, same decisions")
+
+
+def test_decisions_that_changed_are_said() -> None:
+    logged = contender("original", ratio=2.0)
+    exported = contender("int8", ratio=0.5, checks=[PASSED, unlike(0.0125)])
+    reason = choose([exported, logged], prefer="latency", order=BESIDE).reason
+    assert reason.endswith("; 4 times the speed of the model as it was logged, 1.25% other decisions")
+
+
+def test_the_model_as_it_was_logged_is_chosen_where_it_is_faster_and_where_it_is_all_that_passed() -> None:
+    logged = contender("original", ratio=0.5)
+    assert choose([contender("fp32"), logged], prefer="latency", order=BESIDE).contender is logged
+    failed = contender("fp32", checks=[FAILED])
+    choice = choose([failed, logged], prefer="latency", order=BESIDE)
+    assert (choice.contender, "fp32: accuracy" in choice.reason) == (logged, True)
+    alone = choose([logged], prefer="latency", order=BESIDE, unavailable=["fp32: cannot be exported: no"])
+    assert alone.reason == "served as it was logged: fp32: cannot be exported: no"

@@ -7,21 +7,24 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+from model_store.bundle.triton import BACKENDS
 from model_store.compile import COMPILERS, Compiler, CompileSpec, NotCompiled, UnknownCompiler, compiler
-from model_store.compile.engines import _run_child
 from model_store.compile.onnxruntime import OnnxRuntimeCompiler
 from model_store.compile.tensorrt import TensorRTCompiler
 from model_store.compile.tensorrt_rtx import TensorRTRTXCompiler
+from model_store.engines.building import run_child
+from model_store.engines.registry import ENGINES
 from model_store.inference import answer, open_session
 from model_store.quantize import NotQuantized, quantize
 from model_store.storage.store import Store
-from model_store.types import Artifact
+from model_store.types import Artifact, TargetName
 from tests.bundles import mlp
 from tests.contract.compiler_contract import SPEC, CompilerContract, prepared
 from tests.small_models import Credit, Digits, keep
@@ -227,7 +230,7 @@ def test_a_builder_that_crashes_or_hangs_is_a_reason(
 
 
 def test_a_builder_that_hangs_is_ended_with_its_children(builders: Path) -> None:
-    assert _run_child(["builder_that_hangs"], builders, 2.0) is not None
+    assert run_child(["builder_that_hangs"], builders, 2.0) is not None
     grandchild = int((builders / "log.txt").read_text())
     deadline = time.monotonic() + 5
     while Path(f"/proc/{grandchild}").exists() and time.monotonic() < deadline:
@@ -261,3 +264,10 @@ def test_asking_what_exists_imports_no_compiler() -> None:
     code = "import sys, model_store.compile; print([m for m in ('onnxruntime', 'onnx') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_what_a_spec_may_name_has_a_compiler_an_engine_and_a_backend_of_triton() -> None:
+    named = set(get_args(TargetName))
+    assert set(COMPILERS) == named
+    assert named <= set(ENGINES)
+    assert named <= set(BACKENDS)

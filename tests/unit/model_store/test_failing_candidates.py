@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from model_store import build
-from model_store.build import BuildContext
 from model_store.errors import Retryable
 from model_store.inference import NotRunnable
 from model_store.stages import compile as compiling
 from model_store.stages import quantize as quantizing
-from model_store.stages.served import Served
+from model_store.stages.base import BuildContext, Variant
+from model_store.stages.served import JudgedModel
 from model_store.storage.base import Corrupt
 from model_store.storage.store import Store
 from model_store.types import Toolchain
 from tests.build_world import a_world, gated, hurry, with_spec
 from tests.small_models import Credit
 
-FP16: build.Variant = {"precision": "fp16", "layout": "onnxruntime"}
+FP16: Variant = {"precision": "fp16", "layout": "onnxruntime"}
 RAISED = [
     (IndexError("index 5 is out of bounds"), "IndexError: index 5 is out of bounds"),
     (ValueError("zero-dimensional arrays cannot be concatenated"), "zero-dimensional arrays"),
@@ -113,14 +113,14 @@ def test_whatever_a_compiler_raises_is_that_targets_reason(
 def test_a_candidate_that_cannot_answer_is_a_reason_and_the_others_are_judged(
     world: BuildContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Served.answer
+    real = JudgedModel.answer
 
     def answer(self, rows, **options):
         if self.precision == "fp16":
             raise RuntimeError("Non-zero status code returned while running FusedMatMul node")
         return real(self, rows, **options)
 
-    monkeypatch.setattr(Served, "answer", answer)
+    monkeypatch.setattr(JudgedModel, "answer", answer)
     half, full = gated(world)
     assert (half["served"], half["engines"], half["report"]["checks"]) == (None, [], [])
     assert half["reasons"][-1].startswith("running fp16 failed: Non-zero status code returned while running")

@@ -46,8 +46,14 @@ def test_zero_and_one_are_a_binary_task_whose_positive_class_is_one(tmp_path: Pa
         "answer",
         1,
     )
-    (tmp_path / "spec.yaml").write_text(spec.text.replace("trusted: false", "trusted: true"))
-    assert load(tmp_path / "spec.yaml").model == "m"
+    (tmp_path / "spec.yaml").write_text(spec.text)
+    with pytest.raises(Permanent, match="allow"):
+        load(tmp_path / "spec.yaml")
+    # The answer stands beside the question: exactly the formats that this model has.
+    (tmp_path / "spec.yaml").write_text(spec.text.replace("allow:                # ", "allow: "))
+    found = load(tmp_path / "spec.yaml")
+    assert (found.model, found.source.flavor, len(found.source.allow)) == ("m", None, 2)
+    assert found.source.allow[1] == "pyfunc"
 
 
 def test_which_of_two_words_is_positive_is_asked_and_the_spec_is_not_valid_before(tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from onnx.reference import ReferenceEvaluator
 from model_store.errors import Permanent
 from model_store.inference import answer, fixed_batch, has_exact_int8, open_session, session_config
 from model_store.quantize import LAYOUTS, NotQuantized, Search, UnknownPrecision, half, quantize
-from model_store.quantize.exclude import Found, Recipe, Units, search_exclusions
+from model_store.quantize.exclude import QuantizedModel, Recipe, Units, search_exclusions
 from model_store.quantize.int8 import Trial
 from model_store.quantize.lower import lower
-from model_store.quantize.prepare import NotOnnx
+from model_store.quantize.prepare import NotOnnx, spread
 from model_store.quantize.readout import Readout
-from model_store.quantize.spread import spread
 from model_store.storage.store import Store
 from model_store.types import Precision
 from tests.bundles import elementwise, model_of
@@ -157,6 +156,31 @@ def test_features_beyond_fp16_do_not_become_infinity(store: Store, credit: Credi
         _, probabilities = ReferenceEvaluator(onnx.load(made.path)).run(None, large)
     expected = answer(open_session(credit.onnx), large)["probabilities"]
     assert np.abs(probabilities - expected).max() < 0.01
+
+
+def test_a_tensor_that_several_nodes_in_fp32_read_is_cast_once(store: Store) -> None:
+    """exp(x) / sum(exp(x)): e^12 is beyond fp16."""
+    value = helper.make_tensor_value_info
+    model = model_of(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="matmul"),
+            helper.make_node("Exp", ["h"], ["powers"], name="exp"),
+            helper.make_node("ReduceSum", ["powers", "axes"], ["whole"], keepdims=1, name="sum"),
+            helper.make_node("Div", ["powers", "whole"], ["y"], name="div"),
+        ],
+        [value("x", TensorProto.FLOAT, ["N", 3])],
+        [value("y", TensorProto.FLOAT, ["N", 3])],
+        [
+            numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"),
+            numpy_helper.from_array(np.array([1]), "axes"),
+        ],
+    )
+    rows = {"x": np.array([[12, 1, 1], [1, 2, 3]], np.float32)}
+    made = quantize(store, keep(store, model.SerializeToString()), "fp16", "onnxruntime", rows)
+    assert not isinstance(made, NotQuantized)
+    assert store.provenance(made.digest)["kept_fp32"] == ["exp", "sum", "div"]
+    expected = answer(open_session(model.SerializeToString()), rows)["y"]
+    np.testing.assert_allclose(answer(open_session(made.path), rows)["y"], expected, rtol=1e-3)
 
 
 def test_a_constant_that_is_a_plain_number_becomes_half_too(store: Store) -> None:
@@ -326,16 +350,16 @@ class Simulated:
     def __init__(self, harm: dict[str, float]) -> None:
         self.harm, self.trials = harm, 0
 
-    def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> Found:
+    def run(self, recipe: Recipe, excluded: tuple[str, ...]) -> QuantizedModel:
         self.trials += 1
         changed = sum(harm for node, harm in self.harm.items() if node not in excluded)
-        return Found(Path("none"), recipe, excluded, changed, changed / 2, changed)
+        return QuantizedModel(Path("none"), recipe, excluded, changed, changed / 2, changed)
 
 
 RECIPE = Recipe("onnxruntime", "MinMax")
 
 
-def search(harm: dict[str, float], limit: float) -> tuple[Found, int]:
+def search(harm: dict[str, float], limit: float) -> tuple[QuantizedModel, int]:
     simulated = Simulated(harm)
     start = simulated.run(RECIPE, ())
     units = Units(tuple((name,) for name in harm))
@@ -368,8 +392,8 @@ def test_products_without_weights_go_back_first_whatever_their_harm() -> None:
     assert found.excluded == ("attention",)
 
 
-def found(changed: float, lost: float) -> Found:
-    return Found(Path("none"), RECIPE, (), changed, lost, 0.0)
+def found(changed: float, lost: float) -> QuantizedModel:
+    return QuantizedModel(Path("none"), RECIPE, (), changed, lost, 0.0)
 
 
 def test_a_decision_that_was_a_coins_toss_may_change_but_not_a_sure_one() -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from examples.service.minilm import classifier
 from model_store import build
-from model_store.build import BuildContext
 from model_store.bundle.publishing import load_bundle, serving_model
 from model_store.dataset import UnusableData
 from model_store.gates.expectations import check_data
 from model_store.inference import answer, open_session
 from model_store.records import read_tensors
 from model_store.release_spec import ReleaseSpec
+from model_store.stages.base import BuildContext
 from model_store.storage.store import Store
 from model_store.types import ModelRef
 from tests.build_world import Registry, hurry

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.gates.signature import Signature, changes, judge_signature
+from model_store.gates.signature import VersionSignature, changes, judge_signature
 from model_store.types import TensorSpec
 
 INPUT = TensorSpec("input", "FP32", (-1, 4))
 LABEL = TensorSpec("label", "INT64", (-1,))
 SCORES = TensorSpec("scores", "FP32", (-1, 2))
-SERVING = Signature(3, (INPUT,), (LABEL, SCORES))
+SERVING = VersionSignature(3, (INPUT,), (LABEL, SCORES))
 
 
 def tensor(name: str, datatype: str, *shape: int) -> TensorSpec:
     return TensorSpec(name, datatype, shape)  # type: ignore[arg-type]
 
 
-def found(candidate: Signature, serving: Signature = SERVING) -> list[str]:
+def found(candidate: VersionSignature, serving: VersionSignature = SERVING) -> list[str]:
     broken = changes(serving, candidate)
     return [*broken.inputs, *broken.outputs]
 
 
-def takes(*inputs: TensorSpec) -> Signature:
-    return Signature(4, inputs, SERVING.outputs)
+def takes(*inputs: TensorSpec) -> VersionSignature:
+    return VersionSignature(4, inputs, SERVING.outputs)
 
 
-def answers(*outputs: TensorSpec) -> Signature:
-    return Signature(4, SERVING.inputs, outputs)
+def answers(*outputs: TensorSpec) -> VersionSignature:
+    return VersionSignature(4, SERVING.inputs, outputs)
 
 
 def test_the_same_signature_breaks_nobody() -> None:
-    assert found(Signature(4, SERVING.inputs, SERVING.outputs)) == []
+    assert found(VersionSignature(4, SERVING.inputs, SERVING.outputs)) == []
 
 
 def test_the_order_of_tensors_is_nobodys_business() -> None:
@@ -60,8 +60,10 @@ def test_an_input_of_another_type_size_or_rank_breaks(changed: TensorSpec) -> No
 
 def test_an_input_may_take_more_sizes_and_not_fewer() -> None:
     free, fixed = tensor("input", "FP32", -1, -1), tensor("input", "FP32", -1, 4)
-    assert found(Signature(4, (free,), ()), Signature(3, (fixed,), ())) == []
-    assert found(Signature(4, (fixed,), ()), Signature(3, (free,), ())) == [f"input {free} became {fixed}"]
+    assert found(VersionSignature(4, (free,), ()), VersionSignature(3, (fixed,), ())) == []
+    assert found(VersionSignature(4, (fixed,), ()), VersionSignature(3, (free,), ())) == [
+        f"input {free} became {fixed}"
+    ]
 
 
 def test_an_output_may_be_added_and_none_may_go() -> None:
@@ -85,13 +87,13 @@ def test_an_output_of_another_type_size_or_rank_breaks(changed: TensorSpec) -> N
 
 def test_an_output_may_become_more_definite() -> None:
     free = tensor("scores", "FP32", -1, -1)
-    assert found(answers(SCORES), Signature(3, SERVING.inputs, (free,))) == []
+    assert found(answers(SCORES), VersionSignature(3, SERVING.inputs, (free,))) == []
 
 
 def test_an_output_may_become_as_free_as_an_input_did() -> None:
     """A model of 128 tokens that now takes any number answers that number, and 128 to who sends 128."""
-    fixed = Signature(3, (tensor("ids", "INT64", -1, 128),), (tensor("tags", "FP32", -1, 128, 9),))
-    free = Signature(4, (tensor("ids", "INT64", -1, -1),), (tensor("tags", "FP32", -1, -1, 9),))
+    fixed = VersionSignature(3, (tensor("ids", "INT64", -1, 128),), (tensor("tags", "FP32", -1, 128, 9),))
+    free = VersionSignature(4, (tensor("ids", "INT64", -1, -1),), (tensor("tags", "FP32", -1, -1, 9),))
     assert found(free, fixed) == []
     assert found(fixed, free) == ["input ids INT64[-1, -1] became ids INT64[-1, 128]"]
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store.bundle.publishing import Contents, load_bundle, open_bundle, publish, sign_again
-from model_store.bundle.signing import Keyring, NotSigned, distrust_older, public_part, rotate
+from model_store.bundle.publishing import BundleContents, load_bundle, open_bundle, publish, sign_again
 from model_store.durable import digest_file
 from model_store.errors import Permanent
+from model_store.signing import Keyring, NotSigned, distrust_older, public_part, rotate
 from model_store.storage.base import Corrupt
 from model_store.storage.store import Store
 from model_store.types import GateReport, ModelRef, TensorSpec
@@ -26,8 +26,8 @@ from tests.small_models import keep
 
 
 @pytest.fixture
-def contents(store: Store) -> Contents:
-    return Contents(
+def contents(store: Store) -> BundleContents:
+    return BundleContents(
         model=ModelRef("fraud", 1),
         served=keep(store, mlp().SerializeToString()),
         inputs=(TensorSpec("input", "FP32", (-1, 4)),),
@@ -51,14 +51,14 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_published_bundle_is_signed_and_may_be_deployed(store: Store, contents: Contents) -> None:
+def test_a_published_bundle_is_signed_and_may_be_deployed(store: Store, contents: BundleContents) -> None:
     published = publish(store, contents)
     assert open_bundle(store, published.id) == published
     assert published.signature.startswith("ed25519:")
 
 
 def test_what_a_trusted_key_signed_can_be_signed_again_before_the_key_is_given_up(
-    store: Store, contents: Contents
+    store: Store, contents: BundleContents
 ) -> None:
     bundle = publish(store, contents)
     assert not sign_again(store, bundle.id)
@@ -69,7 +69,7 @@ def test_what_a_trusted_key_signed_can_be_signed_again_before_the_key_is_given_u
 
 
 def test_what_nobody_trusted_signed_is_signed_again_only_if_a_person_vouches_for_it(
-    store: Store, contents: Contents
+    store: Store, contents: BundleContents
 ) -> None:
     bundle = publish(store, contents)
     edit(bundle.path, lambda manifest: manifest.pop("signature"))
@@ -79,7 +79,9 @@ def test_what_nobody_trusted_signed_is_signed_again_only_if_a_person_vouches_for
     assert open_bundle(store, bundle.id).id == bundle.id
 
 
-def test_a_model_that_was_exchanged_with_its_digest_is_refused(store: Store, contents: Contents) -> None:
+def test_a_model_that_was_exchanged_with_its_digest_is_refused(
+    store: Store, contents: BundleContents
+) -> None:
     """Whoever can write to the store can make every digest fit; not the signature."""
     bundle = publish(store, contents)
     served = bundle.path / "fraud" / "1" / "model.onnx"
@@ -100,7 +102,7 @@ def test_a_model_that_was_exchanged_with_its_digest_is_refused(store: Store, con
     ],
 )
 def test_any_other_word_in_the_manifest_is_refused(
-    store: Store, contents: Contents, change: Callable[[dict[str, Any]], object]
+    store: Store, contents: BundleContents, change: Callable[[dict[str, Any]], object]
 ) -> None:
     bundle = publish(store, contents)
     edit(bundle.path, change)
@@ -110,7 +112,7 @@ def test_any_other_word_in_the_manifest_is_refused(
 
 @pytest.mark.parametrize("signature", [None, "", "ed25519:", "none:x:y", "ed25519:abc", 7])
 def test_a_bundle_without_a_signature_is_refused_and_publishing_signs_it_anew(
-    store: Store, contents: Contents, signature: object
+    store: Store, contents: BundleContents, signature: object
 ) -> None:
     bundle = publish(store, contents)
     edit(bundle.path, lambda m: m.update(signature=signature))
@@ -120,7 +122,7 @@ def test_a_bundle_without_a_signature_is_refused_and_publishing_signs_it_anew(
 
 
 def test_a_bundle_that_is_not_trusted_stays_until_its_successor_is_whole(
-    store: Store, contents: Contents, monkeypatch: pytest.MonkeyPatch
+    store: Store, contents: BundleContents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pod may be serving it, and must be able to start again."""
     bundle = publish(store, contents)
@@ -139,7 +141,7 @@ def test_a_bundle_that_is_not_trusted_stays_until_its_successor_is_whole(
     assert list((store.root / "tmp").iterdir()) == []
 
 
-def test_a_signature_of_rubbish_is_refused(store: Store, contents: Contents) -> None:
+def test_a_signature_of_rubbish_is_refused(store: Store, contents: BundleContents) -> None:
     bundle = publish(store, contents)
     _, signer, _ = bundle.signature.split(":")
     edit(bundle.path, lambda m: m.update(signature=f"ed25519:{signer}:AAAA"))
@@ -147,7 +149,9 @@ def test_a_signature_of_rubbish_is_refused(store: Store, contents: Contents) -> 
         open_bundle(store, bundle.id)
 
 
-def test_another_installations_bundle_is_refused(store: Store, contents: Contents, tmp_path: Path) -> None:
+def test_another_installations_bundle_is_refused(
+    store: Store, contents: BundleContents, tmp_path: Path
+) -> None:
     bundle = publish(store, contents)
     theirs = Keyring.of(tmp_path / "theirs.json")
     edit(bundle.path, lambda m: m.update(signature=theirs.sign(m)))
@@ -155,7 +159,7 @@ def test_another_installations_bundle_is_refused(store: Store, contents: Content
         open_bundle(store, bundle.id)
 
 
-def test_a_signed_bundle_under_another_ones_name_is_refused(store: Store, contents: Contents) -> None:
+def test_a_signed_bundle_under_another_ones_name_is_refused(store: Store, contents: BundleContents) -> None:
     """Else an old version with a known hole could be put where the new one is expected."""
     bundle = publish(store, contents)
     other = store.bundle_path("ab" * 12)
@@ -165,7 +169,7 @@ def test_a_signed_bundle_under_another_ones_name_is_refused(store: Store, conten
 
 
 def test_keys_rotate_and_old_bundles_stay_good_until_they_are_distrusted(
-    store: Store, contents: Contents
+    store: Store, contents: BundleContents
 ) -> None:
     bundle = publish(store, contents)
     new = rotate(store.keys)
@@ -208,7 +212,7 @@ def test_a_file_without_keys_is_named_with_what_to_do(tmp_path: Path, content: s
 
 
 def test_who_has_public_keys_alone_verifies_and_signs_nothing(
-    store: Store, contents: Contents, tmp_path: Path
+    store: Store, contents: BundleContents, tmp_path: Path
 ) -> None:
     bundle = publish(store, contents)
     rotate(store.keys)

@@ -57,4 +57,48 @@ def test_of_any_other_flavour_it_is_refused(path: Path, more: str, complaint: st
     path.write_text(SPEC.replace("pyfunc", "onnx") + more)
     with pytest.raises(InvalidSpec) as refused:
         load(path)
-    assert f"{complaint} is of flavor pyfunc alone" in refused.value.problem
+    assert f"{complaint}, but flavor onnx is exported" in refused.value.problem
+
+
+WITHOUT_FLAVOUR = SPEC.replace("{flavor: pyfunc, trusted: true}", "{allow: [pickle, pyfunc]}")
+
+
+def test_without_a_flavour_what_is_allowed_decides_what_is_tried(path: Path) -> None:
+    path.write_text(WITHOUT_FLAVOUR)
+    both = load(path)
+    assert [one["precision"] for one in variants(both)] == ["fp32", "fp16", "int8", "int8", "original"]
+    assert (both.targets_of("original"), both.targets_of("fp32")) == (
+        ("python",),
+        ("onnxruntime", "tensorrt_rtx"),
+    )
+    assert (both.runtime_of("original"), both.runtime_of("int8")) == ("python", "onnxruntime")
+    path.write_text(WITHOUT_FLAVOUR.replace("[pickle, pyfunc]", "[pickle]"))
+    assert "original" not in load(path).precisions
+
+
+def test_a_flavour_is_the_only_way_that_is_tried(path: Path) -> None:
+    path.write_text(WITHOUT_FLAVOUR.replace("{allow", "{flavor: sklearn, allow"))
+    assert "original" not in load(path).precisions
+
+
+@pytest.mark.parametrize(
+    ("allow", "more", "complaint"),
+    [
+        ("[pickle]", "precisions: [fp32, original]\n", "runs the model's code in pods: source.allow: [py"),
+        ("[pyfunc]", "serving: {runtime: python}\n", "what is exported is not run by Python"),
+    ],
+)
+def test_beside_exports_it_has_to_be_allowed_and_to_leave_the_runtime(
+    path: Path, allow: str, more: str, complaint: str
+) -> None:
+    path.write_text(WITHOUT_FLAVOUR.replace("[pickle, pyfunc]", allow) + more)
+    with pytest.raises(InvalidSpec) as refused:
+        load(path)
+    assert complaint in refused.value.problem
+
+
+def test_trusted_opens_every_format_only_where_none_is_named(path: Path) -> None:
+    path.write_text(SPEC.replace("pyfunc", "sklearn"))
+    assert load(path).source.allows("cloudpickle")
+    path.write_text(SPEC.replace("{flavor: pyfunc, trusted: true}", "{trusted: true, allow: [skops]}"))
+    assert not load(path).source.allows("cloudpickle")

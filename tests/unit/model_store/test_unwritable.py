@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.bundle import signing
+from model_store import signing
 from model_store.durable import write_file
 from model_store.storage.store import Store
 from model_store.unwritable import DiskFull, Unwritable, naming, unwritable

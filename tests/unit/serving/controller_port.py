@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.control.controller import api
-from serving.control.controller.server import Server
+from serving.control.controller.server import ControllerServer
 from serving.control.controller.tick import Controller
 from serving.ledger.memory import MemoryLedger
 
@@ -17,7 +17,7 @@ def serve(
     *,
     find_problem: Callable[[], str],
     targets: Callable[[], object] = list,
-) -> Server:
+) -> ControllerServer:
     """Answers until it is shut down."""
     nobody: Any = None
     app = api.build(
@@ -30,4 +30,4 @@ def serve(
         is_alive=lambda: True,
         targets=targets,
     )
-    return Server(app, port).start()
+    return ControllerServer(app, port).start()

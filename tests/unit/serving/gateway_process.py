@@ -51,7 +51,7 @@ class Gateway:
             self.process = subprocess.Popen(
                 command(self.home, concurrency=concurrency, config=own), stdout=log, stderr=subprocess.STDOUT
             )
-        self.wait(lambda: httpx.get(f"{self.home.envoy_admin_url}/ready").status_code == 200)
+        self.wait(lambda: httpx.get(f"{self.home.envoy_stats_url}/ready").status_code == 200)
         self.wait(lambda: self.client.get("/v2/health/live").status_code == 200)
 
     def kill(self) -> None:
@@ -89,7 +89,7 @@ def gateway_running(
     root: Path, environ: dict[str, str] | None = None, *, delivery: str = "files"
 ) -> Iterator[Gateway]:
     gateway, admin, controller, ads = free_ports(4)
-    home = Home(root, Ports(gateway=gateway, envoy_admin=admin, controller=controller, ads=ads), delivery)
+    home = Home(root, Ports(gateway=gateway, envoy_stats=admin, controller=controller, ads=ads), delivery)
     with ExitStack() as running:
         if delivery == "ads":
             running.enter_context(ads_running(home))
@@ -123,4 +123,4 @@ def ads_running(home: Home) -> Iterator[AdsServer]:
 def beside(home: Home) -> Home:
     """Of another Envoy that serves the same routes on the same machine."""
     gateway, admin = free_ports(2)
-    return replace(home, ports=replace(home.ports, gateway=gateway, envoy_admin=admin))
+    return replace(home, ports=replace(home.ports, gateway=gateway, envoy_stats=admin))

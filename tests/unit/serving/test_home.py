@@ -66,3 +66,11 @@ def test_components_elsewhere_are_found_by_their_urls(tmp_path: Path) -> None:
     assert home.mlflow_url == f"http://127.0.0.1:{home.ports.mlflow}"
     with pytest.raises(Permanent, match="SLIPWAY_AIRFLOW_URL='airflow:8480' is no address"):
         Home.locate({**environ, "SLIPWAY_AIRFLOW_URL": "airflow:8480"})
+
+
+def test_several_controllers_have_addresses_with_commas_between(tmp_path: Path) -> None:
+    given = {"SLIPWAY_HOME": str(tmp_path), "SLIPWAY_CONTROLLER_URL": "http://a:1/, http://b:2"}
+    home = Home.locate(given)
+    assert (home.controller_urls, home.controller_url) == (("http://a:1", "http://b:2"), "http://a:1")
+    with pytest.raises(Permanent, match="no address"):
+        Home.locate({**given, "SLIPWAY_CONTROLLER_URL": "http://a:1,b"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model_store.installation import ROOT as REPOSITORY
-from tests.outcomes import MOST_REPEATED, Outcomes, closing_lines, run_tests
+from tests.outcomes import MOST_REPEATED, Outcomes, closing_lines, run_tests, slowest_lines
 
 ONCE = """
 import os
@@ -177,3 +177,17 @@ def test_a_gpu_may_be_missing_everywhere(suite: Suite, monkeypatch: pytest.Monke
     outcomes = suite.write(*WITHOUT_A_GPU).run()
     assert outcomes.status == 0
     assert outcomes.skipped == {"test_it.py::test_skips": "no such program here"}
+
+
+def test_the_files_that_took_longest_are_named_with_what_they_set_up(suite: Suite) -> None:
+    suite.write(
+        "import pytest, time",
+        "@pytest.fixture",
+        "def slow():",
+        "    time.sleep(1.2)",
+        "def test_waits(slow): pass",
+        name="test_slow.py",
+    )
+    outcomes = suite.write("def test_passes(): pass").run()
+    (line,) = slowest_lines(outcomes)
+    assert line.endswith(" s in test_slow.py")

@@ -20,7 +20,7 @@ from serving.gateway.delivery.ads.messages import CLUSTERS, ENDPOINTS, ROUTES, E
 from serving.gateway.delivery.ads.state import Resource, State
 from serving.gateway.endpoints import RECORD
 from serving.gateway.paths import clusters_file, routes_file
-from serving.gateway.router.derived import service_of_route
+from serving.gateway.routes import service_of_route
 from serving.gateway.xds import Message, version_of
 from serving.home import Home
 
@@ -39,7 +39,7 @@ class _File:
     revision: tuple[str, int] | None = None
 
 
-class Records:
+class GatewayFiles:
     """The files of one home. `read` is cheap for what has not changed."""
 
     def __init__(self, home: Home) -> None:

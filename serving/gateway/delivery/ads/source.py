@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from model_store.errors import Permanent
 from serving.credentials import write_secret
 from serving.gateway.delivery.ads import proxies_file
-from serving.gateway.delivery.base import Proxy, Server, lacking
+from serving.gateway.delivery.base import Proxy, Server, always, lacking
 from serving.gateway.xds import Message, typed
 from serving.home import Home
 from serving.types import Route
@@ -42,10 +42,10 @@ class Ads:
     def require_room(self, before: Route, after: Route) -> None:
         """There is no limit."""
 
-    def server(self) -> Server:
+    def server(self, serves: Callable[[], bool] = always) -> Server:
         from serving.gateway.delivery.ads.server import AdsServer
 
-        return AdsServer(self._home, listen=self.listen(), token=self.token())
+        return AdsServer(self._home, listen=self.listen(), token=self.token(), serves=serves)
 
     def proxies(self, services: Iterable[str] | None = None) -> list[Proxy]:
         return proxies_file.read(self._home)
@@ -83,8 +83,9 @@ class Ads:
 
     def _cluster(self) -> Message:
         members = [{"endpoint": {"address": {"socket_address": each}}} for each in self._addresses()]
-        # A server that is gone without a word is noticed, and another one asked.
-        alive = {"interval": "10s", "timeout": "15s"}
+        # A server that is gone without a word is noticed, and another one asked: about when it loses its
+        # lease, as a stopped controller must not be the one that is listened to.
+        alive = {"interval": "3s", "timeout": "5s"}
         return {
             "name": _CLUSTER,
             "type": "STRICT_DNS",

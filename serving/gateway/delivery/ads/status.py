@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.gateway.delivery.ads import proxies_file
 from serving.gateway.delivery.ads.state import State
-from serving.gateway.delivery.ads.stream import Request, Stream
+from serving.gateway.delivery.ads.stream import DiscoveryRequest, DiscoveryStream
 from serving.gateway.delivery.base import Proxy, ProxyState
 from serving.home import Home
 
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class Connection:
+class EnvoyConnection:
     """One Envoy's, from `since` on. `id` and `admin`, its admin port's address, are what it says itself."""
 
     peer: str
     since: datetime
     id: str = ""
     admin: str = ""
-    stream: Stream = field(default_factory=Stream)
+    stream: DiscoveryStream = field(default_factory=DiscoveryStream)
     state: ProxyState = ProxyState.STALE
     state_since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -41,7 +41,7 @@ class Connection:
         host = told["admin_host"].string_value if "admin_host" in told else _host(self.peer)
         self.admin = f"{host}:{port:.0f}" if port else ""
 
-    def heard(self, request: Request, state: State) -> None:
+    def heard(self, request: DiscoveryRequest, state: State) -> None:
         self.stream.heard(request, state)
 
     def seen(self, state: State) -> Proxy:
@@ -70,7 +70,7 @@ class Status:
     def __init__(self, home: Home) -> None:
         self._home = home
         self.state = State()
-        self._there: dict[Connection, None] = {}
+        self._there: dict[EnvoyConnection, None] = {}
         self._gone: dict[str, tuple[datetime, Proxy]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._began = datetime.now(UTC)
@@ -79,14 +79,14 @@ class Status:
         }
         self._written: list[Proxy] | None = None
 
-    def came(self, connection: Connection) -> None:
+    def came(self, connection: EnvoyConnection) -> None:
         if connection not in self._there:
             log.info("the gateway's Envoy %s is there, from %s", connection.id, connection.peer)
         self._there[connection] = None
         self._gone.pop(connection.id, None)
         self._before.pop(connection.id, None)
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: EnvoyConnection) -> None:
         if connection not in self._there:
             return
         del self._there[connection]
@@ -122,7 +122,7 @@ class Status:
         return sorted(found, key=lambda each: each.id)
 
 
-def _behind(stream: Stream, state: State) -> str:
+def _behind(stream: DiscoveryStream, state: State) -> str:
     """Which services' routes it has not taken, in words."""
     behind = sorted(
         name for name, revision in state.revisions.items() if stream.revisions.get(name) != revision

@@ -18,7 +18,7 @@ from serving.gateway.delivery.ads.state import ORDER, WHOLE, Resource, State, na
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DiscoveryRequest:
     """What Envoy says. `error`: why it refuses what was sent with `nonce`; "" if it does not."""
 
     type_url: str
@@ -29,7 +29,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class DiscoveryResponse:
     """What Envoy is told."""
 
     type_url: str
@@ -56,7 +56,7 @@ class Subscription:
     looked: State | None = None
 
 
-class Stream:
+class DiscoveryStream:
     """One Envoy's connection. Feed it `heard`, send what is `due`."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Stream:
         self.revisions: dict[str, int] = {}
         self._count = 0
 
-    def heard(self, request: Request, state: State) -> None:
+    def heard(self, request: DiscoveryRequest, state: State) -> None:
         """An Envoy's request: a subscription, an acknowledgement, a refusal, or two of them at once."""
         known = self.types.get(request.type_url)
         if known is None:
@@ -78,7 +78,7 @@ class Stream:
             # Else it has not seen yet what was sent since: what it says to that has its names, too.
             self._subscribe(known, request)
 
-    def due(self, state: State) -> Iterator[Response]:
+    def due(self, state: State) -> Iterator[DiscoveryResponse]:
         """What to send now, in this order."""
         for type_url in ORDER:
             known = self.types.get(type_url)
@@ -114,14 +114,14 @@ class Stream:
         taken = (each for known in self.types.values() for each in known.taken.values())
         return version(taken)
 
-    def _subscribe(self, known: Subscription, request: Request) -> None:
+    def _subscribe(self, known: Subscription, request: DiscoveryRequest) -> None:
         if request.names != known.wanted:
             known.wanted, known.looked = request.names, None
             if request.type_url not in WHOLE:
                 for name in known.sent.keys() - request.names:
                     del known.sent[name]
 
-    def _settle(self, known: Subscription, request: Request, state: State) -> None:
+    def _settle(self, known: Subscription, request: DiscoveryRequest, state: State) -> None:
         sent = known.open.pop(request.nonce)
         if request.error:
             self._refuse(known, request, sent)
@@ -135,7 +135,7 @@ class Stream:
         if request.type_url == ROUTES and CLUSTERS in self.types:
             self.types[CLUSTERS].looked = None
 
-    def _refuse(self, known: Subscription, request: Request, sent: tuple[Resource, ...]) -> None:
+    def _refuse(self, known: Subscription, request: DiscoveryRequest, sent: tuple[Resource, ...]) -> None:
         known.refused.update(dict.fromkeys((each.name for each in sent), request.error))
         if request.type_url not in WHOLE and len(sent) > 1:
             # One of them is refused, and the others are told again without it.
@@ -173,14 +173,16 @@ class Stream:
             for name in table.wanted
         )
 
-    def _send(self, known: Subscription, type_url: str, resources: Mapping[str, Resource]) -> Response:
+    def _send(
+        self, known: Subscription, type_url: str, resources: Mapping[str, Resource]
+    ) -> DiscoveryResponse:
         if type_url == CLUSTERS:
             self._owe_endpoints(known, resources)
         self._count += 1
         known.nonce = str(self._count)
         known.sent = dict(resources) if type_url in WHOLE else {**known.sent, **resources}
         sent = known.open[known.nonce] = tuple(resources[name] for name in names(resources))
-        return Response(type_url, version(known.sent.values()), known.nonce, sent)
+        return DiscoveryResponse(type_url, version(known.sent.values()), known.nonce, sent)
 
     def _owe_endpoints(self, known: Subscription, clusters: Mapping[str, Resource]) -> None:
         if endpoints := self.types.get(ENDPOINTS):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from slipway.model_store.gates.metrics import Prediction, Task, TooFewRows, Truth
-from slipway.model_store.gates.metrics.kinds import Share, classes_of, decisions_of
+from slipway.model_store.metrics import Prediction, Task, TooFewRows, Truth
+from slipway.model_store.metrics.kinds import Share, classes_of, decisions_of
 
 Array = np.ndarray[Any, Any]
 

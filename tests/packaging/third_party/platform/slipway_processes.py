@@ -14,8 +14,8 @@ from urllib.request import urlopen
 
 import psutil
 from slipway.model_store import attestation
-from slipway.model_store.bundle.signing import Keyring
 from slipway.model_store.installation import python_path
+from slipway.model_store.signing import Keyring
 from slipway.model_store.storage.place import keys_file
 from slipway.serving import pod
 from slipway.serving.home import Home

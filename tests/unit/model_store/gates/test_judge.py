@@ -13,10 +13,10 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, mean_absolute_err
 from model_store.errors import Permanent
 from model_store.gates.exam import Answered, Exam, Own
 from model_store.gates.judge import judge
-from model_store.gates.metrics.custom import Custom
+from model_store.gates.questions import Seen
 from model_store.gates.reading import Reading
-from model_store.gates.seen import Seen
 from model_store.gates.task import Unfit, resolve
+from model_store.metrics.custom import Custom
 from model_store.release_spec import Gates, Margin, ReleaseSpec
 from model_store.types import Check
 

@@ -12,11 +12,10 @@ import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from model_store.errors import Permanent
-from model_store.gates.metrics import metric
-from model_store.gates.questions import Unsaid
+from model_store.gates.questions import Seen, Unsaid
 from model_store.gates.reading import Reading, WrongOutputs
-from model_store.gates.seen import Seen
 from model_store.gates.task import Unfit, resolve
+from model_store.metrics import metric
 from model_store.release_spec import ReleaseSpec
 
 Array = np.ndarray[Any, Any]

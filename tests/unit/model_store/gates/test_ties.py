@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from model_store.engines.noise import rows_that_differ, tied
 from model_store.gates.exam import Answered
-from model_store.gates.metrics.base import Prediction
-from model_store.noise import rows_that_differ, tied
+from model_store.metrics.base import Prediction
 
 HALVES = np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from model_store import build
-from model_store.noise import NOISE, noise_of
+from model_store.engines.noise import NOISE, noise_of
 from model_store.stages import sample as samples
 from model_store.stages.sample import Sample, sample_of
-from model_store.stages.served import Served
+from model_store.stages.served import JudgedModel
 from model_store.storage.store import Store
 from tests.build_world import a_world, gated, hurry
 from tests.small_models import Credit
@@ -81,7 +81,7 @@ def test_the_gate_keeps_the_answers_of_the_file_that_is_served(
     kept = Sample.from_bytes(ctx.store.get_bytes(fp32["sample"]["blob"]))
     assert fp32["served"] is not None
     exported = build.export_stage(ctx)
-    served = Served.of_artifact(ctx, exported, ctx.store.open(fp32["served"]), platform="onnxruntime")
+    served = JudgedModel.of_artifact(ctx, exported, ctx.store.open(fp32["served"]), platform="onnxruntime")
     assert kept.differing(served.answer(kept.inputs)) == 0
     served.close()
 

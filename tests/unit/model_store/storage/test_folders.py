@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import Permanent
-from model_store.storage.folders import bring, pack, share, unpack
 from model_store.storage.memory import MemoryStorage
 from model_store.storage.shared import Shared
-from model_store.storage.store import Store
+from model_store.storage.store import Store, bring, pack, share, unpack
 
 NAME = "data_docs/churn/v3"
 

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +17,13 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.installation import ROOT as REPOSITORY
-from serving.cli import releases, rollback_progress, run_progress, stack
+from serving.cli import progress, releases, stack
 from serving.cli.app import app
 from serving.control.audit import AuditTrail, take_late
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home
 from serving.ledger.memory import MemoryLedger
-from serving.local_stack import airflow_api, slipway_api
+from serving.local_stack import apis
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
 
 SPEC = REPOSITORY / "dags" / "releases" / "credit_risk.yaml"
@@ -71,6 +73,15 @@ def test_a_preview_is_asked_for_with_the_headers_that_are_printed(home: Home) ->
     arm, token = out.splitlines()
     assert arm == "x-slipway-arm: candidate"
     assert token.startswith("x-slipway-preview: ey")
+
+
+def test_addresses_are_told_of_a_stack_that_never_ran(home: Home) -> None:
+    code, out, _ = run("addresses", "--json")
+    said = json.loads(out)
+    assert (code, said["home"], said["gateway"]) == (0, str(home.root), "http://127.0.0.1:1902")
+    # Nothing is made, and nobody's password told.
+    assert list(home.root.iterdir()) == []
+    assert "login" not in said
 
 
 @pytest.mark.parametrize("command", [["status"], ["release", "m"], ["rollback", "m"]])
@@ -231,9 +242,8 @@ def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Airflow]
             with httpx.Client(transport=httpx.MockTransport(airflow), base_url="http://airflow") as client:
                 yield client
 
-        monkeypatch.setattr(airflow_api, "signed_in", signed_in)
-        monkeypatch.setattr(slipway_api, "signed_in", signed_in)
-        for module in (run_progress, releases, rollback_progress):
+        monkeypatch.setattr(apis, "signed_in", signed_in)
+        for module in (progress, releases):
             monkeypatch.setattr(module, "POLL_SECONDS", 0)
         return airflow
 
@@ -399,3 +409,18 @@ def test_what_cannot_be_returned_without_airflow_is_left_alone(half: Home, asked
     assert status == 1
     assert "./slipway up" in err
     assert EnvoyFileRouter(half).read("m").split == TrafficSplit(50, 50)
+
+
+def test_what_a_command_does_is_imported_when_it_runs() -> None:
+    """Help is what a person asks for most often, and numpy alone takes longer to import than all of it."""
+    code = "import sys, serving.cli.app; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    imported = set(done.stdout.split())
+    assert "serving.cli.app" in imported
+    heavy = {"numpy", "pydantic", "sqlalchemy", "supervisor", "onnxruntime", "pandas", "mlflow"}
+    assert imported & heavy == set()
+    assert (
+        imported & {"serving.composition", "serving.control", "serving.gateway", "model_store.build"} == set()
+    )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from model_store.installation import ROOT
 from serving.cli import gateway
 from serving.gateway.delivery.ads import proxies_file
 from serving.gateway.delivery.base import Proxy, ProxyState
@@ -17,7 +21,7 @@ AT = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path) -> Iterator[Home]:
     home = Home(tmp_path, Ports(), "ads")
     proxies_file.write(
         home,
@@ -26,7 +30,8 @@ def home(tmp_path: Path) -> Home:
             Proxy("b", ProxyState.NACK, AT, "Invalid duration", "67c7", {"m": 6}),
         ],
     )
-    return home
+    with proxies_file.served(home):
+        yield home
 
 
 def test_people_see_each_envoys_state_and_what_it_refuses(
@@ -52,9 +57,23 @@ def test_without_any_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "No Envoy is there." in capsys.readouterr().out
 
 
-def test_of_a_server_that_has_ended_nobody_is_called_in_step(home: Home) -> None:
-    path = proxies_file.path(home)
-    saved = json.loads(path.read_text())
-    path.write_text(json.dumps({**saved, "pid": 2**22 + 1}))
-    assert {each.state for each in proxies_file.read(home)} == {ProxyState.STALE}
-    assert proxies_file.read(home)[0].revisions == {"m": 7}
+def test_of_a_server_that_has_ended_nobody_is_called_in_step(tmp_path: Path) -> None:
+    home = Home(tmp_path, Ports(), "ads")
+    serve = (
+        "import sys, time\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
+        "from serving.gateway.delivery.ads import proxies_file\n"
+        "from serving.gateway.delivery.base import Proxy, ProxyState\nfrom serving.home import Home, Ports\n"
+        "home = Home(Path(sys.argv[1]), Ports(), 'ads')\n"
+        "with proxies_file.served(home):\n"
+        "    a = Proxy('a', ProxyState.SYNCED, datetime.now(UTC), revisions={'m': 7})\n"
+        "    proxies_file.write(home, [a])\n"
+        "    print('told', flush=True)\n    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", serve, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        assert [each.state for each in proxies_file.read(home)] == [ProxyState.SYNCED]
+        server.kill()
+    (left,) = proxies_file.read(home)
+    assert (left.state, left.revisions) == (ProxyState.STALE, {"m": 7})

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from model_store.build import BuildContext, build_bundle
+from model_store.build import build_bundle
 from model_store.bundle.publishing import open_bundle
 from model_store.check import CANDIDATE, FolderVersions
 from model_store.release_spec import load
+from model_store.stages.base import BuildContext
 from model_store.storage.fetch import fetch
 from model_store.storage.opening import open_storage
 from model_store.storage.store import Store, open_store
@@ -164,7 +165,7 @@ def test_seven_machines_build_what_one_does(
     fetch(f"{machines.bucket['SLIPWAY_STORAGE_URL']}/bundles/{bundle}", tmp_path / "pod")
     assert (tmp_path / "pod" / "churn" / "1" / "model.onnx").is_file()
     # The docs of data and gates are one.
-    from model_store.storage.folders import unpack
+    from model_store.storage.store import unpack
 
     unpack(machines.store("installation2"), chosen["docs"], tmp_path / "docs")
     assert (tmp_path / "docs" / "index.html").is_file()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_store.engines.noise import NOISE
 from model_store.errors import Permanent, Retryable
-from model_store.noise import NOISE
 from model_store.stages.sample import Sample
 from serving.control import release_deployment
 from serving.control.answers_through_gateway import BATCH, SINGLY, NotAsInTheGates, prove

@@ -18,6 +18,7 @@ from serving.cli.app import app
 from serving.composition import wire
 from serving.control.analysis.policy import AnalysisPolicy
 from serving.control.controller_link import ControllerDown
+from serving.control.queries import outcomes
 from serving.control.retention import Retention, needed, reclaimable, tidy
 from serving.control.rollout.journal import KeptJournal, TimelineEvent, release_id
 from serving.control.rollout.lock import Claim, ReleaseLock
@@ -26,6 +27,7 @@ from serving.control.routes_client import RoutesClient
 from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home
+from serving.ledger.rows import Release
 from serving.local_stack.prepare import prepare
 from serving.platforms.pods import PodRecord, write_record
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
@@ -166,17 +168,21 @@ def asked(home: Home, number: int, *, at: datetime = APPROVAL, dry_run: bool = F
     digest.write_bytes(b"{}")
     os.utime(digest, (0, 0))
     built = {"id": bundle_id(number), "at": at.isoformat(), "gated": [f"sha256:{digest.name}"]}
-    saved = {"id": name, "request": {"dry_run": dry_run}, "bundles": [built]}
-    path = home.releases / "credit-risk" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(saved))
+    ledger_of(home).save(
+        Release(
+            id=name,
+            model="credit-risk",
+            version=number,
+            requested_at=at,
+            requested_by="ada",
+            document={"id": name, "request": {"dry_run": dry_run}, "bundles": [built]},
+        )
+    )
     return name
 
 
 def ended(home: Home, name: str, at: datetime) -> None:
-    path = home.releases / "credit-risk" / "outcomes" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"at": at.isoformat()}))
+    outcomes.save(ledger_of(home), outcomes.ReleaseOutcome(name, "blocked", "", at))
 
 
 def test_a_bundle_that_waits_for_people_stays_however_long(home: Home) -> None:
@@ -212,8 +218,9 @@ def test_what_waits_for_its_turn_again_stays(home: Home) -> None:
 
 
 def test_a_release_that_cannot_be_read_stops_everything(home: Home) -> None:
-    (home.releases / "credit-risk" / f"{asked(home, 7)}.json").write_text("{")
-    with pytest.raises(ValueError, match="unexpected end of data"):
+    row = ledger_of(home).get(Release, asked(home, 7))
+    ledger_of(home).save(replace(row, document={**row.document, "bundles": [{}]}))
+    with pytest.raises(KeyError):
         tidy(wire(home), now=datetime.now(UTC))
     assert left(home) == set(range(20))
 

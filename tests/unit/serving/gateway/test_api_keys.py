@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import count
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serving.gateway import api_keys, authentication
+from serving.sockets import UnixConnection
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, RateLimit, RouteSettings, Slot
 from tests.bundles import make_bundle, mlp
 from tests.pods import running_pod
@@ -245,7 +247,10 @@ def test_no_key_is_in_what_envoy_tells_or_in_a_file_for_all(gateway: Gateway, po
     service, (_, key) = serve(gateway, pods), client(gateway)
     gateway.infer(service, {"x-api-key": key})
     for told in ("config_dump?include_eds", "listeners", "clusters", "stats"):
-        assert key not in httpx.get(f"{gateway.home.envoy_admin_url}/{told}").text
+        assert key not in httpx.get(f"{gateway.home.envoy_stats_url}/{told}").text
+        with closing(UnixConnection(gateway.home.envoy_admin, 10)) as admin:
+            admin.request("GET", f"/{told}")
+            assert key not in admin.getresponse().read().decode()
     for path in gateway.home.root.rglob("*"):
         if path.is_file() and key.encode() in path.read_bytes():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -50,7 +50,7 @@ class Service:
         self.before = self.counted(self.candidate)
 
     def _seen(self) -> dict[object, EndpointCounters]:
-        with closing(EnvoyAdmin(self.gateway.home.envoy_admin_url, timeout_seconds=10)) as admin:
+        with closing(EnvoyAdmin(self.gateway.home.envoy_stats_url, timeout_seconds=10)) as admin:
             return {**admin.counters().get(self.name, {})}
 
     def counted(self, pod: Upstream) -> EndpointCounters:

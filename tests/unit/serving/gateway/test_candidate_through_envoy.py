@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from model_store.engines.noise import NOISE
 from model_store.errors import Permanent, Retryable
-from model_store.noise import NOISE
 from model_store.stages.sample import Sample
 from serving.control import answers_through_gateway, release_deployment
 from serving.control.answers_through_gateway import NotAsInTheGates

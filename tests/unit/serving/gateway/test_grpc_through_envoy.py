@@ -143,7 +143,7 @@ def test_failed_grpc_calls_are_counted_against_the_candidate(
 ) -> None:
     service.route(50)
     wait_for_traffic(service)
-    admin = EnvoyAdmin(service.gateway.home.envoy_admin_url, timeout_seconds=10)
+    admin = EnvoyAdmin(service.gateway.home.envoy_stats_url, timeout_seconds=10)
     endpoint = service.candidate.endpoints[0]
     before = admin.counters()["wine"]
     for _ in range(40):
@@ -203,7 +203,7 @@ def test_streams_stay_with_stable_and_count_for_no_verdict(
 ) -> None:
     service.route(100)
     wait_for_traffic(service)
-    admin = EnvoyAdmin(service.gateway.home.envoy_admin_url, timeout_seconds=10)
+    admin = EnvoyAdmin(service.gateway.home.envoy_stats_url, timeout_seconds=10)
     before = service.failures(), counted(admin)
     answers: list[Any] = []
     for number in range(5):

@@ -12,7 +12,7 @@ from tests.unit.serving.upstream import Pods, Upstream
 
 
 def seen(service: Service, pod: Upstream) -> Buckets:
-    with closing(EnvoyAdmin(service.gateway.home.envoy_admin_url, timeout_seconds=10)) as admin:
+    with closing(EnvoyAdmin(service.gateway.home.envoy_stats_url, timeout_seconds=10)) as admin:
         return admin.latencies([service.name]).get(service.name, {}).get(pod.endpoint, {})
 
 
@@ -35,5 +35,5 @@ def test_each_arm_has_its_own_times_and_one_that_hangs_does_not_look_quick(
 
 
 def test_a_service_that_nobody_asked_has_none(gateway: Gateway) -> None:
-    with closing(EnvoyAdmin(gateway.home.envoy_admin_url)) as admin:
+    with closing(EnvoyAdmin(gateway.home.envoy_stats_url)) as admin:
         assert admin.latencies(["nobody", "no(body"]) == {}

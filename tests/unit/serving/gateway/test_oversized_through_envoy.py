@@ -58,7 +58,7 @@ class Service:
         return self.gateway.client.post(path, content=head + raw, headers=headers)
 
     def errors(self) -> int:
-        with closing(EnvoyAdmin(self.gateway.home.envoy_admin_url, timeout_seconds=10)) as admin:
+        with closing(EnvoyAdmin(self.gateway.home.envoy_stats_url, timeout_seconds=10)) as admin:
             return sum(counted.errors for counted in admin.counters()[NAME].values())
 
     def statuses(self) -> Counter[int]:

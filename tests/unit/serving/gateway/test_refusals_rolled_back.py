@@ -62,7 +62,7 @@ class Release:
         router = gateway.router
         router.write(name, ALL_STABLE, stable=arms[0], candidate=None, at=0, settings=SETTINGS)
         gateway.wait(lambda: self.ask(1) == 200)
-        admin = stack.enter_context(closing(EnvoyAdmin(gateway.home.envoy_admin_url, timeout_seconds=10)))
+        admin = stack.enter_context(closing(EnvoyAdmin(gateway.home.envoy_stats_url, timeout_seconds=10)))
         clocks = {"now": lambda: datetime.now(UTC), "monotonic": time.monotonic}
         self.controller = Controller(self.journal, router, admin, **clocks)
         self.rollouts = self.controller.rollouts

@@ -58,7 +58,7 @@ class Half:
 
     def __init__(self, gateway: Gateway, name: str, stable: int, candidate: int) -> None:
         self.gateway, self.name = gateway, name
-        self.admin = EnvoyAdmin(gateway.home.envoy_admin_url, timeout_seconds=10)
+        self.admin = EnvoyAdmin(gateway.home.envoy_stats_url, timeout_seconds=10)
         self.ports = (stable, candidate)
         gateway.router.write(
             name,

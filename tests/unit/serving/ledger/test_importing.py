@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.ledger.base import Ledger
+from serving.ledger.home_files import MOVED_FOR_GOOD
 from serving.ledger.importing import import_home
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.opening import open_ledger
@@ -73,7 +74,7 @@ def test_it_says_what_those_say_who_wrote_the_files(imported: Ledger, home: Path
     assert journal.load(RELEASE).generation == saved["generation"]
     assert LedgerRouter(imported, told).read("fraud") == told.read("fraud"), "no weight changes"
     assert [one.at for one in imported.find(Observation)] == [one.at for one in journal.records(RELEASE)]
-    releases = {one.id: one.request.at for one in Releases(home / "releases").of_model("fraud")}
+    releases = {one.id: one.request.at for one in Releases(imported).of_model("fraud")}
     assert {one.id: one.requested_at for one in imported.find(Release)} == releases
     told = [
         (one.at, one.who, one.reason)
@@ -211,3 +212,25 @@ def dump(url: str) -> list[str]:
     found = list(connection.iterdump())
     connection.close()
     return found
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({"by_controller": True}, "open"),
+        ({"by_controller": True, "switched_at": "2026-11-21T12:00:00+00:00"}, "done"),
+        ({"by_controller": True, "failed": "out of memory"}, "failed"),
+        ({}, "done"),
+    ],
+)
+def test_of_rollbacks_only_what_a_controller_had_begun_and_not_ended_goes_on(
+    home: Path, said: dict[str, object], status: str
+) -> None:
+    (path,) = (home / "releases" / "fraud" / "rollbacks").glob("*.json")
+    kept = {"id", "leaves", "returns", "wish", "schema"}
+    saved = {name: value for name, value in json.loads(path.read_bytes()).items() if name in kept}
+    path.write_text(json.dumps({**saved, **said}))
+    ledger = MemoryLedger()
+    import_home(home, ledger, at=NOW, kinds=MOVED_FOR_GOOD, only_new=True)
+    (rollback,) = ledger.find(Request)
+    assert (rollback.status, len(ledger.find(Release))) == (status, 3)

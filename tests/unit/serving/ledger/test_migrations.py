@@ -103,14 +103,9 @@ def test_a_ledger_of_an_older_form_is_read_and_written(
     ledger.close()
 
 
-def test_an_older_ledger_in_a_file_is_copied_before_it_is_changed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    url = _old_sqlite(tmp_path / "old.db", OLDER[0])
-    # As if this Slipway knew one form more: the copy is made before its migrations run.
-    monkeypatch.setattr("serving.ledger.opening.NEWEST", "0002")
-    open_ledger(url).close()
-    copy = sqlite3.connect(tmp_path / "old.db.before-0002")
+def test_an_older_ledger_in_a_file_is_copied_before_it_is_changed(tmp_path: Path) -> None:
+    open_ledger(_old_sqlite(tmp_path / "old.db", OLDER[0])).close()
+    copy = sqlite3.connect(tmp_path / f"old.db.before-{NEWEST}")
     assert copy.execute("SELECT release_id FROM rollouts").fetchall() == [("old",)]
     copy.close()
 

@@ -24,7 +24,7 @@ class EnvoyScene:
     def __init__(self, gateway: Gateway, pods: Pods) -> None:
         self.gateway, self.pods = gateway, pods
         self.stable, self.candidate = pods.start("stable"), pods.start("candidate")
-        self.source = EnvoyAdmin(gateway.home.envoy_admin_url, timeout_seconds=10)
+        self.source = EnvoyAdmin(gateway.home.envoy_stats_url, timeout_seconds=10)
         gateway.router.write(
             SERVICE,
             TrafficSplit(50, 50),

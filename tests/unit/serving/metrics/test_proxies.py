@@ -27,7 +27,7 @@ class TestProxies(MetricsContract):
         with gateway_running(tmp_path_factory.mktemp("home")) as gateway, pods_running() as pods:
             scene = EnvoyScene(gateway, pods)
             scene.source.close()
-            address = gateway.home.envoy_admin_url.removeprefix("http://")
+            address = gateway.home.envoy_stats_url.removeprefix("http://")
             scene.source = Proxies(lambda: {"a": address}, timeout_seconds=10)
             scene.before = scene._now()
             yield scene

@@ -64,11 +64,11 @@ class Observatory:
         airflow, controller_port, prometheus, alertmanager = free_ports(4)
         usual = gateway.home.ports
         ports = Ports(
-            airflow=airflow, controller=controller_port, gateway=usual.gateway, envoy_admin=usual.envoy_admin
+            airflow=airflow, controller=controller_port, gateway=usual.gateway, envoy_stats=usual.envoy_stats
         )
         self.home, self.gateway, self.pods = Home(gateway.home.root, ports), gateway, pods
         self.url = f"http://127.0.0.1:{prometheus}"
-        self.metrics = EnvoyAdmin(self.home.envoy_admin_url, timeout_seconds=10)
+        self.metrics = EnvoyAdmin(self.home.envoy_stats_url, timeout_seconds=10)
         stack.callback(self.metrics.close)
         self.door, self.controller = Door(airflow), self._controller()
         stack.callback(self.door.server.server_close)

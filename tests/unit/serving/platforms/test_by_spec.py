@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import Permanent
+from model_store.release_spec import ReleaseSpec
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
-from serving.platforms.by_spec import PlatformBySpec, platform_of
+from serving.platforms.base import refusal_of
+from serving.platforms.by_spec import LOCAL, PlatformBySpec, platform_of
 from serving.platforms.memory import MemoryPlatform
 from serving.types import Slot
+from tests.build_world import SPEC
 from tests.contract.platform_contract import Bundles, PlatformContract, applied
 
 BROKEN = f"{7:024x}"
@@ -98,3 +101,20 @@ def test_local_means_what_the_installation_says(tmp_path: Path, there: dict[str,
     applied(platform, bundle_of(tmp_path, "m", 1, "nomad"))
     assert there["nomad"].retired == []
     assert (there["local"].deployments(), platform.deployments()) == ([], [first])
+
+
+@pytest.mark.parametrize(("target", "usual"), [("local", "docker"), ("docker", "local")])
+def test_containers_refuse_before_the_build_what_they_cannot_run(
+    tmp_path: Path, target: str, usual: str
+) -> None:
+    platform = platform_of(Home(tmp_path, Ports()), {LOCAL: usual})
+    spec = ReleaseSpec.model_validate({**SPEC, "serving": {"target": target}})
+    refusal = refusal_of(platform, spec, "python")
+    assert refusal is not None
+    assert "makes its own Python" in refusal.problem
+    assert refusal_of(platform, spec, "onnxruntime") is None
+
+
+def test_processes_refuse_nothing(tmp_path: Path) -> None:
+    platform = platform_of(Home(tmp_path, Ports()), {})
+    assert refusal_of(platform, ReleaseSpec.model_validate(SPEC), "python") is None

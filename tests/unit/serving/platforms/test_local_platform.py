@@ -23,7 +23,7 @@ import redis
 from model_store.errors import Retryable
 from model_store.types import Bundle, GateReport, ModelRef
 from serving.home import Home, Ports
-from serving.local_stack.health import shortcomings
+from serving.local_stack.components import shortcomings
 from serving.local_stack.lifecycle import down
 from serving.platforms import pods
 from serving.platforms import redis as platform_redis
@@ -46,7 +46,7 @@ from tests.contract.platform_contract import (
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     first = _free()
-    home = Home(tmp_path_factory.mktemp("home"), Ports(pods_from=first, redis=_free()))
+    home = Home(tmp_path_factory.mktemp("home"), Ports(pods_from=first))
     start_supervisord(home)
     yield home
     down(home)
@@ -275,7 +275,7 @@ def test_replicas_share_answers_in_a_redis_of_the_stack_until_their_bundle_leave
     eventually(lambda: ask(staying, 1).headers.get("x-slipway-cache") in ("redis", "memory"))
     assert ask(staying, 1).json() == first.json()
     ask(leaving)
-    with redis.from_url(f"redis://127.0.0.1:{home.ports.redis}/0") as client, client.pubsub() as channel:
+    with redis.from_url(platform_redis.url_of(home)) as client, client.pubsub() as channel:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lfu"}
         # Found by its marks, it ends with the stack also where supervisord was killed.
         assert client.info()["process_id"] in {owned.process.pid for owned in owned_by(home)}

@@ -10,7 +10,7 @@ import numpy as np
 from model_store.engines.manifest import Manifest, Settings
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import SlipwayError
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 
 SIGNATURE = Signature.of((tensor_spec("x", "FP32", [-1, 2]),), (tensor_spec("y", "FP32", [-1, 2]),))
 
@@ -30,7 +30,7 @@ class RememberedCall(Call):
     def is_abandoned(self) -> bool:
         return self.left
 
-    def answered(self, outputs: Outputs, first: int) -> None:
+    def answered(self, outputs: BatchOutputs, first: int) -> None:
         assert (self.values, self.error) == (None, None), "answered twice"
         self.values = outputs.slice(0, first, self.rows).tolist()
 

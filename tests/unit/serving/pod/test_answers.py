@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from model_store.engines.errors import Abandoned, Expired, ModelFault
 from model_store.engines.manifest import CacheSettings, Settings
 from serving.pod.answers import Answers
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from tests.unit.serving.pod.calls import SIGNATURE, RememberedCall, manifest_of
 
 
-def doubled(call: Call) -> Outputs:
-    return Outputs([np.frombuffer(call.data[0], np.float32).reshape(-1, 2) * 2], SIGNATURE)  # type: ignore[arg-type]
+def doubled(call: Call) -> BatchOutputs:
+    return BatchOutputs([np.frombuffer(call.data[0], np.float32).reshape(-1, 2) * 2], SIGNATURE)  # type: ignore[arg-type]
 
 
 class World:

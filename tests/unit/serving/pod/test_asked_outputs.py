@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2
 
 from model_store.engines.signature import Signature, tensor_spec
-from serving.pod.call import Outputs
+from serving.pod.call import BatchOutputs
 from serving.pod.codec.request import WantedOutput
 from serving.pod.codec.response import ResponseWriter
 from serving.pod.grpc.tensors import MessageWriter, read_message
@@ -58,8 +58,8 @@ MANY = Signature.of(
 )
 
 
-def kept_outputs() -> Outputs:
-    return Outputs([np.full((1, 2), i, np.float32) for i in range(5)], MANY)
+def kept_outputs() -> BatchOutputs:
+    return BatchOutputs([np.full((1, 2), i, np.float32) for i in range(5)], MANY)
 
 
 def test_a_kept_answer_remembers_few_of_the_orders_it_was_asked_for_in() -> None:

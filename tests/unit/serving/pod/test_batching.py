@@ -12,7 +12,7 @@ import pytest
 from model_store.engines.errors import Expired
 from model_store.engines.manifest import Settings
 from serving.pod.batching import Batcher
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.call_queue import CallQueue
 from serving.pod.execution import Executed, Executor
 from serving.pod.patience import Patience
@@ -43,10 +43,10 @@ class Delivery:
 
     def batch_done(self, executed: list[Executed], rows: int, seconds: float) -> None:
         for part in executed:
-            assert isinstance(part.outcome, Outputs)
+            assert isinstance(part.outcome, BatchOutputs)
             self._hand_out(part.calls, part.outcome)
 
-    def _hand_out(self, calls: Sequence[Call], outputs: Outputs) -> None:
+    def _hand_out(self, calls: Sequence[Call], outputs: BatchOutputs) -> None:
         first = 0
         for call in calls:
             call.answered(outputs, first)

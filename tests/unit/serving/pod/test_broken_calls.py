@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from model_store.engines.errors import ModelFault
 from serving.pod.cache.link import RedisLink
-from serving.pod.call import Call, Outputs
+from serving.pod.call import BatchOutputs, Call
 from serving.pod.fallback import RelayedCall
 from serving.pod.faults import Faults
 from serving.pod.grpc.stream import Stream
@@ -64,7 +64,7 @@ def test_look_ups_that_break_in_the_client_are_misses() -> None:
 def test_a_relayed_call_that_cannot_be_recorded_is_answered() -> None:
     original = RememberedCall([1, 2])
     with pytest.raises(RuntimeError):
-        RelayedCall(original, SIGNATURE, breaks).answered(Outputs([np.array([[3, 4.0]])], SIGNATURE), 0)
+        RelayedCall(original, SIGNATURE, breaks).answered(BatchOutputs([np.array([[3, 4.0]])], SIGNATURE), 0)
     assert original.values == [[3, 4]]
 
 

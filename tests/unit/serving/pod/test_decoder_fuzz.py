@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from model_store.engines.datatypes import DATATYPES, narrow_bf16, widen_bf16
 from model_store.engines.errors import Refused
 from model_store.engines.signature import Signature, tensor_spec
-from serving.pod.call import Outputs
+from serving.pod.call import BatchOutputs
 from serving.pod.codec.parcel import unwrap, wrap
 from serving.pod.codec.request import InferRequest, read_request
 from serving.pod.grpc.messages import message
@@ -177,7 +177,7 @@ def test_what_is_sent_well_formed_is_what_arrives(data: st.DataObject) -> None:
 @FUZZ
 @given(st.binary(max_size=80))
 def test_a_parcel_that_was_tampered_with_is_a_miss(noise: bytes) -> None:
-    outputs = Outputs([np.arange(3)], ONE)
+    outputs = BatchOutputs([np.arange(3)], ONE)
     parcel = wrap(outputs)
     assert np.array_equal(unwrap(parcel, ONE).arrays[0], np.arange(3))  # type: ignore[union-attr]
     assert unwrap(noise, ONE) is None

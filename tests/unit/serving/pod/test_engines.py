@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,12 +17,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_store.attestation import unchanged
-from model_store.bundle.signing import Keyring
 from model_store.compile import CompileSpec
 from model_store.compile.tensorrt import TensorRTCompiler
 from model_store.engines import nvml
 from model_store.engines.base import Engine, UnknownEngine
-from model_store.engines.manifest import Manifest, Settings, read_manifest
+from model_store.engines.manifest import BuiltFile, Manifest, Settings, read_manifest
 from model_store.engines.onnxruntime_cuda import (
     SWITCH,
     GpuSetup,
@@ -31,10 +31,11 @@ from model_store.engines.onnxruntime_cuda import (
     graph_sizes,
     open_on_gpu,
 )
-from model_store.engines.onnxruntime_tensorrt import expect_built_for
+from model_store.engines.onnxruntime_tensorrt import engine_for, misfit
 from model_store.engines.registry import open_engine
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
+from model_store.signing import Keyring
 from model_store.storage.store import Store
 from model_store.types import Artifact
 from serving.pod.execution import Executor
@@ -371,8 +372,8 @@ def test_an_engine_built_for_others_is_refused_with_both_sides(
     engine_bundle: Manifest, built: tuple[str, str], here: tuple[str, str], said: str
 ) -> None:
     manifest = replace(engine_bundle, toolchain={"gpu_arch": built[0], "version": built[1]})
-    with pytest.raises(Permanent, match=said):
-        expect_built_for(manifest, arch=here[0], library=here[1])
+    assert engine_for(manifest, arch=here[0], library=here[1]) is None
+    assert re.search(said, misfit(manifest, *here))
 
 
 @pytest.mark.parametrize(
@@ -389,7 +390,27 @@ def test_an_engine_for_this_gpu_and_library_is_taken(
     engine_bundle: Manifest, built: tuple[str | None, str | None], here: tuple[str, str]
 ) -> None:
     manifest = replace(engine_bundle, toolchain={"gpu_arch": built[0], "version": built[1]})
-    expect_built_for(manifest, arch=here[0], library=here[1])
+    fitting = engine_for(manifest, arch=here[0], library=here[1])
+    assert fitting is not None
+    assert fitting.file == manifest.file
+
+
+def built_for(manifest: Manifest, arch: str, version: str = "10.6.0") -> BuiltFile:
+    return BuiltFile(manifest.file.with_name(f"{arch}.onnx"), arch, {"gpu_arch": arch, "version": version})
+
+
+def test_of_several_engines_a_pod_takes_its_own(engine_bundle: Manifest) -> None:
+    engines = tuple(built_for(engine_bundle, arch) for arch in ("SM86", "SM90", "SM100"))
+    manifest = replace(engine_bundle, engines=engines)
+    for arch in ("SM86", "SM90", "SM100"):
+        fitting = engine_for(manifest, arch=arch, library="10.6.0")
+        assert fitting is not None
+        assert (fitting.file.name, fitting.digest) == (f"{arch}.onnx", arch)
+    assert engine_for(manifest, arch="SM90", library="10.7.0") is None
+    assert misfit(manifest, "SM75", "10.6.0") == (
+        "each of the 3 engines of credit_risk was built for GPU SM86, this one is SM75;"
+        " GPU SM90, this one is SM75; GPU SM100, this one is SM75"
+    )
 
 
 def test_a_model_that_took_more_at_its_gate_than_is_free_is_refused_with_both_numbers(doubling: Path) -> None:

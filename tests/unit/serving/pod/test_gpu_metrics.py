@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from model_store.engines import nvml
 from model_store.engines.onnxruntime import OnnxRuntimeEngine
+from serving.pod import pod as pod_module
+from serving.pod.measuring import Measuring
 from tests.bundles import make_bundle, mlp
 from tests.pods import running_pod
 
-READING = nvml.Reading(
+READING = nvml.GpuReading(
     uuid="GPU-1",
     name='A "GPU"',
     used=0.5,
@@ -60,3 +65,47 @@ def test_of_a_gpu_that_does_not_answer_nothing_is_told_but_that(
 def test_a_pod_on_the_cpu_tells_of_no_gpu(tmp_path: Path) -> None:
     with running_pod(make_bundle(tmp_path, mlp())) as pod:
         assert "slipway_gpu" not in pod.http.get("/metrics").text
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_pod_whose_gpu_is_lost_is_not_ready_and_says_why_until_it_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"lost": ""}
+    monkeypatch.setattr(nvml, "lost", lambda: said["lost"])
+    monkeypatch.setattr(pod_module, "_GPU_SECONDS", 0.05)
+    with running_pod(make_bundle(tmp_path, mlp())) as pod:
+        said["lost"] = "NVML says GPU is lost"
+        until(lambda: pod.http.get("/v2/health/ready").status_code == 503)
+        assert "the GPU is lost: NVML says GPU is lost" in pod.http.get("/v2/health/ready").text
+        assert pod.http.get("/v2/health/live").status_code == 200
+        said["lost"] = ""
+        until(lambda: pod.http.get("/v2/health/ready").status_code == 200)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_driver_that_never_answers_keeps_no_request_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(nvml, "reading", lambda: answers.wait() and READING)
+    monkeypatch.setattr(Measuring.__init__, "__kwdefaults__", {"patience_seconds": 0.3})
+    try:
+        with running_pod(make_bundle(tmp_path, mlp())) as pod:
+            asked = threading.Thread(target=pod.http.get, args=("/metrics",))
+            asked.start()
+            # The event loop itself is free meanwhile.
+            assert pod.http.get("/v2/health/live").status_code == 200
+            asked.join()
+            assert "\nslipway_gpu_up 0\n" in pod.http.get("/metrics").text
+            answers.set()
+            until(lambda: "\nslipway_gpu_up 1\n" in pod.http.get("/metrics").text)
+    finally:
+        answers.set()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.pod.held import HeldBytes
 from serving.pod.http.connection import Connection
 from serving.pod.http.exchange import Exchange
 from serving.pod.http.heads import Heads
@@ -19,6 +20,7 @@ class Front:
 
     def __init__(self, heads: Heads) -> None:
         self.heads, self.loop = heads, Transport()
+        self.held = HeldBytes(self.max_body_bytes)
         self.arrived: list[tuple[Any, ...]] = []
 
     def clock(self) -> float:

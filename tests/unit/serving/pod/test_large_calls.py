@@ -15,7 +15,7 @@ from model_store.engines.errors import status_of
 from model_store.engines.manifest import Settings
 from model_store.errors import SlipwayError
 from serving.pod.batching import Batcher
-from serving.pod.call import NEVER, Call, Outputs
+from serving.pod.call import NEVER, BatchOutputs, Call
 from serving.pod.call_queue import CallQueue
 from serving.pod.execution import Executor
 from serving.pod.large import LargeCalls
@@ -63,9 +63,9 @@ class Rig:
         self.batcher.submit_large(call)
         return call
 
-    def _done(self, call: Call, outcome: Outputs | SlipwayError, seconds: float) -> None:
+    def _done(self, call: Call, outcome: BatchOutputs | SlipwayError, seconds: float) -> None:
         self.seconds.append(seconds)
-        if isinstance(outcome, Outputs):
+        if isinstance(outcome, BatchOutputs):
             call.answered(outcome, 0)
         else:
             call.failed(outcome)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.engines.signature import Signature, tensor_spec
-from serving.pod.codec.plans import Plan, Plans, cuts_after, is_plannable, rest_of
+from serving.pod.codec.plans import Plans, RequestPlan, cuts_after, is_plannable, rest_of
 from serving.pod.codec.request import InferRequest, read_request
 from serving.pod.grpc.messages import message
 from serving.pod.grpc.tensors import cuts_of, read_message
@@ -51,7 +51,7 @@ def test_rest_bodies_read_by_plan_are_read_the_same(
         slow = read_request(SIGNATURE, body, len(head))
         plan = plans.find(head, len(body))
         if plan is None:
-            plans.keep(head, Plan(cuts_after(head, SIGNATURE), len(body), slow))
+            plans.keep(head, RequestPlan(cuts_after(head, SIGNATURE), len(body), slow))
         else:
             planned += 1
             assert same(plan.read(body), slow)
@@ -84,7 +84,7 @@ def test_grpc_messages_read_by_plan_are_read_the_same(
         cuts = cuts_of(payload, request, SIGNATURE)
         if cuts is not None:
             rest = rest_of(payload, cuts)
-            plans.keep(rest, Plan(cuts, len(payload), slow, rest), by_shape=True)
+            plans.keep(rest, RequestPlan(cuts, len(payload), slow, rest), by_shape=True)
 
 
 def test_a_raw_tensor_that_looks_like_its_neighbours_frame_is_not_planned_wrongly() -> None:

@@ -27,7 +27,7 @@ from model_store.engines.manifest import read_manifest
 from model_store.engines.python.engine import PythonEngine, open_engine
 from model_store.errors import Permanent
 from model_store.sandbox import descendants, resident_bytes
-from model_store.stages.served import Served
+from model_store.stages.served import JudgedModel
 from tests.contract.engine_contract import EngineContract
 from tests.pyfunc_models import bundle_of, saved_pyfunc
 
@@ -115,7 +115,7 @@ def test_a_process_that_leaks_is_ended_and_counted(troubled: Path) -> None:
 
 
 def test_its_memory_is_not_counted_as_a_gpus(doubling: Path) -> None:
-    with closing(Served.of_bundle(doubling)) as served:
+    with closing(JudgedModel.of_bundle(doubling)) as served:
         assert served.gpu_memory_bytes == 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_store.engines.errors import Refused, Unavailable
-from serving.pod.admission import LatencyLimit
+from serving.pod.admission import ConcurrencyLimit
 from serving.pod.call_queue import CallQueue
 from serving.pod.patience import Patience
 from serving.pod.urgency import Priority, read_priority, read_timeout
@@ -88,7 +88,7 @@ def test_a_call_larger_than_a_batch_goes_alone() -> None:
     assert queue.take(8, now=0)[0] == [small]
 
 
-def run_limit(limit: LatencyLimit, seconds_per_request: float, offered: int, rounds: int) -> float:
+def run_limit(limit: ConcurrencyLimit, seconds_per_request: float, offered: int, rounds: int) -> float:
     """A server that answers one request at a time, and as many callers as the limit lets in."""
     for _ in range(rounds):
         admitted = 0
@@ -101,20 +101,20 @@ def run_limit(limit: LatencyLimit, seconds_per_request: float, offered: int, rou
 
 
 def test_the_limit_settles_where_waiting_meets_its_target() -> None:
-    limit = LatencyLimit(floor=4, ceiling=10_000, target_seconds=0.1, row_seconds=0.001)
+    limit = ConcurrencyLimit(floor=4, ceiling=10_000, target_seconds=0.1, row_seconds=0.001)
     settled = run_limit(limit, seconds_per_request=0.001, offered=10_000, rounds=200)
     assert 60 <= settled <= 180
 
 
 def test_the_limit_grows_back_when_the_server_recovers() -> None:
-    limit = LatencyLimit(floor=4, ceiling=10_000, target_seconds=0.1, row_seconds=0.001)
+    limit = ConcurrencyLimit(floor=4, ceiling=10_000, target_seconds=0.1, row_seconds=0.001)
     low = run_limit(limit, seconds_per_request=0.02, offered=10_000, rounds=100)
     assert low <= 12
     assert run_limit(limit, seconds_per_request=0.0005, offered=10_000, rounds=300) > 5 * low
 
 
 def test_overload_sheds_low_first_and_high_last() -> None:
-    limit = LatencyLimit(floor=10, ceiling=10, target_seconds=1, row_seconds=0.1)
+    limit = ConcurrencyLimit(floor=10, ceiling=10, target_seconds=1, row_seconds=0.1)
     assert admitted(limit, [8, 0, 0]) == [True, True, False]
     assert admitted(limit, [12, 0, 0]) == [True, False, False]
     assert admitted(limit, [20, 0, 0]) == [False, False, False]
@@ -122,12 +122,12 @@ def test_overload_sheds_low_first_and_high_last() -> None:
     assert admitted(limit, [0, 0, 50]) == [True, True, False], "what waits behind it holds nothing up"
 
 
-def admitted(limit: LatencyLimit, in_flight: list[int]) -> list[bool]:
+def admitted(limit: ConcurrencyLimit, in_flight: list[int]) -> list[bool]:
     return [limit.admits(in_flight, priority) for priority in (HIGH, NORMAL, LOW)]
 
 
 def test_a_burst_is_taken_and_a_queue_that_stands_is_not() -> None:
-    limit = LatencyLimit(floor=4, ceiling=100, target_seconds=0.01, row_seconds=0.001)
+    limit = ConcurrencyLimit(floor=4, ceiling=100, target_seconds=0.01, row_seconds=0.001)
     run_limit(limit, seconds_per_request=1, offered=100, rounds=100)
     assert not limit.admits([0, 15, 0], NORMAL)
     assert limit.is_near([0, 15, 0])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.page.home import ModelFiles, write
+from benchmarks.page.home import ModelFiles
 from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.freezes import Frozen
 from serving.control.queries.runs import Question
@@ -22,7 +22,7 @@ from serving.web import charts
 from serving.web.access import Right
 from serving.web.rendering import named, render, sentence, told, who
 from tests.ledgers import ledger_of
-from tests.unit.serving.control.queries.test_catalog import NOW, World, standing_model
+from tests.unit.serving.control.queries.test_catalog import NOW, World, put_rollback, standing_model
 
 MAY = {right.value: True for right in Right}
 
@@ -191,7 +191,7 @@ def test_a_rollback_under_way_is_seen_where_the_model_is(world: World, fraud: Mo
         "incident": "",
     }
     saved = {"id": "fraud-rollback-x", "wish": {**request, "run_id": "r1"}, "leaves": 2, "returns": 1}
-    write(world.home.releases / "fraud" / "rollbacks" / "fraud-rollback-x.json", saved)
+    put_rollback(world, saved)
     world.airflow.at_work = {("model_rollback", "r1")}
     overview = world.catalog.overview(only="under_way")
     assert [row.name for row in overview.models] == ["fraud"]

@@ -17,7 +17,7 @@ from serving.cli.app import app
 from serving.control.client import ControllerClient
 from serving.control.controller import api
 from serving.control.controller.leadership import Leadership
-from serving.control.controller.server import Server
+from serving.control.controller.server import ControllerServer
 from serving.control.rollout.control import ControlRequest
 from serving.control.wiring import now
 from serving.credentials import controller_token
@@ -62,7 +62,7 @@ def controller_on(
         targets=list,
         require_last=require_last,
     )
-    server = Server(built, home.ports.controller).start()
+    server = ControllerServer(built, home.ports.controller).start()
     try:
         yield router
     finally:

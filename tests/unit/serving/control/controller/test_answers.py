@@ -81,7 +81,7 @@ class Scene:
         return self.journal.load(RELEASE)
 
     def controller_until(self, condition: Callable[[], bool]) -> None:
-        metrics = EnvoyAdmin(self.gateway.home.envoy_admin_url, timeout_seconds=10)
+        metrics = EnvoyAdmin(self.gateway.home.envoy_stats_url, timeout_seconds=10)
         controller = Controller(
             self.journal,
             self.gateway.router,

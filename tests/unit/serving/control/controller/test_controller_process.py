@@ -118,6 +118,8 @@ def fail(upstream: Upstream) -> None:
 
 def test_a_failing_candidate_is_taken_out_and_no_client_notices(scene: Scene) -> None:
     time.sleep(1)
+    none_yet = f'slipway_controller_rollbacks_total{{service="{SERVICE}"}} 0.0'
+    assert none_yet in httpx.get(scene.controller_url("metrics")).text
     fail(scene.candidate)
     scene.wait_for(Phase.ROLLED_BACK)
     assert scene.router.read(SERVICE).split == ALL_STABLE

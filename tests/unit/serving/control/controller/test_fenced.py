@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from serving.control.controller.fenced import AGAIN_SECONDS, FencedLedger
-from serving.control.controller.leadership import Leadership, NotLeading
+from serving.control.controller.leadership import Leadership
 from serving.control.rollout.journal import Journal, KeptJournal
 from serving.control.rollout.plan import Phase
+from serving.control.traffic import NotLeading
 from serving.gateway.router.kept import LedgerRouter
 from serving.ledger.base import Unreachable
 from serving.ledger.memory import MemoryLedger

@@ -17,7 +17,7 @@ from serving.control import notifications, paused_dags
 from serving.control.controller.holds import MOST_AT_ONCE, Holds
 from serving.control.controller.tick import Controller
 from serving.control.freeze_enforcement import freezes_of
-from serving.control.releases import Request
+from serving.control.releases import Releases, Request
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.control.rollout.plan import Hold, Phase
 from serving.control.wiring import Services
@@ -50,6 +50,7 @@ class HeldWorld(World):
     def services(self) -> Services:
         lock = ReleaseLock(self.ledger)
         ports: Any = {"journal": self.journal, "router": self.router, "rows": self.ledger, "lock": lock}
+        ports["releases"] = Releases(self.ledger)
         return replace(composition.wire(self.home), **ports)
 
     def restart_controller(self) -> HeldWorld:
@@ -140,7 +141,7 @@ def test_of_many_a_few_are_asked_at_a_time_and_each_in_the_end(world: HeldWorld)
 
 
 def test_a_rollout_that_nobody_wrote_down_a_release_of_is_held_by_what_holds_all(world: HeldWorld) -> None:
-    world.services.releases.path(RELEASE).unlink()
+    world.services.releases.forget(world.services.releases.load(RELEASE))
     world.restart_controller().until(Phase.PROGRESSING, step=1)
     world.freeze()
     world.tick(40)

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from serving.control.controller.leadership import LEASE_SECONDS, Leadership, NotLeading
+from serving.control import wire_errors
+from serving.control.controller.leadership import LEASE_SECONDS, Leadership, named
+from serving.control.traffic import NotLeading
 from serving.ledger.base import Fenced, Lease, Leases, Unreachable
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.rows import Note
@@ -144,3 +146,42 @@ def test_a_lease_of_a_platform_is_shown_to_the_ledger_which_then_refuses_older_o
     assert machine.written == ["first", "second"]
     with pytest.raises(Fenced, match="b has it under token 2"):
         machine.ledger.respect(Lease("controller", "a", 1, AT, LEASE_SECONDS))
+
+
+def test_after_the_store_was_away_its_last_holder_comes_before_who_stands_by(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It alone knows what traffic did meanwhile."""
+    first, second = machine.controller("a"), machine.controller("b")
+    first.look()
+    second.look()
+
+    def gone(*_: object, **__: object) -> None:
+        raise Unreachable("the ledger is gone", remedy="start it")
+
+    for name in ("renew", "acquire", "lease"):
+        monkeypatch.setattr(machine.ledger, name, gone)
+    machine.seconds += LEASE_SECONDS
+    first.look()
+    second.look()
+    monkeypatch.undo()
+    second.look()
+    assert not second.may_return, "the lease is over, and who had it has not been heard yet"
+    first.look()
+    assert (first.is_leading, second.holder) == (True, "a")
+    machine.seconds += LEASE_SECONDS
+    second.look()
+    assert second.is_leading
+
+
+def test_who_stands_by_names_the_holder_and_where_it_is_asked(machine: Machine) -> None:
+    first = machine.controller(named("host:/home:1", "http://10.0.0.1:8484"))
+    second = machine.controller(named("host:/home:2", "http://10.0.0.2:8484"))
+    first.look()
+    second.look()
+    with pytest.raises(NotLeading) as refused:
+        second.require_last()
+    assert refused.value.leader == "http://10.0.0.1:8484"
+    told = wire_errors.from_json(wire_errors.to_json(refused.value))
+    assert isinstance(told, NotLeading)
+    assert (told.leader, told.problem) == (refused.value.leader, refused.value.problem)

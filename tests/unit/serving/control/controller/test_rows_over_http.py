@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from serving.cli.app import app
 from serving.control.controller import api
-from serving.control.controller.server import Server
+from serving.control.controller.server import ControllerServer
 from serving.control.controller_link import ControllerDown
 from serving.control.rows_client import RowsClient
 from serving.credentials import controller_token
@@ -40,7 +40,7 @@ class Port:
         self.home = Home(root, replace(Ports(), controller=free_ports(1)[0]))
         self.ledger = open_ledger(url or f"sqlite:///{root / 'ledger.db'}")
         self.rows = RowsClient(self.home)
-        self._server: Server | None = None
+        self._server: ControllerServer | None = None
 
     def start(self) -> None:
         nobody: Any = None
@@ -55,7 +55,7 @@ class Port:
             is_alive=lambda: True,
             targets=list,
         )
-        self._server = Server(app, self.home.ports.controller).start()
+        self._server = ControllerServer(app, self.home.ports.controller).start()
 
     def stop(self) -> None:
         if self._server:

@@ -16,7 +16,8 @@ from serving.control.rollout.record import Record
 from serving.control.shadow import Shadow
 from serving.ledger.base import Unreachable
 from serving.ledger.rows import Observation, Rollout
-from serving.types import ALL_STABLE, Outcome, RouteSettings, Slot
+from serving.metrics.base import EndpointCounters
+from serving.types import ALL_STABLE, Endpoint, Outcome, RouteSettings, Slot
 from tests.unit.serving.world import PLAN, RELEASE, World, deployed
 
 
@@ -34,6 +35,26 @@ def test_it_rolls_back_what_fails(world: World) -> None:
 def test_at_100_percent_errors_three_looks_are_enough(world: World) -> None:
     world.requests(25).until(Phase.PROGRESSING, step=1).candidate_errors(1.0).tick(3)
     assert world.phase is Phase.ROLLED_BACK
+
+
+def test_counters_that_nobody_judges_are_read_now_and_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read = [0], world.counters
+
+    def counted() -> dict[str, dict[Endpoint, EndpointCounters]]:
+        reads[0] += 1
+        return read()
+
+    monkeypatch.setattr(world, "counters", counted)
+    world.until(Phase.PROGRESSING, step=1)
+    reads[0] = 0
+    world.tick(8)
+    assert reads == [8]
+    world.candidate_errors(1.0).until(Phase.ROLLED_BACK).tick()
+    reads[0] = 0
+    world.tick(80, seconds=0.25)
+    assert reads == [10]
 
 
 def test_restarted_it_believes_what_it_believed_before(world: World) -> None:

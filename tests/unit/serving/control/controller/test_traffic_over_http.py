@@ -151,8 +151,8 @@ class Installation:
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with gateway_running(tmp_path_factory.mktemp("home")) as gateway:
-        pods_from, redis = free_ports(2)
-        ports: Ports = replace(gateway.home.ports, pods_from=pods_from, redis=redis)
+        (pods_from,) = free_ports(1)
+        ports: Ports = replace(gateway.home.ports, pods_from=pods_from)
         gateway.home = Home(gateway.home.root, ports)
         environment = {**os.environ, "SLIPWAY_HOME": str(gateway.home.root), "PYTHONPATH": str(ROOT)}
         start_supervisord(gateway.home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from model_store.build import Gated
+from model_store.stages.base import Gated
 from serving.control.queries.candidates import candidate_rows
 
 
@@ -71,3 +71,10 @@ def test_what_could_not_be_made_says_why() -> None:
     none["report"]["checks"] = []
     rows = candidate_rows([none], runtime="onnxruntime", chosen=None)
     assert [(row.status, row.reason) for row in rows] == [("none", "no node can be quantized")]
+
+
+def test_the_model_as_it_was_logged_is_run_by_python_and_is_no_engine_beside_itself() -> None:
+    logged = {"format": "mlflow", "size_bytes": 9_000_000}
+    whole = gated("original", "as logged", served=logged, engines=[logged])
+    rows = candidate_rows([gated("fp32"), whole], runtime="onnxruntime", chosen="fp32")
+    assert [(row.precision, row.target) for row in rows] == [("fp32", "onnxruntime"), ("original", "python")]

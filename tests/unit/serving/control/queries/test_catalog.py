@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import orjson
 import pytest
 
 from benchmarks.page.home import ModelFiles
@@ -27,7 +27,7 @@ from serving.control.queries.runs import ModelDag, Question, RunSnapshot, Situat
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.home import Home, Ports
-from serving.ledger.rows import Turn
+from serving.ledger.rows import Release, Request, Turn
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint
 from tests.ledgers import ledger_of
@@ -66,10 +66,8 @@ class Airflow:
 def _by_locks(home: Home) -> Iterator[tuple[str, str]]:
     for turn in ledger_of(home).find(Turn):
         for name in filter(None, (turn.holder, turn.waiting)):
-            asked = home.releases / turn.service / f"{name}.json"
-            if asked.exists():
-                request = orjson.loads(asked.read_bytes())["request"]
-                yield request["dag_id"], request["run_id"]
+            for asked in ledger_of(home).find(Release, id=name):
+                yield asked.document["request"]["dag_id"], asked.document["request"]["run_id"]
 
 
 class Proxy:
@@ -246,7 +244,7 @@ def test_what_changes_is_seen_at_the_next_look(world: World, fraud: ModelFiles) 
     name = fraud.release(2, "preparing")
     assert world.catalog.releases(model="fraud").matching == 2
     ended = ReleaseOutcome(name, "blocked", "gate: nothing passed", NOW)
-    outcomes.save(world.home.releases, "fraud", ended)
+    outcomes.save(ledger_of(world.home), ended)
     ReleaseLock(ledger_of(world.home)).release("fraud", name)
     row = world.catalog.releases(model="fraud").releases[0]
     assert (row.status, row.why) == (ReleaseStatus.BLOCKED, "gate: nothing passed")
@@ -255,7 +253,7 @@ def test_what_changes_is_seen_at_the_next_look(world: World, fraud: ModelFiles) 
 def test_one_that_never_came_to_its_turn_says_to_whom_it_lost_it(world: World, fraud: ModelFiles) -> None:
     name = fraud.release(2, "asked")
     words = "superseded by fraud-v2-x, which releases the same version"
-    outcomes.save(world.home.releases, "fraud", ReleaseOutcome(name, "superseded", words, NOW))
+    outcomes.save(ledger_of(world.home), ReleaseOutcome(name, "superseded", words, NOW))
     row = world.catalog.release(name).row
     assert (row.status, row.why) == (ReleaseStatus.SUPERSEDED, words)
 
@@ -459,7 +457,7 @@ def test_a_holder_of_the_lock_whose_run_is_over_is_not_on_its_way(world: World, 
     assert world.catalog.releases(status="under_way").matching == 0
     assert [one.id for one in world.catalog.releases(status="blocked").releases] == [name]
     kept = ReleaseOutcome(name, "blocked", "gate: 12 MB, at most 10", NOW)
-    outcomes.save(world.home.releases, "fraud", kept)
+    outcomes.save(ledger_of(world.home), kept)
     assert world.catalog.release(name).row.why == kept.reason, "its own words where it left some"
 
 
@@ -525,9 +523,21 @@ def went_back(world: World, leaves: int, returns: int, at: datetime, *, switched
     saved = {"id": f"fraud-rollback-{at:%H%M%S}", "wish": request, "leaves": leaves, "returns": returns}
     if switched:
         saved["switched_at"] = (at + timedelta(seconds=3)).isoformat()
-    path = world.home.releases / "fraud" / "rollbacks" / f"{saved['id']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(orjson.dumps(saved))
+    put_rollback(world, saved)
+
+
+def put_rollback(world: World, saved: dict[str, Any]) -> None:
+    asked, at = saved["wish"], datetime.fromisoformat(saved["wish"]["at"])
+    row = Request(
+        id=saved["id"],
+        service=asked["model"],
+        action="rollback",
+        by=asked["by"],
+        reason=asked["reason"],
+        at=at,
+        document=saved,
+    )
+    ledger_of(world.home).save(row)
 
 
 def test_a_release_whose_version_was_left_later_says_so_everywhere(world: World, fraud: ModelFiles) -> None:

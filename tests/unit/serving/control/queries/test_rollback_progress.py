@@ -12,7 +12,7 @@ from serving.control.queries.runs import Situation
 from serving.control.queries.snapshots import RollbackSnapshot
 from serving.control.queries.statuses import RollbackStatus
 from serving.control.queries.views import RollbackRow
-from serving.gateway.router.history import RouteChange, Served
+from serving.gateway.router.base import RouteChange, ServedArm
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Route, Slot
 
 NOW = datetime(2026, 11, 30, 8, 0, tzinfo=UTC)
@@ -26,7 +26,7 @@ def at(seconds: float) -> datetime:
 
 
 def change(version: int, seconds: float) -> RouteChange:
-    return RouteChange(at(seconds), "fraud", 7, Served(version, "b", 100), Served(9, "c", 0))
+    return RouteChange(at(seconds), "fraud", 7, ServedArm(version, "b", 100), ServedArm(9, "c", 0))
 
 
 def route(version: int) -> Route:

@@ -27,8 +27,8 @@ SERVICE = "apart"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    gateway, admin, ads, stats = free_ports(4)
-    ports = Ports(gateway=gateway, envoy_admin=admin, ads=ads, envoy_stats=stats)
+    gateway, ads, stats = free_ports(3)
+    ports = Ports(gateway=gateway, ads=ads, envoy_stats=stats)
     return Home(tmp_path / "controllers", ports, "ads")
 
 

@@ -76,7 +76,7 @@ def test_what_it_refuses_is_told_in_the_words_of_its_log_and_holds_up_no_weights
 
 
 def test_one_that_does_not_run_is_waited_for_by_nobody(tmp_path: Path, gateway: Gateway) -> None:
-    dead = Home(tmp_path, Ports(envoy_admin=gateway.home.ports.controller))
+    dead = Home(tmp_path, Ports(envoy_stats=gateway.home.ports.controller))
     assert delivery_of(dead).proxies() == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from serving.gateway import attempts, authentication, bootstrap
 from serving.gateway.bootstrap import prepare
 from serving.gateway.delivery.ads.messages import ROUTES, Encoder, UnknownMessage, encoded, kind
-from serving.gateway.delivery.ads.records import Records
+from serving.gateway.delivery.ads.records import GatewayFiles
 from serving.gateway.delivery.choice import delivery_of
 from serving.gateway.paths import routes_file
 from serving.gateway.router.envoy_file import EnvoyFileRouter
@@ -69,17 +69,17 @@ def test_what_envoy_would_not_understand_says_what_is_wrong() -> None:
 
 
 def test_two_servers_of_the_same_files_say_the_same_versions(home: Home) -> None:
-    one, other = Records(home).read(), Records(home).read()
+    one, other = GatewayFiles(home).read(), GatewayFiles(home).read()
     assert one is not None
     assert one == other
 
 
 def test_before_the_files_are_there_nothing_is_known(tmp_path: Path) -> None:
-    assert Records(Home(tmp_path, Ports(), "ads")).read() is None
+    assert GatewayFiles(Home(tmp_path, Ports(), "ads")).read() is None
 
 
 def test_a_torn_file_changes_nothing_of_what_is_told(home: Home) -> None:
-    records = Records(home)
+    records = GatewayFiles(home)
     before = records.read()
     routes_file(home).write_text("{ torn")
     EnvoyFileRouter(home).file("a").write_text("")
@@ -89,7 +89,7 @@ def test_a_torn_file_changes_nothing_of_what_is_told(home: Home) -> None:
 
 
 def test_what_has_not_changed_is_not_made_again(home: Home) -> None:
-    records = Records(home)
+    records = GatewayFiles(home)
     before = records.read()
     EnvoyFileRouter(home).write("a", TrafficSplit(90, 10, True), stable=BLUE, candidate=GREEN, at=1)
     after = records.read()

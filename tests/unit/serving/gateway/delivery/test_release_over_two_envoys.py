@@ -70,7 +70,7 @@ class Release:
 @pytest.fixture
 def release(tmp_path: Path) -> Iterator[Release]:
     gateway, admin, ads = free_ports(3)
-    home = Home(tmp_path, Ports(gateway=gateway, envoy_admin=admin, ads=ads), "ads")
+    home = Home(tmp_path, Ports(gateway=gateway, envoy_stats=admin, ads=ads), "ads")
     home.logs.mkdir(parents=True)
     with ExitStack() as running:
         made = Release(World(home, running, running.enter_context(pods_running())), tmp_path)

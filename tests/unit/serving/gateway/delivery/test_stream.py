@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serving.gateway.delivery.ads.messages import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES
 from serving.gateway.delivery.ads.state import Resource, State
-from serving.gateway.delivery.ads.stream import Request, Response, Stream
+from serving.gateway.delivery.ads.stream import DiscoveryRequest, DiscoveryResponse, DiscoveryStream
 
 
 def resource(type_url: str, name: str, version: str = "1") -> Resource:
@@ -26,43 +26,45 @@ class Envoy:
     """Asks for clusters, listeners and routes, and then for the endpoints of the clusters that it got."""
 
     def __init__(self) -> None:
-        self.stream, self.refuses = Stream(), ("", "")
+        self.stream, self.refuses = DiscoveryStream(), ("", "")
         self.clusters: frozenset[str] = frozenset()
         self.nonces: dict[str, str] = {}
 
-    def connect(self, state: State, version: str = "") -> list[Response]:
+    def connect(self, state: State, version: str = "") -> list[DiscoveryResponse]:
         for type_url, names in ((CLUSTERS, []), (LISTENERS, []), (ROUTES, ["models"])):
-            self.stream.heard(Request(type_url, frozenset(names), version), state)
+            self.stream.heard(DiscoveryRequest(type_url, frozenset(names), version), state)
         return self.settle(state)
 
-    def settle(self, state: State) -> list[Response]:
+    def settle(self, state: State) -> list[DiscoveryResponse]:
         """Answer until nothing is due."""
-        said: list[Response] = []
+        said: list[DiscoveryResponse] = []
         while due := list(self.stream.due(state)):
             for response in due:
                 said.append(response)
                 self.take(response, state)
         return said
 
-    def take(self, response: Response, state: State) -> None:
+    def take(self, response: DiscoveryResponse, state: State) -> None:
         names = {name.name for name in response.resources}
         wanted = frozenset() if response.type_url != ROUTES else frozenset({"models"})
         if response.type_url == ENDPOINTS:
             wanted = self.clusters
         error = "bad" if self.refuses[0] == response.type_url and self.refuses[1] in names else ""
         self.nonces[response.type_url] = response.nonce
-        self.stream.heard(Request(response.type_url, wanted, response.version, response.nonce, error), state)
+        self.stream.heard(
+            DiscoveryRequest(response.type_url, wanted, response.version, response.nonce, error), state
+        )
         if response.type_url == CLUSTERS and not error:
             self.clusters = frozenset(names)
             nonce = self.nonces.get(ENDPOINTS, "")
-            self.stream.heard(Request(ENDPOINTS, self.clusters, "", nonce), state)
+            self.stream.heard(DiscoveryRequest(ENDPOINTS, self.clusters, "", nonce), state)
 
 
-def types(said: list[Response]) -> list[str]:
+def types(said: list[DiscoveryResponse]) -> list[str]:
     return [each.type_url for each in said]
 
 
-def named(response: Response) -> list[str]:
+def named(response: DiscoveryResponse) -> list[str]:
     return [each.name for each in response.resources]
 
 
@@ -156,7 +158,7 @@ def test_what_was_said_before_the_last_response_arrived_changes_no_subscription(
     old = envoy.nonces[ENDPOINTS]
     now = state(CLUSTER, resource(ENDPOINTS, "m", "2"))
     (told,) = envoy.stream.due(now)
-    envoy.stream.heard(Request(ENDPOINTS, frozenset(), "", old), now)
+    envoy.stream.heard(DiscoveryRequest(ENDPOINTS, frozenset(), "", old), now)
     assert envoy.stream.is_waited_for
     envoy.take(told, now)
     assert not envoy.stream.is_waited_for
@@ -186,9 +188,9 @@ def test_who_connects_again_is_told_everything_again_in_the_same_words() -> None
 
 def test_an_envoy_is_ready_once_it_has_routes_or_had_them_before() -> None:
     now = state(CLUSTER, ASSIGNMENT)
-    fresh, back = Stream(), Stream()
-    fresh.heard(Request(CLUSTERS, frozenset()), now)
-    back.heard(Request(CLUSTERS, frozenset(), version="1"), now)
+    fresh, back = DiscoveryStream(), DiscoveryStream()
+    fresh.heard(DiscoveryRequest(CLUSTERS, frozenset()), now)
+    back.heard(DiscoveryRequest(CLUSTERS, frozenset(), version="1"), now)
     assert (fresh.is_ready, back.is_ready) == (False, True)
     envoy = Envoy()
     envoy.connect(now)

@@ -111,7 +111,7 @@ class World:
 
     def weight(self, id: str) -> float:
         """The candidate's share (0-1) in that Envoy."""
-        admin = EnvoyAdmin(self.homes[id].envoy_admin_url)
+        admin = EnvoyAdmin(self.homes[id].envoy_stats_url)
         try:
             found = admin.counters()[SERVICE]
         finally:
@@ -133,7 +133,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     gateway, admin, ads = free_ports(3)
-    home = Home(tmp_path, Ports(gateway=gateway, envoy_admin=admin, ads=ads), "ads")
+    home = Home(tmp_path, Ports(gateway=gateway, envoy_stats=admin, ads=ads), "ads")
     home.logs.mkdir(parents=True)
     with ExitStack() as running:
         yield World(home, running, running.enter_context(pods_running()))
@@ -203,7 +203,7 @@ def counted(world: World) -> list[int]:
     """What stable answered in each Envoy: a cluster made anew would begin at 0."""
     found = []
     for home in world.homes.values():
-        admin = EnvoyAdmin(home.envoy_admin_url)
+        admin = EnvoyAdmin(home.envoy_stats_url)
         found.append(admin.counters()[SERVICE][world.stable.endpoints[0]].requests)
         admin.close()
     return found

@@ -115,6 +115,20 @@ def test_a_way_back_wins_over_a_step_that_nobody_knew_was_written(scene: Scene) 
     assert scene.written == (4, 0)
 
 
+def test_a_way_back_that_is_written_down_late_ends_no_later_release(scene: Scene) -> None:
+    """Whoever took over came to the same, and a new version has begun since."""
+    scene.return_traffic()
+    other = LedgerRouter(scene.ledger, MemoryRouter())
+    other.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=2)
+    other.settle()
+    new = replace(GREEN, ref=replace(GREEN.ref, bundle_id="b9", version=9))
+    other.write("m", ALL_STABLE, stable=BLUE, candidate=new, at=3)
+    begun = other.write("m", HALF, stable=BLUE, candidate=new, at=4)
+    scene.router.settle()
+    assert scene.written == (begun.revision, 50)
+    assert scene.told.read("m") == scene.router.read("m") == begun
+
+
 def test_traffic_that_was_returned_by_hand_is_written_down_and_stays_returned(scene: Scene) -> None:
     scene.told.write("m", ALL_STABLE, stable=BLUE, candidate=GREEN, at=2)
     with pytest.raises(StaleRoute):

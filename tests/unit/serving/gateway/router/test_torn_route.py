@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from serving.gateway import methods, readiness
+from serving.gateway import methods, readiness, routes
 from serving.gateway.bootstrap import prepare
 from serving.gateway.paths import clusters_file, routes_file
 from serving.gateway.router.base import UnreadableRoute
@@ -164,3 +164,19 @@ def test_a_mended_file_counts_at_once(router: EnvoyFileRouter) -> None:
 def test_prometheus_is_told_of_the_others(router: EnvoyFileRouter) -> None:
     tear(router, "b")
     assert {group["labels"]["service"] for group in targets(router)} == {"a", "c"}
+
+
+def services_by_host(home: Home) -> list[str]:
+    (table,) = orjson.loads(routes_file(home).read_bytes())["resources"]
+    matches = [route["match"] for route in table["virtual_hosts"][0]["routes"]]
+    return list(dict.fromkeys(filter(None, map(routes.service_of_host, matches))))
+
+
+def test_a_host_with_a_dot_is_first_that_of_the_model_called_so_torn_or_not(
+    home: Home, router: EnvoyFileRouter
+) -> None:
+    router.write("a.b", ALL_STABLE, stable=BLUE, candidate=GREEN, at=0)
+    assert services_by_host(home) == ["a.b", "a", "b", "c"]
+    tear(router, "a.b")
+    router.write("c", ALL_STABLE, stable=BLUE, candidate=GREEN, at=1)
+    assert services_by_host(home) == ["a.b", "a", "b", "c"]

@@ -9,18 +9,18 @@ from pydantic import ValidationError
 
 from serving.platforms.base import DeploymentPhase
 from serving.platforms.docker.diagnosis import status_of
-from serving.platforms.docker.wanted import Death, Pod, Ref, Standing, Wanted
+from serving.platforms.docker.wanted import Death, PodContainer, PodsRequest, Ref, Standing
 from serving.types import Endpoint, Slot
 
 REF = Ref(service="fraud", slot=Slot.BLUE, bundle_id="abc", version=3)
 
 
-def pod(number: int, **said: Any) -> Pod:
+def pod(number: int, **said: Any) -> PodContainer:
     usual = {"number": number, "address": f"10.0.0.{number}", "state": "running", "memory_mebi": 600}
-    return Pod(**{**usual, **said})
+    return PodContainer(**{**usual, **said})
 
 
-def standing(*pods: Pod, **said: Any) -> Standing:
+def standing(*pods: PodContainer, **said: Any) -> Standing:
     return Standing(**{"ref": REF, "replicas": 2, "served": (), "pods": pods, **said})
 
 
@@ -68,5 +68,8 @@ def test_a_bundle_is_named_by_what_leaves_no_folder(bundle: str) -> None:
 
 
 def test_a_pod_may_have_more_memory_the_larger_its_bundle_is() -> None:
-    small, large = Wanted(ref=REF, replicas=1), Wanted(ref=REF, replicas=1, bundle_bytes=100 * 2**20)
+    small, large = (
+        PodsRequest(ref=REF, replicas=1),
+        PodsRequest(ref=REF, replicas=1, bundle_bytes=100 * 2**20),
+    )
     assert (small.memory_mebi(), large.memory_mebi()) == (512, 812)

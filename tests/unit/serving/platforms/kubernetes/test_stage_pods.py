@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_store.release_spec.kubernetes import BuildKubernetes, Resources, StagePods
-from serving.platforms.kubernetes.installation import Builds, Bundles, Installation
+from serving.platforms.kubernetes.installation import Builds, BundleLocation, Installation
 from serving.platforms.kubernetes.stage_endings import StagePhase, state_of
 from serving.platforms.kubernetes.stage_pods import StageWork, stage_pod
 
@@ -116,7 +116,7 @@ def test_devices_are_asked_for_as_they_are_limited() -> None:
 
 
 def test_credentials_of_bundles_do_where_builds_have_none() -> None:
-    installation = Installation(bundles=Bundles(url="s3://models/p", secret="reading"))
+    installation = Installation(bundles=BundleLocation(url="s3://models/p", secret="reading"))
     (container,) = stage_pod(WORK, StagePods(image="stage:1"), installation)["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "reading"}}]
 

@@ -15,7 +15,7 @@ from serving.home import Home, Ports
 from serving.platforms.base import DeploymentSpec
 from serving.platforms.kubernetes.deployment import deployment
 from serving.platforms.kubernetes.installation import Installation, read_installation
-from serving.platforms.kubernetes.wanted import Wanted, wanted_of
+from serving.platforms.kubernetes.wanted import DesiredDeployment, wanted_of
 from serving.types import DeploymentRef, Slot
 
 SET_UP = {"bundles": {"url": "s3://models"}, "defaults": {"image": "pods:1"}}
@@ -28,7 +28,7 @@ def installation(tmp_path: Path, **said: Any) -> Installation:
 
 def wanted(
     tmp_path: Path, said: Installation, serving: dict[str, Any] | None = None, **manifest: Any
-) -> Wanted:
+) -> DesiredDeployment:
     folder = tmp_path / "bundle"
     folder.mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps({"serving": serving or {}, **manifest}))
@@ -72,7 +72,7 @@ def test_bundles_are_where_the_installation_keeps_them_unless_its_file_says_othe
     assert read_installation(home, {"SLIPWAY_STORAGE_URL": "file:///of/this/machine"}).bundles is None
 
 
-def container(of: Wanted, said: Installation) -> dict[str, Any]:
+def container(of: DesiredDeployment, said: Installation) -> dict[str, Any]:
     found: dict[str, Any] = deployment(of, said, replicas=of.replicas)["spec"]["template"]["spec"][
         "containers"
     ][0]

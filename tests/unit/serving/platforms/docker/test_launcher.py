@@ -1,0 +1,58 @@
+"""What the launcher asks an Engine for, and how often. In a real Engine: `tests/docker`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from serving.platforms.docker.engine import FoundContainer
+from serving.platforms.docker.launcher import Launcher
+from serving.platforms.docker.records import DeploymentRecord, DeploymentRecords
+from serving.platforms.docker.wanted import PodsRequest, Ref
+from serving.types import Slot
+
+WANTED = PodsRequest(ref=Ref(service="m", slot=Slot.BLUE, bundle_id="b", version=1), replicas=1)
+RUNNING = FoundContainer("id", "pod", "what", 0, "10.0.0.9", "running", 0, 0, was_out_of_memory=False)
+
+
+class EngineOfOne:
+    """As far as a listing asks it: one pod, whose log grows."""
+
+    def __init__(self) -> None:
+        self.pod, self.reads = RUNNING, 0
+
+    def pods(self) -> list[FoundContainer]:
+        return [self.pod]
+
+    def digest(self, wanted: PodsRequest) -> str:
+        return self.pod.what
+
+    def memory_mebi(self, wanted: PodsRequest) -> int:
+        return 512
+
+    def last_words(self, pod: FoundContainer) -> tuple[str, ...]:
+        self.reads += 1
+        return (f"said when its log was read the {self.reads}. time",)
+
+
+def words(launcher: Launcher) -> tuple[str, ...] | None:
+    (standing,) = launcher.listing().standing
+    (pod,) = standing.pods
+    return pod.death.words if pod.death else None
+
+
+def test_a_log_is_read_once_for_each_death_and_of_who_lives_never(tmp_path: Path) -> None:
+    records, engine = DeploymentRecords(tmp_path), EngineOfOne()
+    records.write(DeploymentRecord(wanted=WANTED, addresses=("10.0.0.9",)))
+    launcher = Launcher(engine, records)  # type: ignore[arg-type] - of an Engine only what is asked
+    assert words(launcher) is None
+    assert engine.reads == 0
+    engine.pod = replace(RUNNING, state="exited", exit_code=1)
+    first = words(launcher)
+    # Docker starts it again, and it is asked about again and again.
+    engine.pod = replace(RUNNING, restarts=1, exit_code=1)
+    assert words(launcher) == words(launcher) == first
+    assert engine.reads == 1
+    engine.pod = replace(RUNNING, restarts=2, exit_code=1)
+    assert words(launcher) != first
+    assert engine.reads == 2

@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.tools import command_for
 
-# One process that did not start in time fails all tests that share it: MLflow's in the demo's, 13.
+# Beyond them the change is what is broken.
 MOST_REPEATED = 20
 
 # So many files are named as those that took longest.
@@ -36,6 +36,7 @@ Run = Callable[[tuple[str, ...]], int]
 @dataclass
 class Outcomes:
     """Of tests by their ids. `skipped`: why. `flaky`: failed, then passed. `stories`: failed as part of one.
+    `not_set_up`: failed before they began.
 
     `broken`: a module that could not be collected, an interruption, no test at all. `seconds`: of tests and
     what they set up, by file; several run at once, so that together they are more than the clock's.
@@ -45,6 +46,7 @@ class Outcomes:
     failed: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
     stories: set[str] = field(default_factory=set)
+    not_set_up: set[str] = field(default_factory=set)
     flaky: set[str] = field(default_factory=set)
     seconds: Counter[str] = field(default_factory=Counter)
     broken: bool = False
@@ -68,11 +70,11 @@ class Outcomes:
 def run_tests(run: Run, *arguments: str) -> Outcomes:
     """Run pytest with these arguments, then each test that failed once more, alone."""
     outcomes = _run_once(run, *arguments)
-    to_repeat = {_alone(test, outcomes) for test in outcomes.failed}
+    to_repeat = sorted({_together(test, outcomes) for test in outcomes.failed})
     if outcomes.broken or len(to_repeat) > MOST_REPEATED:
         return outcomes
-    for part in sorted(to_repeat):
-        again = _run_once(run, part)
+    for part in to_repeat:
+        again = _run_once(run, *part)
         # In a story, also what fails now and passed before.
         outcomes.flaky |= outcomes.failed & again.passed | again.failed & outcomes.passed
         outcomes.interrupted |= again.interrupted
@@ -83,9 +85,14 @@ def run_tests(run: Run, *arguments: str) -> Outcomes:
     return outcomes
 
 
-def _alone(test: str, outcomes: Outcomes) -> str:
+def _together(test: str, outcomes: Outcomes) -> tuple[str, ...]:
     """What is repeated for it: its module if each of its tests starts from what the one before left."""
-    return test.partition("::")[0] if test in outcomes.stories else test
+    module = test.partition("::")[0]
+    if test in outcomes.stories:
+        return (module,)
+    if test in outcomes.not_set_up:
+        return tuple(sorted(one for one in outcomes.not_set_up if one.partition("::")[0] == module))
+    return (test,)
 
 
 def _run_once(run: Run, *arguments: str) -> Outcomes:
@@ -110,6 +117,8 @@ def _read(log: Path) -> Outcomes:
         if entry["outcome"] == "failed":
             if is_test:
                 outcomes.failed.add(entry["nodeid"])
+                if entry["when"] == "setup":
+                    outcomes.not_set_up.add(entry["nodeid"])
                 if "story" in entry["keywords"]:
                     outcomes.stories.add(entry["nodeid"])
             else:

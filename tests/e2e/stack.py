@@ -27,6 +27,8 @@ LAUNCHER = REPOSITORY / "slipway"
 TEST_DAGS = Path(__file__).parent / "dags"
 # How processes of a stack are marked (docs/decisions/0050).
 MARK = "SLIPWAY_SUPERVISED"
+# Lines of a log, which is enough for a sentence and what it follows from.
+LAST_WORDS = 30
 # Seconds between commands that are waited on: each takes a second of the processor that the stack starts on.
 COMMANDS = 3.0
 
@@ -150,6 +152,15 @@ class Stack:
     def wait_for(self, run: DagRun, *, seconds: float = 120) -> DagRun:
         wait_until(lambda: self.platform.run(run).has_ended, seconds=seconds, what=f"the end of {run.dag_id}")
         return self.platform.run(run)
+
+    def why(self, run: DagRun) -> str:
+        """Its tasks, and the last lines of the failed ones, as a person would look them up."""
+        lines = [f"{run.dag_id} is {self.platform.run(run).state}"]
+        for task in self.platform.tasks(run):
+            lines.append(f"{task['task_id']}: {task['state']}")
+            if task["state"] in ("failed", "up_for_retry"):
+                lines += [f"    {line}" for line in self.platform.log(run, task)[-LAST_WORDS:]]
+        return "\n".join(lines)
 
     def processes(self) -> list[psutil.Process]:
         """Every process that the stack has started, whoever its parent is now."""

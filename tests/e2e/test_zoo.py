@@ -133,7 +133,7 @@ def zoo(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 
 def is_promoted(stack: Stack, run: DagRun) -> bool:
-    assert stack.platform.run(run).state != "failed", run.dag_id
+    assert stack.platform.run(run).state != "failed", stack.why(run)
     tasks = (one for one in stack.platform.tasks(run) if one["task_id"] == "rollout.promote")
     return next(tasks)["state"] == "success"
 

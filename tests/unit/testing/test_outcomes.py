@@ -103,6 +103,15 @@ def test_of_a_story_the_whole_module_is_repeated_once(suite: Suite) -> None:
     assert [name for name, _ in suite.ran()] == ["begins", "goes_on", "ends"] * 2
 
 
+def test_tests_whose_setup_failed_share_it_again_when_they_are_repeated(suite: Suite) -> None:
+    fixture = ("import pytest", "@pytest.fixture(scope='module')", "def made():")
+    fails = ("    assert log('made') == 2",)
+    tests = ("def test_a(made):", "    log('a')", "def test_b(made):", "    log('b')")
+    outcomes = suite.write(*fixture, *fails, *tests).run()
+    assert outcomes.flaky == {"test_it.py::test_a", "test_it.py::test_b"}
+    assert [name for name, _ in suite.ran()] == ["made", "made", "a", "b"]
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)])
 def test_a_test_that_took_its_process_along_is_repeated_too(suite: Suite, workers: tuple[str, ...]) -> None:
     outcomes = suite.write("def test_dies():", "    assert log('dies') > 1 or os._exit(3)").run(*workers)

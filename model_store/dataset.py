@@ -2,12 +2,15 @@
 
 `read_dataset` refuses whatever would make a gate judge the data instead of the model: missing or empty
 files, rows without labels, columns that are not there, text where numbers belong, NaN.
+
+Times and gaps in text travel as text to models that are served as they are: no tensor holds them. ONNX has
+neither, so for exported models such columns are refused where they are read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +21,11 @@ from model_store.columns import UnusableColumn, group_numbers, label_values, sli
 from model_store.errors import Permanent
 from model_store.release_spec import Data
 from model_store.tables import read_table
-from model_store.told_as_text import told_as_text
 from model_store.types import TensorSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 Array = np.ndarray[Any, Any]
 Columns = Mapping[str, tuple[str, ...] | str]
@@ -150,3 +153,27 @@ def _nullable(data: Data) -> set[str]:
 
 def _names(bound: Columns) -> set[str]:
     return {name for names in bound.values() for name in ((names,) if isinstance(names, str) else names)}
+
+
+def told_as_text(table: pa.Table, columns: Collection[str], *, nullable: Collection[str]) -> pa.Table:
+    """The table with times as ISO 8601 (`2026-01-31T12:00:00.000000`, and the offset of their time zone if
+    they have one), and with missing text as empty text in the columns that may be empty.
+    """
+    for name in [name for name in table.column_names if name in columns]:
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, _as_text(table.column(name), fill=name in nullable))
+    return table
+
+
+def _as_text(column: pa.ChunkedArray, *, fill: bool) -> pa.ChunkedArray:
+    import pyarrow as pa
+    from pyarrow import compute, types
+
+    if types.is_date(column.type):
+        column = column.cast(pa.timestamp("us"))
+    if types.is_timestamp(column.type):
+        zone = column.type.tz
+        offset = "%z" if zone else ""
+        column = compute.strftime(column.cast(pa.timestamp("us", zone)), format=f"%Y-%m-%dT%H:%M:%S{offset}")
+    is_text = types.is_string(column.type) or types.is_large_string(column.type)
+    return column.fill_null("") if fill and is_text else column

@@ -42,7 +42,7 @@ from serving.ledger import identity
 from serving.ledger.base import Leases, Ledger
 from serving.ledger.home_files import MOVED, MOVED_FOR_GOOD
 from serving.ledger.importing import import_home
-from serving.monitoring.targets import targets
+from serving.monitoring.config import targets
 
 # Where it listens, if that is not this machine alone.
 LISTEN = "SLIPWAY_CONTROLLER_LISTEN"

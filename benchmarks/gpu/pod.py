@@ -34,7 +34,7 @@ from benchmarks.serving.protocols import grpc_frame
 from benchmarks.serving.servers import free_port
 from model_store.bundle.publishing import BundleContents, publish
 from model_store.compile import CompileSpec, NotCompiled
-from model_store.compile.tensorrt import TensorRTCompiler
+from model_store.compile.engines import TensorRTCompiler
 from model_store.engines.manifest import Manifest, read_manifest
 from model_store.engines.registry import open_engine
 from model_store.storage.store import Store

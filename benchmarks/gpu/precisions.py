@@ -27,7 +27,7 @@ from demo.data import Parts
 from demo.service.models import RECIPES, Array, embedded, fit_head, rows_of
 from examples.service.minilm import Config, classifier, encoder, read_safetensors
 from model_store.compile import CompileSpec, NotCompiled
-from model_store.compile.tensorrt import TensorRTCompiler
+from model_store.compile.engines import TensorRTCompiler
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest, read_manifest
 from model_store.engines.registry import open_engine

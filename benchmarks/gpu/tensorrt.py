@@ -26,7 +26,7 @@ import onnxruntime as ort
 from benchmarks.gpu.engine import measure_rate, plain_session, staged
 from benchmarks.gpu.models import Built, build
 from model_store.compile import CompileSpec, NotCompiled
-from model_store.compile.tensorrt import TensorRTCompiler
+from model_store.compile.engines import TensorRTCompiler
 from model_store.engines.manifest import Manifest, read_manifest
 from model_store.engines.registry import open_engine
 from model_store.storage.store import Store

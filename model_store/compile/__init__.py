@@ -17,13 +17,13 @@ def _onnxruntime(store: Store) -> Compiler:
 
 
 def _tensorrt(store: Store) -> Compiler:
-    from model_store.compile.tensorrt import TensorRTCompiler
+    from model_store.compile.engines import TensorRTCompiler
 
     return TensorRTCompiler(store)
 
 
 def _tensorrt_rtx(store: Store) -> Compiler:
-    from model_store.compile.tensorrt_rtx import TensorRTRTXCompiler
+    from model_store.compile.engines import TensorRTRTXCompiler
 
     return TensorRTRTXCompiler(store)
 

@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX share: an engine is built in a child process, within a time limit.
+"""TensorRT and TensorRT-RTX: an engine is built in a child process, within a time limit.
 
 The libraries are native and abort on some models; a crash or hang there must not take the caller along. What
 the builder measured is kept beside the store, for each release of the library, and spares the next build of a
@@ -93,3 +93,28 @@ class EngineCompiler:
                 "warnings": result["warnings"],
             },
         )
+
+
+class TensorRTCompiler(EngineCompiler):
+    """For data-centre GPUs: engines are built on the GPU they will run on. Its libraries are not on PyPI (a
+    stub is), so they are an optional requirement.
+    """
+
+    name = "tensorrt"
+    bindings = "tensorrt_bindings"
+    distributions = ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+    remedy = "on a machine with a data-centre GPU: pip install -r requirements-tensorrt.txt"
+    default_arch = None
+
+
+class TensorRTRTXCompiler(EngineCompiler):
+    """For GeForce and RTX GPUs, built ahead of time on a machine without one. Without architectures named,
+    the library builds for Ampere and later; it has no door for SM90 (H100, H200), which the full TensorRT
+    serves.
+    """
+
+    name = "tensorrt_rtx"
+    bindings = "tensorrt_rtx_bindings"
+    distributions = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
+    remedy = "serve the onnxruntime candidate, or change what the reason names in the model's export"
+    default_arch = "SM80+"

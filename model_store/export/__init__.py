@@ -16,12 +16,11 @@ from typing import Any
 from model_store.durable import digest_bytes
 from model_store.export import boosters, onnx, pytorch, sklearn
 from model_store.export.allowed import code_format, told_of_trust
-from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable
+from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable, Original
 from model_store.export.batches import BatchedModel, require_answers_row_by_row
 from model_store.export.invocations import invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
-from model_store.export.original import Original
 from model_store.export.outputs import as_answered
 from model_store.inference import open_session, saved_answers
 from model_store.release_spec import ReleaseSpec

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model_store.dataset import Dataset
 from model_store.errors import Permanent
 from model_store.export.says import Says
 from model_store.types import Check, ModelRef, TensorSpec, Toolchain
@@ -96,3 +97,22 @@ def _tensors(records: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
 
 def _columns(record: Mapping[str, Any]) -> Columns:
     return {name: names if isinstance(names, str) else tuple(names) for name, names in record.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Original:
+    """`answers`: by ONNX output name, [N, ...], for the evaluation rows `rows`.
+
+    `agreement`: of `onnx` with the original. `says`: what the model says of itself (see
+    `model_store.export.says`). `notes`: what a person should know of the export, in sentences. `answer`: what
+    `predict` of the logged model answers (`model_store.export.invocations`), None for all of its outputs.
+    """
+
+    onnx: bytes
+    rows: Dataset
+    answers: dict[str, np.ndarray[Any, Any]]
+    toolchain: Toolchain
+    agreement: Check
+    says: Says
+    notes: tuple[str, ...] = ()
+    answer: dict[str, Any] | None = None

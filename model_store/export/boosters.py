@@ -18,12 +18,11 @@ from onnx import helper
 from model_store.dataset import Dataset, read_dataset
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.allowed import refuse_unless_allowed
-from model_store.export.base import NotExportable
+from model_store.export.base import NotExportable, Original
 from model_store.export.in_child import AS_IT_IS, run_converter, said, write_rows
 from model_store.export.invocations import NOT_SERVED, answered_values
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx
-from model_store.export.original import Original
 from model_store.export.outputs import without_outputs
 from model_store.export.pairing import Paired, pair
 from model_store.export.requirements import own_interpreter

@@ -10,9 +10,9 @@ import onnx
 
 from model_store.dataset import Dataset, read_dataset
 from model_store.export.agreement import agree
+from model_store.export.base import Original
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx, tensor_specs
-from model_store.export.original import Original
 from model_store.export.outputs import constant_outputs, without_outputs
 from model_store.export.says import said_by_graph
 from model_store.export.signature import match

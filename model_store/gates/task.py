@@ -17,7 +17,7 @@ from model_store.gates.reading import Reading
 from model_store.gates.words import shown, written
 from model_store.metrics.registry import known
 from model_store.release_spec import USUAL
-from model_store.release_spec.fits_task import unfit
+from model_store.release_spec.release import unfit
 from model_store.types import Task
 
 Kind = Task | Literal["classes"]

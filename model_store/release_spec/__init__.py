@@ -3,9 +3,8 @@
 `load` and `load_all` turn every complaint into file, line, field, allowed values and remedy.
 """
 
-from model_store.release_spec.answers import Classes, Outputs, Word, words_of
 from model_store.release_spec.before_traffic import Column, Data, Source
-from model_store.release_spec.complaint import Complaint, InvalidSpec
+from model_store.release_spec.document import Complaint, InvalidSpec
 from model_store.release_spec.freeze import STORED, Freeze
 from model_store.release_spec.gates import (
     USUAL,
@@ -19,10 +18,9 @@ from model_store.release_spec.gates import (
     SliceMargin,
 )
 from model_store.release_spec.in_traffic import Analysis, Approval, Rollout, Serving, Step
-from model_store.release_spec.load import Loaded, load, load_all
+from model_store.release_spec.load import Loaded, expand, load, load_all
 from model_store.release_spec.notify import Notify
-from model_store.release_spec.paths import expand
-from model_store.release_spec.release import MODEL_NAME, ReleaseSpec
+from model_store.release_spec.release import MODEL_NAME, Classes, Outputs, ReleaseSpec, Word, words_of
 from model_store.release_spec.section import Section
 
 __all__ = [

@@ -9,8 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from model_store.release_spec.complaint import Complaint
-from model_store.release_spec.document import Document, Field
+from model_store.release_spec.document import Complaint, Document, Field
 from model_store.release_spec.gates import Margin
 from model_store.release_spec.metric_names import NamedMetric, misnamed
 from model_store.release_spec.section import Contradictions

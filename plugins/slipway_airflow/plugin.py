@@ -10,9 +10,9 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from serving.web.bodies import BoundedBodies
-from slipway_airflow import bodies, links
+from slipway_airflow import links
 from slipway_airflow.approval_renewal import RenewApprovalRequests
-from slipway_airflow.login_brake import LoginBrake
+from slipway_airflow.middlewares import LoginBrake, body_limit
 from slipway_airflow.page import LazyApp, PreparePages
 from slipway_airflow.preloading import PreloadListener
 
@@ -34,7 +34,7 @@ class SlipwayPlugin(AirflowPlugin):
         {
             "middleware": BoundedBodies,
             "args": [],
-            "kwargs": {"limit": bodies.limit},
+            "kwargs": {"limit": body_limit},
             "name": "Slipway: bounded bodies",
         },
         {"middleware": LoginBrake, "args": [], "kwargs": {}, "name": "Slipway: a brake on guesses"},

@@ -15,8 +15,8 @@ from model_store.errors import Permanent
 from serving.ledger.backup import back_up
 from serving.ledger.base import URL_VARIABLE, NewerLedger
 from serving.ledger.database import PATIENCE_SECONDS, Database
+from serving.ledger.migrations import NEWEST, VERSIONS
 from serving.ledger.sql import Clock, SqlLedger, database_clock
-from serving.ledger.versions import NEWEST, VERSIONS
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -10,6 +10,8 @@ import configparser
 import io
 import json
 import os
+import sqlite3
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -142,3 +144,21 @@ def is_migrated(home: Home) -> bool:
 
 def record_migrated(home: Home) -> None:
     write_file(home.airflow / "migrated", version("apache-airflow-core").encode())
+
+
+def end_running(database: Path, job_type: str) -> int:
+    """Mark running jobs of this type as failed and ended: their work is taken over. Returns how many.
+
+    Airflow believes a killed scheduler or triggerer alive for `*_health_check_threshold` (30 s) after its
+    last heartbeat, and leaves its tasks and triggers alone for that long. The launcher knows better: it has
+    just ended the last of the predecessor's processes.
+
+    What `Job.kill` and `SchedulerJobRunner.adopt_or_reset_orphaned_tasks` of Airflow 3.3 write.
+    """
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        ended = connection.execute(
+            "UPDATE job SET state = 'failed', end_date = strftime('%Y-%m-%d %H:%M:%f', 'now')"
+            " WHERE job_type = ? AND state = 'running'",
+            (job_type,),
+        )
+        return ended.rowcount

@@ -19,7 +19,7 @@ from serving import gateway
 from serving.credentials import Credentials, credentials_of
 from serving.home import Home
 from serving.ledger.base import URL_VARIABLE
-from serving.local_stack import airflow_config, airflow_jobs, mlflow_config
+from serving.local_stack import airflow_config, mlflow_config
 from serving.platforms import pods
 from serving.supervision.component import Component
 from serving.supervision.supervisor import RUNNING, ProgramState
@@ -98,7 +98,7 @@ def _airflow(home: Home) -> list[Component]:
         def prepare() -> None:
             migrate_airflow(home)
             if job:
-                airflow_jobs.end_running(airflow_config.database(home), job)
+                airflow_config.end_running(airflow_config.database(home), job)
 
         argv = (sys.executable, "-m", "airflow", name, *arguments)
         return Component(f"airflow-{name}", argv, env=env or {}, prepare=prepare, niceness=niceness)

@@ -1,4 +1,5 @@
-"""The configuration files of Prometheus and Alertmanager for one installation."""
+"""The configuration files of Prometheus and Alertmanager for one installation, and which pods to scrape:
+those that stand in a route, wherever they run."""
 
 from __future__ import annotations
 
@@ -10,10 +11,13 @@ from typing import Any
 import yaml
 
 from model_store.durable import write_file
+from model_store.errors import SlipwayError
 from serving.credentials import write_secret
+from serving.gateway.router.base import TrafficRouter
 from serving.home import Home
 from serving.inbound.secrets import secrets_of
 from serving.monitoring.incidents import alert_token
+from serving.types import Route
 
 ALERTS_PATH = "/slipway/alerts"
 PREVIEW = r".+\.(candidate|stable|retrying|streams)"  # clusters of `serving.gateway.clusters`, no services
@@ -200,3 +204,29 @@ def _yaml(message: Message) -> str:
     return "# Written by `python -m serving.monitoring`; changes here are lost.\n" + yaml.safe_dump(
         message, sort_keys=False
     )
+
+
+def targets(router: TrafficRouter) -> list[dict[str, Any]]:
+    """All routes' endpoints in Prometheus' HTTP service discovery format, a group per deployment.
+
+    A service whose route cannot be read is left out: one broken file must not blind us to all others.
+    https://prometheus.io/docs/prometheus/latest/http_sd/
+    """
+    groups = []
+    for service in router.services():
+        try:
+            groups += _groups(router.read(service))
+        except SlipwayError:
+            continue
+    return groups
+
+
+def _groups(route: Route) -> list[dict[str, Any]]:
+    return [
+        {
+            "targets": [str(endpoint) for endpoint in deployment.endpoints],
+            "labels": {"service": route.service, "slot": str(deployment.slot)},
+        }
+        for deployment in (route.stable, route.candidate)
+        if deployment
+    ]

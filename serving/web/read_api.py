@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from serving.control.queries.activity import HistoryFilter
+from serving.control.queries.activity import HistoryFilter, csv_lines
 from serving.control.queries.catalog import Catalog, NothingFound
-from serving.control.queries.export import csv_lines
 from serving.control.queries.series import Series
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.queries.views import (

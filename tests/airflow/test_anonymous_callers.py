@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from slipway_airflow import bodies, login_brake
+from slipway_airflow import middlewares
 
 from serving.web.bodies import MOST_BYTES
 from tests.airflow.people import SIMPLE, ApiServer, api_server
@@ -66,7 +66,7 @@ def test_airflows_own_login_reads_a_login(server: ApiServer, monkeypatch: pytest
     for content in (b'{"username": "' + b"x" * (4 << 20) + b'"}', iter(Body(4 << 20))):
         answer = server.of(None).post("/auth/token", content=content, headers=headers)
         assert answer.status_code == 413
-    assert max(parsed, default=0) <= bodies.ANYBODYS_BYTES
+    assert max(parsed, default=0) <= middlewares.ANYBODYS_BYTES
 
 
 def watch_parsing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -89,7 +89,7 @@ def test_guesses_of_a_password_are_made_to_wait(server: ApiServer) -> None:
     asking = server.of(None)
     wrong = [
         asking.post("/auth/token", json={"username": "ada", "password": f"guess {n}"}).status_code
-        for n in range(login_brake.BURST + 5)
+        for n in range(middlewares.BURST + 5)
     ]
-    assert wrong[: login_brake.BURST] == [401] * login_brake.BURST
-    assert set(wrong[login_brake.BURST :]) == {429}
+    assert wrong[: middlewares.BURST] == [401] * middlewares.BURST
+    assert set(wrong[middlewares.BURST :]) == {429}

@@ -9,7 +9,7 @@ import pytest
 from model_store.bundle import publishing as bundles
 from model_store.signing import NotSigned, distrust_older, rotate
 from model_store.types import Check, GateReport
-from serving.control.releasable import NotReleasable, require_releasable
+from serving.control.controller.rollout_jobs import NotReleasable, require_releasable
 from serving.control.release_queue import acquire
 from tests.airflow.world import World
 

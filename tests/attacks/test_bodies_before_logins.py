@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from slipway_airflow import bodies
-from slipway_airflow.login_brake import BURST, LoginBrake
+from slipway_airflow import middlewares
+from slipway_airflow.middlewares import BURST, LoginBrake
 
 from serving.web.bodies import MOST_BYTES, BoundedBodies
 
@@ -71,7 +71,7 @@ class Caller:
 
 @pytest.fixture
 def caller() -> Caller:
-    return Caller(BoundedBodies(reads_first, limit=bodies.limit))
+    return Caller(BoundedBodies(reads_first, limit=middlewares.body_limit))
 
 
 def test_without_it_all_of_it_was_read() -> None:
@@ -89,9 +89,9 @@ def test_of_nobody_no_byte_is_read(caller: Caller) -> None:
     ("path", "headers", "most"),
     [
         (ORIGIN, (LOGGED_IN,), MOST_BYTES),
-        ("/auth/token", (), bodies.ANYBODYS_BYTES),
-        ("/api/v2/variables", (LOGGED_IN,), bodies.PEOPLES_BYTES),
-        ("/execution/xcoms/a/b/c/d", (LOGGED_IN,), bodies.TASKS_BYTES),
+        ("/auth/token", (), middlewares.ANYBODYS_BYTES),
+        ("/api/v2/variables", (LOGGED_IN,), middlewares.PEOPLES_BYTES),
+        ("/execution/xcoms/a/b/c/d", (LOGGED_IN,), middlewares.TASKS_BYTES),
     ],
 )
 def test_a_made_up_login_has_a_little_read(caller: Caller, path: str, headers: Headers, most: int) -> None:

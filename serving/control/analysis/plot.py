@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serving.control.analysis.intervals import confidence_sequence
+from serving.control.analysis.evidence import confidence_sequence
 from serving.control.analysis.policy import AnalysisPolicy
 from serving.types import Counts
 

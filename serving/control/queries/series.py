@@ -13,8 +13,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.control.analysis.evidence import Array
-from serving.control.analysis.intervals import confidence_sequence
+from serving.control.analysis.evidence import Array, confidence_sequence
 from serving.control.analysis.policy import AnalysisPolicy
 from serving.control.queries.flow import (
     Flow,

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from model_store.errors import Permanent
-from model_store.release_spec.complaint import InvalidSpec
-from model_store.release_spec.document import read_document
+from model_store.release_spec.document import InvalidSpec, read_document
 from model_store.release_spec.kubernetes import (
     BuildKubernetes,
     Kubernetes,

@@ -16,9 +16,8 @@ from onnx import helper
 
 from model_store.bundle.triton import BACKENDS
 from model_store.compile import COMPILERS, Compiler, CompileSpec, NotCompiled, UnknownCompiler, compiler
+from model_store.compile.engines import TensorRTCompiler, TensorRTRTXCompiler
 from model_store.compile.onnxruntime import OnnxRuntimeCompiler
-from model_store.compile.tensorrt import TensorRTCompiler
-from model_store.compile.tensorrt_rtx import TensorRTRTXCompiler
 from model_store.engines.building import run_child
 from model_store.engines.registry import ENGINES
 from model_store.inference import answer, open_session

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from serving.ledger.migrations.going_back import refuse
+from serving.ledger.migrations import refuse_downgrade
 
 revision = "0001"
 down_revision = None
@@ -39,7 +39,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    refuse(revision)
+    refuse_downgrade(revision)
 
 
 def _make_tables() -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from serving.ledger.migrations.going_back import refuse
+from serving.ledger.migrations import refuse_downgrade
 from serving.ledger.migrations.versions.schema_0001 import NAME, NUMBER, TIME
 
 revision = "0002"
@@ -31,4 +31,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    refuse(revision)
+    refuse_downgrade(revision)

@@ -17,10 +17,10 @@ from sqlalchemy import inspect
 
 from model_store.errors import Permanent
 from serving.ledger.base import NewerLedger
+from serving.ledger.migrations import NEWEST, VERSIONS
 from serving.ledger.opening import migrations, open_ledger, url_of
 from serving.ledger.rows import KINDS, Rollout, searched
 from serving.ledger.schema import METADATA, TABLES
-from serving.ledger.versions import NEWEST, VERSIONS
 from tests.contract.ledger_process import rollout, whole_change
 
 FOLDER = Path(__file__).parent

@@ -10,7 +10,7 @@ import yaml
 
 from serving.credentials import credentials_of
 from serving.home import Home, Ports
-from serving.local_stack import airflow_config, airflow_jobs
+from serving.local_stack import airflow_config
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_only_running_jobs_of_the_dead_kind_are_ended(tmp_path: Path) -> None:
             [(1, "SchedulerJob", "running"), (2, "SchedulerJob", "success"), (3, "TriggererJob", "running")],
         )
     connection.close()
-    assert airflow_jobs.end_running(database, "SchedulerJob") == 1
+    assert airflow_config.end_running(database, "SchedulerJob") == 1
     connection = sqlite3.connect(database)
     found = connection.execute("SELECT id, state, end_date IS NULL FROM job ORDER BY id").fetchall()
     connection.close()

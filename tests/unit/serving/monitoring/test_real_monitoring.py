@@ -22,9 +22,8 @@ from serving.credentials import credentials_of
 from serving.home import Home, Ports
 from serving.ledger.memory import MemoryLedger
 from serving.metrics.envoy import EnvoyAdmin
-from serving.monitoring.config import ALERTS_PATH, Options, write
+from serving.monitoring.config import ALERTS_PATH, Options, targets, write
 from serving.monitoring.incidents import Incident, incidents, is_authentic
-from serving.monitoring.targets import targets
 from serving.types import ALL_STABLE
 from tests.tools import ALERTMANAGER, PROMETHEUS, require
 from tests.unit.serving.controller_port import serve

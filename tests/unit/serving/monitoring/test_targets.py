@@ -6,7 +6,7 @@ import pytest
 
 from model_store.errors import Permanent
 from serving.gateway.router.memory import MemoryRouter
-from serving.monitoring.targets import targets
+from serving.monitoring.config import targets
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot
 
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_store.attestation import unchanged
 from model_store.compile import CompileSpec
-from model_store.compile.tensorrt import TensorRTCompiler
+from model_store.compile.engines import TensorRTCompiler
 from model_store.engines import nvml
 from model_store.engines.base import Engine, UnknownEngine
 from model_store.engines.manifest import BuiltFile, Manifest, Settings, read_manifest

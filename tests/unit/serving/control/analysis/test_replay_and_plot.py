@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serving.control.analysis import AnalysisPolicy, Increment
-from serving.control.analysis.intervals import confidence_sequence
+from serving.control.analysis.evidence import confidence_sequence
 from serving.control.analysis.plot import Point, plot_rollout
 from serving.control.analysis.replay import replay
 from serving.types import NO_COUNTS, Counts, Outcome

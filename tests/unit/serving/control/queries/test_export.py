@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from serving.control.queries.export import COLUMNS, csv_lines, harmless
+from serving.control.queries.activity import COLUMNS, csv_lines, harmless
 from serving.control.queries.views import HistoryEvent
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ from serving.gateway.paths import clusters_file, routes_file
 from serving.gateway.router.base import UnreadableRoute
 from serving.gateway.router.envoy_file import EnvoyFileRouter
 from serving.home import Home, Ports
-from serving.monitoring.targets import targets
+from serving.monitoring.config import targets
 from serving.types import ALL_STABLE, RateLimit, RouteSettings, TrafficSplit
 from tests.contract.router_contract import BLUE, GREEN
 

@@ -14,11 +14,9 @@ import typer
 
 from model_store.errors import Permanent
 from model_store.installation import ROOT, is_clone, name_here
-from serving.cli import acts, gateway, ledger, stage
-from serving.cli import spec as specs
-from serving.cli.accounts import accounts, webhooks
+from serving.cli import access, acts, builds
 from serving.cli.output import Json, Model, Version, telling_failures
-from serving.cli.store import store_app
+from serving.cli.store import ledger_app, store_app
 from serving.home import Home, default_root
 from serving.supervision.component import START_SECONDS
 
@@ -100,14 +98,14 @@ def preview_token(
 ) -> None:
     """Print the headers that ask a model's candidate past its weight; no verdict counts it."""
     with telling_failures(as_json=as_json):
-        gateway.preview_headers(Home.locate(), model, minutes=minutes, as_json=as_json)
+        access.preview_headers(Home.locate(), model, minutes=minutes, as_json=as_json)
 
 
 @app.command()
 def proxies(as_json: Json = False) -> None:
     """Show the gateway's Envoys: which routes each has taken, and what it refuses."""
     with telling_failures(as_json=as_json):
-        gateway.proxies(Home.locate(), as_json=as_json)
+        access.proxies(Home.locate(), as_json=as_json)
 
 
 @app.command()
@@ -171,16 +169,14 @@ def adopt(
 
 
 # Shown in this order by `./slipway --help`.
-app.add_typer(webhooks, name="webhooks")
+app.add_typer(access.webhooks_app, name="webhooks")
 app.add_typer(store_app, name="store")
-app.add_typer(ledger.commands, name="ledger")
+app.add_typer(ledger_app, name="ledger")
 app.registered_commands += acts.commands.registered_commands
-
-
-app.add_typer(accounts, name="users")
-app.add_typer(gateway.key_commands, name="keys")
-app.add_typer(specs.commands, name="spec")
-app.add_typer(stage.commands, name="stage")
+app.add_typer(access.users_app, name="users")
+app.add_typer(access.keys_app, name="keys")
+app.add_typer(builds.spec_app, name="spec")
+app.add_typer(builds.stage_app, name="stage")
 
 
 @app.command()
@@ -219,7 +215,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Say what another policy would have done with the same traffic, and when."""
-    from serving.cli.policy_replay import replay_release
+    from serving.cli.releases import replay_release
 
     with telling_failures(as_json=as_json):
         replay_release(Home.locate(), release, policy, as_json=as_json)

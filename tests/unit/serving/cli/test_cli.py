@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.installation import ROOT as REPOSITORY
-from serving.cli import progress, releases, stack
+from serving.cli import output, releases, stack
 from serving.cli.app import app
 from serving.control.audit import AuditTrail, take_late
 from serving.gateway.router.envoy_file import EnvoyFileRouter
@@ -243,7 +243,7 @@ def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Airflow]
                 yield client
 
         monkeypatch.setattr(apis, "signed_in", signed_in)
-        for module in (progress, releases):
+        for module in (output, releases):
             monkeypatch.setattr(module, "POLL_SECONDS", 0)
         return airflow
 

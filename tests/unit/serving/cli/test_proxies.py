@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model_store.installation import ROOT
-from serving.cli import gateway
+from serving.cli import access
 from serving.gateway.delivery.ads import proxies_file
 from serving.gateway.delivery.base import Proxy, ProxyState
 from serving.home import Home, Ports
@@ -37,13 +37,13 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def test_people_see_each_envoys_state_and_what_it_refuses(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.proxies(home, as_json=False)
+    access.proxies(home, as_json=False)
     told = capsys.readouterr().out
     assert all(word in told for word in ("SYNCED", "NACK", "Invalid duration", "3b2e"))
 
 
 def test_machines_get_all_of_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    gateway.proxies(home, as_json=True)
+    access.proxies(home, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["delivery"] == "ads"
     assert [(each["id"], each["state"], each["revisions"]) for each in told["proxies"]] == [
@@ -53,7 +53,7 @@ def test_machines_get_all_of_it(home: Home, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_without_any_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gateway.proxies(Home(tmp_path, Ports(), "ads"), as_json=False)
+    access.proxies(Home(tmp_path, Ports(), "ads"), as_json=False)
     assert "No Envoy is there." in capsys.readouterr().out
 
 

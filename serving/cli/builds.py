@@ -1,4 +1,6 @@
-"""stage: one stage of a build, as a pod or another machine runs it. JSON in, JSON out."""
+"""spec, stage: a first release spec from a model and labelled rows; and one stage of a build, as a pod or
+another machine runs it, JSON in and JSON out.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,91 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from model_store.durable import write_file
 from model_store.errors import Permanent
-from serving.cli.output import Version, telling_failures
+from serving.cli.output import Json, Version, console, print_json, telling_failures
 from serving.home import Home
 
-commands = typer.Typer(
+if TYPE_CHECKING:
+    from model_store.first_spec import FirstSpec
+
+
+spec_app = typer.Typer(help="Release specs.", no_args_is_help=True)
+MAX_DOWNLOAD_MB = 8192
+
+
+@spec_app.command("init")
+def init(
+    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, or a model folder as MLflow saves it.")],
+    data: Annotated[Path, typer.Option(help="Labelled rows nobody trained on, .parquet or .csv.")],
+    calibration: Annotated[
+        Path | None, typer.Option(help="Rows to tune int8 on.", show_default="a fifth of --data")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="The column with the right answer.", show_default="the one that is left"),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The registered model's name.", show_default="of models:/, of the folder"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The spec to write.", show_default="NAME.yaml here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a first spec: what model and rows say for certain, and questions for the rest."""
+    # Reading models is heavy, and not every command's.
+    from model_store.first_spec import first_spec
+
+    with telling_failures(as_json=as_json):
+        with tempfile.TemporaryDirectory(prefix="slipway-spec-") as scratch:
+            called, folder = _model(Home.locate(), model, Path(scratch))
+            called = name or called
+            files = data.resolve(), calibration.resolve() if calibration else None
+            path = output or Path(f"{called}.yaml")
+            if path.exists():
+                raise Permanent(f"{path} is there already", remedy="name another file by --output")
+            spec = first_spec(called, folder, files[0], calibration=files[1], label=label)
+        write_file(path, spec.text.encode())
+        _tell(path, model, spec, as_json=as_json)
+
+
+def _model(home: Home, model: str, scratch: Path) -> tuple[str, Path]:
+    """Its name and its folder. Raises `Permanent`, or `Retryable` while MLflow does not answer."""
+    from serving.cli.check import model_folder, registered_version, registry_of
+
+    if not model.startswith("models:"):
+        folder = model_folder(model)
+        return folder.name, folder
+    name, version = registered_version(model)
+    registry = registry_of(home)
+    ref = registry.resolve(name, version)
+    return ref.name, registry.download(ref, scratch / "model", max_size_mb=MAX_DOWNLOAD_MB).folder
+
+
+def _tell(path: Path, model: str, spec: FirstSpec, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"spec": str(path), "found": spec.found, "asks": spec.asks})
+        return
+    console.print(Text.assemble("Written: ", (str(path), "bold")), soft_wrap=True)
+    for found in spec.found:
+        console.print(Text.assemble(("  found  ", "green"), found), soft_wrap=True)
+    for ask in spec.asks:
+        console.print(Text.assemble(("  asks   ", "yellow"), ask), soft_wrap=True)
+    console.print(f"Then: ./slipway check {path} --model {model}", soft_wrap=True)
+
+
+stage_app = typer.Typer(
     help="Run one stage of a build anywhere: JSON in, JSON out, storage by URL.", no_args_is_help=True
 )
 NAMES = ("export", "check_data", "quantize", "compile", "gate", "choose", "publish")
@@ -28,7 +102,7 @@ Input = Annotated[str, typer.Option("--input", help="The request: a file, a URL,
 Output = Annotated[str, typer.Option("--output", help="The answer: a file, a URL, or - for standard output.")]
 
 
-@commands.command("request")
+@stage_app.command("request")
 def request(
     spec: Annotated[Path, typer.Argument(help="A release spec (YAML).")],
     model: Version = None,
@@ -41,7 +115,7 @@ def request(
         write(output, request_for(Home.locate(), spec, model))
 
 
-def _add(stage: str) -> None:
+def _add_stage(stage: str) -> None:
     def run(input: Input = "-", output: Output = "-") -> None:
         from model_store import stage_request
         from model_store.storage.store import open_store
@@ -57,11 +131,11 @@ def _add(stage: str) -> None:
         raise typer.Exit(stage_request.EXIT[answer["status"]])
 
     run.__doc__ = f"Run the stage {stage}: exit 0 done, 20 blocked by a gate, 21 refused, 22 try again."
-    commands.command(stage)(run)
+    stage_app.command(stage)(run)
 
 
 for name in NAMES:
-    _add(name)
+    _add_stage(name)
 
 
 def _hide_from_children() -> None:

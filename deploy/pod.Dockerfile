@@ -11,12 +11,14 @@ ARG REQUIREMENTS=requirements.txt
 COPY serving/pod/${REQUIREMENTS} /tmp/requirements.txt
 RUN pip install --no-cache-dir --require-hashes --no-compile --target /opt/packages --requirement /tmp/requirements.txt
 # Of PyArrow a pod uses tables and Parquet alone (`serving.pod.recording`); sources and tests are for who changes
-# them. What makes a system (pip, apt, perl, manuals) goes too: the next stage starts from what is left, and nobody
-# installs anything in a pod. dpkg's list stays, by which scanners know what the libraries are.
+# them. onnxruntime's library is there twice: Python uses the one in its own module. What makes a system (pip, apt,
+# perl, manuals) goes too: the next stage starts from what is left, and nobody installs anything in a pod. dpkg's list
+# stays, by which scanners know what the libraries are.
 RUN cd /opt/packages \
  && rm -rf bin pyarrow/include pyarrow/src pyarrow/tests pyarrow/libarrow_flight* pyarrow/_flight* \
       pyarrow/libarrow_python*.so pyarrow/libarrow_python*.so.*.*.* \
       onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/datasets \
+      onnxruntime/capi/libonnxruntime.so.* \
  && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
  && find . -type f \( -name '*.c' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.h' \) -delete \
  && rm -rf /tmp/* /root/.cache /var/lib/apt/lists/* /var/cache/* /usr/share/doc /usr/share/man /usr/share/locale \

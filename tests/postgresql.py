@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -28,8 +29,8 @@ _SETTINGS = {"listen_addresses": "", "fsync": "off", "max_connections": "60", "s
 class Server:
     """One server. `url` is of its database `postgres`; `database()` makes others."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], user: str) -> None:
-        self._folder, self._process, self._user = folder, process, user
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], user: str, address: str = "") -> None:
+        self._folder, self._process, self._user, self._address = folder, process, user, address
         self._numbers = count()
 
     @property
@@ -37,7 +38,13 @@ class Server:
         return self.url_of("postgres")
 
     def url_of(self, name: str) -> str:
-        return f"postgresql://{self._user}@/{name}?host={quote(str(self._folder))}"
+        port = f"&port={self._address.rpartition(':')[2]}" if self._address else ""
+        return f"postgresql://{self._user}@/{name}?host={quote(str(self._folder))}{port}"
+
+    def at_its_address(self, url: str) -> str:
+        """The same database for who cannot see the socket. Only of a server that has an address."""
+        assert self._address
+        return f"postgresql://{self._user}@{self._address}/{url.partition('@/')[2].partition('?')[0]}"
 
     def database(self, *, like: str | None = None) -> str:
         """The URL of a new database: empty, or a copy of another."""
@@ -69,9 +76,10 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def server(*, address: str = "") -> Iterator[Server]:
     """Ended by its process id; a skipped test where it is not installed. Root may not run it: then as the
-    account that Debian made for it."""
+    account that Debian made for it. `address`: of this machine, at a free port of which it listens for
+    whoever reaches it; nowhere by default."""
     bin_folder = Path(require(POSTGRESQL)).resolve().parent
     account = pwd.getpwnam("postgres") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
     # Short, because a socket's path is; and not pytest's, which no other account may enter.
@@ -84,12 +92,19 @@ def server() -> Iterator[Server]:
     try:
         initdb = [bin_folder / "initdb", "-D", data, "-U", account.pw_name, "-A", "trust", "-E", "UTF8"]
         subprocess.run([*initdb, "--no-sync", "--locale=C.UTF-8"], check=True, capture_output=True, **as_it)
-        settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        said = dict(_SETTINGS)
+        if address:
+            with socket.create_server((address, 0)) as free:
+                said |= {"listen_addresses": address, "port": str(free.getsockname()[1])}
+            with (data / "pg_hba.conf").open("a") as file:
+                file.write("host all all 0.0.0.0/0 trust\n")
+        settings = [word for name, value in said.items() for word in ("-c", f"{name}={value}")]
         command = [bin_folder / "postgres", "-D", data, "-k", folder, *settings]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, **as_it)
         try:
-            yield _ready(Server(folder, process, account.pw_name), process, folder / "log")
+            where = f"{address}:{said['port']}" if address else ""
+            yield _ready(Server(folder, process, account.pw_name, where), process, folder / "log")
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(_START_SECONDS)

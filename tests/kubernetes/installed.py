@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from model_store import signing
 from model_store.errors import Retryable
 from model_store.installation import ROOT
 from model_store.release_spec import load
@@ -116,7 +118,13 @@ class Installed:
         )
         analysis = spec.rollout.analysis.model_copy(update={"min_requests": 20})
         rollout = spec.rollout.model_copy(
-            update={"steps": made, "watch_seconds": 2.0, "analysis": analysis, "strategy": "canary"}
+            update={
+                "steps": made,
+                "max_step_seconds": max(spec.rollout.max_step_seconds, 2 * hold_seconds),
+                "watch_seconds": 2.0,
+                "analysis": analysis,
+                "strategy": "canary",
+            }
         )
         pods = {"replicas": replicas, "ready_timeout_seconds": 180}
         serving = spec.serving.model_copy(update=pods)
@@ -136,7 +144,7 @@ class Installed:
         """Pods, and the rollout once they are ready: as Airflow's task asks for it and records it."""
         with self.worker() as services:
             release = self.release(model, version, steps=steps, hold_seconds=hold_seconds, replicas=replicas)
-            bundle = self.bundle(model, version)
+            bundle = self.bundle(model, version, replicas=replicas)
             services.releases.built(release.id, bundle.id, at=datetime.now(UTC))
         client = services.rollouts
         client.begin(release.id, bundle.id)
@@ -175,7 +183,9 @@ class Installed:
                 thread.join()
 
     def _call(self, model: str, load: Load, ending: threading.Event) -> None:
-        with httpx.Client(base_url=self.gateway_url, timeout=30, trust_env=False) as client:
+        # A connection that nobody takes is tried again, as callers of a Service do whose Envoys come and go.
+        transport = httpx.HTTPTransport(retries=3)
+        with httpx.Client(base_url=self.gateway_url, timeout=30, transport=transport) as client:
             while not ending.wait(0.03):
                 try:
                     answer = client.post(f"/v2/models/{model}/infer", json=ROWS)
@@ -247,8 +257,10 @@ def overlay(
     node: dict[str, str],
     *,
     pinned: Collection[str] = (CONTROLLER,),
+    components: Collection[str] = (),
 ) -> Path:
-    """What somebody adds to deploy/kubernetes for their cluster. `pinned`: Deployments on that node."""
+    """What somebody adds to deploy/kubernetes for their cluster. `pinned`: Deployments on that node.
+    `components`: folders of the base."""
     shutil.copytree(ROOT / "deploy" / "kubernetes", folder / "base")
     # Kustomize keeps to folders below it; the base's namespace and images are this one's to say.
     (folder / "extra.yaml").write_text(json.dumps(_extra(namespace, volume, bucket)))
@@ -269,6 +281,7 @@ def overlay(
         "kind": "Kustomization",
         "namespace": namespace,
         "resources": ["base", "extra.yaml"],
+        "components": [f"base/{name}" for name in components],
         "images": [
             _image(CONTROLLER, images["controller"]),
             _image(GATEWAY, images["gateway"]),
@@ -357,56 +370,75 @@ def installed(
     environment: dict[str, str],
     *,
     models_on_all_nodes: bool = False,
+    database_url: str = "",
 ) -> Iterator[Installed]:
     """All of it, ready. The bucket's address is among `environment`, as the AWS libraries read it.
 
-    Models' pods are on the first node, where policies are enforced, and Envoys on any; or the reverse.
+    Models' pods are on the first node, where policies are enforced, and Envoys on any; or the reverse. With
+    a `database_url` there are two controllers.
     """
     found = images()
     volume = folder / "home"
     volume.mkdir()
     owned(volume)
-    node = {"kubernetes.io/hostname": _first_node(cluster)}
-    said = {
-        "namespaces": [namespace],
-        "bundles": {"url": bucket_url, "secret": "slipway-storage"},
-        "defaults": {
-            "image": found["pod"],
-            "image_pull_policy": "Never",
-            "resources": _POD,
-            **({} if models_on_all_nodes else {"node_selector": node}),
-        },
-    }
-    address = httpx.URL(environment["AWS_ENDPOINT_URL"])
     tokens = {"controller": "a token of the test", "ads": "another one"}
-    cluster.apply(
-        _named("Secret", "slipway-tokens", namespace, stringData=tokens),
-        _named(
-            "Secret",
-            "slipway-storage",
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLIPWAY_CONTROLLER_TOKEN", tokens["controller"])
+        patch.setenv("SLIPWAY_STORAGE_URL", bucket_url)
+        node = {"kubernetes.io/hostname": _first_node(cluster)}
+        said = {
+            "namespaces": [namespace],
+            "bundles": {"url": bucket_url, "secret": "slipway-storage"},
+            "defaults": {
+                "image": found["pod"],
+                "image_pull_policy": "Never",
+                "resources": _POD,
+                **({} if models_on_all_nodes else {"node_selector": node}),
+            },
+        }
+        secrets: dict[str, dict[str, str]] = {
+            "slipway-tokens": tokens,
+            "slipway-storage": {**environment, "SLIPWAY_STORAGE_URL": bucket_url},
+        }
+        if database_url:
+            secrets["slipway-database"] = {"url": database_url}
+            secrets["slipway-bundle-keys"] = {"keys.json": _public_keys(volume)}
+        cluster.apply(
+            *(_named("Secret", name, namespace, stringData=content) for name, content in secrets.items()),
+            _named("ConfigMap", "slipway", namespace, data={"kubernetes.yaml": json.dumps(said)}),
+        )
+        made = overlay(
+            folder / "overlay",
             namespace,
-            stringData={**environment, "SLIPWAY_STORAGE_URL": bucket_url},
-        ),
-        _named("ConfigMap", "slipway", namespace, data={"kubernetes.yaml": json.dumps(said)}),
-    )
-    pinned = (CONTROLLER, GATEWAY) if models_on_all_nodes else (CONTROLLER,)
-    made = overlay(folder / "overlay", namespace, volume, address, found, node, pinned=pinned)
-    cluster.kubectl("apply", "-k", str(made))
-    # A worker reads the same settings, and has its own way to the cluster.
-    (volume / "kubernetes.yaml").write_text(json.dumps({**said, "kubeconfig": str(cluster.kubeconfig)}))
-    doors = {each: _door(cluster, namespace, each) for each in ("controller", "gateway")}
-    home = Home(volume, Ports(), "ads", controller_at=doors["controller"], gateway_at=doors["gateway"])
-    told = {"SLIPWAY_CONTROLLER_TOKEN": tokens["controller"], "SLIPWAY_STORAGE_URL": bucket_url}
-    os.environ.update(told)
-    try:
-        for name in (CONTROLLER, GATEWAY):
-            rollout = ("rollout", "status", f"deployment/{name}", "--timeout=110s")
-            cluster.kubectl("-n", namespace, *rollout)
-        yield Installed(cluster, namespace, home, doors["gateway"], made)
-    finally:
-        for name in told:
-            del os.environ[name]
-        cluster.kubectl("delete", "persistentvolume", namespace, "--wait=false", check=False)
+            volume,
+            httpx.URL(environment["AWS_ENDPOINT_URL"]),
+            found,
+            node,
+            pinned=(CONTROLLER, GATEWAY) if models_on_all_nodes else (CONTROLLER,),
+            components=("two-controllers",) if database_url else (),
+        )
+        try:
+            cluster.kubectl("apply", "-k", str(made))
+            # A worker reads the same settings, and has its own way to the cluster.
+            (volume / "kubernetes.yaml").write_text(
+                json.dumps({**said, "kubeconfig": str(cluster.kubeconfig)})
+            )
+            doors = {each: _door(cluster, namespace, each) for each in ("controller", "gateway")}
+            at = {"controller_at": doors["controller"], "gateway_at": doors["gateway"]}
+            home = Home(volume, Ports(), "ads", **at)
+            for name in (CONTROLLER, GATEWAY):
+                rollout = ("rollout", "status", f"deployment/{name}", "--timeout=110s")
+                cluster.kubectl("-n", namespace, *rollout)
+            yield Installed(cluster, namespace, home, doors["gateway"], made)
+        finally:
+            cluster.kubectl("delete", "persistentvolume", namespace, "--wait=false", check=False)
+
+
+def _public_keys(volume: Path) -> str:
+    """Made there, where bundles are signed."""
+    store = open_store(Home(volume, Ports()).store)
+    store.keyring()
+    return signing.public_part(store.keys).decode()
 
 
 def _first_node(cluster: Cluster) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -18,6 +19,7 @@ import pytest
 from model_store.types import Bundle
 from serving.control.controller.pods import PodWatch
 from serving.gateway.router.base import TrafficRouter
+from serving.platforms.kubernetes.api import ClusterApi
 from serving.platforms.kubernetes.platform import KubernetesPlatform
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Slot, TrafficSplit
 from tests.contract.platform_contract import applied, wait_for, wait_until_ready
@@ -137,6 +139,47 @@ def test_a_pod_that_ends_is_out_of_the_route_without_another_look(
             gateway.wait(lambda old=address: old not in routed(gateway, ref.service), seconds=60)
             wait_until_ready(platform, ref)
         gateway.wait(lambda: len(routed(gateway, ref.service)) == 2, seconds=60)
+    finally:
+        ending.set()
+
+
+def test_a_watch_that_has_expired_is_begun_anew(
+    cluster: Cluster,
+    platform: KubernetesPlatform,
+    gateway: Gateway,
+    namespace: str,
+    make_servable: MakeBundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From what the server has long forgotten. No endpoint is lost by it, and what follows is heard."""
+    ref = served(platform, gateway, make_servable("expired"), replicas=2)
+    asked, said = [], []
+    version, watch = ClusterApi.version, ClusterApi.watch
+
+    def old_at_first(api: ClusterApi, kind: str, namespace: str, *, labels: str) -> str:
+        asked.append(version(api, kind, namespace, labels=labels))
+        return "1" if len(asked) == 1 else asked[-1]
+
+    def noting(api: ClusterApi, *where: str, **how: Any) -> Iterator[bytes]:
+        for line in watch(api, *where, **how):
+            said.append(orjson.loads(line))
+            yield line
+
+    monkeypatch.setattr(ClusterApi, "version", old_at_first)
+    monkeypatch.setattr(ClusterApi, "watch", noting)
+    ending, following = threading.Event(), PodWatch(platform, gateway.router)
+    following.look()
+    before = routed(gateway, "expired")
+    told = {"every_seconds": 3600}
+    threading.Thread(target=following.run, args=(ending,), kwargs=told, daemon=True).start()
+    try:
+        gateway.wait(lambda: len(asked) > 1)
+        assert [each["object"]["code"] for each in said if each["type"] == "ERROR"] == [410]
+        assert routed(gateway, "expired") == before
+        time.sleep(1)
+        address, pod = next(iter(pods(cluster, namespace, "expired").items()))
+        cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", namespace, "--wait=false")
+        gateway.wait(lambda: address not in routed(gateway, ref.service), seconds=60)
     finally:
         ending.set()
 

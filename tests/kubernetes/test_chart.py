@@ -23,6 +23,7 @@ CHART = REPOSITORY / "deploy" / "helm" / "slipway"
 HELM = shutil.which("helm") or str(PROGRAMS / "helm")
 URL = "storage.url=s3://models/production"
 AIRFLOW = ("airflow.serviceAccounts[0].name=worker", "airflow.serviceAccounts[0].namespace=airflow")
+TWO = ("ledger.databaseSecret.name=ledger", "trustedKeysSecret=theirs")
 MATRIX: dict[str, tuple[str, ...]] = {
     "least": (),
     "airflow": AIRFLOW,
@@ -37,6 +38,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "storage.secret=s3",
     ),
     "keys of those who sign": ("trustedKeysSecret=theirs",),
+    "two controllers": TWO,
     "a gpu for gates": ("builds.stages.gate.resources.limits.nvidia\\.com/gpu=1",),
     "a public address": ("gateway.service.type=LoadBalancer", "gateway.service.annotations.a=b"),
 }
@@ -107,6 +109,25 @@ def test_what_is_no_value_is_refused_and_named(value: str, said: str) -> None:
 def test_without_a_bucket_it_says_how_to_name_one() -> None:
     done = run("template", "slipway", str(CHART), "--kube-version", "1.34.0")
     assert "--set storage.url=s3://BUCKET/PREFIX" in done.stderr
+
+
+def test_two_controllers_need_to_be_told_whose_signatures_are_good() -> None:
+    done = run("template", "slipway", str(CHART), "--kube-version", "1.34.0", "--set", URL, "--set", TWO[0])
+    assert "set trustedKeysSecret" in done.stderr
+
+
+def test_two_controllers_share_no_volume_and_envoys_know_both() -> None:
+    made = template(*TWO)
+    deployments = of(made, "Deployment")
+    controller = deployments["slipway-controller"]["spec"]
+    assert controller["replicas"] == 2
+    assert {"name": "home", "emptyDir": {}} in controller["template"]["spec"]["volumes"]
+    assert not of(made, "PersistentVolumeClaim")
+    (envoy,) = deployments["slipway-gateway"]["spec"]["template"]["spec"]["containers"]
+    (servers,) = [each["value"] for each in envoy["env"] if each["name"] == "SLIPWAY_ADS_SERVERS"]
+    assert servers == "slipway-controllers:8486"
+    assert of(made, "Service")["slipway-controllers"]["spec"]["clusterIP"] == "None"
+    assert of(made, "PodDisruptionBudget")["slipway-controller"]
 
 
 def test_rights_are_those_that_the_code_asks_for_and_no_others() -> None:

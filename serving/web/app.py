@@ -14,15 +14,15 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from serving.web import control_api, pages, read_api, release_api, webhooks
+from serving.web import act_api, pages, read_api, webhooks
 from serving.web.access import signed_in
 from serving.web.bodies import BoundedBodies, of_ours
 from serving.web.events import AssetEventQueue, announce_if_new
-from serving.web.fields import API
 from serving.web.ports import Host
 from serving.web.problems import answer_with_problems
+from serving.web.read_api import whole_catalog
 from serving.web.rendering import environment, open_page
-from serving.web.shared import whole_catalog
+from serving.web.schemas import API
 
 _docs = APIRouter(prefix=API, include_in_schema=False)
 
@@ -54,7 +54,7 @@ def make_app(host: Host) -> FastAPI:
     answer_with_problems(app, database=host.database, database_errors=host.database_errors)
     # Nobody gets past these two, whatever an endpoint itself asks for.
     login = [Depends(host.authenticate), Depends(signed_in)]
-    for router in (release_api.router, control_api.router, control_api.freezes, read_api.router):
+    for router in (act_api.router, act_api.freezes, read_api.router):
         app.include_router(router, dependencies=login)
     # The order matters where paths overlap: pages match last.
     for router in (webhooks.router, _docs, pages.open_router):

@@ -16,12 +16,11 @@ from serving.control.queries.statuses import ReleaseStatus
 from serving.control.specs import complaints_about, dag_id_of
 from serving.web import charts
 from serving.web.access import Reader, Right, give_csrf_token
-from serving.web.fields import in_utc
 from serving.web.ports import InHost
 from serving.web.problems import NotFound
-from serving.web.read_api import HistoryQuery, Page, Text
+from serving.web.read_api import HistoryQuery, Page, Text, visible_catalog, with_etag
 from serving.web.rendering import MEDIA_TYPES, SECURITY, render, static_files
-from serving.web.shared import visible_catalog, with_etag
+from serving.web.schemas import in_utc
 
 router = APIRouter(include_in_schema=False)
 # What takes no login: nothing of anybody is in it.

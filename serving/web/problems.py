@@ -18,7 +18,7 @@ from model_store.unwritable import DiskFull, unwritable
 from serving.control.freezes import AlreadyLifted, UnknownFreeze
 from serving.control.rollout.control import ActSuperseded
 from serving.control.rollout.journal import UnknownRelease
-from serving.web.fields import DESCRIPTIONS
+from serving.web.schemas import DESCRIPTIONS
 
 MEDIA_TYPE = "application/problem+json"
 

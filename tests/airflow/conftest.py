@@ -103,12 +103,12 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def api_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_database: None) -> Iterator[World]:
     """What an API server finds that reads this test's home: no runs, and nothing remembered."""
     from serving import composition
-    from serving.web import shared
+    from serving.web import read_api
     from tests.airflow.desk import forget_runs
 
     forget_runs()
     made = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared.reset()
+    read_api.reset()
     yield made
-    shared.reset()
+    read_api.reset()

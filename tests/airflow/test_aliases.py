@@ -22,7 +22,7 @@ from serving.control.queries import outcomes
 from serving.control.release_queue import acquire
 from serving.control.releases import Cause, Release
 from serving.control.traffic import RolloutPhase
-from serving.web import shared
+from serving.web import read_api
 from tests.airflow.desk import API, forget_runs, under_way
 from tests.airflow.people import ApiServer
 from tests.airflow.world import MODEL, World
@@ -241,7 +241,7 @@ def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: py
     forget_runs()
     world = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
-    shared.reset()
+    read_api.reset()
     rolled_back(world)
     look(world)
     (one,) = [one for one in server.of("vera").get(f"{API}/standing-still").json() if one["model"] == MODEL]
@@ -250,4 +250,4 @@ def test_page_and_api_tell_it(server: ApiServer, tmp_path: Path, monkeypatch: py
     page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
     assert "The alias candidate names version 2, and starts nothing" in page
     assert "<code>./slipway release fraud 2 --reason ...</code>" in page
-    shared.reset()
+    read_api.reset()

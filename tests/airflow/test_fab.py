@@ -18,7 +18,7 @@ from serving.control.audit_entries import trail_of
 from serving.control.freeze_enforcement import freezes_of
 from serving.control.releases import Releases
 from serving.ledger.rows import RouteChange
-from serving.web import shared
+from serving.web import read_api
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from tests.airflow.desk import (
     API,
@@ -77,15 +77,15 @@ def server(in_database: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(autouse=True)
 def _fresh(in_database: None) -> Iterator[None]:
     forget_runs()
-    shared.reset()
+    read_api.reset()
     yield
-    shared.reset()
+    read_api.reset()
 
 
 def world_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(folder)
     monkeypatch.setattr(composition, "wire", lambda home=None: world.services)
-    shared.reset()
+    read_api.reset()
     forget_runs()
     return world
 

@@ -9,7 +9,7 @@ from serving.control import freeze_enforcement, wiring
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.releases import Request
-from serving.web import shared
+from serving.web import read_api
 from tests.airflow.desk import API, BUNDLE, OTHER_BUNDLE, under_way, waiting_for_approval
 from tests.airflow.endpoints import PAGES, READ
 from tests.airflow.people import ApiServer
@@ -93,7 +93,7 @@ def test_what_a_freeze_holds_half_way_may_be_overridden_or_paused_but_not_resume
     why = {"reason": "not before Monday", "generation": world.journal.load(release.id).generation}
     answer = server.of("rita").post(f"{API}/{path}/pause", json=why)
     assert (answer.status_code, answer.json()["paused"]) == (200, "by rita: not before Monday")
-    shared.reset()
+    read_api.reset()
     assert "Resume</button>" in server.browser_of("rita").get(f"/slipway/{path}").text
 
 

@@ -11,7 +11,7 @@ from slipway_airflow import page
 from slipway_airflow.page import LazyApp
 
 from serving import composition
-from serving.web import app, shared
+from serving.web import app, read_api
 from tests.airflow.desk import under_way
 from tests.airflow.world import World
 
@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 def fresh(world: World, in_database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Frozen, the objects of other tests would stay for ever.
     monkeypatch.setattr(app.gc, "freeze", lambda: None)
-    shared.reset()
+    read_api.reset()
     yield
-    shared.reset()
+    read_api.reset()
 
 
 async def start(pages: LazyApp) -> list[str]:
@@ -55,16 +55,16 @@ async def test_pages_are_made_ready_when_the_server_starts(
     monkeypatch.setenv(page.SWITCH, "1")
     pages = LazyApp()
     assert await start(pages) == ["lifespan", "http"]
-    until(shared.is_made)
+    until(read_api.is_made)
     assert pages._app is not None
-    assert shared.whole_catalog(pages.app.state.host.runs).release(release.id).row.id == release.id
+    assert read_api.whole_catalog(pages.app.state.host.runs).release(release.id).row.id == release.id
 
 
 async def test_without_the_switch_nothing_is_read_unasked(world: World) -> None:
     pages = LazyApp()
     assert await start(pages) == ["lifespan", "http"]
     assert pages._app is None
-    assert not shared.is_made()
+    assert not read_api.is_made()
 
 
 async def test_a_server_starts_though_its_pages_cannot_be_made_ready(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from slipway_airflow import airflow_situation
 
-from serving.web import shared
+from serving.web import read_api
 from tests.airflow.desk import API, under_way
 from tests.airflow.people import ApiServer
 from tests.airflow.test_paused_dags import set_paused
@@ -52,7 +52,7 @@ def test_a_rollback_is_under_way_until_its_pods_answer_and_done_when_the_route_s
         return found
 
     assert told()["state"] == "under_way", "also while Airflow has not begun its run"
-    shared.reset()
+    read_api.reset()
     page = server.browser_of("vera").get(f"/slipway/models/{MODEL}").text
     assert "Rollback to v2: under way." in page
     world.platform.release(world.bundle(2).id)
@@ -60,7 +60,7 @@ def test_a_rollback_is_under_way_until_its_pods_answer_and_done_when_the_route_s
     done = told()
     assert (done["state"], done["returned_at"] is not None) == ("traffic_returned", True)
     assert done["words"].startswith("all requests go to version 2 since ")
-    shared.reset()
+    read_api.reset()
     row = server.of("vera").get(f"{API}/models/{MODEL}").json()
     assert row["rollback"]["state"] == "traffic_returned"
 

@@ -12,7 +12,7 @@ from serving.control import audit_entries
 from serving.control.releases import Release
 from serving.control.rollout.plan import Phase
 from serving.types import ALL_STABLE
-from serving.web import shared
+from serving.web import read_api
 from tests.airflow.desk import API, forget_runs, run_states, under_way
 from tests.airflow.people import ApiServer, api_server
 from tests.airflow.test_rollbacks import begun, released
@@ -119,8 +119,8 @@ def test_a_release_whose_run_is_over_cannot_pass_a_freeze(world: World, post: An
 
 def test_who_aborts_the_first_version_reads_that_nothing_will_serve(world: World, server: ApiServer) -> None:
     release = watched(world)
-    shared.reset()
+    read_api.reset()
     page = server.browser_of("rita").get(f"/slipway/releases/{release.id}", headers={"accept": "text/html"})
-    shared.reset()
+    read_api.reset()
     assert "nothing will serve fraud then" in page.text
     assert "what serves now" not in page.text

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from serving import composition
 from serving.control import wiring
 from serving.control.rollbacks import DAG_ID
-from serving.web import shared
+from serving.web import read_api
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, csrf_token
 from serving.web.app import make_app, prepare
 from tests.airflow.world import MODEL, SPEC, World
@@ -33,9 +33,9 @@ OPEN = {"/webhooks/mlflow", "/alerts", f"{API}/docs", "/static/{digest}/{name}"}
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path)
     monkeypatch.setattr(composition, "wire", lambda home=None: made.services)
-    shared.reset()
+    read_api.reset()
     yield made
-    shared.reset()
+    read_api.reset()
 
 
 @pytest.fixture
@@ -149,10 +149,10 @@ def test_pages_are_made_ready_before_anybody_asks(
     from serving.web import app as module
 
     monkeypatch.setattr(module.gc, "freeze", lambda: None)
-    assert not shared.is_made()
+    assert not read_api.is_made()
     prepare(app.state.host)
-    assert shared.is_made()
-    assert wiring.now() >= shared.whole_catalog(app.state.host.runs).now().replace(microsecond=0)
+    assert read_api.is_made()
+    assert wiring.now() >= read_api.whole_catalog(app.state.host.runs).now().replace(microsecond=0)
 
 
 def test_the_history_says_that_a_first_version_was_asked_before_its_callers(

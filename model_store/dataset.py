@@ -84,14 +84,14 @@ def read_dataset(
 
     `columns` (of `ExportedModel`) says which columns fill each tensor; without it the spec does. Calibration
     rows need no labels: `labelled=False`. `as_logged`: the model is served as it is, and takes times and gaps
-    in text (`told_as_text`). Raises `Permanent` naming the file, the column, and what exists.
+    in text (`times_as_text`). Raises `Permanent` naming the file, the column, and what exists.
     """
     table, digest = read_table(path)
     wanted = tuple(inputs)
     bound = bind(data, wanted, table.column_names) if columns is None else columns
     _refuse_other_inputs(bound, wanted)
     if as_logged:
-        table = told_as_text(table, _names(bound), nullable=_nullable(data))
+        table = times_as_text(table, _names(bound), nullable=_nullable(data))
     try:
         tensors = {spec.name: _tensor(table, spec, bound[spec.name], data) for spec in wanted}
         labels = label_values(table, data) if labelled else None
@@ -155,7 +155,7 @@ def _names(bound: Columns) -> set[str]:
     return {name for names in bound.values() for name in ((names,) if isinstance(names, str) else names)}
 
 
-def told_as_text(table: pa.Table, columns: Collection[str], *, nullable: Collection[str]) -> pa.Table:
+def times_as_text(table: pa.Table, columns: Collection[str], *, nullable: Collection[str]) -> pa.Table:
     """The table with times as ISO 8601 (`2026-01-31T12:00:00.000000`, and the offset of their time zone if
     they have one), and with missing text as empty text in the columns that may be empty.
     """

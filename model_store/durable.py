@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,23 @@ def write_file(path: Path, content: bytes, *, area: Path | None = None) -> None:
         temporary = directory / "file"
         temporary.write_bytes(content)
         publish_file(temporary, path)
+
+
+def create_secret(path: Path, content: bytes) -> bool:
+    """Make a file that only its owner may read, unless it is there: of several at once one makes it, whole.
+
+    Returns whether it was made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    draft = Path(name)
+    try:
+        with naming(path):
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            return publish_file(draft, path, replacing=False)
+    finally:
+        draft.unlink()
 
 
 def publish_file(draft: Path, path: Path, *, replacing: bool = True) -> bool:

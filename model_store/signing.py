@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from model_store.attestation import KEY_BYTES as SEED_BYTES
 from model_store.attestation import SCHEME, NotSigned, Trusted, decoded, public_id, signed_content
-from model_store.durable import write_file
+from model_store.durable import create_secret, write_file
 from model_store.errors import Permanent
-from model_store.unwritable import naming
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -44,7 +42,7 @@ class Keyring:
         Raises `Permanent` when the file is there but holds no keys.
         """
         if not path.exists():
-            _make(path, random_bytes)
+            create_secret(path, _encoded((random_bytes(SEED_BYTES),)))
         try:
             said = json.loads(path.read_text())
             seeds, trusted = decoded(said.get("keys", [])), decoded(said.get("public", []))
@@ -128,23 +126,6 @@ def _private(seed: bytes) -> Ed25519PrivateKey:
 
 def _encoded(seeds: tuple[bytes, ...]) -> bytes:
     return json.dumps({"keys": [base64.b64encode(seed).decode() for seed in seeds]}, indent=1).encode()
-
-
-def _make(path: Path, random_bytes: RandomBytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    draft = Path(name)
-    try:
-        with naming(path), os.fdopen(handle, "wb") as file:
-            file.write(_encoded((random_bytes(SEED_BYTES),)))
-            file.flush()
-            os.fsync(file.fileno())
-        # A link fails where a rename would overwrite: whoever comes second takes the first one's.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
 
 
 def _write(path: Path, seeds: tuple[bytes, ...]) -> None:

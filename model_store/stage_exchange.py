@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class AskedStage:
+class RemoteStage:
     """One stage of one run, asked with one thing."""
 
     store: Store
@@ -90,11 +90,11 @@ class AskedStage:
 
 def ask(
     store: Store, run: str, stage: str, common: Callable[[], Json], handed_on: Json, *, anew: bool = False
-) -> AskedStage:
+) -> RemoteStage:
     """Lay down what a stage is asked. `common`: what all stages of the run are asked with (`request_of`),
     made once; `anew`: made again. Raises `Permanent` where the store is no bucket."""
     content = canonical_json({**_common(store, run, common, anew=anew), **handed_on})
-    asked = AskedStage(store, run, stage, digest_bytes(content))
+    asked = RemoteStage(store, run, stage, digest_bytes(content))
     _shared(store).put(f"{asked._prefix}/request.json", content)
     return asked
 

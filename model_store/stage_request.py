@@ -213,7 +213,7 @@ def _context(asked: StageRequest, store: Store, work: Path, docs: Path) -> Build
         )
     files = {written: _file(store, written, where) for written, where in asked.files.items()}
     # Nothing is in this home: what the spec calls so has to be among the files.
-    return BuildContext(store, _Told(asked, store), spec, asked.ref, work / "home", docs, files)
+    return BuildContext(store, _StagedRegistry(asked, store), spec, asked.ref, work / "home", docs, files)
 
 
 def _spec(said: str | Json, work: Path) -> ReleaseSpec:
@@ -239,7 +239,7 @@ def _file(store: Store, written: str, where: str | Elsewhere) -> Path:
     return path
 
 
-class _Told:
+class _StagedRegistry:
     """The registry as the request tells of it; MLflow where that says nothing."""
 
     def __init__(self, asked: StageRequest, store: Store) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from model_store.durable import create_secret
 from model_store.errors import Permanent
 from model_store.unwritable import naming
 from serving.home import Home
@@ -65,7 +65,7 @@ def _make(home: Home, random_bytes: Callable[[int], bytes]) -> None:
         webhook_secret=token(32),
         webhook_fernet_key=fernet_key(),
     )
-    _make_secret(home.credentials, json.dumps(asdict(made), indent=1))
+    create_secret(home.credentials, json.dumps(asdict(made), indent=1).encode())
 
 
 def controller_token(home: Home, random_bytes: Callable[[int], bytes] = os.urandom) -> str:
@@ -76,7 +76,7 @@ def controller_token(home: Home, random_bytes: Callable[[int], bytes] = os.urand
     if given := os.environ.get(CONTROLLER_TOKEN, "").strip():
         return given
     if not home.controller_token.exists():
-        _make_secret(home.controller_token, base64.urlsafe_b64encode(random_bytes(32)).decode().rstrip("="))
+        create_secret(home.controller_token, base64.urlsafe_b64encode(random_bytes(32)).rstrip(b"="))
     token = home.controller_token.read_text().strip()
     if not token:
         raise Permanent(
@@ -84,21 +84,6 @@ def controller_token(home: Home, random_bytes: Callable[[int], bytes] = os.urand
             remedy="Delete it, and start the controller again: it makes a new one.",
         )
     return token
-
-
-def _make_secret(path: Path, text: str) -> None:
-    """Unless it is there. A link fails where a rename would overwrite: who comes second takes the first's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    draft = Path(name)
-    try:
-        with naming(path), os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from model_store.dataset import Dataset, read_dataset
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.base import NotExportable, Original
-from model_store.export.in_child import AS_IT_IS, run_converter, said, write_rows
+from model_store.export.in_child import AS_IT_IS, refuse_failed_step, run_converter, said, write_rows
 from model_store.export.invocations import NOT_SERVED, answered_values
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx
@@ -51,12 +51,6 @@ _MADE_BY: dict[Flavor, str] = {
     "lightgbm": "onnxmltools",
     "catboost": "CatBoost",
 }
-_REFUSED = {
-    "load": ("the model cannot be loaded in its own environment", "log it again with its requirements"),
-    "predict": ("the model cannot predict the evaluation rows", "check the signature and data.inputs"),
-    "convert": ("{by} cannot convert {what}", AS_IT_IS),
-    "memory": ("", f"make the model smaller; {AS_IT_IS}"),
-}
 
 
 def convert_with(
@@ -72,8 +66,7 @@ def convert_with(
     _write_request(work, flavor, logged, planned, typed)
     own = own_interpreter(logged, _CONVERTERS[flavor], work)
     told = run_converter(CHILD, work, LIMITS, readable=(logged.folder,), python=own)
-    if step := told.get("step"):
-        raise _refusal(flavor, step, told)
+    refuse_failed_step(told, _MADE_BY[flavor])
     return _result(flavor, work, told, spec, rows)
 
 
@@ -104,12 +97,6 @@ def _write_request(work: Path, flavor: Flavor, logged: LoggedModel, planned: Pla
         "width": width,
     }
     (work / "request.json").write_text(json.dumps(request))
-
-
-def _refusal(flavor: Flavor, step: str, told: dict[str, Any]) -> NotExportable:
-    problem, remedy = _REFUSED[step]
-    what = problem.format(by=_MADE_BY[flavor], what=told.get("class", "the model"))
-    return NotExportable(f"{what}: {told['failed']}" if what else told["failed"], remedy=remedy)
 
 
 def _result(flavor: Flavor, work: Path, told: dict[str, Any], spec: ReleaseSpec, rows: Dataset) -> Original:

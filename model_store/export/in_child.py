@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,13 @@ from model_store.foreign_code import Limits, run_child
 Array = np.ndarray[Any, Any]
 
 AS_IT_IS = "source.flavor: pyfunc serves it as it is, without export"
+# By the step at which a child that loads, asks and converts gave up: what that means, and the remedy.
+STEPS_REFUSED: Mapping[str, tuple[str, str]] = {
+    "load": ("the model cannot be loaded in its own environment", "log it again with its requirements"),
+    "predict": ("the model cannot predict the evaluation rows", "check the signature and data.inputs"),
+    "convert": ("{by} cannot convert {what}", AS_IT_IS),
+    "memory": ("", f"make the model smaller; {AS_IT_IS}"),
+}
 
 
 class NotConvertible(NotExportable):
@@ -58,6 +65,18 @@ def run_converter(
         refusal = NotConvertible if told["may_convert"] else NotExportable
         raise refusal(str(told["problem"]), remedy=str(told["remedy"]))
     return told
+
+
+def refuse_failed_step(told: Mapping[str, Any], by: str, *, on_predict: str = "") -> None:
+    """Raises `NotExportable` if the child told of a step (`STEPS_REFUSED`) that failed. `by`: what converts;
+    `on_predict`: a further remedy of that step.
+    """
+    if not (step := told.get("step")):
+        return
+    problem, remedy = STEPS_REFUSED[step]
+    what = problem.format(by=by, what=told.get("class", "the model"))
+    more = f"; {on_predict}" if on_predict and step == "predict" else ""
+    raise NotExportable(f"{what}: {told['failed']}" if what else told["failed"], remedy=f"{remedy}{more}")
 
 
 def said(work: Path) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from model_store.dataset import Dataset, read_dataset
 from model_store.export.agreement import Disagrees, agree
 from model_store.export.allowed import refuse_unless_allowed
 from model_store.export.base import NotExportable, Original
-from model_store.export.in_child import AS_IT_IS, run_converter, said, write_rows
+from model_store.export.in_child import AS_IT_IS, refuse_failed_step, run_converter, said, write_rows
 from model_store.export.invocations import answered_numbered, answered_values
 from model_store.export.mlmodel import LoggedModel
 from model_store.export.onnx_file import parse, read_onnx
@@ -35,15 +35,6 @@ CHILD = Path(__file__).with_name("pytorch_child.py")
 LIMITS = Limits(seconds=900, memory_mb=32_768, disk_mb=8192)
 _EXPORTER = (f"onnx<={onnx.__version__}", "onnxscript")
 _OPEN_BATCH = "log it with an input_example of several rows and a signature whose first dimension is -1"
-_REFUSED = {
-    "load": ("the model cannot be loaded in its own environment", "log it again with its requirements"),
-    "predict": (
-        "the model cannot predict the evaluation rows",
-        f"check the signature and data.inputs; {_OPEN_BATCH}",
-    ),
-    "convert": ("torch cannot export {what}", AS_IT_IS),
-    "memory": ("", f"make the model smaller; {AS_IT_IS}"),
-}
 
 
 def convert(logged: LoggedModel, spec: ReleaseSpec, evaluation: Path, work: Path) -> Original:
@@ -61,10 +52,7 @@ def convert(logged: LoggedModel, spec: ReleaseSpec, evaluation: Path, work: Path
     _write_request(work, logged, spec, planned, inputs, typed)
     own = own_interpreter(logged, _EXPORTER, work)
     told = run_converter(CHILD, work, LIMITS, readable=(logged.folder,), python=own)
-    if step := told.get("step"):
-        problem, remedy = _REFUSED[step]
-        what = problem.format(what=told.get("class", "the model"))
-        raise NotExportable(f"{what}: {told['failed']}" if what else told["failed"], remedy=remedy)
+    refuse_failed_step(told, "torch", on_predict=_OPEN_BATCH)
     return _result(work, told, spec, rows, is_table=planned.is_table)
 
 

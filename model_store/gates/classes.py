@@ -12,7 +12,7 @@ from model_store.gates.outputs import Scores, find_label, possible_scores, score
 from model_store.gates.questions import OpenQuestion, OpenQuestions, Seen, either
 from model_store.gates.reading import Reading, told_of_classes
 from model_store.gates.score_columns import columns_of, single_column, winners
-from model_store.gates.words import Vocabulary, different, shown, written
+from model_store.gates.vocabulary import Vocabulary, different, shown, written
 from model_store.release_spec import Word, words_of
 
 Array = np.ndarray[Any, Any]

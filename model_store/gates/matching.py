@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from model_store.gates.outputs import Scores
 from model_store.gates.questions import OpenQuestion, Seen
-from model_store.gates.words import Vocabulary, different, shown, written
+from model_store.gates.vocabulary import Vocabulary, different, shown, written
 from model_store.release_spec import Word
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from model_store.gates.questions import OpenQuestion, Seen, either, is_column, width
-from model_store.gates.words import written
+from model_store.gates.vocabulary import written
 
 Array = np.ndarray[Any, Any]
 

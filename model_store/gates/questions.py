@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from model_store.errors import Permanent
-from model_store.gates.words import different, plain
+from model_store.gates.vocabulary import different, plain
 from model_store.release_spec import ReleaseSpec, Word
 from model_store.types import Task
 

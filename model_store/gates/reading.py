@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model_store.errors import Permanent
-from model_store.gates.words import Vocabulary, shown
+from model_store.gates.vocabulary import Vocabulary, shown
 from model_store.metrics.base import Prediction, Truth
 from model_store.release_spec import Word
 from model_store.types import Task

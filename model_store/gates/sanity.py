@@ -15,7 +15,7 @@ import numpy as np
 from model_store.errors import Permanent
 from model_store.gates.exam import Answered, Exam
 from model_store.gates.reading import Reading
-from model_store.gates.words import written
+from model_store.gates.vocabulary import written
 from model_store.metrics.base import Metric, TooFewRows
 from model_store.metrics.registry import metric
 from model_store.release_spec import Margin, Word

@@ -10,7 +10,7 @@ import numpy as np
 from model_store.gates.matching import Matched
 from model_store.gates.outputs import Scores
 from model_store.gates.questions import OpenQuestion, Seen
-from model_store.gates.words import Vocabulary, different, shown, written
+from model_store.gates.vocabulary import Vocabulary, different, shown, written
 from model_store.release_spec import Word
 
 Array = np.ndarray[Any, Any]

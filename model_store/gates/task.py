@@ -14,7 +14,7 @@ from model_store.gates.classes import classifier
 from model_store.gates.outputs import find_value, scores_alone
 from model_store.gates.questions import OpenQuestion, OpenQuestions, Seen, Unsaid, is_column, width
 from model_store.gates.reading import Reading
-from model_store.gates.words import shown, written
+from model_store.gates.vocabulary import shown, written
 from model_store.metrics.registry import known
 from model_store.release_spec import USUAL
 from model_store.release_spec.release import unfit

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from model_store.release_spec.kubernetes import StagePods
-    from model_store.stage_exchange import AskedStage
+    from model_store.stage_exchange import RemoteStage
     from model_store.steps import StepResult
     from serving.control.releases import Release
     from serving.platforms.kubernetes.stage_pods import StageCluster, StageWork
@@ -224,7 +224,7 @@ class PodStage:
         return StagePod.partial(map_index_template=BY_LABEL, **self._kwargs).expand(**kwargs).output
 
 
-def _work(release: Release, asked: AskedStage, keys: str) -> StageWork:
+def _work(release: Release, asked: RemoteStage, keys: str) -> StageWork:
     from serving.platforms.kubernetes.stage_pods import StageWork
 
     return StageWork(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from model_store.signing import public_part
-from model_store.stage_exchange import AskedStage, ask
+from model_store.stage_exchange import RemoteStage, ask
 from model_store.stage_request import Origin, request_of
 from serving.control.releases import Release
 from serving.control.wiring import Services
 
 
-def asked(services: Services, release: Release, stage: str, handed_on: dict[str, Any]) -> AskedStage:
+def asked(services: Services, release: Release, stage: str, handed_on: dict[str, Any]) -> RemoteStage:
     """Lay down what a stage is asked. Raises `Permanent` and `Retryable`.
 
     `export` is the first of them: what all stages are asked with is made anew for it, as files and spec may
@@ -28,9 +28,9 @@ def asked(services: Services, release: Release, stage: str, handed_on: dict[str,
     )
 
 
-def known(services: Services, release: Release, stage: str, digest: str) -> AskedStage:
+def known(services: Services, release: Release, stage: str, digest: str) -> RemoteStage:
     """What was asked before, by its digest."""
-    return AskedStage(services.store, _run_of(release), stage, digest)
+    return RemoteStage(services.store, _run_of(release), stage, digest)
 
 
 def public_keys(services: Services) -> str:

@@ -77,7 +77,7 @@ def _make_dag_folder(home: Home) -> None:
 def _close_what_pods_closed(home: Home) -> None:
     """An earlier Slipway left it to pods to ask for API keys, and its routes say nothing of them."""
     for record in pods.records(home):
-        if record.bundle.exists() and pods.wishes_of(record.bundle).api_keys:
+        if record.bundle.exists() and pods.requirements_of(record.bundle).api_keys:
             EnvoyFileRouter(home).ask_for_keys(record.deployment.service)
 
 

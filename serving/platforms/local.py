@@ -109,7 +109,7 @@ class LocalPlatform:
         return record
 
     def _start(self, record: PodRecord) -> None:
-        if pods.wishes_of(record.bundle).shared_cache:
+        if pods.requirements_of(record.bundle).shared_cache:
             redis.ensure(self._home, self._environ)
         pods.write_program(self._home, record)
         self._supervisor.add_group(record.group)
@@ -126,7 +126,7 @@ class LocalPlatform:
 
     def _forget_answers(self, record: PodRecord) -> None:
         """Of a bundle that left; its versions' keys are its own, so this only frees memory early."""
-        if not pods.wishes_of(record.bundle).shared_cache:
+        if not pods.requirements_of(record.bundle).shared_cache:
             return
         from serving.pod.cache.invalidate import invalidate
 

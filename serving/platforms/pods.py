@@ -58,18 +58,18 @@ class PodRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PodRequirements:
     """What a bundle's spec asks of its surroundings: of the platform, and of the gateway."""
 
     shared_cache: bool
     api_keys: bool
 
 
-def wishes_of(bundle: Path) -> Wishes:
+def requirements_of(bundle: Path) -> PodRequirements:
     """Raises `Permanent` when the bundle's manifest is not readable."""
     try:
         serving = json.loads((bundle / "manifest.json").read_bytes()).get("serving", {})
-        return Wishes(bool((serving.get("cache") or {}).get("shared")), bool(serving.get("api_keys")))
+        return PodRequirements(bool((serving.get("cache") or {}).get("shared")), bool(serving.get("api_keys")))
     except (OSError, ValueError, AttributeError) as error:
         raise Permanent(
             f"{bundle} is not a readable bundle: {error!r}",
@@ -163,7 +163,7 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
     record = read_record(home, service, slot)
     if record is None:
         raise Permanent(f"nothing is deployed in {service}'s slot {slot}", remedy="Release a version first.")
-    endpoint, wishes = record.deployment.endpoints[number], wishes_of(record.bundle)
+    endpoint, required = record.deployment.endpoints[number], requirements_of(record.bundle)
     argv = (
         *(sys.executable, "-m", name_here("serving.pod"), "--bundle", str(record.bundle)),
         *("--host", endpoint.host, "--port", str(endpoint.port)),
@@ -173,7 +173,7 @@ def pod(home: Home, service: str, slot: Slot, number: int) -> Component:
     )
     faults = {"SLIPWAY_FAULTS": record.faults} if record.faults else {}
     # It may hold a password, which arguments would show to everybody.
-    shared = {redis.VARIABLE: redis.url_of(home) if wishes.shared_cache else ""}
+    shared = {redis.VARIABLE: redis.url_of(home) if required.shared_cache else ""}
     trusted = trusted_in(home.store)
     env = {attestation.VARIABLE: trusted.written(), **faults, **shared}
     return Component(f"{record.group}-{number}", argv, env=env)

@@ -25,7 +25,7 @@ from serving.ledger.base import Rows
 from serving.ledger.rows import Entry
 
 _Mark = tuple[str, str, int]
-_Told = tuple[HistoryEvent, ...]
+_Events = tuple[HistoryEvent, ...]
 
 BY_ITSELF = "Slipway"
 _ENDS = {"promoted": "promoted", "rolled back": "rolled back", "done": "finished", "started": "started"}
@@ -192,7 +192,7 @@ class ActivityLog:
 
     def __init__(self, breathe: Callable[[], None] = lambda: None) -> None:
         self._breathe = breathe
-        self._told: dict[str, tuple[ModelSnapshot, _Told]] = {}
+        self._told: dict[str, tuple[ModelSnapshot, _Events]] = {}
         self._known: frozenset[_Mark] = frozenset()
         self._of: tuple[Mapping[str, ModelSnapshot], tuple[HistoryEvent, ...]] = ({}, ())
         self._moments = Activity()

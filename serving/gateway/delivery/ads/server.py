@@ -92,7 +92,7 @@ class AdsServer:
     async def _serve(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         server = grpc.aio.server(options=_OPTIONS)
-        told = _Told(self._home, self._token, self._serves)
+        told = _Discovery(self._home, self._token, self._serves)
         server.add_generic_rpc_handlers((told.handler(),))
         server.add_insecure_port(self._listen)
         await server.start()
@@ -107,7 +107,7 @@ class AdsServer:
                 await server.stop(None)
 
 
-class _Told:
+class _Discovery:
     """What all connections share: the state, and who has acknowledged it."""
 
     def __init__(self, home: Home, token: str, serves: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from model_store.errors import Permanent, Retryable
-from model_store.stage_exchange import AskedStage, ask
+from model_store.stage_exchange import RemoteStage, ask
 from model_store.steps import store_result
 from model_store.storage.memory import MemoryStorage
 from model_store.storage.shared import Shared
@@ -21,11 +21,11 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path, shared=Shared(MemoryStorage()))
 
 
-def asked(store: Store, stage: str = "gate", **handed_on: Any) -> AskedStage:
+def asked(store: Store, stage: str = "gate", **handed_on: Any) -> RemoteStage:
     return ask(store, "fraud-v3-now", stage, lambda: {"spec": "s"}, handed_on)
 
 
-def answer(one: AskedStage, **said: Any) -> None:
+def answer(one: RemoteStage, **said: Any) -> None:
     storage, key = one.store.shared.storage, one.output_url.removeprefix(f"{one.storage_url}/")  # type: ignore[union-attr]
     storage.put(key, json.dumps({"stage": one.stage, **said}).encode())
 

@@ -27,7 +27,7 @@ from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.control.rollout.record import EndpointCounts, Record
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Entry, Event, Observation, Rollout
+from serving.ledger.rows import AuditRow, EventRow, ObservationRow, RolloutRow
 from serving.ledger.sql import SqlLedger
 from serving.types import Counts, Endpoint, Finding, Outcome, TrafficSplit, Verdict
 
@@ -82,7 +82,7 @@ def of_ledger(ledger: SqlLedger, seconds: float, name: str) -> Iterator[Measured
     way = f"{name}: a tick of {RELEASES} releases"
     yield measure(way, lambda: ledger.observe(*many, fence=fence), seconds=seconds, each=RELEASES)
     yield measure(f"{name}: an observation, durably", lambda: ledger.save(seen, fence=fence), seconds=seconds)
-    state = Rollout(
+    state = RolloutRow(
         release_id=RELEASE,
         service="fraud",
         version=2,
@@ -95,25 +95,25 @@ def of_ledger(ledger: SqlLedger, seconds: float, name: str) -> Iterator[Measured
     kept = [state]
 
     def save() -> None:
-        event = Event(release_id=RELEASE, at=AT, kind="shift", detail="step 2 of 4", candidate_weight=25)
+        event = EventRow(release_id=RELEASE, at=AT, kind="shift", detail="step 2 of 4", candidate_weight=25)
         row, _ = ledger.save(kept[0], event, fence=fence)
-        assert isinstance(row, Rollout)
+        assert isinstance(row, RolloutRow)
         kept[0] = row
 
     yield measure(f"{name}: a state and its event", save, seconds=seconds)
     yield measure(f"{name}: an act", lambda: ledger.save(_act(), fence=fence), seconds=seconds)
-    yield measure(f"{name}: read a state", lambda: ledger.get(Rollout, RELEASE), seconds=seconds)
+    yield measure(f"{name}: read a state", lambda: ledger.get(RolloutRow, RELEASE), seconds=seconds)
     ledger.release(lease)
 
 
-def _act() -> Entry:
-    return Entry(
+def _act() -> AuditRow:
+    return AuditRow(
         at=AT, who="ann", action="pause", model="fraud", version=2, release_id=RELEASE, reason="lunch"
     )
 
 
-def _observation() -> Observation:
-    return Observation(release_id=RELEASE, at=AT, place=1, document=_record().to_json())
+def _observation() -> ObservationRow:
+    return ObservationRow(release_id=RELEASE, at=AT, place=1, document=_record().to_json())
 
 
 def _record() -> Record:

@@ -22,7 +22,7 @@ from serving.figures import percent
 from serving.gateway.router.kept import row_of
 from serving.home import Home
 from serving.ledger import rows
-from serving.ledger.base import Ledger, Source
+from serving.ledger.base import ImportedFile, Ledger
 from serving.metrics.latency import bucket_of
 from serving.types import (
     ALL_STABLE,
@@ -102,7 +102,7 @@ class ModelFiles:
         stable = self.deployment(self.serving) if self.serving else None
         other = self.deployment(candidate) if candidate else None
         route = Route(self.model, revision, split, stable, other)
-        before = self.ledger.find(rows.Route, service=self.model)
+        before = self.ledger.find(rows.RouteRow, service=self.model)
         generation = before[0].generation if before else 0
         self.ledger.save(replace(row_of(route, at=self.at), generation=generation))
         return route
@@ -120,7 +120,7 @@ class ModelFiles:
         saved = {"schema": 1, "id": name, "model": self.model, "version": version, "request": request}
         put(
             self.ledger,
-            rows.Release(
+            rows.ReleaseRecord(
                 id=name,
                 model=self.model,
                 version=version,
@@ -133,21 +133,21 @@ class ModelFiles:
     def _roll(self, name: str, version: int, end: str) -> None:
         state, events = self._state(name, version, end)
         row = row_of_state(state, changed_at=events[-1].at, generation=state.generation + 1)
-        happened = [rows.Event(release_id=name, **asdict(event)) for event in events]
-        if known := self.ledger.find(rows.Rollout, release_id=name):
-            told = len(self.ledger.find(rows.Event, release_id=name))
+        happened = [rows.EventRow(release_id=name, **asdict(event)) for event in events]
+        if known := self.ledger.find(rows.RolloutRow, release_id=name):
+            told = len(self.ledger.find(rows.EventRow, release_id=name))
             self.ledger.save(
                 replace(row, generation=known[0].generation), *happened[min(told, len(happened) - 1) :]
             )
         else:
-            self.ledger.adopt(Source(name, ""), [row, *happened])
+            self.ledger.adopt(ImportedFile(name, ""), [row, *happened])
         changes = []
         for revision, event in enumerate(events, start=version * 10):
             weight = event.candidate_weight
             stable = self.deployment(self.serving) if self.serving else None
             split = TrafficSplit(100 - weight, weight)
             route = Route(self.model, revision, split, stable, self.deployment(version))
-            changes.append(rows.RouteChange.of(replace(row_of(route, at=event.at), generation=revision)))
+            changes.append(rows.RouteChangeRow.of(replace(row_of(route, at=event.at), generation=revision)))
         self.ledger.save(*changes)
         if end != "promoted":
             self._records(state, events)
@@ -233,7 +233,9 @@ class ModelFiles:
                 latency=(dict(times[0]), dict(times[1])) if second % 5 == 4 else None,
             )
             lines.append(
-                rows.Observation(release_id=state.release_id, at=at, place=place, document=record.to_json())
+                rows.ObservationRow(
+                    release_id=state.release_id, at=at, place=place, document=record.to_json()
+                )
             )
         self.ledger.observe(*lines)
 

@@ -30,7 +30,7 @@ class RequestLog(Section):
     keep_days: Annotated[float, Field(gt=0)] = 7
 
 
-class RateLimit(Section):
+class TokenBucket(Section):
     """A token bucket at the gateway: `per_second` requests flow in, `burst` at once."""
 
     per_second: Annotated[float, Field(gt=0, le=1_000_000)]
@@ -77,8 +77,8 @@ class Serving(Section):
     cache: Cache | None = None
     request_log: RequestLog | None = None
     fallback: Fallback | None = None
-    rate_limit: RateLimit | None = None
-    client_rate_limit: RateLimit | None = None
+    rate_limit: TokenBucket | None = None
+    client_rate_limit: TokenBucket | None = None
     api_keys: bool = False
     kubernetes: Kubernetes | None = None
 

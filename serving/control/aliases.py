@@ -19,7 +19,7 @@ from serving.control.release_deployment import route_of, state_of
 from serving.control.releases import Release
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import Services, now
-from serving.ledger.rows import Note
+from serving.ledger.rows import NoteRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def superseded_by(services: Services, release: Release) -> str:
     return f"the alias {alias} {where} while version {release.version} was being built"
 
 
-def read_note(note: Note) -> AliasNote:
+def read_note(note: NoteRow) -> AliasNote:
     said = {name: note.document[name] for name in ("alias", "version", "words", "way_out", "told_by")}
     return AliasNote(model=note.model, at=note.at, **said)
 

@@ -27,7 +27,7 @@ from model_store.durable import write_file
 from model_store.errors import SlipwayError
 from serving.ledger import wire
 from serving.ledger.base import Rows, Wanted
-from serving.ledger.rows import Entry
+from serving.ledger.rows import AuditRow
 
 LONGEST_REASON = 1000
 # How often a ledger that took no entry is tried again.
@@ -104,7 +104,7 @@ class AuditTrail:
         """Newest first, from `since` to `until` inclusive; of more than `limit` those written last."""
         wanted: dict[str, Wanted] = {"model": model, "release_id": release_id}
         equal: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-        written = self._rows.find(Entry, since=since, until=until, newest=limit, **equal)
+        written = self._rows.find(AuditRow, since=since, until=until, newest=limit, **equal)
         waiting = (
             row
             for row in (*_late_rows(self._late), *_queue_of(self._late).waiting())
@@ -118,14 +118,14 @@ class AuditTrail:
         return [of_row(row) for row in ordered[:limit]]
 
 
-def to_row(entry: AuditEntry, *, id: str = "") -> Entry:
+def to_row(entry: AuditEntry, *, id: str = "") -> AuditRow:
     """As the ledger keeps it."""
     said: dict[str, Any] = {name: getattr(entry, name) for name in _SHARED}
     known: dict[str, Any] = {"id": id} if id else {}
-    return Entry(document=dict(entry.detail), **said, **known)
+    return AuditRow(document=dict(entry.detail), **said, **known)
 
 
-def of_row(row: Entry) -> AuditEntry:
+def of_row(row: AuditRow) -> AuditEntry:
     return AuditEntry(detail=row.document, **{name: getattr(row, name) for name in _SHARED})
 
 
@@ -140,7 +140,7 @@ def take_late(rows: Rows, late: Path) -> int:
 
 def is_known(rows: Rows, entry: AuditEntry, *, same: str, since: datetime) -> bool:
     """Whether this act is written down."""
-    found = rows.find(Entry, since=since - _SLACK, action=entry.action, model=entry.model)
+    found = rows.find(AuditRow, since=since - _SLACK, action=entry.action, model=entry.model)
     return any(_is_same_act(one, entry, same) for one in found)
 
 
@@ -149,19 +149,19 @@ class _Queue:
 
     def __init__(self, late: Path) -> None:
         self._late = late
-        self._entries: list[tuple[Rows, Entry]] = []
+        self._entries: list[tuple[Rows, AuditRow]] = []
         self._guarded = threading.Lock()
         self._thread: threading.Thread | None = None
         atexit.register(self.deliver)
 
-    def add(self, rows: Rows, row: Entry) -> None:
+    def add(self, rows: Rows, row: AuditRow) -> None:
         with self._guarded:
             self._entries.append((rows, row))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._go_on_trying, name="audit", daemon=True)
                 self._thread.start()
 
-    def waiting(self) -> Sequence[Entry]:
+    def waiting(self) -> Sequence[AuditRow]:
         with self._guarded:
             return [row for _, row in self._entries]
 
@@ -194,7 +194,7 @@ def _queue_of(late: Path) -> _Queue:
     return _Queue(late)
 
 
-def _late_rows(late: Path) -> list[Entry]:
+def _late_rows(late: Path) -> list[AuditRow]:
     found = []
     for path in sorted(late.glob("*.json")):
         with suppress(FileNotFoundError):
@@ -204,15 +204,15 @@ def _late_rows(late: Path) -> list[Entry]:
                 log.exception("%s is no entry", path)
                 path.replace(path.with_suffix(".unreadable"))
                 continue
-            found += [row] if isinstance(row, Entry) else []
+            found += [row] if isinstance(row, AuditRow) else []
     return found
 
 
-def _late_path(late: Path, row: Entry) -> Path:
+def _late_path(late: Path, row: AuditRow) -> Path:
     return late / f"{row.id}.json"
 
 
-def _put_late(late: Path, row: Entry) -> bool:
+def _put_late(late: Path, row: AuditRow) -> bool:
     """Whether the disk took it."""
     try:
         write_file(_late_path(late, row), orjson.dumps(wire.row_to_json(row)))
@@ -227,7 +227,7 @@ def _id_of(entry: AuditEntry, same: str) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
-def _is_same_act(known: Entry, entry: AuditEntry, same: str) -> bool:
+def _is_same_act(known: AuditRow, entry: AuditEntry, same: str) -> bool:
     return (
         same in entry.detail
         and known.release_id in (None, entry.release_id)

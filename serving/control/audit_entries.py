@@ -20,7 +20,7 @@ from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.wiring import Services, now
 from serving.ledger.base import Rows, StaleGeneration
 from serving.ledger.changing import change
-from serving.ledger.rows import Note
+from serving.ledger.rows import NoteRow
 
 if TYPE_CHECKING:
     from model_store.release_spec import Approval
@@ -205,10 +205,10 @@ def exclusively(services: Services, model: str) -> Iterator[None]:
 def _begin_act(rows: Rows, model: str) -> str:
     mine, until = uuid4().hex, time.monotonic() + ACT_SECONDS
     while True:
-        known = next(iter(rows.find(Note, id=f"{model}/{_ACTING}")), None)
+        known = next(iter(rows.find(NoteRow, id=f"{model}/{_ACTING}")), None)
         is_taken = known and known.ended_at is None and now() < known.at + timedelta(seconds=ACT_SECONDS)
         if not is_taken:
-            empty = Note(id=f"{model}/{_ACTING}", model=model, kind=_ACTING, at=now())
+            empty = NoteRow(id=f"{model}/{_ACTING}", model=model, kind=_ACTING, at=now())
             try:
                 rows.save(replace(known or empty, at=now(), ended_at=None, document={"by": mine}))
                 return mine
@@ -220,11 +220,11 @@ def _begin_act(rows: Rows, model: str) -> str:
 
 
 def _end_act(rows: Rows, model: str, mine: str) -> None:
-    def ended(note: Note) -> Note | None:
+    def ended(note: NoteRow) -> NoteRow | None:
         is_mine = note.document.get("by") == mine and note.ended_at is None
         return replace(note, ended_at=now()) if is_mine else None
 
-    change(rows, Note, f"{model}/{_ACTING}", ended)
+    change(rows, NoteRow, f"{model}/{_ACTING}", ended)
 
 
 def _last_answer(services: Services, entry: AuditEntry) -> str:

@@ -18,8 +18,8 @@ from serving.control.release_deployment import route_of
 from serving.control.releases import Cause, Release, Request
 from serving.control.rollout.plan import Phase
 from serving.control.wiring import Services, now
-from serving.ledger.rows import Note
-from serving.ledger.rows import Request as RequestRow
+from serving.ledger.rows import NoteRow
+from serving.ledger.rows import RequestRow as RequestRow
 
 # Of a model whose spec is gone.
 DEFAULT_COOLDOWN = timedelta(minutes=10)
@@ -144,7 +144,7 @@ def hold_on(services: Services, model: str) -> ModelHold | None:
     return read_hold(found) if found else None
 
 
-def read_hold(note: Note) -> ModelHold:
+def read_hold(note: NoteRow) -> ModelHold:
     return ModelHold(note.at, str(note.document["why"]))
 
 

@@ -97,7 +97,7 @@ class Freezes:
 
     def asked_for(self, *, at: datetime) -> list[Frozen]:
         """People's freezes that are in force, the oldest first."""
-        found = map(_frozen, self._rows.find(rows.Freeze, lifted_at=None))
+        found = map(_frozen, self._rows.find(rows.FreezeRow, lifted_at=None))
         now = [one for one in found if one.until is None or one.until > at]
         return sorted(now, key=lambda one: (one.since or at, one.id))
 
@@ -117,7 +117,7 @@ class Freezes:
             raise Permanent(
                 f"{until:%Y-%m-%d %H:%M} UTC is over", remedy="give a time in the future, or none"
             )
-        made = rows.Freeze(id=uuid4().hex[:12], model=model, by=by, reason=reason, since=at, until=until)
+        made = rows.FreezeRow(id=uuid4().hex[:12], model=model, by=by, reason=reason, since=at, until=until)
         self._rows.save(made, *_with(entry))
         return _frozen(made)
 
@@ -139,7 +139,7 @@ class Freezes:
         self, release_id: str, *, by: str, reason: str, at: datetime, entry: AuditEntry | None = None
     ) -> Override:
         """Let this release pass, now and in every freeze to come; `entry` is written with it."""
-        made = rows.Override(release_id=release_id, by=by, reason=reason, at=at)
+        made = rows.OverrideRow(release_id=release_id, by=by, reason=reason, at=at)
         self._rows.save(Once(made), *_with(entry))
         return self.override_of(release_id) or Override(release_id, by, reason, at)
 
@@ -149,11 +149,11 @@ class Freezes:
     def overrides(self, release_id: str | None = None) -> list[Override]:
         """Of one release, or all there are."""
         wanted: dict[str, Any] = {"release_id": release_id} if release_id is not None else {}
-        found = self._rows.find(rows.Override, **wanted)
+        found = self._rows.find(rows.OverrideRow, **wanted)
         return [Override(one.release_id, one.by, one.reason, one.at) for one in found]
 
-    def _standing(self, freeze_id: str) -> rows.Freeze:
-        found = self._rows.find(rows.Freeze, id=freeze_id) if _ID.fullmatch(freeze_id) else []
+    def _standing(self, freeze_id: str) -> rows.FreezeRow:
+        found = self._rows.find(rows.FreezeRow, id=freeze_id) if _ID.fullmatch(freeze_id) else []
         if not found:
             raise UnknownFreeze(
                 f"there is no freeze {freeze_id[:40]!r}", remedy="look at the list of freezes"
@@ -214,7 +214,7 @@ def of_windows(windows: Sequence[Freeze], source: str, model: str | None, at: da
     ]
 
 
-def _frozen(row: rows.Freeze) -> Frozen:
+def _frozen(row: rows.FreezeRow) -> Frozen:
     shared = ("id", "model", "reason", "by", "since", "until", "lifted_by", "lifted_at")
     return Frozen(source="person", **{name: getattr(row, name) for name in shared})
 

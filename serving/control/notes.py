@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from serving.ledger.base import Rows, StaleGeneration
-from serving.ledger.rows import Note
+from serving.ledger.rows import NoteRow
 
 
 class NoteKind(StrEnum):
@@ -30,24 +30,24 @@ class Notes:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
-    def find(self, model: str, kind: NoteKind) -> Note | None:
+    def find(self, model: str, kind: NoteKind) -> NoteRow | None:
         """As it stands; None if nothing of the kind is so."""
         found = self._any(model, kind)
         return found if found and found.ended_at is None else None
 
-    def standing(self, *kinds: NoteKind) -> list[Note]:
+    def standing(self, *kinds: NoteKind) -> list[NoteRow]:
         """Of all models."""
-        return self._rows.find(Note, kind=tuple(kinds), ended_at=None)
+        return self._rows.find(NoteRow, kind=tuple(kinds), ended_at=None)
 
     def write(
         self, model: str, kind: NoteKind, document: Mapping[str, Any], *, at: datetime, anew: bool = True
-    ) -> Note:
+    ) -> NoteRow:
         """Note it, since `at`. What stands is replaced; unless `anew`: then it stays and is returned."""
         while True:
             known = self._any(model, kind)
             if known and known.ended_at is None and not anew:
                 return known
-            empty = Note(id=f"{model}/{kind}", model=model, kind=kind.value, at=at)
+            empty = NoteRow(id=f"{model}/{kind}", model=model, kind=kind.value, at=at)
             made = replace(known or empty, at=at, ended_at=None, document=document)
             try:
                 self._rows.save(made)
@@ -64,5 +64,5 @@ class Notes:
                 continue
             return
 
-    def _any(self, model: str, kind: NoteKind) -> Note | None:
-        return next(iter(self._rows.find(Note, id=f"{model}/{kind}")), None)
+    def _any(self, model: str, kind: NoteKind) -> NoteRow | None:
+        return next(iter(self._rows.find(NoteRow, id=f"{model}/{kind}")), None)

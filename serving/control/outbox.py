@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from model_store.release_spec.notify import Notify
 from serving.ledger.base import Rows, StaleGeneration
-from serving.ledger.rows import Letter, saved
+from serving.ledger.rows import MessageRow, saved
 
 GIVE_UP = timedelta(days=1)
 REMEMBER = timedelta(days=7)
@@ -42,12 +42,12 @@ class Message:
 class OutboxEntry:
     """A message to one receiver, as the ledger has it."""
 
-    letter: Letter
+    letter: MessageRow
     message: Message
     receiver: Notify
 
     @classmethod
-    def of(cls, letter: Letter) -> OutboxEntry:
+    def of(cls, letter: MessageRow) -> OutboxEntry:
         said = letter.document["message"]
         message = Message(**{**said, "at": datetime.fromisoformat(said["at"])})
         return cls(letter, message, Notify.model_validate(letter.document["receiver"]))
@@ -67,7 +67,7 @@ class Outbox:
 
     def due(self, *, at: datetime) -> list[OutboxEntry]:
         """Those to be delivered now, the oldest first."""
-        waiting = self._rows.find(Letter, status="waiting")
+        waiting = self._rows.find(MessageRow, status="waiting")
         return [OutboxEntry.of(letter) for letter in waiting if letter.next_at <= at]
 
     def claim(self) -> list[OutboxEntry]:
@@ -93,9 +93,9 @@ class Outbox:
             self._rows.save(replace(entry.letter, claimed_until=None, **changed))  # type: ignore[arg-type]
 
 
-def _letter(message: Message, receiver: Notify, number: int) -> Letter:
+def _letter(message: Message, receiver: Notify, number: int) -> MessageRow:
     said = {**asdict(message), "at": message.at.isoformat()}
-    return Letter(
+    return MessageRow(
         id=f"{message.id}.{number}",
         model=message.model,
         at=message.at,

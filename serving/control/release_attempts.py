@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from model_store.types import ModelRef
 from serving.ledger.base import Rows, StaleGeneration
-from serving.ledger.rows import Attempt
+from serving.ledger.rows import AttemptRow
 
 # A run that was asked for begins within seconds. Later, the asking was lost.
 START_TIMEOUT = timedelta(minutes=2)
@@ -52,7 +52,7 @@ class ReleaseAttempts:
         """Whether to ask Airflow for this version now: nobody tried it, nor asked a moment ago."""
         asked = False
 
-        def change(one: Attempt) -> Attempt | None:
+        def change(one: AttemptRow) -> AttemptRow | None:
             nonlocal asked
             asked = not one.run_id and not _was_requested(one, at)
             return replace(one, asked_at=at) if asked else None
@@ -64,7 +64,7 @@ class ReleaseAttempts:
         """Whether Airflow was told of this version a moment ago."""
         return _was_requested(self._read(ref), at)
 
-    def _change(self, ref: ModelRef, change: Callable[[Attempt], Attempt | None]) -> Attempt:
+    def _change(self, ref: ModelRef, change: Callable[[AttemptRow], AttemptRow | None]) -> AttemptRow:
         """What it is afterwards. `change` says None where it is to stay as it is; it decides again on what
         somebody else made of it meanwhile."""
         while True:
@@ -77,17 +77,16 @@ class ReleaseAttempts:
                 continue
             return wanted
 
-    def _read(self, ref: ModelRef) -> Attempt:
+    def _read(self, ref: ModelRef) -> AttemptRow:
         name = f"{ref.name}/v{ref.version}"
-        found = self._rows.find(Attempt, id=name)
-        return (
-            found[0] if found else Attempt(id=name, model=ref.name, version=ref.version, run_id="", at=_NEVER)
-        )
+        found = self._rows.find(AttemptRow, id=name)
+        unused = AttemptRow(id=name, model=ref.name, version=ref.version, run_id="", at=_NEVER)
+        return found[0] if found else unused
 
 
-def _withdrawn(one: Attempt) -> Attempt:
+def _withdrawn(one: AttemptRow) -> AttemptRow:
     return replace(one, run_id="", withdrawn=one.withdrawn + 1)
 
 
-def _was_requested(one: Attempt, at: datetime) -> bool:
+def _was_requested(one: AttemptRow, at: datetime) -> bool:
     return one.asked_at is not None and abs(at - one.asked_at) < START_TIMEOUT

@@ -21,7 +21,7 @@ from serving.control.bundle_comparison import BundleComparison
 from serving.control.rollout.journal import release_id
 from serving.ledger.base import Rows, Unknown
 from serving.ledger.changing import change
-from serving.ledger.rows import Release as ReleaseRow
+from serving.ledger.rows import ReleaseRecord as ReleaseRow
 
 log = logging.getLogger(__name__)
 

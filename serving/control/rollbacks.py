@@ -27,8 +27,8 @@ from serving.control.traffic import RollbackPhase, RollbackProgress
 from serving.control.wiring import Services
 from serving.ledger.base import Unknown
 from serving.ledger.changing import change
-from serving.ledger.rows import Request as RequestRow
-from serving.ledger.rows import Turn
+from serving.ledger.rows import LockRow
+from serving.ledger.rows import RequestRow as RequestRow
 from serving.types import ALL_STABLE, Deployment, DeploymentId, DeploymentRef, Route, Slot
 
 DAG_ID = "model_rollback"
@@ -320,7 +320,7 @@ def under_way(services: Services) -> Iterator[RequestedRollback]:
 
 def not_cleared_away(services: Services) -> Iterator[RequestedRollback]:
     """Those that are over and have the lock of their model: their end came before they could give it back."""
-    for turn in services.rows.find(Turn):
+    for turn in services.rows.find(LockRow):
         if turn.holder and is_rollback_id(turn.service, turn.holder):
             for rollback, row in _kept(services, id=turn.holder):
                 if row.status != OPEN:

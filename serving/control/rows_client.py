@@ -15,7 +15,7 @@ from serving.control.controller_link import ControllerLink
 from serving.home import Home
 from serving.ledger import wire
 from serving.ledger.base import Change, Fence, Wanted
-from serving.ledger.rows import Kept, Letter, R, Row
+from serving.ledger.rows import Kept, MessageRow, R, Row
 
 
 class RowsClient:
@@ -38,7 +38,7 @@ class RowsClient:
         return bool(self._ask("POST", "/v1/rows/create", wire.row_to_json(row))["is_created"])
 
     def get(self, kind: type[R], key: str | int) -> R:
-        path = f"/v1/rows/{kind.__name__}/{quote(str(key))}"
+        path = f"/v1/rows/{kind.kind_name()}/{quote(str(key))}"
         return _as(kind, wire.row_from_json(self._ask("GET", path)))
 
     def find(
@@ -64,9 +64,9 @@ class RowsClient:
     def require_room(self) -> None:
         self._ask("GET", "/v1/room")
 
-    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
+    def claim(self, *, seconds: float, limit: int) -> list[MessageRow]:
         told = self._ask("POST", "/v1/letters/claim", {"seconds": seconds, "limit": limit})
-        return [_as(Letter, row) for row in _rows(told["rows"])]
+        return [_as(MessageRow, row) for row in _rows(told["rows"])]
 
 
 def _rows(told: Sequence[Any]) -> list[Row]:
@@ -75,7 +75,7 @@ def _rows(told: Sequence[Any]) -> list[Row]:
 
 def _as(kind: type[R], row: Row) -> R:
     if not isinstance(row, kind):
-        raise wire.Malformed(f"the controller answered with a {type(row).__name__}, not a {kind.__name__}")
+        raise wire.Malformed(f"the controller answered with a {row.kind_name()}, not a {kind.kind_name()}")
     return row
 
 

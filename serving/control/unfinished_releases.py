@@ -15,7 +15,7 @@ from typing import Any
 
 from serving.control.releases import FORGOTTEN
 from serving.control.wiring import Services
-from serving.ledger.rows import Release, Turn
+from serving.ledger.rows import LockRow, ReleaseRecord
 
 # So many rows are asked for at once.
 _PIECE = 200
@@ -31,7 +31,7 @@ class Needed:
 
 def needed_by_unfinished(services: Services) -> Needed:
     """Of all releases that have not ended. Raises ValueError, KeyError or TypeError for unreadable rows."""
-    turns = services.rows.find(Turn)
+    turns = services.rows.find(LockRow)
     in_line = {name for turn in turns for name in (turn.holder, turn.waiting) if name}
     published = [built for row in _rows(services) for built in _unfinished(row, in_line)]
     return Needed(
@@ -42,15 +42,15 @@ def needed_by_unfinished(services: Services) -> Needed:
     )
 
 
-def _rows(services: Services) -> Iterator[Release]:
+def _rows(services: Services) -> Iterator[ReleaseRecord]:
     for skip in count(0, _PIECE):
-        rows = services.rows.find(Release, newest=_PIECE, skip=skip)
+        rows = services.rows.find(ReleaseRecord, newest=_PIECE, skip=skip)
         yield from (row for row in rows if row.status != FORGOTTEN)
         if len(rows) < _PIECE:
             return
 
 
-def _unfinished(row: Release, in_line: set[str]) -> Iterator[Mapping[str, Any]]:
+def _unfinished(row: ReleaseRecord, in_line: set[str]) -> Iterator[Mapping[str, Any]]:
     """What the release's run published, if that is not over."""
     saved = row.document
     published = saved.get("bundles", [])
@@ -58,7 +58,7 @@ def _unfinished(row: Release, in_line: set[str]) -> Iterator[Mapping[str, Any]]:
         yield from published
 
 
-def _has_ended(row: Release, published_at: str) -> bool:
+def _has_ended(row: ReleaseRecord, published_at: str) -> bool:
     """An ending that is older than what was published last ended an earlier run of the release."""
     if row.document["request"]["dry_run"]:
         return True

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from serving.inbound.signature import Stamp
 from serving.ledger.base import Rows, StaleGeneration
-from serving.ledger.rows import Delivery
+from serving.ledger.rows import DeliveryRow
 
 SOURCE = "mlflow"
 
@@ -24,11 +24,11 @@ class Deliveries:
 
     def take(self, stamp: Stamp) -> bool:
         """Whether this is the first time that this delivery comes."""
-        return self._rows.create(Delivery(id=_id(stamp), source=SOURCE, at=stamp.at))
+        return self._rows.create(DeliveryRow(id=_id(stamp), source=SOURCE, at=stamp.at))
 
     def note(self, stamp: Stamp, words: str) -> None:
         """Write down what came of a delivery that was taken; nothing if it was forgotten since."""
-        for taken in self._rows.find(Delivery, id=_id(stamp)):
+        for taken in self._rows.find(DeliveryRow, id=_id(stamp)):
             with suppress(StaleGeneration):
                 self._rows.save(replace(taken, words=words))
 

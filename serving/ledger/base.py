@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_store.errors import Permanent, Retryable
-from serving.ledger.rows import Kept, Letter, Observation, R, Row
+from serving.ledger.rows import Kept, MessageRow, ObservationRow, R, Row
 
 # Names the database; who does not say it has a file in the home (`serving.ledger.opening`).
 URL_VARIABLE = "SLIPWAY_DATABASE_URL"
@@ -37,7 +37,7 @@ class StaleGeneration(Retryable):
         stands = f"is at generation {now}" if now else "is not in the ledger"
         decided = f"on generation {row.generation}" if row.generation else "on there being none"
         return cls(
-            f"{type(row).__name__.lower()} {row.key} {stands}, the decision was made {decided}",
+            f"{row.kind_name().lower()} {row.key} {stands}, the decision was made {decided}",
             remedy="read it again and decide again",
             delay_seconds=0,
         )
@@ -63,7 +63,7 @@ class Unknown(Permanent):
     @classmethod
     def of(cls, kind: type[Row], key: str, *, known: Iterable[str]) -> Unknown:
         return cls(
-            f"there is no {kind.__name__.lower()} {key}; the latest are: {', '.join(known) or 'none'}",
+            f"there is no {kind.kind_name().lower()} {key}; the latest are: {', '.join(known) or 'none'}",
             remedy="check the name",
         )
 
@@ -74,7 +74,7 @@ class UnknownField(Permanent):
     @classmethod
     def of(cls, kind: type[Row], name: str, *, known: Iterable[str]) -> UnknownField:
         return cls(
-            f"{kind.__name__} rows are not found by {name!r}; they are by: {', '.join(known)}",
+            f"{kind.kind_name()} rows are not found by {name!r}; they are by: {', '.join(known)}",
             remedy="ask by one of these",
         )
 
@@ -146,7 +146,7 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImportedFile:
     """A file whose rows were taken over (`serving.ledger.importing`)."""
 
     name: str
@@ -199,7 +199,7 @@ class Rows(Protocol):
         their effect."""
         ...
 
-    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
+    def claim(self, *, seconds: float, limit: int) -> list[MessageRow]:
         """Letters that are due, the oldest first, for this caller alone until `seconds` are over.
 
         Save them as sent, or with their next try. Who dies over it leaves them to the next claim: a receiver
@@ -211,7 +211,7 @@ class Rows(Protocol):
 class Observations(Protocol):
     """What is written several times a second. It may be lost with the machine's power, and nothing less."""
 
-    def observe(self, *observations: Observation, fence: Fence | None = None) -> None:
+    def observe(self, *observations: ObservationRow, fence: Fence | None = None) -> None:
         """Append all of it or nothing. A process that is killed afterwards loses none; a power cut may lose
         the last ones, never some in the middle. Raises as `Rows.save`."""
         ...
@@ -270,7 +270,7 @@ class Ledger(Rows, Observations, Audit, Leases, Protocol):
         """
         ...
 
-    def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
+    def adopt(self, source: ImportedFile, rows: Iterable[Row]) -> bool:
         """Take rows over as they are, generations too, once for each source; rows that are there stay as they
         are. False: this source was taken before, and nothing is written."""
         ...

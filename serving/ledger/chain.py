@@ -9,18 +9,18 @@ from dataclasses import replace
 
 from model_store.durable import canonical_json
 from serving.ledger.base import BrokenChain, Head
-from serving.ledger.rows import Entry
+from serving.ledger.rows import AuditRow
 
 EMPTY = Head(0, "0" * 64)
 
 
-def linked(entry: Entry, head: Head) -> Entry:
+def linked(entry: AuditRow, head: Head) -> AuditRow:
     """The entry as it follows `head`: with its number and hash."""
     numbered = replace(entry, number=head.number + 1)
     return replace(numbered, hash=_hash(numbered, head))
 
 
-def verified(entries: Iterable[Entry], head: Head, known: Head | None) -> Head:
+def verified(entries: Iterable[AuditRow], head: Head, known: Head | None) -> Head:
     """`head`, if it is the last of these entries, oldest first, and each follows the one before.
 
     `known` is a head of earlier, kept elsewhere. Raises `BrokenChain`.
@@ -39,7 +39,7 @@ def verified(entries: Iterable[Entry], head: Head, known: Head | None) -> Head:
     return last
 
 
-def _hash(entry: Entry, before: Head) -> str:
+def _hash(entry: AuditRow, before: Head) -> str:
     content = [
         before.hash,
         entry.number,

@@ -27,5 +27,5 @@ def change(rows: Rows, kind: type[K], key: str, made: Callable[[K], K | None]) -
         assert isinstance(stands, kind)
         return stands
     raise StaleGeneration(
-        f"{kind.__name__.lower()} {key} keeps changing", remedy="try again", delay_seconds=1
+        f"{kind.kind_name().lower()} {key} keeps changing", remedy="try again", delay_seconds=1
     )

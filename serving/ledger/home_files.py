@@ -14,22 +14,22 @@ from typing import Any
 import orjson
 
 from serving.ledger.rows import (
-    Attempt,
-    Delivery,
-    Entry,
-    Event,
-    Freeze,
-    Letter,
-    Note,
-    Observation,
-    Override,
-    Release,
-    Request,
-    Rollout,
-    Route,
-    RouteChange,
+    AttemptRow,
+    AuditRow,
+    DeliveryRow,
+    EventRow,
+    FreezeRow,
+    LockRow,
+    MessageRow,
+    NoteRow,
+    ObservationRow,
+    OverrideRow,
+    ReleaseRecord,
+    RequestRow,
+    RolloutRow,
+    RouteChangeRow,
+    RouteRow,
     Row,
-    Turn,
     Unstorable,
     normalised,
 )
@@ -58,7 +58,7 @@ class Torn(Row):
 def _releases(path: Path) -> Iterator[Row]:
     saved, outcome = _json(path), _json(_outcome_of(path)) if _outcome_of(path).exists() else {}
     request = saved["request"]
-    yield Release(
+    yield ReleaseRecord(
         id=saved["id"],
         model=saved["model"],
         version=saved["version"],
@@ -81,7 +81,7 @@ def _rollouts(path: Path) -> Iterator[Row]:
         return
     saved = _json(path)
     state, timeline = saved["state"], saved["timeline"]
-    yield Rollout(
+    yield RolloutRow(
         release_id=state["release_id"],
         service=state["service"],
         version=state["version"],
@@ -95,13 +95,13 @@ def _rollouts(path: Path) -> Iterator[Row]:
     )
     for one in timeline:
         told = {name: one[name] for name in ("kind", "detail", "candidate_weight")}
-        yield Event(release_id=state["release_id"], at=_time(one["at"]), **told)
+        yield EventRow(release_id=state["release_id"], at=_time(one["at"]), **told)
 
 
 def _turn(path: Path) -> Iterator[Row]:
     saved = _json(path)
     holder, waiting = saved["holder"] or {}, saved["waiting"] or {}
-    yield Turn(
+    yield LockRow(
         service=path.parent.name,
         at=_changed(path),
         holder=holder.get("release_id"),
@@ -116,7 +116,7 @@ def _observations(path: Path) -> Iterator[Row]:
     release_id = path.name.removesuffix(".counts.jsonl")
     yield from _lines(
         path,
-        lambda _, saved: Observation(
+        lambda _, saved: ObservationRow(
             release_id=release_id, at=_time(saved["at"]), place=saved["place"], document=saved
         ),
     )
@@ -126,7 +126,7 @@ def _routes(path: Path) -> Iterator[Row]:
     locality = _json(path)["resources"][0]["endpoints"][0]
     record = locality["metadata"]["filter_metadata"]["slipway"]
     stable, candidate = record["stable"] or {}, record["candidate"] or {}
-    yield Route(
+    yield RouteRow(
         service=record["service"],
         at=_changed(path),
         stable_version=stable.get("version"),
@@ -145,7 +145,7 @@ def _history(path: Path) -> Iterator[Row]:
 
 def _change(number: int, saved: dict[str, Any]) -> Row:
     stable, candidate = saved["stable"] or {}, saved["candidate"] or {}
-    return RouteChange(
+    return RouteChangeRow(
         service=saved["service"],
         revision=saved["revision"],
         at=_time(saved["at"]),
@@ -162,7 +162,7 @@ def _audit(path: Path) -> Iterator[Row]:
     names = ("who", "action", "model", "version", "release_id", "reason")
     yield from _lines(
         path,
-        lambda number, saved: Entry(
+        lambda number, saved: AuditRow(
             id=f"{path.name}:{number}",
             at=_time(saved["at"]),
             document=saved.get("detail", {}),
@@ -173,7 +173,7 @@ def _audit(path: Path) -> Iterator[Row]:
 
 def _freezes(path: Path) -> Iterator[Row]:
     saved = _json(path)
-    yield Freeze(
+    yield FreezeRow(
         id=saved["id"],
         model=saved["model"],
         by=saved["by"],
@@ -189,7 +189,7 @@ def _freezes(path: Path) -> Iterator[Row]:
 def _overrides(path: Path) -> Iterator[Row]:
     saved = _json(path)
     words = {name: saved[name] for name in ("release_id", "by", "reason")}
-    yield Override(at=_time(saved["at"]), generation=1, **words)
+    yield OverrideRow(at=_time(saved["at"]), generation=1, **words)
 
 
 def _rollbacks(path: Path) -> Iterator[Row]:
@@ -197,7 +197,7 @@ def _rollbacks(path: Path) -> Iterator[Row]:
     wish = saved["wish"]
     switched = saved.get("switched_at")
     is_open = bool(saved.get("by_controller")) and not switched and not saved.get("failed")
-    yield Request(
+    yield RequestRow(
         id=saved["id"],
         service=wish["model"],
         action="rollback",
@@ -220,7 +220,7 @@ def _attempts(folder: Path) -> Iterator[Row]:
         tried, asked = folder / f"{name}.json", folder.parent / "asked" / name
         saved = _json(tried) if tried.exists() else {}
         marked = _changed(asked) if asked.exists() else None
-        yield Attempt(
+        yield AttemptRow(
             id=f"{model}/{name}",
             model=model,
             version=int(name.removeprefix("v")),
@@ -237,12 +237,12 @@ def _notes(path: Path) -> Iterator[Row]:
     saved = _json(path)
     model, kind = path.parent.parent.name, "hold" if path.stem == "held" else path.stem
     at = _time(saved["since"] if "since" in saved else saved["at"])
-    yield Note(id=f"{model}/{kind}", model=model, kind=kind, at=at, document=saved, generation=1)
+    yield NoteRow(id=f"{model}/{kind}", model=model, kind=kind, at=at, document=saved, generation=1)
 
 
 def _letters(path: Path) -> Iterator[Row]:
     saved = _json(path)
-    yield Letter(
+    yield MessageRow(
         id=path.stem,
         model=saved["message"]["model"],
         at=_time(saved["message"]["at"]),
@@ -256,7 +256,7 @@ def _letters(path: Path) -> Iterator[Row]:
 
 def _deliveries(path: Path) -> Iterator[Row]:
     words = path.read_text().strip()
-    yield Delivery(id=f"mlflow/{path.name}", source="mlflow", at=_changed(path), words=words, generation=1)
+    yield DeliveryRow(id=f"mlflow/{path.name}", source="mlflow", at=_changed(path), words=words, generation=1)
 
 
 def _lines(path: Path, made: Callable[[int, dict[str, Any]], Row]) -> Iterator[Row]:

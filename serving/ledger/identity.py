@@ -17,9 +17,9 @@ from sqlalchemy import make_url
 
 from model_store.durable import canonical_json, write_file
 from model_store.errors import Permanent
-from serving.ledger.base import URL_VARIABLE, Ledger, Source
+from serving.ledger.base import URL_VARIABLE, ImportedFile, Ledger
 from serving.ledger.opening import url_of
-from serving.ledger.rows import Entry, Route
+from serving.ledger.rows import AuditRow, RouteRow
 
 NOTE = "ledger.json"
 # Among what was adopted, where no file has this name.
@@ -63,7 +63,7 @@ def require_same(root: Path, environ: Mapping[str, str], ledger: Ledger) -> None
     """Raises `OtherLedger` where it has another id; or none, and nothing in it."""
     known, now = known_to(root), ledger.adopted().get(_ID)
     # A backup of before ledgers had ids has none.
-    is_empty = now is None and not ledger.find(Route) and not ledger.find(Entry, newest=1)
+    is_empty = now is None and not ledger.find(RouteRow) and not ledger.find(AuditRow, newest=1)
     if known and now != known.id and (now or is_empty):
         raise _other(root, known, environ, "is empty" if is_empty else "is another one")
 
@@ -72,7 +72,7 @@ def remember(root: Path, environ: Mapping[str, str], ledger: Ledger) -> None:
     """Note which one it is. Of several who give it an id at once, one does."""
     known = known_to(root)
     if _ID not in ledger.adopted():
-        ledger.adopt(Source(_ID, known.id if known else uuid4().hex), ())
+        ledger.adopt(ImportedFile(_ID, known.id if known else uuid4().hex), ())
     now = Known(ledger.adopted()[_ID], _where(root, environ))
     if now != known:
         write_file(root / NOTE, canonical_json({"id": now.id, "where": now.where}))

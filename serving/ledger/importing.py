@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 
 from model_store.durable import digest_bytes
-from serving.ledger.base import Ledger, Source
+from serving.ledger.base import ImportedFile, Ledger
 from serving.ledger.home_files import KINDS, WRONG, Kind, Torn
-from serving.ledger.rows import Entry, Row
+from serving.ledger.rows import AuditRow, Row
 
 BY, ACT = "slipway", "import"
 
@@ -62,22 +62,22 @@ def import_home(
                     changed += [name] if before[name] != digest else []
                     continue
                 rows, lost = _storable(kind.read(path))
-                is_new = ledger.adopt(Source(name, digest), rows)
+                is_new = ledger.adopt(ImportedFile(name, digest), rows)
             except WRONG as problem:
                 unreadable.append((name, _words(problem)))
                 continue
             taken, torn = taken + is_new, torn + lost
-            counted.update(type(row).__name__ for row in rows if is_new)
+            counted.update(row.kind_name() for row in rows if is_new)
     # Of an import that was cut off just before it, too.
-    if taken or (known and not ledger.find(Entry, action=ACT, newest=1)):
+    if taken or (known and not ledger.find(AuditRow, action=ACT, newest=1)):
         ledger.save(_note(taken + known, counted, at))
     return Imported(dict(counted), taken, known, tuple(changed), tuple(unreadable), torn)
 
 
-def _note(files: int, counted: Mapping[str, int], at: datetime) -> Entry:
+def _note(files: int, counted: Mapping[str, int], at: datetime) -> AuditRow:
     rows = {kind: str(number) for kind, number in sorted(counted.items())}
     reason = f"took over {files} files of before there was a ledger"
-    return Entry(at=at, who=BY, action=ACT, reason=reason, document=rows)
+    return AuditRow(at=at, who=BY, action=ACT, reason=reason, document=rows)
 
 
 def _storable(rows: Iterable[Row]) -> tuple[list[Row], int]:

@@ -17,9 +17,9 @@ from serving.ledger.base import (
     Fence,
     Fenced,
     Head,
+    ImportedFile,
     Lease,
     Once,
-    Source,
     StaleGeneration,
     Unknown,
     UnknownField,
@@ -28,18 +28,18 @@ from serving.ledger.base import (
 from serving.ledger.rows import (
     KINDS,
     Appended,
-    Delivery,
-    Entry,
+    AuditRow,
+    DeliveryRow,
     Kept,
-    Letter,
-    Observation,
+    MessageRow,
+    ObservationRow,
     R,
-    Release,
-    ReleaseChange,
-    Request,
-    Rollout,
-    Route,
-    RouteChange,
+    ReleaseChangeRow,
+    ReleaseRecord,
+    RequestRow,
+    RolloutRow,
+    RouteChangeRow,
+    RouteRow,
     Row,
     in_turn,
     normalised,
@@ -126,12 +126,12 @@ class MemoryLedger:
     def require_room(self) -> None:
         return
 
-    def observe(self, *observations: Observation, fence: Fence | None = None) -> None:
+    def observe(self, *observations: ObservationRow, fence: Fence | None = None) -> None:
         self.save(*observations, fence=fence)
 
     def verify_audit(self, known: Head | None = None) -> Head:
         kept = self._kept
-        entries = [row for row in kept.rows[Entry].values() if isinstance(row, Entry)]
+        entries = [row for row in kept.rows[AuditRow].values() if isinstance(row, AuditRow)]
         return chain.verified(sorted(entries, key=_order), kept.head, known)
 
     def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
@@ -164,13 +164,13 @@ class MemoryLedger:
                 raise Fenced.of(lease.fence, before)
             kept.leases[lease.name] = lease
 
-    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
+    def claim(self, *, seconds: float, limit: int) -> list[MessageRow]:
         with self._writing(None) as kept:
             now = self._now()
             due = [
                 letter
-                for letter in kept.rows[Letter].values()
-                if isinstance(letter, Letter) and _is_due(letter, now)
+                for letter in kept.rows[MessageRow].values()
+                if isinstance(letter, MessageRow) and _is_due(letter, now)
             ]
             until = now + timedelta(seconds=seconds)
             claimed = [saved(replace(one, claimed_until=until)) for one in sorted(due, key=_order)[:limit]]
@@ -181,15 +181,17 @@ class MemoryLedger:
     def prune(self, before: datetime, *, only: Collection[str] = PRUNED) -> Mapping[str, int]:
         with self._writing(None) as kept:
             forgotten: dict[str, Callable[[], int]] = {
-                "observations": lambda: _forget(kept, Observation, lambda row: _was_over(kept, row, before)),
-                "deliveries": lambda: _forget(kept, Delivery, lambda row: row.at < before),
+                "observations": lambda: _forget(
+                    kept, ObservationRow, lambda row: _was_over(kept, row, before)
+                ),
+                "deliveries": lambda: _forget(kept, DeliveryRow, lambda row: row.at < before),
                 "letters": lambda: _forget(
-                    kept, Letter, lambda row: row.status != "waiting" and row.at < before
+                    kept, MessageRow, lambda row: row.status != "waiting" and row.at < before
                 ),
             }
             return {name: forgotten[name]() for name in only}
 
-    def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
+    def adopt(self, source: ImportedFile, rows: Iterable[Row]) -> bool:
         ready = [normalised(row) for row in rows]
         with self._writing(None) as kept:
             if source.name in kept.adopted:
@@ -200,8 +202,8 @@ class MemoryLedger:
                     _append(kept, row)
                 elif row.key not in kept.rows[type(row)]:
                     kept.rows[type(row)][row.key] = row
-                    if isinstance(row, Release | Request):
-                        _append(kept, ReleaseChange.of(row))
+                    if isinstance(row, ReleaseRecord | RequestRow):
+                        _append(kept, ReleaseChangeRow.of(row))
             return True
 
     def adopted(self) -> Mapping[str, str]:
@@ -243,17 +245,19 @@ def _save(kept: _Kept, row: Row, *, once: bool) -> Row:
 
 def _put(kept: _Kept, row: Row) -> Row:
     kept.rows[type(row)][row.key] = row
-    if isinstance(row, Route):
-        _append(kept, RouteChange.of(row))
-    elif isinstance(row, Release | Request):
-        _append(kept, ReleaseChange.of(row))
+    if isinstance(row, RouteRow):
+        _append(kept, RouteChangeRow.of(row))
+    elif isinstance(row, ReleaseRecord | RequestRow):
+        _append(kept, ReleaseChangeRow.of(row))
     return row
 
 
 def _append(kept: _Kept, row: Appended) -> Appended:
-    if isinstance(row, Entry):
+    if isinstance(row, AuditRow):
         same = [
-            known for known in kept.rows[Entry].values() if isinstance(known, Entry) and known.id == row.id
+            known
+            for known in kept.rows[AuditRow].values()
+            if isinstance(known, AuditRow) and known.id == row.id
         ]
         if same:
             return same[0]
@@ -276,14 +280,14 @@ def _order(row: Row) -> tuple[object, ...]:
     return (row.number,) if isinstance(row, Appended) else (getattr(row, row.AT), row.key)
 
 
-def _is_due(letter: Letter, now: datetime) -> bool:
+def _is_due(letter: MessageRow, now: datetime) -> bool:
     is_free = letter.claimed_until is None or letter.claimed_until <= now
     return letter.status == "waiting" and letter.next_at <= now and is_free
 
 
-def _was_over(kept: _Kept, row: Observation, before: datetime) -> bool:
-    rollout = kept.rows[Rollout].get(row.release_id)
-    return isinstance(rollout, Rollout) and rollout.is_over and rollout.changed_at < before
+def _was_over(kept: _Kept, row: ObservationRow, before: datetime) -> bool:
+    rollout = kept.rows[RolloutRow].get(row.release_id)
+    return isinstance(rollout, RolloutRow) and rollout.is_over and rollout.changed_at < before
 
 
 def _forget(kept: _Kept, kind: type[R], is_done: Callable[[R], bool]) -> int:

@@ -32,14 +32,24 @@ class Unstorable(Permanent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """`KEY` names the field that tells rows of a kind apart, `AT` the one that orders them."""
+    """`KEY` names the field that tells rows of a kind apart, `AT` the one that orders them.
+
+    `KIND`: what the kind is called in requests to the controller and in messages, where that is not the name
+    of the class without `Row`.
+    """
 
     KEY: ClassVar[str]
     AT: ClassVar[str]
+    KIND: ClassVar[str] = ""
 
     @property
     def key(self) -> str:
         return str(getattr(self, self.KEY))
+
+    @classmethod
+    def kind_name(cls) -> str:
+        """`Release`. It stays, as an older process may ask for it."""
+        return cls.KIND or cls.__name__.removesuffix("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +74,10 @@ R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Release(Kept):
+class ReleaseRecord(Kept):
     """What a release is about, and how it ended. `status` is empty until it has."""
 
+    KIND: ClassVar[str] = "Release"
     KEY: ClassVar[str] = "id"
     AT: ClassVar[str] = "requested_at"
 
@@ -81,7 +92,7 @@ class Release(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout(Kept):
+class RolloutRow(Kept):
     """Where a release stands on its way to users. `document` is the rest of the rollout's state."""
 
     KEY: ClassVar[str] = "release_id"
@@ -98,7 +109,7 @@ class Rollout(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route(Kept):
+class RouteRow(Kept):
     """What the gateway is told of a service. The generation is the route's revision.
 
     Every save leaves a `RouteChange`. `candidate_weight` in percent, the rest is stable's.
@@ -118,7 +129,7 @@ class Route(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt(Kept):
+class AttemptRow(Kept):
     """Which run may release a version without being asked by a person; `run_id` is empty while none may.
 
     `id` is `<model>/v<version>`. `withdrawn`: how often a run did not get to begin; `asked_at`: when a run
@@ -138,7 +149,7 @@ class Attempt(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Approval(Kept):
+class ApprovalRow(Kept):
     """A person's answer about the bytes of a bundle. `id` is `<release id>/<bundle id>/<account>`."""
 
     KEY: ClassVar[str] = "id"
@@ -154,7 +165,7 @@ class Approval(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Freeze(Kept):
+class FreezeRow(Kept):
     """A freeze that somebody asked for. `model` None: of all; `until` None: until somebody lifts it."""
 
     KEY: ClassVar[str] = "id"
@@ -171,7 +182,7 @@ class Freeze(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Override(Kept):
+class OverrideRow(Kept):
     """Who let one release pass all freezes, and why."""
 
     KEY: ClassVar[str] = "release_id"
@@ -184,9 +195,10 @@ class Override(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn(Kept):
-    """Whose turn it is: the release that holds a service, and the one that waits in front of it."""
+class LockRow(Kept):
+    """The release lock: which release holds a service, and the one that waits in front of it."""
 
+    KIND: ClassVar[str] = "Turn"
     KEY: ClassVar[str] = "service"
     AT: ClassVar[str] = "at"
 
@@ -199,7 +211,7 @@ class Turn(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note(Kept):
+class NoteRow(Kept):
     """Something that is so of a model until `ended_at`: that it is held, or why its alias starts nothing.
 
     `id` is `<model>/<kind>`.
@@ -217,7 +229,7 @@ class Note(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request(Kept):
+class RequestRow(Kept):
     """What a person or an alert wants done (rollback, pause, resume, skip ...).
 
     `status`: open, done, failed. `id` is the asker's: the same order sent twice is one.
@@ -239,7 +251,7 @@ class Request(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery(Kept):
+class DeliveryRow(Kept):
     """A webhook's delivery that was taken, and what came of it. `id` is the sender's idempotency key."""
 
     KEY: ClassVar[str] = "id"
@@ -252,9 +264,10 @@ class Delivery(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter(Kept):
+class MessageRow(Kept):
     """A message to one receiver. `status`: waiting, sent, given_up. `id` is `<message id>.<receiver>`."""
 
+    KIND: ClassVar[str] = "Letter"
     KEY: ClassVar[str] = "id"
     AT: ClassVar[str] = "at"
 
@@ -269,7 +282,7 @@ class Letter(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event(Appended):
+class EventRow(Appended):
     """Something that happened to a rollout, for people."""
 
     release_id: str
@@ -280,7 +293,7 @@ class Event(Appended):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteChange(Appended):
+class RouteChangeRow(Appended):
     """How a service was routed from `at` until its next change."""
 
     service: str
@@ -293,14 +306,14 @@ class RouteChange(Appended):
     candidate_weight: float
 
     @classmethod
-    def of(cls, route: Route) -> RouteChange:
+    def of(cls, route: RouteRow) -> RouteChangeRow:
         """What a route that was just saved leaves in the history."""
         shared = {each.name for each in fields(cls)} & {each.name for each in fields(route)}
         return cls(revision=route.generation, **{name: getattr(route, name) for name in shared})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseChange(Appended):
+class ReleaseChangeRow(Appended):
     """A release or a request was saved, so that whoever knows them all asks only for those again.
 
     `id` is the row's. Of two that are saved at once the later number may be seen first.
@@ -312,15 +325,15 @@ class ReleaseChange(Appended):
     at: datetime
 
     @classmethod
-    def of(cls, row: Release | Request) -> ReleaseChange:
+    def of(cls, row: ReleaseRecord | RequestRow) -> ReleaseChangeRow:
         """What a row that was just saved leaves. `at` is when it was asked for."""
-        if isinstance(row, Release):
-            return cls(kind="Release", id=row.id, model=row.model, at=row.requested_at)
-        return cls(kind="Request", id=row.id, model=row.service, at=row.at)
+        if isinstance(row, ReleaseRecord):
+            return cls(kind=row.kind_name(), id=row.id, model=row.model, at=row.requested_at)
+        return cls(kind=row.kind_name(), id=row.id, model=row.service, at=row.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation(Appended):
+class ObservationRow(Appended):
     """What was seen of a rollout in one look. `place` numbers what is judged apart."""
 
     release_id: str
@@ -330,11 +343,13 @@ class Observation(Appended):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry(Appended):
+class AuditRow(Appended):
     """One act in the audit trail. An entry whose `id` is there already is not written again.
 
     `hash` is the ledger's: it follows from the entry and the one before (`serving.ledger.chain`).
     """
+
+    KIND: ClassVar[str] = "Entry"
 
     id: str = field(default_factory=lambda: uuid4().hex)
     at: datetime
@@ -351,20 +366,20 @@ class Entry(Appended):
 # In the order in which a change writes them: the same everywhere, so that two never wait for each other. The
 # audit trail, which all share, comes last and is held for the shortest time.
 KEPT: tuple[type[Kept], ...] = (
-    Release,
-    Turn,
-    Rollout,
-    Route,
-    Attempt,
-    Approval,
-    Freeze,
-    Override,
-    Note,
-    Request,
-    Delivery,
-    Letter,
+    ReleaseRecord,
+    LockRow,
+    RolloutRow,
+    RouteRow,
+    AttemptRow,
+    ApprovalRow,
+    FreezeRow,
+    OverrideRow,
+    NoteRow,
+    RequestRow,
+    DeliveryRow,
+    MessageRow,
 )
-APPENDED: tuple[type[Appended], ...] = (Event, RouteChange, ReleaseChange, Observation, Entry)
+APPENDED: tuple[type[Appended], ...] = (EventRow, RouteChangeRow, ReleaseChangeRow, ObservationRow, AuditRow)
 KINDS: tuple[type[Row], ...] = (*KEPT, *APPENDED)
 _RANK = {kind: place for place, kind in enumerate(KINDS)}
 # Text for people, as long as they like; all other text is searched for.

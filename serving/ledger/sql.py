@@ -28,20 +28,20 @@ from serving.ledger.base import (
     Fence,
     Fenced,
     Head,
+    ImportedFile,
     Lease,
-    Source,
     Unknown,
     Wanted,
 )
 from serving.ledger.database import Database
 from serving.ledger.rows import (
-    Entry,
+    AuditRow,
     Kept,
-    Letter,
-    Observation,
+    MessageRow,
+    ObservationRow,
     R,
-    Release,
-    Request,
+    ReleaseRecord,
+    RequestRow,
     Row,
     as_text,
     in_turn,
@@ -88,7 +88,7 @@ def _some(key: Column[Any], *which: Any) -> Executable:
     return delete(key.table).where(key.in_(select(key).where(*which).limit(_PIECE)))
 
 
-def _written(one: Observation) -> dict[str, Any]:
+def _written(one: ObservationRow) -> dict[str, Any]:
     """As `columns` of the normalised row, at half the price: a document is made text only once."""
     lean = columns(normalised(replace(one, document={})))
     del lean["number"]
@@ -147,7 +147,7 @@ class SqlLedger:
             found = connection.execute(ordered(query, kind, newest, skip)).mappings()
             return [row_from(kind, one) for one in found]
 
-    def observe(self, *observations: Observation, fence: Fence | None = None) -> None:
+    def observe(self, *observations: ObservationRow, fence: Fence | None = None) -> None:
         written = [_written(one) for one in observations]
         if written:
             with self._writing(fence, durably=False) as connection:
@@ -160,7 +160,7 @@ class SqlLedger:
             audit = schema.AUDIT
             wanted = select(audit).where(audit.c.number <= head.number).order_by(audit.c.number)
             with connection.execute(wanted, execution_options={"yield_per": _PIECE}) as found:
-                return chain.verified((row_from(Entry, one) for one in found.mappings()), head, known)
+                return chain.verified((row_from(AuditRow, one) for one in found.mappings()), head, known)
 
     def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
         with self.database.writing() as connection:
@@ -208,7 +208,7 @@ class SqlLedger:
                 raise Fenced.of(lease.fence, before)
             connection.execute(update(LEASES).where(LEASES.c.name == lease.name).values(asdict(lease)))
 
-    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
+    def claim(self, *, seconds: float, limit: int) -> list[MessageRow]:
         column = LETTERS.c
         with self.database.writing() as connection:
             now = self._clock(connection)
@@ -221,7 +221,7 @@ class SqlLedger:
                 .with_for_update(skip_locked=True)
             )
             until = now + timedelta(seconds=seconds)
-            found = [row_from(Letter, one) for one in connection.execute(due).mappings().all()]
+            found = [row_from(MessageRow, one) for one in connection.execute(due).mappings().all()]
             claimed = [saved(replace(letter, claimed_until=until)) for letter in found]
             for letter in claimed:
                 connection.execute(update(LETTERS).where(column.id == letter.id).values(columns(letter)))
@@ -242,16 +242,16 @@ class SqlLedger:
         with self.database.writing():
             self.database.require_room()
 
-    def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
+    def adopt(self, source: ImportedFile, rows: Iterable[Row]) -> bool:
         ready = [normalised(row) for row in rows]
         with self.database.writing() as connection:
             entry = {"name": source.name, "digest": source.digest, "at": self._clock(connection)}
             if not connection.execute(insert_of(connection, ADOPTED).values(entry)).rowcount:
                 return False
             for row in ready:
-                if isinstance(row, Entry):
+                if isinstance(row, AuditRow):
                     append_entry(connection, row)
-                elif insert(connection, row) and isinstance(row, Release | Request):
+                elif insert(connection, row) and isinstance(row, ReleaseRecord | RequestRow):
                     follow(connection, row)
             return True
 

@@ -25,14 +25,14 @@ from serving.ledger.base import (
 )
 from serving.ledger.rows import (
     Appended,
-    Entry,
+    AuditRow,
     Kept,
     R,
-    Release,
-    ReleaseChange,
-    Request,
-    Route,
-    RouteChange,
+    ReleaseChangeRow,
+    ReleaseRecord,
+    RequestRow,
+    RouteChangeRow,
+    RouteRow,
     Row,
     normalised,
     saved,
@@ -69,7 +69,7 @@ def where_held(statement: Any, fence: Fence) -> Any:
 
 def save_one(connection: Connection, change: Change) -> Row:
     row = row_of(change)
-    if isinstance(row, Entry):
+    if isinstance(row, AuditRow):
         return append_entry(connection, row)
     if isinstance(row, Appended):
         return _append(connection, row)
@@ -85,10 +85,10 @@ def save_one(connection: Connection, change: Change) -> Row:
 
 def follow(connection: Connection, row: Kept) -> bool:
     """What a saved row leaves elsewhere."""
-    if isinstance(row, Route):
-        _append(connection, RouteChange.of(row))
-    elif isinstance(row, Release | Request):
-        _append(connection, ReleaseChange.of(row))
+    if isinstance(row, RouteRow):
+        _append(connection, RouteChangeRow.of(row))
+    elif isinstance(row, ReleaseRecord | RequestRow):
+        _append(connection, ReleaseChangeRow.of(row))
     return True
 
 
@@ -120,11 +120,11 @@ def _append(connection: Connection, row: Appended) -> Appended:
     return replace(row, number=number[0] if number else 0)
 
 
-def append_entry(connection: Connection, entry: Entry) -> Entry:
+def append_entry(connection: Connection, entry: AuditRow) -> AuditRow:
     head = read_head(connection, lock=True)
     known = connection.execute(select(schema.AUDIT).where(schema.AUDIT.c.id == entry.id)).mappings().first()
     if known:
-        return row_from(Entry, known)
+        return row_from(AuditRow, known)
     added = chain.linked(entry, head)
     connection.execute(schema.AUDIT.insert().values(columns(added)))
     connection.execute(update(AUDIT_HEAD).values(number=added.number, hash=added.hash))

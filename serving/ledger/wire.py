@@ -15,7 +15,7 @@ from model_store.errors import Permanent
 from serving.ledger.base import Change, Once, Rows, Wanted
 from serving.ledger.rows import KINDS, Kept, Row
 
-_KINDS = {kind.__name__: kind for kind in KINDS}
+_KINDS = {kind.kind_name(): kind for kind in KINDS}
 
 
 class Malformed(Permanent):
@@ -59,7 +59,7 @@ def kind_of(name: object) -> type[Row]:
 def row_to_json(row: Row) -> dict[str, Any]:
     """The row and its kind. Times are ISO 8601."""
     told = {each.name: _told(getattr(row, each.name)) for each in fields(row)}
-    return {"kind": type(row).__name__, "row": told}
+    return {"kind": row.kind_name(), "row": told}
 
 
 def row_from_json(told: object) -> Row:
@@ -68,9 +68,9 @@ def row_from_json(told: object) -> Row:
     kind, values = kind_of(said.get("kind")), _object(said.get("row"))
     known = _TYPES[kind]
     if unknown := values.keys() - known.keys():
-        raise Malformed(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+        raise Malformed(f"{kind.kind_name()} has no {', '.join(sorted(unknown))}")
     if missing := _REQUIRED[kind] - values.keys():
-        raise Malformed(f"{kind.__name__} lacks {', '.join(sorted(missing))}")
+        raise Malformed(f"{kind.kind_name()} lacks {', '.join(sorted(missing))}")
     return kind(**{name: _read(kind, name, value) for name, value in values.items()})
 
 
@@ -83,14 +83,14 @@ def change_from_json(told: object) -> Change:
     if not _object(told).get("once"):
         return row
     if not isinstance(row, Kept):
-        raise Malformed(f"{type(row).__name__} has no key that it could be there by already")
+        raise Malformed(f"{row.kind_name()} has no key that it could be there by already")
     return Once(row)
 
 
 def query_to_json(query: Query) -> dict[str, Any]:
     told = {name: _told(getattr(query, name)) for name in ("since", "until", "after", "newest", "skip")}
     equal = {name: _wanted(value) for name, value in query.equal.items()}
-    return {"kind": query.kind.__name__, "equal": equal, **told}
+    return {"kind": query.kind.kind_name(), "equal": equal, **told}
 
 
 def query_from_json(told: object) -> Query:
@@ -134,7 +134,7 @@ def _read(kind: type[Row], name: str, value: Any) -> Any:
     if float in wanted and type(value) is int:
         return float(value)
     if type(value) not in wanted:
-        raise Malformed(f"{kind.__name__}.{name} is {str(value)[:40]!r}")
+        raise Malformed(f"{kind.kind_name()}.{name} is {str(value)[:40]!r}")
     return value
 
 

@@ -69,7 +69,9 @@ def requirements_of(bundle: Path) -> PodRequirements:
     """Raises `Permanent` when the bundle's manifest is not readable."""
     try:
         serving = json.loads((bundle / "manifest.json").read_bytes()).get("serving", {})
-        return PodRequirements(bool((serving.get("cache") or {}).get("shared")), bool(serving.get("api_keys")))
+        return PodRequirements(
+            bool((serving.get("cache") or {}).get("shared")), bool(serving.get("api_keys"))
+        )
     except (OSError, ValueError, AttributeError) as error:
         raise Permanent(
             f"{bundle} is not a readable bundle: {error!r}",

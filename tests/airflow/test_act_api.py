@@ -549,7 +549,7 @@ def test_a_rollback_to_nowhere_is_refused(
 def test_a_name_somebody_made_up_leaves_nothing_behind(world: World, post: Any) -> None:
     status, problem = post("rita", "/models/made-up/rollback")
     assert (status, problem["detail"]) == (404, "no version of made-up serves")
-    assert world.rows.find(rows.Note, model="made-up") == []
+    assert world.rows.find(rows.NoteRow, model="made-up") == []
 
 
 # freezes

@@ -17,7 +17,7 @@ from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
 from serving.control.freeze_enforcement import freezes_of
 from serving.control.releases import Releases
-from serving.ledger.rows import RouteChange
+from serving.ledger.rows import RouteChangeRow
 from serving.web import read_api
 from serving.web.access import CSRF_COOKIE, CSRF_HEADER, Right, csrf_token
 from tests.airflow.desk import (
@@ -202,7 +202,7 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         freezes_of(world.services).add(model, by=who, reason=f"of {model}", until=None, at=then)
         served = world.start_pods(1)
         world.rows.save(
-            RouteChange(
+            RouteChangeRow(
                 service=model,
                 revision=1,
                 at=then,

@@ -169,7 +169,7 @@ def test_a_rollback_takes_its_turn_from_a_release_that_waits_for_a_freeze(world:
 def test_a_release_whose_window_never_comes_is_read_and_held_by_nothing(world: World) -> None:
     """Specs took such windows and schedules once; nobody can write them any more."""
     release = world.release(2)
-    row = world.rows.get(rows.Release, release.id)
+    row = world.rows.get(rows.ReleaseRecord, release.id)
     windows = [{"reason": "never", "cron": "0 0 31 2 *", "hours": 1}]
     spec = {**row.document["spec"], "freezes": windows, "schedule": "0 0 30 2 *"}
     world.rows.save(replace(row, document={**row.document, "spec": spec}))

@@ -15,7 +15,7 @@ from model_store.types import ModelRef
 from serving.control import audit, audit_entries, freeze_enforcement
 from serving.control.wiring import now
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Entry
+from serving.ledger.rows import AuditRow
 from serving.types import ALL_STABLE
 from tests.airflow.desk import (
     everything,
@@ -69,7 +69,7 @@ def disk(world: World) -> Iterator[SmallDisk]:
         ledger = open_ledger(f"sqlite:///{disk.root / 'ledger.db'}")
         world.rows = ledger
         # The controller has long had its connections when a disk is full.
-        assert ledger.find(Entry) == []
+        assert ledger.find(AuditRow) == []
         yield disk
         ledger.close()
 
@@ -81,7 +81,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(world: World) -> list[str]:
     """The actions that are on the disk."""
-    return [entry.action for entry in world.rows.find(Entry)]
+    return [entry.action for entry in world.rows.find(AuditRow)]
 
 
 def besides_audit(world: World) -> dict[str, str]:

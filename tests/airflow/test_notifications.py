@@ -26,7 +26,7 @@ from serving.control.outbox import CLAIM_SECONDS, GIVE_UP, Message, Outbox
 from serving.control.rollout.plan import Hold
 from serving.inbound.signature import sign
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Letter
+from serving.ledger.rows import MessageRow
 from tests.airflow.test_rollbacks import released
 from tests.airflow.test_runs import Runs
 from tests.airflow.world import MODEL, SPEC, World
@@ -263,7 +263,7 @@ def test_one_who_was_too_slow_does_not_undo_what_another_did(
     clock.at = AT + timedelta(seconds=CLAIM_SECONDS + 1)
     deliver(outbox, clock)
     outbox.failed(slow, at=clock.at)
-    assert [letter.status for letter in ledger.find(Letter)] == ["sent"]
+    assert [letter.status for letter in ledger.find(MessageRow)] == ["sent"]
 
 
 def test_a_receiver_that_is_down_all_day_holds_nobody_up(outbox: Outbox) -> None:
@@ -282,7 +282,7 @@ def test_after_a_day_it_is_given_up_and_forgotten_after_a_week(
     clock.at = AT + GIVE_UP + timedelta(seconds=1)
     deliver(outbox, clock)
     assert outbox.due(at=AT + 2 * GIVE_UP) == []
-    assert [(letter.id, letter.status) for letter in ledger.find(Letter)] == [
+    assert [(letter.id, letter.status) for letter in ledger.find(MessageRow)] == [
         ("fraud-v2-rolled_back.0", "given_up")
     ]
     assert ledger.prune(AT + timedelta(seconds=1), only=("letters",)) == {"letters": 1}

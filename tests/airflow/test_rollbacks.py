@@ -104,7 +104,7 @@ def test_a_version_that_stands_no_more_is_started_from_its_bundle(world: World) 
 
 
 def shown(world: World, rollback: RequestedRollback) -> snapshots.RollbackSnapshot:
-    return snapshots.rollback_snapshot(world.rows.get(rows.Request, rollback.id))
+    return snapshots.rollback_snapshot(world.rows.get(rows.RequestRow, rollback.id))
 
 
 def test_a_rollback_keeps_when_the_traffic_went_back(world: World) -> None:
@@ -454,7 +454,7 @@ def test_rollbacks_of_before_the_controller_carried_them_out_are_left_alone(worl
     for version in (1, 2):
         released(world, version, steps=4)
     rollback = rollbacks.begin(world.services, request())
-    row = world.rows.get(rows.Request, rollback.id)
+    row = world.rows.get(rows.RequestRow, rollback.id)
     saved = {name: value for name, value in row.document.items() if name != "by_controller"}
     # As `serving.ledger.home_files` takes it over.
     (row,) = world.rows.save(replace(row, status="done", document=saved))
@@ -537,7 +537,7 @@ def test_one_that_is_none_keeps_no_other_rollback_from_going_on(world: World) ->
     for version in (1, 2):
         released(world, version, steps=4)
     rollback = rollbacks.begin(world.services, request())
-    row = world.rows.get(rows.Request, rollback.id)
+    row = world.rows.get(rows.RequestRow, rollback.id)
     for number, content in enumerate(({}, {"wish": []}, {"wish": {}}, {"by_controller": True})):
         world.rows.create(replace(row, id=str(number), document=content, generation=0))
     world.rollouts.jobs.resume()
@@ -636,7 +636,7 @@ def test_people_are_told_what_became_of_a_rollback_and_not_before(
 def test_a_release_that_cannot_be_read_keeps_no_rollback(world: World) -> None:
     for version in (1, 2):
         released(world, version, steps=4)
-    row = world.rows.find(rows.Release, model=MODEL)[0]
+    row = world.rows.find(rows.ReleaseRecord, model=MODEL)[0]
     torn = replace(row, id=f"{MODEL}-v1-20261101T000000Z", document={}, generation=0)
     world.rows.create(torn)
     progress = carried_out(world, request())
@@ -651,7 +651,7 @@ def test_the_spec_of_a_model_is_that_of_its_last_release_that_can_be_read(world:
     last = world.releases.spec_of(MODEL)
     assert last
     assert last.description == "of 1"
-    row = world.rows.get(rows.Release, f"{MODEL}-v1-20261121T200009Z")
+    row = world.rows.get(rows.ReleaseRecord, f"{MODEL}-v1-20261121T200009Z")
     world.rows.save(replace(row, document={}))
     last = world.releases.spec_of(MODEL)
     assert last

@@ -257,7 +257,7 @@ class World:
 
     def keep(self, release: Release) -> None:
         """As if it had been asked for so."""
-        known = self.rows.get(rows.Release, release.id)
+        known = self.rows.get(rows.ReleaseRecord, release.id)
         self.rows.save(to_row(release, over=known))
 
     def settle(self) -> None:

@@ -22,10 +22,10 @@ from serving.ledger.base import (
     BrokenChain,
     Fenced,
     Head,
+    ImportedFile,
     Lease,
     Ledger,
     Once,
-    Source,
     StaleGeneration,
     Unknown,
     UnknownField,
@@ -33,15 +33,15 @@ from serving.ledger.base import (
 )
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import (
-    Delivery,
-    Entry,
-    Event,
-    Letter,
-    Observation,
-    Release,
-    Rollout,
-    Route,
-    RouteChange,
+    AuditRow,
+    DeliveryRow,
+    EventRow,
+    MessageRow,
+    ObservationRow,
+    ReleaseRecord,
+    RolloutRow,
+    RouteChangeRow,
+    RouteRow,
     Unstorable,
 )
 from serving.ledger.sql import SqlLedger
@@ -64,12 +64,12 @@ class Clock:
         return self.at
 
 
-def entry(action: str, **more: Any) -> Entry:
-    return Entry(at=AT, who="ann", action=action, **more)
+def entry(action: str, **more: Any) -> AuditRow:
+    return AuditRow(at=AT, who="ann", action=action, **more)
 
 
-def letter(name: str, *, at: datetime = AT) -> Letter:
-    return Letter(id=name, model="fraud", at=at, next_at=at)
+def letter(name: str, *, at: datetime = AT) -> MessageRow:
+    return MessageRow(id=name, model="fraud", at=at, next_at=at)
 
 
 class LedgerContract:
@@ -87,14 +87,14 @@ class LedgerContract:
         document = {"plan": {"steps": [5, 25.5, 1e-7], "first": None}, "ok": True, "words": "für ö 🙂 \0"}
         (kept,) = ledger.save(replace(rollout("fraud-v3"), document=document))
         assert kept == replace(rollout("fraud-v3"), document=document, generation=1)
-        assert ledger.get(Rollout, "fraud-v3") == kept
+        assert ledger.get(RolloutRow, "fraud-v3") == kept
 
     def test_a_save_from_an_older_generation_is_refused_and_names_both(self, ledger: Ledger) -> None:
         (first,) = ledger.save(rollout("fraud-v3"))
         (second,) = ledger.save(replace(first, phase="watching"))
         with pytest.raises(StaleGeneration, match=r"fraud-v3 is at generation 2, .* on generation 1"):
             ledger.save(replace(first, phase="rolled_back"))
-        assert ledger.get(Rollout, "fraud-v3") == second
+        assert ledger.get(RolloutRow, "fraud-v3") == second
 
     def test_what_exists_is_not_made_anew_nor_what_does_not_replaced(self, ledger: Ledger) -> None:
         ledger.save(rollout("fraud-v3"))
@@ -130,35 +130,35 @@ class LedgerContract:
 
         with ThreadPoolExecutor(4) as pool:
             assert sum(pool.map(save, range(8))) == 1
-        assert ledger.get(Rollout, "fraud-v3").generation == 2
+        assert ledger.get(RolloutRow, "fraud-v3").generation == 2
 
     def test_of_two_that_create_a_row_the_first_is_told_so_and_the_second_changes_nothing(
         self, ledger: Ledger
     ) -> None:
-        taken = Delivery(id="mlflow/123", source="mlflow", at=AT, words="first")
+        taken = DeliveryRow(id="mlflow/123", source="mlflow", at=AT, words="first")
         assert ledger.create(taken)
         assert not ledger.create(replace(taken, words="second"))
-        assert ledger.get(Delivery, "mlflow/123").words == "first"
+        assert ledger.get(DeliveryRow, "mlflow/123").words == "first"
 
     def test_a_message_of_a_change_is_written_once_however_often_the_change_is_made(
         self, ledger: Ledger
     ) -> None:
         ledger.save(Once(letter("m.0")))
         (kept,) = ledger.save(Once(replace(letter("m.0"), tries=5)))
-        assert kept == ledger.get(Letter, "m.0")
-        assert isinstance(kept, Letter)
+        assert kept == ledger.get(MessageRow, "m.0")
+        assert isinstance(kept, MessageRow)
         assert (kept.tries, kept.generation) == (0, 1)
 
     def test_a_row_that_is_not_there_lists_the_latest(self, ledger: Ledger) -> None:
         ledger.save(rollout("fraud-v3"))
         with pytest.raises(Unknown, match="no rollout fraud-v9; the latest are: fraud-v3"):
-            ledger.get(Rollout, "fraud-v9")
+            ledger.get(RolloutRow, "fraud-v9")
 
     def test_each_write_of_a_route_is_in_its_history(self, ledger: Ledger) -> None:
-        (first,) = ledger.save(Route(service="fraud", at=AT, stable_version=2, stable_bundle_id="ab"))
+        (first,) = ledger.save(RouteRow(service="fraud", at=AT, stable_version=2, stable_bundle_id="ab"))
         ledger.save(replace(first, candidate_version=3, candidate_weight=12.5, at=AT + SECOND))
         found = [
-            (c.revision, c.at, c.candidate_version, c.candidate_weight) for c in ledger.find(RouteChange)
+            (c.revision, c.at, c.candidate_version, c.candidate_weight) for c in ledger.find(RouteChangeRow)
         ]
         assert found == [(1, AT, None, 0), (2, AT + SECOND, 3, 12.5)]
 
@@ -171,25 +171,25 @@ class LedgerContract:
                     rollout(f"fraud-v{number}", phase=phase), started_at=AT - number * SECOND, version=number
                 )
             )
-        assert [row.version for row in ledger.find(Rollout)] == [3, 2, 1, 0]
-        assert [row.version for row in ledger.find(Rollout, is_over=False)] == [3, 2]
-        assert [row.version for row in ledger.find(Rollout, phase=("done", "watching"))] == [3, 0]
-        assert [row.version for row in ledger.find(Rollout, newest=2, skip=1)] == [1, 2]
-        assert [row.version for row in ledger.find(Rollout, since=AT - 2 * SECOND, until=AT - SECOND)] == [
+        assert [row.version for row in ledger.find(RolloutRow)] == [3, 2, 1, 0]
+        assert [row.version for row in ledger.find(RolloutRow, is_over=False)] == [3, 2]
+        assert [row.version for row in ledger.find(RolloutRow, phase=("done", "watching"))] == [3, 0]
+        assert [row.version for row in ledger.find(RolloutRow, newest=2, skip=1)] == [1, 2]
+        assert [row.version for row in ledger.find(RolloutRow, since=AT - 2 * SECOND, until=AT - SECOND)] == [
             2,
             1,
         ]
-        assert ledger.find(Rollout, service="other") == []
+        assert ledger.find(RolloutRow, service="other") == []
 
     def test_what_is_missing_can_be_asked_for(self, ledger: Ledger) -> None:
         ledger.save(entry("freeze"), entry("release", model="fraud"))
-        assert [one.action for one in ledger.find(Entry, model=None)] == ["freeze"]
+        assert [one.action for one in ledger.find(AuditRow, model=None)] == ["freeze"]
 
     def test_a_field_that_rows_are_not_found_by_lists_those_they_are(self, ledger: Ledger) -> None:
         with pytest.raises(UnknownField, match=r"'colour'.*service"):
-            ledger.find(Rollout, colour="red")
+            ledger.find(RolloutRow, colour="red")
         with pytest.raises(UnknownField, match="number"):
-            ledger.find(Rollout, after=3)
+            ledger.find(RolloutRow, after=3)
 
     # What comes from outside
 
@@ -204,10 +204,12 @@ class LedgerContract:
             replace(entry("x"), at=datetime(2026, 1, 1)),  # noqa: DTZ001
             replace(rollout("x"), document={"latency": float("nan")}),
             replace(rollout("x"), document={"at": AT}),
-            Route(service="x", at=AT, candidate_weight=float("inf")),
+            RouteRow(service="x", at=AT, candidate_weight=float("inf")),
         ],
     )
-    def test_what_one_database_would_refuse_none_takes(self, ledger: Ledger, wrong: Entry | Rollout) -> None:
+    def test_what_one_database_would_refuse_none_takes(
+        self, ledger: Ledger, wrong: AuditRow | RolloutRow
+    ) -> None:
         with pytest.raises(Unstorable):
             ledger.save(wrong)
         assert ledger.find(type(wrong)) == []
@@ -215,7 +217,7 @@ class LedgerContract:
     def test_long_reasons_and_times_of_other_zones_are_kept(self, ledger: Ledger) -> None:
         there = datetime(2026, 7, 1, 14, 30, 15, 123456, tzinfo=timezone(timedelta(hours=5, minutes=45)))
         ledger.save(replace(entry("release", reason="because 'quoted'; -- %s :x\n" * 500), at=there))
-        (kept,) = ledger.find(Entry)
+        (kept,) = ledger.find(AuditRow)
         assert (kept.at, kept.at.tzinfo, len(kept.reason)) == (there, UTC, 13_500)
 
     # The audit trail
@@ -232,38 +234,38 @@ class LedgerContract:
         act = entry("rollback")
         ledger.save(act)
         ledger.save(act, rollout("fraud-v3"))
-        assert [one.number for one in ledger.find(Entry)] == [1]
+        assert [one.number for one in ledger.find(AuditRow)] == [1]
         assert ledger.verify_audit().number == 1
 
     # Observations
 
     def test_observations_are_read_on_from_where_one_was(self, ledger: Ledger) -> None:
         seen = [
-            Observation(release_id=name, at=AT, place=place, document={"n": place})
+            ObservationRow(release_id=name, at=AT, place=place, document={"n": place})
             for place in range(3)
             for name in ("a", "b")
         ]
         ledger.observe(*seen)
-        found = ledger.find(Observation, release_id="a")
+        found = ledger.find(ObservationRow, release_id="a")
         assert [one.place for one in found] == [0, 1, 2]
-        assert ledger.find(Observation, release_id="a", after=found[1].number) == found[2:]
-        assert ledger.find(Observation, release_id="a", newest=1) == found[2:]
+        assert ledger.find(ObservationRow, release_id="a", after=found[1].number) == found[2:]
+        assert ledger.find(ObservationRow, release_id="a", newest=1) == found[2:]
 
     def test_pruning_forgets_what_is_over_and_nothing_else(self, ledger: Ledger) -> None:
         for name, phase in (("old", "done"), ("under-way", "progressing")):
             ledger.save(*whole_change(name)[:1], rollout(name, phase=phase))
-            ledger.observe(Observation(release_id=name, at=AT, place=0, document={}))
-        ledger.create(Delivery(id="mlflow/1", source="mlflow", at=AT))
+            ledger.observe(ObservationRow(release_id=name, at=AT, place=0, document={}))
+        ledger.create(DeliveryRow(id="mlflow/1", source="mlflow", at=AT))
         ledger.save(letter("waits"), replace(letter("sent"), status="sent"))
         assert ledger.prune(AT) == {"observations": 0, "deliveries": 0, "letters": 0}
         assert ledger.prune(AT + SECOND) == {"observations": 1, "deliveries": 1, "letters": 1}
-        assert [one.release_id for one in ledger.find(Observation)] == ["under-way"]
-        assert [one.id for one in ledger.find(Letter)] == ["waits"]
+        assert [one.release_id for one in ledger.find(ObservationRow)] == ["under-way"]
+        assert [one.id for one in ledger.find(MessageRow)] == ["waits"]
         assert ledger.verify_audit().number == 2
         # A number that was given is never given again: a reader who was there would miss it.
-        (kept,) = ledger.find(Observation)
-        ledger.observe(Observation(release_id="new", at=AT, place=0, document={}))
-        assert ledger.find(Observation, newest=1)[0].number > kept.number
+        (kept,) = ledger.find(ObservationRow)
+        ledger.observe(ObservationRow(release_id="new", at=AT, place=0, document={}))
+        assert ledger.find(ObservationRow, newest=1)[0].number > kept.number
 
     # Leases
 
@@ -291,7 +293,7 @@ class LedgerContract:
         ledger.save(rollout("before"), fence=first.fence)
         clock.at += 10 * SECOND
         # It is over, but nobody else has it: nobody could be in the way.
-        ledger.observe(Observation(release_id="before", at=AT, place=0, document={}), fence=first.fence)
+        ledger.observe(ObservationRow(release_id="before", at=AT, place=0, document={}), fence=first.fence)
         second = ledger.acquire("controller", "b", seconds=10)
         assert second
         for write in (
@@ -390,20 +392,20 @@ class LedgerContract:
     # Taking over what others wrote
 
     def test_a_source_is_taken_over_once_generations_and_all(self, ledger: Ledger) -> None:
-        release = Release(
+        release = ReleaseRecord(
             id="fraud-v1", model="fraud", version=1, requested_at=AT, requested_by="ann", generation=1
         )
         rows = (rollout("fraud-v1", generation=17), release, entry("release"), whole_change("fraud-v1")[3])
-        assert ledger.adopt(Source("journal/fraud-v1.json", "sha256:1"), rows)
-        assert not ledger.adopt(Source("journal/fraud-v1.json", "sha256:2"), rows)
+        assert ledger.adopt(ImportedFile("journal/fraud-v1.json", "sha256:1"), rows)
+        assert not ledger.adopt(ImportedFile("journal/fraud-v1.json", "sha256:2"), rows)
         assert ledger.adopted() == {"journal/fraud-v1.json": "sha256:1"}
-        assert ledger.get(Rollout, "fraud-v1").generation == 17
-        assert (len(ledger.find(Event)), ledger.verify_audit().number) == (1, 1)
+        assert ledger.get(RolloutRow, "fraud-v1").generation == 17
+        assert (len(ledger.find(EventRow)), ledger.verify_audit().number) == (1, 1)
 
     def test_what_is_there_is_not_taken_over(self, ledger: Ledger) -> None:
         (mine,) = ledger.save(rollout("fraud-v1"))
-        assert ledger.adopt(Source("journal", "sha256:1"), [rollout("fraud-v1", generation=17)])
-        assert ledger.get(Rollout, "fraud-v1") == mine
+        assert ledger.adopt(ImportedFile("journal", "sha256:1"), [rollout("fraud-v1", generation=17)])
+        assert ledger.get(RolloutRow, "fraud-v1") == mine
 
 
 class SharedLedgerContract(LedgerContract):
@@ -421,13 +423,13 @@ class SharedLedgerContract(LedgerContract):
         shared.save(rollout("fraud-v3"), *(letter(f"m{number}") for number in range(20)))
         saved, created, acquired, claimed, appended = said(url, "race")
         assert sorted(saved) == ["saved", "stale", "stale", "stale"]
-        assert shared.get(Rollout, "fraud-v3").generation == 2
+        assert shared.get(RolloutRow, "fraud-v3").generation == 2
         assert sorted(created) == ["mine", "theirs", "theirs", "theirs"]
         assert sorted(acquired) == [""] * 7 + ["1"]
         assert sorted(" ".join(claimed).split()) == sorted(f"m{number}" for number in range(20))
         assert appended == ["done"] * 8
         assert shared.verify_audit().number == 80
-        assert [one.action for one in shared.find(Entry, who="writer-3")] == [
+        assert [one.action for one in shared.find(AuditRow, who="writer-3")] == [
             f"act-{act}" for act in range(10)
         ]
 
@@ -451,7 +453,7 @@ class SharedLedgerContract(LedgerContract):
             process.stdin.write("go on\n")
             process.stdin.flush()
             assert told(process) == "fenced"
-        assert shared.find(Rollout) == []
+        assert shared.find(RolloutRow) == []
         assert lease.token == 2
 
     def test_who_was_stopped_inside_a_change_makes_nobody_wait_for_ever_and_breaks_no_fence(
@@ -471,7 +473,7 @@ class SharedLedgerContract(LedgerContract):
                     answers.append(problem)
             process.send_signal(signal.SIGCONT)
             outcome = told(process)
-        written = [row.release_id for row in ledger.find(Rollout)]
+        written = [row.release_id for row in ledger.find(RolloutRow)]
         if any(isinstance(answer, Lease) for answer in answers):
             assert (outcome, written) == ("Unreachable", [])
         else:
@@ -488,7 +490,7 @@ class SharedLedgerContract(LedgerContract):
             # The lock is not given back before this has been refused.
             with pytest.raises(Unreachable):
                 impatient.save(rollout("fraud-v3"))
-            assert impatient.get(Letter, "m")
+            assert impatient.get(MessageRow, "m")
             process.stdin.write("enough\n")
             process.stdin.flush()
             process.wait()
@@ -503,7 +505,7 @@ class SharedLedgerContract(LedgerContract):
         for statement in ("UPDATE audit SET who = 'bob'", "DELETE FROM audit"):
             with pytest.raises(Exception, match="only appended to"), shared.database.writing() as connection:
                 connection.exec_driver_sql(statement)
-        assert [one.who for one in shared.find(Entry)] == ["ann"]
+        assert [one.who for one in shared.find(AuditRow)] == ["ann"]
 
     @pytest.mark.parametrize(
         ("tampering", "words"),
@@ -527,7 +529,7 @@ class SharedLedgerContract(LedgerContract):
         self, shared: SqlLedger
     ) -> None:
         shared.save(entry("release"), entry("approve"), entry("freeze"))
-        first, second, _ = shared.find(Entry)
+        first, second, _ = shared.find(AuditRow)
         forged = chain.linked(replace(second, who="bob"), Head(1, first.hash))
         with shared.database.writing() as connection:
             self.drop_triggers(connection)

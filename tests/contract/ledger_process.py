@@ -21,18 +21,18 @@ from sqlalchemy import event
 from serving.ledger.base import Fenced, Once, StaleGeneration
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import (
-    Attempt,
-    Entry,
-    Event,
-    Letter,
-    Note,
-    Observation,
-    Release,
-    ReleaseChange,
-    Request,
-    Rollout,
-    Route,
-    RouteChange,
+    AttemptRow,
+    AuditRow,
+    EventRow,
+    MessageRow,
+    NoteRow,
+    ObservationRow,
+    ReleaseChangeRow,
+    ReleaseRecord,
+    RequestRow,
+    RolloutRow,
+    RouteChangeRow,
+    RouteRow,
 )
 from serving.ledger.sql import SqlLedger
 
@@ -41,8 +41,8 @@ AT = datetime(2026, 11, 30, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 20.0
 
 
-def rollout(release_id: str, generation: int = 0, phase: str = "progressing") -> Rollout:
-    return Rollout(
+def rollout(release_id: str, generation: int = 0, phase: str = "progressing") -> RolloutRow:
+    return RolloutRow(
         release_id=release_id,
         service="fraud",
         version=3,
@@ -58,33 +58,35 @@ def rollout(release_id: str, generation: int = 0, phase: str = "progressing") ->
 def whole_change(name: str) -> tuple[Any, ...]:
     """One change of everything that a rollback writes at once."""
     return (
-        Entry(at=AT, who="ann", action="rollback", release_id=name, reason="too slow"),
+        AuditRow(at=AT, who="ann", action="rollback", release_id=name, reason="too slow"),
         rollout(name),
-        Route(service=name, at=AT, stable_version=2, document={"split": [100, 0]}),
-        Event(release_id=name, at=AT, kind="rolled back", detail="too slow", candidate_weight=0),
-        Once(Letter(id=f"{name}.0", model="fraud", at=AT, next_at=AT)),
-        Note(id=f"{name}/hold", model=name, kind="hold", at=AT),
-        Release(id=name, model=name, version=3, requested_at=AT, requested_by="ann", status="rolled_back"),
-        Request(id=f"{name}-rollback", service=name, action="rollback", by="ann", reason="slow", at=AT),
-        Observation(release_id=name, at=AT, place=1, document={}),
+        RouteRow(service=name, at=AT, stable_version=2, document={"split": [100, 0]}),
+        EventRow(release_id=name, at=AT, kind="rolled back", detail="too slow", candidate_weight=0),
+        Once(MessageRow(id=f"{name}.0", model="fraud", at=AT, next_at=AT)),
+        NoteRow(id=f"{name}/hold", model=name, kind="hold", at=AT),
+        ReleaseRecord(
+            id=name, model=name, version=3, requested_at=AT, requested_by="ann", status="rolled_back"
+        ),
+        RequestRow(id=f"{name}-rollback", service=name, action="rollback", by="ann", reason="slow", at=AT),
+        ObservationRow(release_id=name, at=AT, place=1, document={}),
     )
 
 
 def parts_of(ledger: SqlLedger, name: str) -> list[int]:
     """How many rows of each kind `whole_change` left."""
     return [
-        len(ledger.find(Entry, release_id=name)),
-        len(ledger.find(Rollout, release_id=name)),
-        len(ledger.find(Route, service=name)),
-        len(ledger.find(RouteChange, service=name)),
-        len(ledger.find(Event, release_id=name)),
-        len(ledger.find(Letter, id=f"{name}.0")),
-        len(ledger.find(Note, model=name)),
-        len(ledger.find(Release, id=name)),
-        len(ledger.find(Request, service=name)),
-        len(ledger.find(ReleaseChange, model=name, kind="Release")),
-        len(ledger.find(ReleaseChange, model=name, kind="Request")),
-        len(ledger.find(Observation, release_id=name)),
+        len(ledger.find(AuditRow, release_id=name)),
+        len(ledger.find(RolloutRow, release_id=name)),
+        len(ledger.find(RouteRow, service=name)),
+        len(ledger.find(RouteChangeRow, service=name)),
+        len(ledger.find(EventRow, release_id=name)),
+        len(ledger.find(MessageRow, id=f"{name}.0")),
+        len(ledger.find(NoteRow, model=name)),
+        len(ledger.find(ReleaseRecord, id=name)),
+        len(ledger.find(RequestRow, service=name)),
+        len(ledger.find(ReleaseChangeRow, model=name, kind="Release")),
+        len(ledger.find(ReleaseChangeRow, model=name, kind="Request")),
+        len(ledger.find(ObservationRow, release_id=name)),
     ]
 
 
@@ -115,7 +117,7 @@ def create_at_once(url: str) -> None:
     def create(number: int) -> str:
         ledger = _open(url)
         _meet()
-        attempt = Attempt(id="fraud/v3", model="fraud", version=3, run_id=f"run-{number}", at=AT)
+        attempt = AttemptRow(id="fraud/v3", model="fraud", version=3, run_id=f"run-{number}", at=AT)
         return "mine" if ledger.create(attempt) else "theirs"
 
     _tell(_in_children(4, create))
@@ -128,7 +130,7 @@ def append_at_once(url: str) -> None:
         ledger = _open(url)
         _meet()
         for act in range(10):
-            ledger.save(Entry(at=AT, who=f"writer-{number}", action=f"act-{act}"))
+            ledger.save(AuditRow(at=AT, who=f"writer-{number}", action=f"act-{act}"))
         return "done"
 
     _tell(_in_children(8, append))

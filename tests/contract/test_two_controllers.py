@@ -191,7 +191,7 @@ class Scene:
         self.wait(lambda: self.weight() == 50)
         # Whoever leads has seen it, and callers have.
         self.wait(
-            lambda: self.candidate.answered and self.ledger.find(rows.Observation, release_id=self.release)
+            lambda: self.candidate.answered and self.ledger.find(rows.ObservationRow, release_id=self.release)
         )
 
     def weight(self) -> float | None:
@@ -250,12 +250,12 @@ class Scene:
 
     def require_whole_record(self) -> None:
         """Every revision once, each event once, and a trail that is what was written."""
-        (route,) = self.ledger.find(rows.Route, service=SERVICE)
-        changes = self.ledger.find(rows.RouteChange, service=SERVICE)
+        (route,) = self.ledger.find(rows.RouteRow, service=SERVICE)
+        changes = self.ledger.find(rows.RouteChangeRow, service=SERVICE)
         # What a rollout leaves behind is cleared away meanwhile.
         assert [each.revision for each in changes] == list(range(1, len(changes) + 1))
         assert len(changes) >= route.generation
-        kinds = [each.kind for each in self.ledger.find(rows.Event, release_id=self.release)]
+        kinds = [each.kind for each in self.ledger.find(rows.EventRow, release_id=self.release)]
         assert len(kinds) == len(set(kinds)), kinds
         self.ledger.verify_audit()
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from serving.ledger.base import PRUNED, Change, Fence, Head, Lease, Ledger, Source, Unreachable, Wanted
-from serving.ledger.rows import Kept, Letter, Observation, R, Row
+from serving.ledger.base import PRUNED, Change, Fence, Head, ImportedFile, Lease, Ledger, Unreachable, Wanted
+from serving.ledger.rows import Kept, MessageRow, ObservationRow, R, Row
 
 AGAIN_SECONDS = 1.0
 # How long one operation may wait for a ledger that is locked or does not answer.
@@ -65,11 +65,11 @@ class FencedLedger:
                 kind, since=since, until=until, after=after, newest=newest, skip=skip, **equal
             )
 
-    def observe(self, *observations: Observation, fence: Fence | None = None) -> None:
+    def observe(self, *observations: ObservationRow, fence: Fence | None = None) -> None:
         with self._asking():
             self._ledger.observe(*observations, fence=fence or self._fence())
 
-    def claim(self, *, seconds: float, limit: int) -> list[Letter]:
+    def claim(self, *, seconds: float, limit: int) -> list[MessageRow]:
         self._fence()
         with self._asking():
             return self._ledger.claim(seconds=seconds, limit=limit)
@@ -105,7 +105,7 @@ class FencedLedger:
         with self._asking():
             return self._ledger.prune(before, only=only)
 
-    def adopt(self, source: Source, rows: Iterable[Row]) -> bool:
+    def adopt(self, source: ImportedFile, rows: Iterable[Row]) -> bool:
         self._fence()
         with self._asking():
             return self._ledger.adopt(source, rows)

@@ -18,33 +18,33 @@ from model_store.errors import Permanent
 from serving.ledger import wire
 from serving.ledger.base import Change, Head, Ledger, Once, Rows
 from serving.ledger.rows import (
-    Approval,
-    Attempt,
-    Delivery,
-    Entry,
-    Freeze,
+    ApprovalRow,
+    AttemptRow,
+    AuditRow,
+    DeliveryRow,
+    FreezeRow,
     Kept,
-    Letter,
-    Note,
-    Override,
-    Release,
-    Request,
+    LockRow,
+    MessageRow,
+    NoteRow,
+    OverrideRow,
+    ReleaseRecord,
+    RequestRow,
     Row,
-    Turn,
 )
 
 WRITABLE: tuple[type[Row], ...] = (
-    Release,
-    Turn,
-    Attempt,
-    Approval,
-    Freeze,
-    Override,
-    Note,
-    Request,
-    Delivery,
-    Letter,
-    Entry,
+    ReleaseRecord,
+    LockRow,
+    AttemptRow,
+    ApprovalRow,
+    FreezeRow,
+    OverrideRow,
+    NoteRow,
+    RequestRow,
+    DeliveryRow,
+    MessageRow,
+    AuditRow,
 )
 # In one request; more is no question that a page or a task has.
 MOST_QUERIES, MOST_CHANGES, MOST_LETTERS = 100, 100, 100
@@ -63,7 +63,7 @@ def create(rows: Rows, _: HttpRequest, said: dict[str, Any]) -> Any:
     row = wire.row_from_json(said)
     _require_writable([row])
     if not isinstance(row, Kept):
-        raise wire.Malformed(f"{type(row).__name__} is saved, not created")
+        raise wire.Malformed(f"{row.kind_name()} is saved, not created")
     return {"is_created": rows.create(row)}
 
 
@@ -127,7 +127,7 @@ def _require_writable(changes: Sequence[Change]) -> None:
         row = change.row if isinstance(change, Once) else change
         if not isinstance(row, WRITABLE):
             raise Permanent(
-                f"{type(row).__name__} rows are the controller's own",
+                f"{row.kind_name()} rows are the controller's own",
                 remedy="ask it for the act that changes them",
             )
 

@@ -22,7 +22,7 @@ from serving.control.queries.views import History, HistoryEvent, page_of
 from serving.control.releases import words_for_another
 from serving.control.rollout.control import BY_PEOPLE, PAUSED, RESUMED
 from serving.ledger.base import Rows
-from serving.ledger.rows import Entry
+from serving.ledger.rows import AuditRow
 
 _Mark = tuple[str, str, int]
 _Events = tuple[HistoryEvent, ...]
@@ -65,7 +65,7 @@ class AuditReader:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._guarded = threading.Lock()
-        self._last: Entry | None = None
+        self._last: AuditRow | None = None
         self._moments: tuple[HistoryEvent, ...] = ()
 
     def moments(self) -> tuple[HistoryEvent, ...]:
@@ -74,14 +74,14 @@ class AuditReader:
             if self._last and not self._is_there(self._last):
                 # The ledger was restored from a backup.
                 self._last, self._moments = None, ()
-            if new := self._rows.find(Entry, after=self._last.number if self._last else 0):
+            if new := self._rows.find(AuditRow, after=self._last.number if self._last else 0):
                 self._last = max(new, key=attrgetter("number"))
                 told = [_of_entry(of_row(row)) for row in reversed(new)]
                 self._moments = tuple(sorted([*told, *self._moments], key=attrgetter("at"), reverse=True))
         return self._moments
 
-    def _is_there(self, entry: Entry) -> bool:
-        return [one.hash for one in self._rows.find(Entry, number=entry.number)] == [entry.hash]
+    def _is_there(self, entry: AuditRow) -> bool:
+        return [one.hash for one in self._rows.find(AuditRow, number=entry.number)] == [entry.hash]
 
 
 def of_snapshot(snapshot: ModelSnapshot) -> tuple[HistoryEvent, ...]:

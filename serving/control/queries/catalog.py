@@ -21,7 +21,7 @@ from serving.control.queries.index import Index
 from serving.control.queries.models import ModelRows, Models, has_bundle
 from serving.control.queries.requests import RequestFeed
 from serving.control.queries.rollouts import RolloutFeed
-from serving.control.queries.rows import Rows
+from serving.control.queries.rows import PageRows
 from serving.control.queries.runs import Runs
 from serving.control.queries.series import Series, series_of
 from serving.control.queries.snapshots import ReleaseEntry
@@ -93,7 +93,9 @@ class Catalog:
         self._chronicle = ActivityLog(refresher.breathe if refresher else lambda: None)
         self._drawn: OrderedDict[str, tuple[tuple[int, int], Series]] = OrderedDict()
         # Pages that many people watch ask for the same things several times a second.
-        self._rows = Rows(services, runs, self._traffic, now=now, monotonic=monotonic, refresher=refresher)
+        self._rows = PageRows(
+            services, runs, self._traffic, now=now, monotonic=monotonic, refresher=refresher
+        )
         self._model_rows = ModelRows(
             services, self._rows, self._traffic, self._watch, now=now, refresher=refresher
         )

@@ -19,7 +19,7 @@ from serving.control.queries.rollouts import RolloutFeed
 from serving.control.queries.snapshots import ReleaseEntry, RollbackSnapshot
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
-from serving.ledger.rows import Note
+from serving.ledger.rows import NoteRow
 
 # So often it is asked what changed, at most, however many people look at pages.
 LOOK_SECONDS = 0.2
@@ -103,7 +103,7 @@ class Index:
         refresher: Refresher | None = None,
     ) -> None:
         self._notes, self._requests, self._rollouts = notes, requests, rollouts
-        self._noted: Mapping[str, dict[str, Note]] = {}
+        self._noted: Mapping[str, dict[str, NoteRow]] = {}
         self._refresher = refresher
         self._models: dict[str, _Model] = {}
         self._found = Snapshots()
@@ -163,10 +163,10 @@ class _Model:
 
     def __init__(self, name: str, requests: RequestFeed, rollouts: RolloutFeed) -> None:
         self._name, self._requests, self._rollouts = name, requests, rollouts
-        self._noted: dict[str, Note] = {}
+        self._noted: dict[str, NoteRow] = {}
         self.snapshot = ModelSnapshot(name)
 
-    def refresh(self, noted: dict[str, Note], *, is_changed: bool) -> bool:
+    def refresh(self, noted: dict[str, NoteRow], *, is_changed: bool) -> bool:
         """`is_changed`: what was asked for, its rollouts or its lock is another than before."""
         if not is_changed and noted == self._noted:
             return False
@@ -188,8 +188,8 @@ class _Model:
         return is_different
 
 
-def _by_model(notes: Iterable[Note]) -> dict[str, dict[str, Note]]:
-    found: dict[str, dict[str, Note]] = {}
+def _by_model(notes: Iterable[NoteRow]) -> dict[str, dict[str, NoteRow]]:
+    found: dict[str, dict[str, NoteRow]] = {}
     for note in notes:
         found.setdefault(note.model, {})[note.kind] = note
     return found

@@ -14,7 +14,7 @@ from serving.control.queries import rollback_progress
 from serving.control.queries.cached import Refresher
 from serving.control.queries.health import HealthMonitor
 from serving.control.queries.index import ModelSnapshot
-from serving.control.queries.rows import Rows
+from serving.control.queries.rows import PageRows
 from serving.control.queries.runs import ModelDag, Situation
 from serving.control.queries.snapshots import ReleaseEntry
 from serving.control.queries.statuses import ModelHealth, ReleaseStatus
@@ -94,7 +94,7 @@ class ModelRows:
     def __init__(
         self,
         services: Services,
-        rows: Rows,
+        rows: PageRows,
         traffic: Traffic,
         watch: HealthMonitor,
         *,

@@ -13,7 +13,7 @@ from typing import Any
 
 from serving.ledger.base import Rows, Unknown
 from serving.ledger.changing import change
-from serving.ledger.rows import Release
+from serving.ledger.rows import ReleaseRecord
 
 _OUTCOME = "outcome"
 
@@ -40,22 +40,22 @@ def save(rows: Rows, outcome: ReleaseOutcome) -> None:
     """Write it, over what an earlier try wrote. Raises `Unknown` where nobody asked for the release."""
     said = {"schema": 1, **asdict(outcome), "at": outcome.at.isoformat()}
 
-    def ended(row: Release) -> Release:
+    def ended(row: ReleaseRecord) -> ReleaseRecord:
         document = {**row.document, _OUTCOME: said}
         return replace(row, status=outcome.status, ended_at=outcome.at, document=document)
 
-    change(rows, Release, outcome.release_id, ended)
+    change(rows, ReleaseRecord, outcome.release_id, ended)
 
 
 def of(rows: Rows, release_id: str) -> ReleaseOutcome | None:
     """The outcome of a release, None while it has none."""
     try:
-        return of_row(rows.get(Release, release_id))
+        return of_row(rows.get(ReleaseRecord, release_id))
     except Unknown:
         return None
 
 
-def of_row(row: Release) -> ReleaseOutcome | None:
+def of_row(row: ReleaseRecord) -> ReleaseOutcome | None:
     """The same, of a row that was read already. Raises ValueError, KeyError or TypeError for what is none."""
     saved: Mapping[str, Any] | None = row.document.get(_OUTCOME)
     if not saved:

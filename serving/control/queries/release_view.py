@@ -31,7 +31,7 @@ from serving.control.queries.views import (
     VerdictNow,
 )
 from serving.control.wiring import Services
-from serving.ledger.rows import Release
+from serving.ledger.rows import ReleaseRecord
 from serving.types import Finding, Outcome, Route, Verdict
 
 
@@ -144,7 +144,7 @@ def _comparison(services: Services, entry: ReleaseEntry) -> BundleComparison | N
 
 
 def _saved(services: Services, entry: ReleaseEntry) -> Any:
-    return services.rows.get(Release, entry.id).document
+    return services.rows.get(ReleaseRecord, entry.id).document
 
 
 def _runtime(services: Services, entry: ReleaseEntry) -> str:

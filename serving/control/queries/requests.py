@@ -21,7 +21,7 @@ from serving.control.queries.snapshots import (
 from serving.control.releases import FORGOTTEN, UNREADABLE
 from serving.control.rollbacks import ROLLBACK
 from serving.ledger.base import Rows
-from serving.ledger.rows import R, Release, ReleaseChange, Request
+from serving.ledger.rows import R, ReleaseChangeRow, ReleaseRecord, RequestRow
 
 # So many rows are asked for at once: a release has its spec in it.
 _PIECE = 200
@@ -37,7 +37,7 @@ class RequestFeed:
         self._rows, self._changes = rows, ChangedReleases(rows)
         self._is_known = False
         # Changes that were told, whose rows were not read yet.
-        self._due: list[ReleaseChange] = []
+        self._due: list[ReleaseChangeRow] = []
         self._requests: dict[str, dict[str, RequestSnapshot]] = {}
         self._outcomes: dict[str, dict[str, ReleaseOutcome]] = {}
         self._rollbacks: dict[str, dict[str, RollbackSnapshot]] = {}
@@ -64,12 +64,12 @@ class RequestFeed:
         try:
             self._due += self._changes.take()
             if not self._is_known:
-                found = self._all(Release, self._take_release)
-                found |= self._all(Request, self._take_request, action=ROLLBACK)
+                found = self._all(ReleaseRecord, self._take_release)
+                found |= self._all(RequestRow, self._take_request, action=ROLLBACK)
                 self._is_known = True
             else:
-                found = self._again(Release, self._take_release)
-                found |= self._again(Request, self._take_request)
+                found = self._again(ReleaseRecord, self._take_release)
+                found |= self._again(RequestRow, self._take_request)
         except Retryable as problem:
             if not self._is_known:
                 raise
@@ -88,13 +88,13 @@ class RequestFeed:
         raise AssertionError("counting never ends")
 
     def _again(self, kind: type[R], take: Callable[[R], str]) -> set[str]:
-        names = sorted({each.id for each in self._due if each.kind == kind.__name__})
+        names = sorted({each.id for each in self._due if each.kind == kind.kind_name()})
         found: set[str] = set()
         for start in range(0, len(names), _PIECE):
             found |= {take(row) for row in self._rows.find(kind, id=names[start : start + _PIECE])}
         return found
 
-    def _take_release(self, row: Release) -> str:
+    def _take_release(self, row: ReleaseRecord) -> str:
         """What is no release is left out, as if it were not there."""
         try:
             request = None if row.status == FORGOTTEN else request_snapshot(row)
@@ -108,7 +108,7 @@ class RequestFeed:
         self._put(self._outcomes, row.model, row.id, outcome)
         return row.model
 
-    def _take_request(self, row: Request) -> str:
+    def _take_request(self, row: RequestRow) -> str:
         try:
             back = rollback_snapshot(row) if row.action == ROLLBACK else None
         except UNREADABLE:

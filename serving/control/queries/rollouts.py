@@ -12,7 +12,7 @@ from model_store.errors import Retryable
 from serving.control.queries.snapshots import RolloutSnapshot, rollout_snapshot
 from serving.control.rollout.lock import LockState, lock_of_row
 from serving.ledger.base import Rows
-from serving.ledger.rows import Event, Rollout, Turn
+from serving.ledger.rows import EventRow, LockRow, RolloutRow
 
 # So many rollouts are asked for at once.
 _PIECE = 500
@@ -32,7 +32,7 @@ class RolloutFeed:
         self._seen: int | None = None
         self._locks_at = float("-inf")
         self._rollouts: dict[str, dict[str, RolloutSnapshot]] = {}
-        self._turns: dict[str, Turn] = {}
+        self._turns: dict[str, LockRow] = {}
 
     def of(self, model: str) -> Mapping[str, RolloutSnapshot]:
         """A model's rollouts, by release."""
@@ -61,32 +61,32 @@ class RolloutFeed:
 
     def _changed_rollouts(self) -> set[str]:
         if self._seen is None:
-            newest = self._rows.find(Event, newest=1)
+            newest = self._rows.find(EventRow, newest=1)
             seen = newest[0].number if newest else 0
             changed = {model for rows in self._all() for model in self._take(rows)}
         else:
-            events = self._rows.find(Event, after=self._seen)
+            events = self._rows.find(EventRow, after=self._seen)
             seen = max((event.number for event in events), default=self._seen)
             names = sorted({event.release_id for event in events})
             changed = {
                 model
                 for start in range(0, len(names), _PIECE)
-                for model in self._take(self._rows.find(Rollout, release_id=names[start : start + _PIECE]))
+                for model in self._take(self._rows.find(RolloutRow, release_id=names[start : start + _PIECE]))
             }
         self._seen = seen
         return changed
 
-    def _all(self) -> Iterable[list[Rollout]]:
+    def _all(self) -> Iterable[list[RolloutRow]]:
         for skip in count(0, _PIECE):
-            rows = self._rows.find(Rollout, newest=_PIECE, skip=skip)
+            rows = self._rows.find(RolloutRow, newest=_PIECE, skip=skip)
             yield rows
             if len(rows) < _PIECE:
                 return
 
-    def _take(self, rows: list[Rollout]) -> set[str]:
+    def _take(self, rows: list[RolloutRow]) -> set[str]:
         if not rows:
             return set()
-        found = self._rows.find(Event, release_id=[row.release_id for row in rows])
+        found = self._rows.find(EventRow, release_id=[row.release_id for row in rows])
         found.sort(key=lambda event: (event.release_id, event.number))
         events = {name: list(some) for name, some in groupby(found, key=lambda event: event.release_id)}
         for row in rows:
@@ -104,7 +104,7 @@ class RolloutFeed:
         now = self._monotonic()
         is_due = not 0 <= now - self._locks_at < _ALL_LOCKS_SECONDS
         since = None if is_due else max((turn.at for turn in self._turns.values()), default=None)
-        rows = self._rows.find(Turn, since=since)
+        rows = self._rows.find(LockRow, since=since)
         changed = {row.service for row in rows if self._turns.get(row.service) != row}
         self._turns |= {row.service: row for row in rows}
         self._locks_at = now if is_due else self._locks_at

@@ -39,7 +39,7 @@ _LEFT = "its DAG run is over without having settled it; the next release of the 
 _SAID_NOTHING = "its DAG run is over, or deleted, and left no word of how it ended; it never got traffic"
 
 
-class Rows:
+class PageRows:
     """`now` tells the time in UTC, `monotonic` the machine's uptime in seconds."""
 
     def __init__(

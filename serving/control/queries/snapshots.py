@@ -15,7 +15,7 @@ from serving.control.freeze_enforcement import FREEZE, automatic_hold
 from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import LockState
-from serving.ledger.rows import Event, Release, Request, Rollout
+from serving.ledger.rows import EventRow, ReleaseRecord, RequestRow, RolloutRow
 from serving.types import DeploymentId
 
 _VERSION = re.compile(r"-v(\d+)-\d{8}T\d{6}Z")
@@ -102,7 +102,7 @@ class ReleaseEntry:
     outcome: ReleaseOutcome | None
 
 
-def request_snapshot(row: Release) -> RequestSnapshot:
+def request_snapshot(row: ReleaseRecord) -> RequestSnapshot:
     """Raises ValueError, KeyError or TypeError for what is no request."""
     saved = row.document
     request, approval = saved["request"], saved["spec"].get("approval")
@@ -128,7 +128,7 @@ def _windows(saved: bytes) -> tuple[Freeze, ...]:
     return tuple(Freeze.model_validate(one, context=STORED) for one in orjson.loads(saved))
 
 
-def rollout_snapshot(row: Rollout, happened: Iterable[Event]) -> RolloutSnapshot:
+def rollout_snapshot(row: RolloutRow, happened: Iterable[EventRow]) -> RolloutSnapshot:
     """Raises ValueError, KeyError or TypeError for what is no rollout's state."""
     state = row.document
     events = tuple((one.at, one.kind, one.detail, one.candidate_weight) for one in happened)
@@ -153,7 +153,7 @@ def rollout_snapshot(row: Rollout, happened: Iterable[Event]) -> RolloutSnapshot
     )
 
 
-def rollback_snapshot(row: Request) -> RollbackSnapshot:
+def rollback_snapshot(row: RequestRow) -> RollbackSnapshot:
     """Raises ValueError, KeyError or TypeError for what is no rollback."""
     saved = row.document
     wish = saved["wish"]

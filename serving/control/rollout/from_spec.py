@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model_store.release_spec import Analysis, ReleaseSpec, Rollout
-from model_store.release_spec.in_traffic import RateLimit as Limit
+from model_store.release_spec.in_traffic import TokenBucket
 from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.plan import RolloutPlan, RolloutStep
 from serving.types import ALL_STABLE, RateLimit, RouteSettings, TrafficSplit
@@ -54,7 +54,7 @@ def settings_of(spec: ReleaseSpec) -> RouteSettings:
     )
 
 
-def _limit_of(limit: Limit | None) -> RateLimit | None:
+def _limit_of(limit: TokenBucket | None) -> RateLimit | None:
     return RateLimit(limit.per_second, limit.burst) if limit else None
 
 

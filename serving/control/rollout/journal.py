@@ -21,7 +21,7 @@ from serving.control.analysis import AnalysisPolicy
 from serving.control.rollout.plan import Phase, RolloutPlan, RolloutState, RolloutStep
 from serving.control.rollout.record import NewerFormat, Record, finding_from_json, finding_to_json
 from serving.ledger.base import Observations, Rows, StaleGeneration, Unknown
-from serving.ledger.rows import Event, Observation, Rollout
+from serving.ledger.rows import EventRow, ObservationRow, RolloutRow
 from serving.types import TrafficSplit
 
 _RELEASE_ID = re.compile(r"(?P<service>.+)-v(?P<version>\d+)-(?P<at>\d{8}t\d{6}z)(-\d+)?", re.IGNORECASE)
@@ -71,35 +71,35 @@ class Journal:
         """Raises `UnknownRelease` listing the service's latest ones."""
         service = service_of(release)
         try:
-            return state_of_row(self._rows.get(Rollout, release))
+            return state_of_row(self._rows.get(RolloutRow, release))
         except Unknown:
             raise _unknown(release, [state.release_id for state in self.releases(service)]) from None
 
     def timeline(self, release: str) -> tuple[TimelineEvent, ...]:
-        return tuple(map(_event_of, self._rows.find(Event, release_id=release)))
+        return tuple(map(_event_of, self._rows.find(EventRow, release_id=release)))
 
     def services(self) -> list[str]:
-        return sorted({row.service for row in self._rows.find(Rollout)})
+        return sorted({row.service for row in self._rows.find(RolloutRow)})
 
     def releases(self, service: str) -> list[RolloutState]:
         """All releases of `service`, oldest first."""
-        return [state_of_row(row) for row in self._rows.find(Rollout, service=service)]
+        return [state_of_row(row) for row in self._rows.find(RolloutRow, service=service)]
 
     def active(self) -> list[RolloutState]:
         """Every release that is not over, of all services."""
-        return [state_of_row(row) for row in self._rows.find(Rollout, is_over=False)]
+        return [state_of_row(row) for row in self._rows.find(RolloutRow, is_over=False)]
 
     def every(self) -> list[RolloutState]:
         """Every release there was, oldest first."""
-        return [state_of_row(row) for row in self._rows.find(Rollout)]
+        return [state_of_row(row) for row in self._rows.find(RolloutRow)]
 
     def records(self, release: str) -> Iterator[Record]:
         """All observations, oldest first. Those of a newer format are left out."""
-        return self._understood(self._rows.find(Observation, release_id=release))
+        return self._understood(self._rows.find(ObservationRow, release_id=release))
 
     def latest_record(self, release: str) -> Record | None:
         """The newest observation, or None while there is none."""
-        return next(self._understood(self._rows.find(Observation, release_id=release, newest=1)), None)
+        return next(self._understood(self._rows.find(ObservationRow, release_id=release, newest=1)), None)
 
     def create(self, state: RolloutState, event: TimelineEvent) -> RolloutState:
         """Only the controller's journal does (`KeptJournal`)."""
@@ -111,10 +111,10 @@ class Journal:
 
     def observed(self, release: str) -> int:
         """The number of the newest observation: it is the same as long as there is nothing new."""
-        found = self._rows.find(Observation, release_id=release, newest=1)
+        found = self._rows.find(ObservationRow, release_id=release, newest=1)
         return found[0].number if found else 0
 
-    def _understood(self, rows: Iterable[Observation]) -> Iterator[Record]:
+    def _understood(self, rows: Iterable[ObservationRow]) -> Iterator[Record]:
         for row in rows:
             try:
                 yield Record.from_json(row.document)
@@ -150,7 +150,7 @@ class KeptJournal(Journal):
         self._states: dict[str, RolloutState] = {}
         self._by_service: dict[str, list[RolloutState]] = {}
         self._latest: dict[str, Record] = {}
-        self._lines: list[Observation] = []
+        self._lines: list[ObservationRow] = []
         self._seen = 0
         self.refresh()
 
@@ -195,7 +195,7 @@ class KeptJournal(Journal):
     def append(self, release: str, record: Record) -> None:
         """Add an observation, which is written by the next `flush`. Only the controller does."""
         document = record.to_json()
-        line = Observation(release_id=release, at=record.at, place=record.place, document=document)
+        line = ObservationRow(release_id=release, at=record.at, place=record.place, document=document)
         with self._adding:
             self._latest[release] = record
             self._lines.append(line)
@@ -216,7 +216,7 @@ class KeptJournal(Journal):
                     self._lines = [*lines, *self._lines]
                 raise
 
-    def _flush_each(self, lines: list[Observation]) -> None:
+    def _flush_each(self, lines: list[ObservationRow]) -> None:
         """One that no ledger takes must not keep the others from being written."""
         for number, line in enumerate(lines):
             try:
@@ -232,21 +232,21 @@ class KeptJournal(Journal):
         """Learn what others saved since: every save leaves an event."""
         with self._guarded:
             if not self._seen:
-                self._seen = max((event.number for event in self._rows.find(Event, newest=1)), default=0)
+                self._seen = max((event.number for event in self._rows.find(EventRow, newest=1)), default=0)
                 for skip in itertools.count(0, _PIECE):
-                    rows = self._rows.find(Rollout, newest=_PIECE, skip=skip)
+                    rows = self._rows.find(RolloutRow, newest=_PIECE, skip=skip)
                     self._take(rows)
                     if len(rows) < _PIECE:
                         return
-            events = self._rows.find(Event, after=self._seen)
+            events = self._rows.find(EventRow, after=self._seen)
             changed = sorted({event.release_id for event in events})
             for start in range(0, len(changed), _PIECE):
-                self._take(self._rows.find(Rollout, release_id=changed[start : start + _PIECE]))
+                self._take(self._rows.find(RolloutRow, release_id=changed[start : start + _PIECE]))
             self._seen = max([self._seen, *(event.number for event in events)])
 
     def _save(self, state: RolloutState, event: TimelineEvent, *, generation: int) -> RolloutState:
         row = row_of_state(state, changed_at=event.at, generation=generation)
-        happened = Event(release_id=state.release_id, **asdict(event))
+        happened = EventRow(release_id=state.release_id, **asdict(event))
         try:
             with self._guarded:
                 self._ledger.save(row, happened)
@@ -258,9 +258,9 @@ class KeptJournal(Journal):
 
     def _read_again(self, release: str) -> None:
         with self._guarded:
-            self._take(self._rows.find(Rollout, release_id=release))
+            self._take(self._rows.find(RolloutRow, release_id=release))
 
-    def _take(self, rows: Iterable[Rollout]) -> None:
+    def _take(self, rows: Iterable[RolloutRow]) -> None:
         for row in rows:
             known = self._states.get(row.release_id)
             if known and known.generation >= row.generation:
@@ -305,9 +305,9 @@ def _unknown(release: str, known: list[str]) -> UnknownRelease:
     )
 
 
-def row_of_state(state: RolloutState, *, changed_at: datetime, generation: int) -> Rollout:
+def row_of_state(state: RolloutState, *, changed_at: datetime, generation: int) -> RolloutRow:
     """`generation`: of the row that it takes the place of. A row's is one more than its state's."""
-    return Rollout(
+    return RolloutRow(
         release_id=state.release_id,
         service=state.service,
         version=state.version,
@@ -320,12 +320,12 @@ def row_of_state(state: RolloutState, *, changed_at: datetime, generation: int) 
     )
 
 
-def state_of_row(row: Rollout) -> RolloutState:
+def state_of_row(row: RolloutRow) -> RolloutState:
     """The inverse."""
     return replace(state_from_json(dict(row.document)), generation=row.generation - 1)
 
 
-def _event_of(row: Event) -> TimelineEvent:
+def _event_of(row: EventRow) -> TimelineEvent:
     return TimelineEvent(row.at, row.kind, row.detail, row.candidate_weight)
 
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from model_store.errors import Retryable
 from serving.ledger.base import Rows, StaleGeneration, Unknown
-from serving.ledger.rows import Turn
+from serving.ledger.rows import LockRow
 
 _ATTEMPTS = 100
 
@@ -95,23 +95,23 @@ class ReleaseLock:
             f"the release lock of {service} keeps changing", remedy="it is tried again", delay_seconds=1
         )
 
-    def _row(self, service: str) -> Turn | None:
+    def _row(self, service: str) -> LockRow | None:
         try:
-            return self._rows.get(Turn, service)
+            return self._rows.get(LockRow, service)
         except Unknown:
             return None
 
 
-def lock_of_row(row: Turn | None) -> LockState:
+def lock_of_row(row: LockRow | None) -> LockState:
     """What a row says; None: nobody ever held it."""
     if row is None:
         return LockState()
     return LockState(_claim(row.holder, row.holder_at), _claim(row.waiting, row.waiting_at))
 
 
-def _row_of(state: LockState, service: str, *, at: datetime, generation: int) -> Turn:
+def _row_of(state: LockState, service: str, *, at: datetime, generation: int) -> LockRow:
     holder, waiting = state.holder, state.waiting
-    return Turn(
+    return LockRow(
         service=service,
         at=at,
         holder=holder.release_id if holder else None,

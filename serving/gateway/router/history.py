@@ -14,11 +14,11 @@ class LedgerHistory:
         self._rows = rows
 
     def read(self, *, offset: int = 0) -> tuple[list[RouteChange], int]:
-        found = self._rows.find(ledger.RouteChange, after=offset)
+        found = self._rows.find(ledger.RouteChangeRow, after=offset)
         return [_change(row) for row in found], max((row.number for row in found), default=offset)
 
 
-def _change(row: ledger.RouteChange) -> RouteChange:
+def _change(row: ledger.RouteChangeRow) -> RouteChange:
     candidate = row.candidate_weight
     return RouteChange(
         at=row.at,

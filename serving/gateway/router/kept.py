@@ -125,13 +125,13 @@ class LedgerRouter:
         """Learn what another controller wrote since, or what was written although nobody heard so."""
         if not self._seen:
             self._seen = max(
-                (each.number for each in self._ledger.find(ledger.RouteChange, newest=1)), default=0
+                (each.number for each in self._ledger.find(ledger.RouteChangeRow, newest=1)), default=0
             )
-            self._take(self._ledger.find(ledger.Route))
+            self._take(self._ledger.find(ledger.RouteRow))
             return
-        changes = self._ledger.find(ledger.RouteChange, after=self._seen)
+        changes = self._ledger.find(ledger.RouteChangeRow, after=self._seen)
         if changed := sorted({change.service for change in changes}):
-            self._take(self._ledger.find(ledger.Route, service=changed))
+            self._take(self._ledger.find(ledger.RouteRow, service=changed))
             self._seen = changes[-1].number
             for service in changed:
                 self._told.put(self._routes[service])
@@ -227,12 +227,12 @@ class LedgerRouter:
         try:
             self._ledger.save(row_of(route, at=self._now()))
         except StaleGeneration as stale:
-            self._take(self._ledger.find(ledger.Route, service=route.service))
+            self._take(self._ledger.find(ledger.RouteRow, service=route.service))
             now = self._routes[route.service].revision if route.service in self._routes else 0
             raise StaleRoute.of(route.service, decided_on=route.revision - 1, now=now) from stale
         self._routes[route.service] = route
 
-    def _take(self, rows: list[ledger.Route]) -> None:
+    def _take(self, rows: list[ledger.RouteRow]) -> None:
         for row in rows:
             with self._locks[row.service]:
                 known = self._routes.get(row.service)
@@ -240,15 +240,15 @@ class LedgerRouter:
                     self._routes[row.service] = route_of_row(row)
 
 
-def route_of_row(row: ledger.Route) -> Route:
+def route_of_row(row: ledger.RouteRow) -> Route:
     """The generation is the revision."""
     return replace(Route.from_json(row.document), revision=row.generation)
 
 
-def row_of(route: Route, *, at: datetime) -> ledger.Route:
+def row_of(route: Route, *, at: datetime) -> ledger.RouteRow:
     """The row that is saved over the revision before the route's."""
     stable, candidate = route.stable, route.candidate
-    return ledger.Route(
+    return ledger.RouteRow(
         service=route.service,
         at=at,
         stable_version=stable.version if stable else None,

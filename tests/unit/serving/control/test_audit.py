@@ -15,7 +15,7 @@ from serving.control.audit import AuditEntry, AuditTrail, take_late
 from serving.ledger.base import Unreachable
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Entry
+from serving.ledger.rows import AuditRow
 from serving.ledger.sql import SqlLedger
 from tests.mounts import SmallDisk, small_disk
 
@@ -74,7 +74,7 @@ class Away:
     def save(self, *_: object) -> None:
         raise Unreachable("it is away", remedy="start it")
 
-    def find(self, kind: type[Entry], **wanted: object) -> list[Entry]:
+    def find(self, kind: type[AuditRow], **wanted: object) -> list[AuditRow]:
         return self.rows.find(kind, **wanted)  # type: ignore[arg-type]
 
 
@@ -124,9 +124,9 @@ def test_what_a_full_disk_did_not_take_is_known_at_once_and_written_when_there_i
     assert "its disk is full" in trail.append_or_queue(entry("rollback", reason=reason))
     assert '"action":"rollback"' in caplog.text
     assert [one.action for one in trail.entries()] == ["rollback", "before"]
-    assert len(ledger.find(Entry)) == 1
+    assert len(ledger.find(AuditRow)) == 1
     disk.make_room()
-    until(lambda: len(ledger.find(Entry)) == 2)
+    until(lambda: len(ledger.find(AuditRow)) == 2)
     until(lambda: [one.action for one in trail.entries()] == ["rollback", "before"])
 
 
@@ -145,7 +145,7 @@ def test_what_somebody_else_wrote_down_meanwhile_is_not_written_twice(
         disk.make_room()
         task = AuditEntry(NOW, "ada", "rollback", "fraud", detail={**run, "via": "airflow"})
         trail.append_once(task, same="run_id", since=NOW)
-    until(lambda: len(ledger.find(Entry)) == 3)
+    until(lambda: len(ledger.find(AuditRow)) == 3)
     assert sorted((one.action, one.detail.get("via")) for one in trail.entries()) == [
         ("abort", None),
         ("before", None),

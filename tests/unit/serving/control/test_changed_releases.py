@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 from serving.control.changed_releases import ChangedReleases
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Release, ReleaseChange
+from serving.ledger.rows import ReleaseChangeRow, ReleaseRecord
 
 AT = datetime(2026, 12, 1, tzinfo=UTC)
-ASKED = Release(id="fraud-v1", model="fraud", version=1, requested_at=AT, requested_by="ann")
+ASKED = ReleaseRecord(id="fraud-v1", model="fraud", version=1, requested_at=AT, requested_by="ann")
 
 
-def change(number: int) -> ReleaseChange:
-    return ReleaseChange(number=number, kind="Release", id=f"r{number}", model="fraud", at=AT)
+def change(number: int) -> ReleaseChangeRow:
+    return ReleaseChangeRow(number=number, kind="Release", id=f"r{number}", model="fraud", at=AT)
 
 
 class Told(MemoryLedger):
@@ -34,7 +34,7 @@ def test_what_is_saved_is_told_once() -> None:
     (row,) = ledger.save(ASKED)
     changes = ChangedReleases(ledger)
     assert changes.take() == []
-    assert isinstance(row, Release)
+    assert isinstance(row, ReleaseRecord)
     ledger.save(replace(row, status="promoted"))
     assert [each.id for each in changes.take()] == ["fraud-v1"]
     assert changes.take() == []

@@ -13,7 +13,7 @@ from model_store.release_spec import Freeze
 from serving.control.audit import AuditEntry
 from serving.control.freezes import AlreadyLifted, Freezes, Frozen, UnknownFreeze
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Entry, Unstorable
+from serving.ledger.rows import AuditRow, Unstorable
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -158,7 +158,7 @@ def test_an_act_and_its_entry_are_written_together_or_not_at_all(tmp_path: Path)
     with pytest.raises(AlreadyLifted):
         freezes.lift(made.id, by="bob", at=NOW, entry=act("lift"))
     freezes.override(RELEASE, by="eve", reason="hotfix", at=NOW, entry=act("override"))
-    assert [one.action for one in ledger.find(Entry)] == ["freeze", "lift", "override"]
+    assert [one.action for one in ledger.find(AuditRow)] == ["freeze", "lift", "override"]
 
 
 def act(action: str, who: str = "ada") -> AuditEntry:
@@ -176,4 +176,4 @@ def test_who_lifts_what_somebody_lifted_since_they_looked_is_told(
     monkeypatch.setattr(slow, "_standing", lambda name: seen.pop() if seen else looks(name))
     with pytest.raises(AlreadyLifted, match="eve lifted it already"):
         slow.lift(made.id, by="bob", at=NOW, entry=act("lift"))
-    assert ledger.find(Entry) == []
+    assert ledger.find(AuditRow) == []

@@ -27,7 +27,7 @@ from serving.control.routes_client import RoutesClient
 from serving.gateway.router.kept import LedgerRouter
 from serving.gateway.router.memory import MemoryRouter
 from serving.home import Home
-from serving.ledger.rows import Release
+from serving.ledger.rows import ReleaseRecord
 from serving.local_stack.prepare import prepare
 from serving.platforms.pods import PodRecord, write_record
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Slot, TrafficSplit
@@ -169,7 +169,7 @@ def asked(home: Home, number: int, *, at: datetime = APPROVAL, dry_run: bool = F
     os.utime(digest, (0, 0))
     built = {"id": bundle_id(number), "at": at.isoformat(), "gated": [f"sha256:{digest.name}"]}
     ledger_of(home).save(
-        Release(
+        ReleaseRecord(
             id=name,
             model="credit-risk",
             version=number,
@@ -218,7 +218,7 @@ def test_what_waits_for_its_turn_again_stays(home: Home) -> None:
 
 
 def test_a_release_that_cannot_be_read_stops_everything(home: Home) -> None:
-    row = ledger_of(home).get(Release, asked(home, 7))
+    row = ledger_of(home).get(ReleaseRecord, asked(home, 7))
     ledger_of(home).save(replace(row, document={**row.document, "bundles": [{}]}))
     with pytest.raises(KeyError):
         tidy(wire(home), now=datetime.now(UTC))

@@ -20,7 +20,7 @@ from serving.home import Home, Ports
 from serving.ledger import identity
 from serving.ledger.base import Ledger
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import KINDS, Entry, Release, Rollout, Route
+from serving.ledger.rows import KINDS, AuditRow, ReleaseRecord, RolloutRow, RouteRow
 
 FILES = Path(__file__).parents[1] / "ledger" / "home"
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
@@ -56,11 +56,11 @@ def test_every_store_reads_what_was_in_its_files(home: Home, ledger: Ledger) -> 
 def test_the_rollout_under_way_its_route_and_what_was_asked_for_are_there(
     ledger: Ledger,
 ) -> None:
-    assert [(one.phase, one.version) for one in ledger.find(Rollout) if not one.is_over] == [
+    assert [(one.phase, one.version) for one in ledger.find(RolloutRow) if not one.is_over] == [
         ("progressing", 2)
     ]
-    assert [(one.service, one.candidate_weight) for one in ledger.find(Route)] == [("fraud", 50)]
-    assert {one.version for one in ledger.find(Release)} == {1, 2, 3}
+    assert [(one.service, one.candidate_weight) for one in ledger.find(RouteRow)] == [("fraud", 50)]
+    assert {one.version for one in ledger.find(ReleaseRecord)} == {1, 2, 3}
 
 
 def test_a_route_that_this_slipway_wrote_is_no_file_of_before(home: Home, ledger: Ledger) -> None:
@@ -70,10 +70,10 @@ def test_a_route_that_this_slipway_wrote_is_no_file_of_before(home: Home, ledger
     written.write_bytes(
         (home.routes / "fraud" / "endpoints.json").read_bytes().replace(b'"fraud"', b'"churn"')
     )
-    before = ledger.find(Entry)
+    before = ledger.find(AuditRow)
     take_over(home, ledger)
-    assert ledger.find(Entry) == before, "an act that nobody did"
-    assert [one.service for one in ledger.find(Route)] == ["fraud"]
+    assert ledger.find(AuditRow) == before, "an act that nobody did"
+    assert [one.service for one in ledger.find(RouteRow)] == ["fraud"]
 
 
 def test_a_second_start_takes_nothing_over_and_brings_back_nothing_that_ended(

@@ -10,7 +10,7 @@ from serving.inbound.deliveries import Deliveries
 from serving.inbound.pace import Pace
 from serving.inbound.signature import Stamp
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Delivery
+from serving.ledger.rows import DeliveryRow
 
 NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 
@@ -38,10 +38,10 @@ def test_what_came_of_a_delivery_is_noted_and_of_none_nothing() -> None:
     ledger, once = MemoryLedger(), stamp()
     deliveries = Deliveries(ledger)
     deliveries.note(once, "of one that nobody took")
-    assert ledger.find(Delivery) == []
+    assert ledger.find(DeliveryRow) == []
     deliveries.take(once)
     deliveries.note(once, "asked Airflow")
-    assert [one.words for one in ledger.find(Delivery)] == ["asked Airflow"]
+    assert [one.words for one in ledger.find(DeliveryRow)] == ["asked Airflow"]
 
 
 def test_a_burst_is_taken_and_then_a_steady_rate() -> None:

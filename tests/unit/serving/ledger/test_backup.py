@@ -11,7 +11,7 @@ from model_store.errors import Permanent
 from serving.ledger.backup import restore_sqlite
 from serving.ledger.base import Fenced, StaleGeneration
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Entry, Event, Rollout
+from serving.ledger.rows import AuditRow, EventRow, RolloutRow
 from serving.ledger.sql import SqlLedger
 from tests.contract.ledger_process import AT, rollout, whole_change
 from tests.postgresql import Server
@@ -22,7 +22,7 @@ def test_a_backup_made_while_others_write_is_whole_and_of_one_moment(sqlite_url:
     ledger = open_ledger(sqlite_url)
     writing = threading.Thread(target=_write_on, args=(ledger, over := threading.Event()))
     writing.start()
-    while len(ledger.find(Entry)) < 5:
+    while len(ledger.find(AuditRow)) < 5:
         pass
     ledger.backup(tmp_path / "copies" / "backup.db")
     known = ledger.verify_audit()
@@ -31,9 +31,9 @@ def test_a_backup_made_while_others_write_is_whole_and_of_one_moment(sqlite_url:
     restore_sqlite(tmp_path / "copies" / "backup.db", tmp_path / "restored" / "ledger.db")
     restored = open_ledger(f"sqlite:///{tmp_path / 'restored' / 'ledger.db'}")
     # Each change has one of each: a copy of two moments would have more of one than of another.
-    acts = restored.find(Entry)
+    acts = restored.find(AuditRow)
     assert len(acts) >= 5
-    assert len(restored.find(Event)) == len(acts) == restored.get(Rollout, "fraud-v3").generation
+    assert len(restored.find(EventRow)) == len(acts) == restored.get(RolloutRow, "fraud-v3").generation
     # It is the beginning of what went on.
     assert restored.verify_audit().number <= known.number
     assert ledger.verify_audit(restored.verify_audit())
@@ -45,9 +45,9 @@ def test_a_backup_made_while_others_write_is_whole_and_of_one_moment(sqlite_url:
 def _write_on(ledger: SqlLedger, over: threading.Event) -> None:
     kept = rollout("fraud-v3")
     while not over.is_set():
-        event = Event(release_id="fraud-v3", at=AT, kind="shift", detail="", candidate_weight=5)
-        saved = ledger.save(kept, event, Entry(at=AT, who="ann", action="look"))[0]
-        assert isinstance(saved, Rollout)
+        event = EventRow(release_id="fraud-v3", at=AT, kind="shift", detail="", candidate_weight=5)
+        saved = ledger.save(kept, event, AuditRow(at=AT, who="ann", action="look"))[0]
+        assert isinstance(saved, RolloutRow)
         kept = saved
 
 
@@ -112,6 +112,6 @@ def test_a_backup_of_postgresql_is_restored_by_its_own_tool(
     subprocess.run([restore, "--no-owner", f"--dbname={empty}", tmp_path / "ledger.dump"], check=True)
     restored = open_ledger(empty)
     assert restored.verify_audit(known) == known
-    assert [row.release_id for row in restored.find(Rollout)] == ["fraud-v3"]
+    assert [row.release_id for row in restored.find(RolloutRow)] == ["fraud-v3"]
     restored.save(*whole_change("after"))
     restored.close()

@@ -17,7 +17,7 @@ from serving.ledger.base import URL_VARIABLE
 from serving.ledger.identity import OtherLedger
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Entry
+from serving.ledger.rows import AuditRow
 
 ELSEWHERE = {URL_VARIABLE: "postgresql://slipway:secret@db.internal/ledger"}
 
@@ -60,7 +60,7 @@ def test_a_restored_ledger_and_the_same_one_by_another_name_are_the_homes_own(tm
 def test_a_backup_of_before_ledgers_had_ids_gets_the_homes(tmp_path: Path) -> None:
     identity.remember(tmp_path, {}, MemoryLedger())
     older = MemoryLedger()
-    older.save(Entry(at=datetime(2026, 11, 1, tzinfo=UTC), who="ann", action="freeze", reason="audit"))
+    older.save(AuditRow(at=datetime(2026, 11, 1, tzinfo=UTC), who="ann", action="freeze", reason="audit"))
     identity.require_same(tmp_path, {}, older)
     identity.remember(tmp_path, {}, older)
     known = identity.known_to(tmp_path)

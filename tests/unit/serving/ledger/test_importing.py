@@ -17,21 +17,21 @@ from serving.ledger.memory import MemoryLedger
 from serving.ledger.opening import open_ledger
 from serving.ledger.rows import (
     KINDS,
-    Attempt,
-    Delivery,
-    Entry,
-    Event,
-    Freeze,
-    Letter,
-    Note,
-    Observation,
-    Override,
-    Release,
-    Request,
-    Rollout,
-    Route,
-    RouteChange,
-    Turn,
+    AttemptRow,
+    AuditRow,
+    DeliveryRow,
+    EventRow,
+    FreezeRow,
+    LockRow,
+    MessageRow,
+    NoteRow,
+    ObservationRow,
+    OverrideRow,
+    ReleaseRecord,
+    RequestRow,
+    RolloutRow,
+    RouteChangeRow,
+    RouteRow,
 )
 
 HOME = Path(__file__).parent / "home"
@@ -52,12 +52,12 @@ def imported() -> Ledger:
 
 
 def test_the_canary_stands_where_it_stood(imported: Ledger) -> None:
-    rollout, route = imported.get(Rollout, RELEASE), imported.get(Route, "fraud")
+    rollout, route = imported.get(RolloutRow, RELEASE), imported.get(RouteRow, "fraud")
     assert (rollout.phase, rollout.is_over, rollout.document["step"]) == ("progressing", False, 1)
     assert (route.stable_version, route.candidate_version, route.candidate_weight) == (1, 2, 50)
     assert route.document["candidate"]["endpoints"] == [{"host": "127.0.0.1", "port": 9002}]
-    assert route.generation == route.document["revision"] == imported.find(RouteChange)[-1].revision
-    assert [one.kind for one in imported.find(Event, release_id=RELEASE)] == ["started", "shift", "shift"]
+    assert route.generation == route.document["revision"] == imported.find(RouteChangeRow)[-1].revision
+    assert [one.kind for one in imported.find(EventRow, release_id=RELEASE)] == ["started", "shift", "shift"]
 
 
 def test_it_says_what_those_say_who_wrote_the_files(imported: Ledger, home: Path) -> None:
@@ -70,43 +70,43 @@ def test_it_says_what_those_say_who_wrote_the_files(imported: Ledger, home: Path
 
     journal, told = KeptJournal(imported), EnvoyFileRouter(Home(home, Ports()))
     saved = json.loads((home / "journal" / "fraud" / f"{RELEASE}.json").read_bytes())["state"]
-    assert imported.get(Rollout, RELEASE).generation == saved["generation"] + 1
+    assert imported.get(RolloutRow, RELEASE).generation == saved["generation"] + 1
     assert journal.load(RELEASE).generation == saved["generation"]
     assert LedgerRouter(imported, told).read("fraud") == told.read("fraud"), "no weight changes"
-    assert [one.at for one in imported.find(Observation)] == [one.at for one in journal.records(RELEASE)]
+    assert [one.at for one in imported.find(ObservationRow)] == [one.at for one in journal.records(RELEASE)]
     releases = {one.id: one.request.at for one in Releases(imported).of_model("fraud")}
-    assert {one.id: one.requested_at for one in imported.find(Release)} == releases
+    assert {one.id: one.requested_at for one in imported.find(ReleaseRecord)} == releases
     told = [
         (one.at, one.who, one.reason)
         for one in AuditTrail(imported, home / "late").entries()
         if one.action != "import"
     ]
-    kept = [(one.at, one.who, one.reason) for one in imported.find(Entry) if one.action != "import"]
+    kept = [(one.at, one.who, one.reason) for one in imported.find(AuditRow) if one.action != "import"]
     assert kept == told[::-1]
 
 
 def test_people_s_acts_and_orders_are_there_and_nothing_is_left_to_do(imported: Ledger) -> None:
-    freezes = {one.reason: one.lifted_by for one in imported.find(Freeze)}
+    freezes = {one.reason: one.lifted_by for one in imported.find(FreezeRow)}
     assert freezes == {"quarter's end": "", "audit": "ann"}
-    assert imported.get(Override, RELEASE).reason == "fixes an incident"
-    (rollback,) = imported.find(Request)
+    assert imported.get(OverrideRow, RELEASE).reason == "fixes an incident"
+    (rollback,) = imported.find(RequestRow)
     assert (rollback.action, rollback.by, rollback.status) == ("rollback", "cat", "done")
-    turn = imported.get(Turn, "fraud")
+    turn = imported.get(LockRow, "fraud")
     assert (turn.holder, turn.waiting) == (RELEASE, "fraud-v3-20261121T120030Z")
-    assert {one.kind for one in imported.find(Note, model="fraud", ended_at=None)} == {
+    assert {one.kind for one in imported.find(NoteRow, model="fraud", ended_at=None)} == {
         "hold",
         "asked_back",
         "alias",
     }
-    tried = {one.version: (one.run_id, one.withdrawn) for one in imported.find(Attempt)}
+    tried = {one.version: (one.run_id, one.withdrawn) for one in imported.find(AttemptRow)}
     assert tried == {2: ("", 1), 3: ("release_fraud/event__3", 0)}
-    assert imported.get(Release, "fraud-v1-20261120T090000Z").status == "promoted"
-    assert {one.id: one.status for one in imported.find(Letter)} == {
+    assert imported.get(ReleaseRecord, "fraud-v1-20261120T090000Z").status == "promoted"
+    assert {one.id: one.status for one in imported.find(MessageRow)} == {
         "m0.0": "waiting",
         "m1.0": "sent",
         "m2.0": "given_up",
     }
-    assert [one.words for one in imported.find(Delivery)] == ["started release"]
+    assert [one.words for one in imported.find(DeliveryRow)] == ["started release"]
 
 
 def test_a_line_torn_by_a_crash_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_second_import_writes_nothing(sqlite_url: str, home: Path) -> None:
     again = import_home(home, ledger, at=NOW + timedelta(days=1))
     assert (again.files, again.known, again.rows) == (0, first.files, {})
     assert dump(sqlite_url) == before
-    assert ledger.verify_audit().number == len(ledger.find(Entry))
+    assert ledger.verify_audit().number == len(ledger.find(AuditRow))
     ledger.close()
 
 
@@ -135,9 +135,9 @@ def test_an_import_that_is_cut_off_anywhere_is_finished_by_the_next(home: Path) 
             import_home(home, ledger, at=NOW)
         import_home(home, ledger, at=NOW)
         for kind in KINDS:
-            if kind is not Entry:
+            if kind is not AuditRow:
                 assert ledger.find(kind) == whole.find(kind), kind
-        assert len(ledger.find(Entry, action="import")) == 1
+        assert len(ledger.find(AuditRow, action="import")) == 1
         ledger.verify_audit()
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_somebody_still_writes_is_named(home: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"progressing"', b'"rolled_back"'))
     again = import_home(home, ledger, at=NOW)
     assert again.changed == (f"journal/fraud/{RELEASE}.json",)
-    assert ledger.get(Rollout, RELEASE).phase == "progressing"
+    assert ledger.get(RolloutRow, RELEASE).phase == "progressing"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_file_that_is_none_is_named_keeps_no_other_and_is_taken_over_when_it_i
 def test_a_home_in_which_nothing_happened_is_nothing_to_take_over(tmp_path: Path) -> None:
     ledger = MemoryLedger()
     assert import_home(tmp_path, ledger, at=NOW).files == 0
-    assert ledger.find(Entry) == []
+    assert ledger.find(AuditRow) == []
 
 
 def dump(url: str) -> list[str]:
@@ -232,5 +232,5 @@ def test_of_rollbacks_only_what_a_controller_had_begun_and_not_ended_goes_on(
     path.write_text(json.dumps({**saved, **said}))
     ledger = MemoryLedger()
     import_home(home, ledger, at=NOW, kinds=MOVED_FOR_GOOD, only_new=True)
-    (rollback,) = ledger.find(Request)
-    assert (rollback.status, len(ledger.find(Release))) == (status, 3)
+    (rollback,) = ledger.find(RequestRow)
+    assert (rollback.status, len(ledger.find(ReleaseRecord))) == (status, 3)

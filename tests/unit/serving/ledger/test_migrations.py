@@ -19,7 +19,7 @@ from model_store.errors import Permanent
 from serving.ledger.base import NewerLedger
 from serving.ledger.migrations import NEWEST, VERSIONS
 from serving.ledger.opening import migrations, open_ledger, url_of
-from serving.ledger.rows import KINDS, Rollout, searched
+from serving.ledger.rows import KINDS, RolloutRow, searched
 from serving.ledger.schema import METADATA, TABLES
 from tests.contract.ledger_process import rollout, whole_change
 
@@ -98,7 +98,7 @@ def test_a_ledger_of_an_older_form_is_read_and_written(
     before = ledger.verify_audit()
     assert before.number == 1
     ledger.save(*whole_change("new"))
-    ledger.save(ledger.get(Rollout, "old"))
+    ledger.save(ledger.get(RolloutRow, "old"))
     assert ledger.verify_audit(before).number == 2
     ledger.close()
 
@@ -127,7 +127,7 @@ def test_going_back_to_an_older_form_is_refused_and_says_what_to_do(url: str) ->
     ledger = open_ledger(url)
     with pytest.raises(Permanent, match=r"(?s)does not go back.*backup"), ledger.database.writing() as on:
         command.downgrade(migrations(on), "base")
-    assert ledger.find(Rollout) == []
+    assert ledger.find(RolloutRow) == []
     ledger.close()
 
 

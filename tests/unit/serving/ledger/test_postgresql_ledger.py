@@ -6,7 +6,7 @@ import pytest
 
 from serving.ledger.base import Unreachable
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Rollout
+from serving.ledger.rows import RolloutRow
 from tests.contract.ledger_contract import Ledgers, SharedLedgerContract, rollout
 from tests.postgresql import Server
 
@@ -44,7 +44,7 @@ def test_a_server_that_answers_nothing_at_all_is_retryable_and_used_again_afterw
             break
         except Unreachable:
             continue
-    assert {row.release_id for row in ledger.find(Rollout)} >= {"before", "later"}
+    assert {row.release_id for row in ledger.find(RolloutRow)} >= {"before", "later"}
     ledger.close()
 
 
@@ -56,7 +56,7 @@ def test_connections_that_the_server_ended_are_made_anew(server: Server, postgre
     with pytest.raises(Unreachable):
         ledger.save(rollout("lost"))
     ledger.save(rollout("after"))
-    assert [row.release_id for row in ledger.find(Rollout)] == ["after", "before"]
+    assert [row.release_id for row in ledger.find(RolloutRow)] == ["after", "before"]
     ledger.close()
 
 

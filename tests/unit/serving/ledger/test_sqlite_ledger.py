@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from serving.ledger.base import Damaged, Unreachable
 from serving.ledger.opening import open_ledger
-from serving.ledger.rows import Rollout
+from serving.ledger.rows import RolloutRow
 from tests.contract.ledger_contract import Ledgers, SharedLedgerContract, rollout, whole_change
 
 
@@ -51,7 +51,7 @@ def test_a_file_that_was_removed_or_replaced_is_not_written_into(sqlite_url: str
         left.unlink()
     shutil.copy(new_sqlite, path_of(sqlite_url))
     ledger.save(rollout("restored"))
-    assert [row.release_id for row in ledger.find(Rollout)] == ["restored"]
+    assert [row.release_id for row in ledger.find(RolloutRow)] == ["restored"]
     ledger.close()
 
 
@@ -130,7 +130,7 @@ def test_a_torn_page_is_damage_and_no_answer(sqlite_url: str) -> None:
         file.seek(size // 2)
         file.write(os.urandom(size // 2))
     with pytest.raises(Damaged):
-        open_ledger(sqlite_url).find(Rollout)
+        open_ledger(sqlite_url).find(RolloutRow)
 
 
 def test_decisions_are_synced_to_the_disk_and_observations_are_not(sqlite_url: str) -> None:
@@ -160,7 +160,7 @@ def test_a_disk_that_takes_nothing_is_retryable(sqlite_url: str) -> None:
     big = {"words": "x" * 100_000}
     with pytest.raises(DiskFull, match=r"ledger\.db"):
         ledger.save(rollout("r1"), *(rollout(f"big{n}").__class__(**_fields(n, big)) for n in range(3)))
-    assert ledger.find(Rollout) == []
+    assert ledger.find(RolloutRow) == []
     ledger.close()
     assert sqlite3.connect(path_of(sqlite_url)).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

@@ -16,7 +16,7 @@ from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.freezes import Frozen
 from serving.control.queries.runs import Question
 from serving.control.queries.views import HistoryEvent
-from serving.ledger.rows import Observation
+from serving.ledger.rows import ObservationRow
 from serving.types import ALL_STABLE
 from serving.web import charts
 from serving.web.access import Right
@@ -168,7 +168,7 @@ def test_what_an_older_controller_did_not_record_is_said_not_drawn_as_zero(
 ) -> None:
     name = fraud.release(2, "rolled_back")
     ledger = ledger_of(world.home)
-    kept = ledger.find(Observation, release_id=name)
+    kept = ledger.find(ObservationRow, release_id=name)
     ledger.prune(NOW + timedelta(days=1))
     added = ("rejected", "raw_rejected", "latency")
     for one in kept:

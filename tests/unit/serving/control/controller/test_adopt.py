@@ -25,7 +25,7 @@ from serving.gateway.router.base import DifferentRoute
 from serving.gateway.router.kept import LedgerRouter, row_of
 from serving.home import Home, Ports
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Entry, Route
+from serving.ledger.rows import AuditRow, RouteRow
 from serving.types import ALL_STABLE, TrafficSplit
 from tests.contract.router_contract import BLUE, GREEN
 from tests.unit.serving.gateway_process import free_ports
@@ -86,13 +86,13 @@ def test_the_command_that_the_refusal_names_takes_what_runs_and_leaves_an_entry(
         assert "50 % to version 2" in done.stdout
         assert (router.read("m").split, router.read("m").revision) == (HALF, 40)
     assert composition.told_of(home).read("m").split == older_split(older) == HALF
-    (entry,) = older.find(Entry)
+    (entry,) = older.find(AuditRow)
     assert (entry.action, entry.model, entry.reason) == ("adopt", "m", "restored")
     assert entry.who.endswith("on the command line")
 
 
 def older_split(ledger: MemoryLedger) -> TrafficSplit:
-    weight = ledger.get(Route, "m").candidate_weight
+    weight = ledger.get(RouteRow, "m").candidate_weight
     return TrafficSplit(100 - weight, weight)
 
 

@@ -16,7 +16,7 @@ from serving.control.traffic import NotLeading
 from serving.gateway.router.kept import LedgerRouter
 from serving.ledger.base import Unreachable
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Note, Observation, Row
+from serving.ledger.rows import NoteRow, ObservationRow, Row
 from serving.types import ALL_STABLE
 from tests.unit.serving.control.rollout.test_crashes_and_races import SHORT, Killed
 from tests.unit.serving.world import RELEASE, SERVICE, World
@@ -37,7 +37,7 @@ class Cut(MemoryLedger):
         self._ask_after()
         return saved
 
-    def observe(self, *observations: Observation, **more: Any) -> None:
+    def observe(self, *observations: ObservationRow, **more: Any) -> None:
         if not self.is_gone and self.writes is None:
             super().observe(*observations, **more)
             return
@@ -138,7 +138,7 @@ def test_a_rollback_that_is_owed_is_left_to_who_has_the_lease_by_now() -> None:
 def test_who_asks_a_ledger_that_is_gone_is_told_at_once_and_one_a_second_tries_again() -> None:
     ledger, now = Cut(), [100.0]
     fenced = FencedLedger(ledger, lambda: None, monotonic=lambda: now[0])
-    note = Note(id="fraud/x", model="fraud", kind="x", at=World().wall)
+    note = NoteRow(id="fraud/x", model="fraud", kind="x", at=World().wall)
     ledger.is_gone = True
     for _ in range(5):
         with pytest.raises(Unreachable):

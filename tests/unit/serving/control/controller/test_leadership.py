@@ -12,7 +12,7 @@ from serving.control.controller.leadership import LEASE_SECONDS, Leadership, nam
 from serving.control.traffic import NotLeading
 from serving.ledger.base import Fenced, Lease, Leases, Unreachable
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Note
+from serving.ledger.rows import NoteRow
 from tests.contract.leases_contract import LeasesContract, PassTime
 
 AT = datetime(2026, 11, 30, tzinfo=UTC)
@@ -36,12 +36,12 @@ class Machine:
         )
 
     def write(self, by: Leadership, name: str) -> None:
-        note = Note(id=f"fraud/{name}", model="fraud", kind=name, at=AT)
+        note = NoteRow(id=f"fraud/{name}", model="fraud", kind=name, at=AT)
         self.ledger.create(note, fence=by.fence())
 
     @property
     def written(self) -> list[str]:
-        return sorted(note.kind for note in self.ledger.find(Note))
+        return sorted(note.kind for note in self.ledger.find(NoteRow))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_who_was_stopped_for_longer_than_its_lease_writes_nothing_when_it_goes_o
         machine.write(first, "by-its-own-uptime")
     # Stopped between having asked for its fence and writing.
     with pytest.raises(Fenced, match="b has it under token 2"):
-        machine.ledger.create(Note(id="fraud/x", model="fraud", kind="x", at=AT), fence=fence)
+        machine.ledger.create(NoteRow(id="fraud/x", model="fraud", kind="x", at=AT), fence=fence)
     first.look()
     assert (first.is_leading, first.may_return, first.holder) == (False, False, "b")
     assert machine.written == []
@@ -141,7 +141,7 @@ def test_a_lease_of_a_platform_is_shown_to_the_ledger_which_then_refuses_older_o
     machine.seconds += LEASE_SECONDS
     second.look()
     with pytest.raises(Fenced):
-        machine.ledger.create(Note(id="fraud/x", model="fraud", kind="x", at=AT), fence=fence)
+        machine.ledger.create(NoteRow(id="fraud/x", model="fraud", kind="x", at=AT), fence=fence)
     machine.write(second, "second")
     assert machine.written == ["first", "second"]
     with pytest.raises(Fenced, match="b has it under token 2"):

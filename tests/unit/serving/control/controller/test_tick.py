@@ -15,7 +15,7 @@ from serving.control.rollout.plan import Hold, Phase
 from serving.control.rollout.record import Record
 from serving.control.shadow import Shadow
 from serving.ledger.base import Unreachable
-from serving.ledger.rows import Observation, Rollout
+from serving.ledger.rows import ObservationRow, RolloutRow
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint, Outcome, RouteSettings, Slot
 from tests.unit.serving.world import PLAN, RELEASE, World, deployed
@@ -170,8 +170,9 @@ def test_trouble_with_one_release_does_not_keep_it_from_another(
 
 def spoil(world: World, release: str) -> None:
     """Let the ledger say of a rollout what no Slipway ever wrote, and the controller begin with that."""
-    known = world.ledger.find(Rollout, release_id=release)
-    row = known[0] if known else replace(world.ledger.get(Rollout, RELEASE), release_id=release, generation=0)
+    known = world.ledger.find(RolloutRow, release_id=release)
+    other = replace(world.ledger.get(RolloutRow, RELEASE), release_id=release, generation=0)
+    row = known[0] if known else other
     world.ledger.save(replace(row, document={"torn": True}))
     world.journal = KeptJournal(world.ledger)
 
@@ -201,7 +202,7 @@ def test_counts_that_cannot_be_read_do_not_keep_other_releases_from_being_looked
 
 def test_an_observation_that_is_no_observation_is_skipped(world: World) -> None:
     world.until(Phase.PROGRESSING, step=1)
-    [last] = world.ledger.find(Observation, release_id=RELEASE, newest=1)
+    [last] = world.ledger.find(ObservationRow, release_id=RELEASE, newest=1)
     world.ledger.observe(replace(last, number=0, document={**last.document, "raw": []}))
     world.restart_controller().candidate_errors(1.0).tick(4)
     assert world.phase is Phase.ROLLED_BACK

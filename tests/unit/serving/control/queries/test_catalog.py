@@ -27,7 +27,7 @@ from serving.control.queries.runs import ModelDag, Question, RunSnapshot, Situat
 from serving.control.queries.statuses import ReleaseStatus
 from serving.control.rollout.lock import Claim, ReleaseLock
 from serving.home import Home, Ports
-from serving.ledger.rows import Release, Request, Turn
+from serving.ledger.rows import LockRow, ReleaseRecord, RequestRow
 from serving.metrics.base import EndpointCounters
 from serving.types import ALL_STABLE, Endpoint
 from tests.ledgers import ledger_of
@@ -64,9 +64,9 @@ class Airflow:
 
 
 def _by_locks(home: Home) -> Iterator[tuple[str, str]]:
-    for turn in ledger_of(home).find(Turn):
+    for turn in ledger_of(home).find(LockRow):
         for name in filter(None, (turn.holder, turn.waiting)):
-            for asked in ledger_of(home).find(Release, id=name):
+            for asked in ledger_of(home).find(ReleaseRecord, id=name):
                 yield asked.document["request"]["dag_id"], asked.document["request"]["run_id"]
 
 
@@ -528,7 +528,7 @@ def went_back(world: World, leaves: int, returns: int, at: datetime, *, switched
 
 def put_rollback(world: World, saved: dict[str, Any]) -> None:
     asked, at = saved["wish"], datetime.fromisoformat(saved["wish"]["at"])
-    row = Request(
+    row = RequestRow(
         id=saved["id"],
         service=asked["model"],
         action="rollback",

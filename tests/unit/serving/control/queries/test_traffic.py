@@ -11,7 +11,7 @@ from serving.control.queries.traffic import Traffic
 from serving.gateway.router.history import LedgerHistory
 from serving.gateway.router.kept import row_of
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import RouteChange
+from serving.ledger.rows import RouteChangeRow
 from serving.types import ALL_STABLE, Deployment, DeploymentRef, Endpoint, Route, Slot, TrafficSplit
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -44,7 +44,7 @@ class Kept(LedgerHistory):
         super().__init__(self.ledger)
 
     def append(self, route: Route, *, at: datetime) -> None:
-        self.ledger.save(RouteChange.of(replace(row_of(route, at=at), generation=route.revision)))
+        self.ledger.save(RouteChangeRow.of(replace(row_of(route, at=at), generation=route.revision)))
 
 
 @pytest.fixture

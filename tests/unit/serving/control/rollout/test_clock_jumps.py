@@ -9,7 +9,7 @@ import pytest
 from serving.control.rollout.control import Control, ControlRequest
 from serving.control.rollout.journal import KeptJournal
 from serving.control.rollout.plan import Phase
-from serving.ledger.rows import Rollout
+from serving.ledger.rows import RolloutRow
 from tests.unit.serving.world import RELEASE, World
 
 JUMPS = [-7200.0, 7200.0]
@@ -63,7 +63,7 @@ def test_after_a_restart_of_the_machine_the_rollout_goes_on() -> None:
 
 def test_a_state_that_says_when_its_step_began_by_uptime_is_read() -> None:
     world = World().until(Phase.PROGRESSING, step=1)
-    row = world.ledger.get(Rollout, RELEASE)
+    row = world.ledger.get(RolloutRow, RELEASE)
     world.ledger.save(replace(row, document={**row.document, "step_uptime": 1000.0, "boot": "b0"}))
     world.journal = KeptJournal(world.ledger)
     world.restart_controller().until(Phase.DONE)

@@ -21,7 +21,7 @@ from serving.control.rollout.plan import Phase
 from serving.control.rollout.record import EndpointCounts, Record
 from serving.ledger.base import Unreachable
 from serving.ledger.memory import MemoryLedger
-from serving.ledger.rows import Observation, Rollout, Row
+from serving.ledger.rows import ObservationRow, RolloutRow, Row
 from serving.types import Counts, Endpoint, Finding, Outcome, Verdict
 from tests.unit.serving.world import RELEASE, World
 
@@ -42,7 +42,7 @@ class Broken(MemoryLedger):
             raise Unreachable("the ledger is gone", remedy="start it")
         return saved
 
-    def observe(self, *observations: Observation, **more: Any) -> None:
+    def observe(self, *observations: ObservationRow, **more: Any) -> None:
         if self.trouble:
             raise Unreachable("the ledger is gone", remedy="start it")
         super().observe(*observations, **more)
@@ -205,7 +205,7 @@ def test_without_observations_there_is_no_latest(world: World) -> None:
 
 def observed(world: World, *documents: dict[str, Any]) -> None:
     world.ledger.observe(
-        *(Observation(release_id=RELEASE, at=NOON, place=2, document=each) for each in documents)
+        *(ObservationRow(release_id=RELEASE, at=NOON, place=2, document=each) for each in documents)
     )
 
 
@@ -232,14 +232,14 @@ def test_observations_of_a_newer_format_count_for_nothing_and_are_told_once(
 
 
 def test_a_state_with_fields_of_a_newer_version_is_read_without_them(world: World) -> None:
-    before, row = world.state, world.ledger.get(Rollout, RELEASE)
+    before, row = world.state, world.ledger.get(RolloutRow, RELEASE)
     world.ledger.save(replace(row, document={**row.document, "mood": "good"}))
     assert Journal(world.ledger).load(RELEASE) == replace(before, generation=before.generation + 1)
 
 
 def test_a_state_that_nobody_touched_says_nothing_of_what_people_may_do(world: World) -> None:
     def said() -> set[str]:
-        return set(world.ledger.get(Rollout, RELEASE).document)
+        return set(world.ledger.get(RolloutRow, RELEASE).document)
 
     later = {"paused", "hold_skipped", "patience_from"}
     assert said() & later == set()

@@ -53,7 +53,7 @@ class Scene:
 
     @property
     def written(self) -> tuple[int, float]:
-        row = self.ledger.get(rows.Route, "m")
+        row = self.ledger.get(rows.RouteRow, "m")
         return row.generation, row.candidate_weight
 
     def again(self) -> LedgerRouter:
@@ -146,7 +146,7 @@ def test_beside_an_older_ledger_nothing_moves_until_somebody_takes_what_runs(sce
     router.reconcile()
     assert scene.told.read("m").split == HALF
     assert router.adopt("m").split == router.read("m").split == HALF
-    assert older.get(rows.Route, "m").candidate_weight == 50
+    assert older.get(rows.RouteRow, "m").candidate_weight == 50
 
 
 def test_a_service_that_an_older_ledger_does_not_know_is_no_new_one(scene: Scene) -> None:
@@ -155,11 +155,11 @@ def test_a_service_that_an_older_ledger_does_not_know_is_no_new_one(scene: Scene
         router.read("m")
     with pytest.raises(DifferentRoute):
         router.write("m", ALL_STABLE, stable=None, candidate=BLUE, at=0)
-    assert older.find(rows.Route) == []
+    assert older.find(rows.RouteRow) == []
     router.reconcile()
     assert scene.told.read("m").split == HALF
     assert router.adopt("m") == router.read("m") == scene.told.read("m")
-    assert older.get(rows.Route, "m").generation == 2
+    assert older.get(rows.RouteRow, "m").generation == 2
 
 
 def test_another_controllers_steps_are_learned_and_told_here_too(scene: Scene) -> None:
@@ -176,5 +176,5 @@ def test_where_pods_are_is_no_decision_and_is_kept_by_the_next_one(scene: Scene)
     assert scene.written == (2, 50)
     after = scene.router.write("m", TrafficSplit(0, 100), stable=BLUE, candidate=GREEN, at=2)
     assert after.candidate == elsewhere(GREEN)
-    row = scene.ledger.get(rows.Route, "m")
+    row = scene.ledger.get(rows.RouteRow, "m")
     assert Route.from_json(row.document) == replace(after, revision=3)

@@ -93,7 +93,9 @@ def read_dataset(
     if as_logged:
         table = times_as_text(table, _names(bound), nullable=_nullable(data))
     try:
-        tensors = {spec.name: _tensor(table, spec, bound[spec.name], data) for spec in wanted}
+        tensors = {
+            spec.name: to_tensor(table, spec, bound[spec.name], nullable=_nullable(data)) for spec in wanted
+        }
         labels = label_values(table, data) if labelled else None
         groups = group_numbers(table, data.group) if labelled and data.group else None
         most = data.max_slice_values
@@ -141,10 +143,6 @@ def _row_bytes(array: Array) -> list[bytes]:
     # + 0.0 makes -0.0 and 0.0, which are equal, the same bytes.
     normal = np.ascontiguousarray(array + 0.0 if array.dtype.kind == "f" else array)
     return [row.tobytes() for row in normal]
-
-
-def _tensor(table: pa.Table, spec: TensorSpec, columns: tuple[str, ...] | str, data: Data) -> Array:
-    return to_tensor(table, spec, columns, nullable=_nullable(data))
 
 
 def _nullable(data: Data) -> set[str]:

@@ -114,16 +114,12 @@ class _Graph:
 
 
 def _of_classifier(node: onnx.NodeProto, made: str) -> _Output:
-    attributes = _attributes(node)
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     classes: list[Any] = next((attributes[name] for name in _CLASS_LISTS if attributes.get(name)), [])
     listed = [_text(value) for value in classes] or None
     if made == node.output[0]:
         return _Output("label", None, listed)
     return _Output("scores", attributes.get("post_transform") in _MAKE_PROBABILITIES or None, listed)
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _text(value: Any) -> Class:

@@ -85,7 +85,10 @@ def plan(logged: LoggedModel, data: Data) -> Plan:
     fields = logged.signature.inputs
     if any(field.shape is not None for field in fields):
         typed = tuple(_tensor(field) for field in fields)
-        inputs = [tuple(_as(spec, types[spec.datatype]) for spec in typed) for types in _types(typed)]
+        inputs = [
+            tuple(TensorSpec(spec.name, types[spec.datatype], spec.shape) for spec in typed)
+            for types in _types(typed)
+        ]
         return Plan(typed, None, False, _attempts(inputs), None)
     return _plan_table(fields, data)
 
@@ -119,10 +122,6 @@ def _types(typed: Sequence[TensorSpec]) -> Iterator[Mapping[Datatype, Datatype]]
         yield {datatype: kept.get(datatype, "FP64") for datatype in found}
     if found & _WIDE & _WHOLE and found <= _WHOLE | set(kept):
         yield {datatype: kept.get(datatype, "INT64") for datatype in found}
-
-
-def _as(spec: TensorSpec, datatype: Datatype) -> TensorSpec:
-    return TensorSpec(spec.name, datatype, spec.shape)
 
 
 def _refuse_label(by_name: Mapping[str, Datatype], data: Data) -> None:

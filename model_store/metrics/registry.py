@@ -101,15 +101,11 @@ def _own() -> dict[str, Metric | Family]:
     for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
         module = import_module(f"{__package__}.{found.name}") if found.name != "registry" else None
         for member in getattr(module, "METRICS", ()):
-            name = _name(member)
+            name = member.pattern if isinstance(member, Family) else member.name
             if name in members:
                 raise ValueError(f"two metrics are called {name}")
             members[name] = member
     return members
-
-
-def _name(member: Metric | Family) -> str:
-    return member.pattern if isinstance(member, Family) else member.name
 
 
 def _installed() -> dict[str, EntryPoint]:

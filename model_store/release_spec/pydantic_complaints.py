@@ -49,7 +49,7 @@ def _explain(
             yield field, Complaint(document.line(field), _dotted(field), problem)
         return
     problem, allowed, remedy = _say(error, at, document, model)
-    given = None if error["type"] in ("missing", "extra_forbidden") else _given(at, document)
+    given = None if error["type"] in ("missing", "extra_forbidden") else document.written.get(at)
     yield at, Complaint(document.line(at), _dotted(at), problem, given, allowed, remedy)
 
 
@@ -131,10 +131,6 @@ def _type_hint(given: Any, kind: str) -> str:
     if kind.startswith(("int", "float", "bool")) and isinstance(given, str):
         return "without quotes, in plain digits" if kind[0] != "b" else "without quotes"
     return ""
-
-
-def _given(at: Field, document: Document) -> str | None:
-    return document.written.get(at)
 
 
 def _dotted(at: Field) -> str:

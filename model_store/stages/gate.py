@@ -67,7 +67,9 @@ def run(ctx: BuildContext, exported: Exported, quantized: Quantized, compiled: S
     judge = partial(_judge, ctx, form, beside, quantized, built, reasons, champion)
     try:
         # A failed report is not remembered: latency may have been disturbed, and is then measured again.
-        value = ctx.store.memo("gate", key, judge, keep=lambda value: _passed(value))
+        value = ctx.store.memo(
+            "gate", key, judge, keep=lambda value: all(check["passed"] for check in value["report"]["checks"])
+        )
     except CandidateFailed as why:
         value = _failed(form, quantized, [*reasons, str(why)])
     return cast(Gated, {**value, "judged": judged_of(ctx, exported)})
@@ -91,10 +93,6 @@ def _failed(exported: Exported, quantized: Quantized, reasons: list[str]) -> Jso
         "quantized": quantized["artifact"],
         "reasons": reasons,
     }
-
-
-def _passed(value: Json) -> bool:
-    return all(check["passed"] for check in value["report"]["checks"])
 
 
 def _judge(

@@ -154,7 +154,14 @@ def _connection_manager(home: Home, delivery: Delivery, environ: Mapping[str, st
             *authentication.filters(home, delivery.source),
             *preview.filters(home, delivery.source),
             *limits.filters(),
-            extension("envoy.filters.http.router", _router()),
+            extension(
+                "envoy.filters.http.router",
+                typed(
+                    "envoy.extensions.filters.http.router.v3.Router",
+                    upstream_log=[*attempts.counters(), *attempts.distributions()],
+                    upstream_http_filters=attempts.filters(),
+                ),
+            ),
         ],
     )
 
@@ -165,14 +172,6 @@ def _without_claims() -> list[Message]:
     kind = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
     removed = typed(kind, mutations=mutations)
     return [extension("envoy.http.early_header_mutation.header_mutation", removed)]
-
-
-def _router() -> Message:
-    return typed(
-        "envoy.extensions.filters.http.router.v3.Router",
-        upstream_log=[*attempts.counters(), *attempts.distributions()],
-        upstream_http_filters=attempts.filters(),
-    )
 
 
 def _access_log(home: Home, environ: Mapping[str, str]) -> Message:

@@ -30,7 +30,7 @@ class AdminResources:
 def asked_at(home: Home, address: str) -> AdminResources:
     """An Envoy that is reached at `address`; "": on this machine."""
     port = home.ports.envoy_stats
-    host = {"admin_host": _in_url(address)} if address else {}
+    host = {"admin_host": (f"[{address}]" if ":" in address else address)} if address else {}
     return AdminResources(
         {**host, "admin_port": port}, [_listener(address, port)], [_cluster(home.envoy_admin)]
     )
@@ -45,10 +45,6 @@ def listening(address: str, port: int) -> Message:
 def private(socket: Path) -> Message:
     """For the user who runs this Envoy, and for nobody else."""
     return {"pipe": {"path": str(socket), "mode": 0o600}}
-
-
-def _in_url(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _listener(address: str, port: int) -> Message:

@@ -40,7 +40,14 @@ def sync(home: Home, *, rest: Rest | None = None) -> RegisteredWebhook:
     The secret is written every time: MLflow does not say which one it has. Raises `RegistryUnavailable`.
     """
     rest = rest or Rest(home.mlflow_url)
-    wanted = _wanted(home)
+    wanted = {
+        "name": NAME,
+        "description": "Tells Slipway of new versions and moved aliases. Kept by `slipway webhooks sync`.",
+        "url": home.airflow_url + ENDPOINT,
+        "events": [{"entity": entity.upper(), "action": action.upper()} for entity, action in EVENTS],
+        "secret": secrets_of(home).current,
+        "status": "ACTIVE",
+    }
     ours = [one for one in _all(rest) if one["name"] == NAME]
     for extra in ours[1:]:
         rest.delete(f"{PATH}/{extra['webhook_id']}")
@@ -70,17 +77,6 @@ def require_received(tried: TestDelivery) -> None:
             f"MLflow's test delivery did not arrive: {tried.words}",
             remedy="see whether Airflow's API server runs (`slipway status`), and its log",
         )
-
-
-def _wanted(home: Home) -> Json:
-    return {
-        "name": NAME,
-        "description": "Tells Slipway of new versions and moved aliases. Kept by `slipway webhooks sync`.",
-        "url": home.airflow_url + ENDPOINT,
-        "events": [{"entity": entity.upper(), "action": action.upper()} for entity, action in EVENTS],
-        "secret": secrets_of(home).current,
-        "status": "ACTIVE",
-    }
 
 
 def _all(rest: Rest) -> list[Json]:

@@ -77,17 +77,19 @@ def _time(name: str = "at", *, null: bool = False) -> Column[Any]:
     return Column(name, UtcTime, nullable=null)
 
 
-def _number() -> Column[Any]:
-    return Column("number", NUMBER, primary_key=True, autoincrement=True)
-
-
 def _kept(name: str, *columns: Any) -> Table:
     return Table(name, METADATA, *columns, _whole("generation"))
 
 
 def _appended(name: str, *columns: Any) -> Table:
     # A number is not given twice, also when the last rows were pruned.
-    return Table(name, METADATA, _number(), *columns, sqlite_autoincrement=True)
+    return Table(
+        name,
+        METADATA,
+        Column("number", NUMBER, primary_key=True, autoincrement=True),
+        *columns,
+        sqlite_autoincrement=True,
+    )
 
 
 def _arms() -> list[Column[Any]]:

@@ -172,12 +172,11 @@ def _fields(kind: type[Row]) -> Mapping[str, tuple[type, ...]]:
     return {each.name: _choices(hints[each.name]) for each in fields(kind)}
 
 
-def _without_default(kind: type[Row]) -> frozenset[str]:
-    return frozenset(
-        each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING
-    )
-
-
 # What each field may be, and which have to be said.
 _TYPES = {kind: _fields(kind) for kind in KINDS}
-_REQUIRED = {kind: _without_default(kind) for kind in KINDS}
+_REQUIRED = {
+    kind: frozenset(
+        each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING
+    )
+    for kind in KINDS
+}

@@ -81,7 +81,9 @@ class PlatformBySpec:
         for name in sorted(self._names(ref.service)):
             self._platform(name).retire(ref)
         with self._locked(ref.service):
-            used = {name for name in self._names(ref.service) if self._stands(ref.service, name)}
+            used = {
+                name for name in self._names(ref.service) if self._platform(name).deployments(ref.service)
+            }
             self._write(ref.service, used)
 
     def refusal(self, serving: Mapping[str, Any]) -> Permanent | None:
@@ -120,9 +122,6 @@ class PlatformBySpec:
         for left in self._platform(name).deployments(ref.service):
             if left.slot is ref.slot:
                 self._platform(name).retire(left)
-
-    def _stands(self, service: str, name: str) -> bool:
-        return bool(self._platform(name).deployments(service))
 
     def _here(self, name: str) -> str:
         return self._usual if name == USUAL else name

@@ -16,7 +16,7 @@ from serving import composition
 from serving.control import freeze_enforcement, reasons
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import trail_of
-from serving.control.freezes import Freezes, Frozen
+from serving.control.freezes import Freezes
 from serving.control.releases import NoSuchRelease, Release
 from serving.control.rollout.control import ControlRequest
 from serving.control.wiring import Services, now
@@ -348,7 +348,13 @@ def lift(freeze_id: FreezeId, body: ReasonBody, person: SignedIn) -> FreezeView:
     person.needs(Right.ADMIN)
     freezes = _freezes(composition.wire())
     standing = freezes.find(freeze_id)
-    entry = _entry(person.name, "lift freeze", standing.model, body.reason, _of(standing))
+    entry = _entry(
+        person.name,
+        "lift freeze",
+        standing.model,
+        body.reason,
+        {"freeze": standing.id, "of": standing.by, "said": standing.reason},
+    )
     return FreezeView.of(freezes.lift(freeze_id, by=person.name, at=now(), entry=entry))
 
 
@@ -370,7 +376,3 @@ def _freezes(services: Services) -> Freezes:
 
 def _entry(who: str, action: str, model: str | None, reason: str, detail: dict[str, str]) -> AuditEntry:
     return AuditEntry(now(), who, action, model, None, None, reason, {"via": "api", **detail})
-
-
-def _of(frozen: Frozen) -> dict[str, str]:
-    return {"freeze": frozen.id, "of": frozen.by, "said": frozen.reason}

@@ -51,10 +51,10 @@ class PageContext:
             airflow=root.removesuffix("/slipway"),
             here=name,
             reader=self.reader,
-            may=self._rights(values.get("model_name")),
+            may={right.value: self.reader.may(right, values.get("model_name")) for right in Right},
             now=self.catalog.now(),
             freezes=self.catalog.freezes(),
-            live_url=self._live_url(),
+            live_url=str(self.request.url.include_query_params(part="live").replace(scheme="", netloc="")),
             **values,
         )
         response = with_etag(self.request, html.encode(), "text/html", SECURITY)
@@ -62,12 +62,6 @@ class PageContext:
             response.status_code = code
         give_csrf_token(self.request, response, self.reader)
         return response
-
-    def _rights(self, model: str | None) -> dict[str, bool]:
-        return {right.value: self.reader.may(right, model) for right in Right}
-
-    def _live_url(self) -> str:
-        return str(self.request.url.include_query_params(part="live").replace(scheme="", netloc=""))
 
 
 Showing = Annotated[PageContext, Depends(PageContext)]

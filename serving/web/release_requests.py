@@ -13,7 +13,6 @@ from serving.control import cooldowns, freeze_enforcement, paused_dags
 from serving.control.audit import AuditEntry
 from serving.control.audit_entries import exclusively, trail_of
 from serving.control.blockers import Blocker, BlockerKind
-from serving.control.freezes import Frozen
 from serving.control.release_deployment import route_of, state_of
 from serving.control.releases import Release, Request
 from serving.control.rollout.from_spec import first_plan_of, plan_of
@@ -105,7 +104,10 @@ def preview(services: Services, dags: Dags, wanted: ResolvedVersion) -> Preview:
         targets=list(spec.targets),
         approval=_approval(services, wanted),
         queue=_queue(services, ref.name),
-        freezes=[FreezeView.of(one) for one in _freezes(services, spec)],
+        freezes=[
+            FreezeView.of(one)
+            for one in freeze_enforcement.freezes_of(services).in_force(spec.model, spec.freezes, at=now())
+        ],
         tried=list(_attempts(services, ref)),
         warnings=[],
         digest=spec.digest,
@@ -229,10 +231,6 @@ def _queue(services: Services, model: str) -> QueueView:
 
 def _id(claim: Claim | None) -> str | None:
     return claim.release_id if claim else None
-
-
-def _freezes(services: Services, spec: ReleaseSpec) -> list[Frozen]:
-    return freeze_enforcement.freezes_of(services).in_force(spec.model, spec.freezes, at=now())
 
 
 def _attempts(services: Services, ref: ModelRef) -> Iterator[AttemptView]:

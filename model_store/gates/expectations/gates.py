@@ -60,7 +60,7 @@ def _validate(candidate: str, checks: Sequence[Check], docs_dir: Path) -> bool:
     publish(
         validated.document,
         docs_dir,
-        name=_file_name(candidate),
+        name="gates-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate),
         title=f"Gates of {candidate}",
         facts={},
         failed=failed,
@@ -96,7 +96,3 @@ def _refuse_disagreement(candidate: str, checks: Sequence[Check], validated: Val
 
 def _verdict(passed: bool) -> str:
     return "passed" if passed else "failed"
-
-
-def _file_name(candidate: str) -> str:
-    return "gates-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate)

@@ -116,7 +116,7 @@ class Controller:
     def tick(self) -> None:
         """Look once at everything. One release's trouble never keeps the others from being looked at."""
         began = self._monotonic()
-        every = self._read_journal()
+        every = {service: self._journal.releases(service) for service in self._journal.services()}
         self.latest = {service: states[-1] for service, states in every.items() if states}
         self.active = self._active(every)
         self._forget_others()
@@ -137,9 +137,6 @@ class Controller:
         self.done.ticks += 1
         self.done.last_tick_at = self._monotonic()
         self.done.tick_seconds = self.done.last_tick_at - began
-
-    def _read_journal(self) -> dict[str, list[RolloutState]]:
-        return {service: self._journal.releases(service) for service in self._journal.services()}
 
     def _write_down(self) -> bool:
         """What was seen, before anything is done because of it. Without, no step is taken."""

@@ -34,7 +34,6 @@ from serving.control.queries.views import (
     ModelRow,
     Overview,
     ReleasePage,
-    ReleaseRow,
     ReleaseView,
     RollbackRow,
     ServingAt,
@@ -143,7 +142,11 @@ class Catalog:
         found = [_of_blocker("", one) for one in blockers.of_installation(self._rows.situation())]
         for row in self._seen_models().rows:
             found += [_of_blocker(row.name, one) for one in row.stands_still]
-            found += [_of_row(one) for one in (row.active, row.queued) if one and one.stands_still]
+            found += [
+                BlockerRow(one.model, one.version, one.id, one.stands_still, one.why, one.way_out)
+                for one in (row.active, row.queued)
+                if one and one.stands_still
+            ]
         return found
 
     def names(self) -> list[str]:
@@ -289,10 +292,6 @@ def _has_way_back(services: Services, entry: ReleaseEntry) -> bool:
 
 def _of_blocker(model: str, one: Blocker) -> BlockerRow:
     return BlockerRow(model, None, None, one.kind, one.words, one.way_out)
-
-
-def _of_row(row: ReleaseRow) -> BlockerRow:
-    return BlockerRow(row.model, row.version, row.id, row.stands_still, row.why, row.way_out)
 
 
 def _name(row: ModelRow) -> str:

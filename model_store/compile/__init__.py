@@ -29,7 +29,7 @@ def _tensorrt_rtx(store: Store) -> Compiler:
 
 
 def _python(store: Store) -> Compiler:
-    from model_store.compile.python import PythonCompiler
+    from model_store.compile.base import PythonCompiler
 
     return PythonCompiler()
 

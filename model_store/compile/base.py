@@ -1,4 +1,4 @@
-"""What every compiler takes and gives."""
+"""What every compiler takes and gives; and the one that has nothing to build."""
 
 from __future__ import annotations
 
@@ -53,3 +53,17 @@ class Compiler(Protocol):
         a builder that crashes or hangs takes nobody with it.
         """
         ...
+
+
+class PythonCompiler:
+    """Hands on an archive of a logged model, which names the Python that runs it."""
+
+    name = "python"
+
+    def toolchain(self, spec: CompileSpec) -> Toolchain:
+        return Toolchain(self.name, "as logged")
+
+    def compile(self, source: Artifact, spec: CompileSpec) -> Artifact | NotCompiled:
+        if source.format == "mlflow":
+            return source
+        return NotCompiled(self.name, f"{source.format} is not run by Python", "set source.flavor: pyfunc")

@@ -32,7 +32,7 @@ from serving.cli.output import (
     why,
 )
 from serving.control.analysis import AnalysisPolicy, Increment
-from serving.control.analysis.replay import Judged, Replay, replay
+from serving.control.analysis.rules import Judged, Replay, replay
 from serving.control.audit import AuditEntry, AuditTrail
 from serving.control.client import ControllerClient, ControllerDown
 from serving.control.rollbacks import RollbackRequest

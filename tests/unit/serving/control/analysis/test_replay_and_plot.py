@@ -9,7 +9,7 @@ import pytest
 from serving.control.analysis import AnalysisPolicy, Increment
 from serving.control.analysis.evidence import confidence_sequence
 from serving.control.analysis.plot import Point, plot_rollout
-from serving.control.analysis.replay import replay
+from serving.control.analysis.rules import replay
 from serving.types import NO_COUNTS, Counts, Outcome
 
 STRICT = AnalysisPolicy(0.001, 0.01, 0.005, 500, 0.01, 50)

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from serving.control.analysis import AnalysisPolicy
-from serving.control.analysis.replay import replay
+from serving.control.analysis.rules import replay
 from serving.control.rollout.observe import between
 from serving.control.rollout.record import Record
 from serving.types import Counts, Outcome, Verdict

@@ -32,9 +32,9 @@ from model_store.registry.rest import Rest
 from model_store.types import ModelRef
 from serving.credentials import credentials_of
 from serving.home import Home
+from serving.inbound.deliveries import sign
 from serving.inbound.registration import ENDPOINT
 from serving.inbound.secrets import secrets_of
-from serving.inbound.signature import sign
 from serving.local_stack.apis import AirflowApi, DagRun, airflow_api
 from serving.local_stack.lifecycle import down, up
 

@@ -19,7 +19,7 @@ from model_store.durable import canonical_json
 from model_store.errors import Permanent, Retryable
 from model_store.release_spec.notify import Notify
 from serving.control.outbox import Message
-from serving.inbound.signature import sign
+from serving.inbound.deliveries import sign
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -1,7 +1,7 @@
 """What a release is about, fixed when its DAG run starts: the version, the spec, who asked and why.
 
 One row of the ledger for each, so that XCom carries only the id. The id comes from the DAG run, so that a
-cleared run is the same release again.
+cleared run is the same release again. Who keeps them in memory is told which were saved since.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from serving.control.bundle_comparison import BundleComparison
 from serving.control.rollout.journal import release_id
 from serving.ledger.base import Rows, Unknown
 from serving.ledger.changing import change
+from serving.ledger.rows import ReleaseChangeRow
 from serving.ledger.rows import ReleaseRecord as ReleaseRow
 
 log = logging.getLogger(__name__)
@@ -279,3 +280,28 @@ def of_row(row: ReleaseRow) -> Release:
             for one in saved.get("bundles", ())
         ),
     )
+
+
+# Of those that are saved at once the later number may be there first: so many are looked at again.
+_OVERLAP = 50
+
+
+class ChangedReleases:
+    """Of one asker and one thread at a time. What was saved before the first question is not told."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._seen: int | None = None
+        self._known: set[int] = set()
+
+    def take(self) -> list[ReleaseChangeRow]:
+        """Those since the last call; none at the first. Raises `Retryable`, and tells them the next time."""
+        if self._seen is None:
+            found = self._rows.find(ReleaseChangeRow, newest=_OVERLAP)
+            changed: list[ReleaseChangeRow] = []
+        else:
+            found = self._rows.find(ReleaseChangeRow, after=max(0, self._seen - _OVERLAP))
+            changed = [each for each in found if each.number not in self._known]
+        self._known = {each.number for each in found}
+        self._seen = max([self._seen or 0, *self._known])
+        return changed

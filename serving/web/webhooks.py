@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from serving import composition
 from serving.home import Home
-from serving.inbound import signature
+from serving.inbound import deliveries
 from serving.inbound.deliveries import Deliveries
 from serving.inbound.pace import Pace
 from serving.inbound.registry_events import read_event
@@ -68,21 +68,21 @@ async def mlflow(request: Request) -> WebhookAnswer:
     """
     home, at = Home.locate(), now()
     try:
-        stamp = signature.stamp_of(request.headers, now=at)
-        body = await _body(request, signature.MOST_BYTES)
-        signature.require_signed(request.headers, body, secrets_of(home).valid(now=at))
-    except signature.Unsigned as problem:
+        stamp = deliveries.stamp_of(request.headers, now=at)
+        body = await _body(request, deliveries.MOST_BYTES)
+        deliveries.require_signed(request.headers, body, secrets_of(home).valid(now=at))
+    except deliveries.Unsigned as problem:
         raise _refused(request, problem.problem) from None
     if not MLFLOW_PACE.allows(at=time.monotonic()):
         raise HTTPException(429, "too many deliveries", {"Retry-After": "5"})
     event = read_event(body)
     if event.is_ours:
         return WebhookAnswer(answer="ignored")
-    deliveries = await run_in_threadpool(lambda: Deliveries(composition.wire().rows))
+    taken = await run_in_threadpool(lambda: Deliveries(composition.wire().rows))
     # Where the controller is away this is 503 with Retry-After, and MLflow comes again.
-    if not await run_in_threadpool(deliveries.take, stamp):
+    if not await run_in_threadpool(taken.take, stamp):
         return WebhookAnswer(answer="repeated")
-    request.app.state.asset_events.ask(event.data.name, event.kind, partial(deliveries.note, stamp))
+    request.app.state.asset_events.ask(event.data.name, event.kind, partial(taken.note, stamp))
     return WebhookAnswer(answer="accepted")
 
 

@@ -24,7 +24,7 @@ from serving.control import blockers
 from serving.control.notifications import notify_of_hold, outbox_of
 from serving.control.outbox import CLAIM_SECONDS, GIVE_UP, Message, Outbox
 from serving.control.rollout.plan import Hold
-from serving.inbound.signature import sign
+from serving.inbound.deliveries import sign
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.rows import MessageRow
 from tests.airflow.test_rollbacks import released

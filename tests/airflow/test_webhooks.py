@@ -22,9 +22,9 @@ from serving import composition
 from serving.control import cooldowns
 from serving.control.rows_client import RowsClient
 from serving.home import Home
+from serving.inbound.deliveries import MOST_BYTES, sign
 from serving.inbound.pace import Pace
 from serving.inbound.secrets import rotate, secrets_of
-from serving.inbound.signature import MOST_BYTES, sign
 from serving.web import events, webhooks
 from serving.web.events import AssetEventQueue
 from serving.web.problems import answer_with_problems

@@ -12,8 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 from serving.control import blockers, freeze_enforcement, notifications
-from serving.control.changed_releases import ChangedReleases
-from serving.control.releases import NoSuchRelease, Release
+from serving.control.releases import ChangedReleases, NoSuchRelease, Release
 from serving.control.rollout.plan import Action, RolloutState
 from serving.control.wiring import Services
 

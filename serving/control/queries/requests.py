@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from model_store.errors import Retryable
-from serving.control.changed_releases import ChangedReleases
 from serving.control.queries import outcomes
 from serving.control.queries.outcomes import ReleaseOutcome
 from serving.control.queries.snapshots import (
@@ -18,7 +17,7 @@ from serving.control.queries.snapshots import (
     request_snapshot,
     rollback_snapshot,
 )
-from serving.control.releases import FORGOTTEN, UNREADABLE
+from serving.control.releases import FORGOTTEN, UNREADABLE, ChangedReleases
 from serving.control.rollbacks import ROLLBACK
 from serving.ledger.base import Rows
 from serving.ledger.rows import R, ReleaseChangeRow, ReleaseRecord, RequestRow

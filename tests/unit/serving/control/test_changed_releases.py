@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from serving.control.changed_releases import ChangedReleases
+from serving.control.releases import ChangedReleases
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.rows import ReleaseChangeRow, ReleaseRecord
 

@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from serving.inbound.deliveries import Deliveries
+from serving.inbound.deliveries import Deliveries, Stamp
 from serving.inbound.pace import Pace
-from serving.inbound.signature import Stamp
 from serving.ledger.memory import MemoryLedger
 from serving.ledger.rows import DeliveryRow
 

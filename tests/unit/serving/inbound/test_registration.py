@@ -19,9 +19,9 @@ from model_store.registry.rest import Rest
 from model_store.types import ModelRef
 from serving.home import Home, Ports
 from serving.inbound import registration
+from serving.inbound.deliveries import Unsigned, require_signed, stamp_of
 from serving.inbound.registry_events import read_event
 from serving.inbound.secrets import rotate, secrets_of
-from serving.inbound.signature import Unsigned, require_signed, stamp_of
 from tests.mlflow_server import MlflowServer
 
 Sent = tuple[dict[str, str], bytes]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.inbound.signature import WINDOW, Unsigned, require_signed, sign, stamp_of
+from serving.inbound.deliveries import WINDOW, Unsigned, require_signed, sign, stamp_of
 
 NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"

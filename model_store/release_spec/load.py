@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +14,9 @@ from model_store.installation import ROOT
 from model_store.release_spec.document import Complaint, InvalidSpec, read_document
 from model_store.release_spec.pydantic_complaints import complaints
 from model_store.release_spec.release import ReleaseSpec
+from model_store.release_spec.section import Section
+
+S = TypeVar("S", bound=Section)
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -27,16 +30,21 @@ class Loaded(NamedTuple):
 
 def load(path: Path) -> ReleaseSpec:
     """Read one spec. Raises `InvalidSpec` with every wrong line: field, what was given, allowed values."""
+    return _with_data_beside(read_section(path, ReleaseSpec), path)
+
+
+def read_section(path: Path, kind: type[S]) -> S:
+    """A YAML file that is one section. Raises `InvalidSpec` with every wrong line."""
     document = read_document(path)
     try:
         # strict: "5" is not 5 and 1 is not true; a spec says what it means.
-        spec = ReleaseSpec.model_validate(document.data, strict=True)
+        section = kind.model_validate(document.data, strict=True)
     except ValidationError as error:
-        found = complaints(error.errors(include_url=False), document, ReleaseSpec)
+        found = complaints(error.errors(include_url=False), document, kind)
         raise InvalidSpec(path, [*document.complaints, *found]) from error
     if document.complaints:
         raise InvalidSpec(path, document.complaints)
-    return _with_data_beside(spec, path)
+    return section
 
 
 def _with_data_beside(spec: ReleaseSpec, path: Path) -> ReleaseSpec:

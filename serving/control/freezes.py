@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from model_store.errors import Permanent
 from model_store.release_spec import Freeze, InvalidSpec, Section
-from model_store.release_spec.document import read_document
-from model_store.release_spec.pydantic_complaints import complaints
+from model_store.release_spec.load import read_section
 from serving.control.audit import AuditEntry, to_row
 from serving.ledger import rows
 from serving.ledger.base import Change, Once, Rows, StaleGeneration
@@ -190,15 +187,7 @@ def longest(found: Sequence[Frozen], *, at: datetime) -> Frozen:
 
 def load_calendar(path: Path) -> Calendar:
     """Raises `InvalidSpec` with every wrong line."""
-    document = read_document(path)
-    try:
-        calendar = Calendar.model_validate(document.data, strict=True)
-    except ValidationError as error:
-        found = complaints(error.errors(include_url=False), document, Calendar)
-        raise InvalidSpec(path, [*document.complaints, *found]) from error
-    if document.complaints:
-        raise InvalidSpec(path, document.complaints)
-    return calendar
+    return read_section(path, Calendar)
 
 
 @lru_cache(maxsize=8)

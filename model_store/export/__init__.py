@@ -16,17 +16,25 @@ from typing import Any
 from model_store.durable import digest_bytes
 from model_store.export import boosters, onnx, pytorch, sklearn
 from model_store.export.allowed import code_format, told_of_trust
-from model_store.export.base import ANSWERS_FILE, MODEL_FILE, ExportedModel, NotExportable, Original
+from model_store.export.base import (
+    ANSWERS_FILE,
+    MODEL_FILE,
+    ExportedModel,
+    NoConverter,
+    NotExportable,
+    Original,
+)
 from model_store.export.batches import BatchedModel, require_answers_row_by_row
 from model_store.export.invocations import invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
 from model_store.export.outputs import as_answered
+from model_store.export.signature import told_of_signature, with_signature
 from model_store.inference import open_session, saved_answers
 from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef, TensorSpec
 
-__all__ = ["ExportedModel", "NotExportable", "export"]
+__all__ = ["ExportedModel", "NoConverter", "NotExportable", "export"]
 
 CONVERTERS: dict[str, Callable[[LoggedModel, ReleaseSpec, Path, Path], Original]] = {
     "onnx": onnx.convert,
@@ -49,6 +57,8 @@ def export(
     # Beside the result, so that what a killed export leaves is swept with it.
     with tempfile.TemporaryDirectory(prefix="export-", dir=out_dir.parent) as work:
         flavor = spec.source.flavor or exportable_flavor(logged)
+        # An ONNX file says itself what it takes.
+        logged = logged if flavor == "onnx" else with_signature(logged, spec.data, evaluation)
         original = CONVERTERS[flavor](logged, spec, evaluation, Path(work))
     model = parse(original.onnx, out_dir / MODEL_FILE)
     require_answers_row_by_row(
@@ -61,7 +71,7 @@ def export(
     inputs, outputs = tensor_specs(model)
     outputs = as_answered(outputs, original.answers)
     asked = invocations(logged, inputs, outputs, original.rows.columns, original.answer, spec.data)
-    told = told_of_trust(spec, code_format(logged, flavor))
+    told = (*told_of_signature(logged), *told_of_trust(spec, code_format(logged, flavor)))
     original = replace(original, notes=(*original.notes, *told))
     return _written(ref, out_dir, original, inputs, outputs, asked)
 
@@ -69,11 +79,11 @@ def export(
 def exportable_flavor(logged: LoggedModel) -> str:
     """Of the flavours that a model was logged with, the first that can be exported: the safest comes first.
 
-    Raises `Permanent` (NotExportable) when there is none.
+    Raises `Permanent` (NoConverter) when there is none.
     """
     if flavor := next((one for one in CONVERTERS if one in logged.flavors), None):
         return flavor
-    raise NotExportable(
+    raise NoConverter(
         f"nothing exports its flavours, {', '.join(sorted(logged.flavors))}",
         remedy="serve it as it was logged, with the same gates: if only people you trust can register"
         " versions, write source.allow: [pyfunc]",

@@ -35,6 +35,7 @@ from model_store.export.invocations import answered_values, invocations
 from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.requirements import locked, logged_python, wheels_of
 from model_store.export.says import nothing_said
+from model_store.export.signature import told_of_signature, with_signature
 from model_store.inference import batches, saved_answers
 from model_store.release_spec import ReleaseSpec
 from model_store.texts import as_bytes, as_text
@@ -54,7 +55,7 @@ def export_as_logged(
     Raises `Permanent` (NotExportable, NoEnvironment, UnusableData) for what cannot be served; `Retryable`
     while the package index does not answer.
     """
-    logged = read_mlmodel(model_dir)
+    logged = with_signature(read_mlmodel(model_dir), spec.data, evaluation)
     _refuse(logged, spec)
     taken = takes(logged, spec.data)
     rows = read_dataset(evaluation, spec.data, taken.inputs, columns=taken.columns, as_logged=True)
@@ -89,6 +90,7 @@ def export_as_logged(
         says=nothing_said(),
         notes=(
             f"served as it was logged, by Python {python} and {_count(folder)} libraries of its own",
+            *told_of_signature(logged),
             *told_of_trust(spec, "pyfunc"),
         ),
         invocations=invocations(

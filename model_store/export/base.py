@@ -28,6 +28,10 @@ class NotExportable(Permanent):
     """This version cannot become an ONNX model."""
 
 
+class NoConverter(NotExportable):
+    """None of its flavours is one that anything exports."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
     """One model version as a single file (ONNX, or an archive of a model that is served as it is), with the

@@ -39,10 +39,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class LoggedSignature:
-    """What the model's author said it takes and gives."""
+    """What the model's author said it takes and gives. `is_of_rows`: nothing was said, and these are the
+    evaluation rows' columns.
+    """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
+    is_of_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

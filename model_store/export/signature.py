@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from model_store.export.base import Columns, NotExportable
-from model_store.export.mlmodel import Field, LoggedModel, LoggedSignature
+from model_store.export.mlmodel import DATATYPES, Field, LoggedModel, LoggedSignature
 from model_store.release_spec import Data
+from model_store.tables import read_table
 from model_store.types import Datatype, TensorSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DEFAULT_INPUT = "input"
 # What float32 may not hold.
@@ -47,6 +52,34 @@ class Plan:
     is_table: bool
     attempts: tuple[InputsToTry, ...]
     columns: Columns | None
+
+
+def with_signature(logged: LoggedModel, data: Data, evaluation: Path) -> LoggedModel:
+    """The same model, whose signature is what the evaluation rows say where its author logged none.
+
+    Autologging and most examples log none, and MLflow serves such models; every row that is judged shows what
+    the model takes. Its columns are those that nothing else of the spec speaks of, in the file's order and
+    types. Raises `Permanent` where the file cannot be read.
+    """
+    if logged.signature is not None:
+        return logged
+    table, _ = read_table(evaluation)
+    fed = [name for names in (data.inputs or {}).values() for name in _listed(names)]
+    names = fed or [name for name in table.column_names if name not in data.spoken_for]
+    known = [name for name in names if name in table.column_names]
+    fields = tuple(_of_column(name, table.schema.field(name).type) for name in known)
+    return replace(logged, signature=LoggedSignature(fields, (), is_of_rows=True)) if fields else logged
+
+
+def told_of_signature(logged: LoggedModel) -> tuple[str, ...]:
+    """The note of a release whose model was logged without a signature; nothing otherwise."""
+    if logged.signature is None or not logged.signature.is_of_rows:
+        return ()
+    columns = ", ".join(field.name for field in logged.signature.inputs)
+    return (
+        f"it was logged without a signature: by the evaluation rows it takes {columns}, in this order"
+        " (signature=mlflow.models.infer_signature(inputs, outputs) says it for certain)",
+    )
 
 
 def match(
@@ -217,3 +250,34 @@ def _stacked(tensor: str, columns: tuple[str, ...] | str, by_name: Mapping[str, 
             f"data.inputs.{tensor} mixes text and numbers", remedy="give text columns inputs of their own"
         )
     return TensorSpec(tensor, kinds.pop(), (-1, len(names)))
+
+
+def _listed(names: tuple[str, ...] | str) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _of_column(name: str, kind: pa.DataType) -> Field:
+    """A column of a table in MLflow's words (`mlflow.types.DataType`)."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        items = _mlflow_type(kind.value_type)
+        return Field(name, None, None, f"a list of {items}", items)
+    written = _mlflow_type(kind)
+    return Field(name, DATATYPES.get(written), None, written)
+
+
+def _mlflow_type(kind: pa.DataType) -> str:
+    from pyarrow import types
+
+    if types.is_date(kind) or types.is_timestamp(kind):
+        return "datetime"
+    if types.is_integer(kind):
+        return "integer" if kind.bit_width < 32 or str(kind) == "int32" else "long"
+    if types.is_floating(kind):
+        return "double" if kind.bit_width == 64 else "float"
+    if types.is_boolean(kind):
+        return "boolean"
+    return "string" if types.is_string(kind) or types.is_large_string(kind) else str(kind)

@@ -80,10 +80,14 @@ def _refusal(ctx: BuildContext, form: str) -> Permanent | None:
 
 
 def _in_no_form(failed: list[Permanent]) -> Permanent:
-    """The one reason; of both forms the export's first, for that is what is hoped for."""
+    """The one reason; of both forms the export's first, for that is what is hoped for, if anything may be."""
+    from model_store.export import NoConverter
+
     if len(failed) == 1:
         return failed[0]
     export, as_logged = failed
+    if isinstance(export, NoConverter):
+        return as_logged
     return Permanent(
         f"it can neither be exported ({export.problem}) nor served as it was logged ({as_logged.problem})",
         remedy=f"for an export: {export.remedy}; as it was logged: {as_logged.remedy}",

@@ -183,12 +183,7 @@ KINDS = [
         "refused",
         r"nothing was loaded[^$]*source.allow: \[pyfunc\]",
     ),
-    Kind(
-        "a pyfunc without a signature",
-        lambda f: as_pyfunc(f, signature=None),
-        "refused",
-        "no signature[^$]*infer_signature",
-    ),
+    Kind("a pyfunc without a signature", lambda f: as_pyfunc(f, signature=None), "published"),
     Kind(
         "requirements that no index has",
         unresolvable,

@@ -334,11 +334,22 @@ def test_a_regression_is_compared_in_the_shape_that_is_served(save: Save, rows: 
     assert exported.agreement.passed
 
 
-def test_a_model_without_signature_is_refused(save: Save, rows: Path) -> None:
-    refused = refusal(save(network(rows), None), rows)
+def test_a_model_without_signature_takes_what_the_evaluation_rows_hold(save: Save, rows: Path) -> None:
+    """As autologging and MLflow's own examples log them."""
+    exported = run(save(network(rows), None), rows)
 
-    assert "has no signature" in refused.problem
-    assert "infer_signature" in refused.remedy
+    assert exported.columns == {"input": ("age", "income")}
+    assert exported.agreement.passed
+    (note,) = (note for note in exported.notes if "signature" in note)
+    assert "takes age, income, in this order" in note
+    assert [column["name"] for column in exported.invocations["columns"]] == ["age", "income"]
+
+
+def test_without_a_signature_the_columns_of_data_inputs_are_fed_in_their_order(
+    save: Save, rows: Path
+) -> None:
+    turned = spec(data={"inputs": {"input": ["income", "age"]}})
+    assert run(save(network(rows), None), rows, turned).columns == {"input": ("income", "age")}
 
 
 def test_an_estimator_without_a_converter_is_refused_by_name(save: Save, rows: Path) -> None:

@@ -71,12 +71,21 @@ def _export(ctx: BuildContext, evaluation: Path, registered: ModelVersion) -> Js
                 failed[form] = refused
     if not made:
         raise _in_no_form(list(failed.values()))
-    return both(ctx, made, {form: f"{why.problem} ({why.remedy})" for form, why in failed.items()})
+    return both(ctx, made, {form: _why(refused) for form, refused in failed.items()})
 
 
 def _refusal(ctx: BuildContext, form: str) -> Permanent | None:
     """Why nobody would serve it in a form that the spec wants."""
     return ctx.refusal("python") if form == AS_LOGGED and form in wanted_forms(ctx.spec) else None
+
+
+def _why(refused: Permanent) -> str:
+    """Why there is no such form beside the one that there is; nobody has to do anything about a model that
+    nothing exports.
+    """
+    from model_store.export import NoConverter
+
+    return refused.problem if isinstance(refused, NoConverter) else f"{refused.problem} ({refused.remedy})"
 
 
 def _in_no_form(failed: list[Permanent]) -> Permanent:

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.gpu.pod [cuda] [tensorrt]`: a GPU pod under load, beside its bare engine.
+"""`python -m benchmarks.gpu.pod [cuda] [tensorrt] [READERS ...]`: a GPU pod under load, beside its engine.
 
 ResNet-50 in fp16, photographs as bytes, one a request, 64 connections, each sending its next request when the
-last is answered: REST with binary tensors, then gRPC. Beside it the rows a second of the engine alone in
-batches of 32, and the milliseconds of the first request that the pod is asked beside those of the next
-ninety-nine. By CUDA graphs, and by an engine that TensorRT builds here first. Last a JSON line. Needs
+last is answered: REST with binary tensors, then gRPC (by hand: frames are made once, as a load generator in C
+does; by grpcio: the client is Python, and takes more of this machine than the pod). Beside it the rows a
+second of the engine alone in batches of 32, of `session.run` of the same file, and the milliseconds of the
+first request that the pod is asked beside those of the next ninety-nine. By CUDA graphs, and by an engine
+that TensorRT builds here first; with each number of readers (0 and 3). Last a JSON line. Needs
 onnxruntime-gpu and a GPU; clients are processes of this machine.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.engine import measure_rate, staged
+from benchmarks.gpu.engine import measure_rate, plain_session, staged
 from benchmarks.gpu.models import Built, build
 from benchmarks.serving.models import REPOSITORY, binary_body
 from benchmarks.serving.protocols import grpc_frame
@@ -40,20 +43,30 @@ from model_store.engines.registry import open_engine
 from model_store.storage.store import Store
 from model_store.types import Artifact, GateReport, ModelRef
 from model_store.types import TensorSpec as Tensor
+from serving.pod.grpc import frames
 from tests.small_models import keep
 
 _PROCESSES, _THREADS, _SECONDS = 8, 8, 6.0
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
-def main(kinds: Sequence[str]) -> int:
+def main(asked: Sequence[str]) -> int:
+    readers = [int(word) for word in asked if word.isdigit()] or [0, 3]
+    kinds = [word for word in asked if not word.isdigit()] or ["cuda", "tensorrt"]
     built = build("resnet50_of_bytes", "fp16")
-    found: dict[str, Any] = {}
-    for kind in kinds or ("cuda", "tensorrt"):
+    found: dict[str, Any] = {"session.run": _plain(built)}
+    print(f"session.run of the same file, batches of 32: {found['session.run']:,} rows/s", flush=True)
+    for kind in kinds:
         bundle = built.bundle if kind == "cuda" else engine_bundle(built)
-        found[kind] = _measured(kind, bundle, built)
+        found[kind] = _measured(kind, bundle, built, readers)
     print(json.dumps(found))
     return 0
+
+
+def _plain(built: Built) -> int:
+    manifest = read_manifest(built.bundle)
+    session, feeds = plain_session(manifest), {"input": built.rows["input"][:32]}
+    return round(32 * max(measure_rate(lambda: session.run(None, feeds))[0] for _ in range(3)))
 
 
 def engine_bundle(built: Built) -> Path:
@@ -132,23 +145,29 @@ def started(
         )
 
 
-def _measured(kind: str, bundle: Path, built: Built) -> dict[str, Any]:
+def _measured(kind: str, bundle: Path, built: Built, readers: Sequence[int]) -> dict[str, Any]:
     bare = _bare(bundle, built.rows["input"][:32])
-    print(f"{kind}: engine alone, batches of 32: {bare:,.0f} rows/s")
+    print(f"{kind}: engine alone, batches of 32: {bare:,.0f} rows/s", flush=True)
     row = {"input": built.rows["input"][:1]}
     body, length = binary_body(row)
+    head = (
+        f"POST /v2/models/m/infer HTTP/1.1\r\nHost: pod\r\nContent-Type: application/octet-stream\r\n"
+        f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    # A gRPC frame is the message behind five bytes.
+    message = grpc_frame(row)[5:]
     found: dict[str, Any] = {"engine": round(bare)}
-    with pod_of(bundle) as port:
-        head = (
-            f"POST /v2/models/m/infer HTTP/1.1\r\nHost: pod\r\nContent-Type: application/octet-stream\r\n"
-            f"Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode()
-        found["first_ms"] = _first(_rest(port, head + body))
-        print(f"{kind} first requests, ms: {found['first_ms']}")
-        # A gRPC frame is the message behind five bytes.
-        for name, client, payload in (("REST", _rest, head + body), ("gRPC", _grpc, grpc_frame(row)[5:])):
-            found[name] = _loaded(client, port, payload, bare)
-            print(f"{kind} {name:5}{found[name]}", flush=True)
+    for count in readers:
+        with pod_of(bundle, environ={"SLIPWAY_READERS": str(count)}) as port:
+            found[f"{count} readers"] = told = {"first_ms": _first(_rest(port, head + body))}
+            print(f"{kind} {count} readers, first requests, ms: {told['first_ms']}", flush=True)
+            for name, client, payload in (
+                ("REST", _rest, head + body),
+                ("gRPC by hand", _http2, message),
+                ("gRPC", _grpc, message),
+            ):
+                told[name] = _loaded(client, port, payload, bare)
+                print(f"{kind} {count} readers {name:13}{told[name]}", flush=True)
     return found
 
 
@@ -254,6 +273,48 @@ def _grpc(port: int, payload: bytes) -> Callable[[], bool]:
         except grpc.RpcError:
             return False
         return True
+
+    return ask
+
+
+def _http2(port: int, payload: bytes) -> Callable[[], bool]:
+    """gRPC in one DATA frame, on windows that nobody fills; the answer is its trailers."""
+    message = struct.pack(">BL", 0, len(payload)) + payload
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": _METHOD,
+        ":authority": "pod",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    settings = frames.settings({frames.SETTING_INITIAL_WINDOW: 1 << 30})
+    connection.sendall(frames.PREFACE + settings + frames.window_update(0, 1 << 30))
+    number, kept = -1, b""
+
+    def ask() -> bool:
+        nonlocal number, kept
+        number += 2
+        connection.sendall(frames.frame(frames.HEADERS, frames.END_HEADERS, number, block))
+        connection.sendall(frames.frame(frames.DATA, frames.END_STREAM, number, message))
+        while True:
+            kept += connection.recv(65536)
+            while len(kept) >= frames.HEAD_BYTES:
+                high, low, kind, flags, stream = frames.HEAD.unpack_from(kept)
+                end = frames.HEAD_BYTES + (high << 8 | low)
+                if len(kept) < end:
+                    break
+                content, kept = kept[frames.HEAD_BYTES : end], kept[end:]
+                if kind == frames.GOAWAY:
+                    return False
+                if kind == frames.HEADERS and flags & frames.END_STREAM and stream == number:
+                    return b"grpc-status\x010" in content
 
     return ask
 

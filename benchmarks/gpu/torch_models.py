@@ -52,7 +52,11 @@ def _tokens(rng: np.random.Generator) -> Rows:
 def _vision(name: str) -> Any:
     import torchvision
 
-    return getattr(torchvision.models, name)(weights=None)
+    module = getattr(torchvision.models, name)(weights=None)
+    if hasattr(module, "heads"):
+        # Vision transformers begin with a head of zeros, which answers 0 whatever it is asked.
+        torch.nn.init.normal_(module.heads.head.weight, std=0.02)
+    return module
 
 
 def _text(name: str) -> Any:

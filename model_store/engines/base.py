@@ -69,6 +69,15 @@ class Supervised(Protocol):
         ...
 
 
+@runtime_checkable
+class ThreadBound(Protocol):
+    """What an engine is besides that keeps something for each thread that runs it."""
+
+    def settle(self) -> None:
+        """Make everything ready that this thread needs: its first batch is then as fast as the hundredth."""
+        ...
+
+
 class UnknownEngine(Permanent):
     """The manifest names a platform this pod has no engine for."""
 

@@ -167,6 +167,27 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
         recorded = self._recorded.get(rows if self._is_batched else 1)
         return recorded.staging if recorded else None
 
+    def settle(self) -> None:
+        """See `ThreadBound`: onnxruntime keeps its handles and its graphs by thread, so that what one thread
+        recorded another records again, in its first batch, while others wait."""
+        with _gpu_lock:
+            samples = _Samples(self._manifest)
+            for rows in self.recorded:
+                if not self._records_here(rows, samples):
+                    del self._recorded[rows]
+
+    def _records_here(self, rows: int, samples: _Samples) -> bool:
+        batch = self._recorded[rows]
+        try:
+            for _ in range(_RUNS_UNTIL_RECORDED):
+                batch.run(samples.batch(rows, 0))
+            return self._replays_rightly(batch, samples, rows)
+        except Exception as error:
+            if is_lost(error):
+                raise EngineLost(str(error)) from error
+            log.warning("batches of %d are not recorded: %s", rows, str(error).partition("\n")[0][:300])
+            return False
+
     def memory_bytes(self) -> int:
         """What the GPU has less than before the model was loaded: the model's, where nobody else loads."""
         return max(0, self._free_before - nvml.free_bytes())

@@ -70,6 +70,12 @@ def _options(arguments: list[str] | None) -> PodOptions:
     parser.add_argument(
         "--answer-warm-rows", action="store_true", help="ready only once its own warm rows were answered"
     )
+    parser.add_argument(
+        "--readers",
+        type=int,
+        default=int(os.environ.get("SLIPWAY_READERS") or 0),
+        help="processes that read requests for this one: where it reads more bytes than one core can",
+    )
     found = parser.parse_args(arguments)
     return PodOptions(
         bundles=tuple(found.bundle),
@@ -83,6 +89,7 @@ def _options(arguments: list[str] | None) -> PodOptions:
         max_body_bytes=int(found.max_body_mb * 1024 * 1024),
         drain_seconds=found.drain_seconds,
         answer_warm_rows=found.answer_warm_rows,
+        readers=found.readers,
         trusted=_trusted(unverified=found.unverified),
     )
 

@@ -9,6 +9,7 @@ large calls and batches of others take turns.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from serving.pod.call_queue import CallQueue
 from serving.pod.execution import Executed, Executor
 from serving.pod.large import LargeCalls, Piece
 from serving.pod.patience import Patience
+
+log = logging.getLogger("slipway.pod")
 
 # How long batches in a row may keep the loop from reading.
 _TURN_SECONDS = 0.002
@@ -97,6 +100,22 @@ class Batcher:
             self._start_batch()
         return shed
 
+    async def settle(self) -> None:
+        """Before the first call: each thread that will execute batches makes itself ready.
+
+        Also the compute thread of a model whose short batches run on the loop: its long ones do not.
+        """
+        settled = self._loop.create_future()
+
+        def done() -> None:
+            if not settled.done():
+                settled.set_result(None)
+
+        self._compute_thread().do(self._executor.settle, lambda: self._loop.call_soon_threadsafe(done))
+        await settled
+        if self._inline:
+            self._executor.settle()
+
     def close(self) -> None:
         """End the compute thread after what it has."""
         if self._thread is not None:
@@ -157,10 +176,14 @@ class Batcher:
         return False
 
     def _run_elsewhere(self, calls: list[Call]) -> None:
+        thread = self._compute_thread()
+        self._is_busy, self._computing_since = True, self._clock()
+        thread.put(calls)
+
+    def _compute_thread(self) -> ComputeThread:
         if self._thread is None:
             self._thread = ComputeThread(self._executor.execute, self._finished_elsewhere, self._clock)
-        self._is_busy, self._computing_since = True, self._clock()
-        self._thread.put(calls)
+        return self._thread
 
     def _run_inline(self, calls: list[Call], now: float) -> None:
         executed = self._executor.execute(calls)
@@ -220,17 +243,33 @@ class ComputeThread:
         clock: Callable[[], float],
     ) -> None:
         self._execute, self._done, self._clock = execute, done, clock
-        self._batches: queue.SimpleQueue[Sequence[Call] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[Sequence[Call] | Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="compute", daemon=True).start()
 
     def put(self, calls: Sequence[Call]) -> None:
         self._batches.put(calls)
+
+    def do(self, work: Callable[[], None], done: Callable[[], object]) -> None:
+        """Work of another kind, in its turn; `done` is called after it, also where it failed."""
+
+        def both() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("the compute thread failed")
+            finally:
+                done()
+
+        self._batches.put(both)
 
     def close(self) -> None:
         self._batches.put(None)
 
     def _work(self) -> None:
         while (calls := self._batches.get()) is not None:
+            if callable(calls):
+                calls()
+                continue
             start = self._clock()
             executed = self._execute(calls)
             self._done(calls, executed, self._clock() - start)

@@ -16,8 +16,8 @@ class HeldBytes:
 
     __slots__ = ("limit", "now")
 
-    def __init__(self, max_body_bytes: int) -> None:
-        self.limit, self.now = BODIES * max_body_bytes, 0
+    def __init__(self, max_body_bytes: int, limit: int = 0) -> None:
+        self.limit, self.now = limit or BODIES * max_body_bytes, 0
 
     def refusal(self) -> Refused:
         """For who sends more while there is no room."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from model_store.engines.base import Supervised
+from model_store.engines.base import Supervised, ThreadBound
 from model_store.engines.errors import Abandoned, Expired, ModelFault, TooLarge, Unavailable, status_of
 from model_store.engines.manifest import Manifest
 from model_store.engines.signature import Signature
@@ -93,6 +93,11 @@ class ServedModel:
     def restarts(self) -> int:
         """How often the engine's own process had to be started again."""
         return self.engine.restarts if isinstance(self.engine, Supervised) else 0
+
+    async def settle(self) -> None:
+        """Before the first call: what a thread needs that runs this engine is made ready now."""
+        if isinstance(self.engine, ThreadBound):
+            await self.batcher.settle()
 
     # The way in
 

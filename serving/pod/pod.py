@@ -28,6 +28,7 @@ from serving.pod.management import Address
 from serving.pod.measuring import Measuring
 from serving.pod.model import ServedModel
 from serving.pod.opened import OpenedModel
+from serving.pod.readers.pool import Readers
 from serving.pod.repository import Repository
 from serving.pod.surroundings import Surroundings
 from serving.pod.telemetry import ModelMetrics
@@ -69,6 +70,8 @@ class PodOptions:
     lame_duck_seconds: float = 0.5
     # Whose signatures bundles have to bear, down to the byte; None: nobody's.
     trusted: Trusted | None = None
+    # Processes that read requests for this one; 0: it reads them itself.
+    readers: int = 0
 
 
 class Pod:
@@ -87,6 +90,12 @@ class Pod:
         self._measuring = Measuring(lambda: self.repository.models)
         self.front = self._front(managed_at=management.words(options.management))
         self.management = self._front(managed_at=None)
+        self.readers = Readers(
+            options.readers,
+            self.front,
+            max_body_bytes=options.max_body_bytes,
+            max_connections=options.max_connections,
+        )
         self._around = self._surroundings()
         self._stop = asyncio.Event()
         self._is_warm = not options.answer_warm_rows
@@ -108,6 +117,19 @@ class Pod:
         )
 
     @property
+    def connections(self) -> int:
+        """Of clients, wherever they are read."""
+        return self.front.connections + self.readers.connections
+
+    @property
+    def _is_quiet(self) -> bool:
+        return self.front.is_quiet and self.readers.is_quiet
+
+    @property
+    def _has_newcomers(self) -> bool:
+        return self.front.has_newcomers or self.readers.has_newcomers
+
+    @property
     def management_port(self) -> int:
         return self._management_listener.port
 
@@ -121,12 +143,13 @@ class Pod:
         Raises `SlipwayError` when a bundle cannot be loaded, `OSError` when an address is taken.
         """
         server = await self._loop.create_server(
-            lambda: Connection(self.front), self._options.host, self._options.port, backlog=1024
+            self.readers.protocol, self._options.host, self._options.port, backlog=1024
         )
         self.port = server.sockets[0].getsockname()[1]
         self._start(self._sweep())
         self._start(self._watch_gpu())
         try:
+            await self.readers.start()
             await self._management_listener.open(self._loop, lambda: Connection(self.management))
             if await self._load():
                 if self._link is not None:
@@ -159,6 +182,7 @@ class Pod:
 
     async def _drain(self, server: asyncio.Server) -> None:
         self.front.drain()
+        self.readers.drain()
         self.management.drain()
         await asyncio.sleep(self._options.lame_duck_seconds)
         for waiting in _close_port(server):
@@ -167,22 +191,25 @@ class Pod:
         closed = self._clock()
         # Who has just been let in is about to ask, and has not been told yet to go elsewhere.
         while (waited := self._clock() - closed) < self._options.drain_seconds and (
-            not self.front.is_quiet or (self.front.has_newcomers and waited < _FIRST_REQUEST_SECONDS)
+            not self._is_quiet or (self._has_newcomers and waited < _FIRST_REQUEST_SECONDS)
         ):
             await asyncio.sleep(0.01)
         self.front.close_idle()
+        self.readers.close_idle()
         self.management.close_idle()
         closed = self._clock()
         # Clients of gRPC close their half when they have read the last answer.
-        while self.front.connections and self._clock() - closed < _LAST_ANSWER_SECONDS:
+        while self.connections and self._clock() - closed < _LAST_ANSWER_SECONDS:
             await asyncio.sleep(0.01)
         self.front.close_idle()
+        self.readers.close_idle()
         await asyncio.sleep(0)
         log.info("drained")
 
     async def _end(self, server: asyncio.AbstractServer) -> None:
         server.close()
         self._management_listener.close()
+        await self.readers.close()
         for task in list(self._tasks):
             task.cancel()
         for model in self.repository.models:
@@ -196,6 +223,7 @@ class Pod:
         while True:
             await asyncio.sleep(1.0)
             self.front.sweep()
+            self.readers.sweep()
             self.management.sweep()
 
     def _front(self, *, managed_at: str | None) -> Front:
@@ -250,9 +278,8 @@ class Pod:
 
     async def _metrics(self) -> bytes:
         measured = await self._measuring.now()
-        connections = self.front.connections
         return exposition(
-            self.repository, measured, connections=connections, is_ready=self.is_ready, link=self._link
+            self.repository, measured, connections=self.connections, is_ready=self.is_ready, link=self._link
         )
 
     async def _watch_gpu(self) -> None:

@@ -174,7 +174,9 @@ class Repository:
             except SlipwayError as error:
                 entry.reason = error.problem
                 raise
-            old, entry.model, entry.reason = entry.model, self._admit(opened, entry.metrics), ""
+            model = self._admit(opened, entry.metrics)
+            await model.settle()
+            old, entry.model, entry.reason = entry.model, model, ""
             self._index()
             if old is not None:
                 await _retire(old)

@@ -19,7 +19,9 @@ _LOOKED_AT = 4096
 _SHAPE = re.compile(rb'(?<!\\)"shape"\s*:\s*\[\s*(\d{1,18}(?:\s*,\s*\d{1,18}){0,15})\s*\]')
 
 
-def expect_not_too_large(signature: Signature, body: bytes, length: int, json_bytes: int | None) -> None:
+def expect_not_too_large(
+    signature: Signature, body: bytes | memoryview, length: int, json_bytes: int | None
+) -> None:
     """`body` may be only the beginning of one of `length` bytes. Raises `TooLarge`.
 
     The first `json_bytes` are its JSON part, None where it is nothing else. What follows are a client's own

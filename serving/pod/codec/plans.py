@@ -31,15 +31,15 @@ class RequestPlan(NamedTuple):
     request: InferRequest
     rest: bytes = b""
 
-    def read(self, body: bytes) -> InferRequest:
+    def read(self, body: bytes | memoryview) -> InferRequest:
         """The request with this body's tensors. Small ones are copied: they may become cache keys."""
         view = None
         data: list[bytes | memoryview | list[bytes]] = []
         for start, end in self.cuts:
             if end - start <= _COPY_UP_TO:
-                data.append(body[start:end])
+                data.append(bytes(body[start:end]))
             else:
-                view = view or memoryview(body)
+                view = memoryview(body) if view is None else view
                 data.append(view[start:end])
         first = self.request
         return InferRequest(data, first.shapes, first.id, first.outputs, first.parameters)
@@ -72,7 +72,7 @@ class Plans:
         plan = self._plans.get(rest)
         return plan if plan is not None and plan.length == length else None
 
-    def find_by_shape(self, body: bytes) -> RequestPlan | None:
+    def find_by_shape(self, body: bytes | memoryview) -> RequestPlan | None:
         """For a front that does not (gRPC): try the layouts seen before with this length."""
         for length, cuts in self._shapes:
             if length == len(body):
@@ -95,9 +95,10 @@ class Plans:
         return True
 
 
-def rest_of(body: bytes, cuts: Cuts) -> bytes:
+def rest_of(body: bytes | memoryview, cuts: Cuts) -> bytes:
     """What remains of a body without its tensors."""
-    parts, at = [], 0
+    parts: list[bytes | memoryview] = []
+    at = 0
     for start, end in sorted(cuts):
         parts.append(body[at:start])
         at = end

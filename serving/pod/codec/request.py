@@ -43,14 +43,14 @@ class InferRequest(NamedTuple):
     parameters: dict[str, Any]
 
 
-def read_request(signature: Signature, body: bytes, header_length: int | None) -> InferRequest:
+def read_request(signature: Signature, body: bytes | memoryview, header_length: int | None) -> InferRequest:
     """Parse and check a body; `header_length` is the binary extension's. Raises `Refused` (400, or 413
     for more than there is time for)."""
     document, blobs = _document(body, header_length)
     entries = _tensor_entries(document, signature)
     if blobs.exist:
         blobs.assign(document["inputs"])
-    may_hold_bools = blobs.exist or _may_hold(b"true", b"u", body) or _may_hold(b"false", b"l", body)
+    may_hold_bools = blobs.exist or _may_hold_bools(bytes(body))
     data: list[Data] = []
     shapes: list[Shape] = []
     for spec, entry in zip(signature.inputs, entries, strict=True):
@@ -69,6 +69,10 @@ def read_request(signature: Signature, body: bytes, header_length: int | None) -
     blobs.expect_end()
     _expect_rows(signature, shapes)
     return InferRequest(data, shapes, _text(document, "id"), *_wishes(document, signature))
+
+
+def _may_hold_bools(body: bytes) -> bool:
+    return _may_hold(b"true", b"u", body) or _may_hold(b"false", b"l", body)
 
 
 def _may_hold(word: bytes, letter: bytes, body: bytes) -> bool:
@@ -131,11 +135,11 @@ class _Blobs:
 _NO_BLOBS = _Blobs(memoryview(b""), exist=False)
 
 
-def _document(body: bytes, header_length: int | None) -> tuple[dict[str, Any], _Blobs]:
+def _document(body: bytes | memoryview, header_length: int | None) -> tuple[dict[str, Any], _Blobs]:
     if header_length is None:
-        text, blobs = body, _NO_BLOBS
+        text, blobs = bytes(body), _NO_BLOBS
     elif 0 <= header_length <= len(body):
-        text, blobs = body[:header_length], _Blobs(memoryview(body)[header_length:], exist=True)
+        text, blobs = bytes(body[:header_length]), _Blobs(memoryview(body)[header_length:], exist=True)
     else:
         raise Refused(
             f"Inference-Header-Content-Length {header_length} is more than the body's {len(body)} bytes",

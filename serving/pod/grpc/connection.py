@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hpack import HPACKError
 
 from model_store.engines.errors import ModelFault, Refused
 from model_store.errors import SlipwayError
+from serving.pod.buffers import Buffers
+from serving.pod.codec.early import LARGE_BYTES
 from serving.pod.grpc import frames
 from serving.pod.grpc.frames import HEAD, HEAD_BYTES, ConnectionBroken
 from serving.pod.grpc.header_blocks import HeaderFrames, HeaderReader, Headers
 from serving.pod.grpc.outgoing import NO_TRAILERS, Outgoing
 from serving.pod.grpc.rest import RestStream
-from serving.pod.grpc.service import Service
 from serving.pod.grpc.stream import Stream, speaks_grpc, with_prefix
 
 if TYPE_CHECKING:
-    from serving.pod.front import Front
+    from serving.pod.connections import Calls, Connections
 
 log = logging.getLogger("slipway.pod")
 
@@ -35,17 +36,28 @@ _LEAST_DATA = 16
 _HALF_CONNECTION = frames.OUR_CONNECTION_WINDOW // 2
 _HALF_STREAM = frames.OUR_STREAM_WINDOW // 2
 _LEAVING = b"leaving!"
+# Of a DATA frame: less is not worth a read of its own.
+_WORTH_ITS_PLACE = 16_384
+# One read, where a client sends large frames.
+_HEAD_READS = 4096
 
 
-class GrpcConnection(asyncio.Protocol):
-    """Streams by id; `outgoing` holds back what the peer's windows do not take yet."""
+class GrpcConnection(asyncio.BufferedProtocol):
+    """Streams by id; `outgoing` holds back what the peer's windows do not take yet.
 
-    def __init__(self, front: Front, service: Service, transport: asyncio.Transport) -> None:
-        self._front, self._service, self.transport = front, service, transport
+    The rest of a large DATA frame is received where its message stays (`Connections.buffers`).
+    """
+
+    def __init__(self, front: Connections, calls: Calls, transport: asyncio.Transport) -> None:
+        self._front, self._calls, self.transport = front, calls, transport
         self._reader = HeaderReader()
         self._streams: dict[int, Stream] = {}
         self._outgoing = Outgoing(transport, front.loop, self._sent_all)
         self._buffer = b""
+        # A DATA frame that has not arrived whole: its flags and stream, and how much is still to come.
+        self._flags, self._of, self._left = 0, cast("Stream | None", None), 0
+        self._into: Stream | None = None
+        self._reads = len(front.scratch)
         self._awaits_preface = self.is_new = True
         self._last_id = self._received = self._nuisance = 0
         self._block = HeaderFrames()
@@ -54,22 +66,44 @@ class GrpcConnection(asyncio.Protocol):
         self.active_at = front.clock()
         self._outgoing.write(frames.greeting())
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._into = None
+        if self._left >= _WORTH_ITS_PLACE and self._of is not None and not self._of.is_answered:
+            place = self._of.place(self._left)
+            if place is not None:
+                self._into = self._of
+                return place
+        return self._front.scratch[: self._reads]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._is_closing:
+            return
+        if self._into is None:
+            self.data_received(self._front.scratch[:nbytes])
+        else:
+            self._on_part(None, nbytes)
+
+    @property
+    def buffers(self) -> Buffers:
+        return self._front.buffers
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """What `buffer_updated` found, unless it is in its place. A view holds until this returns."""
         if self._is_closing:
             return
         if self._buffer:
-            data = self._buffer + data
+            data = b"".join((self._buffer, data))
             self._buffer = b""
         try:
-            position = self._read_preface(data) if self._awaits_preface else 0
+            position = self._read_preface(bytes(data)) if self._awaits_preface else 0
             self._read_frames(data, position)
         except ConnectionBroken as broken:
             self._break(broken.code, str(broken))
         except HPACKError as error:
             self._break(frames.COMPRESSION_ERROR, str(error))
-        if not (self._buffer or self._block.parts):
+        if not (self._buffer or self._block.parts or self._left):
             self.receiving_since = 0.0
         elif not self.receiving_since:
             self.receiving_since = self._front.clock()
@@ -108,29 +142,49 @@ class GrpcConnection(asyncio.Protocol):
         self._awaits_preface = False
         return size
 
-    def _read_frames(self, data: bytes, position: int) -> None:
+    def _read_frames(self, data: bytes | memoryview, position: int) -> None:
         end = len(data)
+        if self._left:
+            position = self._go_on(data, position)
         while end - position >= HEAD_BYTES:
             high, low, kind, flags, stream = HEAD.unpack_from(data, position)
             start = position + HEAD_BYTES
             position = start + (high << 8 | low)
             if position - start > frames.OUR_MAX_FRAME:
                 raise ConnectionBroken(frames.FRAME_SIZE_ERROR, "frame over the limit")
+            number = stream & frames.MAX_WINDOW
             if position > end:
-                position = start - HEAD_BYTES
+                if kind == frames.DATA and not (flags & frames.PADDED or self._block.parts):
+                    self._begin_data(flags, number, position - start)
+                    position = self._go_on(data, start)
+                else:
+                    position = start - HEAD_BYTES
                 break
-            self._on_frame(kind, flags, stream & frames.MAX_WINDOW, data[start:position])
+            payload = data[start:position]
+            self._on_frame(kind, flags, number, payload if kind == frames.DATA else bytes(payload))
             if self._is_closing:
                 return
         if position < end and not self._awaits_preface:
-            self._buffer = data[position:]
+            self._buffer = bytes(data[position:])
 
-    def _on_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+    def _go_on(self, data: bytes | memoryview, position: int) -> int:
+        """With the DATA frame that has begun; the position behind what is there of it."""
+        end = min(len(data), position + self._left)
+        self._on_part(data[position:end], end - position)
+        return end
+
+    def _on_frame(self, kind: int, flags: int, number: int, data: bytes | memoryview) -> None:
         if self._block.parts and kind != frames.CONTINUATION:
             raise ConnectionBroken(frames.PROTOCOL_ERROR, "a header block was left unfinished")
         if kind == frames.DATA:
-            self._on_data(flags, number, payload)
-        elif kind in (frames.HEADERS, frames.CONTINUATION):
+            self._begin_data(flags, number, len(data))
+            size = len(data)
+            if flags & frames.PADDED:
+                data = frames.unpadded(flags, bytes(data))
+            self._on_part(data, size)
+            return
+        payload = bytes(data)
+        if kind in (frames.HEADERS, frames.CONTINUATION):
             whole = self._block.add(kind, flags, number, payload)
             if whole is not None:
                 self._open(*whole)
@@ -184,35 +238,49 @@ class GrpcConnection(asyncio.Protocol):
         window = self._outgoing.initial_window
         if not speaks_grpc(headers):
             return RestStream(self, number, headers, self._front, window)
-        return Stream(self, number, headers, self._service.method(headers), window)
+        return self._calls.open(self, number, headers, window)
 
-    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
-        size = len(payload)
+    def _begin_data(self, flags: int, number: int, size: int) -> None:
+        """A DATA frame of so many bytes, padding included."""
         if size < _LEAST_DATA and not flags & frames.END_STREAM:
             self._annoyed("almost empty DATA")
         self._received += size
         if self._received > _HALF_CONNECTION:
             self._outgoing.write(frames.window_update(0, self._received))
             self._received = 0
-        stream = self._streams.get(number)
-        if stream is None or stream.input_ended:
+        self._reads = _HEAD_READS if size > LARGE_BYTES else len(self._front.scratch)
+        self._flags, self._of, self._left = flags, self._streams.get(number), size
+        if self._of is None or self._of.input_ended:
+            self._of = None
             if number > self._last_id or number == 0:
                 raise ConnectionBroken(frames.PROTOCOL_ERROR, "data on a stream that is not open")
+        elif not flags & frames.END_STREAM:
+            self._account(self._of, size)
+
+    def _on_part(self, data: bytes | memoryview | None, size: int) -> None:
+        """So many bytes of the DATA frame that has begun; None: they are in their message's place."""
+        stream = self._of
+        self._left -= size
+        is_last = not self._left
+        if is_last:
+            self._of = self._into = None
+        if stream is None:
             return
-        data = frames.unpadded(flags, payload) if flags & frames.PADDED else payload
-        if flags & frames.END_STREAM:
+        if is_last and self._flags & frames.END_STREAM:
             stream.input_ended = True
-            self._take_in(stream, data)
+            self._take_in(stream, data, size)
             stream.end_input()
         else:
-            self._account(stream, size)
-            self._take_in(stream, data)
+            self._take_in(stream, data, size)
 
-    def _take_in(self, stream: Stream, data: bytes) -> None:
+    def _take_in(self, stream: Stream, data: bytes | memoryview | None, size: int) -> None:
         if stream.is_answered:
             return
         try:
-            messages = stream.received(data, self._front.max_body_bytes)
+            if data is None:
+                messages = stream.filled(size)
+            else:
+                messages = stream.received(data, self._front.max_body_bytes)
             # All at once: an answer that needs no computing must not seem the last one.
             stream.open_messages += len(messages)
             for message in messages:

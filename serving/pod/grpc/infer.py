@@ -128,7 +128,7 @@ class InferMethod:
         self._planned: dict[bytes, Written] = {}
         self._generation = repository.generation
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         if stream.open_messages > 1:
             raise Refused("a second message on a unary call", remedy="open a call for each")
         written, request = self.read(payload)
@@ -155,13 +155,14 @@ class InferMethod:
             model.metrics.finished(status_of(error))
             raise
 
-    def read(self, payload: bytes) -> tuple[Written, InferRequest]:
+    def read(self, payload: bytes | memoryview) -> tuple[Written, InferRequest]:
         """Raises `Refused` for what is not a request of a model here, or asks for too much."""
         if self._generation != self._repository.generation:
             self._generation, self._plans, self._planned = self._repository.generation, Plans(), {}
         plan = self._plans.find_by_shape(payload)
         if plan is not None:
             return self._planned[plan.rest], plan.read(payload)
+        payload = bytes(payload)
         if len(payload) > LARGE_BYTES:
             self.began(payload, len(payload))
         found = _parsed(payload)
@@ -203,12 +204,12 @@ class StreamInferMethod:
     def __init__(self, repository: Repository) -> None:
         self._single = InferMethod(repository)
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         try:
             written, request = self._single.read(payload)
             call = _urgent(StreamedCall(stream, written, request), _of_each_message(stream.headers))
         except SlipwayError as error:
-            _send_stream_error(stream, _id_of(payload), error)
+            _send_stream_error(stream, _id_of(bytes(payload)), error)
             return
         written.model.infer(call)
 

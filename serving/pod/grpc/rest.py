@@ -14,7 +14,7 @@ from serving.pod.grpc.stream import Stream
 from serving.pod.http.exchange import Exchange
 
 if TYPE_CHECKING:
-    from serving.pod.front import Front
+    from serving.pod.connections import Connections
     from serving.pod.grpc.connection import GrpcConnection
 
 
@@ -24,7 +24,7 @@ class BodyMethod:
     expects_a_message = True
     began = None
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         raise NotImplementedError
 
     def input_ended(self, stream: Stream) -> None:
@@ -37,7 +37,7 @@ class RestStream(Stream):
     __slots__ = ("_exchange", "_front", "_is_abandoned")
 
     def __init__(
-        self, connection: GrpcConnection, number: int, headers: Headers, front: Front, send_window: int
+        self, connection: GrpcConnection, number: int, headers: Headers, front: Connections, send_window: int
     ) -> None:
         self._exchange: Exchange | None = None
         super().__init__(connection, number, headers, BodyMethod(), send_window)
@@ -53,9 +53,9 @@ class RestStream(Stream):
         if self._exchange is not None:
             self._exchange.is_abandoned = value
 
-    def received(self, data: bytes, limit: int) -> list[bytes]:
+    def received(self, data: bytes | memoryview, limit: int) -> list[bytes | memoryview]:
         """Keeps the body. Raises `Refused` over `limit` bytes."""
-        self._chunks.append(data)
+        self._chunks.append(bytes(data))
         self._held += len(data)
         if self._held > limit:
             raise Refused(f"a body may have {limit} bytes", remedy="send less", status=413)

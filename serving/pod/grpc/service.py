@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -19,6 +19,9 @@ from serving.pod.grpc.stream import Stream
 from serving.pod.metadata import VERSION, extensions, model_config, model_metadata, repository_index
 from serving.pod.repository import Repository
 from serving.pod.statistics import model_statistics
+
+if TYPE_CHECKING:
+    from serving.pod.grpc.connection import GrpcConnection
 
 log = logging.getLogger("slipway.pod")
 
@@ -39,7 +42,7 @@ class Method(Protocol):
         """Told how a large message begins and its length, where that may be enough to refuse it."""
         ...
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         """One whole message arrived. Raises `SlipwayError` to end the stream with its status."""
         ...
 
@@ -58,11 +61,11 @@ class UnaryMethod:
         self._request, self._answer = message(request, package), answer
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         if stream.open_messages > 1:
             raise Refused("a second message on a unary call", remedy="open a call for each")
         try:
-            request = self._request.FromString(payload)
+            request = self._request.FromString(bytes(payload))
         except DecodeError as error:
             raise Refused(
                 "the message is not the protobuf it should be", remedy="use the protocol's"
@@ -89,7 +92,7 @@ class RefusedMethod:
     def __init__(self, error: SlipwayError) -> None:
         self._error = error
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         raise self._error
 
     def input_ended(self, stream: Stream) -> None:
@@ -148,6 +151,10 @@ class Service:
             "RepositoryModelLoad": UnaryMethod("RepositoryModelLoadRequest", self._load),
             "RepositoryModelUnload": UnaryMethod("RepositoryModelUnloadRequest", self._unload),
         }
+
+    def open(self, connection: GrpcConnection, number: int, headers: Headers, window: int) -> Stream:
+        """See `serving.pod.connections.Calls`."""
+        return Stream(connection, number, headers, self.method(headers), window)
 
     def method(self, headers: Headers) -> Method:
         """The method a stream's headers ask for; a refusing one for what there is not."""

@@ -61,11 +61,11 @@ class WatchMethod:
         self._health = health
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         if stream.has_sent_headers:
             raise Refused("a second message on a watch", remedy="open a call for each")
         try:
-            service = _Request.FromString(payload).service
+            service = _Request.FromString(bytes(payload)).service
         except DecodeError as error:
             raise Refused("the message is no HealthCheckRequest", remedy="use grpc.health.v1's") from error
         status = self._say(stream, service)
@@ -104,9 +104,9 @@ class ReflectionMethod:
         self._request = message("ServerReflectionRequest", package)
         self._response = message("ServerReflectionResponse", package)
 
-    def message(self, stream: Stream, payload: bytes) -> None:
+    def message(self, stream: Stream, payload: bytes | memoryview) -> None:
         try:
-            request = self._request.FromString(payload)
+            request = self._request.FromString(bytes(payload))
         except DecodeError as error:
             raise Refused("the message is no reflection request", remedy="use grpc.reflection's") from error
         response = self._response(valid_host=request.host, original_request=request)

@@ -30,8 +30,9 @@ class Stream:
     """`open_messages` counts messages not answered yet; `is_answered` when trailers have been queued."""
 
     __slots__ = (
-        "_chunks", "_held", "_needed", "connection", "consumed", "counted", "has_sent_headers", "headers",
-        "id", "input_ended", "is_abandoned", "is_answered", "method", "open_messages", "receiving_since",
+        "_chunks", "_held", "_large", "_needed", "connection", "consumed", "counted", "has_sent_headers",
+        "headers", "id", "input_ended", "is_abandoned", "is_answered", "method", "open_messages",
+        "receiving_since",
         "send_window", "unsent",
     )  # fmt: skip
 
@@ -49,11 +50,18 @@ class Stream:
         self.unsent: list[tuple[memoryview, bytes | None]] = []
         self._chunks: list[bytes] = []
         self._held = self._needed = 0
+        # Where a large message is put together; of it, `_held` bytes are there.
+        self._large: memoryview | None = None
 
-    def received(self, data: bytes, limit: int) -> list[bytes]:
+    def received(self, data: bytes | memoryview, limit: int) -> list[bytes | memoryview]:
         """Messages completed by this data. Raises `Refused` over `limit` bytes or on bad compression."""
+        if self._large is not None:
+            part = data[: len(self._large) - self._held]
+            self._large[self._held : self._held + len(part)] = part
+            messages = self.filled(len(part))
+            return messages + self._cut(data[len(part) :], limit) if len(part) < len(data) else messages
         if self._chunks:
-            self._chunks.append(data)
+            self._chunks.append(bytes(data))
             self._held += len(data)
             if self._held < self._needed:
                 return []
@@ -61,34 +69,57 @@ class Stream:
             self._chunks = []
         return self._cut(data, limit)
 
-    def _cut(self, data: bytes, limit: int) -> list[bytes]:
-        messages: list[bytes] = []
+    def place(self, most: int) -> memoryview | None:
+        """Where so many bytes of what comes next, or fewer, may be put; `filled` is told of them."""
+        return self._large[self._held : self._held + most] if self._large is not None else None
+
+    def filled(self, size: int) -> list[bytes | memoryview]:
+        """So many bytes have been put into the large message; it, if that was all."""
+        assert self._large is not None
+        self._held += size
+        if self._held < len(self._large):
+            return []
+        message, self._large, self._held = self._large, None, 0
+        return [message.toreadonly()]
+
+    def _cut(self, data: bytes | memoryview, limit: int) -> list[bytes | memoryview]:
+        messages: list[bytes | memoryview] = []
         position, self._needed = 0, _PREFIX_BYTES
         while len(data) - position >= _PREFIX_BYTES:
             compressed, length = _PREFIX.unpack_from(data, position)
             if length > limit:
                 raise Refused(f"a message of {length} bytes", remedy=f"send at most {limit}", status=413)
             start, end = position + _PREFIX_BYTES, position + _PREFIX_BYTES + length
+            if length > LARGE_BYTES and not compressed:
+                if len(data) < end and self.method.began is not None:
+                    self.method.began(bytes(data[start : start + LARGE_BYTES]), length)
+                self._large, self._held = self.connection.buffers.take(length), 0
+                part = data[start:end]
+                self._large[: len(part)] = part
+                messages += self.filled(len(part))
+                if len(data) < end:
+                    return messages
+                position = end
+                continue
             if len(data) < end:
                 self._needed = end - position
-                if length > LARGE_BYTES and not compressed and self.method.began is not None:
-                    self.method.began(data[start:], length)
                 break
-            messages.append(self._inflated(data[start:end], limit) if compressed else data[start:end])
+            message = bytes(data[start:end])
+            messages.append(self._inflated(message, limit) if compressed else message)
             position = end
         if position < len(data):
-            self._chunks = [data[position:]]
+            self._chunks = [bytes(data[position:])]
         self._held = len(data) - position
         return messages
 
     @property
     def held_bytes(self) -> int:
         """Of a message that has not arrived whole."""
-        return self._held if self._chunks else 0
+        return self._held if self._chunks or self._large is not None else 0
 
     def drop(self) -> None:
         """Keep nothing of what has arrived."""
-        self._chunks, self._held, self._needed = [], 0, 0
+        self._chunks, self._held, self._needed, self._large = [], 0, 0, None
 
     def reply(self, message: bytes, headers: bytes = HEADERS_OK) -> None:
         """The one answer of a unary call; `headers` is an encoded block."""

@@ -1,38 +1,46 @@
 """One HTTP/1.1 connection: llhttp (httptools) parses, this class frames, limits and keeps answers in order.
 
 Limits are on what a client can make the pod hold: header bytes, body bytes, pipelined requests, and the time
-a request may take to arrive (`Front.sweep` closes the slow). Who breaks one is told so after the answers to
-what was asked before, and then heard no more.
+a request may take to arrive (`Connections.sweep` closes the slow). Who breaks one is told so after the
+answers to what was asked before, and then heard no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
 from serving.pod.codec.early import LARGE_BYTES
 from serving.pod.http.ending import end_later
 from serving.pod.http.exchange import Exchange, RefusedExchange, response, simple_response
+from serving.pod.http.heads import LONGEST
 from serving.pod.http.lenience import origin_form, without_upgrade
 
 if TYPE_CHECKING:
     from model_store.errors import SlipwayError
-    from serving.pod.front import Front
+    from serving.pod.connections import Connections
+    from serving.pod.http.heads import RequestHead
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_WAITING = 64
 _EXPECTS = b"100-continue"
 _HTTP2 = b"PRI "
+# Of a large body, before others are heard.
+_READ_AT_ONCE = 1 << 20
 
 
-class Connection(asyncio.Protocol):
-    """Answers leave in the order their requests came, one exchange at a time."""
+class Connection(asyncio.BufferedProtocol):
+    """Answers leave in the order their requests came, one exchange at a time.
 
-    def __init__(self, front: Front) -> None:
+    A large body of a known length is received where it stays (`Connections.buffers`), past llhttp.
+    """
+
+    def __init__(self, front: Connections) -> None:
         self._front = front
         self._parser = httptools.HttpRequestParser(self)
         self._current: Exchange | None = None
@@ -43,15 +51,39 @@ class Connection(asyncio.Protocol):
         self._input_ended = self._is_starting = False
         self._last_words: bytes | None = None
         self._is_reading = self._may_write = True
-        self._unended = 0
+        self._unended, self._beginning = 0, b""
         # Bytes of bodies in the pod's `HeldBytes`: of all of this connection, and of the one that arrives.
         self._counted = self._arriving = 0
+        # A large body, how much of it is there, and its head where that was seen before.
+        self._large: memoryview | None = None
+        self._filled, self._head = 0, cast("RequestHead | None", None)
+        # Who sent a large request sends another: so long was it, and here the next is received.
+        self._expected, self._whole = 0, cast("memoryview | None", None)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.receiving_since = 0.0
         self.active_at = 0.0
         self._begin()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._large is not None:
+            return self._large[self._filled : self._filled + _READ_AT_ONCE]
+        if self._expected and not self.receiving_since:
+            self._whole = self._front.buffers.take(self._expected)
+            return self._whole
+        return self._front.scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        whole, self._whole = self._whole, None
+        if self._large is not None:
+            self._fill(nbytes)
+        elif whole is not None:
+            if not self._is_as_expected(whole, nbytes):
+                self._expected = 0
+                self.data_received(bytes(whole[:nbytes]))
+        else:
+            self.data_received(bytes(self._front.scratch[:nbytes]))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -68,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._front.closed(self)
 
     def data_received(self, data: bytes) -> None:
+        """What `buffer_updated` found, unless it belongs to a large body."""
         if self._is_discarding:
             return
         if self.is_new and not self._speaks_http1(data):
@@ -77,6 +110,7 @@ class Connection(asyncio.Protocol):
         known = None if self.receiving_since else self._front.heads.find(data)
         if known is not None:
             head, body = known
+            self._expect(len(data), body)
             self._arrived(Exchange(self, head.method, head.target, head.headers, body, keep_alive=True))
             return
         is_start = not self.receiving_since
@@ -84,6 +118,34 @@ class Connection(asyncio.Protocol):
         exchange, self._parsed = self._parsed, None
         if is_start and exchange is not None:
             self._front.heads.learn(data, exchange)
+            self._expect(len(data), exchange.body)
+        elif is_start and self.receiving_since:
+            # None of it is complete, so this is the beginning of one.
+            self._beginning = data[:LONGEST]
+
+    def _expect(self, size: int, body: bytes | memoryview) -> None:
+        """After a request of so many bytes: another such, if its body was large."""
+        self._expected = size if len(body) > LARGE_BYTES and size <= _READ_AT_ONCE else 0
+
+    def _is_as_expected(self, whole: memoryview, size: int) -> bool:
+        """Whether these bytes begin a large request with a head seen before, and hold nothing after it."""
+        if self._is_discarding or self._held:
+            return False
+        known = self._front.heads.find_start(bytes(whole[: min(size, LONGEST)]))
+        if known is None:
+            return False
+        head, start = known
+        end = start + head.length
+        if head.length <= LARGE_BYTES or not size <= end <= len(whole):
+            return False
+        body = whole[start:end]
+        if self._front.refusal(head.target, head.headers, body[: size - start], head.length) is not None:
+            return False
+        self._begin()
+        self.receiving_since = self._front.clock()
+        self._head, self._large, self._filled = head, body, 0
+        self._fill(size - start)
+        return True
 
     def _parse(self, data: bytes) -> None:
         while data and not self._is_discarding:
@@ -190,7 +252,9 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             return
         self._count(len(body))
-        if not self._body:
+        if self._large is not None:
+            self._put(body)
+        elif not self._body:
             self._look_ahead(body)
         elif self._chunks is None:
             self._chunks = bytearray(self._body + body)
@@ -229,12 +293,45 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             self._body = b""
             self._count(-self._arriving)
+        elif length > max(LARGE_BYTES, len(start)) and b"transfer-encoding" not in self._headers:
+            self._body, self._large = b"", self._front.buffers.take(length)
+            self._put(start)
+
+    def _put(self, part: bytes) -> None:
+        assert self._large is not None
+        self._large[self._filled : self._filled + len(part)] = part
+        self._filled += len(part)
+
+    def _fill(self, size: int) -> None:
+        """So much more of a large body has been received into its place."""
+        assert self._large is not None
+        self._filled += size
+        self._body_bytes += size
+        if len(self._large) > _READ_AT_ONCE and self._is_reading:
+            self._let_others_be_heard()
+        with contextlib.suppress(_Stop):
+            self._count(size)
+            if self._filled == len(self._large):
+                self._has_large()
+
+    def _has_large(self) -> None:
+        """The large body is whole."""
+        if self._head is None:
+            self.on_message_complete()
+            # llhttp still waits for what it was not shown.
+            self._parser = httptools.HttpRequestParser(self)
+            self._parsed = None
+            return
+        head, self._head, self.receiving_since = self._head, None, 0.0
+        exchange = Exchange(self, head.method, head.target, head.headers, self._whole_body(), keep_alive=True)
+        exchange.counted, self._arriving = self._arriving, 0
+        self._arrived(exchange)
 
     def on_message_complete(self) -> None:
         if self._is_discarding:
             return
         self.receiving_since = 0.0
-        body = self._body if self._chunks is None else bytes(self._chunks)
+        body = self._whole_body()
         parser, target = self._parser, origin_form(self._target)
         keep_alive = parser.should_keep_alive() and parser.get_http_version() == "1.1"
         exchange = Exchange(self, parser.get_method(), target, self._headers, body, keep_alive)
@@ -242,8 +339,18 @@ class Connection(asyncio.Protocol):
             exchange = RefusedExchange.of(exchange, self._refusal)
         exchange.counted, self._arriving = self._arriving, 0
         self._parsed = exchange
+        start, self._beginning = self._beginning, b""
+        if start and len(exchange.body) > LARGE_BYTES:
+            self._expect(self._front.heads.learn_start(start, exchange), exchange.body)
         self._chunks, self._body = None, b""
         self._arrived(exchange)
+
+    def _whole_body(self) -> bytes | memoryview:
+        """Of the request that is complete."""
+        large, self._large, self._filled = self._large, None, 0
+        if large is not None:
+            return large.toreadonly()
+        return self._body if self._chunks is None else bytes(self._chunks)
 
     def _arrived(self, exchange: Exchange) -> None:
         if self._current is None:
@@ -320,7 +427,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_discarding = True
         # What arrived of it is kept no longer than its connection would be.
-        self._body, self._chunks = b"", None
+        self._body, self._chunks, self._large, self._head = b"", None, None, None
         self._count(-self._arriving)
         self._last_words = b"".join(simple_response(status, problem, keep_alive=False))
         if self._current is None:

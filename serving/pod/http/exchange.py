@@ -30,7 +30,10 @@ class Carrier(Protocol):
 
 
 class Exchange:
-    """A request that has arrived whole. Exactly one reply follows."""
+    """A request that has arrived whole. Exactly one reply follows.
+
+    Of a large one `body` is a view, for as long as nobody asks for its `plain` bytes.
+    """
 
     __slots__ = ("body", "connection", "counted", "headers", "is_abandoned", "keep_alive", "method", "target")
     refusal: SlipwayError | None = None
@@ -41,7 +44,7 @@ class Exchange:
         method: bytes,
         target: bytes,
         headers: dict[bytes, bytes],
-        body: bytes,
+        body: bytes | memoryview,
         keep_alive: bool,
     ) -> None:
         self.connection = connection
@@ -53,6 +56,13 @@ class Exchange:
         self.is_abandoned = False
         # Of its body, in the pod's `HeldBytes`.
         self.counted = 0
+
+    @property
+    def plain(self) -> bytes:
+        """The body, copied where it was a view."""
+        if type(self.body) is memoryview:
+            self.body = bytes(self.body)
+        return self.body
 
     def reply(self, body: bytes, *, headers: bytes = JSON, status: int = 200) -> None:
         """Answer. `headers` are whole header lines; length, connection and request id are added here.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from serving.pod.http.exchange import Exchange
 
 _END = b"\r\n\r\n"
-_LONGEST = 2048
+LONGEST = 2048
 _REMEMBERED = 512
 # In lower case, as Envoy writes them: a head that spells them otherwise is not remembered.
 _CHANGING = (b"x-request-id", b"traceparent")
@@ -41,7 +41,7 @@ class Heads:
 
     def find(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """The head and the body, if `data` is one whole request with a head seen before."""
-        end = data.find(_END, 0, _LONGEST)
+        end = data.find(_END, 0, LONGEST)
         if end < 0:
             return None
         key, changing = _split(data[:end])
@@ -52,20 +52,44 @@ class Heads:
             head = head._replace(headers={**head.headers, **changing})
         return head, data[end + 4 :]
 
+    def find_start(self, data: bytes) -> tuple[RequestHead, int] | None:
+        """The head seen before that `data` begins with, and where its body begins."""
+        end = data.find(_END, 0, LONGEST)
+        if end < 0:
+            return None
+        key, changing = _split(data[:end])
+        head = self._known.get(key)
+        if head is None:
+            return None
+        return head._replace(headers={**head.headers, **changing}) if changing else head, end + 4
+
+    def learn_start(self, data: bytes, exchange: Exchange) -> int:
+        """`data` began a request that was parsed as `exchange`; the bytes of the whole, 0 if not learnt."""
+        end = data.find(_END, 0, LONGEST)
+        if end < 0:
+            return 0
+        size = end + 4 + len(exchange.body)
+        return size if self._learn(data[:end], exchange) else 0
+
     def learn(self, data: bytes, exchange: Exchange) -> None:
         """`data` was one whole request, parsed as `exchange`. The last of a connection is not worth it."""
+        end = data.find(_END, 0, LONGEST)
+        # Equal lengths say that the body began where this file thinks it did.
+        if end >= 0 and len(data) == end + 4 + len(exchange.body):
+            self._learn(data[:end], exchange)
+
+    def _learn(self, data: bytes, exchange: Exchange) -> bool:
         headers = exchange.headers
         if len(self._known) >= _REMEMBERED or not exchange.keep_alive or not _ELSEWHERE.isdisjoint(headers):
-            return
-        end, length = data.find(_END, 0, _LONGEST), headers.get(b"content-length", b"0")
-        # Equal lengths say that the body began where this file thinks it did.
-        if end < 0 or int(length) != len(exchange.body) or len(data) != end + 4 + len(exchange.body):
-            return
-        key, changing = _split(data[:end])
+            return False
+        if int(headers.get(b"content-length", b"0")) != len(exchange.body):
+            return False
+        key, changing = _split(data)
         if any(name in key.lower() for name in _CHANGING):
-            return
+            return False
         lasting = {name: value for name, value in headers.items() if name not in changing}
         self._known[key] = RequestHead(exchange.method, exchange.target, lasting, len(exchange.body))
+        return True
 
     def sweep(self) -> None:
         """Now and then: make room for the heads of today."""

@@ -121,19 +121,30 @@ def infer(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> None:
 def _is_shed_unread(exchange: Exchange, model: ServedModel) -> bool:
     """Whether this request would be shed once it is parsed: parsing it costs more than all the rest."""
     headers = exchange.headers
-    if PRIORITY_HEADER not in headers and _PRIORITY_FIELD in exchange.body:
+    if PRIORITY_HEADER not in headers and _PRIORITY_FIELD in _json_part(exchange):
         return False
     return model.refuses(read_priority(headers, {}))
 
 
+def _json_part(exchange: Exchange) -> bytes:
+    """Of a large body with binary tensors only what stands before them, where that is sure to be little."""
+    length = exchange.headers.get(b"inference-header-content-length", b"")
+    if type(exchange.body) is memoryview and length.isdigit() and int(length) <= LARGE_BYTES:
+        return bytes(exchange.body[: int(length)])
+    return exchange.plain
+
+
 def find_refusal(
-    model: ServedModel, headers: Mapping[bytes, bytes], start: bytes, length: int
+    model: ServedModel, headers: Mapping[bytes, bytes], start: bytes | memoryview, length: int
 ) -> TooLarge | None:
     """What there is to say against a body of `length` bytes that begins so. Of a coded one: nothing yet."""
     if b"content-encoding" in headers:
         return None
     try:
-        expect_not_too_large(model.signature, start, length, _header_length(headers))
+        header_length = _header_length(headers)
+        if header_length is not None and model.plans.find(bytes(start[:header_length]), length) is not None:
+            return None
+        expect_not_too_large(model.signature, start, length, header_length)
     except TooLarge as error:
         return error
     except Refused:
@@ -142,9 +153,10 @@ def find_refusal(
 
 
 def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferRequest:
-    header_length, body = _header_length(exchange.headers), exchange.body
-    if b"content-encoding" in exchange.headers:
-        body = plain_body(exchange, max_body_bytes)
+    header_length = _header_length(exchange.headers)
+    if header_length is not None and b"content-encoding" not in exchange.headers:
+        return _read_binary(model, exchange.body, header_length)
+    body = plain_body(exchange, max_body_bytes)
     if len(body) > LARGE_BYTES:
         expect_not_too_large(model.signature, body, len(body), header_length)
     if header_length is not None:
@@ -160,11 +172,13 @@ def _read(exchange: Exchange, model: ServedModel, max_body_bytes: int) -> InferR
     return request
 
 
-def _read_binary(model: ServedModel, body: bytes, header_length: int) -> InferRequest:
-    head = body[:header_length]
+def _read_binary(model: ServedModel, body: bytes | memoryview, header_length: int) -> InferRequest:
+    head = bytes(body[:header_length])
     plan = model.plans.find(head, len(body))
     if plan is not None:
         return plan.read(body)
+    if len(body) > LARGE_BYTES:
+        expect_not_too_large(model.signature, body, len(body), header_length)
     request = read_request(model.signature, body, header_length)
     if is_plannable(model.signature) and all(type(part) is memoryview for part in request.data):
         model.plans.keep(head, RequestPlan(cuts_after(head, model.signature), len(body), request))
@@ -187,14 +201,14 @@ def plain_body(exchange: Exchange, max_body_bytes: int) -> bytes:
     """The body without its content-encoding. Raises `Refused` for one that nobody reads."""
     encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
     if encoding == b"identity":
-        return exchange.body
+        return exchange.plain
     if encoding not in (b"gzip", b"deflate"):
         raise Refused(
             f"content-encoding {encoding[:40]!r} is not known",
             remedy="send gzip, deflate or no encoding",
             status=415,
         )
-    return _inflated(exchange.body, max_body_bytes)
+    return _inflated(exchange.plain, max_body_bytes)
 
 
 def _inflated(body: bytes, limit: int) -> bytes:

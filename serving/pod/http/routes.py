@@ -125,7 +125,7 @@ class Routes:
         only_ready = False
         if exchange.body:
             try:
-                only_ready = orjson.loads(exchange.body).get("ready") is True
+                only_ready = orjson.loads(exchange.plain).get("ready") is True
             except (orjson.JSONDecodeError, AttributeError) as error:
                 raise Refused(
                     "the body is not a JSON object", remedy='send {"ready": true} or nothing'

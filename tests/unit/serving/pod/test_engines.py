@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -41,6 +42,7 @@ from model_store.types import Artifact
 from serving.pod.execution import Executor
 from tests.bundles import elementwise, make_bundle, model_of
 from tests.contract.engine_contract import MOST_ROWS, SIGNATURE, EngineContract, rows
+from tests.pods import running_pod
 from tests.small_models import keep
 from tests.unit.serving.pod.calls import RememberedCall
 
@@ -125,6 +127,52 @@ def test_a_graph_that_replays_old_rows_is_never_served(
     engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 4, 8))
     assert engine.recorded == (1, 8)
     assert "batches of 4 are not recorded: replayed, they gave other answers" in caplog.text
+    np.testing.assert_array_equal(engine.run([rows(4)])[0], 2 * rows(4))
+
+
+@pytest.mark.usefixtures("recording_pays")
+def test_the_threads_that_serve_have_recorded_every_size_before_the_first_request(
+    doubling: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime keeps graphs by thread: the first request used to wait for another recording."""
+    ran: dict[str, list[int]] = {}
+
+    class Watched(RecordedBatch):
+        def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            ran.setdefault(threading.current_thread().name, []).append(len(inputs[0]))
+            return super().run(inputs)
+
+    def opened(manifest: Manifest) -> OnnxRuntimeCudaEngine:
+        return OnnxRuntimeCudaEngine(manifest, ON_THE_HOST, graph_sizes(manifest))
+
+    monkeypatch.setattr("model_store.engines.onnxruntime_cuda.RecordedBatch", Watched)
+    monkeypatch.setattr("serving.pod.opened.open_engine", opened)
+    with running_pod(doubling) as pod:
+        model = pod.pod.repository.models[0]
+        assert sorted(set(ran["compute"])) == [1, 2, 4, 8]
+        # Short batches run on the loop, whose thread the test's pod has named nothing.
+        others = [name for name in ran if name not in ("compute", "load_0")]
+        assert bool(others) == (model.batcher._inline)
+
+
+@pytest.mark.usefixtures("recording_pays")
+def test_what_replays_wrongly_on_another_thread_is_computed_there(
+    doubling: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = threading.current_thread()
+
+    class Elsewhere(RecordedBatch):
+        def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            found = super().run(inputs)
+            return found if threading.current_thread() is home or len(inputs[0]) != 4 else [found[0] + 1]
+
+    monkeypatch.setattr("model_store.engines.onnxruntime_cuda.RecordedBatch", Elsewhere)
+    engine = OnnxRuntimeCudaEngine(read_manifest(doubling), ON_THE_HOST, (1, 4, 8))
+    assert engine.recorded == (1, 4, 8)
+    thread = threading.Thread(target=engine.settle)
+    thread.start()
+    thread.join()
+    assert engine.recorded == (1, 8)
     np.testing.assert_array_equal(engine.run([rows(4)])[0], 2 * rows(4))
 
 

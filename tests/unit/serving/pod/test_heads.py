@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.pod.buffers import OwnBuffers, scratch
 from serving.pod.held import HeldBytes
 from serving.pod.http.connection import Connection
 from serving.pod.http.exchange import Exchange
@@ -20,6 +21,7 @@ class Front:
 
     def __init__(self, heads: Heads) -> None:
         self.heads, self.loop = heads, Transport()
+        self.buffers, self.scratch = OwnBuffers(), scratch()
         self.held = HeldBytes(self.max_body_bytes)
         self.arrived: list[tuple[Any, ...]] = []
 

@@ -159,18 +159,18 @@ def test_the_connection_goes_on_and_the_refused_body_was_not_kept(
 def test_others_are_heard_between_the_parts_of_a_large_body(
     pod: RunningPod, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    turn, parts, receive = [0], list[int](), Connection.data_received
+    turn, parts, receive = [0], list[int](), Connection.buffer_updated
 
     def next_turn() -> None:
         turn[0] += 1
         if len(parts) < 1000:
             pod.loop.call_soon(next_turn)
 
-    def received(self: Connection, data: bytes) -> None:
+    def received(self: Connection, size: int) -> None:
         parts.append(turn[0])
-        receive(self, data)
+        receive(self, size)
 
-    monkeypatch.setattr(Connection, "data_received", received)
+    monkeypatch.setattr(Connection, "buffer_updated", received)
     content = body(rows).ljust(16 * 1024 * 1024)
     head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
     with pod.connect() as connection, connection.makefile("rb") as answers:

@@ -115,7 +115,7 @@ def test_a_plan_does_not_outlive_its_model(tmp_path: Any) -> None:
     request.inputs.add(name="input", datatype="FP32", shape=[1, 4])
     request.raw_input_contents.append(np.arange(4, dtype=np.float32).tobytes())
     with running_pod(*bundles) as pod:
-        infer = next(m for p, m in pod.pod.front._service._methods.items() if p.endswith(b"/ModelInfer"))
+        infer = next(m for p, m in pod.pod.front.service._methods.items() if p.endswith(b"/ModelInfer"))
         payload = request.SerializeToString()
         versions = [infer.read(payload)[0].model.version for _ in range(2)]  # type: ignore[attr-defined]
         assert versions == ["2", "2"]

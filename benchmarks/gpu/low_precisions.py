@@ -1,10 +1,11 @@
-"""`python -m benchmarks.gpu.low_precisions [--host]`: what onnxruntime's CUDA provider makes of low precisions.
+"""`python -m benchmarks.gpu.low_precisions [--host]`: what onnxruntime's CUDA provider does in few bits.
 
 Twelve layers of MatMul 4096 x 4096 and Relu (0.8 GB of weights in fp32, as a language model has them), in
 fp32, fp16, bf16, int8 (explicit Q/DQ of weights and activations), fp8 (likewise) and int4 weights
-(`MatMulNBits`, blocks of 32). For each: rows a second by IO binding for batches of 1, 8, 32 and 256, the file's size, how far the
-answers are from the fp32 file's (share of the largest), and how many operators run on the GPU and on the CPU.
-Last a JSON line. `--host` uses the CPU and small layers: it shows that the files can be made.
+(`MatMulNBits`, blocks of 32). For each: rows a second by IO binding for batches of 1, 8, 32 and 256, the
+file's size, how far the answers are from the fp32 file's (share of the largest), and how many operators run
+on the GPU and on the CPU. Last a JSON line. `--host` uses the CPU and small layers: it shows that the files
+can be made.
 """
 
 from __future__ import annotations

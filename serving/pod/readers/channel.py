@@ -17,8 +17,8 @@ _LENGTH = struct.Struct("<L")
 Record = tuple[Any, ...]
 
 
-# From a reader: a request of HTTP, a message of a gRPC call, the end of its messages, that its client is gone,
-# and how its connections are.
+# From a reader: a request of HTTP, a message of a gRPC call, the end of its messages, that its client is
+# gone, and how its connections are.
 ASK, MESSAGE, ENDED, GONE, STATE = range(5)
 # From the pod: an answer, a message of one to a gRPC call, its end, a bug of ours, places of the arena that
 # are free, and the two steps of a drain.

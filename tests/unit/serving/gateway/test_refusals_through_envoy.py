@@ -300,7 +300,7 @@ def test_a_grpc_message_that_stalls_is_asked_of_one_arm_once_and_is_no_error(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.route(50)
-    monkeypatch.setattr("serving.pod.front._ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr("serving.pod.connections._ARRIVAL_SECONDS", 0.2)
     half = frames.frame(frames.DATA, 0, 1, struct.pack(">BL", 0, 100) + b"x" * 50)
     with socket.create_connection(("127.0.0.1", shop.gateway.home.ports.gateway), timeout=30) as connection:
         peer = Peer(connection)

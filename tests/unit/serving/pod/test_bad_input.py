@@ -264,7 +264,7 @@ def test_a_client_that_leaves_in_mid_batch_harms_nobody(pod: RunningPod) -> None
 def test_a_client_that_drips_its_body_for_ever_is_408(
     pod: RunningPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.pod.front._ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr("serving.pod.connections._ARRIVAL_SECONDS", 0.2)
     with pod.connect() as client:
         client.sendall(b"POST /v2/models/credit_risk/infer HTTP/1.1\r\ncontent-length: 1000\r\n\r\n")
         client.settimeout(0.05)
@@ -280,7 +280,7 @@ def test_a_client_that_drips_its_body_for_ever_is_408(
 
 
 def test_a_request_that_arrives_too_slowly_is_408(pod: RunningPod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.pod.front._ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr("serving.pod.connections._ARRIVAL_SECONDS", 0.2)
     with pod.connect() as client:
         client.sendall(b"POST /v2/models/credit_risk/infer HTTP/1.1\r\ncontent-le")
         assert client.recv(4096).startswith(b"HTTP/1.1 408 ")

@@ -131,7 +131,7 @@ def test_no_message_two_messages_and_noise_are_invalid_arguments(peer: Peer) -> 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.pod.front._ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr("serving.pod.connections._ARRIVAL_SECONDS", 0.2)
 
 
 RESOURCE_EXHAUSTED = 8

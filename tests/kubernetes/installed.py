@@ -429,6 +429,8 @@ def installed(
             for name in (CONTROLLER, GATEWAY):
                 rollout = ("rollout", "status", f"deployment/{name}", "--timeout=110s")
                 cluster.kubectl("-n", namespace, *rollout)
+            # Nodes hear of what is ready a moment after the Deployment does.
+            wait(lambda: all(httpx.get(f"{door}/v2/health/live", trust_env=False) for door in doors.values()))
             yield Installed(cluster, namespace, home, doors["gateway"], made)
         finally:
             cluster.kubectl("delete", "persistentvolume", namespace, "--wait=false", check=False)

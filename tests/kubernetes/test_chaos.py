@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from model_store.errors import Retryable
+from serving.composition import wire
 from serving.control.controller.leadership import LEASE_SECONDS
 from serving.control.rollout.plan import Phase, RolloutState
 from serving.metrics.envoy import EnvoyAdmin
@@ -115,11 +116,32 @@ class Chaos:
 
     def require_half(self) -> None:
         """The canary stands where it stood, in every Envoy and in the ledger."""
-        wait(lambda: set(self.weights().values()) == {50} and len(self.weights()) == 2)
-        found: list[RolloutState] = []
-        # Who leads may be changing just now.
-        wait(lambda: found.append(self.slipway.state(self.canary.release_id)) or found)
-        assert (found[0].phase, found[0].split.candidate) == (Phase.PROGRESSING, 50), found[0]
+        try:
+            wait(lambda: sorted(self.weights().values()) == [50, 50])
+            # Who leads may be changing just now, so it is asked until it answers.
+            wait(lambda: self._stands_at_half())
+        except AssertionError:
+            said = [
+                self.slipway.kubectl("logs", pod, "--tail=15", check=False)
+                for pod in self.slipway.pods("controller")
+            ]
+            state, route = self.state(), self.slipway.services.router.read(MODEL)
+            raise AssertionError("\n".join(map(str, (self.weights(), state, route, *said)))) from None
+
+    def _stands_at_half(self) -> bool:
+        """Each controller says so, and where the pods are."""
+        addresses = {each["status"]["podIP"] for slot in ("blue", "green") for each in self.pods(slot)}
+        for address in self.slipway.pods("controller").values():
+            services = wire(replace(self.slipway.home, controller_at=f"http://{address}:8484"))
+            route = services.router.read(MODEL)
+            arms = [arm for arm in (route.stable, route.candidate) if arm]
+            if {each.host for arm in arms for each in arm.endpoints} != addresses:
+                return False
+        state = self.state()
+        return state.phase is Phase.PROGRESSING and state.split.candidate == 50
+
+    def state(self) -> RolloutState:
+        return self.slipway.state(self.canary.release_id)
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
@@ -184,24 +206,6 @@ def test_an_envoy_that_is_killed_costs_the_connections_that_it_had(chaos: Chaos)
     chaos.require_half()
 
 
-def test_the_leader_is_killed_and_the_other_one_goes_on(chaos: Chaos) -> None:
-    old = chaos.leader()
-    pod = chaos.cluster.get("pod", old, "-n", chaos.slipway.namespace)
-    with chaos.callers("the leading controller killed") as load:
-        began = time.monotonic()
-        os.kill(process_of(pod), signal.SIGKILL)
-        # Its container begins again in the same pod, which is another holder.
-        wait(lambda: _transitions(chaos) > 1, seconds=60)
-        print(json.dumps({"what": "another leads", "seconds": round(time.monotonic() - began, 1)}))  # noqa: T201
-        chaos.require_half()
-    assert not load.failed
-
-
-def _transitions(chaos: Chaos) -> int:
-    lease = chaos.cluster.get("lease", "slipway-controller", "-n", chaos.slipway.namespace)
-    return int(lease["spec"]["leaseTransitions"])
-
-
 def test_a_node_is_drained(chaos: Chaos) -> None:
     """Of both versions a pod is on it, and each has a budget."""
     node = "node-2"
@@ -238,6 +242,29 @@ def test_a_node_that_is_lost_is_not_the_candidates_failure(
         wait(chaos.all_ready, seconds=120)
     assert not load.failed
     chaos.require_half()
+
+
+@pytest.mark.parametrize("how", ["killed", "deleted"])
+def test_the_leading_controller_dies_and_another_goes_on(chaos: Chaos, how: str) -> None:
+    """One that is killed begins again in its pod, and may lead again. Of one that is deleted nothing is left,
+    and the other one knows where the pods are that moved since the route was written."""
+    old, before = chaos.leader(), _transitions(chaos)
+    pod = chaos.cluster.get("pod", old, "-n", chaos.slipway.namespace)
+    with chaos.callers(f"the leading controller {how}") as load:
+        began = time.monotonic()
+        os.kill(process_of(pod), signal.SIGKILL)
+        if how == "deleted":
+            chaos.slipway.kubectl("delete", "pod", old, "--force", "--grace-period=0")
+        wait(lambda: _transitions(chaos) > before and chaos.leader() in chaos.slipway.pods("controller"))
+        print(json.dumps({"what": f"another leads: {how}", "seconds": round(time.monotonic() - began, 1)}))  # noqa: T201
+        assert how == "killed" or chaos.leader() != old
+        chaos.require_half()
+    assert not load.failed
+
+
+def _transitions(chaos: Chaos) -> int:
+    lease = chaos.cluster.get("lease", "slipway-controller", "-n", chaos.slipway.namespace)
+    return int(lease["spec"]["leaseTransitions"])
 
 
 def test_the_api_server_is_away_for_a_minute(chaos: Chaos) -> None:
@@ -297,7 +324,7 @@ def test_a_candidate_that_is_killed_for_want_of_memory_goes_back(chaos: Chaos) -
         _fill(pod, chaos)
         chaos.slipway.until(chaos.canary, Phase.ROLLED_BACK, seconds=120)
     assert not load.failed
-    reason = chaos.slipway.state(chaos.canary.release_id).reason
+    reason = chaos.state().reason
     assert "candidate" in reason
     wait(lambda: chaos.slipway.infer(MODEL).json()["model_version"] == "1")
 

@@ -169,6 +169,9 @@ class KeptJournal(Journal):
 
     def load(self, release: str) -> RolloutState:
         service = service_of(release)
+        if release not in self._states:
+            # Who stands by may be asked for what the one that leads wrote a moment ago.
+            self._read_again(release)
         if known := self._states.get(release):
             return known
         raise _unknown(release, [state.release_id for state in self.releases(service)])

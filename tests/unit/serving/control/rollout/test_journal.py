@@ -118,6 +118,12 @@ def test_what_another_controller_saved_is_learned_and_never_written_over(world: 
     assert world.state == theirs
 
 
+def test_who_stands_by_knows_a_release_that_began_a_moment_ago(world: World) -> None:
+    standby = KeptJournal(world.ledger)
+    begun = replace(world.state, release_id="fraud-v9-20261121T120000Z", generation=0)
+    assert standby.load(world.journal.create(begun, EVENT).release_id) == begun
+
+
 @pytest.mark.parametrize("trouble", ["before", "after"])
 def test_a_save_of_which_nobody_knows_whether_it_was_written_is_known_after_a_refresh(
     world: World, trouble: str

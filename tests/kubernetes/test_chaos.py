@@ -10,9 +10,10 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -318,23 +319,39 @@ def _has_all(envoys: dict[str, str], endpoints: tuple[Endpoint, ...]) -> bool:
 
 
 def test_a_candidate_that_is_killed_for_want_of_memory_goes_back(chaos: Chaos) -> None:
+    """Again and again, as one that leaks: once alone is healed in seconds."""
     chaos.begin(3, replicas=1)
-    (pod,) = chaos.pods(chaos.slot("candidate"))
+
+    def is_back() -> bool:
+        if chaos.state().phase is Phase.ROLLED_BACK:
+            return True
+        for pod in chaos.pods(chaos.slot("candidate")):
+            # Its status may be older than its end.
+            if _is_ready(pod):
+                with suppress(AssertionError, OSError):
+                    _want_memory(pod)
+        return False
+
     with chaos.callers("the only candidate OOM-killed") as load:
-        _fill(pod, chaos)
-        chaos.slipway.until(chaos.canary, Phase.ROLLED_BACK, seconds=120)
+        wait(is_back, seconds=120)
     assert not load.failed
     reason = chaos.state().reason
-    assert "candidate" in reason
+    # Whichever is first: what it failed meanwhile, which stable answered, or that it stays away.
+    assert "candidate failed" in reason or "needed more memory than its limit" in reason, reason
     wait(lambda: chaos.slipway.infer(MODEL).json()["model_version"] == "1")
 
 
-def _fill(pod: dict[str, Any], chaos: Chaos) -> None:
-    """More than its limit, in the name of the server: the kernel takes whom it thinks the largest."""
-    Path(f"/proc/{process_of(pod)}/oom_score_adj").write_text("1000")
-    hog = "x = bytearray(2 << 30)"
-    subprocess.run(
-        [str(clusters.PROGRAMS / "kubectl"), "--kubeconfig", str(chaos.cluster.kubeconfig), "exec",
-         "-n", chaos.slipway.namespace, pod["metadata"]["name"], "--", "python", "-c", hog],
-        capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
+_HOG = """
+import sys
+open(sys.argv[1], "w").write("0")
+bytearray(2 << 30)
+"""
+
+
+def _want_memory(pod: dict[str, Any]) -> None:
+    """As much as its limit is and more, by a process beside the server, which the kernel kills last."""
+    groups = Path(f"/proc/{process_of(pod)}/cgroup").read_text().splitlines()
+    path = next((line.split(":", 2)[2] for line in groups if ":memory:" in line), "")
+    folder = Path("/sys/fs/cgroup/memory" if path else "/sys/fs/cgroup")
+    at = folder / (path or groups[0].split(":", 2)[2]).lstrip("/")
+    subprocess.run([sys.executable, "-c", _HOG, str(at / "cgroup.procs")], check=False, timeout=60)

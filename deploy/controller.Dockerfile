@@ -14,7 +14,7 @@ COPY pyproject.toml /opt/slipway/pyproject.toml
 COPY model_store /opt/slipway/model_store
 COPY serving /opt/slipway/serving
 # Nobody may write here later, and every start would compile it all again.
-RUN python -m compileall -q /opt && PYTHONPATH=/opt/slipway:/opt/packages python -c 'import serving.controller, kubernetes, grpc'
+RUN python -m compileall -q /opt && PYTHONPATH=/opt/slipway:/opt/packages python -c 'import serving.controller, kubernetes, grpc, model_store.stages.sample'
 
 FROM ${BASE}
 COPY --from=whole /opt /opt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from model_store.arrays import Rows, count_rows
 from model_store.errors import Permanent, first_line
 from model_store.explained import explain
 from model_store.types import Precision
-
-Rows = Mapping[str, np.ndarray[Any, Any]]
 
 PRECISE_INT8 = {"session.x64quantprecision": "1"}
 
@@ -77,20 +75,6 @@ def batches(rows: Rows, size: int) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
         yield {name: array[start : start + size] for name, array in rows.items()}
 
 
-def count_rows(rows: Rows) -> int:
-    """First dimension of the arrays. Raises ValueError when they differ or none is there."""
-    counts = {len(array) for array in rows.values()}
-    if len(counts) != 1:
-        raise ValueError(f"inputs must have one common number of rows, got {sorted(counts)}")
-    return counts.pop()
-
-
-def spread(rows: Rows, most: int) -> np.ndarray[Any, Any]:
-    """Places of up to `most` rows, evenly from the first to the last."""
-    count = count_rows(rows)
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
-
-
 def answer(
     session: ort.InferenceSession,
     rows: Rows,
@@ -131,14 +115,6 @@ def _refuse_other_rows(name: str, shape: tuple[int, ...], rows: int) -> None:
             f"output `{name}` has shape {list(shape)} for {rows} rows, and must answer each row for itself",
             remedy="export it with the rows as the first dimension of every output, or without this output",
         )
-
-
-def saved_answers(outputs: Rows) -> bytes:
-    """The outputs as .npz, text as numpy's own type: an object array would need pickle."""
-    buffer = io.BytesIO()
-    plain = {name: array.astype(str) if array.dtype == object else array for name, array in outputs.items()}
-    np.savez(buffer, allow_pickle=False, **plain)
-    return buffer.getvalue()
 
 
 def _padded(rows: Rows, session: ort.InferenceSession) -> Rows:

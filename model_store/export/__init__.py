@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model_store.arrays import saved_answers
 from model_store.durable import digest_bytes
 from model_store.export import boosters, onnx, pytorch, sklearn
 from model_store.export.allowed import code_format, told_of_trust
@@ -30,7 +31,7 @@ from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.onnx_file import parse, tensor_specs
 from model_store.export.outputs import as_answered
 from model_store.export.signature import told_of_signature, with_signature
-from model_store.inference import open_session, saved_answers
+from model_store.inference import open_session
 from model_store.release_spec import ReleaseSpec
 from model_store.types import ModelRef, TensorSpec
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from model_store.archives import pack
+from model_store.arrays import saved_answers
 from model_store.columns import NUMPY
 from model_store.dataset import Dataset, read_dataset
 from model_store.durable import digest_file
@@ -36,7 +37,7 @@ from model_store.export.mlmodel import LoggedModel, read_mlmodel
 from model_store.export.requirements import locked, logged_python, wheels_of
 from model_store.export.says import nothing_said
 from model_store.export.signature import told_of_signature, with_signature
-from model_store.inference import batches, saved_answers
+from model_store.inference import batches
 from model_store.release_spec import ReleaseSpec
 from model_store.texts import as_bytes, as_text
 from model_store.types import Check, Datatype, ModelRef, TensorSpec, Toolchain

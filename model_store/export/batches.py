@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from model_store.arrays import count_rows, spread
 from model_store.engines.noise import NOISE, are_shares
 from model_store.export.agreement import Differences, examples
 from model_store.export.base import NotExportable
-from model_store.inference import answer, count_rows, spread
+from model_store.inference import answer
 
 Array = np.ndarray[Any, Any]
 Rows = Mapping[str, Array]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from model_store.inference import Rows, count_rows
+from model_store.arrays import Rows, count_rows
 from model_store.release_spec import Gates
 from model_store.types import Artifact, Check
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from model_store.arrays import Rows
 from model_store.errors import Permanent
-from model_store.inference import Rows
 from model_store.storage.store import Store
 from model_store.types import Artifact, Precision, Toolchain
 

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from model_store.inference import Rows, batches, fixed_batch, open_session
+from model_store.arrays import Rows
+from model_store.inference import batches, fixed_batch, open_session
 from model_store.quantize.prepare import CALIBRATION_BATCH, filled, spread
 
 # Half of fp16's largest value: rows unlike the calibration rows need room above what was seen.

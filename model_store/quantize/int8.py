@@ -15,11 +15,10 @@ import onnx
 from onnx import ModelProto
 from onnxruntime.quantization import QuantType
 
+from model_store.arrays import Rows, count_rows
 from model_store.inference import (
-    Rows,
     answer,
     batches,
-    count_rows,
     fixed_batch,
     open_session,
     session_config,

@@ -10,9 +10,9 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
+from model_store.arrays import Rows, count_rows
 from model_store.errors import Permanent, first_line
 from model_store.explained import explain
-from model_store.inference import Rows, count_rows
 from model_store.quantize.lower import lower_in_place
 
 IR_WITH_PLAIN_CONSTANTS = 4

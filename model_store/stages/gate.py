@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 
+from model_store.arrays import saved_answers
 from model_store.bundle.publishing import open_bundle, open_signature, serving_model
 from model_store.durable import canonical_json, digest_bytes, digest_file
 from model_store.engines.noise import NOISE
@@ -20,7 +21,7 @@ from model_store.gates.profile import Profile
 from model_store.gates.reading import Outputs
 from model_store.gates.sanity import NoBetterThanTrivial, refuse_trivial
 from model_store.gates.signature import VersionSignature, changes, judge_signature
-from model_store.inference import saved_answers, session_config
+from model_store.inference import session_config
 from model_store.records import read_tensors, report_record
 from model_store.stages.base import BuildContext, Compiled, Exported, Gated, Json, Quantized
 from model_store.stages.candidate import REMEDY, run_candidate

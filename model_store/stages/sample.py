@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_store.arrays import Rows, saved_answers, spread
 from model_store.engines.noise import rows_that_differ
-from model_store.inference import Rows, saved_answers, spread
 
 MOST_ROWS = 64
 # Of a model of pictures as many rows would be a hundred megabytes.

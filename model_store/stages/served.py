@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from model_store.archives import unpack
+from model_store.arrays import Rows, count_rows, spread
 from model_store.bundle.publishing import ARCHIVE
 from model_store.engines.base import Engine
 from model_store.engines.manifest import Manifest, Settings, read_manifest
@@ -20,7 +21,7 @@ from model_store.engines.registry import ON_GPUS, open_engine
 from model_store.engines.signature import Signature, tensor_spec
 from model_store.errors import Permanent
 from model_store.explained import explain
-from model_store.inference import Rows, batches, count_rows, session_config, spread
+from model_store.inference import batches, session_config
 from model_store.stages.base import BuildContext, Exported
 from model_store.texts import as_bytes, as_text
 from model_store.types import Artifact, Check

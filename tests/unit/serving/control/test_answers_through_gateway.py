@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -183,3 +185,9 @@ def test_what_was_kept_survives_until_the_release_has_ended(world: World) -> Non
 
     release = begun(world)
     assert release.bundles[-1].sample in needed_by_unfinished(world.services).blobs
+
+
+def test_a_controller_without_an_engine_reads_what_the_gates_kept() -> None:
+    """Its image has none (deploy/controller)."""
+    kept = "import sys; sys.modules['onnxruntime'] = None; import model_store.stages.sample"
+    subprocess.run([sys.executable, "-c", kept], check=True, timeout=60)

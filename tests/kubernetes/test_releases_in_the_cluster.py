@@ -155,8 +155,10 @@ def test_who_may_ask_whom_is_what_the_policies_say(slipway: Installed, metadata:
         for name in (CONTROLLER, GATEWAY)
     }
     server = slipway.cluster.get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
+    slipway.start("another", 1)
     models = placed(slipway, "slipway/service")
-    model = placed(slipway, "slipway/service", node="node-1")
+    model = placed(slipway, f"slipway/service={MODEL}", node="node-1")
+    another = next(iter(placed(slipway, "slipway/service=another").values()))
     envoy = placed(slipway, "app.kubernetes.io/component=gateway", node="node-1")
     controller = placed(slipway, "app.kubernetes.io/component=controller", node="node-1")
     if not (model and envoy and controller):
@@ -166,7 +168,7 @@ def test_who_may_ask_whom_is_what_the_policies_say(slipway: Installed, metadata:
     refused = {
         pod: (
             f"{services[CONTROLLER]}:8484", f"{services[CONTROLLER]}:8486", f"{server}:443",
-            f"{proxy_address}:8482", f"{proxy_address}:8487", metadata,
+            f"{proxy_address}:8482", f"{proxy_address}:8487", f"{another}:8080", metadata,
         ),
         proxy: (f"{services[CONTROLLER]}:8484", f"{server}:443", metadata),
         mover: (metadata,),

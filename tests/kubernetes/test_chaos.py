@@ -39,7 +39,8 @@ from tests.kubernetes.test_releases_in_the_cluster import placed
 pytestmark = [pytest.mark.kubernetes, pytest.mark.story, pytest.mark.timeout(900)]
 
 MODEL = "credit_risk"
-AWAY_SECONDS = 60
+# Longer than a lease lasts, and than a silent node keeps its pods here. Figures in docs/kubernetes.md: 60.
+AWAY_SECONDS = float(os.environ.get("SLIPWAY_TEST_AWAY_SECONDS") or 30)
 # Of which nobody sees an end here.
 FOR_GOOD = 3600.0
 
@@ -268,7 +269,7 @@ def _transitions(chaos: Chaos) -> int:
     return int(lease["spec"]["leaseTransitions"])
 
 
-def test_the_api_server_is_away_for_a_minute(chaos: Chaos) -> None:
+def test_the_api_server_is_away(chaos: Chaos) -> None:
     server = psutil.Process(int((clusters.CLUSTER_HOME / "pid" / "kube-apiserver").read_text()))
     with chaos.callers("the API server away") as load:
         server.suspend()
@@ -297,7 +298,7 @@ def test_a_candidate_that_dies_while_postgresql_is_away_goes_back_and_that_is_wr
             for each in candidates:
                 each.suspend()
             failing = time.monotonic()
-            wait(lambda: _has_all(envoys, stable.endpoints), seconds=50)
+            wait(lambda: _has_all(envoys, stable.endpoints), seconds=AWAY_SECONDS - 5)
             print(json.dumps({"what": "stable has all", "seconds": round(time.monotonic() - failing, 1)}))  # noqa: T201
             for each in candidates:
                 each.resume()

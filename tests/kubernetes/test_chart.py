@@ -39,6 +39,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     ),
     "keys of those who sign": ("trustedKeysSecret=theirs",),
     "two controllers": TWO,
+    "an mlflow": ("mlflow.url=http://mlflow.airflow:5000",),
     "a gpu for gates": ("builds.stages.gate.resources.limits.nvidia\\.com/gpu=1",),
     "a public address": ("gateway.service.type=LoadBalancer", "gateway.service.annotations.a=b"),
 }
@@ -128,6 +129,13 @@ def test_two_controllers_share_no_volume_and_envoys_know_both() -> None:
     assert servers == "slipway-controllers:8486"
     assert of(made, "Service")["slipway-controllers"]["spec"]["clusterIP"] == "None"
     assert of(made, "PodDisruptionBudget")["slipway-controller"]
+
+
+def test_the_controller_is_told_where_mlflow_is() -> None:
+    (controller,) = of(template("mlflow.url=http://mlflow:5000"), "Deployment")["slipway-controller"]["spec"][
+        "template"
+    ]["spec"]["containers"]
+    assert {"name": "SLIPWAY_MLFLOW_URL", "value": "http://mlflow:5000"} in controller["env"]
 
 
 def test_rights_are_those_that_the_code_asks_for_and_no_others() -> None:

@@ -64,22 +64,23 @@ def compare(subject: Subject, peers: list[str], *, rounds: int, seconds: float) 
         contestants: list[tuple[Running, Path]] = []
         bodies = [oip_body(request) for request in requests]
         pod = stack.enter_context(pod_server(bundle_of(subject), bodies[0]))
-        contestants.append((pod, _script(work, "slipway", bodies)))
+        contestants.append((pod, script_of(work, "slipway", bodies)))
         for name in peers:
             bodies = [PEERS[name].body(request) for request in requests]
             running = stack.enter_context(peer_server(PEERS[name], model_file(subject), bodies[0]))
-            contestants.append((running, _script(work, name, bodies)))
+            contestants.append((running, script_of(work, name, bodies)))
         scores = [Score(running.name) for running, _ in contestants]
         raws: list[tuple[float, float]] = []
         for number in range(rounds + 1):
             warm_only = number == 0
             for score, (running, script) in zip(scores, contestants, strict=True):
-                _take_turn(score, running, script, 1.0 if warm_only else seconds, counts=not warm_only)
+                take_turn(score, running, script, 1.0 if warm_only else seconds, counts=not warm_only)
             raws.append((raw_rows_per_second(subject, 1, 0.5), raw_rows_per_second(subject, 32, 0.5)))
     return Comparison(subject.name, scores, median(one for one, _ in raws), median(many for _, many in raws))
 
 
-def _take_turn(score: Score, running: Running, script: Path, seconds: float, *, counts: bool) -> None:
+def take_turn(score: Score, running: Running, script: Path, seconds: float, *, counts: bool) -> None:
+    """Load it for so long; `counts`: into its score."""
     before = running.cpu_seconds()
     found = load.wrk(running.url, script, seconds=seconds)
     if counts:
@@ -88,7 +89,8 @@ def _take_turn(score: Score, running: Running, script: Path, seconds: float, *, 
         score.memory_mb = running.memory_mb()
 
 
-def _script(work: Path, name: str, bodies: list[bytes]) -> Path:
+def script_of(work: Path, name: str, bodies: list[bytes]) -> Path:
+    """A script for wrk that sends these bodies as JSON."""
     path = work / f"{name}.lua"
     load.write_script(path, bodies, {"Content-Type": "application/json"})
     return path

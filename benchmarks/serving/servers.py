@@ -96,7 +96,7 @@ def peer_server(peer: Peer, model: Path, body: bytes) -> Iterator[Running]:
     }
     command = [str(python), str(PEER_SERVERS / f"serve_{peer.name}.py")]
     url = f"http://127.0.0.1:{port}{peer.path}"
-    with _started(peer.name, command, environment, url, body, PEER_SERVERS) as running:
+    with started(peer.name, command, environment, url, body, PEER_SERVERS) as running:
         yield running
 
 
@@ -116,7 +116,7 @@ def pod_server(bundle: Path, body: bytes, *options: str, model: str = "m") -> It
         *options,
     ]
     url = f"http://127.0.0.1:{port}/v2/models/{model}/infer"
-    with _started("slipway", command, dict(os.environ), url, body, REPOSITORY) as running:
+    with started("slipway", command, dict(os.environ), url, body, REPOSITORY) as running:
         yield running
 
 
@@ -125,16 +125,15 @@ def bare_server(body: bytes, *model: Path) -> Iterator[Running]:
     """A server that only reads and answers, after one row of the model if there is one (`bare`)."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.serving.bare", str(port), *map(str, model)]
-    with _started(
-        "bare", command, dict(os.environ), f"http://127.0.0.1:{port}/", body, REPOSITORY
-    ) as running:
+    with started("bare", command, dict(os.environ), f"http://127.0.0.1:{port}/", body, REPOSITORY) as running:
         yield running
 
 
 @contextmanager
-def _started(
+def started(
     name: str, command: list[str], environment: dict[str, str], url: str, body: bytes, folder: Path
 ) -> Iterator[Running]:
+    """The server of this command, once it answers the body."""
     log = REPOSITORY / ".venvs" / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -116,9 +116,11 @@ def _trust(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _fed(logged: LoggedModel, table: pa.Table, data: Path) -> tuple[str, ...] | None:
-    """The columns that the signature names, None where it names tensors or nothing."""
+    """The columns that the signature names, None where it names tensors or nothing: a pipeline of transformers
+    takes one column of text that has no name.
+    """
     fields = logged.signature.inputs if logged.signature else ()
-    if not fields or any(field.shape is not None for field in fields):
+    if not fields or any(field.shape is not None or not field.name for field in fields):
         return None
     names = tuple(field.name for field in fields)
     if missing := [name for name in names if name not in table.column_names]:

@@ -118,3 +118,15 @@ def test_a_column_that_the_model_takes_and_the_rows_lack_is_named(tmp_path: Path
     model = logged(tmp_path / "m", LogisticRegression(max_iter=5000), bunch.data, bunch.target)
     with pytest.raises(Permanent, match="takes sepal length"):
         first_spec("m", model, tmp_path / "rows.parquet")
+
+
+def test_a_column_of_the_model_that_has_no_name_is_the_one_that_is_left(tmp_path: Path) -> None:
+    """As pipelines of transformers are logged."""
+    rows = pd.DataFrame({"text": ["good", "bad"] * 50, "label": ["yes", "no"] * 50})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "m").mkdir()
+    inputs = '[{"type": "string", "required": true}]'
+    flavors = {"python_function": {}, "transformers": {"task": "text-classification"}}
+    written = {"flavors": flavors, "signature": {"inputs": inputs}}
+    (tmp_path / "m" / "MLmodel").write_text(yaml.safe_dump(written))
+    assert read(first_spec("m", tmp_path / "m", tmp_path / "rows.parquet", label="label"))["task"] == "binary"

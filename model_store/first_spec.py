@@ -116,7 +116,7 @@ def _trust(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _fed(logged: LoggedModel, table: pa.Table, data: Path) -> tuple[str, ...] | None:
-    """The columns that the signature names, None where it names tensors or nothing: a pipeline of transformers
+    """The columns that the signature names, None where it names tensors or nothing: a transformers pipeline
     takes one column of text that has no name.
     """
     fields = logged.signature.inputs if logged.signature else ()

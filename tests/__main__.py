@@ -2,8 +2,9 @@
 
 `.ci/run` runs that and then, each by its name, what takes more time or needs more than every machine has:
 
-    --at-length    the page in a browser, webhooks and models of many kinds, each through a whole stack; the
-                   demo's models one by one, and models of libraries that are downloaded first
+    --at-length    the page in a browser, webhooks, a stack whose parts are killed and models of many kinds,
+                   each through a whole stack; what starts many processes: models with Pythons of their own,
+                   stages and controllers that are killed; models of libraries that are downloaded first
     --torch        models of torch, each in an environment with it: gigabytes, made once for a run
     --installed    what pip installs from the package index
     --docker       docker-compose.yaml and the platform `docker`, in a Docker Engine
@@ -51,13 +52,16 @@ TESTS = (
 )
 AT_LENGTH = "--at-length"
 TIERS = {
-    AT_LENGTH: (("tests/unit/demo", "tests/zoo", "tests/e2e", "-m", "at_length"),),
+    AT_LENGTH: (
+        ("tests/unit", "tests/contract", "tests/zoo", *AT_ONCE, "-m", "at_length"),
+        ("tests/e2e", "-m", "at_length"),
+    ),
     "--installed": (("tests/packaging", "-m", "empty_environment"),),
     "--torch": (("tests/torch_zoo",),),
     "--docker": (("tests/docker",),),
     "--kubernetes": (("tests/kubernetes",),),
     "--brief": (
-        ("tests/contract",),
+        ("tests/contract", "-m", "not at_length or every_python"),
         ("tests/airflow", "-m", "every_python"),
         ("tests/e2e", "-m", "every_python"),
     ),

@@ -26,6 +26,8 @@ from tests.pyfunc_models import bundle_of, saved_pyfunc
 from tests.unit.serving.gateway_process import Gateway, gateway_running
 from tests.zoo.world import saved_onnx, saved_sklearn
 
+pytestmark = [pytest.mark.at_length, pytest.mark.every_python]
+
 # For processes of models on a machine that does other things as well.
 PATIENT = {"timeout_ms": 20_000}
 RNG = np.random.default_rng(0)

@@ -46,6 +46,8 @@ from tests.unit.serving.gateway_process import Gateway, envoy_running, free_port
 from tests.unit.serving.upstream import Pods, deployment, pods_running
 from tests.unit.serving.world import PLAN
 
+pytestmark = pytest.mark.at_length
+
 SERVICE = "fraud"
 PATIENT_SECONDS = 240
 HALF = replace(PLAN, steps=(RolloutStep(TrafficSplit(50, 50), 3600), RolloutStep(TrafficSplit(0, 100), 3600)))

@@ -14,7 +14,7 @@ import pytest
 from demo.clients import DagRun
 from tests.e2e.stack import COMMANDS, LAUNCHER, Stack, prepared_stack, run, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.at_length, pytest.mark.timeout(900)]
 
 COMPONENTS = [
     "airflow-api-server",

@@ -12,7 +12,7 @@ import pytest
 from model_store.engines.manifest import read_manifest
 from tests.pyfunc_models import bundle_of, saved_pyfunc
 
-pytestmark = pytest.mark.usefixtures("lasting_environments")
+pytestmark = [pytest.mark.at_length, pytest.mark.usefixtures("lasting_environments")]
 
 Tensors = list[tuple[str, str, tuple[int, ...]]]
 

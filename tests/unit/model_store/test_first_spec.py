@@ -122,7 +122,7 @@ def test_a_column_that_the_model_takes_and_the_rows_lack_is_named(tmp_path: Path
 
 def test_a_column_of_the_model_that_has_no_name_is_the_one_that_is_left(tmp_path: Path) -> None:
     """As pipelines of transformers are logged."""
-    rows = pd.DataFrame({"text": ["good", "bad"] * 50, "label": ["yes", "no"] * 50})
+    rows = pd.DataFrame({"text": [f"row {n}" for n in range(100)], "label": ["yes", "no"] * 50})
     rows.to_parquet(tmp_path / "rows.parquet")
     (tmp_path / "m").mkdir()
     inputs = '[{"type": "string", "required": true}]'

@@ -28,6 +28,8 @@ from model_store.types import ModelRef
 from tests import s3
 from tests.small_models import save_churn
 
+pytestmark = pytest.mark.at_length
+
 REPOSITORY = Path(__file__).resolve().parents[4]
 METRIC = "def cost(truth, said):\n    return -1.0 * (said.decisions != truth.classes)\n"
 FP32 = {"precision": "fp32", "layout": "onnxruntime"}

@@ -24,6 +24,8 @@ from serving.inbound.registry_events import read_event
 from serving.inbound.secrets import rotate, secrets_of
 from tests.mlflow_server import MlflowServer
 
+pytestmark = pytest.mark.at_length
+
 Sent = tuple[dict[str, str], bytes]
 
 

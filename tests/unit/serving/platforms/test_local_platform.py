@@ -42,6 +42,8 @@ from tests.contract.platform_contract import (
     wait_until_ready,
 )
 
+pytestmark = pytest.mark.at_length
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:

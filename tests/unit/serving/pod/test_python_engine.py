@@ -31,6 +31,8 @@ from model_store.stages.served import JudgedModel
 from tests.contract.engine_contract import EngineContract
 from tests.pyfunc_models import bundle_of, saved_pyfunc
 
+pytestmark = pytest.mark.at_length
+
 TODO = pd.DataFrame({"todo": ["one", "print"] * 16})
 
 

@@ -18,6 +18,8 @@ from serving.types import ALL_STABLE, DeploymentRef, Endpoint, Route, RouteSetti
 from tests.moving_platform import MovingPlatform
 from tests.unit.serving.world import NOTHING, PLAN, World, deployed
 
+pytestmark = pytest.mark.at_length
+
 POISONED = "credit"
 OTHERS = [POISONED, *(f"other{number}" for number in range(20))]
 

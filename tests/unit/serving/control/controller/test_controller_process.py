@@ -27,6 +27,8 @@ from tests.unit.serving.gateway_process import Gateway, gateway_running
 from tests.unit.serving.upstream import Pods, Upstream, deployment, pods_running
 from tests.unit.serving.world import PLAN
 
+pytestmark = pytest.mark.at_length
+
 SERVICE, RELEASE = "fraud", "fraud-v2-20261121T120000Z"
 HALF = replace(PLAN, steps=(RolloutStep(TrafficSplit(50, 50), 3600), RolloutStep(TrafficSplit(0, 100), 3600)))
 

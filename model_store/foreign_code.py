@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_store import sandbox
+from model_store import NO_TELEMETRY, sandbox
 from model_store.errors import Permanent
 
 
@@ -80,4 +80,10 @@ def _environment(work: Path) -> dict[str, str]:
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     fixed = {"PATH": os.defpath, "HOME": str(work), "TMPDIR": str(work), "LANG": "C.UTF-8"}
     # Without a list of users, who asks for the user's name is told this.
-    return kept | threads | fixed | {"PYTHONHASHSEED": "0", "USER": "sandbox", "LOGNAME": "sandbox"}
+    return (
+        kept
+        | threads
+        | fixed
+        | NO_TELEMETRY
+        | {"PYTHONHASHSEED": "0", "USER": "sandbox", "LOGNAME": "sandbox"}
+    )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from model_store import sandbox
+from model_store import NO_TELEMETRY, sandbox
 from model_store.engines.errors import ModelFault, RefusedByModel, Unavailable
 from model_store.engines.python import wire
 from model_store.errors import Permanent
@@ -300,4 +300,6 @@ def _environment(home: str, threads: int) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     counts = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
     fixed = {"PATH": os.defpath, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
-    return kept | counts | fixed | {"MLFLOW_TRACKING_URI": f"file://{home}", "MPLCONFIGDIR": home}
+    return (
+        kept | counts | fixed | NO_TELEMETRY | {"MLFLOW_TRACKING_URI": f"file://{home}", "MPLCONFIGDIR": home}
+    )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,9 +67,7 @@ class Clone:
         """Started, and its uv is asleep: a signal to the group misses nothing that is just being forked."""
         process = self.start(*arguments)
         deadline = time.monotonic() + 60
-        while not any(
-            child.name() == "sleep" for child in psutil.Process(process.pid).children(recursive=True)
-        ):
+        while "sleep" not in children_of(process):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         return process
@@ -77,6 +76,15 @@ class Clone:
         process = self.start(*arguments, **environ)
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess([], process.returncode, out, err)
+
+
+def children_of(process: subprocess.Popen[str]) -> list[str]:
+    """Their names. They come and go while they are counted."""
+    names = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names.append(child.name())
+    return names
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class Reader:
         told = json.dumps(asdict(options(theirs.fileno(), passed.fileno(), arena)))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serving.pod.readers.process", told],
+                [sys.executable, "-m", f"{__package__}.process", told],
                 pass_fds=(theirs.fileno(), passed.fileno(), arena),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )

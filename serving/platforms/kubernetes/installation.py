@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from model_store.errors import Permanent
-from model_store.release_spec.document import InvalidSpec, read_document
+from model_store.release_spec.document import InvalidSpec
 from model_store.release_spec.kubernetes import (
     BuildKubernetes,
     Kubernetes,
@@ -23,7 +23,7 @@ from model_store.release_spec.kubernetes import (
     Namespace,
     Pods,
 )
-from model_store.release_spec.pydantic_complaints import complaints
+from model_store.release_spec.load import read_section
 from model_store.release_spec.section import Found, Section
 from model_store.storage.opening import URL_VARIABLE
 from serving.home import Home
@@ -128,20 +128,11 @@ def read_installation(home: Home, environ: Mapping[str, str] = os.environ) -> In
 
 
 def _read(path: Path) -> Installation:
-    document = read_document(path)
     try:
-        found = Installation.model_validate(document.data, strict=True)
-    except ValidationError as error:
-        wrong = complaints(error.errors(include_url=False), document, Installation)
-        raise _invalid(path, [*document.complaints, *wrong]) from error
-    if document.complaints:
-        raise _invalid(path, document.complaints)
-    return found
-
-
-def _invalid(path: Path, wrong: list[Any]) -> Permanent:
-    problem = InvalidSpec(path, wrong).problem
-    return Permanent(problem, remedy=f"correct {path} (docs/kubernetes.md lists the fields)")
+        return read_section(path, Installation)
+    except InvalidSpec as error:
+        remedy = f"correct {path} (docs/kubernetes.md lists the fields)"
+        raise Permanent(error.problem, remedy=remedy) from error
 
 
 def merged(installation: Installation, asked: Kubernetes) -> Kubernetes:

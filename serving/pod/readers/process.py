@@ -78,7 +78,7 @@ class _Call(Stream):
     __slots__ = ("_is_gone", "front", "has_told_end", "is_known", "key")
 
     def __init__(
-        self, front: Reading, connection: GrpcConnection, number: int, headers: Headers, window: int
+        self, front: ReaderConnections, connection: GrpcConnection, number: int, headers: Headers, window: int
     ) -> None:
         self.front, self.key, self._is_gone = front, front.new_key(), False
         self.is_known = self.has_told_end = False
@@ -130,7 +130,7 @@ class _Relayed:
 _UNARY, _STREAMED = _Relayed(expects_a_message=True), _Relayed(expects_a_message=False)
 
 
-class Reading(Connections):
+class ReaderConnections(Connections):
     """The connections of this process. `tell` sends a record to the pod."""
 
     def __init__(self, options: ReaderOptions, loop: asyncio.AbstractEventLoop) -> None:
@@ -289,7 +289,7 @@ async def run(options: ReaderOptions) -> None:
     # Whoever ends the pod may tell the whole group of processes: the pod says when.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: None)
-    reading = Reading(options, loop)
+    reading = ReaderConnections(options, loop)
     with (
         socket.socket(fileno=options.channel) as channel,
         socket.socket(fileno=options.connections) as passed,

@@ -84,6 +84,9 @@ ANIMALS = {
     "zoo_embedded": Animal(
         "probabilities beside an embedding", tuple(f"c{place}" for place in range(8)), of_onnxruntime
     ),
+    "zoo_cities": Animal("text and numbers", (*classifiers.NUMBERS, "city"), LABELLED),
+    "zoo_boosted": Animal("histogram gradient boosting", tuple(classifiers.NUMBERS), LABELLED),
+    "zoo_prices": Animal("random forest of numbers", ("a", "b", "c"), of_sklearn("variable")),
     "zoo_rules": Animal(
         "code paths, text, times, truth and gaps", ("city", "born", "is_member", "debt"), of_a_table
     ),

@@ -92,6 +92,9 @@ class FoundContainer:
     was_out_of_memory: bool
 
 
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 class NotMadeError(Exception):
     """Docker makes no such container: what it says, what a person can do, and whether waiting heals it."""
 
@@ -179,10 +182,8 @@ class DockerEngine:
         An address then means one deployment for a long time: a route that still names a retired pod does not
         reach its successor by mistake. Raises `Permanent` where there is no room.
         """
-        config = self._client.networks.get(self.options.network).attrs["IPAM"]["Config"][0]
-        subnet = ipaddress.ip_network(config["Subnet"])
-        dynamic = ipaddress.ip_network(config.get("IPRange") or f"{subnet.network_address}/32")
-        used = {*taken, config.get("Gateway", "")}
+        subnet, dynamic, gateway = self._network()
+        used = {*taken, gateway}
         possible = [str(each) for each in subnet.hosts() if each not in dynamic]
         turn = possible.index(after) + 1 if after in possible else 0
         free = [each for each in [*possible[turn:], *possible[:turn]] if each not in used]
@@ -192,6 +193,19 @@ class DockerEngine:
                 remedy="give it a larger subnet: SLIPWAY_PODS_SUBNET",
             )
         return tuple(free[:count])
+
+    def can_give(self, addresses: Iterable[str]) -> bool:
+        """Whether all of them are of the pods' network, beyond what Docker gives out by itself."""
+        subnet, dynamic, _ = self._network()
+        asked = [ipaddress.ip_address(each) for each in addresses]
+        return all(each in subnet and each not in dynamic for each in asked)
+
+    def _network(self) -> tuple[IPNetwork, IPNetwork, str]:
+        """The pods': all of it, the part that Docker gives out, and its gateway."""
+        config = self._client.networks.get(self.options.network).attrs["IPAM"]["Config"][0]
+        subnet = ipaddress.ip_network(config["Subnet"])
+        dynamic = ipaddress.ip_network(config.get("IPRange") or f"{subnet.network_address}/32")
+        return subnet, dynamic, config.get("Gateway", "")
 
     def _make(self, wanted: PodsRequest, number: int, address: str) -> Container:
         options, ref = self.options, wanted.ref

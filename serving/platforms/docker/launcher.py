@@ -83,7 +83,7 @@ class Launcher:
     def look(self) -> None:
         """Once. What has no record, or another's options, is ended in the background."""
         with self._lock:
-            records = self._records.all()
+            records = [self._within_reach(record) for record in self._records.all()]
         there, kept = self._engine.pods(), set[str]()
         for record in records:
             kept |= self._bring_about(record, there)
@@ -114,14 +114,28 @@ class Launcher:
         own = before.addresses if before and before.wanted.ref == wanted.ref else ()
         kept = own[: wanted.replicas]
         if more := wanted.replicas - len(kept):
-            named = {each for record in self._records.all() for each in record.addresses}
-            standing = {pod.address for pod in self._engine.pods()}
-            new = self._engine.free_addresses({*named, *standing}, more, after=self._last_address)
-            self._last_address = new[-1]
-            kept = (*kept, *new)
+            kept = (*kept, *self._new_addresses(more))
         if before and before.wanted.ref == wanted.ref:
             return before.scaled(wanted, kept)
         return DeploymentRecord(wanted=wanted, addresses=kept)
+
+    def _within_reach(self, record: DeploymentRecord) -> DeploymentRecord:
+        """At addresses of this network: those of a backup from another project, or of before the network got
+        another subnet, are none.
+        """
+        if self._engine.can_give(record.addresses):
+            return record
+        moved = record.scaled(record.wanted, self._new_addresses(len(record.addresses)))
+        log.warning("%s: its addresses are not of this network", record.wanted.ref.deployment.id)
+        self._records.write(moved)
+        return moved
+
+    def _new_addresses(self, count: int) -> tuple[str, ...]:
+        named = {each for record in self._records.all() for each in record.addresses}
+        standing = {pod.address for pod in self._engine.pods()}
+        new = self._engine.free_addresses({*named, *standing}, count, after=self._last_address)
+        self._last_address = new[-1]
+        return new
 
     def _bring_about(self, record: DeploymentRecord, there: list[FoundContainer]) -> set[str]:
         """The containers that belong to it, of those there were."""

@@ -56,3 +56,35 @@ def test_a_log_is_read_once_for_each_death_and_of_who_lives_never(tmp_path: Path
     engine.pod = replace(RUNNING, restarts=2, exit_code=1)
     assert words(launcher) != first
     assert engine.reads == 2
+
+
+class EngineElsewhere(EngineOfOne):
+    """A network of other addresses than the record has, and no pod yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[str] = []
+
+    def pods(self) -> list[FoundContainer]:
+        return []
+
+    def can_give(self, addresses: tuple[str, ...]) -> bool:
+        return all(each.startswith("10.1.") for each in addresses)
+
+    def free_addresses(self, taken: set[str], count: int, *, after: str) -> tuple[str, ...]:
+        return tuple(f"10.1.0.{number}" for number in range(1, count + 1))
+
+    def start(self, wanted: PodsRequest, number: int, address: str) -> None:
+        self.started.append(address)
+
+
+def test_pods_of_a_backup_from_another_network_get_addresses_of_this_one(tmp_path: Path) -> None:
+    """Docker refuses to start a container at an address that the network does not have, for ever."""
+    records, engine = DeploymentRecords(tmp_path), EngineElsewhere()
+    records.write(DeploymentRecord(wanted=WANTED, addresses=("10.0.0.9",), served=("10.0.0.9",)))
+    launcher = Launcher(engine, records)  # type: ignore[arg-type] - of an Engine only what is asked
+    launcher.look()
+    launcher.look()
+    assert engine.started == ["10.1.0.1"] * 2
+    (record,) = records.all()
+    assert (record.addresses, record.served) == (("10.1.0.1",), ())

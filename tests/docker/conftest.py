@@ -116,7 +116,7 @@ class Project:
         self._rest(
             f".post('/model-versions/create', name={model!r}, **{{key: value for key, value in "
             f"rest.get('/model-versions/get', name={model!r}, version='{version}')['model_version'].items() "
-            "if key in ('source', 'run_id')})"
+            "if key in ('source', 'run_id', 'model_id')})"
         )
 
     def beside(self) -> Project:

@@ -83,9 +83,9 @@ def test_the_function_sees_nothing_of_our_environment(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     text = "import os\ndef profit(truth, said): raise ValueError(sorted(os.environ))"
-    with pytest.raises(Permanent, match=r"fails: ValueError: \['HOME'") as refused:
+    with pytest.raises(Permanent, match=r"fails: ValueError: \[.*'HOME'") as refused:
         metric(written(tmp_path, text), trusted=True).value(TRUTH, SAID)
-    assert "MLFLOW" not in str(refused.value)
+    assert "MLFLOW_TRACKING" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -113,11 +113,12 @@ class Project:
 
     def register_again(self, model: str, version: int) -> None:
         """The same bytes as another version."""
-        self._rest(
-            f".post('/model-versions/create', name={model!r}, **{{key: value for key, value in "
-            f"rest.get('/model-versions/get', name={model!r}, version='{version}')['model_version'].items() "
-            "if key in ('source', 'run_id', 'model_id')})"
-        )
+        asked = f".get('/model-versions/get', name={model!r}, version='{version}')"
+        described = json.loads(self._rest(asked))["model_version"]
+        copy = {"name": model, "source": described["source"], "run_id": described["run_id"]}
+        # MLflow believes a source of another model only with that model's id.
+        copy["model_id"] = described["source"].removeprefix("models:/")
+        self._rest(f".post('/model-versions/create', **{copy!r})")
 
     def beside(self) -> Project:
         """Another project of the same images, on other ports and in other networks. Not up."""

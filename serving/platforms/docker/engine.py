@@ -195,8 +195,13 @@ class DockerEngine:
         return tuple(free[:count])
 
     def can_give(self, addresses: Iterable[str]) -> bool:
-        """Whether all of them are of the pods' network, beyond what Docker gives out by itself."""
-        subnet, dynamic, _ = self._network()
+        """Whether all of them are of the pods' network, beyond what Docker gives out by itself. True also
+        where there is no such network: that is said where a pod is started.
+        """
+        try:
+            subnet, dynamic, _ = self._network()
+        except NotFound:
+            return True
         asked = [ipaddress.ip_address(each) for each in addresses]
         return all(each in subnet and each not in dynamic for each in asked)
 

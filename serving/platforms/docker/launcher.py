@@ -83,7 +83,7 @@ class Launcher:
     def look(self) -> None:
         """Once. What has no record, or another's options, is ended in the background."""
         with self._lock:
-            records = [self._within_reach(record) for record in self._records.all()]
+            records = self._records.all()
         there, kept = self._engine.pods(), set[str]()
         for record in records:
             kept |= self._bring_about(record, there)
@@ -125,9 +125,13 @@ class Launcher:
         """
         if self._engine.can_give(record.addresses):
             return record
-        moved = record.scaled(record.wanted, self._new_addresses(len(record.addresses)))
         log.warning("%s: its addresses are not of this network", record.wanted.ref.deployment.id)
-        self._records.write(moved)
+        with self._lock:
+            # Somebody may have asked for something else meanwhile: the next look is about that.
+            if self._records.find(record.wanted.ref) != record:
+                return record
+            moved = record.scaled(record.wanted, self._new_addresses(len(record.addresses)))
+            self._records.write(moved)
         return moved
 
     def _new_addresses(self, count: int) -> tuple[str, ...]:
@@ -140,6 +144,11 @@ class Launcher:
     def _bring_about(self, record: DeploymentRecord, there: list[FoundContainer]) -> set[str]:
         """The containers that belong to it, of those there were."""
         own = {pod.number: pod for pod in _of(record, there, self._engine)}
+        # What runs has an address that it can have: the network matters only where something is to start.
+        running = [number for number, pod in own.items() if pod.state not in _STOPPED]
+        if len(running) < len(record.addresses):
+            record = self._within_reach(record)
+            own = {pod.number: pod for pod in _of(record, there, self._engine)}
         try:
             for number, address in enumerate(record.addresses):
                 pod = own.get(number)

@@ -88,3 +88,11 @@ def test_pods_of_a_backup_from_another_network_get_addresses_of_this_one(tmp_pat
     assert engine.started == ["10.1.0.1"] * 2
     (record,) = records.all()
     assert (record.addresses, record.served) == (("10.1.0.1",), ())
+
+
+def test_of_pods_that_run_the_network_is_not_asked(tmp_path: Path) -> None:
+    """Every look would cost a question to Docker for each deployment: this Engine has no answer to it."""
+    records, engine = DeploymentRecords(tmp_path), EngineOfOne()
+    records.write(DeploymentRecord(wanted=WANTED, addresses=("10.0.0.9",)))
+    Launcher(engine, records).look()  # type: ignore[arg-type] - of an Engine only what is asked
+    assert records.all()[0].addresses == ("10.0.0.9",)

@@ -56,8 +56,9 @@ def export_as_logged(
     Raises `Permanent` (NotExportable, NoEnvironment, UnusableData) for what cannot be served; `Retryable`
     while the package index does not answer.
     """
-    logged = with_signature(read_mlmodel(model_dir), spec.data, evaluation)
+    logged = read_mlmodel(model_dir)
     _refuse(logged, spec)
+    logged = with_signature(logged, spec.data, evaluation)
     taken = takes(logged, spec.data)
     rows = read_dataset(evaluation, spec.data, taken.inputs, columns=taken.columns, as_logged=True)
     python = logged_python(logged)

@@ -238,7 +238,7 @@ def _group(by_name: Mapping[str, Datatype]) -> Columns:
 
 
 def _stacked(tensor: str, columns: tuple[str, ...] | str, by_name: Mapping[str, Datatype]) -> TensorSpec:
-    names = (columns,) if isinstance(columns, str) else columns
+    names = _listed(columns)
     if unknown := [name for name in names if name not in by_name]:
         raise NotExportable(
             f"data.inputs.{tensor} names {', '.join(unknown)}, which the model's signature lacks",

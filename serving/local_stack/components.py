@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from model_store import NO_TELEMETRY
 from model_store.errors import Permanent
 from model_store.installation import name_here, python_path
 from model_store.locks import locked
@@ -60,7 +61,7 @@ def common_environment(home: Home) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         # Nothing here tells its makers anything.
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **NO_TELEMETRY,
         "GX_ANALYTICS_ENABLED": "False",
         # Airflow renames its processes; without this the new name overwrites the marks in their environment.
         "SPT_NOENV": "1",
